@@ -1,0 +1,546 @@
+"""The settings of a run: frozen models of params.yaml, one section a step.
+
+Every pluggable thing is one section with `kind`. A field that only some kinds use names them in `used_by`; under
+another kind it must stand at its default, so that no setting is ever silently without effect. The defaults here are
+those of params.yaml, and a test holds the two equal: a form needs them, and so does that check.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from tasks.errors import SettingsError
+
+STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
+"""The steps in the order of the pipeline."""
+
+
+def _only(*kinds: str) -> dict[str, Any]:
+    return {"used_by": list(kinds)}
+
+
+def _size(value: Any) -> Any:
+    if value is None:
+        return ()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return () if value == 0 else (value, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Section(BaseModel):
+    """A section of params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    chooser: ClassVar[str] = "kind"
+
+    @model_validator(mode="after")
+    def _refuse_settings_without_effect(self) -> "Section":
+        chosen = getattr(self, self.chooser, None)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            used_by = extra.get("used_by") if isinstance(extra, dict) else None
+            if not isinstance(used_by, list) or chosen in used_by:
+                continue
+            value = getattr(self, name)
+            if value != field.get_default(call_default_factory=True, validated_data={}):
+                default = field.get_default(call_default_factory=True, validated_data={})
+                raise ValueError(
+                    f"{name} has no effect with {self.chooser} {chosen} (only with {', '.join(map(str, used_by))}): "
+                    f"leave it at {default!r}, got {value!r}"
+                )
+        return self
+
+
+DataKind = Literal["digits", "npz", "clients", "images", "table", "synthetic"]
+
+
+class DataSettings(Section):
+    """Where the raw data comes from."""
+
+    kind: DataKind = Field("digits", title="Source", description="where the raw data comes from")
+    path: str = Field(
+        "tasks/datasets",
+        min_length=1,
+        title="Path",
+        description="file or folder of the raw data, a DVC dependency; the default serves the embedded kinds",
+        json_schema_extra=_only("npz", "clients", "images", "table"),
+    )
+    test_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        title="Test fraction",
+        description="share of the examples held out, stratified by label, where the data has no test set of its own",
+    )
+    label_column: str = Field(
+        "label",
+        min_length=1,
+        title="Label column",
+        description="column of the labels",
+        json_schema_extra=_only("table"),
+    )
+    client_column: str = Field(
+        "", title="Client column", description="column of the client ids; empty: none", json_schema_extra=_only("table")
+    )
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        title="Synthetic alpha",
+        description="sd of the clients' model means in FedProx's Synthetic(alpha, beta); shifts all logits alike",
+        json_schema_extra=_only("synthetic"),
+    )
+    beta: float = Field(
+        1.0,
+        ge=0,
+        title="Synthetic beta",
+        description="how much the clients' features differ, Synthetic(alpha, beta) of FedProx",
+        json_schema_extra=_only("synthetic"),
+    )
+    num_clients: int = Field(
+        30, ge=1, title="Synthetic clients", description="clients drawn", json_schema_extra=_only("synthetic")
+    )
+
+
+PartitionKind = Literal[
+    "iid", "dirichlet", "label_mix", "shards", "classes", "quantity", "feature_noise", "feature_shift", "natural"
+]
+
+
+class PartitionSettings(Section):
+    """How the examples are divided over the clients."""
+
+    kind: PartitionKind = Field("dirichlet", title="Kind", description="the rule that divides the examples")
+    num_clients: int = Field(
+        10,
+        ge=1,
+        title="Clients",
+        description="number of clients",
+        json_schema_extra=_only(*(kind for kind in get_args(PartitionKind) if kind != "natural")),
+    )
+    min_examples: int = Field(
+        10,
+        ge=0,
+        title="Fewest examples",
+        description="examples that every client must get; 0: clients without any are dropped and reported",
+    )
+    alpha: float = Field(
+        0.3,
+        gt=0,
+        title="Dirichlet alpha",
+        description="concentration; the smaller, the more skewed; to infinity: equal shares",
+        json_schema_extra=_only("dirichlet", "label_mix", "quantity"),
+    )
+    shards_per_client: int = Field(
+        2, ge=1, title="Shards", description="label-sorted shards a client", json_schema_extra=_only("shards")
+    )
+    classes_per_client: int = Field(
+        2, ge=1, title="Classes", description="classes a client holds", json_schema_extra=_only("classes")
+    )
+    law: Literal["dirichlet", "power"] = Field(
+        "dirichlet",
+        title="Law of sizes",
+        description="how the clients' sizes are drawn",
+        json_schema_extra=_only("quantity"),
+    )
+    exponent: float = Field(
+        1.5,
+        gt=0,
+        title="Exponent",
+        description="size of the i-th client ~ i^-exponent, where law is power",
+        json_schema_extra=_only("quantity"),
+    )
+    sigma: float = Field(
+        0.1,
+        ge=0,
+        title="Noise",
+        description="variance of the last client's Gaussian noise, in squared units of the features",
+        json_schema_extra=_only("feature_noise"),
+    )
+    brightness: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        title="Brightness",
+        description="largest shift of a client's pixels, a fraction of the full range",
+        json_schema_extra=_only("feature_shift"),
+    )
+    contrast: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        title="Contrast",
+        description="largest relative change of a client's contrast",
+        json_schema_extra=_only("feature_shift"),
+    )
+    rotation: float = Field(
+        15.0,
+        ge=0,
+        le=180,
+        title="Rotation",
+        description="largest turn of a client's images, degrees",
+        json_schema_extra=_only("feature_shift"),
+    )
+
+
+class AugmentSettings(Section):
+    """Random changes of a batch of images, drawn anew for every step of every round."""
+
+    flip: bool = Field(False, title="Flip", description="mirror each image left to right with probability 1/2")
+    brightness: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        title="Brightness",
+        description="shift of each image's pixels ~ U(-b, b), a fraction of the full range; 0: none",
+    )
+
+
+class PreprocessSettings(Section):
+    """What a client does to its own data before the first round."""
+
+    resize: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_size)] = Field(
+        (),
+        max_length=2,
+        title="Resize",
+        description="height and width of the images, pixels; empty: as they are; one number: square",
+    )
+    normalize: Literal["none", "global", "client"] = Field(
+        "global",
+        title="Normalise",
+        description="to mean 0 and sd 1: by sums over all clients, by each client's own statistics, or not at all",
+    )
+    augment: AugmentSettings = Field(AugmentSettings(), title="Augment", description="random changes while training")
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> "PreprocessSettings":
+        if len(self.resize) == 1:
+            raise ValueError(f"resize must be empty, one number or [height, width], got {list(self.resize)}")
+        return self
+
+
+class ScheduleSettings(Section):
+    """The client learning rate over the rounds, as a factor of `learning_rate`; round t = 1 … T."""
+
+    kind: Literal["constant", "exponential", "step", "cosine"] = Field(
+        "constant",
+        title="Kind",
+        description="1 · decay^(t-1) · decay^floor((t-1)/every) · half a cosine from 1 to `final`",
+    )
+    decay: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        title="Decay",
+        description="factor a round, or a step",
+        json_schema_extra=_only("exponential", "step"),
+    )
+    every: int = Field(10, ge=1, title="Every", description="rounds between two steps", json_schema_extra=_only("step"))
+    final: float = Field(
+        0.0, ge=0, le=1, title="Final factor", description="factor in the last round", json_schema_extra=_only("cosine")
+    )
+
+
+class ClientSettings(Section):
+    """What a client does with the global model in one round."""
+
+    kind: Literal["sgd"] = Field("sgd", title="Client update", description="the local optimiser; sgd is FedAvg's")
+    learning_rate: float = Field(0.05, gt=0, title="Learning rate", description="step size of the local SGD")
+    batch_size: int = Field(20, ge=1, title="Batch size", description="examples a step; the last part-batch is used")
+    momentum: float = Field(
+        0.0, ge=0, lt=1, title="Momentum", description="heavy-ball momentum, started at 0 each round"
+    )
+    weight_decay: float = Field(
+        0.0, ge=0, title="Weight decay", description="L2: this times the parameters joins the gradient"
+    )
+    schedule: ScheduleSettings = Field(
+        ScheduleSettings(), title="Schedule", description="learning rate over the rounds"
+    )
+
+
+class AggregatorSettings(Section):
+    """How the clients' updates become one."""
+
+    kind: Literal["mean"] = Field("mean", title="Aggregator", description="the rule that combines the updates")
+    weighting: Literal["examples", "uniform", "inverse_variance"] = Field(
+        "examples",
+        title="Weighting",
+        description="weight of a client: its examples, 1, or 1 / variance of its preprocessed features",
+        json_schema_extra=_only("mean"),
+    )
+
+
+class ServerOptimizerSettings(Section):
+    """What the server does with the combined update."""
+
+    kind: Literal["sgd", "momentum", "adagrad", "adam", "yogi"] = Field(
+        "sgd", title="Server optimiser", description="sgd with learning rate 1 is FedAvg"
+    )
+    learning_rate: float = Field(1.0, gt=0, title="Learning rate", description="step size of the server")
+    momentum: float = Field(
+        0.9, ge=0, lt=1, title="Momentum", description="FedAvgM's momentum", json_schema_extra=_only("momentum")
+    )
+    beta_1: float = Field(
+        0.9,
+        ge=0,
+        lt=1,
+        title="Beta 1",
+        description="decay of the first moment",
+        json_schema_extra=_only("adam", "yogi"),
+    )
+    beta_2: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        title="Beta 2",
+        description="decay of the second moment",
+        json_schema_extra=_only("adam", "yogi"),
+    )
+    epsilon: float = Field(
+        0.001,
+        gt=0,
+        title="Epsilon",
+        description="adaptivity: added to the root of the second moment (tau of Reddi 2021)",
+        json_schema_extra=_only("adagrad", "adam", "yogi"),
+    )
+
+
+class SamplingSettings(Section):
+    """Which clients take part in a round."""
+
+    kind: Literal["all", "uniform", "by_examples"] = Field(
+        "all",
+        title="Sampling",
+        description="every client, or a draw without replacement, equal or in proportion to examples",
+    )
+    clients_per_round: int = Field(
+        5, ge=1, title="Clients a round", description="clients drawn", json_schema_extra=_only("uniform", "by_examples")
+    )
+
+
+class LocalWorkSettings(Section):
+    """How long a client trains in a round."""
+
+    kind: Literal["same", "per_client", "range"] = Field(
+        "same", title="Local work", description="the same for all, by client, or drawn for each client and round"
+    )
+    epochs: int = Field(
+        1,
+        ge=1,
+        title="Epochs",
+        description="passes over the client's data; with per_client, of the clients not named",
+        json_schema_extra=_only("same", "per_client"),
+    )
+    by_client: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, title="By client", description="client id: epochs", json_schema_extra=_only("per_client")
+    )
+    low: int = Field(1, ge=1, title="Fewest", description="epochs, included", json_schema_extra=_only("range"))
+    high: int = Field(5, ge=1, title="Most", description="epochs, included", json_schema_extra=_only("range"))
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "LocalWorkSettings":
+        if self.low > self.high:
+            raise ValueError(f"low must be <= high, got {self.low} and {self.high}")
+        return self
+
+
+class RuntimeSettings(Section):
+    """Where the rounds are computed."""
+
+    kind: Literal["in_process", "worker"] = Field(
+        "in_process",
+        title="Runtime",
+        description="this process, or TFF's worker process (it listens on every interface)",
+    )
+    threads: int = Field(0, ge=0, title="Threads", description="clients computed at a time; 0: one a core")
+    deadline: float = Field(
+        600.0,
+        gt=0,
+        title="Deadline",
+        description="seconds that one call may take before the worker counts as lost",
+        json_schema_extra=_only("worker"),
+    )
+    restarts: int = Field(
+        3,
+        ge=0,
+        title="Restarts",
+        description="times that a lost worker is started again",
+        json_schema_extra=_only("worker"),
+    )
+
+
+class FederateSettings(Section):
+    """The federated rounds."""
+
+    model: str = Field(
+        "mlp",
+        pattern=r"^(logistic|mlp|cnn|resnet8|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        title="Model",
+        description="logistic, mlp, cnn, resnet8, or module:function of your own Keras 2 builder",
+    )
+    rounds: int = Field(30, ge=1, title="Rounds", description="federated rounds")
+    evaluate_every: int = Field(1, ge=1, title="Evaluate every", description="rounds between two validations")
+    checkpoint_every: int = Field(5, ge=1, title="Checkpoint every", description="rounds between two checkpoints")
+    guard: Literal["stop", "rollback", "continue"] = Field(
+        "continue", title="Guard", description="when a client fails or the model is not finite: stop, go back, or go on"
+    )
+    client: ClientSettings = Field(ClientSettings(), title="Client", description="local training")
+    aggregator: AggregatorSettings = Field(AggregatorSettings(), title="Aggregator", description="combines the updates")
+    server_optimizer: ServerOptimizerSettings = Field(
+        ServerOptimizerSettings(), title="Server optimiser", description="applies the combined update"
+    )
+    sampling: SamplingSettings = Field(SamplingSettings(), title="Sampling", description="who takes part")
+    local_work: LocalWorkSettings = Field(
+        LocalWorkSettings(), title="Local work", description="how long a client trains"
+    )
+    runtime: RuntimeSettings = Field(RuntimeSettings(), title="Runtime", description="where the rounds are computed")
+
+
+class PruneSettings(Section):
+    """Magnitude pruning between further federated rounds."""
+
+    rounds: int = Field(
+        10, ge=1, title="Rounds", description="federated rounds after training, while weights are pruned"
+    )
+    initial_sparsity: float = Field(
+        0.3,
+        ge=0,
+        lt=1,
+        title="Initial sparsity",
+        description="fraction of zeros in the prunable weights at begin_round",
+    )
+    final_sparsity: float = Field(
+        0.8,
+        ge=0,
+        lt=1,
+        title="Final sparsity",
+        description="fraction of zeros in the prunable weights from end_round on",
+    )
+    begin_round: int = Field(1, ge=1, title="Begin round", description="pruning round of the first masks")
+    end_round: int = Field(8, ge=1, title="End round", description="pruning round that reaches the final sparsity")
+    frequency: int = Field(1, ge=1, title="Frequency", description="rounds between two updates of the masks")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PruneSettings":
+        if self.initial_sparsity > self.final_sparsity:
+            raise ValueError(
+                f"initial_sparsity must be <= final_sparsity, got {self.initial_sparsity} and {self.final_sparsity}"
+            )
+        if self.end_round > self.rounds:
+            raise ValueError(f"end_round must be <= prune.rounds ({self.rounds}), got {self.end_round}")
+        if self.begin_round >= self.end_round:
+            raise ValueError(f"begin_round must be < prune.end_round ({self.end_round}), got {self.begin_round}")
+        if (self.end_round - self.begin_round) % self.frequency:
+            raise ValueError(
+                f"frequency must divide end_round - begin_round ({self.end_round - self.begin_round}), or the final "
+                f"sparsity is never reached, got {self.frequency}"
+            )
+        return self
+
+
+class EvaluateSettings(Section):
+    """The final numbers."""
+
+    batch_size: int = Field(256, ge=1, title="Batch size", description="examples predicted at a time")
+
+
+class DiagnoseSettings(Section):
+    """Did the loss rise, when, and who drifted."""
+
+    significance: float = Field(
+        0.01, gt=0, lt=1, title="Significance", description="probability of calling a rise where there is only noise"
+    )
+
+
+class TrackSettings(Section):
+    """What MLflow gets."""
+
+    register_as: str = Field(
+        "", title="Register as", description="name in MLflow's model registry for the models; empty: not registered"
+    )
+
+
+class Settings(Section):
+    """All settings of a run: params.yaml."""
+
+    seed: int = Field(0, ge=0, lt=2**31, title="Seed", description="every random draw follows from it")
+    data: DataSettings = Field(DataSettings(), title="Data", description="where the raw data comes from")
+    partition: PartitionSettings = Field(PartitionSettings(), title="Partition", description="who gets which examples")
+    preprocess: PreprocessSettings = Field(
+        PreprocessSettings(), title="Preprocess", description="each client's own data"
+    )
+    federate: FederateSettings = Field(FederateSettings(), title="Federate", description="the federated rounds")
+    prune: PruneSettings = Field(PruneSettings(), title="Prune", description="a smaller model")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), title="Evaluate", description="the final numbers")
+    diagnose: DiagnoseSettings = Field(DiagnoseSettings(), title="Diagnose", description="why the loss went up")
+    track: TrackSettings = Field(TrackSettings(), title="Track", description="what MLflow gets")
+
+
+def parse(raw: Any) -> Settings:
+    """Returns the settings in `raw`, the mapping that params.yaml holds.
+
+    Raises:
+        SettingsError: one line that names each setting that is wrong, its value and what is allowed.
+    """
+    if not isinstance(raw, dict):
+        raise SettingsError(f"params.yaml must hold a mapping of settings, got {type(raw).__name__}")
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as exc:
+        raise SettingsError("; ".join(_say(error) for error in exc.errors())) from exc
+
+
+def load(path: Path) -> Settings:
+    """Returns the settings in the YAML file `path`.
+
+    Raises:
+        SettingsError: no such file, not YAML, or wrong settings.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"cannot read {path}: {exc}") from exc
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise SettingsError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
+    return parse(raw)
+
+
+def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any]:
+    """Returns every setting by its dotted name, with pydantic's FieldInfo; sections are walked, not listed."""
+    found: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found |= fields(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field
+    return found
+
+
+def _say(error: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    got, context = error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            close = difflib.get_close_matches(name, fields(), n=1)
+            return f"{name} is not a setting" + (f": did you mean {close[0]}?" if close else "")
+        case "value_error":
+            return f"{name}.{context['error']}" if name else str(context["error"])
+        case "literal_error":
+            return f"{name} must be one of {context['expected']}, got {got!r}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            (key, bound), *_ = context.items()
+            sign = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}[key]
+            return f"{name} must be {sign} {bound}, got {got!r}"
+        case "float_type" | "int_type" if isinstance(got, str):
+            hint = " (YAML reads 1e-3 as text: write 0.001)" if "e" in got.lower() else ""
+            return f"{name} must be a number, got {got!r}{hint}"
+        case "model_type" | "dict_type":
+            return f"{name} must be a section of settings, got {got!r}"
+        case _:
+            return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {got!r}"
