@@ -1,0 +1,44 @@
+"""Where raw data comes from: one module for each `data.kind`, and the part that is held out.
+
+A kind's `read(settings, path, seed)` returns a `Source`; scikit-learn, pandas and Pillow are imported when they are
+needed. Pickled data is never loaded.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.datasets import clients, digits, images, npz, synthetic, table
+from tasks.datasets.examples import Examples, Source
+from tasks.datasets.hold_out import hold_out
+from tasks.errors import DataError
+from tasks.settings import DataKind, DataSettings
+
+__all__ = ["KINDS", "Examples", "load"]
+
+KINDS: dict[DataKind, Callable[[DataSettings, Path, int], Source]] = {
+    "digits": digits.read,
+    "npz": npz.read,
+    "clients": clients.read,
+    "images": images.read,
+    "table": table.read,
+    "synthetic": synthetic.read,
+}
+
+
+def load(settings: DataSettings, seed: int, folder: Path) -> Examples:
+    """Returns the examples that `settings` name; `data.path` is relative to `folder` unless absolute.
+
+    Where the source has no test set, `data.test_fraction` of its examples are held out, stratified by label. The same
+    settings, seed and files give the same examples in the same order.
+
+    Raises:
+        DataError: the data is missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
+            range, or has only one class.
+        SettingsError: `data.label_column` and `data.client_column` are one column.
+    """
+    source = KINDS[settings.kind](settings, folder / settings.path, seed)
+    if len(source.classes) < 2:
+        raise DataError(
+            f"data.kind {settings.kind}: the labels must be of at least two classes, got only {source.classes[0]!r}"
+        )
+    return hold_out(source, settings.test_fraction, seed)

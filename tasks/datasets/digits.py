@@ -1,0 +1,17 @@
+"""`digits`: scikit-learn's 1,797 handwritten digits of 8×8 pixels, which come with the package."""
+
+from pathlib import Path
+
+import numpy as np
+
+from tasks.datasets.examples import Labelled, Source
+from tasks.settings import DataSettings
+
+
+def read(settings: DataSettings, path: Path, seed: int) -> Source:
+    """Returns the digits, x (1797, 8, 8, 1) in [0, 1] (the data counts 0 to 16), and no test set."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    x = (data.images[..., np.newaxis] / 16).astype(np.float32)
+    return Source(Labelled(x, data.target.astype(np.int32)), classes=tuple(str(name) for name in data.target_names))

@@ -1,0 +1,25 @@
+"""What of a folder counts as data."""
+
+from pathlib import Path
+
+from tasks.errors import DataError
+
+_LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
+_ABOUT_THE_DATA = {"readme", "license", "licence"}
+
+
+def entries(folder: Path) -> list[Path]:
+    """Returns what `folder` holds, sorted by name, without hidden files, those that systems leave, README and LICENSE.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} must be a folder, got {'a file' if folder.exists() else 'nothing there'}")
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if not entry.name.startswith(".")
+        and entry.name.lower() not in _LEFT_BY_SYSTEMS
+        and entry.stem.lower() not in _ABOUT_THE_DATA
+    )

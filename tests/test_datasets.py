@@ -1,0 +1,759 @@
+import io
+import logging
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tasks.datasets import KINDS, Examples, load
+from tasks.datasets.checks import as_features, as_labels, named_classes
+from tasks.datasets.hold_out import stratified
+from tasks.datasets.synthetic import client_examples
+from tasks.errors import DataError, SettingsError
+from tasks.settings import DataKind, DataSettings
+
+IN_TMP_PATH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+
+
+def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> Examples:
+    return load(DataSettings(kind=kind, path=str(path), **fields), seed, Path("/nowhere"))
+
+
+def refusal(kind: DataKind, path: Path, **fields: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read(kind, path, **fields)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def arrays(**changed: Any) -> dict[str, Any]:
+    """Twelve training and four test examples of two classes and three features; None leaves an array out."""
+    x = np.arange(36, dtype=np.float32).reshape(12, 3)
+    whole = {"x_train": x, "y_train": np.arange(12) % 2, "x_test": x[:4], "y_test": np.arange(4) % 2} | changed
+    return {name: array for name, array in whole.items() if array is not None}
+
+
+def npz(folder: Path, **changed: Any) -> Path:
+    path = folder / "data.npz"
+    np.savez(path, **arrays(**changed))
+    return path
+
+
+def clients(folder: Path, **changed: Any) -> Path:
+    """Clients `a` (4 examples) and `b` (6) and a test set (2) of two classes; `changed`: stem → arrays or None."""
+    home = folder / "clients"
+    home.mkdir()
+    whole = {
+        stem: {"x": np.full((n, 3), n, dtype=np.float32), "y": np.arange(n) % 2}
+        for stem, n in {"a": 4, "b": 6, "test": 2}.items()
+    }
+    for stem, content in (whole | changed).items():
+        if content is not None:
+            np.savez(home / f"{stem}.npz", **content)
+    return home
+
+
+def picture(path: Path, value: int = 0, size: tuple[int, int] = (5, 4), mode: str = "L") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode in ("L", "1", "I;16") else (value,) * len(mode)).save(path)
+    return path
+
+
+def class_folders(folder: Path) -> Path:
+    """Six 5×4 images, grey level 10 · i, of each of the classes `cat` and `dog`."""
+    for name in ("cat", "dog"):
+        for i in range(6):
+            picture(folder / "images" / name / f"{i}.png", 10 * i)
+    return folder / "images"
+
+
+def table(folder: Path, text: str = "a,b,label\n1,2,x\n3,4,y\n5,6,x\n7,8,y\n") -> Path:
+    path = folder / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# The kinds
+
+
+def test_every_kind_of_the_settings_is_read() -> None:
+    assert set(KINDS) == set(get_args(DataKind))
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    examples = read("digits")
+    assert examples.x.shape == (1797 - len(examples.test_y), 8, 8, 1)
+    assert examples.classes == tuple("0123456789")
+    assert examples.clients is None
+    whole = load_digits()
+    # Held-out and kept examples together are the data, whatever the order: compare as sorted rows of label and pixels.
+    got = np.column_stack(
+        [
+            np.concatenate([examples.y, examples.test_y]),
+            16 * np.concatenate([examples.x, examples.test_x]).reshape(1797, 64),
+        ]
+    )
+    want = np.column_stack([whole.target, whole.data])
+    np.testing.assert_array_equal(got[np.lexsort(got.T)], want[np.lexsort(want.T)])
+
+
+def test_npz_keeps_its_own_test_set(tmp_path: Path) -> None:
+    examples = read("npz", npz(tmp_path))
+    np.testing.assert_array_equal(examples.x, arrays()["x_train"])
+    np.testing.assert_array_equal(examples.test_x, arrays()["x_test"])
+    np.testing.assert_array_equal(examples.test_y, [0, 1, 0, 1])
+    assert (examples.x.dtype, examples.y.dtype, examples.classes) == (np.float32, np.int32, ("0", "1"))
+
+
+def test_npz_without_a_test_set_is_split(tmp_path: Path) -> None:
+    examples = read("npz", npz(tmp_path, x_test=None, y_test=None), test_fraction=0.5)
+    # Six examples of each of two classes: half of each is held out.
+    assert np.bincount(examples.y).tolist() == np.bincount(examples.test_y).tolist() == [3, 3]
+
+
+def test_medmnist_naming_is_read_and_its_validation_set_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = np.arange(4 * 6, dtype=np.uint8).reshape(4, 2, 3)
+    labels = np.array([[0], [1], [1], [0]], dtype=np.uint8)
+    both = {
+        f"{part}_{what}": a for part in ("train", "val", "test") for what, a in (("images", images), ("labels", labels))
+    }
+    np.savez(tmp_path / "med.npz", **both)
+    examples = read("npz", tmp_path / "med.npz")
+    assert examples.x.shape == examples.test_x.shape == (4, 2, 3, 1)
+    np.testing.assert_array_equal(examples.x[..., 0], images / np.float32(255))
+    np.testing.assert_array_equal(examples.y, [0, 1, 1, 0])
+    assert not caplog.records
+
+
+def test_arrays_that_are_not_used_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read("npz", npz(tmp_path, x_val=np.zeros(3)))
+    assert "x_val" in caplog.text
+
+
+def test_path_is_relative_to_the_workspace(tmp_path: Path) -> None:
+    npz(tmp_path)
+    assert len(load(DataSettings(kind="npz", path="data.npz"), 0, tmp_path).y) == 12
+
+
+@IN_TMP_PATH
+@given(
+    x=hnp.arrays(
+        st.sampled_from([np.uint8, np.int16, np.float16, np.float32, np.float64]),
+        st.sampled_from([(6, 3), (6, 2, 3), (6, 2, 3, 1), (6, 2, 2, 3)]),
+        elements=st.integers(0, 127),
+    ),
+    y=st.permutations([0, 0, 1, 1, 2, 2]),
+    integral=st.sampled_from([np.uint8, np.int64, np.float64]),
+)
+def test_what_goes_into_an_npz_comes_out(tmp_path: Path, x: Any, y: list[int], integral: Any) -> None:
+    labels = np.array(y, dtype=integral).reshape(-1, 1)
+    examples = read("npz", npz(tmp_path, x_train=np.asfortranarray(x), y_train=labels, x_test=x[:2], y_test=labels[:2]))
+    scale = np.float32(255 if x.ndim > 2 and x.dtype == np.uint8 else 1)
+    channels = (1,) if x.ndim == 3 else ()
+    np.testing.assert_array_equal(examples.x, (x.astype(np.float32) / scale).reshape(x.shape + channels))
+    np.testing.assert_array_equal(examples.y, y)
+    assert examples.x.flags.c_contiguous
+    assert examples.x.dtype == examples.test_x.dtype == np.float32
+    assert examples.y.dtype == examples.test_y.dtype == np.int32
+
+
+def test_clients_keep_their_examples(tmp_path: Path) -> None:
+    home = clients(tmp_path)
+    (home / ".hidden").write_text("not data")
+    (home / "README.md").write_text("about the data")
+    examples = read("clients", home)
+    assert examples.clients is not None
+    assert examples.clients.tolist() == ["a"] * 4 + ["b"] * 6
+    # Client a's features are all 4, client b's all 6, the test set's all 2.
+    np.testing.assert_array_equal(examples.x[:, 0], [4] * 4 + [6] * 6)
+    np.testing.assert_array_equal(examples.test_x, np.full((2, 3), 2))
+
+
+def test_clients_without_a_test_file_are_split_over_all_clients(tmp_path: Path) -> None:
+    examples = read("clients", clients(tmp_path, test=None), test_fraction=0.4)
+    # Five examples of each class: two of each are held out, and six examples keep their owner.
+    assert np.bincount(examples.test_y).tolist() == [2, 2]
+    assert examples.clients is not None
+    np.testing.assert_array_equal(examples.x[:, 0], np.where(examples.clients == "a", 4, 6))
+
+
+def test_a_class_may_be_missing_at_a_client(tmp_path: Path) -> None:
+    content = {"x": np.zeros((2, 3), dtype=np.float32), "y": np.array([2, 2])}
+    assert read("clients", clients(tmp_path, c=content)).classes == ("0", "1", "2")
+
+
+def test_clients_that_lose_every_example_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Each class has one example at either client, and one of the two is held out: some seed takes both of one client.
+    single = {stem: {"x": np.zeros((2, 3)), "y": np.array([0, 1])} for stem in ("a", "b")}
+    home = clients(tmp_path, test=None, **single)
+    with caplog.at_level(logging.WARNING):
+        kept = [read("clients", home, seed=seed).clients for seed in range(10)]
+    lost = [set("ab") - set(owners.tolist()) for owners in kept if owners is not None]
+    named = [record.getMessage()[-1] for record in caplog.records]
+    assert named == [client for gone in lost for client in gone]
+    assert named
+
+
+def test_images_of_class_folders(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    (home / ".DS_Store").write_bytes(b"x")
+    (home / "cat" / "Thumbs.db").write_bytes(b"x")
+    examples = read("images", home, test_fraction=0.5)
+    assert examples.classes == ("cat", "dog")
+    assert examples.x.shape == (6, 4, 5, 1)
+    levels = np.concatenate([examples.x, examples.test_x])[np.concatenate([examples.y, examples.test_y]) == 1, 0, 0, 0]
+    np.testing.assert_array_equal(np.sort(levels), np.arange(0, 60, 10, dtype=np.float32) / 255)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "ppm"])
+def test_images_of_every_format_in_colour(tmp_path: Path, suffix: str) -> None:
+    for i in range(4):
+        picture(tmp_path / "images" / f"{i % 2}" / f"{i}.{suffix}", 200, mode="RGB")
+    examples = read("images", tmp_path / "images")
+    assert examples.x.shape == (2, 4, 5, 3)
+    # One colour, but JPEG and WebP may round it by a step or two of 255.
+    np.testing.assert_allclose(examples.x, 200 / 255, atol=3 / 255)
+
+
+@pytest.mark.parametrize(("mode", "value"), [("I;16", 65535), ("1", 1), ("RGBA", 255)])
+def test_images_of_other_depths_end_at_one(tmp_path: Path, mode: str, value: int) -> None:
+    for i in range(4):
+        picture(tmp_path / "images" / f"{i % 2}" / f"{i}.png", value, mode=mode)
+    np.testing.assert_array_equal(read("images", tmp_path / "images").x, 1)
+
+
+@pytest.mark.parametrize("whole_folder", [True, False])
+def test_images_of_a_csv_with_clients(tmp_path: Path, whole_folder: bool) -> None:
+    rows = ["path,client,label"]
+    for i in range(8):
+        picture(tmp_path / "scans" / f"{i}.png", i)
+        rows.append(f"scans/{i}.png,site-{i % 4}, {10 - i % 2 * 8}")
+    (tmp_path / "labels.csv").write_text("\ufeff" + "\n".join(rows), encoding="utf-8")
+    examples = read("images", tmp_path if whole_folder else tmp_path / "labels.csv", test_fraction=0.25)
+    assert examples.classes == ("2", "10")
+    assert examples.clients is not None
+    # Image i has grey level i, client i mod 4 and, for even i, class 10.
+    number = np.rint(255 * examples.x[:, 0, 0, 0]).astype(int)
+    assert examples.clients.tolist() == [f"site-{i % 4}" for i in number]
+    np.testing.assert_array_equal(examples.y, 1 - number % 2)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_table_columns_become_features_in_order(tmp_path: Path, suffix: str) -> None:
+    frame = pd.DataFrame(
+        {"b": [1, 2, 3, 4], "grade": [10, 9, 10, 9], "site": ["01", "02", "02", "01"], "a": [0.5, 1.5, 2.5, 3.5]}
+    )
+    frame["wet"] = [True, False, False, True]
+    path = tmp_path / f"table{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    examples = read("table", path, label_column="grade", client_column="site", test_fraction=0.5)
+    # Numbers sort as numbers: 9 before 10.
+    assert examples.classes == ("9", "10")
+    together = np.concatenate([examples.x, examples.test_x])
+    want = np.array([[1, 0.5, 1], [2, 1.5, 0], [3, 2.5, 0], [4, 3.5, 1]], dtype=np.float32)
+    np.testing.assert_array_equal(together[np.argsort(together[:, 0])], want)
+    assert examples.clients is not None
+    row = examples.x[:, 0].astype(int) - 1
+    assert examples.clients.tolist() == frame["site"].iloc[row].tolist()
+    np.testing.assert_array_equal(examples.y, frame["grade"].iloc[row] == 10)
+
+
+def test_table_of_floats_without_a_fraction_as_labels(tmp_path: Path) -> None:
+    assert read("table", table(tmp_path, "a,label\n1,2.0\n2,1.0\n3,2.0\n4,1.0\n")).classes == ("1", "2")
+
+
+def test_synthetic_follows_its_seed_and_not_the_number_of_clients() -> None:
+    few, many = read("synthetic", num_clients=3), read("synthetic", num_clients=4)
+    assert few.clients is not None
+    assert many.clients is not None
+    assert sorted(set(many.clients.tolist())) == ["00", "01", "02", "03"]
+
+    def rows(examples: Examples) -> set[bytes]:
+        return {row.tobytes() for row in np.concatenate([examples.x, examples.test_x])}
+
+    # All examples of the first three clients are among those of four: only the split differs.
+    assert rows(few) < rows(many)
+    assert not rows(few) & rows(read("synthetic", num_clients=3, seed=1))
+
+
+def test_synthetic_alpha_changes_no_example() -> None:
+    # u_k adds the same number to every logit of an example, so the largest stays the largest.
+    (x, y), (other_x, other_y) = (client_examples(alpha, 1.0, np.random.default_rng(3)) for alpha in (0.0, 5.0))
+    np.testing.assert_array_equal(x, other_x)
+    np.testing.assert_array_equal(y, other_y)
+
+
+def test_synthetic_labels_are_the_most_likely_class_of_the_clients_model() -> None:
+    x, y = client_examples(1.0, 1.0, np.random.default_rng(5))
+    # The same draws in the order of the paper's definitions, then one example at a time through the softmax.
+    rng = np.random.default_rng(5)
+    u, B = rng.normal(0, 1.0), rng.normal(0, 1.0)
+    rng.normal(B, 1, 60)
+    W, b = rng.normal(u, 1, (60, 10)), rng.normal(u, 1, 10)
+    for features, label in zip(x, y, strict=True):
+        logits = W.T @ features + b
+        probabilities = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+        assert label == np.argmax(probabilities)
+
+
+def test_synthetic_ids_are_padded_to_one_width() -> None:
+    owners = read("synthetic", num_clients=101).clients
+    assert owners is not None
+    assert {len(owner) for owner in owners.tolist()} == {3}
+
+
+def test_synthetic_sizes_and_features_follow_the_paper() -> None:
+    drawn = [client_examples(0.0, 0.0, np.random.default_rng([7, k])) for k in range(400)]
+    sizes = np.array([len(y) for _, y in drawn])
+    assert sizes.min() >= 50
+    # Median of LogNormal(4, 2) is e^4 = 54.6, of its floor + 50 about 104. The standard error of log median with 400
+    # draws is 2 · sqrt(pi / 2) / sqrt(400) = 0.125: four of them.
+    assert abs(np.log(np.median(sizes) - 50 + 0.5) - 4) < 4 * 0.125
+    # One sd above, at probability 0.841, it is e^6, with standard error 2 · sqrt(0.841 · 0.159 / 400) / 0.242 = 0.151.
+    assert abs(np.log(np.quantile(sizes, 0.8413) - 50) - 6) < 4 * 0.151
+    # Var(x_j) = j^-1.2 around the client's own mean: pooled over clients, 400 of at least 50 examples, so a relative
+    # standard error of the variance of at most sqrt(2 / 20000) = 0.01.
+    spread = sum(((x - x.mean(axis=0)) ** 2).sum(axis=0) for x, _ in drawn) / (sizes - 1).sum()
+    np.testing.assert_allclose(spread, np.arange(1, 61) ** -1.2, rtol=0.05)
+    # v_k ~ N(0, 1) with beta 0; the means of 400 clients have a standard error of 1 / sqrt(400) in each feature.
+    means = np.array([x.mean(axis=0) for x, _ in drawn])
+    assert abs(means.mean()) < 4 / np.sqrt(400 * 60)
+    assert abs(means[:, -1].std() - 1) < 4 / np.sqrt(2 * 400)
+
+
+def test_synthetic_beta_moves_clients_as_a_standard_deviation() -> None:
+    means = [client_examples(0.0, 3.0, np.random.default_rng([9, k]))[0].mean() for k in range(400)]
+    # The mean over 60 features of client k is B_k + noise of variance 1/60 and less: sd sqrt(9 + 1/60) = 3.0; the
+    # standard error of an sd of 400 draws is 3 / sqrt(800) = 0.11. The variance instead would give 1.73.
+    assert abs(np.std(means) - 3) < 4 * 0.11
+
+
+# The hold-out
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=2, max_size=8),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_hold_out_takes_each_class_its_share_within_one_example(counts: list[int], fraction: float, seed: int) -> None:
+    y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int32)
+    held = stratified(y, fraction, np.random.default_rng(seed))
+    for label, n in enumerate(counts):
+        taken = int(held[y == label].sum())
+        if n == 1:
+            assert taken == 0
+        else:
+            assert abs(taken - fraction * n) <= 1
+            assert 1 <= taken <= n - 1
+
+
+def test_hold_out_is_the_same_for_a_seed_and_another_for_another(tmp_path: Path) -> None:
+    path = npz(tmp_path, x_test=None, y_test=None)
+    first, again, other = (read("npz", path, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.test_x, again.test_x)
+    np.testing.assert_array_equal(first.x, again.x)
+    assert (first.test_x != other.test_x).any()
+
+
+def test_hold_out_keeps_the_order_of_what_stays(tmp_path: Path) -> None:
+    examples = read("npz", npz(tmp_path, x_test=None, y_test=None))
+    assert (np.diff(examples.x[:, 0]) > 0).all()
+    together = np.concatenate([examples.x, examples.test_x])
+    np.testing.assert_array_equal(together[np.argsort(together[:, 0])], arrays()["x_train"])
+
+
+def test_classes_of_one_example_leave_nothing_to_hold_out(tmp_path: Path) -> None:
+    path = npz(tmp_path, x_train=np.ones((3, 2)), y_train=np.arange(3), x_test=None, y_test=None)
+    assert "3 examples of 3 classes" in refusal("npz", path)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=1))
+def test_classes_of_integers_sort_as_numbers(numbers: list[int]) -> None:
+    y, classes = named_classes(str(number) for number in numbers)
+    assert [int(name) for name in classes] == sorted(set(numbers))
+    assert [int(classes[label]) for label in y] == numbers
+
+
+def test_classes_of_text_sort_as_text() -> None:
+    assert named_classes(["b", "10", "9", "b"])[1] == ("10", "9", "b")
+
+
+# Wrong input: arrays
+
+WRONG_X = {
+    "objects": (np.array([[None] * 3] * 12, dtype=object), "x_train", "pickled"),
+    "text": (np.full((12, 3), "1"), "x_train", "text"),
+    "complex": (np.ones((12, 3), dtype=complex), "x_train", "complex128"),
+    "dates": (np.zeros((12, 3), dtype="datetime64[s]"), "x_train", "datetime64[s]"),
+    "records": (np.zeros((12, 3), dtype=[("a", "f4")]), "x_train", "'a'"),
+    "not a number": (np.where(np.arange(36).reshape(12, 3) == 7, np.nan, 1), "x_train", "nan in example 2"),
+    "infinite": (np.where(np.arange(36).reshape(12, 3) == 7, -np.inf, 1), "x_train", "-inf in example 2"),
+    "infinite as float32": (np.full((12, 3), 1e39), "x_train", "1e+39 in example 0"),
+    "rank 1": (np.ones(12), "x_train", "(12,)"),
+    "rank 5": (np.ones((12, 1, 1, 1, 1)), "x_train", "(12, 1, 1, 1, 1)"),
+    "no feature": (np.ones((12, 0)), "x_train", "(12, 0)"),
+    "empty": (np.ones((0, 3)), "x_train", "(0, 3)"),
+    "longer": (np.ones((13, 3)), "x_train", "13 examples and 12 labels"),
+    "other features": (np.ones((12, 4)), "x_test", "(4,)"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_X)
+def test_wrong_features_are_refused_by_name(tmp_path: Path, case: str) -> None:
+    x, name, got = WRONG_X[case]
+    message = refusal("npz", npz(tmp_path, x_train=x))
+    assert f"data.npz: {name}" in message
+    assert got in message
+
+
+WRONG_Y = {
+    "text": (np.array(["a", "b"] * 6), "text"),
+    "truth values": (np.array([True, False] * 6), "bool"),
+    "complex": (np.ones(12, dtype=complex), "complex128"),
+    "objects": (np.array(["a", "b"] * 6, dtype=object), "pickled"),
+    "fractions": (np.where(np.arange(12) == 5, 0.5, 1), "0.5 in example 5"),
+    "not a number": (np.where(np.arange(12) == 5, np.nan, 1), "nan in example 5"),
+    "infinite": (np.where(np.arange(12) == 5, np.inf, 1), "inf in example 5"),
+    "negative": (np.where(np.arange(12) == 5, -1, 1), "-1 in example 5"),
+    "beyond int32": (np.where(np.arange(12) == 5, 2**40, 1), "1099511627776 in example 5"),
+    "one-hot": (np.eye(2)[np.arange(12) % 2], "(12, 2)"),
+    "empty": (np.ones((0,), dtype=int), "(0,)"),
+    "a gap": (np.array([0, 1, 3] * 4), "none of class 2"),
+    "from one": (np.array([1, 2] * 6), "none of class 0"),
+    "shorter": (np.arange(11) % 2, "12 examples and 11 labels"),
+    "scalar": (np.array(1), "()"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_Y)
+def test_wrong_labels_are_refused_by_name(tmp_path: Path, case: str) -> None:
+    y, got = WRONG_Y[case]
+    message = refusal("npz", npz(tmp_path, y_train=y))
+    assert "data.npz: y_train" in message or "y_train must" in message
+    assert got in message
+
+
+def test_test_label_that_no_training_example_has_is_refused(tmp_path: Path) -> None:
+    message = refusal("npz", npz(tmp_path, y_test=np.array([0, 1, 2, 0])))
+    assert "y_test" in message
+    assert "0 to 1, got 2 in example 2" in message
+
+
+def test_test_images_of_another_scale_are_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path, x_train=np.ones((12, 2, 2), dtype=np.uint8), x_test=np.ones((4, 2, 2), dtype=np.float32))
+    assert "uint8 images as x_train does, got float32" in refusal("npz", path)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    assert "two classes, got only '0'" in refusal(
+        "npz", npz(tmp_path, y_train=np.zeros(12, dtype=int), y_test=np.zeros(4, dtype=int))
+    )
+
+
+@pytest.mark.parametrize("missing", ["x_train", "y_train", "x_test", "y_test"])
+def test_missing_array_is_named(tmp_path: Path, missing: str) -> None:
+    assert f"must hold {missing}, got" in refusal("npz", npz(tmp_path, **{missing: None}))
+
+
+def test_npz_of_no_known_naming_or_of_two_is_refused(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(arrays())
+    assert "x_train, y_train, x_test, y_test or train_images" in refusal(
+        "npz", npz(tmp_path, **nothing, images=np.ones(3))
+    )
+    assert "got train_images, x_test, x_train" in refusal("npz", npz(tmp_path, train_images=np.ones((12, 3))))
+
+
+def test_pickle_is_never_loaded(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    plain = tmp_path / "plain.npz"
+    plain.write_bytes(pickle.dumps(Bomb()))
+    inside = npz(tmp_path, x_train=np.array([Bomb()] * 12, dtype=object))
+    for path in (plain, inside):
+        refusal("npz", path)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("x_train")
+    np.save(tmp_path / "single.npy", np.ones(3))
+    with zipfile.ZipFile(tmp_path / "raw", "w") as opened:
+        opened.writestr("x_train", b"bytes")
+        opened.writestr("y_train", b"bytes")
+    for name in ("empty", "text", "single.npy", "missing", ".", "raw"):
+        assert str(tmp_path / name) in refusal("npz", tmp_path / name)
+
+
+def _archive() -> bytes:
+    opened = io.BytesIO()
+    np.savez_compressed(opened, **arrays())
+    return opened.getvalue()
+
+
+@IN_TMP_PATH
+@given(length=st.integers(0, len(_archive()) - 1))
+def test_cut_npz_is_refused(tmp_path: Path, length: int) -> None:
+    (tmp_path / "cut.npz").write_bytes(_archive()[:length])
+    assert "cut.npz" in refusal("npz", tmp_path / "cut.npz")
+
+
+@settings(parent=IN_TMP_PATH, max_examples=200)
+@given(position=st.integers(0, len(_archive()) - 1), value=st.integers(0, 255))
+def test_damaged_npz_is_read_or_refused(tmp_path: Path, position: int, value: int) -> None:
+    damaged = bytearray(_archive())
+    damaged[position] = value
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    try:
+        examples = read("npz", tmp_path / "damaged.npz")
+    except DataError:
+        return
+    assert np.isfinite(examples.x).all()
+    assert examples.y.max() < len(examples.classes)
+
+
+@given(hnp.arrays(hnp.scalar_dtypes() | hnp.byte_string_dtypes(), hnp.array_shapes(min_dims=0, max_dims=5, min_side=0)))
+def test_any_array_is_checked_or_refused(raw: Any) -> None:
+    for check in (as_features, as_labels):
+        try:
+            checked = check(raw, "x")
+        except DataError:
+            continue
+        assert np.isfinite(checked).all()
+        assert checked.size == raw.size
+
+
+# Wrong input: clients
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        ({"x": np.ones((2, 3))}, "must hold y"),
+        ({"x": np.ones((2, 4)), "y": [0, 1]}, "(4,)"),
+        ({"x": np.ones((2, 3)), "y": [0, -1]}, "-1 in example 1"),
+        ({"x": np.ones((0, 3)), "y": np.ones(0, dtype=int)}, "(0, 3)"),
+        ({"x": np.full((2, 3), np.nan), "y": [0, 1]}, "nan in example 0"),
+        ({"x": np.ones((2, 3)), "y": [0, 1, 1]}, "2 examples and 3 labels"),
+        ({"x": np.ones((2, 3)), "y": np.array([0, 1], dtype=object)}, "pickled"),
+    ],
+)
+def test_broken_client_is_named(tmp_path: Path, content: dict[str, Any], got: str) -> None:
+    message = refusal("clients", clients(tmp_path, b=content))
+    assert message.startswith("client b ")
+    assert got in message
+
+
+def test_cut_client_file_is_named(tmp_path: Path) -> None:
+    home = clients(tmp_path)
+    (home / "b.npz").write_bytes((home / "b.npz").read_bytes()[:100])
+    assert refusal("clients", home).startswith("client b ")
+
+
+def test_client_images_of_another_scale_are_refused(tmp_path: Path) -> None:
+    images = {
+        stem: {"x": np.ones((2, 4, 4), dtype=dtype), "y": [0, 1]} for stem, dtype in (("a", np.uint8), ("b", float))
+    }
+    message = refusal("clients", clients(tmp_path, test=None, **images))
+    assert message.startswith("client b ")
+    assert "uint8 images as client a does, got float64" in message
+
+
+def test_gap_over_all_clients_and_unknown_test_label_are_refused(tmp_path: Path) -> None:
+    gap = {"x": np.ones((2, 3)), "y": [3, 3]}
+    assert "none of class 2" in refusal("clients", clients(tmp_path, c=gap))
+    (tmp_path / "clients").rename(tmp_path / "first")
+    message = refusal("clients", clients(tmp_path, test=gap))
+    assert "test.npz: y" in message
+    assert "got 3" in message
+
+
+def test_client_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    home = clients(tmp_path)
+    np.savez(home / "no good.npz", x=np.ones((2, 3)), y=[0, 1])
+    assert "'no good'" in refusal("clients", home)
+    (home / "no good.npz").rename(home / "c.npy")
+    assert "c.npy must be an .npz" in refusal("clients", home)
+    (tmp_path / "empty").mkdir()
+    assert "got none" in refusal("clients", tmp_path / "empty")
+    assert "nothing there" in refusal("clients", tmp_path / "missing")
+    assert "a file" in refusal("clients", home / "a.npz")
+
+
+# Wrong input: images
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "got"),
+    [((6, 4), "L", "5x4 L, got 6x4 L"), ((5, 4), "RGB", "5x4 L, got 5x4 RGB"), ((5, 4), "I;16", "5x4 L, got 5x4 I;16")],
+)
+def test_first_image_of_another_size_or_mode_is_named(
+    tmp_path: Path, size: tuple[int, int], mode: str, got: str
+) -> None:
+    home = class_folders(tmp_path)
+    for name in ("cat/3.png", "dog/1.png"):
+        picture(home / name, 9, size, mode)
+    message = refusal("images", home)
+    assert message.startswith(str(home / "cat" / "3.png"))
+    assert got in message
+
+
+def test_image_of_a_palette_is_refused(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    Image.new("P", (5, 4)).save(home / "cat" / "0.png")
+    assert "mode 1, L, LA, RGB, RGBA, I;16, got mode P" in refusal("images", home)
+
+
+def test_film_is_refused(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    frame = Image.new("L", (5, 4))
+    frame.save(home / "cat" / "0.tif", save_all=True, append_images=[frame])
+    (home / "cat" / "0.png").unlink()
+    assert "got 2 frames" in refusal("images", home)
+
+
+def test_image_without_a_label_is_refused(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    stray = picture(home / "stray.png")
+    assert f"{stray} has no label" in refusal("images", home)
+
+
+def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    (home / "cow").mkdir()
+    assert "class 'cow', got none" in refusal("images", home)
+    (home / "cow" / "deeper").mkdir()
+    assert "got a folder" in refusal("images", home)
+    (home / "cow" / "deeper").rename(home / "cow" / ".hidden")
+    (home / "cow" / "0.txt").write_text("moo")
+    assert "got .txt" in refusal("images", home)
+    (tmp_path / "empty").mkdir()
+    assert "got none" in refusal("images", tmp_path / "empty")
+    assert "nothing there" in refusal("images", tmp_path / "missing")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
+def test_cut_image_is_named(tmp_path: Path, suffix: str) -> None:
+    home = class_folders(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (4, 5), dtype=np.uint8)
+    cut = home / "cat" / f"0.{suffix}"
+    Image.fromarray(noise).save(cut)
+    whole = cut.read_bytes()
+    for length in range(0, len(whole) * 3 // 4, 7):
+        cut.write_bytes(whole[:length])
+        assert refusal("images", home).startswith(str(cut))
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("", "columns path, label"),
+        ("path,label\n", "no row"),
+        ("path,class\n0.png,a\n", "['path', 'class']"),
+        ("path,label,label\n0.png,a,b\n", "once each"),
+        ("path,label\n0.png,\n", "row 1 has no label"),
+        ("path,label\n,a\n", "row 1 has no path"),
+        ("path,label\n0.png\n", "row 1 must have as many cells"),
+        ("path,label\n0.png,a,b\n", "row 1 must have as many cells"),
+        ("path,label,client\n0.png,a,\n", "row 1 has no client"),
+        ("path,label,client\n0.png,a,../up\n", "row 1: a client id"),
+        ("path,label\n0.png,a\n0.png,b\n", "row 2: '0.png' must occur once, got it in row 1"),
+        ("path,label\n/0.png,a\n", "row 1: path must be relative"),
+        ("path,label\n1.png,a\n", "1.png must be an image, got nothing there"),
+        ('path,label\n"0.png,a\n', "must be a CSV"),
+    ],
+)
+def test_wrong_csv_of_images_is_refused_by_row(tmp_path: Path, text: str, got: str) -> None:
+    picture(tmp_path / "0.png")
+    (tmp_path / "list.csv").write_text(text)
+    assert got in refusal("images", tmp_path / "list.csv")
+
+
+def test_csv_of_images_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes("path,label\n0.png,é\n".encode("latin-1"))
+    assert "UTF-8" in refusal("images", tmp_path / "list.csv")
+
+
+# Wrong input: tables
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("", "must have a header"),
+        ("a,label\n", "at least one row"),
+        ("a,b\n1,2\n", "data.label_column 'label', got 'a', 'b'"),
+        ("label\nx\ny\n", "must have a feature column"),
+        ("a,label\n1,x\ntwo,y\n", "column 'a' must hold numbers, got 'two' in row 2"),
+        ("a,label\n1,x\n,y\n", "column 'a' must hold finite float32 numbers, got nan in row 2"),
+        ("a,label\n1,x\ninf,y\n", "got inf in row 2"),
+        ("a,label\n1,x\n1e39,y\n", "got 1e+39 in row 2"),
+        ("a,label\n1,x\n2,\n", "column 'label' has no label in row 2"),
+        ("a,label\n1,x\n2,NA\n", "column 'label' has no label in row 2"),
+        ("a,label\n1,1\n2,0.5\n", "text or integers as labels, got 0.5 in row 2"),
+        ("a,label\n1,x\n2,x\n", "two classes, got only 'x'"),
+        (",a,label\n0,1,x\n1,2,y\n", "got none for column 1"),
+        ("a,label,label\n1,x,y\n", "'label' more often"),
+        ("a,label\n1,x,9\n2,y,9\n", "whole CSV"),
+        ("a,label\n1,x\n2,y,9\n", "whole CSV"),
+        ("a;label\n1;x\n2;y\n", "got 'a;label'"),
+    ],
+)
+def test_wrong_table_is_refused_by_column_and_row(tmp_path: Path, text: str, got: str) -> None:
+    message = refusal("table", table(tmp_path, text))
+    assert got in message
+    assert "table.csv" in message or "data.kind table" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("a,label,site\n1,x,s\n2,y,\n", "column 'site' has no client in row 2"),
+        ("a,label,site\n1,x,s\n2,y,a/b\n", "row 2: a client id"),
+        ("a,label,site\n1,x,s\n2,y,test\n", "row 2: a client id"),
+        ("a,label\n1,x\n2,y\n", "data.client_column 'site'"),
+    ],
+)
+def test_wrong_clients_of_a_table_are_refused(tmp_path: Path, text: str, got: str) -> None:
+    assert got in refusal("table", table(tmp_path, text), client_column="site")
+
+
+def test_one_column_cannot_be_label_and_client(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="'label' for both"):
+        read("table", table(tmp_path), client_column="label")
+
+
+def test_files_that_are_no_table_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "table.txt").write_text("a,label\n1,x\n")
+    assert ".csv or .parquet file, got .txt" in refusal("table", tmp_path / "table.txt")
+    assert "nothing there" in refusal("table", tmp_path / "missing.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"a,label\n1,\xff\n")
+    assert "bytes.csv" in refusal("table", tmp_path / "bytes.csv")
+    pd.DataFrame({"a": [1, 2], "label": ["x", "y"]}).to_parquet(tmp_path / "cut.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "cut.parquet").read_bytes()[:-20])
+    assert "cut.parquet" in refusal("table", tmp_path / "cut.parquet")
+
+
+def test_parquet_columns_of_objects_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pd.DataFrame({"a": [[1], [2]], "label": ["x", "y"]}).to_parquet(path)
+    assert "column 'a' must hold numbers, got array([1]) in row 1" in refusal("table", path)
+    pd.DataFrame({"a": [1, 2], "label": pd.to_datetime(["2020-01-01", "2021-01-01"])}).to_parquet(path)
+    assert "column 'label' must hold text or integers" in refusal("table", path)
