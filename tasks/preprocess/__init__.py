@@ -1,0 +1,5 @@
+"""What a client does to its own data before the first round: resize and standardise, once, on disk."""
+
+from tasks.preprocess.step import preprocess
+
+__all__ = ["preprocess"]

@@ -1,0 +1,114 @@
+"""The step: data/partition becomes data/clients."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import DataError
+from tasks.files import TEST, check_client_id, read_client, read_json, replacing, write_client, write_json
+from tasks.preprocess.resize import resize_images
+from tasks.preprocess.standardise import Moments, moments, standardisations, standardise
+from tasks.settings import PreprocessSettings, Settings
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Partition:
+    """What partition.json says of every site."""
+
+    clients: list[str]
+    classes: list[str]
+    images: bool
+    shape: tuple[int, ...]
+    """of one example: (F,), or (H, W, C)"""
+
+
+def preprocess(settings: Settings, folder: Path) -> None:
+    """Writes `data/clients` (and its `preprocess.json`) from `data/partition`, whole or not at all.
+
+    One client's data is in memory at a time. Each is read twice, since `normalize: global` needs every client's
+    moments before the first can be standardised. The random `augment` happens while training, not here.
+
+    Raises:
+        DataError: a client's files are missing, broken, empty, not finite or of another shape than the partition's;
+            or `resize` or `augment` is asked of a table.
+    """
+    chosen = settings.preprocess
+    source = folder / "data" / "partition"
+    partition = _read_partition(source / "partition.json")
+    if not partition.images:
+        _refuse_settings_of_images(chosen)
+    sites = [*partition.clients, TEST]
+    with replacing(folder / "data" / "clients") as fresh:
+        sums = {site: _resize_site(source / site, fresh / site, partition.shape, chosen.resize) for site in sites}
+        by_site = standardisations(chosen.normalize, sums)
+        if chosen.normalize != "none":
+            for site in sites:
+                x, y = read_client(fresh / site)
+                write_client(fresh / site, standardise(x, by_site[site]), y)
+        shape = [*chosen.resize, partition.shape[-1]] if chosen.resize else list(partition.shape)
+        write_json(
+            fresh / "preprocess.json",
+            {
+                "input_shape": shape,
+                "num_classes": len(partition.classes),
+                "classes": partition.classes,
+                "images": partition.images,
+                "normalize": chosen.normalize,
+                "statistics": {site: {"mean": by.mean.tolist(), "sd": by.sd.tolist()} for site, by in by_site.items()},
+            },
+        )
+    _log.info(
+        "%d clients and the test set: examples of %s as %s, normalize %s",
+        len(partition.clients),
+        partition.shape,
+        tuple(shape),
+        chosen.normalize,
+    )
+
+
+def _read_partition(path: Path) -> _Partition:
+    raw = read_json(path)
+    try:
+        return _Partition(
+            clients=sorted(check_client_id(client) for client in raw["clients"]),
+            classes=list(raw["classes"]),
+            images=bool(raw["images"]),
+            shape=tuple(raw["input_shape"]),
+        )
+    except (KeyError, TypeError) as exc:
+        raise DataError(f"{path} must hold clients, classes, images and input_shape: {exc!r}") from exc
+
+
+def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
+    for name, value in (
+        ("resize", list(chosen.resize)),
+        ("augment.flip", chosen.augment.flip),
+        ("augment.brightness", chosen.augment.brightness),
+    ):
+        if value:
+            raise DataError(f"preprocess.{name} needs images, and the data is a table: leave it unset, got {value}")
+
+
+def _resize_site(source: Path, target: Path, shape: tuple[int, ...], size: tuple[int, ...]) -> Moments:
+    """Writes one site's resized examples into `target` and returns their moments: all that it tells anyone."""
+    x, y = read_client(source)
+    _check(source.name, x, shape)
+    if size:
+        x = resize_images(x, (size[0], size[1]))
+    write_client(target, x, y)
+    return moments(x)
+
+
+def _check(client: str, x: NDArray[np.float32], shape: tuple[int, ...]) -> None:
+    if len(x) == 0:
+        raise DataError(f"client {client}: x must hold at least one example, got none")
+    if x.shape[1:] != shape:
+        raise DataError(f"client {client}: examples must have the partition's shape {shape}, got {x.shape[1:]}")
+    bad = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
+    if bad:
+        raise DataError(f"client {client}: x must be finite, got nan or infinity in {bad} of {len(x)} examples")

@@ -1,0 +1,346 @@
+import json
+import logging
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tasks.errors import DataError
+from tasks.files import TEST, read_client, read_json, write_client, write_json
+from tasks.preprocess import preprocess
+from tasks.preprocess.resize import resize_images, triangle_weights
+from tasks.preprocess.standardise import merged, moments, standardisations, standardise
+from tasks.settings import parse
+
+
+def random_images(n, height, width, channels, seed=0):
+    return np.random.default_rng(seed).random((n, height, width, channels), dtype=np.float32)
+
+
+def make_partition(folder, sites, images):
+    """Writes data/partition for `sites`: id (and `test`) -> x; two classes in turn."""
+    source = folder / "data" / "partition"
+    for site, x in sites.items():
+        write_client(source / site, x, np.arange(len(x)) % 2)
+    write_json(
+        source / "partition.json",
+        {
+            "input_shape": list(sites[TEST].shape[1:]),
+            "images": images,
+            "classes": ["no", "yes"],
+            "clients": {site: {"num_examples": len(x)} for site, x in sites.items() if site != TEST},
+        },
+    )
+
+
+def image_sites(seed=0):
+    # Three clients whose brightness and spread differ, so that their own statistics are not the global ones.
+    return {
+        site: random_images(n, 8, 6, 2, seed + n) * scale + np.float32(shift)
+        for site, n, scale, shift in (
+            ("00", 5, 0.2, 0.0),
+            ("01", 9, 0.5, 0.3),
+            ("02", 2, 0.1, 0.9),
+            (TEST, 4, 0.9, 0.0),
+        )
+    }
+
+
+def run(folder, **chosen):
+    preprocess(parse({"preprocess": chosen}), folder)
+    return folder / "data" / "clients"
+
+
+# resize
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 16), (5, 47), (33, 31), (1, 1)])
+def test_resize_agrees_with_pillow(size):
+    images = random_images(3, 32, 30, 2)
+    expected = np.empty((3, *size, 2))
+    for image in range(3):
+        for channel in range(2):
+            plane = Image.fromarray(images[image, :, :, channel])
+            expected[image, :, :, channel] = plane.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    resized = resize_images(images, size)
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, expected, atol=2e-6)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.floats(0, 1, width=32))
+def test_resize_of_a_constant_image_stays_constant(height, width, new_height, new_width, value):
+    images = np.full((2, height, width, 3), value, np.float32)
+    resized = resize_images(images, (new_height, new_width))
+    # Weights sum to 1 within a few float64 units, far below half a float32 unit.
+    assert np.array_equal(resized, np.full((2, new_height, new_width, 3), value, np.float32))
+
+
+def test_resize_of_a_ramp_is_a_ramp_away_from_the_border():
+    # Pixel i holds i / 100 at position i + 0.5; at twice the length output j sits at (j + 0.5) / 2 - 0.5.
+    ramp = np.broadcast_to(np.arange(20, dtype=np.float32)[:, None, None] / 100, (20, 7, 1))[None]
+    grown = resize_images(ramp, (40, 7))[0, :, 3, 0]
+    np.testing.assert_allclose(grown[1:-1], ((np.arange(40) + 0.5) / 2 - 0.5)[1:-1] / 100, atol=1e-7)
+    # At half the length output j covers pixels 2j and 2j + 1, and the triangle is symmetric about 2j + 0.5.
+    shrunk = resize_images(ramp, (10, 7))[0, :, 3, 0]
+    np.testing.assert_allclose(shrunk[1:-1], (2 * np.arange(10) + 0.5)[1:-1] / 100, atol=1e-7)
+
+
+def test_resize_to_its_own_size_is_the_identity():
+    images = random_images(2, 9, 13, 1)
+    assert np.array_equal(resize_images(images, (9, 13)), images)
+    assert np.array_equal(triangle_weights(9, 9), np.eye(9))
+
+
+def test_resize_averages_when_it_shrinks():
+    # A checkerboard of single pixels: picking pixels would give 0 or 1, averaging gives nearly the mean, 0.5.
+    board = (np.indices((32, 32)).sum(axis=0) % 2).astype(np.float32)[None, :, :, None]
+    assert np.abs(resize_images(board, (8, 8)) - 0.5)[:, 1:-1, 1:-1].max() < 0.01
+
+
+def test_resize_keeps_the_range_and_is_not_disturbed_by_neighbours():
+    images = random_images(4, 11, 17, 3).round()
+    together = resize_images(images, (23, 6))
+    assert together.min() >= 0
+    assert together.max() <= 1
+    for image in range(4):
+        assert np.array_equal(resize_images(images[image : image + 1], (23, 6))[0], together[image])
+
+
+def test_resize_works_in_blocks_with_the_same_bytes(monkeypatch):
+    images = random_images(7, 12, 12, 3)
+    whole = resize_images(images, (20, 9))
+    monkeypatch.setattr("tasks.preprocess.resize._BLOCK_VALUES", 3 * 20 * 12 * 2)  # two images a block
+    assert resize_images(images, (20, 9)).tobytes() == whole.tobytes()
+
+
+def test_resize_of_200_images_takes_well_below_a_second():
+    images = random_images(200, 32, 32, 3)
+    start = time.process_time()
+    resize_images(images, (64, 64))
+    assert time.process_time() - start < 0.7
+
+
+# statistics
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, -1e6])
+def test_global_statistics_are_those_of_the_pooled_values(offset):
+    rng = np.random.default_rng(1)
+    clients = {f"{k:02}": (offset + rng.normal(k, 1 + k, (3 + 7 * k, 4))).astype(np.float32) for k in range(6)}
+    by = standardisations("global", {k: moments(x) for k, x in clients.items()})["03"]
+    pooled = np.concatenate(list(clients.values())).astype(np.float64)
+    np.testing.assert_allclose(by.mean, pooled.mean(axis=0), rtol=1e-14, atol=1e-14)
+    # A mean of 1e6 is rounded to 1e6 * 2**-53 = 1e-10, the clients' as well as np.std's; sums of squares would lose 12
+    # digits of 16 here, and miss by 1e-4.
+    np.testing.assert_allclose(by.sd, pooled.std(axis=0), rtol=1e-10)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.floats(-1e6, 1e6), st.integers(0, 1000))
+def test_merged_moments_do_not_depend_on_how_values_are_divided(sizes, offset, seed):
+    x = (offset + np.random.default_rng(seed).normal(0, 3, (sum(sizes), 2))).astype(np.float32)
+    parts = np.split(x, np.cumsum(sizes)[:-1])
+    there, back = merged(moments(p) for p in parts), merged(moments(p) for p in reversed(parts))
+    at_once = moments(x)
+    for other in (there, back):
+        assert other.count == at_once.count == len(x)
+        np.testing.assert_allclose(other.mean, at_once.mean, rtol=1e-12, atol=1e-9)
+        np.testing.assert_allclose(other.m2, at_once.m2, rtol=1e-9, atol=1e-9)
+
+
+def test_moments_of_images_are_per_channel_over_all_pixels():
+    # Channel 0 holds 0 and 4: mean 2, deviations 2, over 2 images of 1x2 pixels: m2 = 4 * 4. Channel 1 holds only 7.
+    x = np.array([[[[0, 7], [4, 7]]], [[[4, 7], [0, 7]]]], np.float32)
+    own = moments(x)
+    assert own.count == 4
+    assert own.mean.tolist() == [2, 7]
+    assert own.m2.tolist() == [16, 0]
+
+
+def test_moments_work_in_blocks(monkeypatch):
+    x = random_images(50, 3, 3, 2)
+    monkeypatch.setattr("tasks.preprocess.standardise._BLOCK_VALUES", 14)
+    own = moments(x)
+    np.testing.assert_allclose(own.mean, x.mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-14)
+    np.testing.assert_allclose(own.m2 / own.count, x.var(axis=(0, 1, 2), dtype=np.float64), rtol=1e-12)
+    by = standardisations("client", {"00": own})["00"]
+    np.testing.assert_allclose(standardise(x, by), (x - by.mean) / by.sd, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("normalize", ["global", "client"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e8 / 3, -1e-20])
+def test_constant_feature_has_sd_1_and_becomes_exactly_0(normalize, value):
+    # 0.1 and 1/3 are no binary fractions: a naive mean of 1,001 of them differs from them.
+    rng = np.random.default_rng(0)
+    sites = {}
+    for site, n in (("00", 1001), ("01", 37), (TEST, 5)):
+        sites[site] = np.stack([np.full(n, value), rng.normal(size=n)], axis=1).astype(np.float32)
+    by_site = standardisations(normalize, {site: moments(x) for site, x in sites.items()})
+    for site, x in sites.items():
+        assert by_site[site].sd[0] == 1
+        assert by_site[site].sd[1] != 1
+        assert not standardise(x, by_site[site])[:, 0].any()
+
+
+# the step
+
+
+def test_preprocess_global_gives_the_pooled_training_data_mean_0_and_sd_1(tmp_path):
+    make_partition(tmp_path, image_sites(), images=True)
+    target = run(tmp_path, normalize="global")
+    pooled = np.concatenate([read_client(target / site)[0] for site in ("00", "01", "02")])
+    np.testing.assert_allclose(pooled.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(pooled.std(axis=(0, 1, 2)), 1, rtol=1e-5)
+
+
+def test_preprocess_global_does_not_look_at_the_test_set(tmp_path):
+    sites = image_sites()
+    make_partition(tmp_path / "a", sites, images=True)
+    make_partition(tmp_path / "b", sites | {TEST: sites[TEST] * 0 + 5}, images=True)
+    a, b = (read_json(run(tmp_path / name, normalize="global") / "preprocess.json") for name in "ab")
+    assert a["statistics"] == b["statistics"]
+    # The test set is standardised by the clients' mean and sd: (5 - mean) / sd.
+    by = a["statistics"][TEST]
+    assert by == a["statistics"]["00"]
+    x, _ = read_client(tmp_path / "b" / "data" / "clients" / TEST)
+    np.testing.assert_allclose(x[0, 0, 0], (5 - np.array(by["mean"])) / np.array(by["sd"]), rtol=1e-6)
+
+
+def test_preprocess_client_gives_every_site_its_own_statistics(tmp_path):
+    sites = image_sites()
+    make_partition(tmp_path, sites, images=True)
+    target = run(tmp_path, normalize="client")
+    statistics = read_json(target / "preprocess.json")["statistics"]
+    for site, raw in sites.items():
+        x, _ = read_client(target / site)
+        np.testing.assert_allclose(x.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1, rtol=1e-5)
+        np.testing.assert_allclose(statistics[site]["mean"], raw.mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-12)
+        np.testing.assert_allclose(statistics[site]["sd"], raw.std(axis=(0, 1, 2), dtype=np.float64), rtol=1e-12)
+
+
+def test_preprocess_none_without_resize_copies_the_data(tmp_path):
+    sites = image_sites()
+    make_partition(tmp_path, sites, images=True)
+    target = run(tmp_path, normalize="none")
+    for site, raw in sites.items():
+        x, y = read_client(target / site)
+        assert np.array_equal(x, raw)
+        assert np.array_equal(y, np.arange(len(raw)) % 2)
+    assert read_json(target / "preprocess.json") == {
+        "input_shape": [8, 6, 2],
+        "num_classes": 2,
+        "classes": ["no", "yes"],
+        "images": True,
+        "normalize": "none",
+        "statistics": {site: {"mean": [0, 0], "sd": [1, 1]} for site in sites},
+    }
+
+
+def test_preprocess_scheme_of_64x64_with_flip_and_brightness(tmp_path):
+    make_partition(tmp_path, image_sites(), images=True)
+    target = run(tmp_path, resize=64, normalize="none", augment={"flip": True, "brightness": 0.2})
+    assert read_json(target / "preprocess.json")["input_shape"] == [64, 64, 2]
+    for site, raw in image_sites().items():
+        # Flip and brightness are drawn while training: on disk is the resized image and nothing else.
+        assert np.array_equal(read_client(target / site)[0], resize_images(raw, (64, 64)))
+
+
+def test_preprocess_standardises_what_it_resized(tmp_path):
+    make_partition(tmp_path, image_sites(), images=True)
+    target = run(tmp_path, resize=[4, 3], normalize="global")
+    resized = [resize_images(raw, (4, 3)) for site, raw in image_sites().items() if site != TEST]
+    expected = np.concatenate(resized).astype(np.float64)
+    by = read_json(target / "preprocess.json")["statistics"][TEST]
+    np.testing.assert_allclose(by["mean"], expected.mean(axis=(0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(by["sd"], expected.std(axis=(0, 1, 2)), rtol=1e-12)
+
+
+def test_preprocess_of_a_table_is_per_feature(tmp_path):
+    rng = np.random.default_rng(3)
+    sites = {site: rng.normal([1, -50, 3], [1, 20, 0.1], (30, 3)).astype(np.float32) for site in ("00", "01", TEST)}
+    make_partition(tmp_path, sites, images=False)
+    target = run(tmp_path, normalize="global")
+    pooled = np.concatenate([read_client(target / site)[0] for site in ("00", "01")])
+    np.testing.assert_allclose(pooled.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(pooled.std(axis=0), 1, rtol=1e-5)
+
+
+def test_preprocess_writes_the_same_bytes_twice(tmp_path):
+    make_partition(tmp_path, image_sites(), images=True)
+    contents = []
+    for _ in range(2):
+        target = run(tmp_path, resize=16)
+        contents.append({path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()})
+    assert contents[0] == contents[1]
+    assert {str(path) for path in contents[0]} == {"preprocess.json"} | {
+        f"{site}/{name}.npy" for site in image_sites() for name in "xy"
+    }
+
+
+def test_preprocess_replaces_clients_of_an_earlier_partition(tmp_path):
+    make_partition(tmp_path, image_sites(), images=True)
+    write_client(tmp_path / "data" / "clients" / "77", np.zeros((1, 8, 6, 2)), np.zeros(1))
+    assert sorted(path.name for path in run(tmp_path).iterdir()) == ["00", "01", "02", "preprocess.json", TEST]
+
+
+def test_preprocess_logs_one_line(tmp_path, caplog):
+    make_partition(tmp_path, image_sites(), images=True)
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, resize=16)
+    assert [record.getMessage() for record in caplog.records] == [
+        "3 clients and the test set: examples of (8, 6, 2) as (16, 16, 2), normalize global"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "name"),
+    [
+        ({"resize": 8}, "preprocess.resize"),
+        ({"augment": {"flip": True}}, "preprocess.augment.flip"),
+        ({"augment": {"brightness": 0.2}}, "preprocess.augment.brightness"),
+    ],
+)
+def test_settings_of_images_are_refused_for_a_table(tmp_path, chosen, name):
+    make_partition(tmp_path, {site: np.ones((3, 4), np.float32) for site in ("00", TEST)}, images=False)
+    with pytest.raises(DataError, match=rf"^{name} needs images"):
+        run(tmp_path, **chosen)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["partition"]
+
+
+def _truncate(folder):
+    path = folder / "01" / "x.npy"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _put(x):
+    return lambda folder: write_client(folder / "01", x, np.zeros(len(x)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_truncate, "client 01: cannot read"),
+        (lambda folder: (folder / "01" / "y.npy").unlink(), "client 01: cannot read"),
+        (lambda folder: np.save(folder / "01" / "x.npy", np.zeros((9, 8, 6, 2))), "client 01: x must be float32"),
+        (lambda folder: np.save(folder / "01" / "x.npy", np.float32(3)), "client 01: x must be float32"),
+        (_put(np.zeros((9, 8, 5, 2))), r"client 01: .*\(8, 6, 2\), got \(8, 5, 2\)"),
+        (_put(np.zeros((0, 8, 6, 2))), "client 01: .*at least one"),
+        (_put(np.full((2, 8, 6, 2), np.nan)), "client 01: .*nan or infinity in 2 of 2"),
+        (lambda folder: (folder / "partition.json").unlink(), "partition.json is missing"),
+        (lambda folder: (folder / "partition.json").write_text("{}"), "must hold clients"),
+        (lambda folder: (folder / "partition.json").write_text(json.dumps({"clients": {"../x": 1}})), "client id"),
+    ],
+)
+def test_broken_partition_is_an_error_that_leaves_everything_as_it_was(tmp_path, spoil, message):
+    make_partition(tmp_path, image_sites(), images=True)
+    before = run(tmp_path)
+    kept = {path: path.read_bytes() for path in before.rglob("*") if path.is_file()}
+    spoil(tmp_path / "data" / "partition")
+    with pytest.raises(DataError, match=message) as caught:
+        run(tmp_path, resize=16)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in before.rglob("*") if path.is_file()} == kept
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["clients", "partition"]
