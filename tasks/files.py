@@ -54,7 +54,12 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
         if fresh.is_dir() and path.exists():
             path.rename(holder / "old")
-        os.replace(fresh, path)
+        try:
+            os.replace(fresh, path)
+        except OSError:
+            if (holder / "old").exists():
+                (holder / "old").rename(path)
+            raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

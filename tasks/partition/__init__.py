@@ -1,0 +1,110 @@
+"""The partition step: the raw data, divided over the clients, and how skewed the result is."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.datasets import Examples, load
+from tasks.files import TEST, replacing, write_client, write_json
+from tasks.partition.division import divide
+from tasks.partition.features import change_for
+from tasks.partition.picture import draw_labels
+from tasks.partition.skew import skew_by_client, summary
+from tasks.settings import Settings
+
+__all__ = ["partition"]
+
+STREAM = 23
+"""Sets the draws of the skew measures' subsamples apart from all others of one seed."""
+
+NAMED = 10
+"""Most clients named in one line of the log."""
+
+logger = logging.getLogger(__name__)
+
+
+def partition(settings: Settings, folder: Path) -> None:
+    """Writes data/partition and reports/labels.png into the workspace `folder`, both whole or neither.
+
+    A client's examples stand in the order of the raw data. The hold-out set is neither divided nor changed. Clients
+    without any example are left out and named under `dropped` in partition.json.
+
+    Raises:
+        DataError: the data cannot be used, or not divided as `settings.partition` says; nothing was written.
+    """
+    data = load(settings.data, settings.seed, folder)
+    change = change_for(settings.partition, data.x, settings.seed)
+    division = divide(data, settings.partition, settings.seed)
+
+    clients: dict[str, _Client] = {}
+    for k, (name, part) in enumerate(zip(division.ids, division.parts, strict=True)):
+        if len(part):
+            x, changes = change(data.x[part], k)
+            clients[name] = _Client(x, data.y[part], changes)
+
+    counts = np.array([_counts(client.y, data.classes) for client in clients.values()])
+    record = _record(settings, data, clients, counts)
+    record["dropped"] = [name for name in division.ids if name not in clients]
+    with replacing(folder / "data" / "partition") as fresh, replacing(folder / "reports" / "labels.png") as picture:
+        for name, client in clients.items():
+            write_client(fresh / name, client.x, client.y)
+        write_client(fresh / TEST, data.test_x, data.test_y)
+        write_json(fresh / "partition.json", record)
+        draw_labels(picture, counts, list(clients), data.classes)
+    _report(record)
+
+
+@dataclass(frozen=True, eq=False)
+class _Client:
+    x: NDArray[np.float32]
+    y: NDArray[np.int32]
+    changes: dict[str, float]
+
+
+def _counts(y: NDArray[np.int32], classes: Sequence[str]) -> NDArray[np.int64]:
+    return np.bincount(y, minlength=len(classes))
+
+
+def _record(
+    settings: Settings, data: Examples, clients: dict[str, _Client], counts: NDArray[np.int64]
+) -> dict[str, Any]:
+    images = data.x.ndim == 4
+    rng = np.random.default_rng([settings.seed, STREAM])
+    by_client = skew_by_client([client.x for client in clients.values()], counts, images, rng)
+    return {
+        "kind": settings.partition.kind,
+        "seed": settings.seed,
+        "input_shape": list(data.x.shape[1:]),
+        "images": images,
+        "classes": list(data.classes),
+        "num_examples": len(data.y),
+        "clients": {
+            name: {"num_examples": len(client.y), "counts": row.tolist(), **client.changes, **measures}
+            for (name, client), row, measures in zip(clients.items(), counts, by_client, strict=True)
+        },
+        "test": {"num_examples": len(data.test_y), "counts": _counts(data.test_y, data.classes).tolist()},
+        "skew": summary(by_client, counts.sum(axis=1)),
+    }
+
+
+def _report(record: dict[str, Any]) -> None:
+    dropped, sizes = record["dropped"], [client["num_examples"] for client in record["clients"].values()]
+    if dropped:
+        named = ", ".join(dropped[:NAMED]) + (", ..." if len(dropped) > NAMED else "")
+        logger.warning("%d clients got no example and are left out: %s", len(dropped), named)
+    logger.info(
+        "%d examples over %d clients, %d to %d each, and %d held out; earth mover's distance of the labels %.2f on "
+        "average, %.2f at most",
+        record["num_examples"],
+        len(sizes),
+        min(sizes),
+        max(sizes),
+        record["test"]["num_examples"],
+        record["skew"]["earth_mover_mean"],
+        record["skew"]["earth_mover_max"],
+    )

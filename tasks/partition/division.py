@@ -1,0 +1,116 @@
+"""Which client holds which examples: the partitioners by name, and the bound on redrawing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.datasets import Examples
+from tasks.errors import DataError
+from tasks.partition.labels import classes, dirichlet, label_mix, shards
+from tasks.partition.shares import Indices
+from tasks.partition.sizes import iid, quantity
+from tasks.settings import PartitionKind, PartitionSettings
+
+STREAM = 21
+"""Sets these draws apart from all others of one seed."""
+
+DRAWS = 100
+"""Most draws for partition.min_examples, where another draw can give other sizes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """The clients' ids, sorted, and their examples, which may be none: together all N examples, each once."""
+
+    ids: list[str]
+    parts: list[Indices]
+
+
+def natural(clients: NDArray[np.str_] | None) -> list[Indices]:
+    """Returns the examples of each of the data's own clients, in the order of the sorted ids.
+
+    Raises:
+        DataError: the data does not say whose its examples are.
+    """
+    if clients is None:
+        raise DataError(
+            "partition.kind natural needs data that says whose each example is (data.kind clients or synthetic, a "
+            "client column in images or table), got none"
+        )
+    owners = np.unique(clients, return_inverse=True)[1]
+    by_owner = np.argsort(owners, kind="stable").astype(np.int64)
+    return np.split(by_owner, np.cumsum(np.bincount(owners))[:-1])
+
+
+Partitioner = Callable[[Examples, PartitionSettings, np.random.Generator], list[Indices]]
+
+PARTITIONERS: dict[PartitionKind, Partitioner] = {
+    "iid": lambda data, s, rng: iid(data.y, s.num_clients, rng),
+    "dirichlet": lambda data, s, rng: dirichlet(data.y, s.num_clients, s.alpha, rng),
+    "label_mix": lambda data, s, rng: label_mix(data.y, s.num_clients, s.alpha, rng),
+    "shards": lambda data, s, rng: shards(data.y, s.num_clients, s.shards_per_client, rng),
+    "classes": lambda data, s, rng: classes(data.y, s.num_clients, s.classes_per_client, rng),
+    "quantity": lambda data, s, rng: quantity(data.y, s.num_clients, s.law, s.alpha, s.exponent, rng),
+    "feature_noise": lambda data, s, rng: iid(data.y, s.num_clients, rng),
+    "feature_shift": lambda data, s, rng: iid(data.y, s.num_clients, rng),
+    "natural": lambda data, s, rng: natural(data.clients),
+}
+"""Each `partition.kind`, as a rule that divides the examples; what is done to the features is in `features`."""
+
+
+def divide(data: Examples, settings: PartitionSettings, seed: int) -> Division:
+    """Returns the division of the training examples that `settings` and `seed` say.
+
+    Kinds whose sizes are random are drawn until every client has `partition.min_examples`, at most DRAWS times in all.
+    This conditions the draw: at a small alpha, the partitions that pass are less skewed than alpha says.
+
+    Raises:
+        DataError: no draw gave every client min_examples examples, or the kind does not fit the data.
+    """
+    rng = np.random.default_rng([seed, STREAM])
+    fewest, draws = settings.min_examples, DRAWS if _sizes_are_random(settings) else 1
+    if settings.kind != "natural" and settings.num_clients * fewest > len(data.y):
+        raise DataError(
+            f"partition.num_clients * partition.min_examples must be <= {len(data.y)}, the number of training "
+            f"examples, got {settings.num_clients} * {fewest}"
+        )
+    best, poorest = -1, ""
+    for _ in range(draws):
+        parts = PARTITIONERS[settings.kind](data, settings, rng)
+        ids, sizes = _ids(data, settings), [len(part) for part in parts]
+        if min(sizes) >= fewest:
+            return Division(ids, parts)
+        if min(sizes) > best:
+            best, poorest = min(sizes), ids[int(np.argmin(sizes))]
+    leaves = f"the best of {draws} draws leaves" if draws > 1 else f"{settings.kind} leaves"
+    raise DataError(
+        f"partition.min_examples is {fewest}, but {leaves} client {poorest} with {best} of the {len(data.y)} "
+        f"training examples: {', or '.join(_remedies(settings))}"
+    )
+
+
+def _sizes_are_random(settings: PartitionSettings) -> bool:
+    """Whether a second draw can give the smallest client more examples."""
+    return settings.kind in ("dirichlet", "shards", "classes") or (
+        settings.kind == "quantity" and settings.law == "dirichlet"
+    )
+
+
+def _ids(data: Examples, settings: PartitionSettings) -> list[str]:
+    if settings.kind == "natural":
+        return [str(client) for client in np.unique(np.asarray(data.clients))]
+    width = max(2, len(str(settings.num_clients - 1)))
+    return [f"{k:0{width}}" for k in range(settings.num_clients)]
+
+
+def _remedies(settings: PartitionSettings) -> list[str]:
+    remedies = ["lower partition.min_examples (0 drops clients without examples)"]
+    if settings.kind != "natural":
+        remedies.append("lower partition.num_clients")
+    if settings.kind == "dirichlet" or (settings.kind == "quantity" and settings.law == "dirichlet"):
+        remedies.append("raise partition.alpha")
+    if settings.kind == "quantity" and settings.law == "power":
+        remedies.append("lower partition.exponent")
+    return remedies

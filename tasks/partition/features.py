@@ -1,0 +1,98 @@
+"""Feature skew: IID examples, seen through each client's own noise, light, contrast and angle."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tasks.errors import DataError
+from tasks.settings import PartitionSettings
+
+STREAM = 22
+"""Sets these draws apart from all others of one seed."""
+
+Features = NDArray[np.float32]
+Change = Callable[[Features, int], tuple[Features, dict[str, float]]]
+"""From the features of client k = 0..K-1 and k: the changed features, and what was done to them."""
+
+
+def noise(x: Features, variance: float, rng: np.random.Generator) -> Features:
+    """Returns x plus Gaussian noise of mean 0 and this variance, in squared units of x; 0 changes nothing.
+
+    Client i = 1..K gets the variance sigma · i / K: Gau(sigma · i / K) of NIID-Bench (Li et al., arXiv 2102.02079,
+    section 4.2). Their code takes that number for the standard deviation, and draws anew each time an example is read;
+    here an example keeps its noise. Values are not clipped, which would make the variance smaller than stated: images
+    may leave [0, 1].
+    """
+    with np.errstate(over="ignore"):
+        return np.asarray(x + np.sqrt(variance) * rng.standard_normal(x.shape), dtype=np.float32)
+
+
+def shift(
+    x: Features, brightness: float, contrast: float, rotation: float, limits: tuple[float, float] = (0.0, 1.0)
+) -> Features:
+    """Returns images (N, H, W, C) turned, then with other contrast and light; 0, 1 and 0 change nothing.
+
+    Args:
+        x: the images.
+        brightness: added to every pixel, a fraction of the range between `limits`.
+        contrast: factor of each pixel's distance from the mean of its image and channel.
+        rotation: degrees about the centre, counter-clockwise; the corners take the nearest pixel's value.
+        limits: darkest and lightest value that a pixel can have: beyond them it saturates.
+    """
+    low, high = limits
+    if rotation:
+        x = ndimage.rotate(x, rotation, axes=(1, 2), reshape=False, order=1, mode="nearest")
+    means = x.mean(axis=(1, 2), keepdims=True, dtype=np.float64)
+    changed = x + (contrast - 1) * (x - means) + brightness * (high - low)
+    return np.asarray(np.clip(changed, low, high), dtype=np.float32)
+
+
+def change_for(settings: PartitionSettings, x: Features, seed: int) -> Change:
+    """Returns what `partition.kind` does to each client's features; most kinds do nothing.
+
+    What a client gets depends on the seed and its number alone: its shift is the same among 10 clients and among 100.
+
+    Raises:
+        DataError: the kind is for images, and `x`, all training examples, is a table.
+    """
+    match settings.kind:
+        case "feature_noise":
+            return partial(_noisy, settings, seed)
+        case "feature_shift" if x.ndim != 4:
+            raise DataError(
+                "partition.kind feature_shift needs images (N, H, W, C), "
+                f"got a table of {x.shape[1]} features an example: use feature_noise"
+            )
+        case "feature_shift":
+            # Images of 8-bit files are in [0, 1]; others saturate where the data itself ends.
+            limits = min(0.0, float(x.min())), max(1.0, float(x.max()))
+            return partial(_shifted, settings, seed, limits)
+        case _:
+            return _unchanged
+
+
+def _unchanged(x: Features, k: int) -> tuple[Features, dict[str, float]]:
+    return x, {}
+
+
+def _noisy(settings: PartitionSettings, seed: int, x: Features, k: int) -> tuple[Features, dict[str, float]]:
+    variance = settings.sigma * ((k + 1) / settings.num_clients)
+    fresh = noise(x, variance, np.random.default_rng([seed, STREAM, k]))
+    if not np.isfinite(fresh).all():
+        raise DataError(f"partition.sigma is too large for float32 features, got {settings.sigma}")
+    return fresh, {"noise_variance": variance}
+
+
+def _shifted(
+    settings: PartitionSettings, seed: int, limits: tuple[float, float], x: Features, k: int
+) -> tuple[Features, dict[str, float]]:
+    rng = np.random.default_rng([seed, STREAM, k])
+    drawn = {
+        "brightness": rng.uniform(-settings.brightness, settings.brightness),
+        "contrast": rng.uniform(1 - settings.contrast, 1 + settings.contrast),
+        "rotation": rng.uniform(-settings.rotation, settings.rotation),
+    }
+    return shift(x, **drawn, limits=limits), drawn

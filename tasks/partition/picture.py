@@ -1,0 +1,70 @@
+"""The picture of who holds what: labels per client."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axis import Axis
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+TICKS = 25
+"""Most names along an axis; beyond that, every 2nd, 5th, 10th, … is named."""
+
+LETTERS = 16
+"""Most letters of a name; the middle of a longer one is left out, since ids often differ at their ends."""
+
+NUMBERED = 20, 25
+"""Most clients and classes of a picture that says each cell's number."""
+
+
+def draw_labels(path: Path, counts: NDArray[np.int64], clients: Sequence[str], classes: Sequence[str]) -> None:
+    """Writes a PNG: a heat map of the examples by class (down) and client (across), and each client's size on top.
+
+    Colour grows with the square root of the number, so that ten examples beside a thousand can still be seen; a class
+    that a client does not hold stays white. In small pictures each cell says its number.
+
+    Args:
+        path: the file.
+        counts: (K, C).
+        clients: K ids.
+        classes: C names.
+    """
+    num_clients, num_classes = counts.shape
+    figure = Figure(figsize=(9, min(9.0, 3.4 + 0.25 * num_classes)), dpi=120, layout="constrained")
+    top, middle = figure.subplots(2, 1, sharex=True, height_ratios=[1, max(2.0, min(5.0, 0.25 * num_classes))])
+
+    top.bar(range(num_clients), counts.sum(axis=1), width=0.8 if num_clients <= 50 else 1.0, color="#2f6fab")
+    top.set_ylabel("examples")
+    top.spines[["top", "right"]].set_visible(False)
+    top.tick_params(axis="x", length=0)
+
+    cells = np.where(counts.T > 0, counts.T, np.nan)
+    highest = int(counts.max())
+    # One example is darker than none: the colours start a sixth of the way along.
+    colors = LinearSegmentedColormap.from_list("labels", colormaps["Blues"](np.linspace(1 / 6, 1, 256)))
+    shades = PowerNorm(0.5, 0, highest)
+    image = middle.imshow(cells, aspect="auto", cmap=colors, norm=shades, interpolation="none")
+    figure.colorbar(image, ax=middle, label="examples, white: none", pad=0.01)
+    if num_clients <= NUMBERED[0] and num_classes <= NUMBERED[1]:
+        for client, label in np.argwhere(counts > 0):
+            number = counts[client, label]
+            color = "white" if shades(number) > 0.5 else "black"
+            middle.text(client, label, str(number), ha="center", va="center", fontsize=8, color=color)
+    _name(middle.xaxis, clients)
+    _name(middle.yaxis, classes)
+    middle.tick_params(axis="x", rotation=0 if max(map(len, clients)) <= 3 else 90)
+    middle.set_xlabel(f"client ({num_clients} in all)")
+    middle.set_ylabel("class")
+    figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _name(axis: Axis, names: Sequence[str]) -> None:
+    least = len(names) / TICKS
+    power = 10 ** max(0, math.floor(math.log10(least)))
+    every = next(step * power for step in (1, 2, 5, 10) if step * power >= least)
+    short = [name if len(name) <= LETTERS else name[: LETTERS // 2] + "…" + name[1 - LETTERS // 2 :] for name in names]
+    axis.set_ticks(range(0, len(names), every), short[::every], fontsize=9, parse_math=False)

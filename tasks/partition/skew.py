@@ -1,0 +1,100 @@
+"""How far the clients' data is from the whole: labels, sizes and features, in plain numbers.
+
+K clients, C classes, N examples; the whole is the clients' data together. All measures are finite for any data. Labels
+and moments are those of samples: an IID client of n examples too is at a distance of the order of 1/sqrt(n), 1/n for
+the Jensen-Shannon divergence. Only the maximum mean discrepancy is free of that.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.partition.discrepancy import Features, Floats, maximum_mean_discrepancies, moment_distances, moments
+
+Counts = NDArray[np.int64]
+
+
+def earth_mover(p: Floats, q: Floats) -> Floats:
+    """Returns sum_c |p(c) - q(c)| along the last axis: from 0 (equal) to 2 (no class in common).
+
+    The earth mover's distance between label distributions as Zhao et al. use it (arXiv 1806.00582, section 3.2), with
+    any two classes equally far apart. It is twice the total variation distance.
+    """
+    return np.asarray(np.abs(p - q).sum(axis=-1))
+
+
+def jensen_shannon(p: Floats, q: Floats) -> Floats:
+    """Returns the Jensen-Shannon divergence along the last axis, in bits: from 0 (equal) to 1 (no class in common).
+
+    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 and logarithms to base 2 (Lin 1991). This is the divergence;
+    the Jensen-Shannon distance is its square root.
+    """
+    middle = (p + q) / 2
+    # Rounding can leave -1e-17 for nearly equal distributions.
+    return np.asarray(np.maximum((_relative_entropy(p, middle) + _relative_entropy(q, middle)) / 2, 0))
+
+
+def _relative_entropy(p: Floats, middle: Floats) -> Floats:
+    held = p > 0
+    ratio = np.divide(p, middle, out=np.ones(np.broadcast_shapes(p.shape, middle.shape)), where=held)
+    return np.asarray((p * np.log2(ratio)).sum(axis=-1))
+
+
+def hellinger(p: Floats, q: Floats) -> Floats:
+    """Returns sqrt(sum_c (sqrt p(c) - sqrt q(c))^2 / 2) along the last axis: from 0 (equal) to 1 (none in common)."""
+    return np.asarray(np.sqrt(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(axis=-1) / 2))
+
+
+def gini(sizes: Counts) -> float:
+    """Returns the Gini coefficient of the sizes: 0 where all are equal, 1 - 1/K where one client has everything.
+
+    sum_i sum_j |n_i - n_j| / (2 K N), which is sum_i (2 i - K - 1) n_(i) / (K N) over the ascending sizes, i = 1..K.
+    """
+    ordered = np.sort(sizes)
+    ranks = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
+    return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
+
+
+def coefficient_of_variation(sizes: Counts) -> float:
+    """Returns the standard deviation (over K, not K - 1) of the sizes over their mean: 0 where all are equal."""
+    return float(sizes.std() / sizes.mean())
+
+
+def skew_by_client(
+    xs: Sequence[Features], counts: Counts, images: bool, rng: np.random.Generator
+) -> list[dict[str, float]]:
+    """Returns the measures of each client's data against the whole.
+
+    Args:
+        xs: K arrays (n_k, ...), n_k >= 1.
+        counts: (K, C), the examples of each class.
+        images: whether all features share one unit (see `discrepancy`).
+        rng: draws the subsamples of the maximum mean discrepancy.
+
+    Returns:
+        For each client `earth_mover`, `jensen_shannon`, `hellinger`, `missing_classes` (classes that the whole has and
+        the client has not), `mean_distance`, `variance_distance` and `mmd_squared`.
+    """
+    mixes, whole = counts / counts.sum(axis=1, keepdims=True), counts.sum(axis=0) / counts.sum()
+    of = moments(xs, images)
+    mean_distance, variance_distance = moment_distances(of)
+    measures: dict[str, NDArray[np.float64] | Counts] = {
+        "earth_mover": earth_mover(mixes, whole),
+        "jensen_shannon": jensen_shannon(mixes, whole),
+        "hellinger": hellinger(mixes, whole),
+        "missing_classes": ((counts == 0) & (whole > 0)).sum(axis=1),
+        "mean_distance": mean_distance,
+        "variance_distance": variance_distance,
+        "mmd_squared": maximum_mean_discrepancies(xs, of, rng),
+    }
+    return [{name: values[k].item() for name, values in measures.items()} for k in range(len(xs))]
+
+
+def summary(by_client: Sequence[dict[str, float]], sizes: Counts) -> dict[str, float]:
+    """Returns `<measure>_mean` and `<measure>_max` over the clients (each counts the same), and those of the sizes."""
+    found = {"size_gini": gini(sizes), "size_cv": coefficient_of_variation(sizes)}
+    for name in by_client[0]:
+        values = [measures[name] for measures in by_client]
+        found |= {f"{name}_mean": float(np.mean(values)), f"{name}_max": float(max(values))}
+    return found

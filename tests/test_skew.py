@@ -1,0 +1,258 @@
+"""The measures of skew: closed forms, slow references, and no number that JSON would refuse."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.spatial import distance
+
+from tasks.partition.discrepancy import (
+    CLIENT_SAMPLE,
+    maximum_mean_discrepancies,
+    moment_distances,
+    moments,
+    squared_distances,
+)
+from tasks.partition.skew import (
+    coefficient_of_variation,
+    earth_mover,
+    gini,
+    hellinger,
+    jensen_shannon,
+    skew_by_client,
+    summary,
+)
+
+MIXES = hnp.arrays(np.int64, 6, elements=st.integers(0, 50)).filter(np.any).map(lambda counts: counts / counts.sum())
+SIZES = st.lists(st.integers(1, 10_000), min_size=1, max_size=30).map(np.array)
+
+
+def mmd(xs: list[np.ndarray], images: bool = False, seed: int = 0) -> np.ndarray:
+    return maximum_mean_discrepancies(xs, moments(xs, images), np.random.default_rng(seed))
+
+
+# Labels
+
+
+def test_label_distances_of_equal_mixes_are_zero() -> None:
+    p = np.array([0.1, 0.2, 0.7])
+    assert earth_mover(p, p) == jensen_shannon(p, p) == hellinger(p, p) == 0
+
+
+def test_label_distances_of_mixes_with_no_class_in_common_are_their_largest() -> None:
+    p, q = np.array([0.25, 0.75, 0, 0]), np.array([0, 0, 0.5, 0.5])
+    assert earth_mover(p, q) == pytest.approx(2)
+    assert jensen_shannon(p, q) == pytest.approx(1)
+    assert hellinger(p, q) == pytest.approx(1)
+
+
+def test_label_distances_of_one_class_to_an_even_pair() -> None:
+    # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4). Sum of differences 1/2 + 1/2.
+    # KL(p || m) = log2 4/3; KL(q || m) = (log2 2/3 + log2 2) / 2 = log2(4/3) / 2; the mean is 3/4 log2 4/3.
+    # Hellinger: sqrt(1 - sum sqrt(p q)) = sqrt(1 - sqrt(1/2)).
+    p, q = np.array([1.0, 0.0]), np.array([0.5, 0.5])
+    assert earth_mover(p, q) == pytest.approx(1)
+    assert jensen_shannon(p, q) == pytest.approx(0.75 * np.log2(4 / 3))
+    assert hellinger(p, q) == pytest.approx(np.sqrt(1 - np.sqrt(0.5)))
+
+
+@given(p=MIXES, q=MIXES)
+def test_label_distances_are_symmetric_bounded_and_agree_with_each_other(p: np.ndarray, q: np.ndarray) -> None:
+    for measure in (earth_mover, jensen_shannon, hellinger):
+        assert float(measure(p, q)) == pytest.approx(float(measure(q, p)), abs=1e-12)
+    variation, js, h = float(earth_mover(p, q)) / 2, float(jensen_shannon(p, q)), float(hellinger(p, q))
+    assert 0 <= js <= 1 + 1e-12
+    # Le Cam: H^2 <= total variation <= H sqrt(2 - H^2); Lin 1991: JS (bits) <= total variation.
+    assert h**2 <= variation + 1e-12
+    assert variation <= h * np.sqrt(2 - min(h, 1) ** 2) + 1e-12
+    assert js <= variation + 1e-12
+    # SciPy gives the root.
+    assert js == pytest.approx(np.nan_to_num(distance.jensenshannon(p, q, base=2)) ** 2, abs=1e-7)
+
+
+# Sizes
+
+
+def test_gini_of_equal_sizes_is_zero_and_of_two_to_three_is_known() -> None:
+    # 1 and 3: sum of |differences| over ordered pairs 4, over 2 · 2 · 4.
+    assert gini(np.array([5, 5, 5])) == 0
+    assert gini(np.array([3, 1])) == pytest.approx(4 / 16)
+    assert gini(np.array([0, 0, 0, 9])) == pytest.approx(1 - 1 / 4)
+
+
+@given(sizes=SIZES)
+def test_gini_is_the_mean_difference_of_all_pairs(sizes: np.ndarray) -> None:
+    slow = sum(abs(int(a) - int(b)) for a in sizes for b in sizes) / (2 * len(sizes) * int(sizes.sum()))
+    assert gini(sizes) == pytest.approx(slow, abs=1e-12)
+
+
+def test_coefficient_of_variation_is_sd_over_mean() -> None:
+    assert coefficient_of_variation(np.array([1, 3])) == pytest.approx(1 / 2)  # mean 2, deviations -1 and 1
+    assert coefficient_of_variation(np.array([4, 4])) == 0
+
+
+# Means and variances
+
+
+def test_moments_of_the_whole_are_those_of_the_pooled_examples() -> None:
+    rng = np.random.default_rng(0)
+    xs = [rng.normal(k, k + 1, size=(n, 2, 3, 1)).astype(np.float32) for k, n in enumerate((1, 7, 30))]
+    of = moments(xs, images=False)
+    pooled = np.concatenate(xs).reshape(38, 6).astype(np.float64)
+    np.testing.assert_allclose(of.mean, pooled.mean(axis=0))
+    np.testing.assert_allclose(of.variance, pooled.var(axis=0))
+    np.testing.assert_allclose(of.scale, pooled.std(axis=0))
+    np.testing.assert_allclose(moments(xs, images=True).scale, np.sqrt(pooled.var(axis=0).mean()))
+
+
+def test_moment_distances_of_two_opposite_clients() -> None:
+    # One feature, -1 at one client and 1 at the other: whole mean 0, variance 1; each client's mean is 1 away, and its
+    # variance, 0, too. In a table a constant second feature is left out, whatever its value in floats; among pixels it
+    # counts, and the common scale is sqrt(1/2): sqrt(((1 / s)^2 + 0) / 2) = 1, sqrt(((1 / s^2)^2 + 0) / 2) = sqrt 2.
+    xs = [np.full((4, 2), sign, np.float32) for sign in (-1, 1)]
+    for x in xs:
+        x[:, 1] = 0.1
+    table_means, table_variances = moment_distances(moments(xs, images=False))
+    np.testing.assert_allclose(table_means, [1, 1])
+    np.testing.assert_allclose(table_variances, [1, 1])
+    pixel_means, pixel_variances = moment_distances(moments(xs, images=True))
+    np.testing.assert_allclose(pixel_means, [1, 1], rtol=1e-6)
+    np.testing.assert_allclose(pixel_variances, [np.sqrt(2)] * 2, rtol=1e-6)
+
+
+def test_moment_distances_do_not_depend_on_a_table_features_unit() -> None:
+    rng = np.random.default_rng(1)
+    xs = [rng.normal(k, 1, size=(20, 3)).astype(np.float32) for k in range(3)]
+    scaled = [x * np.array([1, 1024, 2**-10], np.float32) + np.float32(0) for x in xs]
+    for one, other in zip(
+        moment_distances(moments(xs, images=False)), moment_distances(moments(scaled, images=False)), strict=True
+    ):
+        np.testing.assert_allclose(one, other)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_feature_measures_of_data_that_never_varies_are_zero(images: bool) -> None:
+    xs = [np.full((n, 4), 0.1, np.float32) for n in (1, 3, 100)]
+    means, variances = moment_distances(moments(xs, images))
+    assert not means.any()
+    assert not variances.any()
+    assert not mmd(xs, images).any()
+
+
+# Maximum mean discrepancy
+
+
+def slow_mmd(xs: list[np.ndarray]) -> list[float]:
+    """Gretton 2012, equation 3, by loops over pairs of different examples, of a table of fewer than the samples."""
+    pooled = np.concatenate(xs).astype(np.float64)
+    pooled = (pooled - pooled.mean(axis=0)) / pooled.std(axis=0)
+    owners = np.repeat(range(len(xs)), [len(x) for x in xs])
+    apart = [np.linalg.norm(a - b) for i, a in enumerate(pooled) for b in pooled[:i]]
+    width = np.median([d for d in apart if d > 0])
+
+    def mean_kernel(rows: np.ndarray, columns: np.ndarray) -> float:
+        pairs = [(i, j) for i in rows for j in columns if i != j]
+        return float(np.mean([np.exp(-np.sum((pooled[i] - pooled[j]) ** 2) / (2 * width**2)) for i, j in pairs]))
+
+    everyone = np.arange(len(pooled))
+    return [
+        mean_kernel(own, own) - 2 * mean_kernel(own, everyone) + mean_kernel(everyone, everyone)
+        for own in (np.flatnonzero(owners == k) for k in range(len(xs)))
+    ]
+
+
+def test_mmd_agrees_with_the_slow_definition() -> None:
+    rng = np.random.default_rng(4)
+    xs = [rng.normal(k, 1 + k, size=(n, 3)).astype(np.float32) for k, n in enumerate((2, 9, 15))]
+    np.testing.assert_allclose(mmd(xs), slow_mmd(xs), atol=1e-10)
+
+
+def test_mmd_of_two_clients_that_are_points() -> None:
+    # n examples at one point, n at another: the kernel is 1 within and e = exp(-1/2) across, since the median distance
+    # is that of the points. Own pairs 1; own and whole a = ((n - 1) + n e) / (2n - 1), and so for the whole's pairs:
+    # 1 - 2 a + a = n (1 - e) / (2n - 1).
+    n = 20
+    xs = [np.zeros((n, 2), np.float32), np.ones((n, 2), np.float32)]
+    np.testing.assert_allclose(mmd(xs), n * (1 - np.exp(-0.5)) / (2 * n - 1), rtol=1e-6)
+
+
+def test_mmd_is_zero_on_average_for_clients_alike_of_any_size() -> None:
+    # Unbiased: over 300 small and 20 larger IID clients the mean is 0 within 5 standard errors. The biased estimator
+    # would add about (1 - mean kernel) / n, 0.1 for the small ones, more than 10 standard errors.
+    rng = np.random.default_rng(2)
+    xs = [rng.normal(size=(4 if k < 300 else 60, 5)).astype(np.float32) for k in range(320)]
+    found = mmd(xs)
+    for group in (found[:300], found[300:]):
+        assert abs(group.mean()) < 5 * group.std() / np.sqrt(len(group))
+
+
+def test_mmd_of_the_only_client_is_zero() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    np.testing.assert_allclose(mmd([x]), 0, atol=1e-12)
+
+
+def test_mmd_finds_the_client_whose_features_moved() -> None:
+    rng = np.random.default_rng(3)
+    xs = [rng.normal(2.0 if k == 4 else 0.0, 1, size=(2 * CLIENT_SAMPLE, 6)).astype(np.float32) for k in range(10)]
+    found = mmd(xs)
+    assert found.argmax() == 4
+    assert found[4] > 5 * np.delete(found, 4).max()
+
+
+@given(
+    a=hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e6, 1e6)),
+    b=hnp.arrays(np.float64, (5, 3), elements=st.floats(-1e6, 1e6)),
+)
+def test_squared_distances_are_those_of_the_differences(a: np.ndarray, b: np.ndarray) -> None:
+    slow = ((a[:, None] - b) ** 2).sum(axis=2)
+    norms = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
+    assert (abs(squared_distances(a, b) - slow) <= 2e-10 * norms).all()
+    assert not np.diag(squared_distances(a, a)).any()
+
+
+# All together
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    values=st.data(),
+    images=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_measures_are_finite_for_any_data(sizes: list[int], values: st.DataObject, images: bool) -> None:
+    # Few different values, so that features repeat and are constant; also the ends of float32.
+    ends = [float(np.float32(value)) for value in (0, 1, -1, 0.1, 1e-45, 3e38, -3e38)]
+    some = st.sampled_from(ends) | st.floats(width=32, min_value=-10, max_value=10)
+    xs = [values.draw(hnp.arrays(np.float32, (n, 3), elements=some)) for n in sizes]
+    labels = [values.draw(hnp.arrays(np.int64, n, elements=st.integers(0, 2))) for n in sizes]
+    counts = np.array([np.bincount(own, minlength=3) for own in labels])
+    found = skew_by_client(xs, counts, images, np.random.default_rng(0))
+    text = json.dumps([found, summary(found, np.array(sizes))], allow_nan=False)
+    assert len(json.loads(text)[0]) == len(sizes)
+
+
+def test_measures_name_what_each_client_lacks() -> None:
+    xs = [np.zeros((4, 2), np.float32), np.ones((2, 2), np.float32)]
+    # The whole is (4, 2, 0) / 6: class 2 is nobody's, so nobody misses it.
+    first, second = skew_by_client(xs, np.array([[4, 0, 0], [0, 2, 0]]), False, np.random.default_rng(0))
+    assert first["missing_classes"] == second["missing_classes"] == 1
+    assert first["earth_mover"] == pytest.approx(1 / 3 + 1 / 3)
+    assert second["earth_mover"] == pytest.approx(2 / 3 + 2 / 3)
+
+
+def test_measures_do_not_depend_on_the_order_of_the_clients() -> None:
+    rng = np.random.default_rng(0)
+    xs = [rng.normal(k, 1, size=(10 + k, 2)).astype(np.float32) for k in range(4)]
+    counts = np.array([[3 + k, 7] for k in range(4)])
+    ahead = skew_by_client(xs, counts, False, np.random.default_rng(0))
+    back = skew_by_client(xs[::-1], counts[::-1], False, np.random.default_rng(0))[::-1]
+    for one, other in zip(ahead, back, strict=True):
+        assert one == pytest.approx(other)
+
+
+def test_summary_is_the_mean_and_the_largest_over_clients() -> None:
+    found = summary([{"hellinger": 0.2}, {"hellinger": 0.6}], np.array([1, 3]))
+    assert found == pytest.approx({"hellinger_mean": 0.4, "hellinger_max": 0.6, "size_gini": 0.25, "size_cv": 0.5})
