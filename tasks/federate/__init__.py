@@ -1,0 +1,5 @@
+"""The step `federate`: client updates, aggregators, server optimisers, sampling, the round, runtimes, checkpoints."""
+
+from tasks.federate.step import federate
+
+__all__ = ["federate"]

@@ -1,0 +1,90 @@
+"""Checkpoints of a run, and the log that goes with them: a killed run goes on as if it had never been killed.
+
+In `models/checkpoints/<phase>/`: `run.json` (what the run is of: other settings, data or code start afresh),
+`round_<n>.npz` (the state of the server after round n, written whole or not at all) and `log.jsonl` (a line a round).
+Nothing here is an output of the DVC stage: DVC deletes those before it runs a stage again.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tasks.files import replacing, write_json
+
+
+class Checkpoints:
+    """The checkpoints of one phase of one run."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Opens `folder`; checkpoints of a run with another `identity`, or of a finished one, are deleted."""
+        self._folder = folder
+        run = {"identity": identity, "finished": False}
+        if _read_run(folder / "run.json") != run:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_json(folder / "run.json", run)
+        self._log = (folder / "log.jsonl").open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        """Closes the log."""
+        self._log.close()
+
+    def finish(self) -> None:
+        """Marks the run as finished: run again, the step starts afresh."""
+        run = _read_run(self._folder / "run.json")
+        write_json(self._folder / "run.json", {**(run or {}), "finished": True})
+
+    def rounds(self) -> list[int]:
+        """Returns the rounds that have a checkpoint, ascending."""
+        return sorted(int(path.stem.removeprefix("round_")) for path in self._folder.glob("round_*.npz"))
+
+    def save(self, round_num: int, state: Any) -> None:
+        """Writes the state after `round_num`, once the log up to there is on disk."""
+        self._log.flush()
+        os.fsync(self._log.fileno())
+        with replacing(self._path(round_num)) as fresh, fresh.open("wb") as opened:
+            np.savez(opened, *tf.nest.flatten(state))
+
+    def load(self, round_num: int, template: Any) -> Any:
+        """Returns the state after `round_num`, in the structure of `template`."""
+        with np.load(self._path(round_num), allow_pickle=False) as arrays:
+            return tf.nest.pack_sequence_as(template, [arrays[name] for name in arrays.files])
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Appends a round to the log."""
+        self._log.write(json.dumps(line) + "\n")
+        self._log.flush()
+
+    def log(self, until: int) -> list[dict[str, Any]]:
+        """Returns the lines of the rounds up to `until`, and forgets those after it."""
+        path = self._folder / "log.jsonl"
+        lines = [line for line in map(_read_line, path.read_text(encoding="utf-8").splitlines()) if line is not None]
+        kept = [line for line in lines if line["round"] <= until]
+        self._log.close()
+        with replacing(path) as fresh:
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._log = path.open("a", encoding="utf-8")
+        return kept
+
+    def _path(self, round_num: int) -> Path:
+        return self._folder / f"round_{round_num:05}.npz"
+
+
+def _read_run(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _read_line(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        # The last line of a killed run can be cut short.
+        return None

@@ -1,0 +1,147 @@
+"""Keras 2 models by name, and what the federated round needs of one.
+
+Every model maps a batch (B, *input_shape) float32 to logits (B, C) float32.
+"""
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+from tensorflow.keras import Model, Sequential, layers
+
+from tasks.errors import SettingsError
+
+Builder = Callable[[tuple[int, ...], int], Model]
+
+
+def logistic(input_shape: tuple[int, ...], num_classes: int) -> Model:
+    """Multinomial logistic regression: one linear layer."""
+    return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Dense(num_classes, name="logits")])
+
+
+def mlp(input_shape: tuple[int, ...], num_classes: int) -> Model:
+    """McMahan 2017's 2NN: two hidden layers of 200 ReLU units."""
+    return Sequential(
+        [
+            layers.Input(input_shape),
+            layers.Flatten(),
+            layers.Dense(200, activation="relu", name="hidden_1"),
+            layers.Dense(200, activation="relu", name="hidden_2"),
+            layers.Dense(num_classes, name="logits"),
+        ]
+    )
+
+
+def cnn(input_shape: tuple[int, ...], num_classes: int) -> Model:
+    """NIID-Bench's CNN: 5x5 convolutions of 6 and 16 channels, each with a 2x2 max-pool, then 120 and 84 ReLU units.
+
+    The convolutions are unpadded as there; images below 16 pixels are padded, or nothing would be left of them.
+    """
+    _check_image("cnn", input_shape)
+    padding = "valid" if min(input_shape[:2]) >= 16 else "same"
+    return Sequential(
+        [
+            layers.Input(input_shape),
+            layers.Conv2D(6, 5, padding=padding, activation="relu", name="conv_1"),
+            layers.MaxPooling2D(2, padding=padding),
+            layers.Conv2D(16, 5, padding=padding, activation="relu", name="conv_2"),
+            layers.MaxPooling2D(2, padding=padding),
+            layers.Flatten(),
+            layers.Dense(120, activation="relu", name="hidden_1"),
+            layers.Dense(84, activation="relu", name="hidden_2"),
+            layers.Dense(num_classes, name="logits"),
+        ]
+    )
+
+
+def resnet8(input_shape: tuple[int, ...], num_classes: int) -> Model:
+    """He 2016's CIFAR ResNet with n = 1 (16, 32, 64 channels), GroupNorm of 8 groups in the place of BatchNorm.
+
+    BatchNorm's running statistics belong to no client and are not averaged; Hsieh 2020 (arXiv 1910.00189) measures what
+    that costs under label skew and finds that GroupNorm does not pay it.
+    """
+    _check_image("resnet8", input_shape)
+    inputs = layers.Input(input_shape)
+    x = _normalised(layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(inputs), "stem")
+    x = layers.ReLU()(x)
+    for stage, channels in enumerate((16, 32, 64), start=1):
+        stride, name = (1 if stage == 1 else 2), f"stage_{stage}"
+        y = layers.Conv2D(channels, 3, stride, "same", use_bias=False, name=f"{name}_conv_1")(x)
+        y = layers.ReLU()(_normalised(y, f"{name}_1"))
+        y = layers.Conv2D(channels, 3, padding="same", use_bias=False, name=f"{name}_conv_2")(y)
+        y = _normalised(y, f"{name}_2")
+        if stride > 1:
+            x = layers.Conv2D(channels, 1, stride, use_bias=False, name=f"{name}_shortcut")(x)
+        x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return Model(inputs, layers.Dense(num_classes, name="logits")(x))
+
+
+def _normalised(x: tf.Tensor, name: str) -> tf.Tensor:
+    return layers.GroupNormalization(groups=8, name=f"{name}_norm")(x)
+
+
+def _check_image(model: str, input_shape: Sequence[int]) -> None:
+    if len(input_shape) != 3:
+        raise SettingsError(f"federate.model {model} needs images (height, width, channels), got {tuple(input_shape)}")
+
+
+BUILDERS: dict[str, Builder] = {"logistic": logistic, "mlp": mlp, "cnn": cnn, "resnet8": resnet8}
+
+
+def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int) -> Model:
+    """Returns the model `name` with parameters drawn from `seed`.
+
+    Args:
+        name: a key of BUILDERS, or `module:function` of a builder `(input_shape, num_classes) -> tf.keras.Model`.
+        input_shape: shape of one example, without the batch.
+        num_classes: C, the number of logits.
+        seed: of the initialisers; the same seed gives the same bits.
+
+    Raises:
+        SettingsError: no such model, not a Keras model, wrong output shape, or layers that a federated round
+            cannot train (BatchNorm; layers that draw random numbers of their own).
+    """
+    builder = BUILDERS[name] if name in BUILDERS else _load(name)
+    tf.keras.utils.set_random_seed(seed)
+    model = builder(tuple(input_shape), num_classes)
+    if not isinstance(model, Model):
+        raise SettingsError(f"federate.model {name} must return a tf.keras.Model, got {type(model).__name__}")
+    if not model.built:
+        model.build((None, *input_shape))
+    _check_layers(name, model)
+    if tuple(model.output_shape) != (None, num_classes):
+        raise SettingsError(f"federate.model {name} must give logits (None, {num_classes}), got {model.output_shape}")
+    return model
+
+
+def _load(name: str) -> Builder:
+    module_name, _, function = name.partition(":")
+    try:
+        builder = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as exc:
+        raise SettingsError(f"federate.model {name} cannot be imported: {exc}") from exc
+    if not callable(builder):
+        raise SettingsError(f"federate.model {name} must name a function, got {type(builder).__name__}")
+    return builder  # type: ignore[no-any-return]
+
+
+def _check_layers(name: str, model: Model) -> None:
+    for layer in model.submodules:
+        kind = type(layer).__name__
+        if isinstance(layer, layers.BatchNormalization):
+            raise SettingsError(
+                f"federate.model {name}: layer {layer.name} is {kind}, whose running statistics belong to no "
+                "client and cannot be averaged with the parameters: use GroupNormalization or LayerNormalization"
+            )
+        if isinstance(layer, layers.Layer) and (kind.startswith("Random") or kind.endswith(("Dropout", "Noise"))):
+            raise SettingsError(
+                f"federate.model {name}: layer {layer.name} is {kind}, which draws random numbers that no seed "
+                "reproduces in a federated round: leave it out (preprocess.augment and weight_decay are reproducible)"
+            )
+
+
+def num_params(model: Model) -> int:
+    """Returns P, the number of trainable parameters."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_weights)

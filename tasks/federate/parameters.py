@@ -1,0 +1,54 @@
+"""The global model's parameters as one vector, and how good they are on the hold-out data."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+_BATCH = 1024
+
+
+def build_validation(
+    model: tf.keras.Model, x: NDArray[np.float32], y: NDArray[np.int32]
+) -> Callable[[NDArray[np.float32]], tuple[float, float]]:
+    """Returns a function from flat parameters (P,) to (loss in nats per example, accuracy) on x (N, ...), y (N,).
+
+    It writes the parameters into `model`.
+    """
+
+    @tf.function(reduce_retracing=True)
+    def batch_sums(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = model(inputs, training=False)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        hits = tf.argmax(logits, 1, tf.int32) == labels
+        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
+
+    batches = [(tf.constant(x[i : i + _BATCH]), tf.constant(y[i : i + _BATCH])) for i in range(0, len(x), _BATCH)]
+
+    def validate(params: NDArray[np.float32]) -> tuple[float, float]:
+        assign(model, params)
+        sums = np.sum([[float(part) for part in batch_sums(*batch)] for batch in batches], axis=0)
+        return float(sums[0] / len(y)), float(sums[1] / len(y))
+
+    return validate
+
+
+def flatten(model: tf.keras.Model) -> NDArray[np.float32]:
+    """Returns the trainable parameters as one vector (P,)."""
+    return np.concatenate([variable.numpy().ravel() for variable in model.trainable_weights])
+
+
+def assign(model: tf.keras.Model, params: NDArray[np.float32]) -> None:
+    """Writes the vector `params` (P,) into the trainable parameters of `model`."""
+    begin = 0
+    for variable in model.trainable_weights:
+        end = begin + variable.shape.num_elements()
+        variable.assign(params[begin:end].reshape(variable.shape))
+        begin = end
+
+
+def prunable(model: tf.keras.Model) -> NDArray[np.bool_]:
+    """Returns for each parameter (P,) whether pruning may zero it: the kernels, not biases and normalisation."""
+    kinds = [np.full(v.shape.num_elements(), "kernel" in v.name.rpartition("/")[2]) for v in model.trainable_weights]
+    return np.concatenate(kinds)

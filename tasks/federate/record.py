@@ -1,0 +1,147 @@
+"""The rows of rounds.csv and clients.csv: what one round did, in numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.federate.in_process import Failed
+from tasks.federate.statistics import UpdateStatistics, gram, update_statistics
+from tasks.files import write_rows
+
+ROUND_COLUMNS = (
+    "round",
+    "phase",
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "num_clients",
+    "num_failed",
+    "update_norm_mean",
+    "update_norm_max",
+    "update_cosine_mean",
+    "update_cosine_min",
+    "drift",
+    "gradient_diversity",
+    "server_update_norm",
+    "sparsity",
+    "local_loss",
+)
+"""`train_loss`: Σ p_k loss_before_k, the loss of the model that the round started from on its clients' first batches;
+`local_loss`: Σ p_k loss_mean_k, the mean over the local training; `val_*`: the model after the round on the hold-out
+data; norms, `drift` and `gradient_diversity`: see statistics.py; `sparsity`: fraction of zeros in the prunable weights.
+Losses in nats per example, accuracy a fraction; an empty cell was not measured."""
+
+CLIENT_COLUMNS = (
+    "round",
+    "client",
+    "num_examples",
+    "num_steps",
+    "weight",
+    "loss_before",
+    "loss_after",
+    "update_norm",
+    "update_cosine",
+    "finite",
+    "loss_mean",
+    "update_cosine_robust",
+    "distance",
+    "failure",
+)
+"""`weight`: the client's share of the average, 0 if it was left out; losses: see local_update.py; the others:
+see statistics.py; `failure`: why it was left out."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished round."""
+
+    round_num: int
+    phase: str
+    results: Mapping[str, Any]
+    """Each sampled client's result, or `Failed`."""
+    failures: Mapping[str, str]
+    params_before: NDArray[np.float32]
+    params_after: NDArray[np.float32]
+
+
+def client_rows(outcome: Outcome, inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], UpdateStatistics]:
+    """Returns a row per sampled client, and the statistics over those that were averaged."""
+    averaged = {client: r for client, r in outcome.results.items() if client not in outcome.failures}
+    weights = np.array([r["weight"] for r in averaged.values()], np.float64)
+    share = weights / weights.sum()
+    statistics = update_statistics(gram([r["update"] for r in averaged.values()]), share)
+    index = {client: i for i, client in enumerate(averaged)}
+    rows = []
+    for client in sorted({*outcome.results, *outcome.failures}):
+        result, i = outcome.results.get(client), index.get(client)
+        row: dict[str, Any] = dict.fromkeys(CLIENT_COLUMNS)
+        row |= {"round": outcome.round_num, "client": client, "weight": 0.0, "finite": i is not None}
+        row["failure"] = outcome.failures.get(client)
+        if client in inputs:
+            row["num_examples"] = int(inputs[client]["num_examples"])
+        if result is not None and not isinstance(result, Failed):
+            row |= {"num_steps": int(result["num_steps"])}
+            row |= {name: _number(result[name]) for name in ("loss_before", "loss_after", "loss_mean")}
+        if i is not None:
+            row |= {
+                "weight": _number(share[i]),
+                "update_norm": _number(statistics.norm[i]),
+                "update_cosine": _number(statistics.cosine[i]),
+                "update_cosine_robust": _number(statistics.cosine_robust[i]),
+                "distance": _number(statistics.distance[i]),
+            }
+        rows.append(row)
+    return rows, statistics
+
+
+def round_row(
+    outcome: Outcome,
+    clients: Sequence[Mapping[str, Any]],
+    statistics: UpdateStatistics,
+    validation: tuple[float, float] | None,
+    prunable: NDArray[np.bool_],
+) -> dict[str, Any]:
+    """Returns the row of rounds.csv."""
+    cosines = statistics.cosine[np.isfinite(statistics.cosine)]
+    row: dict[str, Any] = dict.fromkeys(ROUND_COLUMNS)
+    row |= {
+        "round": outcome.round_num,
+        "phase": outcome.phase,
+        "train_loss": _average(clients, "loss_before"),
+        "local_loss": _average(clients, "loss_mean"),
+        "num_clients": len(clients),
+        "num_failed": len(outcome.failures),
+        "update_norm_mean": _number(statistics.norm.mean()),
+        "update_norm_max": _number(statistics.norm.max()),
+        "update_cosine_mean": _number(cosines.mean()) if len(cosines) else None,
+        "update_cosine_min": _number(cosines.min()) if len(cosines) else None,
+        "drift": _number(statistics.drift),
+        "gradient_diversity": _number(statistics.gradient_diversity),
+        "server_update_norm": _number(np.linalg.norm(outcome.params_after - outcome.params_before)),
+        "sparsity": _number(np.mean(outcome.params_after[prunable] == 0)) if prunable.any() else 0.0,
+    }
+    if validation is not None:
+        row["val_loss"], row["val_accuracy"] = map(_number, validation)
+    return row
+
+
+def write_log(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rounds.csv and clients.csv of the log `lines` into `folder`."""
+    write_rows(folder / "rounds.csv", ROUND_COLUMNS, [line["row"] for line in lines])
+    write_rows(folder / "clients.csv", CLIENT_COLUMNS, [row for line in lines for row in line["clients"]])
+
+
+def _average(clients: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    """The mean of the averaged clients' `column`, weighted as their updates were."""
+    used = [row for row in clients if row["finite"] and row[column] is not None]
+    total = sum(row["weight"] for row in used)
+    return _number(sum(row["weight"] * row[column] for row in used) / total) if total else None
+
+
+def _number(value: Any) -> float | None:
+    """Seven significant digits, what float32 holds; None for what is not finite."""
+    return float(f"{float(value):.7g}") if np.isfinite(value) else None

@@ -1,0 +1,307 @@
+"""The rounds of one phase of a run: sample, train, aggregate, record, guard, checkpoint."""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tasks import timings
+from tasks.errors import GuardStop, NoClientLeft, RunError, UndriftError
+from tasks.federate import schedule
+from tasks.federate.aggregators import AGGREGATORS
+from tasks.federate.checkpoint import Checkpoints
+from tasks.federate.cohort import Cohort
+from tasks.federate.in_process import Failed
+from tasks.federate.local_update import LocalTraining
+from tasks.federate.parameters import assign, build_validation, flatten, prunable
+from tasks.federate.progress import RoundProgress
+from tasks.federate.record import Outcome, client_rows, round_row
+from tasks.federate.round import Round, build_round
+from tasks.federate.runtime import runtime
+from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Rollbacks of a run whose model, not a client, went wrong: nobody can be left out the next time.
+_MAX_MODEL_ROLLBACKS = 3
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Which rounds to run: `first` to `last` of the whole run, counted from 1."""
+
+    name: str
+    first: int
+    last: int
+    next_mask: Callable[[int, NDArray[np.float32]], NDArray[np.float32] | None] | None = None
+    """Pruning: (round, params (P,)) -> the mask (P,) of ones and zeros from then on, or None for no change."""
+
+
+@dataclass
+class _Progress:
+    """What changes from round to round."""
+
+    state: Any
+    excluded: set[str] = field(default_factory=set)
+    model_rollbacks: int = 0
+
+
+def run_rounds(
+    settings: Settings,
+    folder: Path,
+    cohort: Cohort,
+    model: tf.keras.Model,
+    phase: Phase,
+    report: Callable[[Sequence[Mapping[str, Any]]], None],
+) -> list[dict[str, Any]]:
+    """Trains `model` in place for the rounds of `phase`, and returns a log line for each of them.
+
+    A run of the same phase with the same settings and data that was killed goes on from its last checkpoint, and ends
+    with the same bits. `report` gets the lines however the rounds end, so that a run that was stopped can be diagnosed.
+
+    Raises:
+        GuardStop: a client failed or the model was not finite, and `federate.guard` says stop.
+        NoClientLeft: every client of a round failed.
+    """
+    schedule.check_clients(settings.federate.local_work, dict.fromkeys([*cohort.clients, *cohort.broken], 0))
+    identity = {
+        "phase": [phase.name, phase.first, phase.last],
+        "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
+        "data": cohort.digest,
+        "model": {v.name: list(v.shape) for v in model.trainable_weights},
+    }
+    training = _local_training(settings, cohort, model)
+    federate = settings.federate
+    computations = build_round(
+        model,
+        training,
+        AGGREGATORS[federate.aggregator.kind](federate.aggregator),
+        SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
+        masked=phase.next_mask is not None,
+    )
+    checkpoints = Checkpoints(folder / "models" / "checkpoints" / phase.name, identity)
+    with closing(checkpoints), runtime(federate.runtime):
+        loop = _Loop(settings, folder, cohort, model, phase, computations, checkpoints)
+        try:
+            loop.run()
+        finally:
+            loop.close()
+            report(loop.lines)
+        checkpoints.finish()
+    return loop.lines
+
+
+def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> LocalTraining:
+    client, augment = settings.federate.client, settings.preprocess.augment
+    return LocalTraining(
+        input_shape=cohort.input_shape,
+        num_classes=cohort.num_classes,
+        shapes=tuple(tuple(v.shape) for v in model.trainable_weights),
+        batch_size=client.batch_size,
+        momentum=client.momentum,
+        weight_decay=client.weight_decay,
+        flip=augment.flip,
+        brightness=augment.brightness > 0,
+    )
+
+
+class _Loop:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        cohort: Cohort,
+        model: tf.keras.Model,
+        phase: Phase,
+        computations: Round,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._seed, self._settings = settings.seed, settings.federate
+        self._folder, self._cohort, self._phase = folder, cohort, phase
+        self._computations, self._checkpoints, self._model = computations, checkpoints, model
+        self._prunable = prunable(model)
+        self._validate = build_validation(model, cohort.test_x, cohort.test_y)
+        self._seconds: list[float] = []
+        self._begun = phase.first
+        self.lines: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        phase, settings = self._phase, self._settings
+        now = self._start()
+        self._begun = phase.first + len(self.lines)
+        with RoundProgress(phase.name, len(self.lines), phase.last - phase.first + 1) as progress:
+            for round_num in range(self._begun, phase.last + 1):
+                began = time.perf_counter()
+                line, failures, healthy = self._round(now, round_num)
+                stop = None if healthy else self._guard(now, round_num, failures)
+                line |= {"excluded": sorted(now.excluded), "model_rollbacks": now.model_rollbacks}
+                self.lines.append(line)
+                self._checkpoints.append(line)
+                if stop is not None:
+                    raise stop
+                if round_num % settings.checkpoint_every == 0 or round_num == phase.last:
+                    self._checkpoints.save(round_num, now.state)
+                self._seconds.append(time.perf_counter() - began)
+                left = float(np.median(self._seconds)) * (phase.last - round_num)
+                progress.show(line["row"], phase.last, left, failures)
+        assign(self._model, now.state["server"]["params"])
+
+    def close(self) -> None:
+        """Writes what the rounds cost; once, for each write costs as much as a small round."""
+        timings.record(self._folder, self._phase.name, rounds=self._seconds, first_round=self._begun)
+
+    def _start(self) -> _Progress:
+        """Returns the state to go on from, the last checkpoint's or the beginning's, with the log up to there."""
+        broadcast = OrderedDict(params=flatten(self._model))
+        if self._phase.next_mask is not None:
+            broadcast["mask"] = np.ones_like(broadcast["params"])
+        fresh = self._computations.initialize(broadcast)
+        before = self._phase.first - 1
+        rounds = self._checkpoints.rounds()
+        now = _Progress(self._checkpoints.load(rounds[-1], fresh) if rounds else fresh)
+        self.lines = self._checkpoints.log(rounds[-1] if rounds else before)
+        if rounds and rounds[-1] > before:
+            log.info("%s goes on after round %d, from its checkpoint", self._phase.name, rounds[-1])
+            now.excluded = set(self.lines[-1]["excluded"])
+            now.model_rollbacks = self.lines[-1]["model_rollbacks"]
+        elif not rounds:
+            self._checkpoints.save(before, fresh)
+        for client, reason in self._cohort.broken.items():
+            log.warning("%s: left out: %s", client, reason)
+        return now
+
+    def _round(self, now: _Progress, round_num: int) -> tuple[dict[str, Any], dict[str, str], bool]:
+        """Runs one round and moves `now`; returns its log line, who failed and why, and whether all went well."""
+        sizes = {c: info.num_examples for c, info in self._cohort.clients.items() if c not in now.excluded}
+        if not sizes:
+            raise NoClientLeft(f"round {round_num}: every client has failed and been left out")
+        sampled = schedule.sample(self._settings.sampling, sizes, self._seed, round_num)
+        inputs = {client: self._client_input(client, round_num) for client in sampled}
+        proposed, results = self._call(now.state, inputs)
+        failures = {c: _reason(r, inputs[c]["folder"]) for c, r in results.items() if _reason(r, "") != ""}
+        if len(failures) == len(sampled):
+            raise NoClientLeft(f"round {round_num}: every client failed: {_list(failures)}")
+        if round_num == self._phase.first:
+            failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in now.excluded}
+        before = now.state["server"]["params"]
+        proposed = self._prune(proposed, round_num)
+        finite = bool(np.isfinite(proposed["server"]["params"]).all())
+        if finite:
+            now.state = proposed
+        outcome = Outcome(round_num, self._phase.name, results, failures, before, now.state["server"]["params"])
+        validation = self._validation(now, round_num)
+        clients, statistics = client_rows(outcome, inputs)
+        row = round_row(outcome, clients, statistics, validation, self._prunable)
+        for client, reason in failures.items():
+            log.warning("round %d: client %s left out: %s", round_num, client, reason)
+        if not finite:
+            log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
+        healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
+        return {"round": round_num, "row": row, "clients": clients}, failures, bool(healthy)
+
+    def _client_input(self, client: str, round_num: int) -> OrderedDict[str, Any]:
+        info, settings = self._cohort.clients[client], self._settings
+        rng = schedule.client_rng(self._seed, round_num, client)
+        num_epochs = schedule.epochs(settings.local_work, client, rng)
+        step, steps = round_num - self._phase.first + 1, self._phase.last - self._phase.first + 1
+        factor = schedule.learning_rate_factor(settings.client.schedule, step, steps)
+        return OrderedDict(
+            folder=info.folder,
+            num_examples=np.int32(info.num_examples),
+            order=schedule.visits(info.num_examples, num_epochs, rng),
+            weight=np.float32(info.weight),
+            learning_rate=np.float32(settings.client.learning_rate * factor),
+            seed=schedule.augment_seed(self._seed, round_num, client),
+            brightness=info.brightness,
+        )
+
+    def _call(self, state: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Returns the next state and each client's result or `Failed`.
+
+        The worker runtime fails the whole round with an error that does not say whose it is: then each client is
+        tried alone, and the round is run again without those that fail.
+        """
+        try:
+            proposed, results = self._computations.next(state, list(inputs.values()))
+            return proposed, dict(zip(inputs, results, strict=True))
+        except UndriftError:
+            raise
+        except Exception as exc:
+            failed = self._find_failed(state, inputs)
+            if not failed:
+                raise RunError(f"the round failed, but each of its clients alone did not: {exc}") from exc
+            rest = {client: given for client, given in inputs.items() if client not in failed}
+            if not rest:
+                return state, dict(failed)
+            proposed, results = self._computations.next(state, list(rest.values()))
+            found = {**dict(zip(rest, results, strict=True)), **failed}
+            return proposed, {client: found[client] for client in inputs}
+
+    def _find_failed(self, state: Any, inputs: Mapping[str, Any]) -> dict[str, Failed]:
+        failed = {}
+        for client, given in inputs.items():
+            try:
+                self._computations.next(state, [given])
+            except UndriftError:
+                raise
+            except Exception as exc:
+                failed[client] = Failed(exc)
+        return failed
+
+    def _prune(self, state: Any, round_num: int) -> Any:
+        if self._phase.next_mask is None:
+            return state
+        mask = self._phase.next_mask(round_num, state["server"]["params"])
+        if mask is None:
+            return state
+        server = OrderedDict(state["server"], mask=mask, params=state["server"]["params"] * mask)
+        return OrderedDict(state, server=server)
+
+    def _validation(self, now: _Progress, round_num: int) -> tuple[float, float] | None:
+        if round_num % self._settings.evaluate_every and round_num != self._phase.last:
+            return None
+        return self._validate(now.state["server"]["params"])
+
+    def _guard(self, now: _Progress, round_num: int, failures: Mapping[str, str]) -> GuardStop | None:
+        """Does what `federate.guard` says when a round went wrong; returns the error that ends the run, if any."""
+        what = f"clients failed: {_list(failures)}" if failures else "the loss or the model is not finite"
+        if self._settings.guard == "stop":
+            return GuardStop(f"round {round_num}: {what}; federate.guard is stop")
+        if self._settings.guard == "continue":
+            return None
+        now.excluded |= set(failures)
+        now.model_rollbacks += not failures
+        if now.model_rollbacks > _MAX_MODEL_ROLLBACKS:
+            return GuardStop(f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks for the same reason")
+        best = _best_checkpoint(self._checkpoints.rounds(), self.lines)
+        log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
+        now.state = self._checkpoints.load(best, now.state)
+        return None
+
+
+def _best_checkpoint(rounds: Sequence[int], lines: Sequence[Mapping[str, Any]]) -> int:
+    """Returns the checkpoint with the lowest training loss, which the round after it measured; else the last one."""
+    losses = {line["round"] - 1: line["row"]["train_loss"] for line in lines}
+    known = {r: losses[r] for r in rounds if losses.get(r) is not None}
+    return min(known, key=lambda r: (known[r], -r)) if known else rounds[-1]
+
+
+def _reason(result: Any, folder: str) -> str:
+    """Returns why a client's result cannot be used; empty if it can."""
+    if isinstance(result, Failed):
+        text = str(getattr(result.error, "message", result.error)).strip().partition("\n")[0]
+        return text.replace(f"{folder}/", "").replace("assertion failed: ", "")[:200] or type(result.error).__name__
+    return "" if result["finite"] else "its update is not finite"
+
+
+def _list(failures: Mapping[str, str]) -> str:
+    return "; ".join(f"{client} ({reason})" for client, reason in failures.items())

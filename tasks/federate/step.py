@@ -1,0 +1,54 @@
+"""The step `federate`: data/clients in, models/global.h5 and the round log out."""
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tasks.federate.cohort import load_cohort
+from tasks.federate.models import build, num_params
+from tasks.federate.record import write_log
+from tasks.federate.rounds import Phase, run_rounds
+from tasks.files import replacing
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def federate(settings: Settings, folder: Path) -> None:
+    """Trains the global model over the clients in `folder`/data/clients.
+
+    Writes models/global.h5, and rounds.csv and clients.csv into both reports/federate/ (the step's own output) and
+    reports/, where the step `prune` puts its rounds after them.
+    """
+    began = time.perf_counter()
+    cohort = load_cohort(folder, settings.federate.aggregator.weighting, settings.preprocess.augment.brightness)
+    model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
+
+    def report(lines: Sequence[Mapping[str, Any]]) -> None:
+        for reports in (folder / "reports" / "federate", folder / "reports"):
+            write_log(reports, lines)
+
+    lines = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report)
+    save_model(model, folder / "models" / "global.h5")
+    row = lines[-1]["row"]
+    log.info(
+        "%d rounds, %d clients, %d parameters: loss %s, accuracy %s in %.1f s",
+        len(lines),
+        len(cohort.clients),
+        num_params(model),
+        row["val_loss"],
+        row["val_accuracy"],
+        time.perf_counter() - began,
+    )
+
+
+def save_model(model: tf.keras.Model, path: Path) -> None:
+    """Writes `model` as H5, whose bytes are the same for the same parameters, unlike `.keras` and SavedModel."""
+    with replacing(path) as fresh, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file")
+        model.save(fresh, save_format="h5", include_optimizer=False)
