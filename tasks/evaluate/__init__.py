@@ -1,0 +1,5 @@
+"""The final numbers and pictures of a run, for the global model and the pruned one."""
+
+from tasks.evaluate.step import evaluate
+
+__all__ = ["evaluate"]

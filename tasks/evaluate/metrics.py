@@ -1,0 +1,143 @@
+"""Scores of a classifier from its logits; N examples, C classes, K clients.
+
+A score that is undefined (the recall of a class without examples, the AUC of one class, the loss of an infinite logit)
+is None here, null in evaluation.json and absent from metrics.json: never NaN, never a made-up 0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
+
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Labels = NDArray[np.int32] | NDArray[np.int64]
+
+NO_CLASS = -1
+"""The prediction for an example with a logit that is not finite: wrong, whatever its label."""
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class against the rest, fractions; precision is None if it was never predicted, recall if it is absent."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+    """test examples of this class"""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A model on the hold-out set; fractions, but for the loss."""
+
+    num_examples: int
+    non_finite: int
+    """examples with a logit that is not finite: counted as wrong"""
+    loss: float | None
+    """nats per example; None if any logit is not finite"""
+    accuracy: float
+    balanced_accuracy: float
+    """mean recall of the classes that the test set holds, scikit-learn's `balanced_accuracy_score`"""
+    macro_f1: float
+    """mean F1 of the classes that occur as label or prediction, scikit-learn's default"""
+    auc: float | None
+    """area under the ROC curve of class 1; None unless there are two classes, both present, and finite logits"""
+    per_class: list[ClassScores]
+    confusion: NDArray[np.int64]
+    """(C, C) examples by label (row) and prediction (column); NO_CLASS has no column"""
+
+
+@dataclass(frozen=True)
+class ClientScores:
+    """A model on one client's own training data."""
+
+    num_examples: int
+    loss: float | None
+    accuracy: float
+
+
+def score(y: Labels, logits: Floats) -> Scores:
+    """Returns the scores of logits (N, C) against the labels y (N,), 0..C-1; N > 0."""
+    num_classes = logits.shape[1]
+    predictions = predict(logits)
+    classes = np.arange(num_classes)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        y, predictions, labels=classes, zero_division=np.nan
+    )
+    non_finite = int((predictions == NO_CLASS).sum())
+    return Scores(
+        num_examples=len(y),
+        non_finite=non_finite,
+        loss=cross_entropy(y, logits),
+        accuracy=accuracy(y, predictions),
+        balanced_accuracy=float(np.nanmean(recall)),
+        macro_f1=float(np.nanmean(f1)),
+        auc=None if num_classes != 2 else area_under_roc(y == 1, logits[:, 1].astype(np.float64) - logits[:, 0]),
+        per_class=[
+            ClassScores(_defined(precision[k]), _defined(recall[k]), _defined(f1[k]), int(support[k])) for k in classes
+        ],
+        confusion=confusion_matrix(y, predictions, labels=classes),
+    )
+
+
+def score_client(y: Labels, logits: Floats) -> ClientScores:
+    """Returns loss and accuracy of logits (N, C) against the labels y (N,) of one client; N > 0."""
+    return ClientScores(len(y), cross_entropy(y, logits), accuracy(y, predict(logits)))
+
+
+def predict(logits: Floats) -> NDArray[np.int64]:
+    """Returns (N,) the class with the largest logit, the first of equals; NO_CLASS where a logit is not finite."""
+    return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS)
+
+
+def cross_entropy(y: Labels, logits: Floats) -> float | None:
+    """Returns the mean of -log softmax(logits)[y] in nats; ln C for equal logits; None if a logit is not finite.
+
+    From the logits in float64, so that nothing is clipped: scikit-learn's `log_loss` takes probabilities, in which a
+    confident mistake of more than 36 nats is lost.
+    """
+    if not np.isfinite(logits).all():
+        return None
+    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+    return float(-log_probabilities[np.arange(len(y)), y].mean())
+
+
+def accuracy(y: Labels, predictions: Labels) -> float:
+    """Returns the fraction of predictions that equal the label."""
+    return float((y == predictions).mean())
+
+
+def area_under_roc(positive: NDArray[np.bool_], margin: NDArray[np.float64]) -> float | None:
+    """Returns the probability that a positive example has the larger margin than a negative one, ties as one half."""
+    if positive.all() or not positive.any() or not np.isfinite(margin).all():
+        return None
+    return float(roc_auc_score(positive, margin))
+
+
+def over_clients(clients: Mapping[str, ClientScores]) -> dict[str, float]:
+    """Returns how the K clients fare, each counted once whatever its size.
+
+    `client_accuracy_worst`, `_p10`, `_mean`: the smallest, the 10th percentile (linear between neighbours) and the
+    mean. The tail of the loss is its upper end: `client_loss_worst` is the largest and `client_loss_p90` the 90th
+    percentile. Clients without a finite loss are missing from the loss alone; without clients there is no entry.
+    """
+    accuracies = [client.accuracy for client in clients.values()]
+    losses = [client.loss for client in clients.values() if client.loss is not None]
+    summary: dict[str, float] = {}
+    if accuracies:
+        summary["client_accuracy_worst"] = min(accuracies)
+        summary["client_accuracy_p10"] = float(np.percentile(accuracies, 10))
+        summary["client_accuracy_mean"] = float(np.mean(accuracies))
+    if losses:
+        summary["client_loss_worst"] = max(losses)
+        summary["client_loss_p90"] = float(np.percentile(losses, 90))
+        summary["client_loss_mean"] = float(np.mean(losses))
+    return summary
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,181 @@
+"""The step: models, client data and the round log become scores and pictures."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import DataError
+from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
+from tasks.evaluate.model import Logits, load_logits
+from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, save
+from tasks.evaluate.round_log import Curves, read_curves, read_drift
+from tasks.files import TEST, read_client, read_json, write_json
+from tasks.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_MODELS = ("global", "pruned")
+
+_FROM_PRUNE = {
+    "sparsity": ("sparsity",),
+    "size_bytes": ("size_bytes", "global_h5"),
+    "size_bytes_gzip": ("size_bytes", "global_h5_gzip"),
+    "pruned_size_bytes": ("size_bytes", "pruned_tflite"),
+    "pruned_size_bytes_gzip": ("size_bytes", "pruned_tflite_gzip"),
+    "pruned_h5_size_bytes": ("size_bytes", "pruned_h5"),
+    "pruned_h5_size_bytes_gzip": ("size_bytes", "pruned_h5_gzip"),
+    "pruned_tflite_accuracy": ("accuracy", "tflite_quantised"),
+}
+"""Keys of metrics.json by their path in prune.json. `size_bytes` is of the trained H5, `pruned_size_bytes` of the file
+that is deployed, 8-bit TFLite; `pruned_h5_size_bytes_gzip` beside `size_bytes_gzip` is what the zeros alone save."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on the hold-out set and on every readable client's own training data."""
+
+    test: Scores
+    clients: dict[str, ClientScores]
+
+
+def evaluate(settings: Settings, folder: Path) -> None:
+    """Writes reports/metrics.json, evaluation.json, loss.png, drift.png and confusion.png.
+
+    Nothing is written before everything is computed. A client whose files are broken is named in the log and under
+    `left_out` in evaluation.json, and is missing from the scores over clients.
+
+    Raises:
+        DataError: a model, the hold-out set, the round log or prune.json is missing or cannot be used.
+    """
+    reports = folder / "reports"
+    classes, clients = _read_partition(folder / "data" / "partition" / "partition.json")
+    curves = read_curves(reports / "rounds.csv")
+    drift = read_drift(reports / "clients.csv", clients, curves.rounds)
+    of_prune = _numbers_of_prune(reports / "prune.json")
+    data = folder / "data" / "clients"
+    x, y = _read_examples(data / TEST, len(classes), None)
+    models = {
+        name: load_logits(folder / "models" / f"{name}.h5", x.shape[1:], len(classes), settings.evaluate.batch_size)
+        for name in _MODELS
+    }
+    tests = {name: _score_test(name, y, logits(x)) for name, logits in models.items()}
+    per_client, left_out = _score_clients(models, data, clients, len(classes), x.shape[1:])
+    evaluations = {name: Evaluation(tests[name], per_client[name]) for name in models}
+    metrics = _flat(evaluations, curves) | of_prune
+    write_json(reports / "metrics.json", metrics)
+    write_json(reports / "evaluation.json", _detailed(evaluations, classes) | {"left_out": left_out})
+    save(draw_loss(curves), reports / "loss.png")
+    save(draw_drift(drift, curves.prune_from), reports / "drift.png")
+    confusions = {name: evaluation.test.confusion for name, evaluation in evaluations.items()}
+    save(draw_confusion(confusions, classes), reports / "confusion.png")
+    _log.info(
+        "%.4f accuracy, pruned %.4f, on %d test examples; %d of %d clients evaluated",
+        metrics["accuracy"],
+        metrics["pruned_accuracy"],
+        len(y),
+        len(clients) - len(left_out),
+        len(clients),
+    )
+
+
+def _read_partition(path: Path) -> tuple[list[str], list[str]]:
+    raw = read_json(path)
+    try:
+        return [str(name) for name in raw["classes"]], sorted(raw["clients"])
+    except (KeyError, TypeError) as exc:
+        raise DataError(f"{path} must hold classes and clients: {exc!r}") from exc
+
+
+def _score_clients(
+    models: Mapping[str, Logits], data: Path, clients: list[str], num_classes: int, shape: tuple[int, ...]
+) -> tuple[dict[str, dict[str, ClientScores]], dict[str, str]]:
+    """Returns each model's scores by client, and why each client that was left out could not be read."""
+    scores: dict[str, dict[str, ClientScores]] = {name: {} for name in models}
+    left_out = {}
+    for client in clients:
+        try:
+            x, y = _read_examples(data / client, num_classes, shape)
+        except DataError as exc:
+            left_out[client] = str(exc)
+            _log.warning("%s: left out of the scores over clients", exc)
+            continue
+        for name, logits in models.items():
+            scores[name][client] = score_client(y, logits(x))
+    return scores, left_out
+
+
+def _score_test(name: str, y: NDArray[np.int32], logits: NDArray[np.float32]) -> Scores:
+    scores = score(y, logits)
+    if scores.non_finite:
+        _log.warning(
+            "%d of %d test examples have a logit that is not finite under models/%s.h5: counted as wrong",
+            scores.non_finite,
+            scores.num_examples,
+            name,
+        )
+    return scores
+
+
+def _read_examples(
+    folder: Path, num_classes: int, shape: tuple[int, ...] | None
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    x, y = read_client(folder)
+    if len(y) == 0:
+        raise DataError(f"client {folder.name}: x must hold at least one example, got none")
+    if shape is not None and x.shape[1:] != shape:
+        raise DataError(f"client {folder.name}: examples must have the test set's shape {shape}, got {x.shape[1:]}")
+    if not np.isfinite(x).all():
+        raise DataError(f"client {folder.name}: x must be finite, got nan or infinity")
+    if y.min() < 0 or y.max() >= num_classes:
+        raise DataError(f"client {folder.name}: labels must be 0..{num_classes - 1}, got {y.min()}..{y.max()}")
+    return x, y
+
+
+def _numbers_of_prune(path: Path) -> dict[str, float]:
+    raw = read_json(path)
+    numbers = {}
+    for name, keys in _FROM_PRUNE.items():
+        value = raw
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, int | float):
+            raise DataError(f"{path} must hold a number at {'.'.join(keys)}, got {value!r}")
+        numbers[name] = value
+    return numbers
+
+
+def _flat(evaluations: Mapping[str, Evaluation], curves: Curves) -> dict[str, float]:
+    """Returns the numbers of metrics.json; those of the pruned model begin with `pruned_`."""
+    pruning = 0 if curves.prune_from is None else int((curves.rounds >= curves.prune_from).sum())
+    flat: dict[str, float] = {"rounds": len(curves.rounds) - pruning, "prune_rounds": pruning}
+    for name, evaluation in evaluations.items():
+        prefix = "" if name == "global" else f"{name}_"
+        test = evaluation.test
+        found = {
+            "loss": test.loss,
+            "accuracy": test.accuracy,
+            "balanced_accuracy": test.balanced_accuracy,
+            "macro_f1": test.macro_f1,
+            "auc": test.auc,
+        } | over_clients(evaluation.clients)
+        flat |= {prefix + key: value for key, value in found.items() if value is not None}
+    return flat
+
+
+def _detailed(evaluations: Mapping[str, Evaluation], classes: list[str]) -> dict[str, Any]:
+    """Returns evaluation.json: everything of metrics.json that is a score, and each class and client, by model."""
+    detailed: dict[str, Any] = {"classes": classes}
+    for model, evaluation in evaluations.items():
+        test = evaluation.test
+        per_class = [{"class": name} | asdict(of) for name, of in zip(classes, test.per_class, strict=True)]
+        detailed[model] = {
+            "test": asdict(test) | {"per_class": per_class, "confusion": test.confusion.tolist()},
+            "clients": {client: asdict(of) for client, of in evaluation.clients.items()},
+            "over_clients": over_clients(evaluation.clients),
+        }
+    return detailed
