@@ -115,6 +115,13 @@ class PartitionSettings(Section):
     """How the examples are divided over the clients."""
 
     kind: PartitionKind = Field("dirichlet", title="Kind", description="the rule that divides the examples")
+    seed: int = Field(
+        -1,
+        ge=-1,
+        lt=2**31,
+        title="Seed",
+        description="of hold-out and division, to train with other seeds on the same clients; -1: the run's seed",
+    )
     num_clients: int = Field(
         10,
         ge=1,

@@ -19,9 +19,14 @@ from tasks.files import (
 def test_replacing_leaves_the_file_alone_when_the_block_raises(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
-    with pytest.raises(RuntimeError, match="half way"), replacing(path) as fresh:
-        fresh.write_text("half")
-        raise RuntimeError("half way")
+
+    def write_half() -> None:
+        with replacing(path) as fresh:
+            fresh.write_text("half")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half()
     assert path.read_text() == "before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
 

@@ -207,3 +207,11 @@ def test_picture_of_labels_is_drawn_for_any_number(num_clients: int, num_classes
         assert picture.format == "PNG"
         assert picture.width == 1080
         assert 400 <= picture.height <= 1080
+
+
+def test_partition_seed_keeps_the_clients_while_the_runs_seed_changes(tmp_path: Path) -> None:
+    for name, seed, chosen in (("a", 0, {}), ("b", 7, {"seed": 0}), ("c", 7, {})):
+        partition(parse({"seed": seed, "partition": chosen}), tmp_path / name)
+    a, b, c = (contents(tmp_path / name / "data") for name in "abc")
+    assert a == b
+    assert a != c

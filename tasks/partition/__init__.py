@@ -37,9 +37,10 @@ def partition(settings: Settings, folder: Path) -> None:
     Raises:
         DataError: the data cannot be used, or not divided as `settings.partition` says; nothing was written.
     """
-    data = load(settings.data, settings.seed, folder)
-    change = change_for(settings.partition, data.x, settings.seed)
-    division = divide(data, settings.partition, settings.seed)
+    seed = settings.seed if settings.partition.seed < 0 else settings.partition.seed
+    data = load(settings.data, seed, folder)
+    change = change_for(settings.partition, data.x, seed)
+    division = divide(data, settings.partition, seed)
 
     clients: dict[str, _Client] = {}
     for k, (name, part) in enumerate(zip(division.ids, division.parts, strict=True)):
@@ -48,7 +49,7 @@ def partition(settings: Settings, folder: Path) -> None:
             clients[name] = _Client(x, data.y[part], changes)
 
     counts = np.array([_counts(client.y, data.classes) for client in clients.values()])
-    record = _record(settings, data, clients, counts)
+    record = _record(settings.partition.kind, seed, data, clients, counts)
     record["dropped"] = [name for name in division.ids if name not in clients]
     with replacing(folder / "data" / "partition") as fresh, replacing(folder / "reports" / "labels.png") as picture:
         for name, client in clients.items():
@@ -71,14 +72,14 @@ def _counts(y: NDArray[np.int32], classes: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _record(
-    settings: Settings, data: Examples, clients: dict[str, _Client], counts: NDArray[np.int64]
+    kind: str, seed: int, data: Examples, clients: dict[str, _Client], counts: NDArray[np.int64]
 ) -> dict[str, Any]:
     images = data.x.ndim == 4
-    rng = np.random.default_rng([settings.seed, STREAM])
+    rng = np.random.default_rng([seed, STREAM])
     by_client = skew_by_client([client.x for client in clients.values()], counts, images, rng)
     return {
-        "kind": settings.partition.kind,
-        "seed": settings.seed,
+        "kind": kind,
+        "seed": seed,
         "input_shape": list(data.x.shape[1:]),
         "images": images,
         "classes": list(data.classes),

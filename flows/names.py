@@ -1,0 +1,21 @@
+"""How a run is called, in MLflow and in Prefect."""
+
+from tasks.settings import Settings
+
+_STRENGTH = {
+    "dirichlet": "alpha",
+    "label_mix": "alpha",
+    "quantity": "law",
+    "shards": "shards_per_client",
+    "classes": "classes_per_client",
+    "feature_noise": "sigma",
+}
+
+
+def run_name(settings: Settings) -> str:
+    """Returns a run's name by what people compare: `mlp dirichlet(0.3) mean sgd`."""
+    partition, federate = settings.partition, settings.federate
+    kind: str = partition.kind
+    if kind in _STRENGTH:
+        kind = f"{kind}({getattr(partition, _STRENGTH[kind])})"
+    return f"{federate.model} {kind} {federate.aggregator.kind} {federate.client.kind}"

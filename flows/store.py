@@ -1,0 +1,178 @@
+"""Where MLflow's runs go: a SQLite file in the repository, or what MLFLOW_TRACKING_URI says."""
+
+import fcntl
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.errors import RunError, TrackingLost
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "undrift"
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+_PATIENCE = 180.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tracking store that answers.
+
+    Attributes:
+        client: speaks to it, from any thread.
+        uri: its address without a password, relative to the repository for the repository's own file.
+        experiment_id: of the experiment `undrift` there.
+    """
+
+    client: "MlflowClient"
+    uri: str
+    experiment_id: str
+
+
+def quiet() -> None:
+    """Turns MLflow's telemetry and chatter off, and bounds its patience. Call it before MLflow's import."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+
+
+def repository(folder: Path) -> Path:
+    """Returns the folder that holds the store: `folder`, or the repository whose private workspace it is.
+
+    Private workspaces are those of flow runs (`.runs/<id>`) and of `dvc exp run --temp` and `--queue`
+    (`.dvc/tmp/exps/<id>`): a store of their own would vanish with them.
+    """
+    folder = folder.resolve()
+    for parent in folder.parents:
+        below = folder.relative_to(parent).parts
+        if below[0] == ".runs" or below[:3] == (".dvc", "tmp", "exps"):
+            return parent
+    return folder
+
+
+def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
+    """Returns the store for runs of the workspace `folder`, made ready if it is new.
+
+    MLflow's process-wide tracking URI is set too: its model functions know no other way.
+
+    Raises:
+        TrackingLost: the store does not answer, is of another MLflow version, or is held by another process.
+        RunError: its experiment was deleted.
+    """
+    quiet()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    home = repository(folder)
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = given or f"sqlite:///{home / DATABASE}"
+    shown = without_password(given) or f"sqlite:///{DATABASE}"
+    try:
+        with _ready(uri):
+            mlflow.set_tracking_uri(uri)
+            client = mlflow.MlflowClient(uri)
+            experiment_id = _experiment(client, experiment, home, uri)
+    except (MlflowException, OSError) as exc:
+        raise TrackingLost(f"MLflow at {shown}: {one_line(exc)}") from exc
+    return Store(client, shown, experiment_id)
+
+
+def without_password(uri: str) -> str:
+    """Returns `uri` without the user and password that it may hold: it is written into reports and messages."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def one_line(exc: BaseException) -> str:
+    """Returns the first line of an error, without a password."""
+    text = str(exc).strip() or type(exc).__name__
+    return without_password(text.splitlines()[0])[:300]
+
+
+def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, _artifacts(home, name, uri))
+        except MlflowException:  # another process was faster
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise RunError(
+            f"MLflow's experiment {name} was deleted: mlflow experiments restore -x {found.experiment_id}, "
+            "or mlflow gc to be rid of it"
+        )
+    return str(found.experiment_id)
+
+
+def _artifacts(home: Path, name: str, uri: str) -> str | None:
+    """A server decides for itself; beside a plain database the files go where `mlflow server` keeps its own."""
+    return None if uri.startswith(("http:", "https:", "databricks")) else (home / ARTIFACTS / name).as_uri()
+
+
+@contextmanager
+def _ready(uri: str) -> Iterator[None]:
+    """Holds other processes back while a SQLite store is made ready.
+
+    MLflow's migrations of a fresh database take seconds, and of two processes that begin them at once one dies. A new
+    database is made beside its place and moved there whole: a killed process leaves none that is half migrated.
+    """
+    database = _database(uri)
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        _wait(lock.fileno(), database)
+        if not database.exists():
+            log.info("%s: making MLflow's database", database.name)
+            _create(database)
+        yield
+
+
+def _create(database: Path) -> None:
+    import mlflow
+
+    with tempfile.TemporaryDirectory(prefix=f"{database.name}.", dir=database.parent) as holder:
+        fresh = Path(holder, database.name)
+        mlflow.MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        os.replace(fresh, database)
+
+
+def _database(uri: str) -> Path | None:
+    if not uri.startswith("sqlite:"):
+        return None
+    from sqlalchemy import make_url
+
+    name = make_url(uri).database
+    return Path(name) if name and name != ":memory:" else None
+
+
+def _wait(lock: int, database: Path) -> None:
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TrackingLost(
+                    f"{database}: another process has been making it ready for {_PATIENCE:.0f} s"
+                ) from None
+            time.sleep(0.1)
+        else:
+            return

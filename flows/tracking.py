@@ -1,0 +1,222 @@
+"""`python -m flows.tracking`: logs the finished run in the current folder to MLflow; the last stage of dvc.yaml."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import store
+from tasks import command, files
+from tasks.errors import DataError, TrackingLost, UndriftError
+from tasks.settings import Settings, load
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from flows.versions import DvcFolder
+
+DATA = {"data/partition": "partition", "data/clients": "training"}
+DATA_JSON = {"data/partition": "partition.json", "data/clients": "preprocess.json"}
+MODELS = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
+FILES = (
+    "params.yaml",
+    "data/partition/partition.json",
+    "data/clients/preprocess.json",
+    "models/pruned.tflite",
+    "models/pruned_float.tflite",
+    "reports/clients.csv",
+    "reports/confusion.png",
+    "reports/diagnosis.json",
+    "reports/drift.png",
+    "reports/evaluation.json",
+    "reports/labels.png",
+    "reports/loss.png",
+    "reports/metrics.json",
+    "reports/prune.json",
+    "reports/rounds.csv",
+)
+"""What a run's artifacts are, beside the models."""
+TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
+"""Artifacts too, where they are there."""
+
+log = logging.getLogger("flows.tracking")  # by its name: run as a command, it is called __main__
+
+
+def track(settings: Settings, folder: Path) -> None:
+    """Logs the finished run in the workspace `folder` as a new MLflow run, and writes reports/mlflow.json.
+
+    Raises:
+        DataError: a step has not been run, or a model cannot be loaded; nothing was logged.
+        TrackingLost: MLflow could not take it; the run there is marked FAILED, or KILLED if this process was stopped.
+    """
+    loaded = _finished(folder)
+    opened = store.connect(folder)
+    from flows import runs
+
+    with _errors(opened.uri):
+        run_id = runs.start(opened.client, opened.experiment_id, settings, folder)
+        with ending(opened.client, run_id):
+            _log(opened, run_id, settings, folder, loaded)
+    _report(opened, run_id, folder)
+
+
+def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
+    """Logs the finished run into a run that was begun earlier, the rounds that it has not yet among it.
+
+    Its status stays as it is. Raises as `track` does.
+    """
+    loaded = _finished(folder)
+    opened = store.connect(folder)
+    with _errors(opened.uri):
+        _log(opened, run_id, settings, folder, loaded)
+    _report(opened, run_id, folder)
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """Returns the models of a run of which no file is missing."""
+    for path in (*FILES, *MODELS.values()):
+        if not (folder / path).is_file():
+            raise DataError(f"{path} is missing: run the step that makes it first")
+    store.quiet()
+    from flows import models
+
+    return {name: models.load(folder / path) for name, path in MODELS.items()}
+
+
+def _log(opened: store.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]) -> None:
+    from flows import models, runs, versions
+
+    client = opened.client
+    digests = {path: versions.dvc_hash(folder / path) for path in (*DATA, *MODELS.values())}
+    runs.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
+    data = {path: data_set(folder, path, digests[path]) for path in DATA}
+    runs.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
+    rows, logged = files.read_rows(folder / "reports/rounds.csv"), runs.last_round(client, run_id)
+    runs.log_rounds(client, run_id, [row for row in rows if int(row["round"]) > logged])
+    curves = {column: int(row["round"]) for row in rows for column in runs.numbers(row)}
+    scores = files.read_json(folder / "reports/metrics.json")
+    log_artifacts(client, run_id, folder, digests)
+    classes = files.read_json(folder / "data/partition/partition.json")["classes"]
+    origin = runs.origin(folder)
+    # All models before any score: MLflow gives a new model all numbers that stand at the step of its log, 0.
+    ids = {name: models.log(opened, run_id, name, loaded[name], settings, classes, origin) for name in loaded}
+    for name, model_id in ids.items():
+        mine = {key: value for key, value in scores.items() if _is_of(key) == name}
+        runs.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
+    runs.log_tags(client, run_id, {"mlflow.note.content": note(settings, scores)})
+
+
+def _report(opened: store.Store, run_id: str, folder: Path) -> None:
+    written = {"run_id": run_id, "tracking_uri": opened.uri, "experiment_id": opened.experiment_id}
+    files.write_json(folder / "reports/mlflow.json", written)
+    log.info("%s: run %s in experiment %s", opened.uri, run_id, store.EXPERIMENT)
+
+
+def data_set(folder: Path, path: str, digest: str) -> "DvcFolder":
+    """Returns MLflow's data set for `data/partition` or `data/clients`: shapes, classes and counts in brief."""
+    import numpy as np
+    from mlflow.data.schema import TensorDatasetSchema
+    from mlflow.types import Schema, TensorSpec
+
+    from flows.versions import DvcFolder
+
+    counts = files.read_json(folder / "data/partition/partition.json")
+    told = files.read_json(folder / path / DATA_JSON[path])
+    features = TensorSpec(np.dtype(np.float32), (-1, *told["input_shape"]), "x")
+    schema = TensorDatasetSchema(Schema([features]), Schema([TensorSpec(np.dtype(np.int32), (-1,), "y")]))
+    profile = {
+        "num_clients": len(counts["clients"]),
+        "num_examples": counts["num_examples"],
+        "num_test_examples": counts["test"]["num_examples"],
+        "num_classes": len(counts["classes"]),
+    }
+    return DvcFolder(path, digest, schema, profile)
+
+
+def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Mapping[str, str]) -> None:
+    """Logs reports, pictures, settings and exported models under their paths in the workspace.
+
+    dvc.lock is one of them if it is of this data: with it and params.yaml, `dvc checkout` brings the data back. While
+    `dvc repro` runs it is up to date (each stage is written into it as it ends); it is behind if steps ran without DVC.
+    """
+    from flows import versions
+
+    paths = [*FILES]
+    if (folder / TIMINGS).is_file():
+        paths.append(TIMINGS)
+    if (folder / LOCK).is_file():
+        locked = versions.locked(folder / LOCK)
+        if digests.items() <= locked.items():
+            paths.append(LOCK)
+        else:
+            log.warning("dvc.lock is of other data than this run's, and is not logged: run dvc repro or dvc commit")
+    for path in paths:
+        parent = Path(path).parent.as_posix()
+        client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
+
+
+def note(settings: Settings, scores: Mapping[str, Any]) -> str:
+    """Returns the run's description, Markdown: what was run, and how it came out."""
+    federate, partition = settings.federate, settings.partition
+    lines = [
+        f"**{federate.model}** on {settings.data.kind}, {partition.kind} partition, "
+        f"{federate.rounds} federated and {settings.prune.rounds} pruning rounds, seed {settings.seed}.",
+        "",
+        "| | global | pruned |",
+        "|---|---|---|",
+    ]
+    for key in ("accuracy", "loss", "size_bytes"):
+        if key in scores and f"pruned_{key}" in scores:
+            lines.append(f"| {key} | {scores[key]:.6g} | {scores[f'pruned_{key}']:.6g} |")
+    return "\n".join(lines)
+
+
+def _is_of(key: str) -> str:
+    return "pruned" if key.startswith("pruned_") or key == "sparsity" else "global"
+
+
+@contextmanager
+def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """Ends the run in MLflow as the block ends: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM."""
+    try:
+        yield
+    except BaseException as exc:
+        status = "FAILED" if isinstance(exc, Exception) else "KILLED"
+        try:
+            client.set_terminated(run_id, status)
+        except Exception as lost:  # the store is gone: the error that brought us here says more
+            log.warning("MLflow run %s could not be marked %s: %s", run_id, status, store.one_line(lost))
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+@contextmanager
+def _errors(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except UndriftError:
+        raise
+    except (MlflowException, OSError, ValueError) as exc:
+        raise TrackingLost(f"MLflow at {uri}: {store.one_line(exc)}") from exc
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.Parser(
+        prog="python -m flows.tracking",
+        description="Log the finished run in the current folder to MLflow: settings, a point per round, final numbers, "
+        "pictures, reports, models and the versions of its data. Writes reports/mlflow.json.",
+        epilog="The store is mlflow.db in the repository (mlflow server --backend-store-uri sqlite:///mlflow.db), "
+        "or what MLFLOW_TRACKING_URI says.",
+    )
+    parser.parse_args(arguments)
+    command.prepare()
+    return command.run(lambda: track(load(Path("params.yaml")), Path()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

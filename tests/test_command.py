@@ -1,0 +1,185 @@
+"""`python -m tasks`: what it says, how it exits, what it records."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks import files, timings
+from tasks.__main__ import PURPOSE
+from tasks.settings import STEPS
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def workspace(folder: Path, **changes: str) -> Path:
+    text = (ROOT / "params.yaml").read_text()
+    for old, new in changes.items():
+        assert f"{old}:" in text
+        text = "\n".join(
+            f"{line.split(':')[0]}: {new}" if line.strip().startswith(f"{old}:") else line for line in text.splitlines()
+        )
+    (folder / "params.yaml").write_text(text)
+    return folder
+
+
+def only_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+def test_help_lists_every_step_with_a_line() -> None:
+    done = run(ROOT, "-m", "tasks", "--help")
+    assert done.returncode == 0
+    assert tuple(PURPOSE) == STEPS
+    for step in STEPS:
+        assert f"  {step:<11} {PURPOSE[step]}\n" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("federate",)])
+def test_help_and_wrong_settings_import_nothing_heavy(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("seed: -1\n")
+    script = (
+        "import sys\nfrom tasks.__main__ import main\n"
+        f"try:\n    main({list(arguments)!r})\nexcept SystemExit:\n    pass\n"
+        "print({'tensorflow', 'sklearn', 'pandas', 'matplotlib', 'mlflow', 'dvc'} & set(sys.modules))"
+    )
+    assert run(tmp_path, "-c", script).stdout.splitlines()[-1] == "set()"
+
+
+def test_an_unknown_step_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "-m", "tasks", "train")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert only_line(done.stderr).startswith("error: argument STEP: invalid choice: 'train' (choose from 'partition', ")
+
+
+def test_wrong_settings_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    done = run(workspace(tmp_path, seed="-1"), "-m", "tasks", "partition")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert only_line(done.stderr) == "error: seed must be >= 0, got -1"
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_missing_params_file_is_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "-m", "tasks", "partition")
+    assert done.returncode == 2
+    assert only_line(done.stderr).startswith("error: cannot read params.yaml: ")
+
+
+def test_a_step_whose_input_is_missing_is_one_line(tmp_path: Path) -> None:
+    done = run(workspace(tmp_path), "-m", "tasks", "preprocess")
+    assert done.returncode == 2
+    assert only_line(done.stderr).startswith("error: ")
+
+
+def test_a_step_runs_and_its_seconds_are_recorded(tmp_path: Path) -> None:
+    done = run(workspace(tmp_path), "-m", "tasks", "partition")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    only_line(done.stderr)  # the step's own
+    assert len(files.client_ids(tmp_path / "data/partition")) == 10
+    (row,) = files.read_rows(tmp_path / timings.PATH)
+    assert (row["step"], row["round"]) == ("partition", "")
+    assert 0 < float(row["seconds"]) < 120
+
+
+def test_an_interpreter_without_the_packages_is_told_what_to_do(tmp_path: Path) -> None:
+    done = run(ROOT, "-S", "-m", "tasks", "partition")  # -S: no site-packages
+    assert done.returncode == 1
+    assert only_line(done.stderr).startswith(f"error: {sys.executable} lacks ")
+
+
+INTERRUPTED = """
+import gc, sys, time
+from pathlib import Path
+from tasks import command
+
+def callback(phase, info):
+    gc.callbacks.remove(callback)
+    Path("begun").touch()
+    time.sleep(60)
+
+def work():
+    Path("begun").touch()
+    time.sleep(60)
+
+def collect():
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(60)
+
+def action():
+    try:
+        DOING()
+    finally:
+        Path("cleaned").touch()
+
+command.prepare()
+sys.exit(command.run(action))
+"""
+
+
+@pytest.mark.parametrize("doing", ["work", "collect"])
+@pytest.mark.parametrize(
+    ("sent", "status", "said"), [(signal.SIGINT, 130, ["interrupted"]), (signal.SIGTERM, 143, [])], ids=["int", "term"]
+)
+def test_an_interrupted_command_cleans_up_and_leaves_no_traceback(
+    sent: signal.Signals, status: int, said: list[str], doing: str, tmp_path: Path
+) -> None:
+    """Also when the signal arrives where Python drops exceptions: in a callback of the garbage collector."""
+    (tmp_path / "long.py").write_text(INTERRUPTED.replace("DOING", doing))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "long.py"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    for _ in range(300):
+        if (tmp_path / "begun").exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(sent)
+    stderr = process.communicate(timeout=60)[1]
+    assert (process.returncode, stderr.splitlines()) == (status, said)
+    assert (tmp_path / "cleaned").exists()
+
+
+def rows(folder: Path) -> list[tuple[str, str, float]]:
+    return [(row["step"], row["round"], float(row["seconds"])) for row in files.read_rows(folder / timings.PATH)]
+
+
+def test_timings_of_a_step_replace_its_own_only(tmp_path: Path) -> None:
+    timings.record(tmp_path, "partition", 1.0)
+    timings.record(tmp_path, "federate", rounds=[0.5, 0.25])
+    timings.record(tmp_path, "federate", 2.0)
+    timings.record(tmp_path, "partition", 3.0)
+    assert sorted(rows(tmp_path)) == [
+        ("federate", "", 2.0),
+        ("federate", "1", 0.5),
+        ("federate", "2", 0.25),
+        ("partition", "", 3.0),
+    ]
+
+
+def test_timings_before_a_resume_stay(tmp_path: Path) -> None:
+    timings.record(tmp_path, "federate", rounds=[1.0, 2.0, 3.0])
+    timings.record(tmp_path, "federate", rounds=[4.0], first_round=3)
+    assert rows(tmp_path) == [("federate", "1", 1.0), ("federate", "2", 2.0), ("federate", "3", 4.0)]
+
+
+def test_timings_of_a_shorter_run_leave_no_later_rounds(tmp_path: Path) -> None:
+    timings.record(tmp_path, "federate", rounds=[1.0, 2.0, 3.0])
+    timings.record(tmp_path, "federate", rounds=[4.0])
+    assert rows(tmp_path) == [("federate", "1", 4.0)]

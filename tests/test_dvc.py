@@ -1,0 +1,218 @@
+"""dvc.yaml against the steps, and DVC itself on the first two stages."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows import tracking, versions
+from tasks import files
+from tasks.settings import STEPS, Settings
+
+ROOT = Path(__file__).parents[1]
+STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+WITHOUT_EFFECT = {"tasks/__init__.py", "tasks/command.py", "tasks/timings.py", "flows/__init__.py"}
+"""Imported by what runs a step, or writes what is no output: no reason to run a stage again."""
+
+
+def paths(entries: list[Any]) -> list[str]:
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def outputs(stage: str) -> list[str]:
+    return paths([*STAGES[stage].get("outs", []), *STAGES[stage].get("metrics", [])])
+
+
+def module_files(name: str) -> list[Path]:
+    """The files that the import of a dotted name runs: `tasks.files.read_json` → tasks/files.py."""
+    parts = name.split(".")
+    found = []
+    for end in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:end])
+        found += [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
+    return found
+
+
+def used_by(begin: list[Path]) -> set[str]:
+    """All files of the project that these files import, and they themselves, as paths in the repository."""
+    seen, todo = set(), list(begin)
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                todo += [file for alias in node.names for file in module_files(alias.name)]
+            elif isinstance(node, ast.ImportFrom):
+                todo += [file for alias in node.names for file in module_files(f"{node.module}.{alias.name}")]
+    return {path.relative_to(ROOT).as_posix() for path in seen}
+
+
+def code(stage: str) -> set[str]:
+    begin = [ROOT / "flows/tracking.py"] if stage == "track" else sorted((ROOT / "tasks" / stage).rglob("*.py"))
+    return used_by(begin) - WITHOUT_EFFECT
+
+
+def test_one_stage_a_step_in_their_order_then_track() -> None:
+    assert tuple(STAGES) == (*STEPS, "track")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_its_step(stage: str) -> None:
+    expected = "python -m flows.tracking" if stage == "track" else f"python -m tasks {stage}"
+    assert STAGES[stage]["cmd"] == expected
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_all_the_code_that_it_runs_and_no_other(stage: str) -> None:
+    deps = [dep for dep in paths(STAGES[stage]["deps"]) if dep.startswith(("tasks/", "flows/"))]
+    covered = {file for file in code(stage) if any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+    assert code(stage) == covered
+    assert [dep for dep in deps if not any(file == dep or file.startswith(f"{dep}/") for file in covered)] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_s_dependencies_exist_or_are_made_by_an_earlier_one(stage: str) -> None:
+    made = [out for earlier in STAGES if earlier != stage for out in outputs(earlier)]
+    for dep in paths(STAGES[stage]["deps"]):
+        if dep == "${data.path}":
+            dep = Settings().data.path
+        assert (ROOT / dep).exists() or any(dep == out or dep.startswith(f"{out}/") for out in made), dep
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_s_parameters_are_settings(stage: str) -> None:
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name in STAGES[stage]["params"]:
+        section = settings
+        for part in name.split("."):
+            section = section[part]
+
+
+@pytest.mark.parametrize("stage", STEPS)
+def test_a_stage_depends_on_the_settings_that_its_code_reads(stage: str) -> None:
+    """`settings.<section>` in the code of a step, followed through the packages that it imports."""
+    names = {name.split(".")[0] for name in STAGES[stage]["params"]}
+    read: set[str] = set()
+    for file in code(stage) - {"tasks/settings.py"}:
+        read |= set(re.findall(r"\bsettings\.(\w+)", (ROOT / file).read_text())) & set(Settings.model_fields)
+    assert read <= names
+
+
+def test_track_depends_on_all_settings() -> None:
+    assert set(STAGES["track"]["params"]) == set(Settings.model_fields)
+
+
+def test_track_depends_on_all_that_it_logs() -> None:
+    deps = paths(STAGES["track"]["deps"])
+    logged = {*tracking.FILES, *tracking.MODELS.values()} - {"params.yaml"}
+    assert {path for path in logged if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)} == set()
+    assert set(tracking.DATA) <= set(deps)
+
+
+def test_the_timings_are_no_output() -> None:
+    assert "reports/timings.csv" not in [out for stage in STAGES for out in outputs(stage)]
+
+
+def test_every_output_is_cached_and_removed_before_a_run() -> None:
+    """`cache: false` or `persist: true` would keep a stage out of the run-cache."""
+    for stage in STAGES.values():
+        assert all(isinstance(out, str) for out in [*stage.get("outs", []), *stage.get("metrics", [])])
+
+
+def test_telemetry_is_off_in_the_repository() -> None:
+    config = (ROOT / ".dvc/config").read_text()
+    assert "analytics = false" in config
+    assert "check_update = false" in config
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone in which partition and preprocess were reproduced once."""
+    folder = tmp_path_factory.mktemp("clone")
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    (folder / ".dvc").mkdir()
+    for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("tasks", "flows"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    assert "Running stage 'partition'" in dvc(folder, "repro", "preprocess")
+    return folder
+
+
+def test_a_second_reproduction_runs_nothing(clone: Path) -> None:
+    said = dvc(clone, "repro", "preprocess")
+    assert "Running stage" not in said
+    assert said.count("didn't change, skipping") == 2
+
+
+def test_other_settings_and_back_are_restored_not_run(clone: Path) -> None:
+    params = clone / "params.yaml"
+    original = params.read_text()
+    params.write_text(original.replace("normalize: global", "normalize: none"))
+    assert dvc(clone, "repro", "preprocess").count("Running stage") == 1
+    params.write_text(original)
+    said = dvc(clone, "repro", "preprocess")
+    assert "Running stage" not in said
+    assert "Stage 'preprocess' is cached" in said
+
+
+def test_our_hash_of_a_folder_or_file_is_dvc_s(clone: Path) -> None:
+    lock = yaml.safe_load((clone / "dvc.lock").read_text())
+    outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
+    assert {out["path"]: out["md5"] for out in outs} == {
+        path: versions.dvc_hash(clone / path) for path in ("data/partition", "data/clients", "reports/labels.png")
+    }
+
+
+def test_git_sees_only_the_lock(clone: Path) -> None:
+    status = subprocess.run(
+        ["git", "-C", str(clone), "status", "--porcelain", "--untracked-files=all"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    made = {line[3:] for line in status.stdout.splitlines() if not line[3:].startswith(("tasks/", "flows/"))}
+    copied = {".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"}
+    assert made == copied | {"dvc.lock"}
+    assert not [path for name in ("data", "reports") for path in (clone / name).rglob(".gitignore")]
+
+
+def test_the_data_s_path_is_a_dependency_of_its_own(clone: Path, tmp_path: Path) -> None:
+    """Raw data elsewhere: another version of it makes the partition out of date."""
+    raw = tmp_path / "raw.npz"
+    raw.write_bytes(b"one")
+    fresh = tmp_path / "clone"
+    shutil.copytree(clone, fresh)
+    params = fresh / "params.yaml"
+    params.write_text(
+        params.read_text().replace("kind: digits", "kind: npz").replace("path: tasks/datasets", f"path: {raw}")
+    )
+    assert str(raw) in dvc(fresh, "status", "partition")
+
+
+def test_the_stages_made_the_files_of_the_contract(clone: Path) -> None:
+    for name in ("partition", "clients"):
+        assert len(files.client_ids(clone / "data" / name)) == Settings().partition.num_clients

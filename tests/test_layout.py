@@ -1,0 +1,87 @@
+"""Who may import whom: arrows point one way, flows → tasks → numpy, TensorFlow, TFF. The imports are read, not run."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.settings import STEPS
+
+ROOT = Path(__file__).parents[1]
+TASKS = sorted((ROOT / "tasks").rglob("*.py"))
+FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
+LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
+TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras", "grpc"}
+CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/diagnose/replay")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yields the dotted names that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def step_of(path: Path) -> str | None:
+    first = path.relative_to(ROOT / "tasks").parts[0]
+    return first if first in STEPS else None
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", TASKS, ids=relative)
+def test_tasks_know_no_framework(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & FRAMEWORKS
+
+
+@pytest.mark.parametrize("path", TASKS, ids=relative)
+def test_tasks_use_only_the_agreed_libraries(path: Path) -> None:
+    used = {name.split(".")[0] for name in imported(path)}
+    assert used <= LIBRARIES | TENSORFLOW | {"tasks"} | set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("path", TASKS, ids=relative)
+def test_tasks_read_no_environment_variable(path: Path) -> None:
+    """Setting one for a library (`setdefault` as a statement, or an item) is no reading."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    read = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr="environ"), attr=method)):
+                if method != "setdefault" or id(node) not in statements:
+                    read.append(node.lineno)
+            case ast.Subscript(value=ast.Attribute(attr="environ"), ctx=ast.Load()):
+                read.append(node.lineno)
+            case ast.Attribute(attr="getenv"):
+                read.append(node.lineno)
+    assert read == []
+
+
+@pytest.mark.parametrize("path", [path for path in TASKS if step_of(path)], ids=relative)
+def test_steps_never_import_each_other(path: Path) -> None:
+    others = {name.split(".")[1] for name in imported(path) if name.startswith("tasks.")} & set(STEPS) - {step_of(path)}
+    allowed = {"federate"} if relative(path).startswith(CALLERS_OF_FEDERATE) else set()
+    assert others <= allowed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks/diagnose").rglob("*.py")), ids=relative)
+def test_a_diagnosis_needs_no_tensorflow(path: Path) -> None:
+    if not relative(path).startswith("tasks/diagnose/replay"):
+        assert not {name.split(".")[0] for name in imported(path)} & TENSORFLOW
+
+
+def test_no_part_of_matplotlib_keeps_global_state() -> None:
+    assert [relative(path) for path in TASKS if any("pyplot" in name for name in imported(path))] == []
+
+
+def test_tests_are_flat() -> None:
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+    assert not (ROOT / "tests/tasks").exists()

@@ -1,0 +1,245 @@
+"""The settings' models against params.yaml, the registries that serve them, their error sentences and the README."""
+
+import ast
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from tasks.errors import SettingsError
+from tasks.settings import Section, Settings, fields, load, parse
+
+ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / "params.yaml"
+
+
+def raw() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(PARAMS.read_text())
+    return read
+
+
+def look_up(mapping: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        mapping = mapping[part] if isinstance(mapping, dict) else getattr(mapping, part)
+    return mapping
+
+
+def changed(dotted: str, value: Any) -> dict[str, Any]:
+    settings = raw()
+    *sections, name = dotted.split(".")
+    section = settings
+    for part in sections:
+        section = section[part]
+    section[name] = value
+    return settings
+
+
+def refusal(settings: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        parse(settings)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def sections(section: type[Section] = Settings) -> Iterator[type[Section]]:
+    yield section
+    for field in section.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from sections(field.annotation)
+
+
+def names_below(mapping: dict[str, Any], prefix: str = "") -> set[str]:
+    """The dotted names in a raw mapping; a value that is a mapping itself (by_client) is one name."""
+    known, found = fields(), set()
+    for key, value in mapping.items():
+        name = f"{prefix}{key}"
+        found |= names_below(value, f"{name}.") if isinstance(value, dict) and name not in known else {name}
+    return found
+
+
+def table() -> list[str]:
+    """The rows of the README's table of settings, as Markdown."""
+    return [
+        f"| `{name}` | {_cell(field.get_default(call_default_factory=True, validated_data={}))} | {_allowed(field)} "
+        f"| {field.description} |"
+        for name, field in fields().items()
+    ]
+
+
+def _allowed(field: Any) -> str:
+    """What a setting may be: its choices, or its bounds."""
+    choices = get_args(field.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return ", ".join(choices)
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [(signs[key], getattr(part, key)) for part in field.metadata for key in signs if hasattr(part, key)]
+    # "below 2^31" is there for NumPy's sake, and nobody who reads a table needs it.
+    return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound != 2**31)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value or "''"
+    return json.dumps(value)
+
+
+def test_params_yaml_holds_every_setting_and_no_other() -> None:
+    assert names_below(raw()) == set(fields())
+
+
+def test_params_yaml_and_the_models_have_the_same_defaults() -> None:
+    assert load(PARAMS) == Settings()
+    # 1 == 1.0, but they are two settings to DVC's run-cache.
+    for name in fields():
+        in_file, in_model = look_up(raw(), name), look_up(Settings(), name)
+        assert isinstance(in_model, tuple) or type(in_file) is type(in_model), name
+
+
+@pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)
+def test_every_setting_has_a_title_and_a_description(section: type[Section]) -> None:
+    for name, field in section.model_fields.items():
+        assert field.title, name
+        assert field.title[0].isupper(), name
+        assert field.description, name
+        assert not field.description.endswith("."), name
+
+
+@pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)
+def test_what_only_some_kinds_use_names_kinds_that_exist(section: type[Section]) -> None:
+    for name, field in section.model_fields.items():
+        if field.json_schema_extra:
+            kinds = get_args(section.model_fields[section.chooser].annotation)
+            assert set(field.json_schema_extra["used_by"]) <= set(kinds), name  # type: ignore[call-overload, arg-type, index]
+
+
+def keys(path: str, name: str) -> list[str]:
+    """The keys of the registry `name`, a literal dict: read, for importing some would import TensorFlow."""
+    for node in ast.parse((ROOT / path).read_text()).body:
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
+        if isinstance(target, ast.Name) and target.id == name and isinstance(node.value, ast.Dict):
+            return [ast.literal_eval(key) for key in node.value.keys if key is not None]
+    raise AssertionError(f"{path} has no literal dict {name}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "name"),
+    [
+        ("data.kind", "tasks/datasets/__init__.py", "KINDS"),
+        ("partition.kind", "tasks/partition/division.py", "PARTITIONERS"),
+        ("federate.aggregator.kind", "tasks/federate/aggregators.py", "AGGREGATORS"),
+        ("federate.server_optimizer.kind", "tasks/federate/server_optimizers.py", "SERVER_OPTIMIZERS"),
+    ],
+)
+def test_a_registry_holds_exactly_the_kinds_of_its_setting(setting: str, path: str, name: str) -> None:
+    assert keys(path, name) == list(get_args(fields()[setting].annotation))
+
+
+def test_every_model_by_name_is_allowed() -> None:
+    for name in keys("tasks/federate/models.py", "BUILDERS"):
+        assert parse(changed("federate.model", name)).federate.model == name
+
+
+def test_a_user_s_model_is_named_by_module_and_function() -> None:
+    assert parse(changed("federate.model", "my.models:build_net")).federate.model == "my.models:build_net"
+
+
+@pytest.mark.parametrize("name", [name for name, field in fields().items() if field.json_schema_extra])
+def test_a_setting_without_effect_is_refused_by_name(name: str) -> None:
+    section, _, own = name.rpartition(".")
+    field, settings = fields()[name], raw()
+    model = type(look_up(Settings(), section))
+    unused = [
+        kind
+        for kind in get_args(model.model_fields[model.chooser].annotation)
+        if kind not in field.json_schema_extra["used_by"]
+    ]
+    default = look_up(settings, name)
+    if not unused:
+        return  # every kind that exists today uses it
+    settings = changed(f"{section}.{model.chooser}", unused[0])
+    parse(settings)  # at its default it is no error
+    look_up(settings, section)[own] = other(default, field)
+    text = refusal(settings)
+    assert text.startswith(f"{name} has no effect with {model.chooser} {unused[0]} (only with ")
+    assert "leave it at" in text
+
+
+def other(default: Any, field: Any) -> Any:
+    """Another value of the same type."""
+    match default:
+        case bool():
+            return not default
+        case str():
+            return next((kind for kind in get_args(field.annotation) if kind != default), default + "x")
+        case int():
+            return default + 1
+        case float():
+            return default / 2 if default else 0.5
+        case _:
+            return {"00": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("seed", -1, "seed must be >= 0, got -1"),
+        ("seed", "x", "seed must be a number, got 'x'"),
+        ("seed", True, "seed: input should be a valid integer, got True"),
+        ("federate.rounds", 10.5, "federate.rounds: input should be a valid integer, got 10.5"),
+        ("data.test_fraction", 1.0, "data.test_fraction must be < 1.0, got 1.0"),
+        ("data.test_fraction", "1e-3", "(YAML reads 1e-3 as text: write 0.001)"),
+        ("data.test_fraction", math.nan, "data.test_fraction: input should be a finite number, got nan"),
+        ("federate.guard", "go", "federate.guard must be one of 'stop', 'rollback' or 'continue', got 'go'"),
+        ("partition.alpa", 1.0, "partition.alpa is not a setting: did you mean partition.alpha?"),
+        ("federate", 3, "federate must be a section of settings, got 3"),
+        ("federate.model", "vgg", "federate.model: string should match pattern"),
+        ("preprocess.resize", [8], "preprocess.resize must be empty, one number or [height, width], got [8]"),
+        ("preprocess.resize", [0, 4], "preprocess.resize.0 must be >= 1, got 0"),
+        ("prune.initial_sparsity", 0.9, "prune.initial_sparsity must be <= "),
+        ("prune.begin_round", 9, "prune.begin_round"),
+    ],
+)
+def test_an_error_names_setting_value_and_what_is_allowed(name: str, value: Any, says: str) -> None:
+    assert says in refusal(changed(name, value))
+
+
+def test_all_errors_are_said_at_once() -> None:
+    settings = changed("seed", -1)
+    settings["federate"]["rounds"] = 0
+    assert refusal(settings) == "seed must be >= 0, got -1; federate.rounds must be >= 1, got 0"
+
+
+@pytest.mark.parametrize(("value", "size"), [(None, ()), (0, ()), (28, (28, 28)), ([64, 48], (64, 48))])
+def test_resize_takes_nothing_one_number_or_two(value: Any, size: tuple[int, ...]) -> None:
+    assert parse(changed("preprocess.resize", value)).preprocess.resize == size
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "seed: [1\n", "\x00"])
+def test_a_file_that_is_no_mapping_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().seed = 1  # type: ignore[misc]
+
+
+def test_readme_has_a_row_for_every_setting_and_no_other() -> None:
+    rows = re.findall(r"^\| `[a-z_.0-9]+` \|.*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    of_settings = [row for row in rows if row.split("`")[1].split(".")[0] in Settings.model_fields]
+    assert of_settings == table()
