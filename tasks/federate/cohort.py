@@ -64,12 +64,12 @@ def load_cohort(folder: Path, weighting: str, brightness: float) -> Cohort:
         try:
             x, y = _read_checked(root / client, shape, num_classes)
         except DataError as exc:
-            broken[client] = str(exc)
+            broken[client] = _to_publish(exc, root / client)
             continue
         digest.update(client.encode() + b"\0" + x.tobytes() + y.tobytes())
         features[client] = x
     if not features:
-        raise DataError(f"no client can be used: {'; '.join(broken.values())}")
+        raise DataError(f"no client can be used: {'; '.join(f'{c}: {reason}' for c, reason in broken.items())}")
     weights = client_weights(weighting, features)
     clients = {
         client: Client(str(root / client), len(x), weights[client], _brightness(described, client, brightness))
@@ -78,6 +78,12 @@ def load_cohort(folder: Path, weighting: str, brightness: float) -> Cohort:
     test_x, test_y = _read_checked(root / TEST, shape, num_classes)
     digest.update(test_x.tobytes() + test_y.tobytes())
     return Cohort(clients, broken, shape, num_classes, digest.hexdigest(), test_x, test_y)
+
+
+def _to_publish(error: DataError, folder: Path) -> str:
+    """Returns the reason for clients.csv, where the client stands beside it: the same wherever the workspace is."""
+    reason = str(error).removeprefix(f"client {folder.name}: ")
+    return " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "its files").split())
 
 
 def _brightness(described: Mapping[str, Any], client: str, brightness: float) -> NDArray[np.float32]:
@@ -92,8 +98,11 @@ def _read_checked(
     x, y = read_client(folder)
     if x.shape[1:] != shape or len(x) == 0:
         raise DataError(f"client {folder.name}: x must be (N, {', '.join(map(str, shape))}), N > 0, got {x.shape}")
-    if y.min() < 0 or y.max() >= num_classes:
-        raise DataError(f"client {folder.name}: labels must be 0 to {num_classes - 1}, got {y.min()} to {y.max()}")
+    if not x.flags.c_contiguous:
+        raise DataError(f"client {folder.name}: x must be in C order, got Fortran order")
+    outside = int(np.sum((y < 0) | (y >= num_classes)))
+    if outside:
+        raise DataError(f"client {folder.name}: labels must be 0 to {num_classes - 1}, got {outside} others")
     if not np.isfinite(x).all():
         raise DataError(f"client {folder.name}: x must be finite, got {np.sum(~np.isfinite(x))} values that are not")
     return x, y

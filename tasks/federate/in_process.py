@@ -171,6 +171,8 @@ class _Compiled:
 def _zip(value: Value, client: int) -> Value:
     if isinstance(value, _AtClients):
         return value.values[client]
+    if not isinstance(value, tuple):
+        return value  # an all-equal value, the same for every client
     elements = tuple(_zip(element, client) for element in value)
     return next((element for element in elements if isinstance(element, Failed)), elements)
 
@@ -263,6 +265,8 @@ def _embed(value: Any, signature: Any) -> Value:
         return tuple(
             _embed(elements[i], element) for i, (_, element) in enumerate(tff.structure.iter_elements(signature))
         )
+    if not isinstance(signature, tff.TensorType):
+        raise NotImplementedError(f"the in_process runtime takes tensors and structures of them, not {signature}")
     return np.asarray(value, dtype=object if signature.dtype is np.str_ else signature.dtype)
 
 

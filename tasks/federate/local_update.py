@@ -93,8 +93,8 @@ def build_local_update(predict: Predict, training: LocalTraining, masked: bool) 
 
 
 def _read(client: Any, training: LocalTraining) -> tuple[tf.Tensor, tf.Tensor]:
-    x = tf.reshape(_npy(client["folder"] + "/x.npy", tf.float32), [-1, *training.input_shape])
-    y = _npy(client["folder"] + "/y.npy", tf.int32)
+    x = tf.reshape(_npy(client["folder"], "x.npy", tf.float32), [-1, *training.input_shape])
+    y = _npy(client["folder"], "y.npy", tf.int32)
     # tf.equal, for `==` compares identities in the graphs that TFF builds.
     # TensorFlow's own error for a bad label prints the labels of the whole batch: private data in a log.
     sizes = tf.debugging.Assert(
@@ -108,12 +108,16 @@ def _read(client: Any, training: LocalTraining) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.identity(x), tf.identity(y)
 
 
-def _npy(path: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+def _npy(folder: tf.Tensor, name: str, dtype: tf.DType) -> tf.Tensor:
     """Returns the entries of a version 1 .npy file: 8 bytes, the header's length, the header, the entries."""
-    content = tf.io.read_file(path)
-    header = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 8, 2), tf.uint16)[0], tf.int32)
-    begin = 10 + header
-    return tf.io.decode_raw(tf.strings.substr(content, begin, tf.strings.length(content) - begin), dtype)
+    content = tf.io.read_file(folder + "/" + name)
+    head, length = tf.strings.substr(content, 0, 10) + bytes(10), tf.strings.length(content)
+    begin = 10 + tf.cast(tf.io.decode_raw(tf.strings.substr(head, 8, 2), tf.uint16)[0], tf.int32)
+    # TensorFlow's own error for a file cut short prints its content.
+    whole = tf.equal(tf.strings.substr(head, 0, 7), b"\x93NUMPY\x01") & (begin <= length)
+    with tf.control_dependencies([tf.debugging.Assert(whole, [f"{name} is not a .npy file of version 1"])]):
+        length = tf.identity(length)
+    return tf.io.decode_raw(tf.strings.substr(content, begin, length - begin), dtype)
 
 
 def _unflatten(vector: tf.Tensor, training: LocalTraining) -> list[tf.Tensor]:

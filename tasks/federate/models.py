@@ -100,17 +100,26 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int) 
         seed: of the initialisers; the same seed gives the same bits.
 
     Raises:
-        SettingsError: no such model, not a Keras model, wrong output shape, or layers that a federated round
-            cannot train (BatchNorm; layers that draw random numbers of their own).
+        SettingsError: no such model, not a Sequential or functional Keras model, wrong output shape, or parts that a
+            federated round cannot train (BatchNorm; layers that draw random numbers of their own; regularisers).
     """
     builder = BUILDERS[name] if name in BUILDERS else _load(name)
     tf.keras.utils.set_random_seed(seed)
+    # Keras numbers unnamed layers through the whole process; their names are in the file and in the run's identity.
+    tf.keras.backend.reset_uids()
     model = builder(tuple(input_shape), num_classes)
     if not isinstance(model, Model):
         raise SettingsError(f"federate.model {name} must return a tf.keras.Model, got {type(model).__name__}")
     if not model.built:
         model.build((None, *input_shape))
+    if model.inputs is None:
+        raise SettingsError(
+            f"federate.model {name} must return a Sequential or functional tf.keras.Model, got the subclass "
+            f"{type(model).__name__}, which can neither be copied nor saved as H5"
+        )
     _check_layers(name, model)
+    if not model.trainable_weights:
+        raise SettingsError(f"federate.model {name} must have trainable parameters, got none")
     if tuple(model.output_shape) != (None, num_classes):
         raise SettingsError(f"federate.model {name} must give logits (None, {num_classes}), got {model.output_shape}")
     return model
@@ -135,11 +144,31 @@ def _check_layers(name: str, model: Model) -> None:
                 f"federate.model {name}: layer {layer.name} is {kind}, whose running statistics belong to no "
                 "client and cannot be averaged with the parameters: use GroupNormalization or LayerNormalization"
             )
-        if isinstance(layer, layers.Layer) and (kind.startswith("Random") or kind.endswith(("Dropout", "Noise"))):
+        if isinstance(layer, layers.Layer) and _draws(layer):
             raise SettingsError(
                 f"federate.model {name}: layer {layer.name} is {kind}, which draws random numbers that no seed "
                 "reproduces in a federated round: leave it out (preprocess.augment and weight_decay are reproducible)"
             )
+    frozen = [variable.name for variable in model.non_trainable_weights if variable.trainable]
+    if frozen:
+        raise SettingsError(
+            f"federate.model {name}: {frozen[0]} is frozen (trainable=False), which TFF does not see: apply the frozen "
+            "layers to the data beforehand, or train them"
+        )
+    if model.losses:
+        raise SettingsError(
+            f"federate.model {name} must have no regularisers, got {len(model.losses)}, which a federated round does "
+            "not see: use federate.client.weight_decay"
+        )
+
+
+def _draws(layer: layers.Layer) -> bool:
+    random = layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise
+    if isinstance(layer, random):
+        # Attention layers hold a Dropout of rate 0, which draws nothing.
+        return bool(getattr(layer, "stddev", None) or getattr(layer, "rate", None))
+    rates = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout"))
+    return type(layer).__name__.startswith("Random") or any(isinstance(r, float) and r > 0 for r in rates)
 
 
 def num_params(model: Model) -> int:

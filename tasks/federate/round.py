@@ -1,6 +1,7 @@
 """One federated round as one TFF computation: broadcast, local updates, aggregation, server optimiser."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tasks.federate.local_update import CLIENT_TYPE, LocalTraining, build_local_update
+from tasks.federate.local_update import CLIENT_TYPE, LocalTraining, Predict, build_local_update
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,7 @@ def build_round(model: tf.keras.Model, training: LocalTraining, aggregator: Any,
         optimizer: a `tff.learning.optimizers.Optimizer` of the server.
         masked: whether the state carries pruning masks, which clients and server keep at zero.
     """
-    functional = tff.learning.models.functional_model_from_keras(
-        model,
-        tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        (tf.TensorSpec((None, *training.input_shape), tf.float32), tf.TensorSpec((None,), tf.int32)),
-    )
-    _, constants = functional.initial_weights
-    local_update = build_local_update(
-        lambda params, x: functional.predict_on_batch((tuple(params), constants), x, training=True), training, masked
-    )
+    local_update = build_local_update(_build_predict(model, training.input_shape), training, masked)
     vector = tff.TensorType(np.float32, [training.num_params])
     aggregation = aggregator.create(vector, tff.TensorType(np.float32))
     initialize_server = _build_initialize(local_update.type_signature.parameter[1], optimizer)
@@ -66,6 +59,27 @@ def build_round(model: tf.keras.Model, training: LocalTraining, aggregator: Any,
     # model made before is then refused; making one outside of a graph swaps them back.
     tf.keras.models.clone_model(model)
     return Round(initialize, next_round)
+
+
+def _build_predict(model: tf.keras.Model, input_shape: tuple[int, ...]) -> Predict:
+    """Returns the architecture of `model` as a function of its parameters, in the order of its `trainable_weights`."""
+    numbered = tf.keras.models.clone_model(model)
+    numbered.set_weights(model.get_weights())
+    for number, variable in enumerate(numbered.trainable_weights):
+        variable.assign(tf.fill(variable.shape, float(number)))
+    functional = tff.learning.models.functional_model_from_keras(
+        numbered,
+        tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        (tf.TensorSpec((None, *input_shape), tf.float32), tf.TensorSpec((None,), tf.int32)),
+    )
+    # TFF takes parameters in the order in which the layers create them; a layer of layers may list them in another.
+    created, constants = functional.initial_weights
+    places = [int(parameter.flat[0]) for parameter in created]
+
+    def predict(params: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        return functional.predict_on_batch((tuple(params[place] for place in places), constants), x, training=True)
+
+    return predict
 
 
 def _build_initialize(broadcast_type: Any, optimizer: Any) -> Any:

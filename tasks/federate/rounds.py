@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks import timings
-from tasks.errors import GuardStop, NoClientLeft, RunError, UndriftError
+from tasks.errors import GuardStop, NoClientLeft, RunError, WorkerLost
 from tasks.federate import schedule
 from tasks.federate.aggregators import AGGREGATORS
 from tasks.federate.checkpoint import Checkpoints
@@ -31,8 +31,17 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
+Watch = Callable[[Mapping[str, Any]], None]
+
+
+def ignore(row: Mapping[str, Any]) -> None:
+    """Watches nothing."""
+
+
 # Rollbacks of a run whose model, not a client, went wrong: nobody can be left out the next time.
 _MAX_MODEL_ROLLBACKS = 3
+# Drawing one costs 25 µs a client, which is much where nothing is augmented.
+_NO_SEED = np.zeros(2, np.int32)
 
 
 @dataclass(frozen=True)
@@ -62,11 +71,13 @@ def run_rounds(
     model: tf.keras.Model,
     phase: Phase,
     report: Callable[[Sequence[Mapping[str, Any]]], None],
+    watch: Watch = ignore,
 ) -> list[dict[str, Any]]:
     """Trains `model` in place for the rounds of `phase`, and returns a log line for each of them.
 
     A run of the same phase with the same settings and data that was killed goes on from its last checkpoint, and ends
-    with the same bits. `report` gets the lines however the rounds end, so that a run that was stopped can be diagnosed.
+    with the same bits. `report` gets the lines however the rounds end, so that a run that was stopped can be diagnosed;
+    `watch` gets each finished round's row of rounds.csv at once.
 
     Raises:
         GuardStop: a client failed or the model was not finite, and `federate.guard` says stop.
@@ -90,7 +101,7 @@ def run_rounds(
     )
     checkpoints = Checkpoints(folder / "models" / "checkpoints" / phase.name, identity)
     with closing(checkpoints), runtime(federate.runtime):
-        loop = _Loop(settings, folder, cohort, model, phase, computations, checkpoints)
+        loop = _Loop(settings, folder, cohort, model, phase, computations, checkpoints, watch)
         try:
             loop.run()
         finally:
@@ -124,11 +135,15 @@ class _Loop:
         phase: Phase,
         computations: Round,
         checkpoints: Checkpoints,
+        watch: Watch,
     ) -> None:
+        self._watch = watch
         self._seed, self._settings = settings.seed, settings.federate
         self._folder, self._cohort, self._phase = folder, cohort, phase
         self._computations, self._checkpoints, self._model = computations, checkpoints, model
         self._prunable = prunable(model)
+        augment = settings.preprocess.augment
+        self._augments = augment.flip or augment.brightness > 0
         self._validate = build_validation(model, cohort.test_x, cohort.test_y)
         self._seconds: list[float] = []
         self._begun = phase.first
@@ -142,7 +157,7 @@ class _Loop:
             for round_num in range(self._begun, phase.last + 1):
                 began = time.perf_counter()
                 line, failures, healthy = self._round(now, round_num)
-                stop = None if healthy else self._guard(now, round_num, failures)
+                stop = None if healthy else self._guard(now, line, failures)
                 line |= {"excluded": sorted(now.excluded), "model_rollbacks": now.model_rollbacks}
                 self.lines.append(line)
                 self._checkpoints.append(line)
@@ -151,8 +166,10 @@ class _Loop:
                 if round_num % settings.checkpoint_every == 0 or round_num == phase.last:
                     self._checkpoints.save(round_num, now.state)
                 self._seconds.append(time.perf_counter() - began)
-                left = float(np.median(self._seconds)) * (phase.last - round_num)
+                # The first round also compiles.
+                left = float(np.median(self._seconds[1:] or self._seconds)) * (phase.last - round_num)
                 progress.show(line["row"], phase.last, left, failures)
+                self._watch(line["row"])
         assign(self._model, now.state["server"]["params"])
 
     def close(self) -> None:
@@ -220,7 +237,7 @@ class _Loop:
             order=schedule.visits(info.num_examples, num_epochs, rng),
             weight=np.float32(info.weight),
             learning_rate=np.float32(settings.client.learning_rate * factor),
-            seed=schedule.augment_seed(self._seed, round_num, client),
+            seed=schedule.augment_seed(self._seed, round_num, client) if self._augments else _NO_SEED,
             brightness=info.brightness,
         )
 
@@ -233,7 +250,7 @@ class _Loop:
         try:
             proposed, results = self._computations.next(state, list(inputs.values()))
             return proposed, dict(zip(inputs, results, strict=True))
-        except UndriftError:
+        except WorkerLost:
             raise
         except Exception as exc:
             failed = self._find_failed(state, inputs)
@@ -251,7 +268,7 @@ class _Loop:
         for client, given in inputs.items():
             try:
                 self._computations.next(state, [given])
-            except UndriftError:
+            except WorkerLost:
                 raise
             except Exception as exc:
                 failed[client] = Failed(exc)
@@ -271,8 +288,9 @@ class _Loop:
             return None
         return self._validate(now.state["server"]["params"])
 
-    def _guard(self, now: _Progress, round_num: int, failures: Mapping[str, str]) -> GuardStop | None:
+    def _guard(self, now: _Progress, line: Mapping[str, Any], failures: Mapping[str, str]) -> GuardStop | None:
         """Does what `federate.guard` says when a round went wrong; returns the error that ends the run, if any."""
+        round_num = line["round"]
         what = f"clients failed: {_list(failures)}" if failures else "the loss or the model is not finite"
         if self._settings.guard == "stop":
             return GuardStop(f"round {round_num}: {what}; federate.guard is stop")
@@ -282,7 +300,7 @@ class _Loop:
         now.model_rollbacks += not failures
         if now.model_rollbacks > _MAX_MODEL_ROLLBACKS:
             return GuardStop(f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks for the same reason")
-        best = _best_checkpoint(self._checkpoints.rounds(), self.lines)
+        best = _best_checkpoint(self._checkpoints.rounds(), [*self.lines, line])
         log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
         return None

@@ -8,6 +8,9 @@ import tensorflow_federated as tff
 
 from tasks.settings import RuntimeSettings
 
+# A computation called outside of `runtime` is a mistake: TFF's default context would start a worker that nobody owns.
+tff.test.set_no_default_context()
+
 
 @contextmanager
 def runtime(settings: RuntimeSettings) -> Iterator[None]:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
+# Parameters that are turned into float64 at a time.
+_BLOCK = 1 << 14
+
 
 @dataclass(frozen=True)
 class UpdateStatistics:
@@ -32,9 +35,18 @@ class UpdateStatistics:
 
 
 def gram(updates: list[NDArray[np.float32]]) -> Vector:
-    """Returns the inner products (K, K) of K updates (P,)."""
-    stacked = np.stack(updates)
-    return (stacked @ stacked.T).astype(np.float64)
+    """Returns the inner products (K, K) of K updates (P,).
+
+    In float64: a distance is a small difference of inner products, and float32 loses a drift below 1e-3 of the updates.
+    """
+    inner: Vector = np.zeros((len(updates), len(updates)))
+    block = np.empty((len(updates), min(_BLOCK, len(updates[0]))))
+    for begin in range(0, len(updates[0]), _BLOCK):
+        part = block[:, : len(updates[0]) - begin]
+        for row, update in zip(part, updates, strict=True):
+            row[:] = update[begin : begin + _BLOCK]
+        inner += part @ part.T
+    return inner
 
 
 def update_statistics(inner: Vector, share: Vector) -> UpdateStatistics:
@@ -53,22 +65,26 @@ def update_statistics(inner: Vector, share: Vector) -> UpdateStatistics:
     )
 
 
-def geometric_median(inner: Vector, iterations: int = 100, tolerance: float = 1e-6) -> Vector:
+def geometric_median(inner: Vector, iterations: int = 100, tolerance: float = 1e-5) -> Vector:
     """Returns weights a (K,), Σ a_k = 1, such that Σ a_k Δ_k is the geometric median argmin_z Σ ‖Δ_k − z‖.
 
     Weiszfeld's iteration with the smoothing of RFA (Pillutla 2022, Algorithm 2): a_k ∝ 1 / max(ν, ‖Δ_k − z‖), each
-    client one vote. Up to half of the clients can send anything without moving the result without bound.
+    client one vote. Fewer than half of the clients can send anything without moving the result without bound. For that
+    to hold of the iteration too, its start, ν and its end must not be theirs to choose: it starts at the mean of the
+    closest majority, and the radius of that majority is the unit of the other two.
     """
-    num = len(inner)
-    a = np.full(num, 1 / num)
     square = np.maximum(np.diag(inner), 0.0)
-    smallest = 1e-6 * float(np.sqrt(square.max(initial=0.0)))
-    if smallest == 0:
+    apart = np.sqrt(np.maximum(square[:, None] + square - 2 * inner, 0.0))
+    from_medoid = apart[apart.sum(axis=1).argmin()]
+    radius = float(np.sort(from_medoid)[len(inner) // 2])
+    closest = from_medoid <= radius
+    a: Vector = closest / closest.sum()
+    if radius == 0:
         return a
     for _ in range(iterations):
-        closeness = 1 / np.maximum(smallest, np.sqrt(_square_distance(inner, square, a)))
-        step, a = a, closeness / closeness.sum()
-        if np.abs(a - step).max() < tolerance:
+        closeness = 1 / np.maximum(1e-6 * radius, np.sqrt(_square_distance(inner, square, a)))
+        before, a = a, closeness / closeness.sum()
+        if (a - before) @ inner @ (a - before) < (tolerance * radius) ** 2:
             break
     return a
 

@@ -12,14 +12,14 @@ import tensorflow as tf
 from tasks.federate.cohort import load_cohort
 from tasks.federate.models import build, num_params
 from tasks.federate.record import write_log
-from tasks.federate.rounds import Phase, run_rounds
+from tasks.federate.rounds import Phase, Watch, ignore, run_rounds
 from tasks.files import replacing
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def federate(settings: Settings, folder: Path) -> None:
+def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     """Trains the global model over the clients in `folder`/data/clients.
 
     Writes models/global.h5, and rounds.csv and clients.csv into both reports/federate/ (the step's own output) and
@@ -33,7 +33,7 @@ def federate(settings: Settings, folder: Path) -> None:
         for reports in (folder / "reports" / "federate", folder / "reports"):
             write_log(reports, lines)
 
-    lines = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report)
+    lines = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report, watch)
     save_model(model, folder / "models" / "global.h5")
     row = lines[-1]["row"]
     log.info(

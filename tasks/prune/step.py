@@ -14,7 +14,7 @@ from tasks.errors import DataError, RunError
 from tasks.federate.cohort import Cohort, load_cohort
 from tasks.federate.parameters import flatten, prunable
 from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
-from tasks.federate.rounds import Phase, run_rounds
+from tasks.federate.rounds import Phase, Watch, ignore, run_rounds
 from tasks.federate.step import save_model
 from tasks.files import read_rows, replacing, write_json, write_rows
 from tasks.prune.export import sizes, tflite_logits, to_tflite
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _SAME_LOGITS = 1e-3
 
 
-def prune(settings: Settings, folder: Path) -> None:
+def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     """Prunes models/global.h5 over `prune.rounds` more federated rounds.
 
     Writes models/pruned.h5, models/pruned.tflite (8-bit weights), models/pruned_float.tflite, reports/prune.json, and
@@ -50,7 +50,7 @@ def prune(settings: Settings, folder: Path) -> None:
         _write_log(folder / "reports", lines)
 
     phase = Phase("prune", trained + 1, trained + settings.prune.rounds, next_mask)
-    run_rounds(settings, folder, cohort, model, phase, report)
+    run_rounds(settings, folder, cohort, model, phase, report, watch)
     save_model(model, folder / "models" / "pruned.h5")
     summary = _export(folder, cohort, model, before, masks)
     write_json(folder / "reports" / "prune.json", summary)
