@@ -29,6 +29,7 @@ FILES = (
     "reports/clients.csv",
     "reports/confusion.png",
     "reports/diagnosis.json",
+    "reports/diagnosis.md",
     "reports/drift.png",
     "reports/evaluation.json",
     "reports/labels.png",

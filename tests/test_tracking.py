@@ -61,6 +61,7 @@ def write_reports(folder: Path) -> None:
     files.write_json(reports / "metrics.json", {**scores, "size_bytes": 4000, "pruned_size_bytes": 900})
     for name in ("prune", "evaluation", "diagnosis"):
         files.write_json(reports / f"{name}.json", {})
+    (reports / "diagnosis.md").write_text("# no rise")
     for name in ("confusion", "drift", "labels", "loss"):
         (reports / f"{name}.png").write_bytes(b"\x89PNG")
 

@@ -85,7 +85,7 @@ def client_rows(outcome: Outcome, inputs: Mapping[str, Any]) -> tuple[list[dict[
             row["num_examples"] = int(inputs[client]["num_examples"])
         if result is not None and not isinstance(result, Failed):
             row |= {"num_steps": int(result["num_steps"])}
-            row |= {name: _number(result[name]) for name in ("loss_before", "loss_after", "loss_mean")}
+            row |= {name: _loss(result[name]) for name in ("loss_before", "loss_after", "loss_mean")}
         if i is not None:
             row |= {
                 "weight": _number(share[i]),
@@ -125,7 +125,7 @@ def round_row(
         "sparsity": _number(np.mean(outcome.params_after[prunable] == 0)) if prunable.any() else 0.0,
     }
     if validation is not None:
-        row["val_loss"], row["val_accuracy"] = map(_number, validation)
+        row["val_loss"], row["val_accuracy"] = _loss(validation[0]), _number(validation[1])
     return row
 
 
@@ -144,4 +144,9 @@ def _average(clients: Sequence[Mapping[str, Any]], column: str) -> float | None:
 
 def _number(value: Any) -> float | None:
     """Seven significant digits, what float32 holds; None for what is not finite."""
-    return float(f"{float(value):.7g}") if np.isfinite(value) else None
+    return _loss(value) if np.isfinite(value) else None
+
+
+def _loss(value: Any) -> float:
+    """Seven significant digits. A loss that is not finite was measured, and is written as nan or inf."""
+    return float(f"{float(value):.7g}")

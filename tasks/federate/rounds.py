@@ -309,7 +309,7 @@ class _Loop:
 def _best_checkpoint(rounds: Sequence[int], lines: Sequence[Mapping[str, Any]]) -> int:
     """Returns the checkpoint with the lowest training loss, which the round after it measured; else the last one."""
     losses = {line["round"] - 1: line["row"]["train_loss"] for line in lines}
-    known = {r: losses[r] for r in rounds if losses.get(r) is not None}
+    known = {r: losses[r] for r in rounds if losses.get(r) is not None and np.isfinite(losses[r])}
     return min(known, key=lambda r: (known[r], -r)) if known else rounds[-1]
 
 

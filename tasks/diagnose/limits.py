@@ -1,0 +1,73 @@
+"""What the logs could not tell, in sentences: a diagnosis that hides its limits misleads."""
+
+from collections.abc import Iterator
+
+from tasks.diagnose.logs import ClientLog, RoundLog
+from tasks.diagnose.observe import Observation
+from tasks.diagnose.report import count
+from tasks.diagnose.scan import FEWEST, MOST_DRAWS
+
+
+def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance: float) -> list[str]:
+    """Returns what the data could not tell, a sentence each."""
+    return [
+        "Causes were not tested: that takes a replay of the rounds with one factor changed.",
+        *_of_the_loss(seen, len(rounds.rounds)),
+        *_of_the_test(seen, significance),
+        *_of_the_clients(seen, clients),
+    ]
+
+
+def _of_the_loss(seen: Observation, num_rounds: int) -> Iterator[str]:
+    if seen.num_losses < FEWEST:
+        yield (
+            f"{seen.loss} was measured in {count(seen.num_losses, 'round')}: whether it rose beyond its noise can be "
+            f"told from {FEWEST} on."
+        )
+    elif seen.num_losses < num_rounds:
+        yield (
+            f"{seen.loss} was measured in {seen.num_losses} of {num_rounds} rounds: the rounds between two "
+            "measurements cannot be told apart."
+        )
+    if seen.loss != "val_loss":
+        yield (
+            f"{seen.loss} was tested, not val_loss: the loss on the clients' own data goes on falling while a model "
+            "overfits, and varies with the clients that were sampled."
+        )
+    if seen.sparsity is not None:
+        yield (
+            f"The rise coincides with rising sparsity, from {seen.sparsity[0]:.2g} to {seen.sparsity[1]:.2g}: pruning "
+            "costs some loss, and whether anything else went wrong in those rounds cannot be told."
+        )
+
+
+def _of_the_test(seen: Observation, significance: float) -> Iterator[str]:
+    rise = seen.increase
+    if significance * (MOST_DRAWS + 1) < 1:
+        yield f"diagnose.significance {significance:g} is below 1 / {MOST_DRAWS + 1}, the least that the test resolves."
+    elif not rise.detected and rise.noise is not None:
+        if rise.visible is None:
+            yield "The loss is too noisy, or its curve too short, for any rise to be told from noise."
+        else:
+            size = f"{100 * rise.visible:.3g} % of the loss" if rise.relative else f"{rise.visible:.3g}"
+            yield f"A rise by less than {size}, even a lasting one, cannot be told from noise on this curve."
+
+
+def _of_the_clients(seen: Observation, clients: ClientLog) -> Iterator[str]:
+    if not seen.increase.detected:
+        yield "Without a rise, the clients were only searched for failures."
+        return
+    if not seen.drifts:
+        yield "No client's signals in the rounds of the rise could be compared with anything."
+        return
+    if all(one.before is None for one in seen.drifts):
+        yield (
+            "No client is known from before the rise: honest clients with unusual data look like clients that drifted."
+        )
+    if all(one.expected is None for one in seen.drifts):
+        yield "Fewer than 3 clients took part in a round: each could only be compared with its own past."
+    if "update_cosine" in clients.signals and "update_cosine_robust" not in clients.signals:
+        yield (
+            "The cosine is that to the mean update: clients that drift together own the mean, and make honest ones "
+            "look odd."
+        )

@@ -1,0 +1,341 @@
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from tasks.diagnose.detection import Increase, find_increase
+from tasks.diagnose.scan import noise, null
+
+ALPHA = 0.01
+NOISE = 0.07  # sd of a round, as a fraction of the loss
+
+
+def noise_of(rng: np.random.Generator, law: str, n: int) -> np.ndarray:
+    """Noise (n,) with sd 1: Gaussian, Student-t(5), exponential (skewed upwards), or AR(1)."""
+    if law == "gauss":
+        return rng.standard_normal(n)
+    if law == "t5":
+        return rng.standard_t(5, n) / np.sqrt(5 / 3)
+    if law == "skewed":
+        return rng.exponential(size=n) - 1
+    rho, shocks = float(law.removeprefix("ar")), rng.standard_normal(n + 100)
+    for t in range(1, n + 100):
+        shocks[t] += rho * shocks[t - 1]
+    return shocks[100:] * np.sqrt(1 - rho**2)
+
+
+def level(shape: str, n: int) -> np.ndarray:
+    t = np.arange(n)
+    return {
+        "flat": np.full(n, 0.3),
+        "exponential": 0.3 + 2 * np.exp(-t / max(3, n / 8)),
+        "power": 0.3 + 2 * (1 + t) ** -0.7,
+    }[shape]
+
+
+def rise_of(kind: str, n: int, onset: int) -> np.ndarray:
+    """Rise (n,) with a height of 1, from index `onset` on."""
+    since = np.arange(n) - onset
+    growth = np.exp(3 * ((since + 1) / (n - onset) - 1))
+    return {
+        "none": np.zeros(n),
+        "spike": 1.0 * (since == 0),
+        "bump": 1.0 * ((since >= 0) & (since < 3)),
+        "step": 1.0 * (since >= 0),
+        "climb": np.maximum(0, since + 1) / (n - onset),
+        "oscillation": np.where(since >= 0, growth * (-1.0) ** since, 0),
+    }[kind]
+
+
+def curve(
+    rng: np.random.Generator,
+    n: int,
+    shape: str,
+    law: str,
+    kind: str = "none",
+    height: float = 0,
+    additive: bool = False,
+) -> np.ndarray:
+    """Losses (n,): noise in proportion to the loss, a rise of `height` times the noise's sd from 60 % of the rounds on.
+
+    `additive`: noise of one size for the whole curve instead, that of the last level.
+    """
+    m, e = level(shape, n), noise_of(rng, law, n)
+    if additive:
+        return m + NOISE * m[-1] * e
+    return m * np.exp(NOISE * (e + height * rise_of(kind, n, int(0.6 * n))))
+
+
+def find(losses: np.ndarray, significance: float = ALPHA) -> Increase:
+    return find_increase(np.arange(1, len(losses) + 1), losses, significance)
+
+
+def claims(draw: partial[np.ndarray], count: int, significance: float = ALPHA) -> list[Increase]:
+    return [found for found in (find(draw(), significance) for _ in range(count)) if found.detected]
+
+
+def most(count: int, rate: float) -> int:
+    """The largest number of events that `rate` explains with probability 0.999."""
+    return int(binom.ppf(0.999, count, rate))
+
+
+def least(count: int, rate: float) -> int:
+    return int(binom.ppf(0.001, count, rate))
+
+
+@pytest.mark.parametrize(("law", "rate"), [("gauss", 0.01), ("t5", 0.01), ("skewed", 0.022), ("ar0.5", 0.014)])
+def test_noise_alone_is_seldom_a_rise(law: str, rate: float) -> None:
+    """The rates of the docstring up to 60 rounds, or the nominal one where they stay below it."""
+    rng = np.random.default_rng(11)
+    draws = [partial(curve, rng, n, shape, law) for n in (10, 30, 60) for shape in ("flat", "exponential", "power")]
+    assert sum(len(claims(draw, 40)) for draw in draws) <= most(360, rate)
+
+
+def test_false_alarms_follow_the_significance() -> None:
+    rng = np.random.default_rng(12)
+    draw = partial(curve, rng, 30, "flat", "t5")
+    assert len(claims(draw, 300, significance=0.2)) <= most(300, 0.2)
+    assert len(claims(draw, 300, significance=0.2)) > len(claims(draw, 300, significance=0.001))
+
+
+@pytest.mark.parametrize("law", ["gauss", "t5"])
+@pytest.mark.parametrize(
+    ("kind", "height", "n", "rate", "late"),
+    [
+        ("spike", 20, 30, 0.87, 0),
+        ("bump", 20, 30, 0.99, 0),
+        ("step", 10, 30, 0.78, 0),
+        ("step", 20, 30, 0.99, 0),
+        ("step", 5, 100, 0.95, 0),
+        ("climb", 20, 30, 0.99, 2),
+        ("climb", 10, 100, 0.99, 10),
+        ("oscillation", 20, 30, 0.58, 11),
+        ("oscillation", 20, 100, 0.99, 33),
+    ],
+)
+def test_planted_rise_is_found_from_its_round(
+    law: str, kind: str, height: float, n: int, rate: float, late: int
+) -> None:
+    """`rate` and `late`, the 0.95 quantile of the delay, as measured on 800 other curves (the docstring's table)."""
+    rng = np.random.default_rng(13)
+    found = [
+        one
+        for shape in ("exponential", "power")
+        for one in claims(partial(curve, rng, n, shape, law, kind, height), 20)
+    ]
+    assert len(found) >= least(40, rate)
+    onset = int(0.6 * n) + 1
+    delays = np.array([one.round for one in found]) - onset
+    assert (delays > late).sum() <= most(len(found), 0.05)
+    assert (delays < -3).sum() <= most(len(found), 0.05)
+    assert all(one.kind == "level" and one.confidence >= 1 - ALPHA for one in found)
+    assert all(one.round <= one.alarm <= n and one.round <= one.until <= n for one in found)  # type: ignore[operator]
+
+
+def test_step_stays_up_until_the_last_round_and_spike_ends_with_its_own() -> None:
+    rng = np.random.default_rng(14)
+    step = find(curve(rng, 30, "exponential", "gauss", "step", 30))
+    spike = find(curve(rng, 30, "exponential", "gauss", "spike", 30))
+    assert (step.round, step.until) == (19, 30)
+    assert (spike.round, spike.until) == (19, 19)
+
+
+def test_losses_before_and_after_are_the_levels() -> None:
+    # 0.5 for 20 rounds, then 0.8 for 20, with 1 % of noise: a mean of at least 2 rounds has an sd below 1 %.
+    rng = np.random.default_rng(15)
+    found = find(np.repeat([0.5, 0.8], 20) * np.exp(0.01 * rng.standard_normal(40)))
+    assert found.round == 21
+    assert found.loss_before == pytest.approx(0.5, rel=0.03)
+    assert found.loss_after == pytest.approx(0.8, rel=0.03)
+    assert found.noise == pytest.approx(0.01, rel=0.6)
+
+
+def test_overfitting_without_noise_rises_from_its_lowest_round() -> None:
+    t = np.arange(1, 41)
+    found = find(0.3 + 0.001 * (t - 20.0) ** 2)
+    assert found.detected
+    assert found.round is not None
+    assert 20 <= found.round <= 27
+    assert found.until == 40
+
+
+def test_one_outlier_within_the_noise_is_no_rise() -> None:
+    rng = np.random.default_rng(16)
+    curves = [curve(rng, 40, "exponential", "gauss", "spike", 4) for _ in range(100)]
+    assert sum(find(losses).detected for losses in curves) <= most(100, ALPHA)
+
+
+def test_rise_in_a_descent_that_goes_on_is_found() -> None:
+    """Three rounds in which the loss doubles, in a curve that falls before and after, without a plateau."""
+    rng = np.random.default_rng(17)
+    losses = np.exp(-np.arange(30) / 10 + 0.02 * rng.standard_normal(30))
+    losses[17:20] *= 2
+    found = find(losses)
+    assert (found.detected, found.round) == (True, 18)
+    assert found.until in (19, 20)
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=8, max_size=40), st.floats(0.01, 100))
+@settings(max_examples=40, deadline=None)
+def test_losses_that_never_rise_are_no_rise(falls: list[float], start: float) -> None:
+    assert not find(start * np.exp(-np.cumsum(falls))).detected
+
+
+@given(st.integers(0, 100), st.floats(1e-3, 1e3))
+@settings(max_examples=20, deadline=None)
+def test_unit_of_the_loss_does_not_matter(seed: int, unit: float) -> None:
+    losses = curve(np.random.default_rng(seed), 20, "exponential", "gauss", "step", 20)
+    one, other = find(losses), find(unit * losses)
+    assert (one.detected, one.round, one.until, one.alarm) == (other.detected, other.round, other.until, other.alarm)
+    assert one.confidence == other.confidence
+
+
+def test_change_below_the_precision_of_a_loss_is_no_rise() -> None:
+    losses = np.full(30, 0.25)
+    losses[20:] += 1e-8
+    assert not find(losses).detected
+
+
+def test_losses_of_both_signs_are_tested_as_they_are() -> None:
+    rng = np.random.default_rng(18)
+    losses = np.linspace(1, -1, 30) + 0.01 * rng.standard_normal(30)
+    assert not find(losses).detected
+    losses[20:] += 1
+    found = find(losses)
+    assert (found.detected, found.round, found.relative) == (True, 21, False)
+
+
+def test_not_finite_loss_is_a_rise_from_its_round() -> None:
+    rng = np.random.default_rng(19)
+    losses = curve(rng, 20, "exponential", "gauss")
+    for bad in (np.nan, np.inf, 1e200):
+        broken = losses.copy()
+        broken[12:] = bad
+        found = find(broken)
+        assert (found.detected, found.kind, found.round, found.until) == (True, "not_finite", 13, 20)
+        assert (found.alarm, found.confidence, found.loss_after) == (13, 1.0, None)
+        assert found.loss_before == pytest.approx(float(losses[8:12].mean()))  # the last 4 before it
+
+
+def test_not_finite_loss_ends_where_the_loss_is_back() -> None:
+    losses = np.full(5, 0.3)
+    losses[1:3] = np.nan
+    assert (find(losses).round, find(losses).until) == (2, 3)
+
+
+def test_not_finite_first_loss_has_nothing_before_it() -> None:
+    found = find(np.array([np.nan, 1.0, 0.9]))
+    assert (found.round, found.until, found.loss_before) == (1, 1, None)
+
+
+def test_climb_into_infinity_begins_with_the_climb() -> None:
+    losses = np.concatenate([np.full(15, 0.5), 0.5 * 10.0 ** np.arange(1, 6), [np.inf, np.nan]])
+    losses[:15] *= np.exp(0.01 * np.random.default_rng(20).standard_normal(15))
+    found = find(losses)
+    assert (found.kind, found.round, found.until, found.loss_after) == ("not_finite", 16, 22, None)
+
+
+def test_too_few_losses_claim_nothing() -> None:
+    assert find(np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 9.0])) == Increase(detected=False)
+    assert find(np.array([])) == Increase(detected=False)
+
+
+def test_rounds_are_reported_not_positions() -> None:
+    losses = curve(np.random.default_rng(21), 20, "exponential", "gauss", "step", 30)  # rises at position 12
+    found = find_increase(np.arange(20) * 5 + 5, losses, ALPHA)
+    assert (found.round, found.until) == (65, 100)
+
+
+def test_rounds_and_losses_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be two arrays"):
+        find_increase([1, 2], [0.1], ALPHA)
+
+
+def test_significance_that_cannot_be_resolved_claims_nothing() -> None:
+    losses = curve(np.random.default_rng(22), 10, "flat", "gauss", "step", 1000)
+    assert find(losses).detected
+    assert not find(losses, significance=1e-6).detected
+
+
+def test_live_calls_find_a_step_within_two_rounds() -> None:
+    rng, delays = np.random.default_rng(23), []
+    for _ in range(10):
+        losses = curve(rng, 30, "exponential", "gauss", "step", 20)  # from round 19 on
+        delays.append(next(n for n in range(19, 31) if find(losses[:n]).detected) - 19)
+    assert np.median(delays) <= 2
+    assert max(delays) <= 4
+
+
+def test_noise_of_independent_gaussian_losses() -> None:
+    # sd 1 and correlation 0; 0.3 weighs 6 of 4,006 losses. Error of the sd below 10 %, of the correlation below 0.15.
+    found = noise(np.random.default_rng(24).standard_normal(4000))
+    assert found.correlation < 0.15
+    assert found.sd == pytest.approx(1, rel=0.15)
+
+
+def test_noise_of_correlated_losses() -> None:
+    found = noise(noise_of(np.random.default_rng(25), "ar0.5", 4000))
+    assert found.correlation == pytest.approx(0.5, abs=0.12)
+    assert found.sd == pytest.approx(1, rel=0.2)
+
+
+def test_noise_ignores_a_straight_descent() -> None:
+    z = np.random.default_rng(26).standard_normal(50)
+    assert noise(z - 3 * np.arange(50)).scale == pytest.approx(noise(z).scale, rel=1e-9)
+
+
+def test_critical_height_is_where_the_p_value_reaches_the_significance() -> None:
+    law = null(12, 0.3, 0.01)
+    height = law.critical(0.01)
+    assert law.p_value(np.nextafter(height, np.inf)) <= 0.01 < law.p_value(height)
+    assert law.critical(1e-9) == np.inf
+
+
+def test_null_law_is_the_same_every_time() -> None:
+    first = null(12, 0.3, 0.01)
+    null.__globals__["_null"].cache_clear()
+    assert np.array_equal(first.maxima, null(12, 0.3, 0.01).maxima)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("law", "flat", "falling", "additive"),
+    [
+        ("gauss", 0.01, 0.01, 0.01),
+        ("t5", 0.01, 0.01, 0.048),
+        ("skewed", 0.052, 0.02, 0.144),
+        ("ar0.5", 0.024, 0.01, 0.06),
+        ("ar0.8", 0.176, 0.046, 0.188),
+    ],
+)
+def test_false_alarm_rates_of_the_docstring(law: str, flat: float, falling: float, additive: float) -> None:
+    """Prints the measured table (-m slow -s); about 2 minutes for all laws."""
+    for n in (10, 20, 30, 60, 100, 200):
+        for shape, stays, rate in [
+            ("flat", False, flat),
+            *((shape, False, falling) for shape in ("exponential", "power")),
+            *((shape, True, additive) for shape in ("exponential", "power")),
+        ]:
+            count = len(claims(partial(curve, np.random.default_rng(1), n, shape, law, additive=stays), 500))
+            print(f"{law} N {n} {shape}{' additive' if stays else ''}: {count / 5:.1f} %", flush=True)
+            assert count <= most(500, rate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [10, 30, 100])
+@pytest.mark.parametrize("kind", ["spike", "bump", "step", "climb", "oscillation"])
+def test_power_of_the_docstring(n: int, kind: str) -> None:
+    """Prints how often a rise is found, and the quantiles of its delay (-m slow -s)."""
+    for law, height in product(("gauss", "t5", "ar0.5"), (5, 10, 20)):
+        rng = np.random.default_rng(101)
+        draws = [partial(curve, rng, n, shape, law, kind, height) for shape in ("exponential", "power")]
+        found = [one for draw in draws for one in claims(draw, 400)]
+        delays = [one.round - int(0.6 * n) - 1 for one in found if one.round is not None]
+        late = np.percentile(delays, [5, 50, 95]) if delays else []
+        print(f"{kind} of {height}, {law}, N {n}: {len(found) / 8:.1f} %, late {late}", flush=True)
+        if n == 100 and height == 20:
+            assert len(found) >= least(800, 0.98)
