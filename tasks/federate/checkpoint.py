@@ -1,6 +1,6 @@
 """Checkpoints of a run, and the log that goes with them: a killed run goes on as if it had never been killed.
 
-In `models/checkpoints/<phase>/`: `run.json` (what the run is of: other settings, data or code start afresh),
+In `models/checkpoints/<phase>/`: `run.json` (what the run is of: other settings, data or another model start afresh),
 `round_<n>.npz` (the state of the server after round n, written whole or not at all) and `log.jsonl` (a line a round).
 Nothing here is an output of the DVC stage: DVC deletes those before it runs a stage again.
 """

@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks import timings
-from tasks.errors import GuardStop, NoClientLeft, RunError, WorkerLost
+from tasks.errors import GuardStop, NoClientLeft, RunError, UndriftError
 from tasks.federate import schedule
 from tasks.federate.aggregators import AGGREGATORS
 from tasks.federate.checkpoint import Checkpoints
@@ -88,7 +88,7 @@ def run_rounds(
         "phase": [phase.name, phase.first, phase.last],
         "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
         "data": cohort.digest,
-        "model": {v.name: list(v.shape) for v in model.trainable_weights},
+        "model": model.to_json(),
     }
     training = _local_training(settings, cohort, model)
     federate = settings.federate
@@ -250,7 +250,7 @@ class _Loop:
         try:
             proposed, results = self._computations.next(state, list(inputs.values()))
             return proposed, dict(zip(inputs, results, strict=True))
-        except WorkerLost:
+        except UndriftError:
             raise
         except Exception as exc:
             failed = self._find_failed(state, inputs)
@@ -268,7 +268,7 @@ class _Loop:
         for client, given in inputs.items():
             try:
                 self._computations.next(state, [given])
-            except WorkerLost:
+            except UndriftError:
                 raise
             except Exception as exc:
                 failed[client] = Failed(exc)

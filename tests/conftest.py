@@ -1,0 +1,144 @@
+"""Builders that several test files share. TensorFlow is imported by the first fixture or test that needs it."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tasks.files import TEST, write_client, write_json
+from tasks.settings import parse
+
+# Read once, when TensorFlow is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("WRAPT_DISABLE_EXTENSIONS", "1")
+
+
+def _nested(dotted):
+    raw = {}
+    for name, value in dotted.items():
+        *sections, last = name.split(".")
+        section = raw
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return raw
+
+
+@pytest.fixture(scope="session")
+def settings_of():
+    """{"federate.rounds": 3, ...} -> Settings, everything else at its default."""
+    return lambda dotted: parse(_nested(dotted))
+
+
+@dataclass
+class Clients:
+    """The data of a small workspace: client id, or `test`, -> (x, y)."""
+
+    data: dict = field(default_factory=dict)
+    num_classes: int = 3
+    sd: dict = field(default_factory=dict)
+
+    @property
+    def ids(self):
+        return sorted(set(self.data) - {TEST})
+
+    def write(self, folder: Path):
+        """Writes data/clients into the workspace `folder`, and returns it."""
+        shape = self.data[TEST][0].shape[1:]
+        for site, (x, y) in self.data.items():
+            write_client(folder / "data" / "clients" / site, x, y)
+        sd = {site: list(self.sd.get(site, [1.0] * shape[-1])) for site in self.data}
+        described = {
+            "input_shape": list(shape),
+            "num_classes": self.num_classes,
+            "classes": [f"class {c}" for c in range(self.num_classes)],
+            "images": len(shape) == 3,
+            "normalize": "none",
+            "statistics": {site: {"mean": [0.0] * shape[-1], "sd": sd[site]} for site in self.data},
+        }
+        write_json(folder / "data" / "clients" / "preprocess.json", described)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def make_clients():
+    """(sizes, shape of an example, classes, seed) -> Clients whose labels a linear model can learn in part."""
+
+    def make(sizes=(7, 4, 11, 5), shape=(3, 3, 1), num_classes=3, seed=0, num_test=12):
+        rng = np.random.default_rng(seed)
+        directions = rng.normal(size=(int(np.prod(shape)), num_classes))
+        ids = [f"{k:02}" for k in range(len(sizes))] + [TEST]
+        data = {}
+        for site, size in zip(ids, [*sizes, num_test], strict=True):
+            x = rng.random((size, *shape), dtype=np.float32)
+            scores = (x.reshape(size, -1) - 0.5) @ directions + rng.gumbel(size=(size, num_classes))
+            data[site] = x, scores.argmax(1).astype(np.int32)
+        return Clients(data, num_classes)
+
+    return make
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What one client's round gives, float64."""
+
+    params: np.ndarray
+    loss_before: float
+    loss_after: float
+    loss_mean: float
+    num_steps: int
+
+
+def _log_softmax(logits):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@pytest.fixture(scope="session")
+def logistic_reference():
+    """The slow, obvious local SGD of multinomial logistic regression: one example of the order after the other.
+
+    (params: the kernel (D, C), then the bias (C,); x (N, ...), y (N,), order (E·N,), ...) -> LocalResult.
+    """
+
+    def train(params, x, y, order, *, num_classes, batch_size, learning_rate, momentum=0.0, weight_decay=0.0, mask=1.0):
+        x = np.asarray(x, np.float64).reshape(len(y), -1)
+        dim, num_epochs = x.shape[1], len(order) // len(y)
+        params = np.array(params, np.float64)
+        velocity = np.zeros_like(params)
+        batches = []
+        for epoch in range(num_epochs):
+            visits = order[epoch * len(y) : (epoch + 1) * len(y)]
+            batches += [visits[i : i + batch_size] for i in range(0, len(y), batch_size)]
+        visit_losses, batch_of_visit = [], []
+        for number, batch in enumerate(batches):
+            kernel, bias = params[: dim * num_classes].reshape(dim, num_classes), params[dim * num_classes :]
+            log_p = _log_softmax(x[batch] @ kernel + bias)
+            losses = -log_p[np.arange(len(batch)), y[batch]]
+            visit_losses += losses.tolist()
+            batch_of_visit += [number] * len(batch)
+            error = (np.exp(log_p) - np.eye(num_classes)[y[batch]]) / len(batch)
+            gradient = np.concatenate([(x[batch].T @ error).ravel(), error.sum(axis=0)])
+            gradient = (gradient + weight_decay * params) * mask
+            velocity = momentum * velocity + gradient
+            params = params - learning_rate * velocity
+        # Of every batch that holds one of the last `batch_size` visits, all visits count.
+        late = set(batch_of_visit[-batch_size:])
+        late_losses = [loss for loss, number in zip(visit_losses, batch_of_visit, strict=True) if number in late]
+        first = [loss for loss, number in zip(visit_losses, batch_of_visit, strict=True) if number == 0]
+        return LocalResult(
+            params, float(np.mean(first)), float(np.mean(late_losses)), float(np.mean(visit_losses)), len(batches)
+        )
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def one_thread():
+    """A function that gives a fresh `with` block in which TFF's computations run in this process, on one thread."""
+    from tasks.federate.runtime import runtime
+    from tasks.settings import RuntimeSettings
+
+    return lambda threads=1: runtime(RuntimeSettings(threads=threads))

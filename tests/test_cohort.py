@@ -1,0 +1,129 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from tasks.errors import DataError
+from tasks.federate.cohort import load_cohort
+from tasks.files import TEST, write_client
+
+
+@pytest.fixture
+def clients(make_clients):
+    return make_clients(sizes=(3, 8, 5), shape=(4, 3, 2))
+
+
+def site(folder, client):
+    return folder / "data" / "clients" / client
+
+
+def test_cohort_holds_every_client_and_the_hold_out_data(clients, tmp_path):
+    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0)
+    assert {c: (info.num_examples, info.weight) for c, info in cohort.clients.items()} == {
+        "00": (3, 3.0),
+        "01": (8, 8.0),
+        "02": (5, 5.0),
+    }
+    assert list(cohort.clients) == sorted(cohort.clients)
+    assert cohort.broken == {}
+    assert (cohort.input_shape, cohort.num_classes) == ((4, 3, 2), 3)
+    np.testing.assert_array_equal(cohort.test_x, clients.data[TEST][0])
+    np.testing.assert_array_equal(cohort.test_y, clients.data[TEST][1])
+
+
+def test_weights_follow_the_weighting(clients, tmp_path):
+    clients.write(tmp_path)
+    assert {info.weight for info in load_cohort(tmp_path, "uniform", 0.0).clients.values()} == {1.0}
+    for client, info in load_cohort(tmp_path, "inverse_variance", 0.0).clients.items():
+        assert info.weight == pytest.approx(1 / np.var(clients.data[client][0].astype(np.float64)))
+
+
+def test_brightness_is_divided_by_each_clients_own_sd(clients, tmp_path):
+    clients.sd = {"01": [0.5, 0.25]}
+    cohort = load_cohort(clients.write(tmp_path), "examples", 0.2)
+    # 0.2 of the full range is 0.2 / sd after the pixels were divided by sd.
+    np.testing.assert_allclose(cohort.clients["00"].brightness, [0.2, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(cohort.clients["01"].brightness, [0.4, 0.8], rtol=1e-6)
+    assert load_cohort(tmp_path, "examples", 0.0).clients["01"].brightness.shape == (0,)
+
+
+BREAK = {
+    "no x.npy": lambda folder, x, y: (folder / "x.npy").unlink(),
+    "no y.npy": lambda folder, x, y: (folder / "y.npy").unlink(),
+    "an empty folder": lambda folder, x, y: (shutil.rmtree(folder), folder.mkdir()),
+    "x cut short": lambda folder, x, y: (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-5]),
+    "an empty file": lambda folder, x, y: (folder / "x.npy").write_bytes(b""),
+    "not an array": lambda folder, x, y: (folder / "x.npy").write_bytes(b"hello"),
+    "a pickle": lambda folder, x, y: np.save(folder / "y.npy", np.array(list(y), dtype=object), allow_pickle=True),
+    "float64": lambda folder, x, y: np.save(folder / "x.npy", x.astype(np.float64)),
+    "int64 labels": lambda folder, x, y: np.save(folder / "y.npy", y.astype(np.int64)),
+    "big-endian": lambda folder, x, y: np.save(folder / "x.npy", x.astype(">f4")),
+    "Fortran order": lambda folder, x, y: np.save(folder / "x.npy", np.asfortranarray(x)),
+    "other lengths": lambda folder, x, y: write_client(folder, x[:-1], y),
+    "another shape": lambda folder, x, y: write_client(folder, x.reshape(len(x), 3, 4, 2), y),
+    "no example": lambda folder, x, y: write_client(folder, x[:0], y[:0]),
+    "a label too large": lambda folder, x, y: write_client(folder, x, np.append(y[:-1], 77)),
+    "a negative label": lambda folder, x, y: write_client(folder, x, np.append(y[:-1], -77)),
+    "NaN": lambda folder, x, y: write_client(folder, np.where(x == x.max(), np.nan, x), y),
+    "infinity": lambda folder, x, y: write_client(folder, np.where(x == x.max(), np.inf, x), y),
+}
+
+
+@pytest.mark.parametrize("fault", BREAK)
+def test_client_that_cannot_be_used_is_left_out_with_a_reason_to_publish(fault, clients, tmp_path):
+    folder = site(clients.write(tmp_path), "01")
+    BREAK[fault](folder, *clients.data["01"])
+    cohort = load_cohort(tmp_path, "examples", 0.0)
+    assert sorted(cohort.clients) == ["00", "02"]
+    (reason,) = (cohort.broken["01"],)
+    # It goes into clients.csv: the same text wherever the workspace is, and none of the client's data.
+    assert str(tmp_path) not in reason
+    assert "77" not in reason
+    assert "\n" not in reason
+    assert reason
+
+
+def test_no_usable_client_is_an_error_that_says_why(clients, tmp_path):
+    clients.write(tmp_path)
+    for client in clients.ids:
+        (site(tmp_path, client) / "y.npy").unlink()
+    with pytest.raises(DataError, match=r"no client can be used: .*00.*y.npy.*01.*02"):
+        load_cohort(tmp_path, "examples", 0.0)
+
+
+def test_unusable_hold_out_data_is_an_error(clients, tmp_path):
+    x, y = clients.data[TEST]
+    write_client(site(clients.write(tmp_path), TEST), x, y + 1)
+    with pytest.raises(DataError, match="test: labels must be 0 to 2"):
+        load_cohort(tmp_path, "examples", 0.0)
+
+
+def test_no_data_is_an_error(tmp_path):
+    with pytest.raises(DataError, match=r"preprocess.json is missing: run the step that makes it first"):
+        load_cohort(tmp_path, "examples", 0.0)
+
+
+def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, tmp_path):
+    def digest():
+        return load_cohort(tmp_path, "examples", 0.0).digest
+
+    first = digest() if clients.write(tmp_path) else None
+    assert digest() == first
+    x, y = clients.data["02"]
+    write_client(site(tmp_path, "02"), np.where(x == x.max(), 0, x), y)
+    changed_x = digest()
+    write_client(site(tmp_path, "02"), x, (y + 1) % 3)
+    changed_y = digest()
+    write_client(site(tmp_path, "02"), x, y)
+    assert digest() == first
+    site(tmp_path, "02").rename(site(tmp_path, "03"))
+    renamed = digest()
+    site(tmp_path, "03").rename(site(tmp_path, "02"))
+    test_x, test_y = clients.data[TEST]
+    write_client(site(tmp_path, TEST), test_x + 1, test_y)
+    assert len({first, changed_x, changed_y, renamed, digest()}) == 5
+
+
+def test_digest_does_not_depend_on_where_the_workspace_is(clients, tmp_path):
+    one, other = (load_cohort(clients.write(tmp_path / name), "examples", 0.0).digest for name in ("a", "b"))
+    assert one == other

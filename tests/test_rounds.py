@@ -1,0 +1,317 @@
+"""When a client or the model goes wrong: who is left out, what is said, and what federate.guard does."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tasks.errors import GuardStop, NoClientLeft
+from tasks.federate import federate
+from tasks.federate.models import build
+from tasks.federate.parameters import flatten
+from tasks.federate.schedule import sample
+from tasks.files import TEST, read_rows, write_client
+
+BASE = {
+    "federate.model": "logistic",
+    "federate.rounds": 6,
+    "federate.checkpoint_every": 1,
+    "federate.client.batch_size": 4,
+    "federate.client.learning_rate": 0.2,
+}
+
+
+@pytest.fixture
+def clients(make_clients):
+    return make_clients(sizes=(7, 4, 11, 5, 8))
+
+
+def site(folder, client):
+    return folder / "data" / "clients" / client
+
+
+def load_params(folder):
+    return flatten(tf.keras.models.load_model(folder / "models" / "global.h5", compile=False))
+
+
+def reports(folder):
+    return [read_rows(folder / "reports" / "federate" / name) for name in ("rounds.csv", "clients.csv")]
+
+
+def checkpoint(folder, round_num):
+    with np.load(folder / "models" / "checkpoints" / "federate" / f"round_{round_num:05}.npz") as arrays:
+        return [arrays[name] for name in arrays.files]
+
+
+def after(round_num, action):
+    """A watch that calls `action` once, when round `round_num` is over."""
+    return lambda row: action() if row["round"] == round_num else None
+
+
+def blow_up(clients, client):
+    """Features that are finite, and overflow float32 in the first step."""
+    x, y = clients.data[client]
+    clients.data[client] = np.full_like(x, 1e30), y
+
+
+def break_four(folder, clients):
+    """Breaks clients 00 to 03 in four ways; 04 stays."""
+    (site(folder, "00") / "x.npy").unlink()
+    path = site(folder, "01") / "x.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    x, y = clients.data["02"]
+    write_client(site(folder, "02"), x, np.append(y[:-1], 77))
+    path = site(folder, "03") / "x.npy"
+    path.write_bytes(path.read_bytes()[:8] + b"\xff\xff" + b"Doe,77;" * 40)  # a header longer than the file
+
+
+def assert_four_are_named(folder):
+    rounds, rows = reports(folder)
+    assert [row["num_failed"] for row in rounds] == ["0", "0", "4"]
+    assert [row["num_clients"] for row in rounds] == ["5", "5", "5"]
+    for row in rows[:10]:
+        assert (row["finite"], row["failure"]) == ("True", "")
+    last = {row["client"]: row for row in rows[10:]}
+    assert list(last) == ["00", "01", "02", "03", "04"]
+    for client in ("00", "01", "02", "03"):
+        row = last[client]
+        assert (row["finite"], row["weight"], row["update_norm"], row["loss_before"]) == ("False", "0.0", "", "")
+        assert row["failure"].isprintable()
+        assert row["failure"]
+        assert str(folder) not in row["failure"]
+    assert "x.npy" in last["00"]["failure"]
+    assert "No such file" in last["00"]["failure"]
+    assert "labels must be 0 to 2" in last["02"]["failure"]
+    assert not any("77" in row["failure"] for row in last.values())
+    # The average is over the one that is left.
+    assert (last["04"]["weight"], last["04"]["finite"], last["04"]["failure"]) == ("1.0", "True", "")
+
+
+@pytest.mark.parametrize("runtime", ["in_process", "worker"])
+def test_clients_that_break_during_the_run_are_left_out_and_named(runtime, clients, settings_of, tmp_path, caplog):
+    clients.write(tmp_path)
+    settings = settings_of({**BASE, "federate.rounds": 3, "federate.runtime.kind": runtime})
+    with caplog.at_level(logging.WARNING, "tasks.federate"):
+        federate(settings, tmp_path, after(2, lambda: break_four(tmp_path, clients)))
+    assert_four_are_named(tmp_path)
+    for client in ("00", "01", "02", "03"):
+        (message,) = (m for m in caplog.messages if m.startswith(f"round 3: client {client} left out: "))
+        assert "77" not in message
+        assert str(tmp_path) not in message
+
+
+def test_average_without_the_failed_is_that_of_the_others(clients, settings_of, tmp_path):
+    settings = settings_of({**BASE, "federate.rounds": 3})
+    blow_up(clients, "02")
+    federate(settings, clients.write(tmp_path / "five"))
+    rounds, rows = reports(tmp_path / "five")
+    assert [row["num_failed"] for row in rounds] == ["1", "1", "1"]
+    failed = [row for row in rows if row["client"] == "02"]
+    assert {row["failure"] for row in failed} == {"its update is not finite"}
+    assert {(row["finite"], row["weight"]) for row in failed} == {("False", "0.0")}
+    del clients.data["02"]
+    federate(settings, clients.write(tmp_path / "four"))
+    np.testing.assert_allclose(load_params(tmp_path / "five"), load_params(tmp_path / "four"), atol=1e-7)
+    for one, other in zip(rounds, reports(tmp_path / "four")[0], strict=True):
+        for name in ("train_loss", "val_loss", "drift", "update_norm_max", "gradient_diversity"):
+            assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-5)
+
+
+def test_round_in_which_every_client_fails_ends_the_run(clients, settings_of, tmp_path):
+    clients.write(tmp_path)
+
+    def break_all():
+        for client in clients.ids:
+            (site(tmp_path, client) / "y.npy").unlink()
+
+    with pytest.raises(NoClientLeft, match=r"round 3: every client failed: 00 \(.*y.npy.*\); 01 .*04") as caught:
+        federate(settings_of(BASE), tmp_path, after(2, break_all))
+    assert str(tmp_path) not in str(caught.value)
+    assert len(reports(tmp_path)[0]) == 2
+    assert not (tmp_path / "models" / "global.h5").exists()
+
+
+def test_round_whose_sampled_clients_all_fail_ends_the_run(clients, settings_of, tmp_path):
+    blow_up(clients, "02")
+    sampling = {"federate.sampling.kind": "uniform", "federate.sampling.clients_per_round": 1}
+    settings = settings_of({**BASE, **sampling, "federate.rounds": 100})
+    sizes = dict.fromkeys(clients.ids, 1)
+    first = next(t for t in range(1, 100) if sample(settings.federate.sampling, sizes, 0, t) == ["02"])
+    with pytest.raises(NoClientLeft, match=rf"round {first}: every client failed: 02 \(its update is not finite\)"):
+        federate(settings, clients.write(tmp_path))
+
+
+# federate.guard
+
+
+def break_one(folder, client="01"):
+    return lambda: (site(folder, client) / "x.npy").unlink()
+
+
+def test_guard_stop_ends_the_run_and_keeps_its_log(clients, settings_of, tmp_path):
+    settings = settings_of({**BASE, "federate.guard": "stop"})
+    with pytest.raises(GuardStop, match=r"round 3: clients failed: 01 \(.*x.npy.*\); federate.guard is stop"):
+        federate(settings, clients.write(tmp_path), after(2, break_one(tmp_path)))
+    rounds, rows = reports(tmp_path)
+    assert [row["round"] for row in rounds] == ["1", "2", "3"]
+    assert [row["client"] for row in rows if row["failure"]] == ["01"]
+    assert not (tmp_path / "models" / "global.h5").exists()
+
+
+def test_guard_continue_goes_on_and_tries_the_client_again(clients, settings_of, tmp_path):
+    clients.write(tmp_path)
+    x, y = clients.data["01"]
+
+    def watch(row):
+        if row["round"] == 2:
+            (site(tmp_path, "01") / "x.npy").unlink()
+        if row["round"] == 4:
+            write_client(site(tmp_path, "01"), x, y)
+
+    federate(settings_of(BASE), tmp_path, watch)
+    rounds, rows = reports(tmp_path)
+    assert [row["num_failed"] for row in rounds] == ["0", "0", "1", "1", "0", "0"]
+    assert [row["finite"] for row in rows if row["client"] == "01"] == ["True"] * 2 + ["False"] * 2 + ["True"] * 2
+
+
+@pytest.mark.parametrize(("rate", "best_is_last"), [(0.2, True), (60.0, False)], ids=["falling loss", "jumping loss"])
+def test_guard_rollback_goes_back_to_the_best_model_without_the_client(
+    rate, best_is_last, clients, settings_of, tmp_path, caplog
+):
+    # A batch of all data: the training loss is exact.
+    dotted = {"federate.client.learning_rate": rate, "federate.client.batch_size": 50}
+    settings = settings_of({**BASE, **dotted, "federate.guard": "rollback"})
+    with caplog.at_level(logging.WARNING, "tasks.federate"):
+        federate(settings, clients.write(tmp_path), after(3, break_one(tmp_path)))
+    rounds, rows = reports(tmp_path)
+    # Round 4 fails; checkpoints are those after rounds 0 to 3, each measured by the round that follows it.
+    losses = [float(row["train_loss"]) for row in rounds[:4]]
+    best = int(np.argmin(losses))
+    assert (best == 3) == best_is_last
+    assert any(message.endswith(f"back to the model after round {best}") for message in caplog.messages)
+    for kept, restored in zip(checkpoint(tmp_path, best), checkpoint(tmp_path, 4), strict=True):
+        np.testing.assert_array_equal(kept, restored)
+    assert [row["num_clients"] for row in rounds] == ["5", "5", "5", "5", "4", "4"]
+    assert [row["round"] for row in rows if row["client"] == "01"] == ["1", "2", "3", "4"]
+    assert (tmp_path / "models" / "global.h5").exists()
+
+
+def test_guard_rollback_that_has_left_out_everyone_ends_the_run(make_clients, settings_of, tmp_path):
+    clients = make_clients(sizes=(4, 4))
+    settings = settings_of({**BASE, "federate.guard": "rollback"})
+
+    def watch(row):
+        if row["round"] in (1, 2):
+            break_one(tmp_path, f"0{row['round'] - 1}")()
+
+    with pytest.raises(NoClientLeft, match=r"round 3: every client failed: 01"):
+        federate(settings, clients.write(tmp_path), watch)
+
+
+HUGE_STEPS = {"federate.server_optimizer.learning_rate": 3e38, "federate.client.learning_rate": 50.0}
+
+
+def initial_params(settings):
+    return flatten(build("logistic", (3, 3, 1), 3, settings.seed))
+
+
+def test_no_round_is_trained_on_a_model_that_is_not_finite(clients, settings_of, tmp_path, caplog):
+    settings = settings_of({**BASE, **HUGE_STEPS})
+    with caplog.at_level(logging.WARNING, "tasks.federate"):
+        federate(settings, clients.write(tmp_path))
+    rounds, rows = reports(tmp_path)
+    assert len(rounds) == 6
+    assert {row["server_update_norm"] for row in rounds} == {"0.0"}
+    assert all(row["loss_before"] and row["finite"] == "True" for row in rows)
+    np.testing.assert_array_equal(load_params(tmp_path), initial_params(settings))
+    assert sum("not finite; the model before it is kept" in message for message in caplog.messages) == 6
+
+
+def test_guard_stop_ends_the_run_when_the_model_is_not_finite(clients, settings_of, tmp_path):
+    settings = settings_of({**BASE, **HUGE_STEPS, "federate.guard": "stop"})
+    with pytest.raises(GuardStop, match=r"round 1: the loss or the model is not finite; federate\.guard is stop"):
+        federate(settings, clients.write(tmp_path))
+
+
+def test_guard_rollback_of_the_model_is_bounded_also_when_the_run_was_killed_between(clients, settings_of, tmp_path):
+    settings = settings_of({**BASE, **HUGE_STEPS, "federate.guard": "rollback"})
+
+    def kill():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(settings, clients.write(tmp_path), after(2, kill))
+    with pytest.raises(GuardStop, match="round 4: the loss or the model is not finite, after 3 rollbacks"):
+        federate(settings, tmp_path)
+    assert [row["round"] for row in reports(tmp_path)[0]] == ["1", "2", "3", "4"]
+
+
+def test_validation_loss_that_is_not_finite_is_the_guards_business(clients, settings_of, tmp_path):
+    x, y = clients.data[TEST]
+    clients.data[TEST] = np.full_like(x, 3e38), y
+    clients.write(tmp_path)
+    with pytest.raises(GuardStop, match="round 1: the loss or the model is not finite"):
+        federate(settings_of({**BASE, "federate.guard": "stop"}), tmp_path)
+    federate(settings_of({**BASE, "federate.rounds": 1}), tmp_path)
+    assert [row["val_loss"] for row in reports(tmp_path)[0]] == [""]
+
+
+# Clients that are broken from the beginning.
+
+
+def test_client_that_is_broken_from_the_beginning_is_named_once(clients, settings_of, tmp_path):
+    clients.write(tmp_path)
+    break_one(tmp_path)()
+    federate(settings_of({**BASE, "federate.rounds": 2}), tmp_path)
+    rounds, rows = reports(tmp_path)
+    assert [(row["num_clients"], row["num_failed"]) for row in rounds] == [("5", "1"), ("4", "0")]
+    (row,) = (row for row in rows if row["client"] == "01")
+    assert (row["round"], row["finite"], row["weight"], row["num_examples"]) == ("1", "False", "0.0", "")
+    assert "x.npy" in row["failure"]
+    assert str(tmp_path) not in row["failure"]
+
+
+def test_guard_decides_on_a_client_that_is_broken_from_the_beginning(clients, settings_of, tmp_path, caplog):
+    clients.write(tmp_path)
+    break_one(tmp_path)()
+    with pytest.raises(GuardStop, match=r"round 1: clients failed: 01 \(.*x.npy"):
+        federate(settings_of({**BASE, "federate.guard": "stop"}), tmp_path)
+    with caplog.at_level(logging.WARNING, "tasks.federate"):
+        federate(settings_of({**BASE, "federate.guard": "rollback"}), tmp_path)
+    assert sum("back to the model after round" in message for message in caplog.messages) == 1
+    assert [row["num_failed"] for row in reports(tmp_path)[0]] == ["1", "0", "0", "0", "0", "0"]
+
+
+@pytest.mark.parametrize("cut", [3, 5])
+def test_run_with_a_rollback_that_is_killed_ends_with_the_same_bytes(cut, clients, settings_of, tmp_path):
+    # Client 02 fails whenever it is drawn; the seed is one that draws it first in round 3, before a checkpoint.
+    blow_up(clients, "02")
+    dotted = {
+        **BASE,
+        "federate.rounds": 8,
+        "federate.checkpoint_every": 2,
+        "federate.guard": "rollback",
+        "federate.sampling.kind": "uniform",
+        "federate.sampling.clients_per_round": 3,
+        "federate.server_optimizer.kind": "momentum",
+    }
+    sampling, sizes = settings_of(dotted).federate.sampling, dict.fromkeys(clients.ids, 1)
+    drawn = {s: [t for t in range(1, 9) if "02" in sample(sampling, sizes, s, t)] for s in range(100)}
+    seed = next(s for s, rounds in drawn.items() if rounds[:1] == [3])
+    settings = settings_of({**dotted, "seed": seed})
+    federate(settings, clients.write(tmp_path / "whole"))
+    _, rows = reports(tmp_path / "whole")
+    assert [row["round"] for row in rows if row["client"] == "02"] == ["3"]
+
+    def kill():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(settings, clients.write(tmp_path / "killed"), after(cut, kill))
+    log = (tmp_path / "killed" / "models" / "checkpoints" / "federate" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[-1])["excluded"] == ["02"]
+    federate(settings, tmp_path / "killed")
+    for name in ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,0 +1,178 @@
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.errors import SettingsError
+from tasks.federate.schedule import (
+    augment_seed,
+    check_clients,
+    client_rng,
+    epochs,
+    learning_rate_factor,
+    sample,
+    visits,
+)
+from tasks.settings import LocalWorkSettings, SamplingSettings, ScheduleSettings
+
+SIZES = {"d": 6, "a": 1, "c": 3, "b": 2}
+ids = st.text("0123456789abcdefXYZ._-", min_size=1, max_size=12)
+seeds = st.integers(0, 2**31 - 1)
+rounds = st.integers(1, 10_000)
+
+
+def assert_frequency(hits, trials, p):
+    # Five standard deviations of Binomial(trials, p): exceeded by chance less than once in a million.
+    assert abs(hits / trials - p) <= 5 * math.sqrt(p * (1 - p) / trials)
+
+
+def inclusion_by_examples(sizes, drawn):
+    """The probability that each client is drawn, by going through every ordered draw without replacement."""
+    found = dict.fromkeys(sizes, 0.0)
+    for ordered in itertools.permutations(sizes, drawn):
+        left, p = sum(sizes.values()), 1.0
+        for client in ordered:
+            p *= sizes[client] / left
+            left -= sizes[client]
+        for client in ordered:
+            found[client] += p
+    return found
+
+
+@given(st.dictionaries(ids, st.integers(1, 500), min_size=1, max_size=20), st.integers(1, 25), seeds, rounds)
+def test_sample_is_sorted_without_duplicates_and_repeatable(sizes, drawn, seed, round_num):
+    for kind in ("uniform", "by_examples"):
+        settings = SamplingSettings(kind=kind, clients_per_round=drawn)
+        clients = sample(settings, sizes, seed, round_num)
+        assert clients == sorted(set(clients))
+        assert len(clients) == min(drawn, len(sizes))
+        assert set(clients) <= set(sizes)
+        assert sample(settings, dict(reversed(sizes.items())), seed, round_num) == clients
+
+
+def test_sample_all_takes_every_client_in_order():
+    assert sample(SamplingSettings(kind="all"), SIZES, 3, 7) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("drawn", [1, 2, 3])
+def test_sample_uniform_draws_each_client_equally_often(drawn):
+    settings, trials = SamplingSettings(kind="uniform", clients_per_round=drawn), 4000
+    hits = Counter(client for t in range(trials) for client in sample(settings, SIZES, 1, t))
+    for client in SIZES:
+        assert_frequency(hits[client], trials, drawn / len(SIZES))
+
+
+@pytest.mark.parametrize("drawn", [1, 2, 3])
+def test_sample_by_examples_draws_in_proportion_without_replacement(drawn):
+    settings, trials = SamplingSettings(kind="by_examples", clients_per_round=drawn), 4000
+    hits = Counter(client for t in range(trials) for client in sample(settings, SIZES, 1, t))
+    for client, p in inclusion_by_examples(SIZES, drawn).items():
+        assert_frequency(hits[client], trials, p)
+
+
+def test_sample_draws_other_clients_in_other_rounds_and_seeds():
+    settings, many = SamplingSettings(kind="uniform", clients_per_round=5), dict.fromkeys("abcdefghijkl", 1)
+    # 792 possible draws: 20 of them all equal would be a chance of 792^-19.
+    assert len({tuple(sample(settings, many, 0, t)) for t in range(20)}) > 1
+    assert len({tuple(sample(settings, many, s, 1)) for s in range(20)}) > 1
+
+
+@given(st.integers(1, 60), st.integers(1, 4), seeds, rounds, ids)
+def test_visits_are_a_permutation_in_every_epoch(num_examples, num_epochs, seed, round_num, client):
+    order = visits(num_examples, num_epochs, client_rng(seed, round_num, client))
+    assert order.dtype == np.int32
+    assert order.shape == (num_epochs * num_examples,)
+    for epoch in order.reshape(num_epochs, num_examples):
+        assert sorted(epoch) == list(range(num_examples))
+    np.testing.assert_array_equal(order, visits(num_examples, num_epochs, client_rng(seed, round_num, client)))
+
+
+def test_visits_differ_between_epochs_rounds_clients_and_seeds():
+    # 30! orders: two equal ones are no chance.
+    first, second = visits(30, 2, client_rng(0, 1, "a")).reshape(2, 30).tolist()
+    others = [visits(30, 1, client_rng(*key)).tolist() for key in ((0, 2, "a"), (0, 1, "b"), (1, 1, "a"))]
+    assert len({tuple(order) for order in (first, second, *others)}) == 5
+
+
+def test_a_longer_order_begins_with_the_shorter_one():
+    # So what a client does first does not depend on how long it goes on.
+    short, long = visits(9, 1, client_rng(5, 2, "x")), visits(9, 4, client_rng(5, 2, "x"))
+    np.testing.assert_array_equal(long[:9], short)
+
+
+def test_no_two_streams_coincide():
+    keys = list(itertools.product((0, 1, 2, 2**31 - 1), (1, 2, 3, 50, 257), ("0", "1", "2", "00", "01", "10", "12")))
+    streams = {tuple(client_rng(*key).integers(0, 2**63, 2).tolist()) for key in keys}
+    augments = {augment_seed(*key).tobytes() for key in keys}
+    assert len(streams) == len(augments) == len(keys)
+    # The client's draws and its augmentation start from different words too.
+    first = {np.random.SeedSequence(k).generate_state(2).tobytes() for k in ([2, *_words(key)] for key in keys)}
+    assert not augments & first
+
+
+def _words(key):
+    seed, round_num, client = key
+    return seed, round_num, *client.encode()
+
+
+@given(st.tuples(seeds, rounds, ids), st.tuples(seeds, rounds, ids))
+def test_different_keys_give_different_streams(one, other):
+    same = one == other
+    assert (client_rng(*one).integers(0, 2**63) == client_rng(*other).integers(0, 2**63)) == same
+    assert (augment_seed(*one).tobytes() == augment_seed(*other).tobytes()) == same
+
+
+def test_augment_seed_is_two_int32_words():
+    words = augment_seed(3, 4, "client-1")
+    assert words.dtype == np.int32
+    assert words.shape == (2,)
+
+
+def test_epochs_same_and_per_client():
+    rng = client_rng(0, 1, "a")
+    assert epochs(LocalWorkSettings(kind="same", epochs=3), "a", rng) == 3
+    by_client = LocalWorkSettings(kind="per_client", epochs=2, by_client={"a": 7})
+    assert [epochs(by_client, client, rng) for client in ("a", "b")] == [7, 2]
+
+
+def test_epochs_range_draws_every_number_equally_often_for_each_client_and_round():
+    settings, trials = LocalWorkSettings(kind="range", low=2, high=4), 3000
+    drawn = Counter(epochs(settings, "a", client_rng(0, t, "a")) for t in range(trials))
+    assert set(drawn) == {2, 3, 4}
+    for count in drawn.values():
+        assert_frequency(count, trials, 1 / 3)
+    assert len({epochs(settings, str(c), client_rng(0, 1, str(c))) for c in range(30)}) == 3
+
+
+def test_check_clients_names_unknown_ids():
+    settings = LocalWorkSettings(kind="per_client", by_client={"a": 2, "z": 3})
+    check_clients(settings, {"a": 0, "z": 0})
+    with pytest.raises(SettingsError, match=r"by_client names z, .*: a, b"):
+        check_clients(settings, {"a": 0, "b": 0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (ScheduleSettings(), [1, 1, 1, 1, 1]),
+        (ScheduleSettings(kind="exponential", decay=0.5), [1, 0.5, 0.25, 0.125, 0.0625]),
+        (ScheduleSettings(kind="step", decay=0.5, every=2), [1, 1, 0.5, 0.5, 0.25]),
+        # Half a cosine from 1 to 0.2 in 4 steps: 0.2 + 0.8 (1 + cos(πi/4)) / 2; cos(π/4) = √½.
+        (
+            ScheduleSettings(kind="cosine", final=0.2),
+            [1, 0.2 + 0.4 * (1 + math.sqrt(0.5)), 0.6, 0.2 + 0.4 * (1 - math.sqrt(0.5)), 0.2],
+        ),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_learning_rate_factor_closed_forms(settings, expected):
+    assert [learning_rate_factor(settings, t, 5) for t in range(1, 6)] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["constant", "exponential", "step", "cosine"])
+def test_learning_rate_factor_of_a_single_round_is_one(kind):
+    assert learning_rate_factor(ScheduleSettings(kind=kind), 1, 1) == 1

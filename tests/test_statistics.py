@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from tasks.federate.statistics import geometric_median, gram, update_statistics
+
+
+def random_updates(num_clients, num_params, seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    return [(scale * rng.normal(size=num_params)).astype(np.float32) for _ in range(num_clients)]
+
+
+def statistics_of(updates, share=None):
+    share = np.full(len(updates), 1 / len(updates)) if share is None else np.asarray(share, np.float64)
+    return update_statistics(gram(updates), share)
+
+
+def slow_geometric_median(points):
+    """argmin_z Σ ‖Δ_k − z‖ by a general optimiser, from the best of the points and from the mean."""
+
+    def objective(z):
+        return np.linalg.norm(points - z, axis=1).sum()
+
+    starts = [points[np.argmin([objective(p) for p in points])], points.mean(axis=0)]
+    options = {"xatol": 1e-10, "fatol": 1e-14, "maxiter": 20_000, "maxfev": 20_000}
+    found = [minimize(objective, start, method="Nelder-Mead", options=options) for start in starts]
+    return min(found, key=lambda result: result.fun).x
+
+
+def cosine(a, b):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, 8), st.integers(2, 60), st.integers(0, 10**6), st.sampled_from([1e-4, 1.0, 1e4]))
+def test_statistics_equal_those_of_the_vectors(num_clients, num_params, seed, scale):
+    updates = random_updates(num_clients, num_params, seed, scale)
+    share = np.random.default_rng(seed).dirichlet(np.ones(num_clients))
+    found = statistics_of(updates, share)
+    vectors = np.stack(updates).astype(np.float64)
+    mean = share @ vectors
+    distance = np.linalg.norm(vectors - mean, axis=1)
+    np.testing.assert_allclose(found.norm, np.linalg.norm(vectors, axis=1), rtol=1e-9)
+    np.testing.assert_allclose(found.cosine, [cosine(v, mean) for v in vectors], atol=1e-7)
+    # A root of differences of float64 inner products of size ‖Δ‖²: √1e-16 of it may be lost.
+    np.testing.assert_allclose(found.distance, distance, atol=1e-6 * found.norm.max(), rtol=1e-4)
+    assert found.drift == pytest.approx(np.sqrt(share @ distance**2), rel=1e-6)
+    together = np.linalg.norm(vectors.sum(axis=0)) ** 2
+    assert found.gradient_diversity == pytest.approx((vectors**2).sum() / together, rel=1e-3)
+
+
+@pytest.mark.parametrize("num_clients", [1, 2, 7])
+def test_clients_that_agree_have_no_drift(num_clients):
+    (update,) = random_updates(1, 1000, seed=3)
+    found = statistics_of([update] * num_clients)
+    norm = np.linalg.norm(update)
+    np.testing.assert_allclose(found.cosine, 1, atol=1e-6)
+    np.testing.assert_allclose(found.cosine_robust, 1, atol=1e-6)
+    np.testing.assert_allclose(found.distance, 0, atol=1e-6 * norm)
+    assert found.drift == pytest.approx(0, abs=1e-6 * norm)
+    # K ‖Δ‖² / ‖K Δ‖² = 1/K
+    assert found.gradient_diversity == pytest.approx(1 / num_clients, rel=1e-6)
+
+
+def test_a_small_drift_beside_a_large_common_update_is_not_lost():
+    # All clients move by the same large vector, and by 1e-3 of it apart: late in training, or with few local steps.
+    common, *apart = random_updates(6, 5000, seed=1)
+    updates = [common + np.float32(1e-3) * a for a in apart]
+    vectors = np.stack(updates).astype(np.float64)
+    distance = np.linalg.norm(vectors - vectors.mean(axis=0), axis=1)
+    np.testing.assert_allclose(statistics_of(updates).distance, distance, rtol=1e-3)
+
+
+def test_orthogonal_updates_have_diversity_one():
+    found = statistics_of(list(np.eye(4, dtype=np.float32) * [[1], [2], [3], [4]]))
+    assert found.gradient_diversity == pytest.approx(1)
+    # Mean (¼, ½, ¾, 1): cos = ¼k² / (k · ¼√30) = k/√30
+    np.testing.assert_allclose(found.cosine, np.arange(1, 5) / np.sqrt(30), atol=1e-6)
+
+
+def test_updates_that_cancel_have_no_diversity_and_no_cosine():
+    (update,) = random_updates(1, 50)
+    found = statistics_of([update, -update])
+    assert np.isnan(found.gradient_diversity)
+    assert np.isnan(found.cosine).all()
+    assert found.drift == pytest.approx(np.linalg.norm(update), rel=1e-5)
+
+
+def test_updates_of_zero_give_numbers_or_nan_but_no_error():
+    found = statistics_of([np.zeros(5, np.float32)] * 3)
+    assert found.norm.tolist() == found.distance.tolist() == [0, 0, 0]
+    assert found.drift == 0
+    assert np.isnan(found.cosine).all()
+    assert np.isnan(found.cosine_robust).all()
+    assert np.isnan(found.gradient_diversity)
+
+
+def test_gram_of_clients_is_their_inner_products():
+    updates = random_updates(5, 301, seed=9)
+    expected = [[np.dot(a.astype(np.float64), b.astype(np.float64)) for b in updates] for a in updates]
+    np.testing.assert_allclose(gram(updates), expected, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(3, 9), st.integers(0, 10**6))
+def test_geometric_median_is_that_of_a_general_optimiser(num_clients, seed):
+    updates = random_updates(num_clients, 2, seed)
+    points = np.stack(updates).astype(np.float64)
+
+    def objective(a):
+        return np.linalg.norm(points - a @ points, axis=1).sum()
+
+    # The sum of distances is what is minimised: the median itself is flat around its minimum.
+    lowest = np.linalg.norm(points - slow_geometric_median(points), axis=1).sum()
+    exact, quick = geometric_median(gram(updates), 20_000, 1e-9), geometric_median(gram(updates))
+    assert objective(exact) == pytest.approx(lowest, rel=1e-5)
+    # Weiszfeld's iteration crawls where the median lies close to one of the points.
+    assert objective(quick) == pytest.approx(lowest, rel=2e-3)
+    for a in (exact, quick):
+        assert a.sum() == pytest.approx(1)
+        assert (a >= 0).all()
+
+
+def test_geometric_median_of_three_points_on_a_line_is_the_middle_one():
+    updates = [np.array([x, 2 * x], np.float32) for x in (1.0, 3.0, 50.0)]
+    z = geometric_median(gram(updates)) @ np.stack(updates)
+    np.testing.assert_allclose(z, [3, 6], atol=1e-2)
+
+
+def test_geometric_median_of_a_square_is_its_centre():
+    updates = [np.array(p, np.float32) for p in ((0, 0), (2, 0), (0, 2), (2, 2))]
+    np.testing.assert_allclose(geometric_median(gram(updates)), [0.25] * 4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e1, 1e3, 1e6, 1e9, 1e15])
+@pytest.mark.parametrize("together", [True, False], ids=["in one direction", "in many"])
+def test_geometric_median_does_not_follow_four_outliers_of_ten(size, together):
+    honest = random_updates(6, 20, seed=2)
+    directions = random_updates(4, 20, seed=5)
+    outliers = [np.float32(size) * (directions[0] if together else d) for d in directions]
+    z = geometric_median(gram(honest + outliers)) @ np.stack(honest + outliers).astype(np.float64)
+    largest = max(np.linalg.norm(update) for update in honest)
+    # With a share α < ½ of outliers, ‖z‖ ≤ 2(1 − α)/(1 − 2α) · max honest ‖Δ‖ (Lopuhaä & Rousseeuw 1991): 6 here.
+    assert np.linalg.norm(z) <= 6 * largest
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e9, 1e15])
+def test_robust_cosine_tells_honest_clients_from_huge_ones(size):
+    (common,) = random_updates(1, 50, seed=7)
+    honest = [common + np.float32(0.3) * noise for noise in random_updates(6, 50, seed=8)]
+    found = statistics_of([*honest, *[np.float32(-size) * common] * 4])
+    assert (found.cosine_robust[:6] > 0.8).all()
+    assert (found.cosine_robust[6:] < -0.8).all()
+    # The mean belongs to the outliers: honest clients look like the drifting ones.
+    assert (found.cosine[:6] < 0).all()
+
+
+def test_geometric_median_of_a_majority_that_does_not_move_is_zero():
+    updates = [np.zeros(3, np.float32)] * 3 + [np.array([5, 1, 0], np.float32)] * 2
+    z = geometric_median(gram(updates)) @ np.stack(updates)
+    np.testing.assert_allclose(z, 0, atol=1e-3)
+
+
+def test_one_client_is_its_own_mean_and_median():
+    (update,) = random_updates(1, 10)
+    found = statistics_of([update])
+    np.testing.assert_allclose([found.cosine[0], found.cosine_robust[0], found.gradient_diversity], 1, atol=1e-6)
+    assert geometric_median(gram([update])).tolist() == [1]
