@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from tasks.errors import UndriftError
+from tasks.errors import RunError, UndriftError
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -30,21 +30,26 @@ class Parser(argparse.ArgumentParser):
 
 
 def prepare() -> None:
-    """Sets up the process: INFO lines of Undrift on stderr, only errors of others. Call it before TensorFlow's import.
+    """Sets up the process of a command: `quiet`, logs on stderr, and SIGTERM as an exception that ends it."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    quiet()
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def quiet() -> None:
+    """Lets INFO lines of Undrift through, only errors of others. Call it before TensorFlow's import.
 
     TensorFlow 2.14 cannot trace functions that return a dict or a tuple into a SavedModel beside typing-extensions
     >= 4.6, unless wrapt leaves out its C extension; TensorFlow reads both variables once, when it is imported.
     """
     os.environ.setdefault("WRAPT_DISABLE_EXTENSIONS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for name in ("tasks", "flows"):
         logging.getLogger(name).setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Ours are logged; what other packages warn their developers of is nothing a user can act on.
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _deliver_again
 
 
@@ -56,18 +61,23 @@ def run(action: Callable[[], None]) -> int:
     """
     try:
         action()
-    except UndriftError as exc:
-        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
-        return exc.exit_status
-    except OSError as exc:
-        if exc.errno not in _FULL:
-            raise
-        print(f"error: {exc}", file=sys.stderr)
-        return 1
+    except (UndriftError, OSError) as exc:
+        error = as_error(exc)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def as_error(exc: UndriftError | OSError) -> UndriftError:
+    """Returns `exc`, or a RunError for a full or forbidden disk. Any other OSError is a defect of ours, and raised."""
+    if isinstance(exc, UndriftError):
+        return exc
+    if exc.errno not in _FULL:
+        raise exc
+    return RunError(str(exc))
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
@@ -80,7 +90,10 @@ def _deliver_again(lost: "sys.UnraisableHookArgs") -> None:
     Python only prints what is raised in a finaliser or in a callback of the garbage collector, and JAX, which TFF
     imports, registers one: a Ctrl-C or SIGTERM that arrives there, as was seen, would have no effect at all.
     """
-    dropped = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(lost.exc_type)
+    # A scheduler's exception for a signal, as Prefect's, says which one it was.
+    dropped = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(
+        lost.exc_type, getattr(lost.exc_value, "signal", None)
+    )
     if dropped is None:
         sys.__unraisablehook__(lost)
     else:

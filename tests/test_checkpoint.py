@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.federate.checkpoint import Checkpoints
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of, finish
 
 IDENTITY = {"phase": ["federate", 1, 9], "settings": {"seed": 0, "rate": 0.1}, "data": "abc"}
 
@@ -31,7 +31,7 @@ def opened(tmp_path):
     held = []
 
     def reopen(identity=IDENTITY):
-        held.append(Checkpoints(tmp_path / "run", identity))
+        held.append(Checkpoints(checkpoints_of(tmp_path, "federate"), identity))
         return held[-1]
 
     yield reopen
@@ -90,7 +90,7 @@ def test_cut_off_last_line_is_tolerated(missing, opened, tmp_path):
     checkpoints = opened()
     for round_num in (1, 2, 3):
         checkpoints.append({"round": round_num, "row": {}})
-    path = tmp_path / "run" / "log.jsonl"
+    path = checkpoints_of(tmp_path, "federate") / "log.jsonl"
     content = path.read_bytes()
     assert len(content) == 3 * len('{"round": 3, "row": {}}\n')
     path.write_bytes(content[:-missing])
@@ -122,11 +122,11 @@ def test_another_run_starts_afresh(identity, opened):
     assert opened().rounds() == []
 
 
-def test_finished_run_starts_afresh(opened):
+def test_finished_run_starts_afresh(opened, tmp_path):
     checkpoints = opened()
     checkpoints.save(4, make_state())
     checkpoints.append({"round": 1})
-    checkpoints.finish()
+    finish(tmp_path, "federate")
     assert checkpoints.rounds() == [4]  # kept for a replay until the next run
     assert opened().rounds() == []
     assert opened().log(99) == []
@@ -135,7 +135,7 @@ def test_finished_run_starts_afresh(opened):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", None])
 def test_unreadable_description_of_the_run_starts_afresh(content, opened, tmp_path):
     opened().save(4, make_state())
-    path = tmp_path / "run" / "run.json"
+    path = checkpoints_of(tmp_path, "federate") / "run.json"
     path.unlink() if content is None else path.write_bytes(content)
     assert opened().rounds() == []
     assert json.loads(path.read_text()) == {"identity": IDENTITY, "finished": False}
@@ -155,7 +155,11 @@ def test_state_that_does_not_fit_on_the_disk_leaves_the_last_one(opened, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_same(opened().load(1, make_state()), make_state(1))
     assert opened().rounds() == [1]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "round_00001.npz", "run.json"]
+    assert sorted(path.name for path in (checkpoints_of(tmp_path, "federate")).iterdir()) == [
+        "log.jsonl",
+        "round_00001.npz",
+        "run.json",
+    ]
 
 
 @settings(deadline=None, max_examples=20)

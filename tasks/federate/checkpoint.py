@@ -17,6 +17,17 @@ import tensorflow as tf
 from tasks.files import replacing, write_json
 
 
+def checkpoints_of(folder: Path, phase: str) -> Path:
+    """Returns where a phase's checkpoints are in the workspace `folder`."""
+    return folder / "models" / "checkpoints" / phase
+
+
+def finish(folder: Path, phase: str) -> None:
+    """Marks the phase as finished, once all that the step writes is written: run again, it starts afresh."""
+    path = checkpoints_of(folder, phase) / "run.json"
+    write_json(path, {**(_read_run(path) or {}), "finished": True})
+
+
 class Checkpoints:
     """The checkpoints of one phase of one run."""
 
@@ -33,11 +44,6 @@ class Checkpoints:
     def close(self) -> None:
         """Closes the log."""
         self._log.close()
-
-    def finish(self) -> None:
-        """Marks the run as finished: run again, the step starts afresh."""
-        run = _read_run(self._folder / "run.json")
-        write_json(self._folder / "run.json", {**(run or {}), "finished": True})
 
     def rounds(self) -> list[int]:
         """Returns the rounds that have a checkpoint, ascending."""

@@ -17,7 +17,7 @@ from tasks import timings
 from tasks.errors import GuardStop, NoClientLeft, RunError, UndriftError
 from tasks.federate import schedule
 from tasks.federate.aggregators import AGGREGATORS
-from tasks.federate.checkpoint import Checkpoints
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort
 from tasks.federate.in_process import Failed
 from tasks.federate.local_update import LocalTraining
@@ -99,7 +99,7 @@ def run_rounds(
         SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
         masked=phase.next_mask is not None,
     )
-    checkpoints = Checkpoints(folder / "models" / "checkpoints" / phase.name, identity)
+    checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity)
     with closing(checkpoints), runtime(federate.runtime):
         loop = _Loop(settings, folder, cohort, model, phase, computations, checkpoints, watch)
         try:
@@ -107,7 +107,6 @@ def run_rounds(
         finally:
             loop.close()
             report(loop.lines)
-        checkpoints.finish()
     return loop.lines
 
 

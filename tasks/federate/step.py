@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import load_cohort
 from tasks.federate.models import build, num_params
 from tasks.federate.record import write_log
@@ -35,6 +36,7 @@ def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
 
     lines = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report, watch)
     save_model(model, folder / "models" / "global.h5")
+    finish(folder, "federate")
     row = lines[-1]["row"]
     log.info(
         "%d rounds, %d clients, %d parameters: loss %s, accuracy %s in %.1f s",

@@ -11,6 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.errors import DataError, RunError
+from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, load_cohort
 from tasks.federate.parameters import flatten, prunable
 from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
@@ -54,6 +55,7 @@ def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     save_model(model, folder / "models" / "pruned.h5")
     summary = _export(folder, cohort, model, before, masks)
     write_json(folder / "reports" / "prune.json", summary)
+    finish(folder, "prune")
     log.info(
         "%.1f %% zeros, accuracy %.4f from %.4f, %d bytes zipped from %d in %.1f s",
         100 * summary["sparsity"],
