@@ -8,6 +8,8 @@ ENVIRONMENT = {
     # A temporary server takes 20 to 40 s to start on a slow machine; Prefect gives up after 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # Who presses Run waits for this; Prefect's own is 10 s.
+    "PREFECT_WORKER_QUERY_SECONDS": "3",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "true",
 }

@@ -31,7 +31,8 @@ def start(
     client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
 ) -> str:
     """Creates a run for the workspace `folder` and returns its id; its settings and its origin are in it at once."""
-    run = client.create_run(experiment_id, run_name=run_name(settings), tags={**origin(folder), **(tags or {})})
+    name = (tags or {}).get("mlflow.runName") or run_name(settings)
+    run = client.create_run(experiment_id, run_name=name, tags={**origin(folder), **(tags or {})})
     run_id = str(run.info.run_id)
     log_settings(client, run_id, settings)
     return run_id
@@ -64,8 +65,13 @@ def log_rounds(client: MlflowClient, run_id: str, rows: Iterable[Mapping[str, st
 
 def last_round(client: MlflowClient, run_id: str) -> int:
     """Returns the last round that was logged to a run, 0 if none was: where a resumed run goes on."""
+    return max(logged_rounds(client, run_id), default=0)
+
+
+def logged_rounds(client: MlflowClient, run_id: str) -> set[int]:
+    """Returns the rounds that were logged to a run; there are gaps where a step was restored, or a process killed."""
     # Of the columns that every round fills, the one that is always finite.
-    return max((point.step for point in client.get_metric_history(run_id, "num_clients")), default=0)
+    return {point.step for point in client.get_metric_history(run_id, "num_clients")}
 
 
 def numbers(row: Mapping[str, str]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.errors import RunError, TrackingLost
+from tasks.errors import InputError, RunError, TrackingLost, UndriftError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,6 +47,7 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 
 def repository(folder: Path) -> Path:
@@ -55,7 +56,7 @@ def repository(folder: Path) -> Path:
     Private workspaces are those of flow runs (`.runs/<id>`) and of `dvc exp run --temp` and `--queue`
     (`.dvc/tmp/exps/<id>`): a store of their own would vanish with them.
     """
-    folder = folder.resolve()
+    folder = folder.absolute()  # not resolved: .runs may be a link to a shared folder
     for parent in folder.parents:
         below = folder.relative_to(parent).parts
         if below[0] == ".runs" or below[:3] == (".dvc", "tmp", "exps"):
@@ -70,34 +71,63 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
 
     Raises:
         TrackingLost: the store does not answer, is of another MLflow version, or is held by another process.
+        InputError: MLFLOW_TRACKING_URI is no address of a store, or the store wants another password.
         RunError: its experiment was deleted.
     """
     quiet()
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     home = repository(folder)
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    given = os.environ.get("MLFLOW_TRACKING_URI")
     uri = given or f"sqlite:///{home / DATABASE}"
-    shown = without_password(given) or f"sqlite:///{DATABASE}"
+    shown = without_password(given) if given else f"sqlite:///{DATABASE}"
     try:
         with _ready(uri):
+            _reach(uri)
             mlflow.set_tracking_uri(uri)
+            if not given:
+                # MLflow has put it there, where the next call would take it for the user's.
+                os.environ.pop("MLFLOW_TRACKING_URI", None)
             client = mlflow.MlflowClient(uri)
             experiment_id = _experiment(client, experiment, home, uri)
-    except (MlflowException, OSError) as exc:
-        raise TrackingLost(f"MLflow at {shown}: {one_line(exc)}") from exc
+    except raised() as exc:
+        raise error(shown, exc, InputError) from exc
     return Store(client, shown, experiment_id)
+
+
+def raised() -> tuple[type[Exception], ...]:
+    """Returns what MLflow and its databases raise for a store that is away, wrong, or not to be had."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, ImportError, OSError, ValueError
+
+
+def error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) -> UndriftError:
+    """Returns the error for what was `raised` at the address `shown`: TrackingLost, or `refused` if that will stay so.
+
+    A password that was refused, an argument that is not allowed and a missing driver are not worth another try.
+    """
+    from sqlalchemy.exc import ArgumentError
+
+    code = getattr(exc, "error_code", "")
+    if code == "UNAUTHENTICATED":
+        which = "refuses the password" if os.environ.get("MLFLOW_TRACKING_USERNAME") else "wants a password"
+        return refused(f"MLflow at {shown} {which}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+    stays = code in ("PERMISSION_DENIED", "INVALID_PARAMETER_VALUE") or isinstance(exc, ImportError | ArgumentError)
+    return (refused if stays else TrackingLost)(f"MLflow at {shown}: {one_line(exc)}")
 
 
 def without_password(uri: str) -> str:
     """Returns `uri` without the user and password that it may hold: it is written into reports and messages."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//", uri))
 
 
 def one_line(exc: BaseException) -> str:
     """Returns the first line of an error, without a password."""
     text = str(exc).strip() or type(exc).__name__
+    if "Max retries exceeded" in text:
+        return "it does not answer"
     return without_password(text.splitlines()[0])[:300]
 
 
@@ -117,12 +147,30 @@ def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:
             f"MLflow's experiment {name} was deleted: mlflow experiments restore -x {found.experiment_id}, "
             "or mlflow gc to be rid of it"
         )
+    if found.artifact_location.startswith("mlflow-artifacts:") and not _is_server(uri):
+        raise InputError(
+            f"MLflow's experiment {name} at {without_password(uri)} keeps its files with an MLflow server: "
+            "set MLFLOW_TRACKING_URI to the server's address"
+        )
     return str(found.experiment_id)
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http:", "https:", "databricks"))
 
 
 def _artifacts(home: Path, name: str, uri: str) -> str | None:
     """A server decides for itself; beside a plain database the files go where `mlflow server` keeps its own."""
-    return None if uri.startswith(("http:", "https:", "databricks")) else (home / ARTIFACTS / name).as_uri()
+    return None if _is_server(uri) else (home / ARTIFACTS / name).as_uri()
+
+
+def _reach(uri: str) -> None:
+    """Opens a database once: MLflow itself would try for 100 s."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    if re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri):
+        create_engine(uri, poolclass=NullPool).connect().close()
 
 
 @contextmanager

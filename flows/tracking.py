@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import store
 from tasks import command, files
-from tasks.errors import DataError, TrackingLost, UndriftError
+from tasks.errors import DataError, UndriftError
 from tasks.settings import Settings, load
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def track(settings: Settings, folder: Path) -> None:
 
     Raises:
         DataError: a step has not been run, or a model cannot be loaded; nothing was logged.
-        TrackingLost: MLflow could not take it; the run there is marked FAILED, or KILLED if this process was stopped.
+        TrackingLost, RunError: MLflow could not take it; its run is FAILED, or KILLED if this process was stopped.
     """
     loaded = _finished(folder)
     opened = store.connect(folder)
     from flows import runs
 
-    with _errors(opened.uri):
+    with errors(opened.uri):
         run_id = runs.start(opened.client, opened.experiment_id, settings, folder)
         with ending(opened.client, run_id):
             _log(opened, run_id, settings, folder, loaded)
@@ -70,7 +70,7 @@ def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
     """
     loaded = _finished(folder)
     opened = store.connect(folder)
-    with _errors(opened.uri):
+    with errors(opened.uri):
         _log(opened, run_id, settings, folder, loaded)
     _report(opened, run_id, folder)
 
@@ -94,8 +94,8 @@ def _log(opened: store.Store, run_id: str, settings: Settings, folder: Path, loa
     runs.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
     data = {path: data_set(folder, path, digests[path]) for path in DATA}
     runs.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
-    rows, logged = files.read_rows(folder / "reports/rounds.csv"), runs.last_round(client, run_id)
-    runs.log_rounds(client, run_id, [row for row in rows if int(row["round"]) > logged])
+    rows, logged = files.read_rows(folder / "reports/rounds.csv"), runs.logged_rounds(client, run_id)
+    runs.log_rounds(client, run_id, [row for row in rows if int(row["round"]) not in logged])
     curves = {column: int(row["round"]) for row in rows for column in runs.numbers(row)}
     scores = files.read_json(folder / "reports/metrics.json")
     log_artifacts(client, run_id, folder, digests)
@@ -194,15 +194,14 @@ def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def _errors(uri: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
+def errors(uri: str) -> Iterator[None]:
+    """Raises what MLflow raises in the block as TrackingLost, or as RunError, one line with the store's address."""
     try:
         yield
     except UndriftError:
         raise
-    except (MlflowException, OSError, ValueError) as exc:
-        raise TrackingLost(f"MLflow at {uri}: {store.one_line(exc)}") from exc
+    except store.raised() as exc:
+        raise store.error(uri, exc) from exc
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,17 +6,29 @@ those of params.yaml, and a test holds the two equal: a form needs them, and so 
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, ErrorDetails
 
 from tasks.errors import SettingsError
 
 STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
 """The steps in the order of the pipeline."""
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 
 
 def _only(*kinds: str) -> dict[str, Any]:
@@ -37,6 +49,34 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     chooser: ClassVar[str] = "kind"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_exponents(cls, raw: Any) -> Any:
+        """Makes 1e-05 a number: PyYAML, of YAML 1.1, reads text, while DVC, of YAML 1.2, writes numbers so."""
+        if not isinstance(raw, dict):
+            return raw
+        floats = {name for name, field in cls.model_fields.items() if field.annotation is float}
+        return {
+            name: float(value) if name in floats and isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+            for name, value in raw.items()
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Adds to a form's help of a field with which kinds it has an effect."""
+        schema = handler(core)
+        for shown in handler.resolve_ref_schema(schema)["properties"].values():
+            if "used_by" in shown:
+                shown["description"] += cls._when(shown["used_by"])
+        return schema
+
+    @classmethod
+    def _when(cls, used_by: list[str]) -> str:
+        others = [kind for kind in get_args(cls.model_fields[cls.chooser].annotation) if kind not in used_by]
+        if not others:
+            return ""
+        return f" (not with {others[0]})" if len(others) == 1 < len(used_by) else f" (only with {', '.join(used_by)})"
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> "Section":
@@ -62,7 +102,7 @@ DataKind = Literal["digits", "npz", "clients", "images", "table", "synthetic"]
 class DataSettings(Section):
     """Where the raw data comes from."""
 
-    kind: DataKind = Field("digits", title="Source", description="where the raw data comes from")
+    kind: DataKind = Field("digits", title="Kind", description="where the raw data comes from")
     path: str = Field(
         "tasks/datasets",
         min_length=1,
@@ -255,7 +295,7 @@ class ScheduleSettings(Section):
 class ClientSettings(Section):
     """What a client does with the global model in one round."""
 
-    kind: Literal["sgd"] = Field("sgd", title="Client update", description="the local optimiser; sgd is FedAvg's")
+    kind: Literal["sgd"] = Field("sgd", title="Kind", description="the local optimiser; sgd is FedAvg's")
     learning_rate: float = Field(0.05, gt=0, title="Learning rate", description="step size of the local SGD")
     batch_size: int = Field(20, ge=1, title="Batch size", description="examples a step; the last part-batch is used")
     momentum: float = Field(
@@ -272,7 +312,7 @@ class ClientSettings(Section):
 class AggregatorSettings(Section):
     """How the clients' updates become one."""
 
-    kind: Literal["mean"] = Field("mean", title="Aggregator", description="the rule that combines the updates")
+    kind: Literal["mean"] = Field("mean", title="Kind", description="the rule that combines the updates")
     weighting: Literal["examples", "uniform", "inverse_variance"] = Field(
         "examples",
         title="Weighting",
@@ -285,7 +325,7 @@ class ServerOptimizerSettings(Section):
     """What the server does with the combined update."""
 
     kind: Literal["sgd", "momentum", "adagrad", "adam", "yogi"] = Field(
-        "sgd", title="Server optimiser", description="sgd with learning rate 1 is FedAvg"
+        "sgd", title="Kind", description="sgd with learning rate 1 is FedAvg"
     )
     learning_rate: float = Field(1.0, gt=0, title="Learning rate", description="step size of the server")
     momentum: float = Field(
@@ -321,7 +361,7 @@ class SamplingSettings(Section):
 
     kind: Literal["all", "uniform", "by_examples"] = Field(
         "all",
-        title="Sampling",
+        title="Kind",
         description="every client, or a draw without replacement, equal or in proportion to examples",
     )
     clients_per_round: int = Field(
@@ -333,7 +373,7 @@ class LocalWorkSettings(Section):
     """How long a client trains in a round."""
 
     kind: Literal["same", "per_client", "range"] = Field(
-        "same", title="Local work", description="the same for all, by client, or drawn for each client and round"
+        "same", title="Kind", description="the same for all, by client, or drawn for each client and round"
     )
     epochs: int = Field(
         1,
@@ -360,7 +400,7 @@ class RuntimeSettings(Section):
 
     kind: Literal["in_process", "worker"] = Field(
         "in_process",
-        title="Runtime",
+        title="Kind",
         description="this process, or TFF's worker process (it listens on every interface)",
     )
     threads: int = Field(0, ge=0, title="Threads", description="clients computed at a time; 0: one a core")
@@ -545,8 +585,7 @@ def _say(error: ErrorDetails) -> str:
             sign = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}[key]
             return f"{name} must be {sign} {bound}, got {got!r}"
         case "float_type" | "int_type" if isinstance(got, str):
-            hint = " (YAML reads 1e-3 as text: write 0.001)" if "e" in got.lower() else ""
-            return f"{name} must be a number, got {got!r}{hint}"
+            return f"{name} must be a number, got {got!r}"
         case "model_type" | "dict_type":
             return f"{name} must be a section of settings, got {got!r}"
         case _:

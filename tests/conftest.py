@@ -1,11 +1,19 @@
 """Builders that several test files share. TensorFlow is imported by the first fixture or test that needs it."""
 
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tasks.files import TEST, write_client, write_json
 from tasks.settings import parse
@@ -142,3 +150,82 @@ def one_thread():
     from tasks.settings import RuntimeSettings
 
     return lambda threads=1: runtime(RuntimeSettings(threads=threads))
+
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"federate.rounds": 3, "prune.rounds": 2, "prune.begin_round": 1, "prune.end_round": 2}
+
+
+@pytest.fixture(scope="session")
+def copy_repository():
+    """(folder, {"seed": 1, ...}) -> folder, made a git and DVC repository of this one's code with short rounds."""
+
+    def copy(folder, settings=None):
+        subprocess.run(["git", "init", "-q", str(folder)], check=True)
+        (folder / ".dvc").mkdir()
+        for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "pyproject.toml"):
+            shutil.copy(ROOT / name, folder / name)
+        for name in ("tasks", "flows"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for name, value in {**SMALL, **(settings or {})}.items():
+            *sections, last = name.split(".")
+            section = params
+            for part in sections:
+                section = section[part]
+            section[last] = value
+        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(folder)]
+        subprocess.run([*git, "add", "-A"], check=True)
+        subprocess.run([*git, "commit", "-q", "-m", "first"], check=True)
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory):
+    """The environment of a user's shell: this Python first, a Prefect home of its own, and no server."""
+    ours = ("PREFECT_", "MLFLOW_", "DVC_", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # As README says to bypass a proxy for what runs here.
+    local = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+    return {**kept, **local, "PATH": path, "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+
+
+@pytest.fixture(scope="session")
+def prefect_server(shell, tmp_path_factory):
+    """The API's address of a Prefect server that lives as long as the tests."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    said = tmp_path_factory.mktemp("server") / "log"
+    off = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with said.open("w") as log:
+        server = subprocess.Popen(command, env={**shell, **off}, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _wait_for(f"{url}/health", server, said)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+def _wait_for(url, process, said, seconds=180):
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            direct.open(url, timeout=5).close()
+            return
+        except OSError:
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < until, said.read_text()
+            time.sleep(0.3)

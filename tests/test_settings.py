@@ -199,7 +199,8 @@ def other(default: Any, field: Any) -> Any:
         ("seed", True, "seed: input should be a valid integer, got True"),
         ("federate.rounds", 10.5, "federate.rounds: input should be a valid integer, got 10.5"),
         ("data.test_fraction", 1.0, "data.test_fraction must be < 1.0, got 1.0"),
-        ("data.test_fraction", "1e-3", "(YAML reads 1e-3 as text: write 0.001)"),
+        ("data.test_fraction", "1e-3x", "data.test_fraction must be a number, got '1e-3x'"),
+        ("federate.rounds", "1e3", "federate.rounds must be a number, got '1e3'"),
         ("data.test_fraction", math.nan, "data.test_fraction: input should be a finite number, got nan"),
         ("federate.guard", "go", "federate.guard must be one of 'stop', 'rollback' or 'continue', got 'go'"),
         ("partition.alpa", 1.0, "partition.alpa is not a setting: did you mean partition.alpha?"),
@@ -243,3 +244,9 @@ def test_readme_has_a_row_for_every_setting_and_no_other() -> None:
     rows = re.findall(r"^\| `[a-z_.0-9]+` \|.*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     of_settings = [row for row in rows if row.split("`")[1].split(".")[0] in Settings.model_fields]
     assert of_settings == table()
+
+
+def test_an_exponent_is_a_number_as_dvc_writes_it() -> None:
+    """PyYAML reads 1e-05 as text; `dvc exp run -S` writes 0.00001 so."""
+    raw = yaml.safe_load("federate: {client: {learning_rate: 1e-05}}")
+    assert parse(raw).federate.client.learning_rate == 0.00001

@@ -265,10 +265,11 @@ def test_a_run_that_was_begun_gets_what_it_lacks(tracked: Path, opened: store.St
     mine = store.connect(tmp_path)
     run_id = runs.start(mine.client, mine.experiment_id, settings, tmp_path, {"flow": "42"})
     rows = files.read_rows(tracked / "reports/rounds.csv")
-    assert runs.log_rounds(mine.client, run_id, rows[:7]) == runs.last_round(mine.client, run_id) == 7
+    # A killed process leaves a gap, and so does a step that was restored before one that ran.
+    assert runs.log_rounds(mine.client, run_id, [*rows[:7], rows[8]]) == runs.last_round(mine.client, run_id) == 9
     tracking.log_finished(settings, tmp_path, run_id)
     history = mine.client.get_metric_history(run_id, "num_clients")
-    assert [point.step for point in history] == list(range(1, ROUNDS + 1))
+    assert sorted(point.step for point in history) == list(range(1, ROUNDS + 1))
     run = mine.client.get_run(run_id)
     assert (run.info.status, run.data.tags["flow"], run.data.metrics["accuracy"]) == ("RUNNING", "42", 0.75)
     assert files.read_json(tmp_path / "reports/mlflow.json")["run_id"] == run_id

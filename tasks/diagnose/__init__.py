@@ -19,14 +19,20 @@ def diagnose(settings: Settings, folder: Path) -> None:
     Raises:
         DataError: a file, a column or a number is missing; nothing is written.
     """
-    reports, significance = folder / "reports", settings.diagnose.significance
+    diagnose_logs(folder / "reports", settings.diagnose.significance)
+
+
+def diagnose_logs(reports: Path, significance: float) -> str:
+    """Does the same for the logs in the folder `reports`, and returns the answer in one sentence."""
     rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
     seen = observe(rounds, clients, significance)
     unknown = limits(seen, rounds, clients, significance)
     write_json(reports / "diagnosis.json", to_json(seen, significance, unknown))
     with replacing(reports / "diagnosis.md") as fresh:
         fresh.write_text(to_markdown(seen, unknown), encoding="utf-8")
-    _log.info("%d rounds, %d clients unusual: %s", len(rounds.rounds), len(seen.unusual), headline(seen))
+    answer = headline(seen)
+    _log.info("%d rounds, %d clients unusual: %s", len(rounds.rounds), len(seen.unusual), answer)
+    return answer
 
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "diagnose_logs"]

@@ -1,0 +1,186 @@
+"""The flow `compare`: every combination of a grid of settings on the same clients, and one table.
+
+Each cell is a task, whose stages run in `.runs/<flow run id>/<cell>/`. What any run has computed before comes from
+DVC's cache, so a comparison that was killed goes on when it is run again.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import Flow, flow, runtime
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Completed, Failed
+
+from flows import artifacts, curves, fan_out, grid, live, overrides, results, table
+from flows.cell import Plan
+from flows.grid import Cell
+from flows.parent_run import ParentRun
+from flows.results import Result
+from flows.workspace import RUNS, find_repository
+from tasks import command, files
+from tasks.errors import DataError, InputError, RunError, UndriftError
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+REPORTS = ("compare.csv", "compare.md", "compare.png")
+
+PARAMS: ContextVar[str] = ContextVar("params", default="")
+"""The text of params.yaml that the command line made, whose spelling (1 or 1.0) a form's JSON would lose."""
+
+_DEFAULTS = Settings()
+
+
+def _flow_run_name() -> str:
+    given = runtime.flow_run.parameters["grid"]
+    return f"compare {' × '.join(grid.short(str(axis).partition('=')[0]) for axis in given)}"
+
+
+def _end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Ends the MLflow runs of a comparison that was cancelled or killed before it could do so itself."""
+    folder = find_repository(Path.cwd()) / RUNS / str(flow_run.id)
+    _end_abandoned([folder, *sorted(folder.glob("cell-*"))], "FAILED" if state.is_crashed() else "KILLED")
+
+
+@flow(
+    name="compare",
+    flow_run_name=_flow_run_name,
+    persist_result=False,
+    on_cancellation=[_end_in_mlflow],
+    on_crashed=[_end_in_mlflow],
+)
+def compare(
+    grid: list[str], settings: Settings = _DEFAULTS, same_clients: bool = True, jobs: int = 0, dask: str = ""
+) -> State[Any]:
+    """Every combination of a grid of settings on the same clients, one MLflow run each, and one table.
+
+    Args:
+        grid: a line a setting, with its values: federate.server_optimizer.kind=sgd,adam or seed=0,1,2.
+        settings: everything in params.yaml, under the grid.
+        same_clients: divide the examples by one seed, whatever the seeds of the grid, unless the grid is about data.
+        jobs: processes at a time; 0: what cores and memory allow.
+        dask: address of a Dask scheduler to run the cells there; empty: here.
+    """
+    command.quiet()
+    try:
+        return _compare(grid, settings, same_clients, jobs, dask)
+    except (UndriftError, OSError) as exc:
+        error = command.as_error(exc)
+        return Failed(message=str(error), data=error)
+
+
+def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: int, dask: str) -> State[Any]:
+    if jobs < 0:
+        raise InputError(f"jobs must be >= 0, got {jobs}")
+    repository = find_repository(Path.cwd())
+    base = PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
+    cells = grid.cells(base, axes, same_clients)
+    if dask:
+        fan_out.check_dask(dask)
+    folder = repository / RUNS / str(runtime.flow_run.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    parent = ParentRun(folder, cells, grid.axes(axes), artifacts.mlflow_tags())
+    artifacts.link_to(parent.as_report())
+    plans = [_plan(cell, repository, folder, parent.run_id) for cell in cells]
+    status = "KILLED"
+    try:
+        found = _run(cells, plans, jobs or fan_out.default_jobs(), dask)
+        _end_abandoned([plan.folder for plan in plans], "FAILED")
+        _report(repository, folder, found, parent)
+        status = "FINISHED" if all(each.is_finished for each in found) else "FAILED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        _end_abandoned([plan.folder for plan in plans], status)
+        parent.end(status)
+    return _state(found, parent.run_id)
+
+
+def _plan(cell: Cell, repository: Path, folder: Path, parent: str) -> Plan:
+    # A tag for each setting of the grid, for MLflow's "Group by".
+    tags = {**artifacts.mlflow_tags(), "mlflow.runName": cell.label, "mlflow.source.name": "python -m flows.compare"}
+    return Plan(repository, folder.name, cell.name, cell.label, cell.params, {**tags, **cell.values}, parent)
+
+
+def _run(cells: Sequence[Cell], plans: Sequence[Plan], jobs: int, dask: str) -> list[Result]:
+    """Runs the cells and returns their results, in the order of the grid."""
+    found: dict[str, Result] = {}
+    by_name = {cell.name: cell for cell in cells}
+    progress = cast(UUID, create_progress_artifact(0.0, key="cells", description=f"{len(cells)} cells"))
+
+    def ended(plan: Plan, state: State[Any]) -> None:
+        result = found[plan.name] = _result(by_name[plan.name], plan, state)
+        update_progress_artifact(progress, 100 * len(found) / len(cells))
+        told = f"{_scores(result)}{state.message}" if result.is_finished else f"failed: {result.short_reason}"
+        level = logging.INFO if result.is_finished else logging.ERROR
+        log.log(level, "%d/%d  %s  %s", len(found), len(cells), plan.label, told)
+
+    fan_out.fan_out(plans, jobs, dask, ended)
+    return [found[cell.name] for cell in cells]
+
+
+def _result(cell: Cell, plan: Plan, state: State[Any]) -> Result:
+    run_id = live.read_run_id(plan.folder) if plan.folder.is_dir() else ""
+    if state.is_completed():
+        try:
+            return results.read(cell, plan.folder, run_id)
+        except DataError as exc:
+            return Result(cell, "failed", str(exc), run_id)
+    return Result(cell, "failed", " ".join((state.message or str(state.name)).split()), run_id)
+
+
+def _scores(result: Result) -> str:
+    return "".join(f"{key} {result.numbers[key]:.4f}  " for key in ("accuracy", "loss") if key in result.numbers)
+
+
+def _report(repository: Path, folder: Path, found: Sequence[Result], parent: ParentRun) -> None:
+    """Writes the three files into the comparison's folder, then into the repository and the MLflow run."""
+    target = results.target(found)
+    found = results.with_rounds_to(found, target)
+    told = table.markdown(found, _clients(found), target)
+    paths = [folder / "reports" / name for name in REPORTS]
+    results.write_csv(paths[0], found)
+    with files.replacing(paths[1]) as fresh:
+        fresh.write_text(told, encoding="utf-8")
+    with files.replacing(paths[2]) as fresh:
+        curves.draw(found).savefig(fresh, format="png", dpi=120, metadata={"Software": None})
+    for path in paths:
+        with files.replacing(repository / "reports" / path.name) as fresh:
+            fresh.write_bytes(path.read_bytes())
+    create_markdown_artifact(told, key="compare", description="reports/compare.md")
+    parent.log(found, told, paths)
+
+
+def _clients(found: Sequence[Result]) -> str:
+    """Says whose data the cells have."""
+    each = [result.cell.settings for result in found]
+    first = each[0]
+    if any((one.data, one.partition) != (first.data, first.partition) for one in each):
+        return "The grid is about the data: the cells differ in their clients."
+    if first.partition.seed >= 0:
+        return f"Every cell has the same clients (partition.seed {first.partition.seed})."
+    if all(one.seed == first.seed for one in each):
+        return f"Every cell has the same clients (seed {first.seed})."
+    return "Cells of one seed have the same clients; each seed divides the examples anew."
+
+
+def _end_abandoned(folders: Sequence[Path], status: str) -> None:
+    for folder in folders:
+        try:
+            live.end_abandoned(folder, status)
+        except UndriftError as exc:
+            log.warning("%s", exc)
+
+
+def _state(found: Sequence[Result], run_id: str) -> State[Any]:
+    failed = [each for each in found if not each.is_finished]
+    if not failed:
+        return Completed(message=f"{len(found)} cells, reports/compare.md, MLflow run {run_id}")
+    told = f"{len(failed)} of {len(found)} cells failed: {failed[0].cell.label}: {failed[0].short_reason}"
+    return Failed(message=told, data=RunError(told))

@@ -1,0 +1,146 @@
+"""`python -m flows.diagnose RUN`: why did the loss of that run go up?"""
+
+import logging
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows import server, store, tracking
+from flows.workspace import find_repository
+from tasks import command
+from tasks.diagnose import diagnose_logs
+from tasks.errors import DataError, InputError, RunError, TrackingLost, UndriftError
+from tasks.settings import Settings, load
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+LOGS = ("rounds.csv", "clients.csv")
+WRITTEN = ("diagnosis.json", "diagnosis.md")
+
+log = logging.getLogger("flows.diagnose")
+
+
+@flow(name="diagnose", flow_run_name="diagnose {run}", persist_result=False)
+def diagnose(run: str) -> State[Any]:
+    """Why did the loss of that run go up?
+
+    Args:
+        run: an MLflow run id, or a folder on the worker's machine that holds reports/rounds.csv and clients.csv.
+    """
+    command.quiet()
+    try:
+        answer, told = _diagnosed(run)
+    except UndriftError as exc:
+        return Failed(message=str(exc), data=exc)
+    create_markdown_artifact(told, key="diagnosis", description=f"of {run}")
+    return Completed(message=answer)
+
+
+def _diagnosed(run: str) -> tuple[str, str]:
+    """Diagnoses `run`; returns the answer in one sentence, and diagnosis.md."""
+    with _reports(run) as (reports, significance):
+        answer = diagnose_logs(reports, significance)
+        return answer, (reports / "diagnosis.md").read_text(encoding="utf-8")
+
+
+@contextmanager
+def _reports(run: str) -> Iterator[tuple[Path, float]]:
+    """Yields the folder of the run's logs, where the diagnosis belongs too, and `diagnose.significance` of the run.
+
+    Of an MLflow run it is a copy; what the block writes there goes into the run.
+
+    Raises:
+        InputError: there is no such run or folder, or it lacks a file.
+    """
+    if Path(run).is_dir():
+        yield _folder(Path(run))
+    elif re.fullmatch(r"[0-9a-f]{32}", run):
+        with _logged(run) as found:
+            yield found
+    else:
+        raise InputError(f"RUN must be an MLflow run id or a folder that holds reports/rounds.csv, got {run!r}")
+
+
+def _folder(folder: Path) -> tuple[Path, float]:
+    reports = folder / "reports" if (folder / "reports/rounds.csv").is_file() else folder
+    for name in LOGS:
+        if not (reports / name).is_file():
+            raise InputError(f"{folder} holds neither reports/{name} nor {name}")
+    params = reports.parent / "params.yaml"
+    settings = load(params) if params.is_file() else Settings()
+    return reports, settings.diagnose.significance
+
+
+@contextmanager
+def _logged(run_id: str) -> Iterator[tuple[Path, float]]:
+    try:
+        opened = store.connect(find_repository(Path.cwd()))
+    except TrackingLost as exc:
+        raise InputError(str(exc)) from exc
+    with tracking.errors(opened.uri), tempfile.TemporaryDirectory() as holder:
+        found = _find(opened.client, run_id, opened.uri)
+        for name in LOGS:
+            _download(opened.client, run_id, f"reports/{name}", holder)
+        reports = Path(holder)
+        default = Settings().diagnose.significance
+        yield reports, float(found.data.params.get("diagnose.significance", default))
+        for name in WRITTEN:
+            opened.client.log_artifact(run_id, str(reports / name), "reports")
+        log.info("%s: reports/%s logged to run %s", opened.uri, " and ".join(WRITTEN), run_id)
+
+
+def _find(client: "MlflowClient", run_id: str, uri: str) -> "Run":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as exc:
+        if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise InputError(f"MLflow at {uri} has no run {run_id}") from exc
+        raise
+
+
+def _download(client: "MlflowClient", run_id: str, path: str, folder: str) -> None:
+    parent = path.rpartition("/")[0]
+    if path not in [each.path for each in client.list_artifacts(run_id, parent)]:
+        raise DataError(f"MLflow run {run_id} holds no {path}: it trained no round, or is not of this pipeline")
+    client.download_artifacts(run_id, path, folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.Parser(
+        prog="python -m flows.diagnose",
+        description="Why did the loss of a run go up? Writes diagnosis.json and diagnosis.md beside its rounds.csv, or "
+        "into its MLflow run. As a Prefect flow run when PREFECT_API_URL is set.",
+    )
+    parser.add_argument("run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv")
+    run = parser.parse_args(arguments).run
+    command.prepare()
+    return command.run(lambda: _command(run))
+
+
+def _command(run: str) -> None:
+    if not server.address():  # a temporary one takes half a minute to start
+        _diagnosed(run)
+        return
+    server.check()
+    state = diagnose(run, return_state=True)
+    if not state.is_completed():
+        error = state.result(raise_on_failure=False)
+        raise error if isinstance(error, UndriftError) else RunError(str(state.message))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

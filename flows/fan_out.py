@@ -1,0 +1,222 @@
+"""Where the cells of a comparison run: in this process, in a pool of processes, or on a Dask cluster.
+
+One lost process costs no other cell: a pool that broke is made anew, and who was in it goes on alone.
+"""
+
+import logging
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Crashed, Failed
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
+
+from flows.cell import STOP, Plan, begin_process, cell
+from flows.store import one_line
+from tasks.errors import InputError, RunError
+
+MEMORY = 1.5 * 2**30
+"""Bytes that a process with TensorFlow, TFF and the data of a small run takes."""
+
+_CONNECT = 10.0
+_LOOK_EVERY = 30.0
+_WITHOUT_WORKER = 10
+"""Looks in a row that may find a cluster without any worker."""
+
+Ended = Callable[[Plan, State[Any]], None]
+"""Is told of each cell as it ends."""
+
+log = logging.getLogger(__name__)
+
+
+def default_jobs() -> int:
+    """Returns the processes that cores and free memory allow."""
+    import psutil
+
+    return max(1, min(len(os.sched_getaffinity(0)), int(psutil.virtual_memory().available // MEMORY)))
+
+
+def fan_out(plans: Sequence[Plan], jobs: int, dask: str, ended: Ended) -> None:
+    """Runs every cell; one that fails ends like any other.
+
+    Args:
+        plans: the cells.
+        jobs: processes at a time; 1: this one.
+        dask: address of a scheduler; empty: on this machine.
+        ended: is told of each cell.
+    """
+    if dask:
+        _on_dask(plans, dask, ended)
+    elif jobs == 1 or len(plans) == 1:
+        for plan in plans:
+            ended(plan, cell(plan, return_state=True))
+    else:
+        _in_processes(plans, jobs, ended)
+
+
+def check_dask(address: str) -> None:
+    """Finds out whether a Dask cluster answers.
+
+    Raises:
+        InputError: no scheduler answers there within 10 s, or it has no worker.
+    """
+    from distributed import Client
+    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.registry import get_backend
+
+    try:
+        scheme, place = parse_address(address)
+        get_backend(scheme)
+        parse_host_port(place)
+    except ValueError as exc:
+        raise InputError(f"a Dask scheduler's address is like tcp://127.0.0.1:8786, got {address!r}: {exc}") from exc
+    try:
+        with Client(address, timeout=_CONNECT, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+            workers = client.scheduler_info()["workers"]
+    except OSError as exc:
+        raise InputError(f"no Dask scheduler answers at {address}: {one_line(exc)}") from exc
+    if not workers:
+        raise InputError(f"the Dask scheduler at {address} has no worker: start some with `dask worker {address}`")
+
+
+def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
+    waiting, suspects = deque(plans), list[Plan]()
+    while waiting:
+        suspects += _pool(waiting, jobs, ended)
+    for plan in suspects:
+        log.warning("%s: a process of its pool died; it is tried once more, alone", plan.label)
+        if _pool(deque([plan]), 1, ended):
+            ended(plan, Failed(message="its process died twice: was it killed for want of memory?"))
+
+
+def _pool(waiting: deque[Plan], jobs: int, ended: Ended) -> list[Plan]:
+    """Runs cells until none waits or a process of the pool dies; returns those that were lost with it."""
+    jobs = min(jobs, len(waiting))
+    with _shares(jobs) as cores:
+        runner = ProcessPoolTaskRunner(max_workers=jobs, initializer=begin_process, initargs=(cores,))
+        with runner, _no_survivors():
+            return _feed(runner, waiting, jobs, ended, lambda: None)
+
+
+@contextmanager
+def _shares(jobs: int) -> Iterator[Any]:
+    """Yields a queue that holds a set of cores for each of `jobs` processes, or None if there are fewer cores."""
+    cores = sorted(os.sched_getaffinity(0))
+    if jobs > len(cores):
+        yield None
+        return
+    queue = multiprocessing.get_context("spawn").Queue()
+    for job in range(jobs):
+        queue.put(cores[job::jobs])
+    try:
+        yield queue
+    finally:
+        queue.close()
+        queue.join_thread()
+
+
+@contextmanager
+def _no_survivors() -> Iterator[None]:
+    """Ends the pool's processes if the block is left by an exception: the pool itself would wait for their cells."""
+    before = multiprocessing.active_children()
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.kill()
+        raise
+
+
+def _on_dask(plans: Sequence[Plan], address: str, ended: Ended) -> None:
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    stop = plans[0].folder.parent / STOP
+    stop.unlink(missing_ok=True)
+    waiting, left = deque(plans), {plan.name: plan for plan in plans}
+
+    def ticked(plan: Plan, state: State[Any]) -> None:
+        left.pop(plan.name)
+        ended(plan, state)
+
+    with DaskTaskRunner(address=address) as runner:
+        try:
+            _feed(runner, waiting, len(plans), ticked, _workers_left(runner, address))
+        except RunError as exc:
+            stop.touch()
+            for plan in list(left.values()):
+                ticked(plan, Failed(message=str(exc), data=exc))
+        except BaseException:
+            stop.touch()  # no signal reaches a worker's thread
+            raise
+
+
+def _workers_left(runner: Any, address: str) -> Callable[[], None]:
+    misses = 0
+
+    def look() -> None:
+        nonlocal misses
+        misses = 0 if runner.client.scheduler_info()["workers"] else misses + 1
+        if misses >= _WITHOUT_WORKER:
+            raise RunError(f"the Dask scheduler at {address} has had no worker for {misses * _LOOK_EVERY:.0f} s")
+
+    return look
+
+
+def _feed(
+    runner: TaskRunner[Any], waiting: deque[Plan], width: int, ended: Ended, look: Callable[[], None]
+) -> list[Plan]:
+    """Submits the cells, at most `width` at a time; returns those that were running when a pool broke."""
+    done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
+    running: dict[PrefectFuture[Any], Plan] = {}
+    while waiting or running:
+        while waiting and len(running) < width:
+            plan = waiting.popleft()
+            future = runner.submit(cell, {"plan": plan})
+            running[future] = plan
+            future.add_done_callback(done.put)
+        try:
+            future = done.get(timeout=_LOOK_EVERY)
+        except Empty:
+            look()
+            continue
+        state = _state(future)
+        if state is None:
+            return _left_over(running, ended)
+        ended(running.pop(future), state)
+    return []
+
+
+def _left_over(running: dict[PrefectFuture[Any], Plan], ended: Ended) -> list[Plan]:
+    lost = []
+    for future, plan in running.items():
+        state = _state(future)
+        if state is None:
+            lost.append(plan)
+        else:
+            ended(plan, state)
+    return lost
+
+
+def _state(future: PrefectFuture[Any]) -> State[Any] | None:
+    """Returns the final state of a cell that ended, or None if its pool broke."""
+    try:
+        future.wait()
+        state: State[Any] = future.state
+    except BrokenProcessPool:
+        return None
+    except Exception as exc:
+        return Crashed(message=one_line(exc))
+    if state.is_final():
+        return state
+    # A Dask worker that died under a cell, more often than its scheduler allows, leaves no state.
+    wrapped: Any = getattr(future, "wrapped_future", None)
+    lost = wrapped.exception() if wrapped is not None else None
+    return Crashed(message=f"its worker was lost: {one_line(lost) if lost else state.name}")

@@ -1,0 +1,163 @@
+"""`python -m flows.pipeline`: the whole pipeline as one Prefect flow run.
+
+One task a step; each takes its outputs from DVC's cache if the same code, data and settings were run before, by a flow
+run or by `dvc repro`, and runs otherwise. MLflow gets a point per round while it runs.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow, flow, runtime
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Completed, Failed
+
+from flows import artifacts, live, overrides, server
+from flows.names import run_name
+from flows.session import Session
+from flows.steps import TASKS
+from flows.workspace import RUNS, Workspace, find_repository
+from tasks import command
+from tasks.errors import RunError, SettingsError, UndriftError
+from tasks.settings import Settings, parse
+
+log = logging.getLogger("flows.pipeline")
+
+# The text of params.yaml that the command line made, whose spelling (1 or 1.0) a form's JSON would lose.
+_PARAMS: ContextVar[str] = ContextVar("params", default="")
+
+
+_DEFAULTS = Settings()
+
+
+def _parsed(settings: Any) -> Settings:
+    """Returns what the command line gives as it is, and what a form gives as JSON as settings."""
+    return settings if isinstance(settings, Settings) else parse(settings)
+
+
+def _flow_run_name() -> str:
+    """Returns what is run, and the name that the form or Prefect gave it, by which equal ones are told apart."""
+    given = str(runtime.flow_run.name)
+    try:
+        what = run_name(_parsed(runtime.flow_run.parameters["settings"]))
+    except SettingsError:
+        what = "wrong settings"
+    return given if given.startswith(what) else f"{what} · {given}"
+
+
+def end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Ends the MLflow run of a flow run that was cancelled or killed before it could do so itself."""
+    folder = find_repository(Path.cwd()) / RUNS / str(flow_run.id)
+    try:
+        live.end_abandoned(folder, "FAILED" if state.is_crashed() else "KILLED")
+    except UndriftError as exc:
+        log.warning("%s", exc)
+
+
+@flow(
+    name="pipeline",
+    flow_run_name=_flow_run_name,
+    persist_result=False,
+    validate_parameters=False,  # done by the flow itself, which says in one line what is wrong
+    on_cancellation=[end_in_mlflow],
+    on_crashed=[end_in_mlflow],
+)
+def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = False) -> State[Any]:
+    """From raw data to a pruned, tracked, versioned federated model.
+
+    Args:
+        settings: everything in params.yaml.
+        force: run every step, also those whose results are in DVC's cache.
+        push: send the run's data and models to DVC's default remote at the end.
+    """
+    command.quiet()
+    try:
+        session = _open(_parsed(settings))
+        with _ending(session):
+            return _run(session, force, push)
+    except (UndriftError, OSError) as exc:
+        error = command.as_error(exc)
+        return Failed(message=str(error), data=error)
+
+
+def _open(settings: Settings) -> Session:
+    repository = find_repository(Path.cwd())
+    params = _PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
+    workspace = Workspace.open(repository, str(runtime.flow_run.id), params, settings.data.path)
+    return Session(workspace, settings, artifacts.mlflow_tags())
+
+
+@contextmanager
+def _ending(session: Session) -> Iterator[None]:
+    """Ends the run in MLflow as the block ends: KILLED if by a signal, and a retry goes on in it."""
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        session.end(status)
+
+
+def _run(session: Session, force: bool, push: bool) -> State[Any]:
+    for step, task in TASKS.items():
+        state = task(session, force, return_state=True)
+        if not state.is_completed():
+            artifacts.rounds(session)
+            raise _error(step, state)
+        artifacts.publish(step, session)
+    if push:
+        log.info("%d files pushed to DVC's remote", session.workspace.push())
+    return Completed(message=f"MLflow run {session.mlflow()['run_id']}, workspace {session.workspace.folder.name}")
+
+
+def _error(step: str, state: State[Any]) -> UndriftError:
+    """Returns the error of a failed state, of the kind that its exit status needs."""
+    found = state.result(raise_on_failure=False)
+    error = found if isinstance(found, UndriftError) else RunError(state.message or str(state.name))
+    return type(error)(f"{step}: {error}") if step else error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = command.Parser(
+        prog="python -m flows.pipeline",
+        description="Run the pipeline as one Prefect flow run in a workspace of its own: with a server when "
+        "PREFECT_API_URL is set, without one otherwise.",
+    )
+    parser.add_argument(
+        "-S",
+        dest="overrides",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a setting to change, as in dvc exp run -S; may be given again",
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="another params.yaml")
+    parser.add_argument("--force", action="store_true", help="run every step, also what is in DVC's cache")
+    parser.add_argument("--push", action="store_true", help="send data and models to DVC's default remote at the end")
+    given = parser.parse_args(arguments)
+    command.prepare()
+    return command.run(lambda: _command(given.params, given.overrides, given.force, given.push))
+
+
+def _command(params: Path, changes: list[str], force: bool, push: bool) -> None:
+    import yaml
+
+    find_repository(Path.cwd())
+    server.check()
+    text = overrides.overridden(params, changes)
+    _PARAMS.set(text)
+    state = pipeline(parse(yaml.safe_load(text)), force=force, push=push, return_state=True)
+    if not state.is_completed():
+        raise _error("", state)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

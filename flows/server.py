@@ -1,0 +1,54 @@
+"""Which Prefect server the commands talk to, and whether it answers."""
+
+import logging
+
+from flows.store import one_line, without_password
+from tasks.errors import InputError
+
+_PATIENCE = 5.0
+
+log = logging.getLogger(__name__)
+
+
+def address() -> str:
+    """Returns the API's address by PREFECT_API_URL or the active Prefect profile; empty: there is no server."""
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value() or "").rstrip("/")
+
+
+def check() -> None:
+    """Finds out whether the server, if there is one, answers: Prefect itself would try for minutes.
+
+    Raises:
+        InputError: it does not answer within 5 s, is no Prefect server, or refuses the password.
+    """
+    import httpx
+    from prefect.settings import get_current_settings
+
+    url = address()
+    if not url:
+        return
+    shown = without_password(url)
+    secret = get_current_settings().api.auth_string
+    user, _, password = (secret.get_secret_value() if secret else "").partition(":")
+    try:
+        answer = httpx.get(f"{url}/admin/version", auth=(user, password) if user else None, timeout=_PATIENCE)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+        raise InputError(f"the Prefect server at PREFECT_API_URL={shown} does not answer: {one_line(exc)}") from exc
+    if answer.status_code in (401, 403):
+        said = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
+        raise InputError(f"the Prefect server at {shown} {said}: set PREFECT_API_AUTH_STRING=user:password")
+    is_cloud = "/workspaces/" in url  # has no such page
+    if answer.status_code != 200 and not is_cloud:
+        raise InputError(f"{shown} answers, but not as a Prefect server does: its address ends in /api")
+
+
+def require() -> None:
+    """Raises InputError if no server is set, or if it does not answer as `check` says."""
+    if not address():
+        raise InputError(
+            "PREFECT_API_URL is not set: run `prefect server start`, then "
+            "`export PREFECT_API_URL=http://127.0.0.1:4200/api`"
+        )
+    check()

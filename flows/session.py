@@ -1,0 +1,52 @@
+"""What the tasks of one flow run share: its workspace, its settings, and its MLflow run once there is one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows import tracking
+from flows.live import LiveRun, read_run_id
+from flows.workspace import Workspace
+from tasks.files import read_json
+from tasks.settings import Settings
+
+
+class Session:
+    """One flow run. The MLflow run is made when the first step really trains; a run from the cache needs none."""
+
+    def __init__(self, workspace: Workspace, settings: Settings, tags: Mapping[str, str], parent: str = "") -> None:
+        """`parent` is the MLflow run of a comparison that this run is a part of: then it always has its own run."""
+        self.workspace, self.settings = workspace, settings
+        self.is_child = bool(parent)
+        self._tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
+        self._live: LiveRun | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this run, or an earlier attempt at it, has a run in MLflow."""
+        return self._live is not None or bool(read_run_id(self.workspace.folder))
+
+    def live(self) -> LiveRun:
+        """Returns the MLflow run, made or resumed at the first call."""
+        if self._live is None:
+            self._live = LiveRun(self.workspace.folder, self.settings, self._tags)
+        return self._live
+
+    def finish(self) -> None:
+        """Logs the finished run, and writes reports/mlflow.json."""
+        live = self.live()
+        live.flush()
+        tracking.log_finished(self.settings, self.workspace.folder, live.run_id)
+
+    def end(self, status: str) -> None:
+        """Ends the MLflow run, if there is one."""
+        if self._live is not None:
+            self._live.end(status)
+
+    def mlflow(self) -> dict[str, Any]:
+        """Returns the MLflow run as reports/mlflow.json has it: this one, or that of the restored results."""
+        if self._live is not None:
+            store = self._live.store
+            return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}
+        path = Path(self.workspace.folder, "reports/mlflow.json")
+        return dict(read_json(path)) if path.is_file() else {}

@@ -1,0 +1,149 @@
+"""One Prefect task per step: restore its outputs from DVC's cache, or run it and put them there."""
+
+import importlib
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import Task, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed, Failed
+
+from flows import artifacts
+from flows.session import Session
+from tasks import command, timings
+from tasks.__main__ import PURPOSE
+from tasks.errors import TrackingLost, UndriftError, WorkerLost
+from tasks.settings import STEPS, Settings
+
+log = logging.getLogger(__name__)
+
+_SHOW_EVERY = 2.0
+RETRY_AFTER = [5.0, 30.0]
+"""Seconds before each new try of a step whose MLflow server or worker process was lost."""
+
+
+class _WithoutTraceback(logging.Filter):
+    """Drops the line `NoneType: None` that Prefect logs as the traceback of a task that returned its failure."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[0] is None:
+            record.exc_info = None
+        return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_WithoutTraceback())
+
+
+def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed step may succeed the next time: what it needs was away. Wrong settings stay wrong."""
+    return isinstance(state.result(raise_on_failure=False), TrackingLost | WorkerLost)
+
+
+def _task(name: str, description: str, run: Callable[[Session, bool], State[Any]]) -> Task[[Session, bool], State[Any]]:
+    made: Task[[Session, bool], State[Any]] = task(
+        name=name,
+        task_run_name=name,
+        description=description,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=len(RETRY_AFTER),
+        retry_delay_seconds=RETRY_AFTER,
+        retry_condition_fn=worth_retrying,
+    )(run)
+    return made
+
+
+def restore_or_run(step: str, session: Session, force: bool, run: Callable[[], None]) -> bool:
+    """Takes the step's outputs from DVC's cache, or runs it and puts them there; returns whether they were there."""
+    if not force and session.workspace.restore(step):
+        return True
+    session.workspace.clear(step)
+    run()
+    session.workspace.commit(step)
+    return False
+
+
+def _restored_or(step: str, session: Session, force: bool, run: Callable[[], None]) -> State[Any]:
+    """Returns the state of the step's task: `Cached`, `Completed`, or `Failed` with the user's error as its message."""
+    begun = time.monotonic()
+    try:
+        if restore_or_run(step, session, force, run):
+            return Completed(name="Cached", message=f"{step}: the same code, data and settings were run before")
+    except (UndriftError, OSError) as exc:
+        error = command.as_error(exc)
+        # `data/raw.npz` as params.yaml has it, not where it lies in the workspace.
+        error = type(error)(str(error).replace(f"{session.workspace.folder}{os.sep}", ""))
+        return Failed(message=str(error), data=error)
+    return Completed(message=f"{step}: {time.monotonic() - begun:.1f} s")
+
+
+def compute(step: str, session: Session, watch: Callable[[range], Callable[[Mapping[str, Any]], None]]) -> None:
+    """Runs a step of `tasks` in the workspace, and records its seconds.
+
+    Args:
+        step: which.
+        session: the run.
+        watch: given the numbers of the rounds that the step will run, returns what is told each round's row.
+    """
+    begun = time.monotonic()
+    function = getattr(importlib.import_module(f"tasks.{step}"), step)
+    settings, folder = session.settings, session.workspace.folder
+    rounds = _rounds(step, settings)
+    if rounds:
+        function(settings, folder, watch(rounds))
+    else:
+        function(settings, folder)
+    timings.record(folder, step, time.monotonic() - begun)
+
+
+def _rounds(step: str, settings: Settings) -> range:
+    """Returns the numbers of the rounds that `step` runs; empty for a step without rounds."""
+    trained = settings.federate.rounds + 1
+    return {"federate": range(1, trained), "prune": range(trained, trained + settings.prune.rounds)}.get(step, range(0))
+
+
+class _Watch:
+    """Passes each round on to MLflow, and every two seconds to a progress artifact."""
+
+    def __init__(self, step: str, rounds: range, log_round: Callable[[Mapping[str, Any]], None]) -> None:
+        self._rounds, self._log_round = rounds, log_round
+        self._shown = time.monotonic()
+        described = f"{step}: rounds {rounds[0]} to {rounds[-1]}"
+        self._artifact = create_progress_artifact(0.0, key=f"{step}-rounds", description=described)
+
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        self._log_round(row)
+        if time.monotonic() - self._shown < _SHOW_EVERY and row["round"] != self._rounds[-1]:
+            return
+        self._shown = time.monotonic()
+        done = self._rounds.index(row["round"]) + 1
+        update_progress_artifact(cast(UUID, self._artifact), 100 * done / len(self._rounds))
+
+
+def _step(step: str) -> Callable[[Session, bool], State[Any]]:
+    def run(session: Session, force: bool) -> State[Any]:
+        def watch(rounds: range) -> _Watch:
+            live = session.live()
+            artifacts.link(session)
+            return _Watch(step, rounds, live.round)
+
+        return _restored_or(step, session, force, lambda: compute(step, session, watch))
+
+    return run
+
+
+def _track(session: Session, force: bool) -> State[Any]:
+    # A run that began to log ends in its own MLflow run; one whose steps were all restored is in MLflow already.
+    return _restored_or("track", session, force or session.is_live or session.is_child, session.finish)
+
+
+TASKS = {step: _task(step, PURPOSE[step], _step(step)) for step in STEPS} | {
+    "track": _task("track", "log the finished run to MLflow", _track)
+}
+"""The Prefect task of each stage of dvc.yaml, in their order."""

@@ -1,0 +1,204 @@
+"""A private DVC workspace per flow run, and the run-cache that joins it to `dvc repro` and to every other run.
+
+`.runs/<run id>/` holds params.yaml, dvc.yaml, dvc.lock and the code that the stages depend on, as they were when the
+run began, and a `.dvc/config` whose cache is the repository's. So what one run has computed no other computes again,
+and no two runs ever write into one folder.
+"""
+
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import InputError, RunError
+from tasks.files import replacing
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+RUNS = ".runs"
+COPIED = ("dvc.yaml", "dvc.lock", ".dvcignore")
+CODE = ("tasks", "flows")
+
+# DVC resolves every path against the process's current folder.
+_IN_FOLDER = threading.RLock()
+
+
+def find_repository(start: Path) -> Path:
+    """Returns the folder at or above `start` that holds dvc.yaml and .dvc.
+
+    Raises:
+        InputError: there is none.
+    """
+    for folder in (start.resolve(), *start.resolve().parents):
+        if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
+            return folder
+    raise InputError(f"{start.resolve()} is not inside a DVC repository with a dvc.yaml: run this in the repository")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One run's folder."""
+
+    repository: Path
+    folder: Path
+
+    @classmethod
+    def open(cls, repository: Path, run_id: str, params: str, data_path: str) -> "Workspace":
+        """Returns the workspace of `run_id`, made if this is its first time.
+
+        Args:
+            repository: the folder of dvc.yaml.
+            run_id: names the folder below .runs; a retry finds what the first attempt left.
+            params: the text of params.yaml.
+            data_path: `data.path`; inside the repository, it is linked into the workspace at the same place.
+        """
+        folder = repository / RUNS / run_id
+        if folder.is_dir():
+            _refresh(repository, folder)
+        else:
+            with replacing(folder) as fresh:
+                fresh.mkdir()
+                _fill(repository, folder, fresh, params, data_path)
+        return cls(repository, folder)
+
+    def restore(self, step: str) -> bool:
+        """Takes the step's outputs from the cache, if a run with the same code, data and settings is there.
+
+        The outputs of an unfinished or another run are removed first, as `dvc repro` does.
+        """
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        with self._repo() as repo:
+            stage = _stage(repo, step)
+            try:
+                if not stage.changed():
+                    return True
+                stage.remove_outs(ignore_remove=False, force=False)
+                repo.stage_cache.restore(stage)
+            except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step will say so
+                return False
+            _save(repo, stage)
+            return True
+
+    def clear(self, step: str) -> None:
+        """Removes the step's outputs, so that nothing is ever written through a link into the cache."""
+        with self._repo() as repo:
+            _stage(repo, step).remove_outs(ignore_remove=False, force=False)
+
+    def commit(self, step: str) -> None:
+        """Puts the step's outputs into the cache and the run into the run-cache.
+
+        Raises:
+            RunError: an output is missing, or the disk is full; the workspace keeps what the step wrote.
+        """
+        from dvc.exceptions import DvcException
+
+        with self._repo() as repo:
+            try:
+                _save(repo, _stage(repo, step))
+            except (DvcException, OSError) as exc:
+                raise RunError(f"the outputs of {step} could not be put into DVC's cache: {exc}") from exc
+
+    def push(self) -> int:
+        """Sends the run's outputs and its entries of the run-cache to the default remote; returns how many files.
+
+        Raises:
+            RunError: there is no remote, or it does not take them.
+        """
+        from dvc.exceptions import DvcException
+
+        with self._repo() as repo:
+            try:
+                return int(repo.push(run_cache=True))
+            except (DvcException, OSError) as exc:
+                raise RunError(f"dvc push: {exc}") from exc
+
+    def hashes(self) -> dict[str, str]:
+        """Returns DVC's hash of every output, by its path, as dvc.lock of the workspace has them."""
+        import yaml
+
+        path = self.folder / "dvc.lock"
+        stages: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
+        return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+
+    @contextmanager
+    def _repo(self) -> Iterator["Repo"]:
+        from dvc.repo import Repo
+
+        # Its import sets the level to INFO: a line for every stage and lock file, beside Prefect's own.
+        logging.getLogger("dvc").setLevel(logging.ERROR)
+        with _IN_FOLDER:
+            before = Path.cwd()
+            os.chdir(self.folder)
+            try:
+                repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
+                with repo.lock:
+                    yield repo
+            finally:
+                os.chdir(before)
+
+
+def _stage(repo: "Repo", step: str) -> "Stage":
+    return repo.stage.load_one("dvc.yaml", step)
+
+
+def _save(repo: "Repo", stage: "Stage") -> None:
+    stage.save(run_cache=True)
+    stage.commit()
+    stage.dump(update_pipeline=False)
+
+
+def _fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: str) -> None:
+    (fresh / "params.yaml").write_text(params, encoding="utf-8")
+    for name in COPIED:
+        if (repository / name).exists():
+            shutil.copyfile(repository / name, fresh / name)
+    for name in CODE:
+        _copy_code(repository / name, fresh / name)
+    _write_config(repository, folder, fresh)
+    source = repository / data_path
+    if not Path(data_path).is_absolute() and not (fresh / data_path).exists() and source.exists():
+        (fresh / data_path).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / data_path).symlink_to(source.resolve(), target_is_directory=source.is_dir())
+
+
+def _refresh(repository: Path, folder: Path) -> None:
+    """Copies the code again: it is what a retry will run, and what DVC must know its results by."""
+    for name in CODE:
+        with replacing(folder / name) as fresh:
+            _copy_code(repository / name, fresh)
+
+
+def _copy_code(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
+    """Writes the repository's own DVC configuration, remotes and all, with what makes the workspace private."""
+    from configobj import ConfigObj
+    from dvc.config import Config
+
+    shared = Config(dvc_dir=str(repository / ".dvc"), validate=True)
+    cache = shared["cache"].get("dir") or repository / ".dvc" / "cache"
+    config = {
+        "core": {**shared["core"], "no_scm": True, "site_cache_dir": str(folder / ".dvc" / "site")},
+        "cache": {**shared["cache"], "dir": str(cache)},
+        **{f'remote "{name}"': dict(remote) for name, remote in shared["remote"].items()},
+    }
+    (fresh / ".dvc").mkdir()
+    written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
+    with (fresh / ".dvc" / "config").open("wb") as opened:
+        written.write(opened)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: str(value) for key, value in values.items() if isinstance(value, str | int | float | bool | os.PathLike)
+    }
