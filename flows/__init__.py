@@ -17,3 +17,7 @@ ENVIRONMENT = {
 
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+
+# Set and empty, it would have Prefect start a temporary server and then look for its events elsewhere.
+if os.environ.get("PREFECT_API_URL") == "":
+    del os.environ["PREFECT_API_URL"]

@@ -113,18 +113,12 @@ def _attempt(plan: Plan) -> State[Any]:
     return Completed(message=f"{time.monotonic() - begun:.1f} s")
 
 
-def begin_process(cores: Any = None) -> None:
-    """Prepares a process of a pool: it ends when its parent does, however that ends, and leaves Ctrl-C to it.
-
-    Args:
-        cores: a queue with the cores of each process, so that their threads do not take turns; None: all of them.
-    """
+def begin_process() -> None:
+    """Prepares a process of a pool: it ends when its parent does, however that ends, and leaves Ctrl-C to it."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if cores is not None:
-        os.sched_setaffinity(0, cores.get())
 
 
 def _end_with(parent: Any) -> None:

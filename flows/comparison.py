@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import artifacts, curves, fan_out, grid, live, overrides, results, table
+from flows import artifacts, curves, fan_out, grid, live, overrides, results, table, task_runs
 from flows.cell import Plan
 from flows.grid import Cell
 from flows.parent_run import ParentRun
@@ -41,8 +41,9 @@ def _flow_run_name() -> str:
     return f"compare {' × '.join(grid.short(str(axis).partition('=')[0]) for axis in given)}"
 
 
-def _end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Ends the MLflow runs of a comparison that was cancelled or killed before it could do so itself."""
+def _end_cells(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Ends the runs of a comparison's cells, and those in MLflow, if it was stopped before it could do so itself."""
+    task_runs.crash_all(flow_run.id, "the comparison was stopped")
     folder = find_repository(Path.cwd()) / RUNS / str(flow_run.id)
     _end_abandoned([folder, *sorted(folder.glob("cell-*"))], "FAILED" if state.is_crashed() else "KILLED")
 
@@ -51,8 +52,8 @@ def _end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -
     name="compare",
     flow_run_name=_flow_run_name,
     persist_result=False,
-    on_cancellation=[_end_in_mlflow],
-    on_crashed=[_end_in_mlflow],
+    on_cancellation=[_end_cells],
+    on_crashed=[_end_cells],
 )
 def compare(
     grid: list[str], settings: Settings = _DEFAULTS, same_clients: bool = True, jobs: int = 0, dask: str = ""

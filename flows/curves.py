@@ -1,12 +1,13 @@
 """compare.png: the validation loss of every group over the rounds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from flows.results import Result
 from flows.table import group_label, groups
@@ -29,7 +30,7 @@ def draw(results: Sequence[Result]) -> Figure:
 
     Eight groups have a colour, those with the lowest loss at their end; the others are grey.
     """
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
     axes = figure.subplots()
     seeds = len({each.cell.seed for each in results})
     title = f"mean of {seeds} seeds; band: lowest to highest" if seeds > 1 else ""
@@ -52,7 +53,11 @@ def draw(results: Sequence[Result]) -> Figure:
     lines = [point.mean for curve in drawn.values() for point in curve.values()]
     if min(lines) > 0 and max(lines) > 20 * min(lines):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     _mark_pruning(axes, results)
+    figure.set_figheight(3.4 + 0.22 * math.ceil(len(axes.get_legend_handles_labels()[0]) / 2))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 

@@ -18,6 +18,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
+from flows import task_runs
 from flows.cell import STOP, Plan, begin_process, cell
 from flows.store import one_line
 from tasks.errors import InputError, RunError
@@ -98,28 +99,10 @@ def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
 
 def _pool(waiting: deque[Plan], jobs: int, ended: Ended) -> list[Plan]:
     """Runs cells until none waits or a process of the pool dies; returns those that were lost with it."""
-    jobs = min(jobs, len(waiting))
-    with _shares(jobs) as cores:
-        runner = ProcessPoolTaskRunner(max_workers=jobs, initializer=begin_process, initargs=(cores,))
-        with runner, _no_survivors():
-            return _feed(runner, waiting, jobs, ended, lambda: None)
-
-
-@contextmanager
-def _shares(jobs: int) -> Iterator[Any]:
-    """Yields a queue that holds a set of cores for each of `jobs` processes, or None if there are fewer cores."""
-    cores = sorted(os.sched_getaffinity(0))
-    if jobs > len(cores):
-        yield None
-        return
-    queue = multiprocessing.get_context("spawn").Queue()
-    for job in range(jobs):
-        queue.put(cores[job::jobs])
-    try:
-        yield queue
-    finally:
-        queue.close()
-        queue.join_thread()
+    # Not a share of the cores each, though that is faster: TensorFlow on fewer cores gives other last bits.
+    runner = ProcessPoolTaskRunner(max_workers=min(jobs, len(waiting)), initializer=begin_process)
+    with runner, _no_survivors():
+        return _feed(runner, waiting, jobs, ended, lambda: None)
 
 
 @contextmanager
@@ -195,14 +178,15 @@ def _feed(
 
 
 def _left_over(running: dict[PrefectFuture[Any], Plan], ended: Ended) -> list[Plan]:
-    lost = []
+    lost = {}
     for future, plan in running.items():
         state = _state(future)
         if state is None:
-            lost.append(plan)
+            lost[future.task_run_id] = plan
         else:
             ended(plan, state)
-    return lost
+    task_runs.crash(lost, "a process of its pool died")
+    return list(lost.values())
 
 
 def _state(future: PrefectFuture[Any]) -> State[Any] | None:
@@ -219,4 +203,6 @@ def _state(future: PrefectFuture[Any]) -> State[Any] | None:
     # A Dask worker that died under a cell, more often than its scheduler allows, leaves no state.
     wrapped: Any = getattr(future, "wrapped_future", None)
     lost = wrapped.exception() if wrapped is not None else None
-    return Crashed(message=f"its worker was lost: {one_line(lost) if lost else state.name}")
+    message = f"its worker was lost: {one_line(lost) if lost else state.name}"
+    task_runs.crash([future.task_run_id], message)
+    return Crashed(message=message)

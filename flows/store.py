@@ -48,6 +48,8 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # A database's error with its statement and traceback; it is raised, too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def repository(folder: Path) -> Path:
@@ -128,7 +130,9 @@ def one_line(exc: BaseException) -> str:
     text = str(exc).strip() or type(exc).__name__
     if "Max retries exceeded" in text:
         return "it does not answer"
-    return without_password(text.splitlines()[0])[:300]
+    # SQLAlchemy may say first what it was about to do.
+    lines = [line for line in text.splitlines() if not line.startswith("(raised as a result")]
+    return without_password((lines or [text])[0])[:300]
 
 
 def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:

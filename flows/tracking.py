@@ -139,7 +139,7 @@ def data_set(folder: Path, path: str, digest: str) -> "DvcFolder":
 def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Mapping[str, str]) -> None:
     """Logs reports, pictures, settings and exported models under their paths in the workspace.
 
-    dvc.lock is one of them if it is of this data: with it and params.yaml, `dvc checkout` brings the data back. While
+    dvc.lock is one of them if it is of this data: with it and params.yaml, `dvc pull` brings the data back. While
     `dvc repro` runs it is up to date (each stage is written into it as it ends); it is behind if steps ran without DVC.
     """
     from flows import versions
@@ -150,7 +150,7 @@ def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Ma
     if (folder / LOCK).is_file():
         locked = versions.locked(folder / LOCK)
         if digests.items() <= locked.items():
-            paths.append(LOCK)
+            client.log_text(run_id, versions.lock_of_results(folder / LOCK), LOCK)
         else:
             log.warning("dvc.lock is of other data than this run's, and is not logged: run dvc repro or dvc commit")
     for path in paths:

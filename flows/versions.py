@@ -31,6 +31,13 @@ def locked(lock: Path) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
+def lock_of_results(lock: Path) -> str:
+    """Returns the text of dvc.lock without the stage `track`: while a run is logged, that entry is an earlier run's."""
+    loaded = yaml.safe_load(lock.read_text(encoding="utf-8"))
+    loaded["stages"].pop("track", None)
+    return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
+
+
 class DvcSource(DatasetSource):
     """A folder that DVC versions; with its digest in dvc.lock, `dvc checkout` brings it back."""
 

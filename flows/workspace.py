@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.commit import commit, copying
 from tasks.errors import InputError, RunError
 from tasks.files import replacing
 
@@ -73,6 +74,7 @@ class Workspace:
 
         The outputs of an unfinished or another run are removed first, as `dvc repro` does.
         """
+        from dvc.exceptions import DvcException
         from dvc.stage.cache import RunCacheNotFoundError
 
         with self._repo() as repo:
@@ -82,9 +84,11 @@ class Workspace:
                     return True
                 stage.remove_outs(ignore_remove=False, force=False)
                 repo.stage_cache.restore(stage)
+                commit(repo, stage)
             except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step will say so
                 return False
-            _save(repo, stage)
+            except (DvcException, OSError) as exc:
+                raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {exc}") from exc
             return True
 
     def clear(self, step: str) -> None:
@@ -102,8 +106,8 @@ class Workspace:
 
         with self._repo() as repo:
             try:
-                _save(repo, _stage(repo, step))
-            except (DvcException, OSError) as exc:
+                commit(repo, _stage(repo, step))
+            except (DvcException, OSError, RunError) as exc:
                 raise RunError(f"the outputs of {step} could not be put into DVC's cache: {exc}") from exc
 
     def push(self) -> int:
@@ -116,8 +120,9 @@ class Workspace:
 
         with self._repo() as repo:
             try:
-                return int(repo.push(run_cache=True))
-            except (DvcException, OSError) as exc:
+                with copying():
+                    return int(repo.push(run_cache=True))
+            except (DvcException, OSError, RunError) as exc:
                 raise RunError(f"dvc push: {exc}") from exc
 
     def hashes(self) -> dict[str, str]:
@@ -130,7 +135,7 @@ class Workspace:
 
     @contextmanager
     def _repo(self) -> Iterator["Repo"]:
-        from dvc.repo import Repo
+        from dvc.repo import Repo, lock_repo
 
         # Its import sets the level to INFO: a line for every stage and lock file, beside Prefect's own.
         logging.getLogger("dvc").setLevel(logging.ERROR)
@@ -139,7 +144,7 @@ class Workspace:
             os.chdir(self.folder)
             try:
                 repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
-                with repo.lock:
+                with lock_repo(repo):  # counts: DVC's own commands below, as push, take it again
                     yield repo
             finally:
                 os.chdir(before)
@@ -147,12 +152,6 @@ class Workspace:
 
 def _stage(repo: "Repo", step: str) -> "Stage":
     return repo.stage.load_one("dvc.yaml", step)
-
-
-def _save(repo: "Repo", stage: "Stage") -> None:
-    stage.save(run_cache=True)
-    stage.commit()
-    stage.dump(update_pipeline=False)
 
 
 def _fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: str) -> None:
@@ -177,7 +176,10 @@ def _refresh(repository: Path, folder: Path) -> None:
 
 
 def _copy_code(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    try:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    except shutil.Error as exc:  # a list of files, each with its reason
+        raise RunError(f"{source.name} could not be copied into the run's folder: {exc.args[0][0][2]}") from exc
 
 
 def _write_config(repository: Path, folder: Path, fresh: Path) -> None:

@@ -229,3 +229,34 @@ def _wait_for(url, process, said, seconds=180):
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < until, said.read_text()
             time.sleep(0.3)
+
+
+@dataclass
+class Deployed:
+    """A repository whose deployments a worker runs."""
+
+    repository: Path
+    api: str
+    worker: subprocess.Popen
+    said: Path
+
+
+@pytest.fixture(scope="module")
+def deployed(copy_repository, shell, prefect_server, tmp_path_factory):
+    """`python -m flows.deployments` with a work pool of its own, until the module's last test."""
+    repository = copy_repository(tmp_path_factory.mktemp("deployed"))
+    said = tmp_path_factory.mktemp("worker") / "log"
+    command = [sys.executable, "-m", "flows.deployments", "--pool", f"test-{os.getpid()}-{said.parent.name}"]
+    environment = {**shell, "PREFECT_API_URL": prefect_server}
+    with said.open("w") as log:
+        worker = subprocess.Popen(command, cwd=repository, env=environment, stdout=log, stderr=log)
+    try:
+        until = time.monotonic() + 120
+        while "started!" not in said.read_text():
+            assert worker.poll() is None, said.read_text()
+            assert time.monotonic() < until, said.read_text()
+            time.sleep(0.2)
+        yield Deployed(repository, prefect_server, worker, said)
+    finally:
+        worker.send_signal(signal.SIGINT)
+        worker.wait(60)

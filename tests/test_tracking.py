@@ -210,6 +210,18 @@ def test_artifacts_are_reports_pictures_settings_and_exported_models(
     assert walk() == {*tracking.FILES, tracking.TIMINGS, tracking.LOCK}
 
 
+def test_the_logged_lock_does_not_name_an_earlier_run(
+    opened: store.Store, tracked: Path, run: mlflow.entities.Run, tmp_path: Path
+) -> None:
+    lock = yaml.safe_load((tracked / "dvc.lock").read_text())
+    with_track = {"schema": "2.0", "stages": {**lock["stages"], "track": {"cmd": "x", "outs": [{"path": "of before"}]}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(with_track))
+    assert yaml.safe_load(versions.lock_of_results(tmp_path / "dvc.lock")) == lock
+    (tmp_path / "logged").mkdir()
+    logged = opened.client.download_artifacts(run.info.run_id, "dvc.lock", str(tmp_path / "logged"))
+    assert yaml.safe_load(Path(logged).read_text()) == lock
+
+
 def test_a_lock_of_other_data_is_not_logged(opened: store.Store, tracked: Path, tmp_path: Path) -> None:
     for name in ("data", "models", "reports", "params.yaml", "dvc.lock"):
         (tmp_path / name).symlink_to(tracked / name)

@@ -5,6 +5,7 @@ In `models/checkpoints/<phase>/`: `run.json` (what the run is of: other settings
 Nothing here is an output of the DVC stage: DVC deletes those before it runs a stage again.
 """
 
+import io
 import json
 import os
 import shutil
@@ -53,8 +54,11 @@ class Checkpoints:
         """Writes the state after `round_num`, once the log up to there is on disk."""
         self._log.flush()
         os.fsync(self._log.fileno())
-        with replacing(self._path(round_num)) as fresh, fresh.open("wb") as opened:
-            np.savez(opened, *tf.nest.flatten(state))
+        # First in memory: an archive that a full disk breaks off leaves a traceback as it is collected.
+        archive = io.BytesIO()
+        np.savez(archive, *tf.nest.flatten(state))
+        with replacing(self._path(round_num)) as fresh:
+            fresh.write_bytes(archive.getbuffer())
 
     def load(self, round_num: int, template: Any) -> Any:
         """Returns the state after `round_num`, in the structure of `template`."""

@@ -17,7 +17,8 @@ def build_validation(
     It writes the parameters into `model`.
     """
 
-    @tf.function(reduce_retracing=True)
+    # Autograph, which has nothing to convert here, leaves a file in the temporary folder whenever a run is killed.
+    @tf.function(reduce_retracing=True, autograph=False)
     def batch_sums(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         logits = model(inputs, training=False)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

@@ -1,0 +1,37 @@
+"""Task runs whose process died before it could tell Prefect's server: without this they would run for ever there."""
+
+import logging
+from collections.abc import Iterable
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import PrefectException
+from prefect.states import Crashed
+
+log = logging.getLogger(__name__)
+
+
+def crash(task_run_ids: Iterable[UUID], message: str) -> None:
+    """Marks task runs as crashed; a server that does not answer keeps them as they are."""
+    import httpx
+
+    try:
+        with get_client(sync_client=True) as client:
+            for each in task_run_ids:
+                client.set_task_run_state(each, Crashed(message=message), force=True)
+    except (httpx.HTTPError, PrefectException) as exc:
+        log.debug("task runs could not be marked crashed: %s", exc)
+
+
+def crash_all(flow_run_id: UUID, message: str) -> None:
+    """Marks every task run of a flow run as crashed that is not at its end."""
+    import httpx
+
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
+    except (httpx.HTTPError, PrefectException) as exc:
+        log.debug("the task runs could not be read: %s", exc)
+        return
+    crash([each.id for each in found if each.state is None or not each.state.is_final()], message)
