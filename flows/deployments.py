@@ -3,10 +3,7 @@
 import argparse
 import logging
 import os
-import socket
 import sys
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +22,6 @@ DEPLOYED = {
 """What is registered, each `flows/<name>.py:<name>`, and how the UI describes it."""
 
 POOL = "undrift"
-STOP_SECONDS = 20.0
-"""How long flow runs may take to end when the worker is stopped, before they are killed."""
 
 # Read when TensorFlow is imported: see tasks.command.prepare, which a flow run of a worker does not come by.
 _TENSORFLOW = {"WRAPT_DISABLE_EXTENSIONS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -70,72 +65,6 @@ def environment() -> dict[str, str]:
     here = str(Path(sys.executable).parent)
     found = [part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if part and part != here]
     return {**flows.ENVIRONMENT, **_TENSORFLOW, "PATH": os.pathsep.join([here, *found])}
-
-
-def serve(pool: str, limit: int) -> None:
-    """Runs the pool's worker until SIGINT or SIGTERM; then ends its flow runs, which can be retried, and returns."""
-    import anyio
-
-    anyio.run(_serve, pool, limit)
-
-
-async def _serve(pool: str, limit: int) -> None:
-    import anyio
-    from prefect.workers.process import ProcessWorker
-
-    name = f"{socket.gethostname()}-{os.getpid()}".replace("/", "-").replace("%", "-")
-    worker = ProcessWorker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
-    async with anyio.create_task_group() as group:
-        group.start_soon(_stop_on_signal, group.cancel_scope)
-        await worker.start(printer=log.info)
-    await anyio.to_thread.run_sync(end_children, 0.0)
-
-
-async def _stop_on_signal(scope: Any) -> None:
-    import signal
-
-    import anyio
-
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            log.info("stopping: flow runs are ended; retry them in the UI to go on from their last checkpoint")
-            # While the worker still runs: it tells the server how they ended.
-            await anyio.to_thread.run_sync(end_children, STOP_SECONDS)
-            scope.cancel()
-            return
-
-
-def end_children(seconds: float) -> None:
-    """Ends every process that this one started, and theirs: with SIGTERM, after `seconds` with SIGKILL."""
-    import psutil
-
-    me = psutil.Process()
-    everyone, until = me.children(recursive=True), time.monotonic() + seconds
-    if seconds:
-        _send(me.children(), "terminate")
-    while any(map(_is_alive, everyone)) and time.monotonic() < until:
-        time.sleep(0.1)
-    _send([one for one in {*everyone, *me.children(recursive=True)} if _is_alive(one)], "kill")
-
-
-def _is_alive(process: Any) -> bool:
-    """Whether it runs. Not by waiting for it: that would take its exit status away from the worker."""
-    import psutil
-
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _send(processes: Iterable[Any], signal: str) -> None:
-    import psutil
-
-    for process in processes:
-        try:
-            getattr(process, signal)()
-        except psutil.NoSuchProcess:
-            continue
 
 
 def _raw(params: Path) -> Any:
@@ -202,7 +131,9 @@ def _command(pool: str, limit: int, only: bool) -> None:
     server.require()
     register(repository, pool)
     if not only:
-        serve(pool, limit)
+        from flows import worker
+
+        worker.serve(pool, limit)
 
 
 if __name__ == "__main__":

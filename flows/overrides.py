@@ -4,6 +4,7 @@ The run-cache keys a run by the values in params.yaml with their types: a `1` th
 So a flow run's params.yaml is the repository's file with only what differs replaced.
 """
 
+import difflib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from tasks.errors import SettingsError
-from tasks.settings import Settings, load, parse
+from tasks.settings import Settings, fields, load, parse
 
 
 def overridden(params: Path, overrides: Sequence[str]) -> str:
@@ -22,6 +23,10 @@ def overridden(params: Path, overrides: Sequence[str]) -> str:
         SettingsError: the file cannot be read, an override is not of this form, or the settings are wrong.
     """
     load(params)
+    raw = yaml.safe_load(params.read_text(encoding="utf-8"))
+    missing = [name for name in Settings.model_fields if name not in raw]
+    if missing:  # DVC knows a stage by what stands there, not by our defaults
+        raise SettingsError(f"{params} lacks {', '.join(missing)}: change a copy of params.yaml, which has all")
     text = laid_over(params.read_text(encoding="utf-8"), overrides)
     parse(yaml.safe_load(text))
     return text
@@ -47,7 +52,7 @@ def laid_over(text: str, overrides: Sequence[str]) -> str:
             try:
                 apply_overrides(copy, [override])
             except DvcException as exc:
-                raise SettingsError(f"-S {override}: {_reason(exc)}") from exc
+                raise SettingsError(_unknown(override) or f"-S {override}: {_reason(exc)}") from exc
         return copy.read_text(encoding="utf-8")
 
 
@@ -69,6 +74,16 @@ def _merge(raw: Any, parsed: Any, wanted: Any) -> Any:
     return {key: _merge(raw[key], parsed[key], value) if key in raw else value for key, value in wanted.items()}
 
 
+def _unknown(override: str) -> str:
+    """Says that the override's name is no setting, with the nearest one; empty if it is one, or no name at all."""
+    name = override.partition("=")[0]
+    if not name or any(f"{known}.".startswith(f"{name}.") or name.startswith(f"{known}.") for known in fields()):
+        return ""
+    close = difflib.get_close_matches(name, fields(), n=1)
+    return f"-S {override}: {name} is not a setting" + (f": did you mean {close[0]}?" if close else "")
+
+
 def _reason(exc: BaseException) -> str:
     lines = [line for line in str(exc.__cause__ or exc).strip().splitlines() if line.strip()]
-    return lines[0] if lines else type(exc).__name__
+    hint = [line for line in lines[1:2] if line.startswith("To append")]
+    return " ".join([*lines[:1], *hint]) or type(exc).__name__

@@ -106,6 +106,8 @@ def _ending(session: Session) -> Iterator[None]:
 
 
 def _run(session: Session, force: bool, push: bool) -> State[Any]:
+    if push:
+        session.workspace.check_remote()
     for step, task in TASKS.items():
         state = task(session, force, return_state=True)
         if not state.is_completed():

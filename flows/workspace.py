@@ -110,6 +110,16 @@ class Workspace:
             except (DvcException, OSError, RunError) as exc:
                 raise RunError(f"the outputs of {step} could not be put into DVC's cache: {exc}") from exc
 
+    def check_remote(self) -> None:
+        """Raises InputError if `push` has nowhere to go: better before the first step than after the last."""
+        from dvc.config import NoRemoteError
+
+        with self._repo() as repo:
+            try:
+                repo.cloud.get_remote(command="push")
+            except NoRemoteError as exc:
+                raise InputError("push: DVC has no default remote: dvc remote add --default NAME URL") from exc
+
     def push(self) -> int:
         """Sends the run's outputs and its entries of the run-cache to the default remote; returns how many files.
 
@@ -143,11 +153,23 @@ class Workspace:
             before = Path.cwd()
             os.chdir(self.folder)
             try:
-                repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
-                with lock_repo(repo):  # counts: DVC's own commands below, as push, take it again
-                    yield repo
+                with _reading():
+                    repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
+                    with lock_repo(repo):  # counts: DVC's own commands below, as push, take it again
+                        yield repo
             finally:
                 os.chdir(before)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raises DVC's complaint about params.yaml, dvc.yaml, dvc.lock or .dvc/config as InputError."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as exc:
+        raise InputError(f"DVC: {' '.join(str(exc).split())}") from exc
 
 
 def _stage(repo: "Repo", step: str) -> "Stage":
@@ -187,7 +209,8 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
     from configobj import ConfigObj
     from dvc.config import Config
 
-    shared = Config(dvc_dir=str(repository / ".dvc"), validate=True)
+    with _reading():
+        shared = Config(dvc_dir=str(repository / ".dvc"), validate=True)
     cache = shared["cache"].get("dir") or repository / ".dvc" / "cache"
     config = {
         "core": {**shared["core"], "no_scm": True, "site_cache_dir": str(folder / ".dvc" / "site")},

@@ -7,6 +7,7 @@ those of params.yaml, and a test holds the two equal: a form needs them, and so 
 
 import difflib
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -552,10 +553,25 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"cannot read {path}: {exc}") from exc
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as exc:
         raise SettingsError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(raw, dict):
+        got = "nothing" if raw is None else repr(raw)[:50]
+        raise SettingsError(f"{path} must hold a mapping of settings, got {got}")
     return parse(raw)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, as DVC does; PyYAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any]:

@@ -240,6 +240,10 @@ class Deployed:
     worker: subprocess.Popen
     said: Path
 
+    def check(self):
+        """Fails with what the worker said if it has ended."""
+        assert self.worker.poll() is None, self.said.read_text()[-3000:]
+
 
 @pytest.fixture(scope="module")
 def deployed(copy_repository, shell, prefect_server, tmp_path_factory):

@@ -1,0 +1,96 @@
+"""The worker of the process work pool: runs what was started in the UI, and leaves nothing when it is stopped."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import anyio
+import psutil
+from anyio.abc import TaskStatus
+from prefect.client.schemas.objects import FlowRun
+from prefect.workers.process import ProcessWorker, ProcessWorkerResult
+
+STOP_SECONDS = 20.0
+"""How long flow runs may take to end when the worker is stopped, before they are killed."""
+
+log = logging.getLogger("flows.worker")
+
+
+class Worker(ProcessWorker):
+    """A process worker that bears a retry while the hook of a killed attempt still runs, a few seconds.
+
+    Prefect's own reports the crash again after the hook, which undoes the retry; or it asks its limiter for a second
+    token for that flow run, which raises what ends the worker.
+    """
+
+    async def run(
+        self, flow_run: FlowRun, configuration: Any, task_status: TaskStatus[int] | None = None
+    ) -> ProcessWorkerResult:
+        """Runs a flow run; how it ended was reported when its process did."""
+        ended = await super().run(flow_run, configuration, task_status)
+        return ProcessWorkerResult(status_code=0, identifier=ended.identifier)
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[Any]:
+        held = self.limiter.statistics().borrowers
+        free = [entry for entry in flow_run_response if entry.flow_run.id not in held]
+        return await super()._submit_scheduled_flow_runs(free)
+
+
+def serve(pool: str, limit: int) -> None:
+    """Runs the pool's worker until SIGINT or SIGTERM; then ends its flow runs, which can be retried, and returns.
+
+    Args:
+        pool: an existing process work pool.
+        limit: most flow runs at a time.
+    """
+    anyio.run(_serve, pool, limit)
+
+
+async def _serve(pool: str, limit: int) -> None:
+    name = f"{socket.gethostname()}-{os.getpid()}".replace("/", "-").replace("%", "-")
+    worker = Worker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
+    async with anyio.create_task_group() as group:
+        group.start_soon(_stop_on_signal, group.cancel_scope)
+        await worker.start(printer=log.info)
+    await anyio.to_thread.run_sync(end_children, 0.0)
+
+
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            log.info("stopping: flow runs are ended; retry them in the UI to go on from their last checkpoint")
+            # While the worker still runs: it tells the server how they ended.
+            await anyio.to_thread.run_sync(end_children, STOP_SECONDS)
+            scope.cancel()
+            return
+
+
+def end_children(seconds: float) -> None:
+    """Ends every process that this one started, and theirs: with SIGTERM, after `seconds` with SIGKILL."""
+    me = psutil.Process()
+    everyone, until = me.children(recursive=True), time.monotonic() + seconds
+    if seconds:
+        _send(me.children(), signal.SIGTERM)
+    while any(map(_is_alive, everyone)) and time.monotonic() < until:
+        time.sleep(0.1)
+    _send([one for one in {*everyone, *me.children(recursive=True)} if _is_alive(one)], signal.SIGKILL)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it runs. Not by waiting for it: that would take its exit status away from the worker."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _send(processes: Iterable[psutil.Process], signum: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(signum)
+        except psutil.NoSuchProcess:
+            continue

@@ -1,0 +1,231 @@
+"""`python -m flows.deployments`, and what becomes of a run that is cancelled, killed or retried in Prefect's UI.
+
+What the UI's buttons send is sent here; tests/test_ui.py presses them.
+"""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+ROUNDS, PRUNE_ROUNDS = 600, 2
+
+
+def command(folder: Path, shell: dict[str, str], *arguments: str, **environment: str) -> tuple[int, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.deployments", *arguments],
+        cwd=folder,
+        env={**shell, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def repository(copy_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_repository(tmp_path_factory.mktemp("repository"))
+
+
+def ask(api: str, method: str, path: str, **body: Any) -> Any:
+    answer = httpx.request(method, f"{api}/{path}", json=body or None, timeout=30, trust_env=False)
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+def test_without_a_server_it_says_how_to_start_one(repository: Path, shell: dict[str, str]) -> None:
+    status, (line,) = command(repository, shell)
+    assert (status, "prefect server start" in line) == (2, True), line
+
+
+def test_a_server_that_never_answers_is_one_line_within_ten_seconds(repository: Path, shell: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        status, (line,) = command(repository, shell, PREFECT_API_URL=url)
+    assert (status, "does not answer" in line) == (2, True), line
+    assert time.monotonic() - began < 10 + 5  # the command itself takes up to 5 s to start
+
+
+def test_an_address_that_is_no_api_is_refused(repository: Path, shell: dict[str, str], prefect_server: str) -> None:
+    status, (line,) = command(repository, shell, PREFECT_API_URL=prefect_server.removesuffix("/api"))
+    assert (status, "its address ends in /api" in line) == (2, True), line
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "two"])
+def test_the_limit_is_a_positive_number(limit: str, repository: Path, shell: dict[str, str]) -> None:
+    status, (line,) = command(repository, shell, f"--limit={limit}")
+    assert (status, "must be a whole number >= 1" in line) == (2, True), line
+
+
+def test_registered_again_a_deployment_has_the_new_parameters_and_the_old_schedule(
+    copy_repository: Callable[..., Path], shell: dict[str, str], prefect_server: str, tmp_path: Path
+) -> None:
+    folder = copy_repository(tmp_path / "repository")
+    arguments = (folder, shell, "--pool", "registered", "--register-only")
+    status, said = command(*arguments, PREFECT_API_URL=prefect_server)
+    assert status == 0, said
+    assert [line.split(": ")[0] for line in said] == [
+        "work pool registered",
+        *(f"deployment {name}/{name}" for name in ("pipeline", "compare", "diagnose")),
+    ]
+    made = ask(prefect_server, "GET", "deployments/name/pipeline/pipeline")
+    assert made["parameters"] == {"settings": yaml.safe_load((folder / "params.yaml").read_text())}
+    assert made["job_variables"]["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tasks,flows"
+    daily = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True}
+    answer = httpx.post(f"{prefect_server}/deployments/{made['id']}/schedules", json=[daily], trust_env=False)
+    assert answer.status_code == 201, answer.text
+    params = folder / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: 5"))
+    assert command(*arguments, PREFECT_API_URL=prefect_server)[0] == 0
+    again = ask(prefect_server, "GET", "deployments/name/pipeline/pipeline")
+    assert (again["id"], again["parameters"]["settings"]["seed"]) == (made["id"], 5)
+    assert [each["schedule"]["cron"] for each in again["schedules"]] == ["0 3 * * *"]
+
+
+class Run:
+    """A run of the deployment `pipeline`, with many rounds in TFF's worker process."""
+
+    def __init__(self, deployed: Any, **settings: Any) -> None:
+        self.deployed, self.api = deployed, deployed.api
+        made = ask(self.api, "GET", "deployments/name/pipeline/pipeline")
+        wanted = made["parameters"]["settings"]
+        wanted["federate"] |= {"rounds": ROUNDS, "runtime": wanted["federate"]["runtime"] | {"kind": "worker"}}
+        wanted |= settings
+        body = {"parameters": {"settings": wanted}, "state": {"type": "SCHEDULED"}}
+        self.id = str(ask(self.api, "POST", f"deployments/{made['id']}/create_flow_run", **body)["id"])
+        self.workspace = deployed.repository / ".runs" / self.id
+
+    def set_state(self, **state: str) -> None:
+        """Does what a button of the UI does."""
+        answer = ask(self.api, "POST", f"flow_runs/{self.id}/set_state", state=state, force=False)
+        assert answer["status"] == "ACCEPT", answer
+
+    def retry(self) -> None:
+        self.set_state(type="SCHEDULED", name="AwaitingRetry", message="Retry from the Prefect UI")
+
+    def wait_for(self, state: str, seconds: float = 120) -> dict[str, Any]:
+        """Waits for the state, and returns the run."""
+        until = time.monotonic() + seconds
+        while (run := ask(self.api, "GET", f"flow_runs/{self.id}"))["state_name"] != state:
+            assert run["state_type"] not in {"FAILED", "CRASHED"} - {state.upper()}, run["state"]["message"]
+            self.deployed.check()
+            assert time.monotonic() < until, (run["state_name"], self.deployed.said.read_text()[-3000:])
+            time.sleep(0.1)
+        return dict(run)
+
+    def wait_for_rounds(self, number: int) -> int:
+        """Waits until `number` more rounds were run than had been, in this or an earlier attempt; returns the last."""
+        before, until = self.last_round(), time.monotonic() + 180
+        while (last := self.last_round()) < before + number:
+            self.deployed.check()
+            assert time.monotonic() < until, self.deployed.said.read_text()[-3000:]
+            time.sleep(0.05)
+        return last
+
+    def last_round(self) -> int:
+        log = self.workspace / "models/checkpoints/federate/log.jsonl"
+        return len(log.read_text().splitlines()) if log.is_file() else 0
+
+    def processes(self) -> list[psutil.Process]:
+        """Returns what runs for it: its process first, and TFF's worker among the others."""
+        found = psutil.Process(self.deployed.worker.pid).children(recursive=True)
+        assert "worker_binary" in [each.name() for each in found]
+        return [psutil.Process(each.pid) for each in found]
+
+    def mlflow(self) -> tuple[str, str]:
+        """Returns id and status of its MLflow run."""
+        run_id = (self.workspace / ".mlflow-run").read_text().split()[0]
+        return run_id, str(self.store().get_run(run_id).info.status)
+
+    def store(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.deployed.repository / 'mlflow.db'}")
+
+    def resumed_after(self) -> list[int]:
+        """Returns the rounds after which its attempts went on, by its logs on the server."""
+        asked = {"logs": {"flow_run_id": {"any_": [self.id]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        found: list[int] = []
+        for offset in range(0, 5000, 200):
+            lines = ask(self.api, "POST", "logs/filter", **asked, offset=offset)
+            found += [
+                int(number) for line in lines for number in re.findall(r"goes on after round (\d+)", line["message"])
+            ]
+        return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> float:
+    """Returns the seconds until `condition` held."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_a_cancelled_and_then_a_killed_run_go_on_where_they_were(deployed: Any) -> None:
+    run = Run(deployed)
+    run.wait_for_rounds(20)
+    processes = run.processes()
+    run.set_state(type="CANCELLING", name="Cancelling", message="Cancelled by the user")
+    wait_until(lambda: not any(map(is_alive, processes)), 15)
+    run.wait_for("Cancelled")
+    assert not psutil.Process(deployed.worker.pid).children(recursive=True)
+    run_id, status = run.mlflow()
+    assert status == "KILLED"
+    *_, newest = sorted((run.workspace / "models/checkpoints/federate").glob("round_*.npz"))
+    with np.load(newest) as arrays:
+        assert all(np.isfinite(arrays[name]).all() for name in arrays.files)
+
+    run.retry()
+    run.wait_for("Running")
+    run.wait_for_rounds(20)
+    assert run.mlflow() == (run_id, "RUNNING")
+    processes = run.processes()
+    processes[0].kill()
+    crashed = run.wait_for("Crashed", 15)
+    assert "SIGKILL" in crashed["state"]["message"]
+    wait_until(lambda: not any(map(is_alive, processes)), 5)
+    wait_until(lambda: run.mlflow() == (run_id, "FAILED"), 30)
+
+    run.retry()
+    run.wait_for("Completed", 300)
+    assert run.mlflow() == (run_id, "FINISHED")
+    points = run.store().get_metric_history(run_id, "num_clients")
+    assert [point.step for point in points] == list(range(1, ROUNDS + PRUNE_ROUNDS + 1))
+    first, second = run.resumed_after()
+    assert 5 <= first < second < ROUNDS
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_ends_its_runs_and_leaves_nothing(deployed: Any) -> None:
+    run = Run(deployed, seed=1)
+    run.wait_for_rounds(10)
+    processes = run.processes()
+    deployed.worker.send_signal(signal.SIGTERM)
+    assert deployed.worker.wait(30) == 0
+    assert not any(map(is_alive, processes))
+    assert ask(deployed.api, "GET", f"flow_runs/{run.id}")["state_name"] == "Crashed"
+    assert run.mlflow()[1] == "KILLED"
+    assert "Traceback" not in deployed.said.read_text()
