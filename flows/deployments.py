@@ -32,7 +32,8 @@ log = logging.getLogger("flows.deployments")
 def register(repository: Path, pool: str) -> None:
     """Makes the process work pool `pool` if it is missing, and registers every flow of DEPLOYED there.
 
-    Registered again, a deployment gets the code's and params.yaml's present state; its schedules stay.
+    Registered again, a deployment gets the code's and params.yaml's present state, and loses the schedules
+    that were set in the UI.
 
     Raises:
         InputError: the pool is not of processes, or params.yaml is wrong.
