@@ -293,21 +293,76 @@ class ScheduleSettings(Section):
     )
 
 
+ClientKind = Literal["sgd", "fedprox", "scaffold", "fednova", "feddyn", "mimelite"]
+
+
 class ClientSettings(Section):
     """What a client does with the global model in one round."""
 
-    kind: Literal["sgd"] = Field("sgd", title="Kind", description="the local optimiser; sgd is FedAvg's")
+    kind: ClientKind = Field("sgd", title="Kind", description="the local algorithm; sgd is FedAvg's")
     learning_rate: float = Field(0.05, gt=0, title="Learning rate", description="step size of the local SGD")
     batch_size: int = Field(20, ge=1, title="Batch size", description="examples a step; the last part-batch is used")
     momentum: float = Field(
-        0.0, ge=0, lt=1, title="Momentum", description="heavy-ball momentum, started at 0 each round"
+        0.0,
+        ge=0,
+        lt=1,
+        title="Momentum",
+        description="heavy-ball momentum, started at 0 each round; mimelite: the server's, which its clients share",
     )
     weight_decay: float = Field(
         0.0, ge=0, title="Weight decay", description="L2: this times the parameters joins the gradient"
     )
+    clip_norm: float = Field(
+        0.0, ge=0, title="Clip norm", description="largest norm of the gradient of a step; 0: not clipped"
+    )
     schedule: ScheduleSettings = Field(
         ScheduleSettings(), title="Schedule", description="learning rate over the rounds"
     )
+    mu: float = Field(
+        0.01,
+        ge=0,
+        title="FedProx mu",
+        description="pull to the global model: mu/2 · squared distance joins the loss; 0: FedAvg",
+        json_schema_extra=_only("fedprox"),
+    )
+    option: Literal["I", "II"] = Field(
+        "II",
+        title="SCAFFOLD option",
+        description="next control variate: I, the gradient at the global model (a pass more); II, the mean on the way",
+        json_schema_extra=_only("scaffold"),
+    )
+    fednova_mu: float = Field(
+        0.0,
+        ge=0,
+        title="FedNova mu",
+        description="FedProx's pull, with FedNova's weights for it; 0: none",
+        json_schema_extra=_only("fednova"),
+    )
+    alpha: float = Field(
+        0.1,
+        gt=0,
+        title="FedDyn alpha",
+        description="weight of the dynamic regulariser",
+        json_schema_extra=_only("feddyn"),
+    )
+
+    @model_validator(mode="after")
+    def _pull_is_stable(self) -> "ClientSettings":
+        """Gradient descent on the pull alone, a parabola of curvature c, diverges from η c = 2(1 + momentum) on."""
+        name = {"fedprox": "mu", "fednova": "fednova_mu", "feddyn": "alpha"}.get(self.kind)
+        limit = 2 * (1 + self.momentum) / self.learning_rate
+        if name and getattr(self, name) >= limit:
+            raise ValueError(
+                f"{name} must be < 2 (1 + momentum) / learning_rate = {limit:g}, or its own pull makes the local steps "
+                f"diverge, got {getattr(self, name)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _mime_has_momentum(self) -> "ClientSettings":
+        if self.kind == "mimelite" and self.momentum == 0:
+            raise ValueError("momentum must be > 0 with kind mimelite, whose clients share it, got 0.0")
+        return self
 
 
 class AggregatorSettings(Section):
@@ -360,14 +415,34 @@ class ServerOptimizerSettings(Section):
 class SamplingSettings(Section):
     """Which clients take part in a round."""
 
-    kind: Literal["all", "uniform", "by_examples"] = Field(
+    kind: Literal["all", "uniform", "by_examples", "stratified", "power_of_choice"] = Field(
         "all",
         title="Kind",
-        description="every client, or a draw without replacement, equal or in proportion to examples",
+        description="every client, or a draw without replacement: equal, in proportion to examples, so that the labels "
+        "are covered, or those of the highest loss",
     )
     clients_per_round: int = Field(
-        5, ge=1, title="Clients a round", description="clients drawn", json_schema_extra=_only("uniform", "by_examples")
+        5,
+        ge=1,
+        title="Clients a round",
+        description="clients drawn",
+        json_schema_extra=_only("uniform", "by_examples", "stratified", "power_of_choice"),
     )
+    candidates: int = Field(
+        10,
+        ge=1,
+        title="Candidates",
+        description="clients that measure their loss (d), from which those of the highest are taken",
+        json_schema_extra=_only("power_of_choice"),
+    )
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> "SamplingSettings":
+        if self.kind == "power_of_choice" and self.candidates < self.clients_per_round:
+            raise ValueError(
+                f"candidates must be >= clients_per_round ({self.clients_per_round}), got {self.candidates}"
+            )
+        return self
 
 
 class LocalWorkSettings(Section):
@@ -421,6 +496,17 @@ class RuntimeSettings(Section):
     )
 
 
+class EarlyStoppingSettings(Section):
+    """When the rounds end before the last: judged by the training loss, for nothing is chosen by the hold-out set."""
+
+    patience: int = Field(
+        0, ge=0, title="Patience", description="rounds without a lower train_loss after which training ends; 0: never"
+    )
+    min_delta: float = Field(
+        0.0, ge=0, title="Least improvement", description="nats by which train_loss must fall to count as lower"
+    )
+
+
 class FederateSettings(Section):
     """The federated rounds."""
 
@@ -445,7 +531,37 @@ class FederateSettings(Section):
     local_work: LocalWorkSettings = Field(
         LocalWorkSettings(), title="Local work", description="how long a client trains"
     )
+    shared_fraction: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Shared fraction",
+        description="size of a public set, drawn evenly over the labels, that every client adds to its own data, as a "
+        "fraction of all training examples; those examples leave their clients",
+    )
+    width: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {},
+        title="Width",
+        description="client id: share of the hidden units that it can train (HeteroFL); clients not named: 1",
+    )
+    early_stopping: EarlyStoppingSettings = Field(
+        EarlyStoppingSettings(), title="Early stopping", description="end before the last round"
+    )
     runtime: RuntimeSettings = Field(RuntimeSettings(), title="Runtime", description="where the rounds are computed")
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> "FederateSettings":
+        if self.width and self.client.kind not in ("sgd", "fedprox"):
+            raise ValueError(
+                f"width needs client.kind sgd or fedprox, got {self.client.kind}: what the others add up over the "
+                "clients is not defined for parameters that only some of them hold"
+            )
+        if self.width and self.aggregator.kind != "mean":
+            raise ValueError(
+                f"width needs aggregator.kind mean, got {self.aggregator.kind}: the others would count the parameters "
+                "that a client does not hold as votes for no change"
+            )
+        return self
 
 
 class PruneSettings(Section):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +87,27 @@ def make_clients():
         return Clients(data, num_classes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def client_input():
+    """(folder, order, ...) -> what the host tells a client, for its whole data in the given order of visits."""
+
+    def given(folder, num_examples, order, **changes):
+        told = OrderedDict(
+            folder=str(folder),
+            num_examples=np.int32(num_examples),
+            order=np.asarray(order, np.int32),
+            weight=np.float32(1),
+            share=np.float32(1),
+            learning_rate=np.float32(0.1),
+            seed=np.zeros(2, np.int32),
+            brightness=np.zeros(0, np.float32),
+            architecture=np.int32(0),
+        )
+        return OrderedDict(told, **changes)
+
+    return given
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow_federated as tff
 
 from tasks.errors import DataError
-from tasks.federate.aggregators import AGGREGATORS, client_weights
+from tasks.federate.aggregators import FACTORIES, RULES, client_weights
 from tasks.settings import AggregatorSettings
 
 
@@ -19,7 +19,7 @@ def combine(one_thread):
 
     def run(kind, updates, weights):
         vector = tff.TensorType(np.float32, [len(updates[0])])
-        process = AGGREGATORS[kind](AggregatorSettings(kind=kind)).create(vector, tff.TensorType(np.float32))
+        process = FACTORIES[kind](AggregatorSettings(kind=kind)).create(vector, tff.TensorType(np.float32))
         with one_thread():
             state = process.initialize()
             return process.next(state, list(updates), [np.float32(w) for w in weights]).result
@@ -28,7 +28,7 @@ def combine(one_thread):
 
 
 def test_registry_has_the_kinds_of_the_settings():
-    assert set(AGGREGATORS) == kinds("kind")
+    assert set(FACTORIES) | set(RULES) == kinds("kind")
 
 
 def test_mean_is_the_weighted_mean(combine):

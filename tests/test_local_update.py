@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.federate.local_update import LocalTraining, build_local_update
+from tasks.federate.architecture import Architecture
+from tasks.federate.client_updates import ClientUpdate
+from tasks.federate.descent import LocalTraining
+from tasks.federate.local_update import build_local_update
 from tasks.federate.schedule import augment_seed, client_rng, visits
 from tasks.files import write_client
+from tasks.settings import ClientSettings
 
 DIM, CLASSES = 6, 3
 SIZE = DIM * CLASSES + CLASSES
-TABLE = LocalTraining(input_shape=(DIM,), num_classes=CLASSES, shapes=((DIM, CLASSES), (CLASSES,)), batch_size=4)
+PLAIN = ClientUpdate(ClientSettings())
+TABLE = LocalTraining(input_shape=(DIM,), num_classes=CLASSES, num_params=SIZE, batch_size=4, update=PLAIN)
 NO_SHIFT = np.zeros(0, np.float32)
 
 
@@ -23,7 +28,14 @@ def linear(params, x):
 
 @functools.cache
 def computation(training, masked=False):
-    return build_local_update(linear, training, masked)
+    size = (training.num_params - training.num_classes) // training.num_classes
+    shapes = ((size, training.num_classes), (training.num_classes,))
+    return build_local_update([Architecture(linear, shapes)], training, masked)
+
+
+def variant(training, momentum=0.0, weight_decay=0.0, **changes):
+    update = ClientUpdate(ClientSettings(momentum=momentum, weight_decay=weight_decay))
+    return replace(training, update=update, **changes)
 
 
 def make_data(num, shape=(DIM,), seed=0):
@@ -43,22 +55,13 @@ def in_this_process(one_thread):
 
 
 @pytest.fixture
-def train(tmp_path):
+def train(tmp_path, client_input):
     """Writes (x, y) and runs one client's round from `params`; returns its result."""
 
     def run(training, x, y, order, params, *, mask=None, folder=tmp_path / "client", **changes):
         if x is not None:
             write_client(folder, x, y)
-        client = OrderedDict(
-            folder=str(folder),
-            num_examples=np.int32(len(y)),
-            order=np.asarray(order, np.int32),
-            weight=np.float32(1),
-            learning_rate=np.float32(0.1),
-            seed=np.zeros(2, np.int32),
-            brightness=NO_SHIFT,
-        )
-        client |= changes
+        client = client_input(folder, len(y), order, **changes)
         broadcast = OrderedDict(params=params) if mask is None else OrderedDict(params=params, mask=mask)
         return computation(training, mask is not None)(client, broadcast)
 
@@ -84,7 +87,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_local_update_is_that_of_the_slow_reference(case, train, logistic_reference):
     num, num_epochs, changes = CASES[case]
-    training = replace(TABLE, **changes)
+    training = variant(TABLE, **changes)
     (x, y), params = make_data(num), make_params()
     order = visits(num, num_epochs, client_rng(0, 1, "a"))
     result = train(training, x, y, order, params)
@@ -96,8 +99,8 @@ def test_local_update_is_that_of_the_slow_reference(case, train, logistic_refere
         num_classes=CLASSES,
         batch_size=training.batch_size,
         learning_rate=0.1,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
+        momentum=changes.get("momentum", 0.0),
+        weight_decay=changes.get("weight_decay", 0.0),
     )
     np.testing.assert_allclose(result["update"], expected.params - params, atol=1e-5)
     assert result["num_steps"] == expected.num_steps == num_epochs * -(-num // training.batch_size)
@@ -130,7 +133,7 @@ def test_weight_and_learning_rate_are_those_that_the_host_sends(train):
 
 @pytest.mark.parametrize("changes", [{}, {"momentum": 0.9, "weight_decay": 0.5}], ids=["plain", "momentum and decay"])
 def test_masked_parameters_stay_zero_and_the_others_train_as_if_they_were_not_there(changes, train, logistic_reference):
-    training = replace(TABLE, **changes)
+    training = variant(TABLE, **changes)
     mask = np.random.default_rng(3).integers(0, 2, SIZE).astype(np.float32)
     (x, y), params = make_data(10), make_params() * mask
     order = visits(10, 3, client_rng(0, 1, "a"))
@@ -221,7 +224,7 @@ def test_broken_file_is_an_error_that_holds_no_label(fault, train, tmp_path):
 
 # Augmentation. A linear model that starts at zero shows what it was given: with C = 2 and a batch of one example of
 # class 1, softmax is (½, ½), so one step adds rate·½·x to the kernel of class 1.
-IMAGE = LocalTraining(input_shape=(2, 3, 2), num_classes=2, shapes=((12, 2), (2,)), batch_size=1)
+IMAGE = LocalTraining(input_shape=(2, 3, 2), num_classes=2, num_params=26, batch_size=1, update=PLAIN)
 PICTURE = np.arange(1, 13, dtype=np.float32).reshape(2, 3, 2)
 MIRRORED = PICTURE[:, ::-1]
 

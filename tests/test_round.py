@@ -6,15 +6,17 @@ import pytest
 import tensorflow as tf
 
 from tasks.federate.aggregators import mean
+from tasks.federate.architecture import whole
+from tasks.federate.client_updates import CLIENT_UPDATES
+from tasks.federate.descent import LocalTraining
 from tasks.federate.in_process import Failed
-from tasks.federate.local_update import LocalTraining
-from tasks.federate.models import build
+from tasks.federate.models import build, num_params
 from tasks.federate.parameters import assign, flatten
 from tasks.federate.round import build_round
 from tasks.federate.schedule import client_rng, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import write_client
-from tasks.settings import AggregatorSettings, ServerOptimizerSettings
+from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 
 SHAPE, CLASSES, RATE = (3, 3, 1), 3, 0.1
 
@@ -32,33 +34,35 @@ def clients(make_clients, tmp_path_factory):
     return made, folder / "data" / "clients"
 
 
-def client_inputs(clients, round_num=1, num_epochs=1):
+@pytest.fixture
+def client_inputs(clients, client_input):
+    """(round, epochs) -> the round's clients."""
     made, root = clients
-    inputs = {}
-    for client in made.ids:
-        num = len(made.data[client][1])
-        inputs[client] = OrderedDict(
-            folder=str(root / client),
-            num_examples=np.int32(num),
-            order=visits(num, num_epochs, client_rng(0, round_num, client)),
-            weight=np.float32(num),
-            learning_rate=np.float32(RATE),
-            seed=np.zeros(2, np.int32),
-            brightness=np.zeros(0, np.float32),
-        )
+
+    def inputs(round_num=1, num_epochs=1):
+        given = {}
+        for client in made.ids:
+            num = len(made.data[client][1])
+            order = visits(num, num_epochs, client_rng(0, round_num, client))
+            rate, weight = np.float32(RATE), np.float32(num)
+            given[client] = client_input(root / client, num, order, weight=weight, learning_rate=rate)
+        return given
+
     return inputs
 
 
 def make_round(model, masked=False, server=None, **changes):
+    client = ClientSettings(**changes)
     training = LocalTraining(
         input_shape=SHAPE,
         num_classes=CLASSES,
-        shapes=tuple(tuple(v.shape) for v in model.trainable_weights),
+        num_params=num_params(model),
         batch_size=4,
-        **changes,
+        update=CLIENT_UPDATES[client.kind](client),
     )
     server = server or ServerOptimizerSettings()
-    return build_round(model, training, mean(AggregatorSettings()), SERVER_OPTIMIZERS[server.kind](server), masked)
+    optimizer = SERVER_OPTIMIZERS[server.kind](server)
+    return build_round([whole(model, SHAPE)], training, mean(AggregatorSettings()), optimizer, masked)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +73,9 @@ def logistic():
     return model, make_round(model)
 
 
-def test_round_is_the_weighted_mean_of_the_local_updates(clients, logistic, logistic_reference):
+def test_round_is_the_weighted_mean_of_the_local_updates(clients, logistic, logistic_reference, client_inputs):
     model, computations = logistic
-    inputs, params = client_inputs(clients), flatten(model)
+    inputs, params = client_inputs(), flatten(model)
     state, results = computations.next(computations.initialize(OrderedDict(params=params)), list(inputs.values()))
     expected = {}
     for client, given in inputs.items():
@@ -87,10 +91,10 @@ def test_round_is_the_weighted_mean_of_the_local_updates(clients, logistic, logi
     np.testing.assert_allclose(state["server"]["params"], params + average, atol=1e-5)
 
 
-def test_order_of_the_clients_changes_only_the_rounding(clients, logistic):
+def test_order_of_the_clients_changes_only_the_rounding(client_inputs, logistic):
     model, computations = logistic
     start = computations.initialize(OrderedDict(params=flatten(model)))
-    inputs = list(client_inputs(clients).values())
+    inputs = list(client_inputs().values())
     there, results = computations.next(start, inputs)
     back, reversed_results = computations.next(start, inputs[::-1])
     np.testing.assert_allclose(there["server"]["params"], back["server"]["params"], atol=1e-6)
@@ -98,10 +102,10 @@ def test_order_of_the_clients_changes_only_the_rounding(clients, logistic):
         np.testing.assert_array_equal(one["update"], other["update"])
 
 
-def test_client_that_fails_is_left_out_of_the_average(clients, logistic):
+def test_client_that_fails_is_left_out_of_the_average(client_inputs, logistic):
     model, computations = logistic
     start = computations.initialize(OrderedDict(params=flatten(model)))
-    inputs = client_inputs(clients)
+    inputs = client_inputs()
     without, _ = computations.next(start, [given for client, given in inputs.items() if client != "02"])
     inputs["02"]["folder"] += "-gone"
     found, results = computations.next(start, list(inputs.values()))
@@ -109,10 +113,10 @@ def test_client_that_fails_is_left_out_of_the_average(clients, logistic):
     np.testing.assert_array_equal(found["server"]["params"], without["server"]["params"])
 
 
-def test_client_whose_update_is_not_finite_is_left_out_of_the_average(clients, logistic):
+def test_client_whose_update_is_not_finite_is_left_out_of_the_average(client_inputs, logistic):
     model, computations = logistic
     start = computations.initialize(OrderedDict(params=flatten(model)))
-    inputs = client_inputs(clients)
+    inputs = client_inputs()
     without, _ = computations.next(start, [given for client, given in inputs.items() if client != "02"])
     inputs["02"]["learning_rate"] = np.float32(np.inf)
     found, results = computations.next(start, list(inputs.values()))
@@ -120,10 +124,10 @@ def test_client_whose_update_is_not_finite_is_left_out_of_the_average(clients, l
     np.testing.assert_allclose(found["server"]["params"], without["server"]["params"], atol=1e-7)
 
 
-def test_round_without_any_result_leaves_the_model_alone(clients, logistic):
+def test_round_without_any_result_leaves_the_model_alone(client_inputs, logistic):
     model, computations = logistic
     start = computations.initialize(OrderedDict(params=flatten(model)))
-    inputs = client_inputs(clients)
+    inputs = client_inputs()
     for given in inputs.values():
         given["folder"] += "-gone"
     state, results = computations.next(start, list(inputs.values()))
@@ -132,19 +136,19 @@ def test_round_without_any_result_leaves_the_model_alone(clients, logistic):
 
 
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adagrad", "adam", "yogi"])
-def test_masks_hold_through_local_training_and_the_server_optimizer(kind, clients):
+def test_masks_hold_through_local_training_and_the_server_optimizer(kind, client_inputs):
     model = build("logistic", SHAPE, CLASSES, seed=0)
     server = ServerOptimizerSettings(kind=kind, learning_rate=1.0 if kind in ("sgd", "momentum") else 0.1)
     computations = make_round(model, masked=True, server=server, momentum=0.9, weight_decay=0.1)
     params = flatten(model)
     state = computations.initialize(OrderedDict(params=params, mask=np.ones_like(params)))
-    state, _ = computations.next(state, list(client_inputs(clients).values()))
+    state, _ = computations.next(state, list(client_inputs().values()))
     assert np.count_nonzero(state["server"]["params"]) == params.size
     # Pruned after a round without masks: the server's moments still point at what was pruned.
     mask = (np.arange(params.size) % 3 != 0).astype(np.float32)
     state["server"] = OrderedDict(state["server"], mask=mask, params=state["server"]["params"] * mask)
     for round_num in (2, 3):
-        state, results = computations.next(state, list(client_inputs(clients, round_num, 2).values()))
+        state, results = computations.next(state, list(client_inputs(round_num, 2).values()))
         for result in results:
             np.testing.assert_array_equal(result["update"][mask == 0], 0)
         np.testing.assert_array_equal(state["server"]["params"][mask == 0], 0)
@@ -188,13 +192,13 @@ def twisted(input_shape, num_classes):
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet8", "our_round_model:twisted"])
-def test_every_model_trains_as_keras_does(name, clients, tmp_path, monkeypatch):
+def test_every_model_trains_as_keras_does(name, clients, tmp_path, monkeypatch, client_inputs):
     (tmp_path / "our_round_model.py").write_text(OWN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
     model = build(name, SHAPE, CLASSES, seed=3)
     sys.modules.pop("our_round_model", None)
     params, computations = flatten(model), make_round(model)
-    inputs = client_inputs(clients)
+    inputs = client_inputs()
     _, results = computations.next(computations.initialize(OrderedDict(params=params)), list(inputs.values()))
     for (client, given), result in zip(inputs.items(), results, strict=True):
         expected = eager_sgd(model, params, *clients[0].data[client], given["order"], 4)
@@ -202,12 +206,12 @@ def test_every_model_trains_as_keras_does(name, clients, tmp_path, monkeypatch):
         np.testing.assert_allclose(result["update"], expected - params, atol=2e-4 * np.abs(expected - params).max())
 
 
-def test_state_can_be_cut_and_put_together_again(clients, logistic):
+def test_state_can_be_cut_and_put_together_again(client_inputs, logistic):
     # What a checkpoint does: leaves in their order, and back into the structure of a fresh state.
     model, _ = logistic
     computations = make_round(model, server=ServerOptimizerSettings(kind="yogi", learning_rate=0.1))
     fresh = computations.initialize(OrderedDict(params=flatten(model)))
-    inputs = [list(client_inputs(clients, round_num).values()) for round_num in (1, 2)]
+    inputs = [list(client_inputs(round_num).values()) for round_num in (1, 2)]
     after_one, _ = computations.next(fresh, inputs[0])
     copied = tf.nest.pack_sequence_as(fresh, [np.array(leaf) for leaf in tf.nest.flatten(after_one)])
     expected, _ = computations.next(after_one, inputs[1])
@@ -221,7 +225,7 @@ def test_keras_models_can_still_be_made_after_a_round_was_built(logistic):
     assert isinstance(logistic[0], tf.keras.Model)
 
 
-def test_uneven_rounds_need_no_other_computation(clients, logistic, tmp_path, logistic_reference):
+def test_uneven_rounds_need_no_other_computation(clients, logistic, tmp_path, logistic_reference, client_inputs):
     # Other numbers of clients, examples and epochs through the same compiled round.
     model, computations = logistic
     params = flatten(model)
@@ -230,7 +234,7 @@ def test_uneven_rounds_need_no_other_computation(clients, logistic, tmp_path, lo
         rng = np.random.default_rng(num)
         x, y = rng.random((num, *SHAPE), dtype=np.float32), rng.integers(0, CLASSES, num).astype(np.int32)
         write_client(tmp_path / str(num), x, y)
-        given = client_inputs(clients)["00"]
+        given = client_inputs()["00"]
         order = visits(num, num_epochs, rng)
         given |= {"folder": str(tmp_path / str(num)), "num_examples": np.int32(num), "order": order}
         state, _ = computations.next(start, [given])

@@ -17,7 +17,7 @@ from tasks.federate.schedule import (
     sample,
     visits,
 )
-from tasks.settings import LocalWorkSettings, SamplingSettings, ScheduleSettings
+from tasks.settings import FederateSettings, LocalWorkSettings, SamplingSettings, ScheduleSettings
 
 SIZES = {"d": 6, "a": 1, "c": 3, "b": 2}
 ids = st.text("0123456789abcdefXYZ._-", min_size=1, max_size=12)
@@ -149,10 +149,14 @@ def test_epochs_range_draws_every_number_equally_often_for_each_client_and_round
 
 
 def test_check_clients_names_unknown_ids():
-    settings = LocalWorkSettings(kind="per_client", by_client={"a": 2, "z": 3})
-    check_clients(settings, {"a": 0, "z": 0})
-    with pytest.raises(SettingsError, match=r"by_client names z, .*: a, b"):
-        check_clients(settings, {"a": 0, "b": 0})
+    settings = FederateSettings(
+        local_work=LocalWorkSettings(kind="per_client", by_client={"a": 2, "z": 3}), width={"b": 0.5}
+    )
+    check_clients(settings, ["a", "b", "z"])
+    with pytest.raises(SettingsError, match=r"federate.local_work.by_client names z, .*: a, b"):
+        check_clients(settings, ["a", "b"])
+    with pytest.raises(SettingsError, match=r"federate.width names b, .*: a, z"):
+        check_clients(settings, ["a", "z"])
 
 
 @pytest.mark.parametrize(

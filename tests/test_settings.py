@@ -138,7 +138,7 @@ def keys(path: str, name: str) -> list[str]:
     [
         ("data.kind", "tasks/datasets/__init__.py", "KINDS"),
         ("partition.kind", "tasks/partition/division.py", "PARTITIONERS"),
-        ("federate.aggregator.kind", "tasks/federate/aggregators.py", "AGGREGATORS"),
+        ("federate.client.kind", "tasks/federate/client_updates/__init__.py", "CLIENT_UPDATES"),
         ("federate.server_optimizer.kind", "tasks/federate/server_optimizers.py", "SERVER_OPTIMIZERS"),
     ],
 )

@@ -1,6 +1,7 @@
 """How the clients' updates become one: `tff.aggregators` factories on flat updates (P,)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,40 @@ from tasks.errors import DataError
 from tasks.settings import AggregatorSettings
 
 
+@dataclass(frozen=True)
+class Combined:
+    """What a rule makes of the updates."""
+
+    update: NDArray[np.float32]
+    """(P,)"""
+    influence: NDArray[np.float64] | None
+    """(K,) share of each client in `update`, summing to 1; None where the rule works entry by entry."""
+
+
+Rule = Callable[[Sequence[NDArray[np.float32]], NDArray[np.float64]], Combined]
+"""(K updates (P,), weights (K,)) -> Combined, for the kinds that need every update at once."""
+
+
 def mean(settings: AggregatorSettings) -> Any:
     """Σ w_k Δ_k / Σ w_k (McMahan 2017, Algorithm 1); 0 if every weight is 0."""
     del settings  # The weights come with the clients.
     return tff.aggregators.MeanFactory(no_nan_division=True)
 
 
-AGGREGATORS: dict[str, Callable[[AggregatorSettings], Any]] = {"mean": mean}
+FACTORIES: dict[str, Callable[[AggregatorSettings], Any]] = {"mean": mean}
+
+
+RULES: dict[str, Callable[[AggregatorSettings], Rule]] = {}
+
+
+def aggregator(settings: AggregatorSettings) -> Any:
+    """Returns the factory or the rule of `settings`."""
+    return (FACTORIES | RULES)[settings.kind](settings)
+
+
+def weighting_of(settings: AggregatorSettings) -> str:
+    """Returns how the clients are weighted."""
+    return settings.weighting
 
 
 def client_weights(weighting: str, data: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:

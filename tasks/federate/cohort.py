@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError
-from tasks.federate.aggregators import client_weights
+from tasks.errors import DataError, SettingsError
+from tasks.federate.aggregators import client_weights, weighting_of
 from tasks.files import TEST, client_ids, read_client, read_json
+from tasks.settings import Settings
 
 CLIENTS = Path("data/clients")
+
+# First word of the seed of the public set's draw; schedule.py has 1 to 3.
+_PUBLIC = 4
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,12 @@ class Client:
     folder: str
     num_examples: int
     weight: float
+    share: float
+    """Its share of the weight of all clients."""
     brightness: NDArray[np.float32]
     """The largest random shift of its preprocessed pixels, per channel; empty: none."""
+    labels: NDArray[np.int64]
+    """(C,) examples of each class, without the public ones."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,23 @@ class Cohort:
     """md5 of all that the rounds read."""
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
+    shared: tuple[NDArray[np.float32], NDArray[np.int32]] | None = None
+    """The public examples that every client adds to its own."""
 
 
-def load_cohort(folder: Path, weighting: str, brightness: float) -> Cohort:
+def cohort_of(settings: Settings, folder: Path) -> Cohort:
+    """Returns the clients of `folder`/data/clients as `settings` would have them; see `load_cohort`."""
+    federate = settings.federate
+    return load_cohort(
+        folder,
+        weighting_of(federate.aggregator),
+        settings.preprocess.augment.brightness,
+        federate.shared_fraction,
+        settings.seed,
+    )
+
+
+def load_cohort(folder: Path, weighting: str, brightness: float, shared_fraction: float = 0.0, seed: int = 0) -> Cohort:
     """Returns the clients of `folder`/data/clients, each file read once and checked.
 
     Args:
@@ -50,15 +72,19 @@ def load_cohort(folder: Path, weighting: str, brightness: float) -> Cohort:
         weighting: see `client_weights`.
         brightness: the largest shift as a fraction of the original range, 0 for none; divided by the sd that each
             client's pixels were divided by.
+        shared_fraction: size of the public set that every client adds, as a fraction of all training examples.
+        seed: of the draw of the public set.
 
     Raises:
         DataError: no client, no usable client, or unusable hold-out data.
+        SettingsError: `shared_fraction` is too small for one example of each label.
     """
     root = (folder / CLIENTS).resolve()
     described = read_json(root / "preprocess.json")
     shape, num_classes = tuple(described["input_shape"]), int(described["num_classes"])
     digest = hashlib.md5(usedforsecurity=False)
     features: dict[str, NDArray[np.float32]] = {}
+    labels: dict[str, NDArray[np.int32]] = {}
     broken: dict[str, str] = {}
     for client in client_ids(root):
         try:
@@ -67,17 +93,50 @@ def load_cohort(folder: Path, weighting: str, brightness: float) -> Cohort:
             broken[client] = _to_publish(exc, root / client)
             continue
         digest.update(client.encode() + b"\0" + x.tobytes() + y.tobytes())
-        features[client] = x
+        features[client], labels[client] = x, y
     if not features:
         raise DataError(f"no client can be used: {'; '.join(f'{c}: {reason}' for c, reason in broken.items())}")
+    shared = _public(features, labels, shared_fraction, seed) if shared_fraction else None
+    if shared is not None:
+        features = {client: np.concatenate([x, shared[0]]) for client, x in features.items()}
     weights = client_weights(weighting, features)
+    total = sum(weights.values())
     clients = {
-        client: Client(str(root / client), len(x), weights[client], _brightness(described, client, brightness))
+        client: Client(
+            folder=str(root / client),
+            num_examples=len(x),
+            weight=weights[client],
+            share=weights[client] / total,
+            brightness=_brightness(described, client, brightness),
+            labels=np.bincount(labels[client], minlength=num_classes),
+        )
         for client, x in features.items()
     }
     test_x, test_y = _read_checked(root / TEST, shape, num_classes)
     digest.update(test_x.tobytes() + test_y.tobytes())
-    return Cohort(clients, broken, shape, num_classes, digest.hexdigest(), test_x, test_y)
+    return Cohort(clients, broken, shape, num_classes, digest.hexdigest(), test_x, test_y, shared)
+
+
+def _public(
+    features: Mapping[str, NDArray[np.float32]], labels: Mapping[str, NDArray[np.int32]], fraction: float, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Returns round(fraction · N) examples, as many of each label as there are (Zhao 2018, arXiv 1806.00582)."""
+    x, y = np.concatenate(list(features.values())), np.concatenate(list(labels.values()))
+    present = np.unique(y)
+    size = round(fraction * len(y))
+    if size < len(present):
+        raise SettingsError(
+            f"federate.shared_fraction must give at least one example of each of the {len(present)} labels "
+            f"({len(present) / len(y):.3g} or more), got {fraction:g} of {len(y)} examples"
+        )
+    order = np.random.default_rng([_PUBLIC, seed]).permutation(len(y))
+    # The first of every label, then the second of every label, and so on.
+    rank = np.empty(len(y), np.int64)
+    for label in present:
+        mine = order[y[order] == label]
+        rank[mine] = np.arange(len(mine))
+    chosen = order[np.lexsort((y[order], rank[order]))][:size]
+    return x[chosen], y[chosen]
 
 
 def _to_publish(error: DataError, folder: Path) -> str:

@@ -1,7 +1,7 @@
-"""One federated round as one TFF computation: broadcast, local updates, aggregation, server optimiser."""
+"""One federated round in TFF: broadcast, local updates, aggregation, server optimiser."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,103 +9,226 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tasks.federate.local_update import CLIENT_TYPE, LocalTraining, Predict, build_local_update
+from tasks.federate.aggregators import Rule
+from tasks.federate.architecture import Architecture
+from tasks.federate.descent import LocalTraining
+from tasks.federate.in_process import Failed
+from tasks.federate.local_update import broadcast_names, build_local_update, build_measure, client_type
+
+Results = list[Any]
+"""Each client's result, or `Failed`, in the order of the clients."""
 
 
 @dataclass(frozen=True)
 class Round:
     """The computations of one run; call them inside a runtime's context."""
 
-    initialize: Any
-    """({params (P,)}, with the mask (P,) if pruning) -> state of the server, the optimiser and the aggregator."""
-    next: Any
-    """(server state, clients) -> (server state, the clients' results in their order)."""
+    initialize: Callable[[Mapping[str, Any]], Any]
+    """{params (P,), with the mask (P,) if pruning} -> state of the server, the optimiser and the aggregator."""
+    next: Callable[[Any, Sequence[Any]], tuple[Any, Results]]
+    """(state, clients) -> (next state, the clients' results)."""
+    train: Callable[[Any, Sequence[Any]], Results]
+    """(state, clients) -> the clients' results, and nothing changes."""
+    measure: Callable[[Any, Sequence[Any]], list[Any]]
+    """(state, clients) -> the global model's mean loss on each client's data, or `Failed`."""
 
 
-def build_round(model: tf.keras.Model, training: LocalTraining, aggregator: Any, optimizer: Any, masked: bool) -> Round:
+def build_round(
+    architectures: Sequence[Architecture],
+    training: LocalTraining,
+    aggregator: Any,
+    optimizer: Any,
+    masked: bool,
+) -> Round:
     """Returns the computations of a run.
 
     Args:
-        model: gives the architecture; its parameters are not looked at.
+        architectures: what clients train, the global model first.
         training: the local work.
-        aggregator: a `tff.aggregators.WeightedAggregationFactory` on flat updates (P,).
+        aggregator: a `tff.aggregators.WeightedAggregationFactory` on flat updates (P,), or a `Rule` that needs all
+            updates at once. A rule runs between two computations, on the host, which the updates reach in any case:
+            gathered by TFF's aggregation they would be copied K times, 100 clients of 230,000 parameters in seconds.
         optimizer: a `tff.learning.optimizers.Optimizer` of the server.
         masked: whether the state carries pruning masks, which clients and server keep at zero.
     """
-    local_update = build_local_update(_build_predict(model, training.input_shape), training, masked)
-    vector = tff.TensorType(np.float32, [training.num_params])
-    aggregation = aggregator.create(vector, tff.TensorType(np.float32))
-    initialize_server = _build_initialize(local_update.type_signature.parameter[1], optimizer)
-    server_type = initialize_server.type_signature.result
-    apply_update = _build_apply(server_type, vector, optimizer, masked)
-    select = _build_broadcast(server_type, masked)
-
-    @tff.federated_computation(tff.FederatedType(initialize_server.type_signature.parameter, tff.SERVER))
-    def initialize(broadcast: Any) -> Any:
-        server = tff.federated_map(initialize_server, broadcast)
-        return tff.federated_zip(OrderedDict(server=server, aggregator=aggregation.initialize()))
-
-    state_type = initialize.type_signature.result
-
-    @tff.federated_computation(state_type, tff.FederatedType(CLIENT_TYPE, tff.CLIENTS))
-    def next_round(state: Any, clients: Any) -> Any:
-        broadcast = tff.federated_broadcast(tff.federated_map(select, state.server))
-        results = tff.federated_map(local_update, (clients, broadcast))
-        aggregated = aggregation.next(state.aggregator, results.update, results.weight)
-        server = tff.federated_map(apply_update, (state.server, aggregated.result))
-        return tff.federated_zip(OrderedDict(server=server, aggregator=aggregated.state)), results
-
+    parts = _Parts(architectures, training, optimizer, masked)
+    build = _build_summing if isinstance(aggregator, tff.aggregators.WeightedAggregationFactory) else _build_gathering
+    computations = Round(*build(parts, aggregator), parts.build_train(), parts.build_measure())
     # Keras swaps its classes for those of TensorFlow 1 when a layer is made in a graph, as TFF does above, and every
     # model made before is then refused; making one outside of a graph swaps them back.
-    tf.keras.models.clone_model(model)
-    return Round(initialize, next_round)
+    for architecture in architectures:
+        if architecture.model is not None:
+            tf.keras.models.clone_model(architecture.model)
+    return computations
 
 
-def _build_predict(model: tf.keras.Model, input_shape: tuple[int, ...]) -> Predict:
-    """Returns the architecture of `model` as a function of its parameters, in the order of its `trainable_weights`."""
-    numbered = tf.keras.models.clone_model(model)
-    numbered.set_weights(model.get_weights())
-    for number, variable in enumerate(numbered.trainable_weights):
-        variable.assign(tf.fill(variable.shape, float(number)))
-    functional = tff.learning.models.functional_model_from_keras(
-        numbered,
-        tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        (tf.TensorSpec((None, *input_shape), tf.float32), tf.TensorSpec((None,), tf.int32)),
-    )
-    # TFF takes parameters in the order in which the layers create them; a layer of layers may list them in another.
-    created, constants = functional.initial_weights
-    places = [int(parameter.flat[0]) for parameter in created]
+class _Parts:
+    """What both kinds of round are made of."""
 
-    def predict(params: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        return functional.predict_on_batch((tuple(params[place] for place in places), constants), x, training=True)
+    def __init__(
+        self, architectures: Sequence[Architecture], training: LocalTraining, optimizer: Any, masked: bool
+    ) -> None:
+        self.training, self._architectures, self._masked = training, architectures, masked
+        self.local_update = build_local_update(architectures, training, masked)
+        self.vector = tff.TensorType(np.float32, [training.num_params])
+        self.clients = tff.FederatedType(client_type(training), tff.CLIENTS)
+        sent = broadcast_names(training, masked)
+        given = tff.types.to_type(OrderedDict((name, self.vector) for name in sent if name != "shared"))
+        self.initialize_server = _build_initialize(given, training, optimizer)
+        self.server = self.initialize_server.type_signature.result
+        self._select = _build_select(self.server, sent)
+        sums = self.local_update.type_signature.result["sums"]
+        self.apply = _build_apply(self.server, self.vector, sums, architectures, training, optimizer, masked)
 
-    return predict
+    def train(self, server: Any, clients: Any) -> Any:
+        """(server's state, clients) -> results, inside a federated computation."""
+        broadcast = tff.federated_broadcast(tff.federated_map(self._select, server))
+        return tff.federated_map(self.local_update, (clients, broadcast))
+
+    def returned(self, results: Any) -> Any:
+        """What the host gets of the results: all but what is only added up."""
+        names = [name for name in tff.structure.name_list(self.local_update.type_signature.result) if name != "sums"]
+        return tff.federated_zip(OrderedDict((name, getattr(results, name)) for name in names))
+
+    def build_train(self) -> Callable[[Any, Sequence[Any]], Results]:
+        @tff.federated_computation(tff.FederatedType(self.server, tff.SERVER), self.clients)
+        def train(server: Any, clients: Any) -> Any:
+            return self.returned(self.train(server, clients))
+
+        return lambda state, clients: self.results(train(state["server"], list(clients)))
+
+    def build_measure(self) -> Callable[[Any, Sequence[Any]], list[Any]]:
+        measure = build_measure(self._architectures[0], self.training)
+
+        @tff.federated_computation(tff.FederatedType(self.vector, tff.SERVER), self.clients)
+        def losses(params: Any, clients: Any) -> Any:
+            return tff.federated_map(measure, (clients, tff.federated_broadcast(params)))
+
+        return lambda state, clients: list(losses(state["server"]["params"], list(clients)))
+
+    def results(self, results: Sequence[Any]) -> Results:
+        """Returns the results with their updates as local − global again, where FedNova's clients divided them."""
+        if not self.training.update.normalized:
+            return list(results)
+        return [
+            r if isinstance(r, Failed) else OrderedDict(r, update=r["update"] * np.float32(r["normalizer"]))
+            for r in results
+        ]
 
 
-def _build_initialize(broadcast_type: Any, optimizer: Any) -> Any:
-    @tff.tensorflow.computation(broadcast_type)
+def _build_summing(parts: _Parts, factory: Any) -> tuple[Any, Any]:
+    """The round as one computation, with an aggregation that needs only sums over the clients."""
+    aggregation = factory.create(parts.vector, tff.TensorType(np.float32))
+
+    @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
+    def initialize(broadcast: Any) -> Any:
+        server = tff.federated_map(parts.initialize_server, broadcast)
+        return tff.federated_zip(OrderedDict(server=server, aggregator=aggregation.initialize()))
+
+    @tff.federated_computation(initialize.type_signature.result, parts.clients)
+    def next_round(state: Any, clients: Any) -> Any:
+        results = parts.train(state.server, clients)
+        aggregated = aggregation.next(state.aggregator, results.update, results.weight)
+        sums = tff.federated_sum(results.sums)
+        server = tff.federated_map(parts.apply, (state.server, aggregated.result, sums))
+        return tff.federated_zip(OrderedDict(server=server, aggregator=aggregated.state)), parts.returned(results)
+
+    def advance(state: Any, clients: Sequence[Any]) -> tuple[Any, Results]:
+        known = OrderedDict(server=state["server"], aggregator=state["aggregator"])
+        moved, results = next_round(known, list(clients))
+        return OrderedDict(state, **moved), parts.results(results)
+
+    return initialize, advance
+
+
+def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Any, Any]:
+    """The round as two computations, with the rule between them."""
+
+    @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
+    def initialize(broadcast: Any) -> Any:
+        return tff.federated_map(parts.initialize_server, broadcast)
+
+    @tff.federated_computation(tff.FederatedType(parts.server, tff.SERVER), parts.clients)
+    def train(server: Any, clients: Any) -> Any:
+        results = parts.train(server, clients)
+        return parts.returned(results), tff.federated_sum(results.sums)
+
+    sums_type = parts.local_update.type_signature.result["sums"]
+
+    @tff.federated_computation(tff.FederatedType((parts.server, parts.vector, sums_type), tff.SERVER))
+    def apply(arguments: Any) -> Any:
+        return tff.federated_map(parts.apply, arguments)
+
+    def advance(state: Any, clients: Sequence[Any]) -> tuple[Any, Results]:
+        results, sums = train(state["server"], list(clients))
+        used = [r for r in results if not isinstance(r, Failed) and r["finite"]]
+        if used:
+            combined = rule([r["update"] for r in used], np.array([r["weight"] for r in used], np.float64))
+            state = OrderedDict(state, server=apply((state["server"], combined.update, sums)))
+            for result, influence in zip(used, _each(combined.influence, len(used)), strict=True):
+                result["influence"] = influence
+        return state, parts.results(results)
+
+    return lambda broadcast: OrderedDict(server=initialize(broadcast), aggregator=OrderedDict()), advance
+
+
+def _each(influence: Any, num: int) -> Sequence[float | None]:
+    return [None] * num if influence is None else [float(share) for share in influence]
+
+
+def _build_initialize(given: Any, training: LocalTraining, optimizer: Any) -> Any:
+    @tff.tensorflow.computation(given)
     def initialize(broadcast: Any) -> Any:
         specs = tf.TensorSpec(broadcast["params"].shape, tf.float32)
-        return OrderedDict(broadcast, optimizer=optimizer.initialize(specs))
+        state = OrderedDict(broadcast, optimizer=optimizer.initialize(specs))
+        if training.update.shared:
+            state["shared"] = tf.zeros_like(broadcast["params"])
+        return state
 
     return initialize
 
 
-def _build_broadcast(server_type: Any, masked: bool) -> Any:
+def _build_select(server_type: Any, names: Sequence[str]) -> Any:
     @tff.tensorflow.computation(server_type)
     def select(server: Any) -> Any:
-        return OrderedDict((name, server[name]) for name in (("params", "mask") if masked else ("params",)))
+        return OrderedDict((name, server[name]) for name in names)
 
     return select
 
 
-def _build_apply(server_type: Any, vector: Any, optimizer: Any, masked: bool) -> Any:
-    @tff.tensorflow.computation(server_type, vector)
-    def apply_update(server: Any, update: Any) -> Any:
+def _build_apply(
+    server_type: Any,
+    vector: Any,
+    sums_type: Any,
+    architectures: Sequence[Architecture],
+    training: LocalTraining,
+    optimizer: Any,
+    masked: bool,
+) -> Any:
+    rule = training.update
+    held = [np.zeros(training.num_params, np.float32) for _ in architectures]
+    for architecture, holds in zip(architectures, held, strict=True):
+        holds[slice(None) if architecture.held is None else architecture.held] = 1
+
+    @tff.tensorflow.computation(server_type, vector, sums_type)
+    def apply_update(server: Any, update: Any, sums: Any) -> Any:
+        changed = {}
+        if rule.normalized:
+            update *= tf.math.divide_no_nan(sums["normalizer"], sums["weight"])
+        if len(architectures) > 1:
+            # HeteroFL (Diao 2021, arXiv 2010.01264, Algorithm 1): each parameter is averaged over those who hold it.
+            weight = tf.linalg.matvec(np.stack(held), sums["held"], transpose_a=True)
+            update = tf.math.divide_no_nan(update * sums["weight"], weight)
+        if rule.shared:
+            message = sums["message"] if rule.kept else tf.math.divide_no_nan(sums["message"], sums["weight"])
+            shared = rule.next_shared(server["shared"], message)
+            # A round without a single usable client changes nothing.
+            changed["shared"] = tf.where(sums["weight"] > 0, shared, server["shared"])
+            update = tf.where(sums["weight"] > 0, rule.server_update(update, changed["shared"]), update)
         # TFF's optimisers walk down a gradient: the opposite of the update.
         optimizer_state, params = optimizer.next(server["optimizer"], server["params"], -update)
         if masked:
             params *= server["mask"]
-        return OrderedDict(server, params=params, optimizer=optimizer_state)
+        return OrderedDict(server, params=params, optimizer=optimizer_state, **changed)
 
     return apply_update

@@ -14,13 +14,16 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks import timings
-from tasks.errors import GuardStop, NoClientLeft, RunError, UndriftError
+from tasks.errors import GuardStop, NoClientLeft, RunError, SettingsError, UndriftError
 from tasks.federate import schedule
-from tasks.federate.aggregators import AGGREGATORS
+from tasks.federate.aggregators import aggregator
+from tasks.federate.architecture import Architecture, narrower, whole
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
+from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
+from tasks.federate.descent import LocalTraining
 from tasks.federate.in_process import Failed
-from tasks.federate.local_update import LocalTraining
+from tasks.federate.models import build, num_params
 from tasks.federate.parameters import assign, build_validation, flatten, prunable
 from tasks.federate.progress import RoundProgress
 from tasks.federate.record import Outcome, client_rows, round_row
@@ -83,19 +86,18 @@ def run_rounds(
         GuardStop: a client failed or the model was not finite, and `federate.guard` says stop.
         NoClientLeft: every client of a round failed.
     """
-    schedule.check_clients(settings.federate.local_work, dict.fromkeys([*cohort.clients, *cohort.broken], 0))
+    schedule.check_clients(settings.federate, [*cohort.clients, *cohort.broken])
     identity = {
         "phase": [phase.name, phase.first, phase.last],
         "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
         "data": cohort.digest,
         "model": model.to_json(),
     }
-    training = _local_training(settings, cohort, model)
     federate = settings.federate
     computations = build_round(
-        model,
-        training,
-        AGGREGATORS[federate.aggregator.kind](federate.aggregator),
+        _architectures(settings, cohort, model),
+        _local_training(settings, cohort, model),
+        aggregator(federate.aggregator),
         SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
         masked=phase.next_mask is not None,
     )
@@ -115,13 +117,30 @@ def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -
     return LocalTraining(
         input_shape=cohort.input_shape,
         num_classes=cohort.num_classes,
-        shapes=tuple(tuple(v.shape) for v in model.trainable_weights),
+        num_params=num_params(model),
         batch_size=client.batch_size,
-        momentum=client.momentum,
-        weight_decay=client.weight_decay,
+        update=CLIENT_UPDATES[client.kind](client),
         flip=augment.flip,
         brightness=augment.brightness > 0,
+        shared_data=cohort.shared,
     )
+
+
+def _widths(by_client: Mapping[str, float]) -> list[float]:
+    """Returns the widths of the architectures, the whole model's first."""
+    return [1.0, *sorted({width for width in by_client.values() if width < 1})]
+
+
+def _architectures(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> list[Architecture]:
+    name, shape = settings.federate.model, cohort.input_shape
+    found = [whole(model, shape)]
+    for width in _widths(settings.federate.width)[1:]:
+        narrow = build(name, shape, cohort.num_classes, settings.seed, width)
+        try:
+            found.append(narrower(model, narrow, shape))
+        except ValueError as exc:
+            raise SettingsError(f"federate.model {name} has no width {width:g} (federate.width): {exc}") from exc
+    return found
 
 
 class _Loop:
@@ -140,7 +159,7 @@ class _Loop:
         self._seed, self._settings = settings.seed, settings.federate
         self._folder, self._cohort, self._phase = folder, cohort, phase
         self._computations, self._checkpoints, self._model = computations, checkpoints, model
-        self._prunable = prunable(model)
+        self._prunable, self._widths = prunable(model), _widths(settings.federate.width)
         augment = settings.preprocess.augment
         self._augments = augment.flip or augment.brightness > 0
         self._validate = build_validation(model, cohort.test_x, cohort.test_y)
@@ -154,6 +173,9 @@ class _Loop:
         self._begun = phase.first + len(self.lines)
         with RoundProgress(phase.name, len(self.lines), phase.last - phase.first + 1) as progress:
             for round_num in range(self._begun, phase.last + 1):
+                if self._stops_early():
+                    log.info("%s ends after round %d: federate.early_stopping", phase.name, round_num - 1)
+                    break
                 began = time.perf_counter()
                 line, failures, healthy = self._round(now, round_num)
                 stop = None if healthy else self._guard(now, line, failures)
@@ -162,7 +184,8 @@ class _Loop:
                 self._checkpoints.append(line)
                 if stop is not None:
                     raise stop
-                if round_num % settings.checkpoint_every == 0 or round_num == phase.last:
+                last = round_num == phase.last or self._stops_early()
+                if last or round_num % settings.checkpoint_every == 0:
                     self._checkpoints.save(round_num, now.state)
                 self._seconds.append(time.perf_counter() - began)
                 # The first round also compiles.
@@ -181,6 +204,8 @@ class _Loop:
         if self._phase.next_mask is not None:
             broadcast["mask"] = np.ones_like(broadcast["params"])
         fresh = self._computations.initialize(broadcast)
+        if CLIENT_UPDATES[self._settings.client.kind](self._settings.client).kept:
+            fresh["kept"] = {client: np.zeros_like(broadcast["params"]) for client in self._cohort.clients}
         before = self._phase.first - 1
         rounds = self._checkpoints.rounds()
         now = _Progress(self._checkpoints.load(rounds[-1], fresh) if rounds else fresh)
@@ -197,11 +222,8 @@ class _Loop:
 
     def _round(self, now: _Progress, round_num: int) -> tuple[dict[str, Any], dict[str, str], bool]:
         """Runs one round and moves `now`; returns its log line, who failed and why, and whether all went well."""
-        sizes = {c: info.num_examples for c, info in self._cohort.clients.items() if c not in now.excluded}
-        if not sizes:
-            raise NoClientLeft(f"round {round_num}: every client has failed and been left out")
-        sampled = schedule.sample(self._settings.sampling, sizes, self._seed, round_num)
-        inputs = {client: self._client_input(client, round_num) for client in sampled}
+        sampled = self._sample(now, round_num)
+        inputs = {client: self._client_input(now, client, round_num) for client in sampled}
         proposed, results = self._call(now.state, inputs)
         failures = {c: _reason(r, inputs[c]["folder"]) for c, r in results.items() if _reason(r, "") != ""}
         if len(failures) == len(sampled):
@@ -212,7 +234,7 @@ class _Loop:
         proposed = self._prune(proposed, round_num)
         finite = bool(np.isfinite(proposed["server"]["params"]).all())
         if finite:
-            now.state = proposed
+            now.state = _with_kept(proposed, {c: r for c, r in results.items() if c not in failures})
         outcome = Outcome(round_num, self._phase.name, results, failures, before, now.state["server"]["params"])
         validation = self._validation(now, round_num)
         clients, statistics = client_rows(outcome, inputs)
@@ -224,21 +246,61 @@ class _Loop:
         healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
         return {"round": round_num, "row": row, "clients": clients}, failures, bool(healthy)
 
-    def _client_input(self, client: str, round_num: int) -> OrderedDict[str, Any]:
+    def _stops_early(self) -> bool:
+        losses = [line["row"]["train_loss"] for line in self.lines]
+        return self._phase.next_mask is None and schedule.stops_early(self._settings.early_stopping, losses)
+
+    def _sample(self, now: _Progress, round_num: int) -> list[str]:
+        left = {c: info for c, info in self._cohort.clients.items() if c not in now.excluded}
+        if not left:
+            raise NoClientLeft(f"round {round_num}: every client has failed and been left out")
+        sampling = self._settings.sampling
+        sizes, labels = {c: i.num_examples for c, i in left.items()}, {c: i.labels for c, i in left.items()}
+        sampled = schedule.sample(sampling, sizes, self._seed, round_num, labels)
+        if sampling.kind != "power_of_choice" or len(sampled) <= sampling.clients_per_round:
+            return sampled
+        inputs = {client: self._client_input(now, client, round_num) for client in sampled}
+        return schedule.highest(self._losses(now.state, inputs), sampling.clients_per_round)
+
+    def _losses(self, state: Any, inputs: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the global model's loss on each client's data; NaN for one that fails."""
+        try:
+            losses = dict(zip(inputs, self._computations.measure(state, list(inputs.values())), strict=True))
+        except UndriftError:
+            raise
+        except Exception:
+            # The worker runtime fails for all when one does.
+            losses = {client: self._loss(state, given) for client, given in inputs.items()}
+        return {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in losses.items()}
+
+    def _loss(self, state: Any, given: Any) -> Any:
+        try:
+            return self._computations.measure(state, [given])[0]
+        except UndriftError:
+            raise
+        except Exception as exc:
+            return Failed(exc)
+
+    def _client_input(self, now: _Progress, client: str, round_num: int) -> OrderedDict[str, Any]:
         info, settings = self._cohort.clients[client], self._settings
         rng = schedule.client_rng(self._seed, round_num, client)
         num_epochs = schedule.epochs(settings.local_work, client, rng)
         step, steps = round_num - self._phase.first + 1, self._phase.last - self._phase.first + 1
         factor = schedule.learning_rate_factor(settings.client.schedule, step, steps)
-        return OrderedDict(
+        given = OrderedDict(
             folder=info.folder,
             num_examples=np.int32(info.num_examples),
             order=schedule.visits(info.num_examples, num_epochs, rng),
             weight=np.float32(info.weight),
+            share=np.float32(info.share),
             learning_rate=np.float32(settings.client.learning_rate * factor),
             seed=schedule.augment_seed(self._seed, round_num, client) if self._augments else _NO_SEED,
             brightness=info.brightness,
+            architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
         )
+        if "kept" in now.state:
+            given["kept"] = now.state["kept"][client]
+        return given
 
     def _call(self, state: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Returns the next state and each client's result or `Failed`.
@@ -266,7 +328,7 @@ class _Loop:
         failed = {}
         for client, given in inputs.items():
             try:
-                self._computations.next(state, [given])
+                self._computations.train(state, [given])
             except UndriftError:
                 raise
             except Exception as exc:
@@ -303,6 +365,13 @@ class _Loop:
         log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
         return None
+
+
+def _with_kept(state: Any, results: Mapping[str, Any]) -> Any:
+    """Returns the state with the vectors that the round's clients keep; those of the others stay."""
+    if "kept" not in state:
+        return state
+    return OrderedDict(state, kept={**state["kept"], **{client: r["kept"] for client, r in results.items()}})
 
 
 def _best_checkpoint(rounds: Sequence[int], lines: Sequence[Mapping[str, Any]]) -> int:

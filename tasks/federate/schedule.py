@@ -5,15 +5,23 @@ failed, changes nobody else's draws.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import SettingsError
-from tasks.settings import LocalWorkSettings, SamplingSettings, ScheduleSettings
+from tasks.settings import (
+    EarlyStoppingSettings,
+    FederateSettings,
+    LocalWorkSettings,
+    SamplingSettings,
+    ScheduleSettings,
+)
 
-# First words of the seeds, so that no two kinds of draw share a stream.
+Counts = NDArray[np.int64]
+
+# First words of the seeds, so that no two kinds of draw share a stream; cohort.py has 4.
 _SAMPLING, _CLIENT, _AUGMENT = 1, 2, 3
 
 
@@ -28,21 +36,66 @@ def augment_seed(seed: int, round_num: int, client: str) -> NDArray[np.int32]:
     return words.astype(np.uint32).view(np.int32)
 
 
-def sample(settings: SamplingSettings, num_examples: Mapping[str, int], seed: int, round_num: int) -> list[str]:
+def sample(
+    settings: SamplingSettings,
+    num_examples: Mapping[str, int],
+    seed: int,
+    round_num: int,
+    labels: Mapping[str, Counts] | None = None,
+) -> list[str]:
     """Returns the ids of the round's clients, sorted: another order gives a sum with other last bits.
 
-    `by_examples` draws without replacement, each next client in proportion to its examples among those left. With
-    fewer clients than `clients_per_round`, all take part.
+    With fewer clients than `clients_per_round`, all take part. `by_examples` draws without replacement, each next
+    client in proportion to its examples among those left. `power_of_choice` draws its candidates so: see `highest`.
+
+    Args:
+        settings: the rule.
+        num_examples: of each client that can be drawn.
+        seed: of the run.
+        round_num: the round.
+        labels: each client's examples by class (C,), which `stratified` needs.
     """
     clients = sorted(num_examples)
-    if settings.kind == "all" or settings.clients_per_round >= len(clients):
+    num = settings.candidates if settings.kind == "power_of_choice" else settings.clients_per_round
+    if settings.kind == "all" or num >= len(clients):
         return clients
     rng = np.random.default_rng([_SAMPLING, seed, round_num])
-    p = None
-    if settings.kind == "by_examples":
-        sizes = np.array([num_examples[client] for client in clients], dtype=np.float64)
-        p = sizes / sizes.sum()
-    return sorted(rng.choice(clients, settings.clients_per_round, replace=False, p=p).tolist())
+    match settings.kind:
+        case "by_examples" | "power_of_choice":
+            sizes = np.array([num_examples[client] for client in clients], dtype=np.float64)
+            return sorted(rng.choice(clients, num, replace=False, p=sizes / sizes.sum()).tolist())
+        case "stratified":
+            return _covering(clients, np.array([(labels or {})[client] for client in clients], np.float64), num, rng)
+    return sorted(rng.choice(clients, num, replace=False).tolist())
+
+
+def _covering(clients: list[str], labels: NDArray[np.float64], num: int, rng: np.random.Generator) -> list[str]:
+    """Draws clients one by one, each for the label that those drawn so far cover least.
+
+    A label's cover is the number of its examples among the drawn, over the number among all; the client is drawn in
+    proportion to its examples of that label. So with `num` >= C every label that somebody has is covered: a label
+    without cover comes before any other. Labels that nobody left has are passed over; equal cover is settled by draw.
+    """
+    total, drawn = labels.sum(axis=0), np.zeros(len(clients), bool)
+    while drawn.sum() < num:
+        left = np.where(drawn[:, None], 0.0, labels)
+        some = left.sum(axis=0) > 0
+        if not some.any():  # only clients without own examples are left
+            left, some = np.where(drawn[:, None], 0.0, 1.0), np.ones(labels.shape[1], bool)
+        cover = np.where(some, labels[drawn].sum(axis=0) / np.maximum(total, 1.0), np.inf)
+        label = rng.choice(np.flatnonzero(cover == cover.min()))
+        drawn[rng.choice(len(clients), p=left[:, label] / left[:, label].sum())] = True
+    return [client for client, chosen in zip(clients, drawn, strict=True) if chosen]
+
+
+def highest(losses: Mapping[str, float], num: int) -> list[str]:
+    """Returns the `num` clients of the highest loss, sorted by id: power-of-choice (Cho 2022, arXiv 2010.01243).
+
+    A loss that is not finite is the highest: its client is drawn, fails and is named, and not passed over in silence.
+    Equal losses: the first id.
+    """
+    worth = {client: loss if np.isfinite(loss) else np.inf for client, loss in losses.items()}
+    return sorted(sorted(worth, key=lambda client: (-worth[client], client))[:num])
 
 
 def epochs(settings: LocalWorkSettings, client: str, rng: np.random.Generator) -> int:
@@ -76,15 +129,30 @@ def learning_rate_factor(settings: ScheduleSettings, step: int, steps: int) -> f
             return settings.final + (1 - settings.final) * (1 + math.cos(math.pi * done)) / 2
 
 
-def check_clients(settings: LocalWorkSettings, clients: Mapping[str, int]) -> None:
-    """Refuses local work for clients that there are not.
+def stops_early(settings: EarlyStoppingSettings, losses: Sequence[float | None]) -> bool:
+    """Returns whether training ends: `patience` rounds without a training loss lower than the lowest by `min_delta`.
+
+    `losses` is the train_loss of every round so far; one that is None or not finite is not lower.
+    """
+    if not settings.patience:
+        return False
+    best, since = np.inf, 0
+    for loss in losses:
+        lower = loss is not None and np.isfinite(loss) and loss < best - settings.min_delta
+        best, since = (loss, 0) if lower and loss is not None else (best, since + 1)
+    return since >= settings.patience
+
+
+def check_clients(settings: FederateSettings, clients: Iterable[str]) -> None:
+    """Refuses settings for clients that there are not.
 
     Raises:
-        SettingsError: `by_client` names an unknown id.
+        SettingsError: `local_work.by_client` or `width` names an unknown id.
     """
-    unknown = sorted(set(settings.by_client) - set(clients))
-    if unknown:
-        raise SettingsError(
-            f"federate.local_work.by_client names {', '.join(unknown)}, which the data does not have: "
-            f"{', '.join(sorted(clients))}"
-        )
+    known = sorted(clients)
+    for name, named in (("local_work.by_client", settings.local_work.by_client), ("width", settings.width)):
+        unknown = sorted(set(named) - set(known))
+        if unknown:
+            raise SettingsError(
+                f"federate.{name} names {', '.join(unknown)}, which the data does not have: {', '.join(known)}"
+            )

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tasks.federate.checkpoint import finish
-from tasks.federate.cohort import load_cohort
+from tasks.federate.cohort import cohort_of
 from tasks.federate.models import build, num_params
 from tasks.federate.record import write_log
 from tasks.federate.rounds import Phase, Watch, ignore, run_rounds
@@ -27,7 +27,7 @@ def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     reports/, where the step `prune` puts its rounds after them.
     """
     began = time.perf_counter()
-    cohort = load_cohort(folder, settings.federate.aggregator.weighting, settings.preprocess.augment.brightness)
+    cohort = cohort_of(settings, folder)
     model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
 
     def report(lines: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import DataError, RunError
 from tasks.federate.checkpoint import finish
-from tasks.federate.cohort import Cohort, load_cohort
+from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.parameters import flatten, prunable
 from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
 from tasks.federate.rounds import Phase, Watch, ignore, run_rounds
@@ -39,10 +39,10 @@ def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
         RunError: the float TFLite file gives other logits than the Keras model.
     """
     began = time.perf_counter()
-    cohort = load_cohort(folder, settings.federate.aggregator.weighting, settings.preprocess.augment.brightness)
+    cohort = cohort_of(settings, folder)
     model = _load(folder / "models" / "global.h5")
     before = model.predict(cohort.test_x, batch_size=1024, verbose=0)
-    masks, trained = PruningMasks(settings.prune, model), settings.federate.rounds
+    masks, trained = PruningMasks(settings.prune, model), _last_round(folder / "reports" / "federate" / "rounds.csv")
 
     def next_mask(round_num: int, params: NDArray[np.float32]) -> NDArray[np.float32] | None:
         return masks.update(round_num - trained, params)
@@ -65,6 +65,11 @@ def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
         summary["size_bytes"]["global_h5_gzip"],
         time.perf_counter() - began,
     )
+
+
+def _last_round(log: Path) -> int:
+    """Returns the number of rounds of `federate`, which may have stopped early."""
+    return int(read_rows(log)[-1]["round"])
 
 
 def _load(path: Path) -> tf.keras.Model:

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from tensorflow.keras import Model, Sequential, layers
 
 from tasks.federate import schedule
-from tasks.federate.aggregators import AGGREGATORS
+from tasks.federate.aggregators import aggregator
+from tasks.federate.architecture import whole
+from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
-from tasks.federate.local_update import LocalTraining
+from tasks.federate.descent import LocalTraining
+from tasks.federate.models import num_params
 from tasks.federate.round import build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import read_client
@@ -57,12 +60,12 @@ class Unrecorded:
 
     def __init__(self, settings: Settings, cohort: Cohort, model: Model, context: Any) -> None:
         self._seed, self._clients, self._context = settings.seed, sorted(cohort.clients.items()), context
-        shapes = tuple(tuple(v.shape) for v in model.trainable_weights)
         federate = settings.federate
+        update = CLIENT_UPDATES[federate.client.kind](federate.client)
         self._computations = build_round(
-            model,
-            LocalTraining(cohort.input_shape, cohort.num_classes, shapes, BATCH),
-            AGGREGATORS[federate.aggregator.kind](federate.aggregator),
+            [whole(model, cohort.input_shape)],
+            LocalTraining(cohort.input_shape, cohort.num_classes, num_params(model), BATCH, update),
+            aggregator(federate.aggregator),
             SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
             masked=False,
         )
@@ -78,9 +81,11 @@ class Unrecorded:
                 num_examples=np.int32(client.num_examples),
                 order=visits(self._seed, round_num, name, client.num_examples),
                 weight=np.float32(client.weight),
+                share=np.float32(client.share),
                 learning_rate=np.float32(LEARNING_RATE),
                 seed=schedule.augment_seed(self._seed, round_num, name),
                 brightness=client.brightness,
+                architecture=np.int32(0),
             )
             for name, client in self._clients
         ]

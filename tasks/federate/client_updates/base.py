@@ -1,0 +1,65 @@
+"""What a client update is: local SGD with a term that is added to each gradient, and what client and server remember.
+
+Notation: x are the global parameters that the round started from, y the client's own, g the (clipped) gradient of its
+loss on a batch, weight decay included; K its steps, η its learning rate; Δ = y − x. Everything here is a formula for
+one tensor of parameters, entry by entry; `pull` and `constant` are what is added to g before a step.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from tasks.settings import ClientSettings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One parameter tensor of a client after its steps."""
+
+    update: tf.Tensor
+    """Δ."""
+    mean_gradient: tf.Tensor | None
+    """Mean of g over the K steps, if the algorithm asks for it."""
+    full_gradient: tf.Tensor | None
+    """Gradient of the loss over all the client's data at x, weight decay included, if the algorithm asks for it."""
+
+
+class ClientUpdate:
+    """FedAvg's local SGD (McMahan 2017, Algorithm 1); the others change what they name."""
+
+    shared = False
+    """The server keeps a vector s (P,), at first 0, and broadcasts it with the parameters."""
+    kept = False
+    """Each client keeps a vector c_k (P,), at first 0, from one of its rounds to the next."""
+    mean_gradient = False
+    full_gradient = False
+    local_momentum = True
+    normalized = False
+    """The server averages Δ_k / ‖a_k‖₁: see fednova.py."""
+    pull = 0.0
+    """Factor of (y − x) in each step's direction."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+
+    def constant(self, shared: tf.Tensor, kept: tf.Tensor | None) -> tf.Tensor:
+        """Returns what is added to every gradient of the round; asked for only where `shared` or `kept`."""
+        raise NotImplementedError
+
+    def next_kept(self, kept: tf.Tensor, trained: Trained) -> tf.Tensor:
+        """Returns the client's vector after the round; asked for only where `kept`."""
+        raise NotImplementedError
+
+    def next_shared(self, shared: Any, message: Any) -> Any:
+        """Returns the server's vector after the round.
+
+        `message` is Σ_k p_k (c_k⁺ − c_k) over the round's clients, p_k their share of *all* clients' weight, where
+        clients keep a vector; else the weighted mean of their full gradients.
+        """
+        return shared + message
+
+    def server_update(self, update: Any, shared: Any) -> Any:
+        """Returns what the server optimiser gets, from the combined update and the next s."""
+        del shared
+        return update

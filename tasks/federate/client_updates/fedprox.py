@@ -1,0 +1,15 @@
+"""FedProx: Li 2020, arXiv 1812.06127."""
+
+from tasks.federate.client_updates.base import ClientUpdate
+from tasks.settings import ClientSettings
+
+
+class FedProx(ClientUpdate):
+    """Each client minimises F_k(y) + μ/2 ‖y − x‖² (Algorithm 2): μ(y − x) joins the gradient.
+
+    μ = 0 is FedAvg; μ → ∞ holds the client at x (with SGD, η μ must stay below 2, or the pull itself diverges).
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        super().__init__(settings)
+        self.pull = settings.mu

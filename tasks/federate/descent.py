@@ -1,0 +1,154 @@
+"""The local steps of one client, and the gradient over all its data: TensorFlow graphs on lists of tensors."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tasks.federate.architecture import Predict, Tensors
+from tasks.federate.client_updates import ClientUpdate
+
+PASS_BATCH = 128
+"""Examples of which a pass over all data computes loss or gradient at a time: for the speed and the memory only."""
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """What is the same for all clients and rounds."""
+
+    input_shape: tuple[int, ...]
+    num_classes: int
+    num_params: int
+    """P, of the global model."""
+    batch_size: int
+    update: ClientUpdate
+    flip: bool = False
+    brightness: bool = False
+    shared_data: tuple[NDArray[np.float32], NDArray[np.int32]] | None = field(default=None, compare=False)
+    """Public examples that every client adds behind its own."""
+
+
+def descend(
+    predict: Predict,
+    training: LocalTraining,
+    client: Any,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    start: Tensors,
+    constant: Tensors | None,
+    mask: Tensors | None,
+) -> dict[str, Any]:
+    """V ← momentum·v + d, w ← w − rate·v, with d = g + constant + pull·(w − start); masked entries stay at zero."""
+    settings, rule = training.update.settings, training.update
+    order, size, rate = client["order"], training.batch_size, client["learning_rate"]
+    momentum = settings.momentum if rule.local_momentum else 0.0
+    steps_per_epoch = (client["num_examples"] + size - 1) // size
+    num_steps = tf.size(order) // client["num_examples"] * steps_per_epoch
+
+    def step(state: dict[str, Any]) -> tuple[dict[str, Any]]:
+        epoch, batch = state["step"] // steps_per_epoch, state["step"] % steps_per_epoch
+        begin = epoch * client["num_examples"] + batch * size
+        end = tf.minimum(begin + size, (epoch + 1) * client["num_examples"])
+        visits = order[begin:end]
+        inputs = _augment(tf.gather(x, visits), training, client, state["step"])
+        losses, gradient = _gradient(predict, state["params"], inputs, tf.gather(y, visits))
+        total = tf.reduce_sum(losses)
+        if settings.clip_norm:
+            gradient, _ = tf.clip_by_global_norm(gradient, settings.clip_norm)
+        gradient = _decayed(gradient, state["params"], settings.weight_decay)
+        direction = gradient
+        if constant is not None:
+            direction = [d + c for d, c in zip(direction, constant, strict=True)]
+        if rule.pull:
+            direction = [d + rule.pull * (p - s) for d, p, s in zip(direction, state["params"], start, strict=True)]
+        if mask is not None:
+            direction = [d * m for d, m in zip(direction, mask, strict=True)]
+        velocity = state["velocity"]
+        if momentum:
+            velocity = direction = [momentum * v + d for v, d in zip(velocity, direction, strict=True)]
+        late = tf.cast(end > tf.size(order) - size, tf.float32)
+        following = {
+            "step": state["step"] + 1,
+            "params": [p - rate * d for p, d in zip(state["params"], direction, strict=True)],
+            "velocity": velocity,
+            "loss_before": tf.where(
+                tf.equal(state["step"], 0), total / tf.cast(end - begin, tf.float32), state["loss_before"]
+            ),
+            "loss_sum": state["loss_sum"] + total,
+            "late_sum": state["late_sum"] + tf.where(late > 0, total, 0.0),
+            "late_count": state["late_count"] + late * tf.cast(end - begin, tf.float32),
+            "gradient_sum": [s + g for s, g in zip(state["gradient_sum"], gradient, strict=True)]
+            if rule.mean_gradient
+            else [],
+            "normalizer": state["normalizer"],
+            "response": state["response"],
+        }
+        if rule.normalized:
+            # The same recursion for a gradient of 1: where it is after the steps is what they add up to, ‖a‖₁.
+            following["response"] = momentum * state["response"] + 1.0 - rule.pull * rate * state["normalizer"]
+            following["normalizer"] = state["normalizer"] + following["response"]
+        return (following,)
+
+    zero, zeros = tf.constant(0.0), [tf.zeros_like(p) for p in start]
+    begin_state = {
+        "step": tf.constant(0),
+        "params": start,
+        "velocity": zeros if momentum else [],
+        "loss_before": zero,
+        "loss_sum": zero,
+        "late_sum": zero,
+        "late_count": zero,
+        "gradient_sum": zeros if rule.mean_gradient else [],
+        "normalizer": zero if rule.normalized else tf.constant(1.0),
+        "response": zero,
+    }
+    (end_state,) = tf.while_loop(lambda state: state["step"] < num_steps, step, (begin_state,))
+    return end_state  # type: ignore[no-any-return]
+
+
+def full_gradient(predict: Predict, training: LocalTraining, x: tf.Tensor, y: tf.Tensor, params: Tensors) -> Tensors:
+    """The gradient of the mean loss over all examples, as they are, at `params`."""
+    num = tf.shape(y)[0]
+
+    def add(begin: tf.Tensor, sums: Tensors) -> tuple[tf.Tensor, Tensors]:
+        labels = y[begin : begin + PASS_BATCH]
+        _, gradient = _gradient(predict, params, x[begin : begin + PASS_BATCH], labels)
+        size = tf.cast(tf.size(labels), tf.float32)
+        return begin + PASS_BATCH, [s + size * g for s, g in zip(sums, gradient, strict=True)]
+
+    zeros = [tf.zeros_like(p) for p in params]
+    _, sums = tf.while_loop(lambda begin, _: begin < num, add, (tf.constant(0), zeros))
+    gradient = [s / tf.cast(num, tf.float32) for s in sums]
+    return _decayed(gradient, params, training.update.settings.weight_decay)
+
+
+def _gradient(predict: Predict, params: Tensors, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
+    """Returns each example's loss (B,) and the gradient of their mean."""
+    with tf.GradientTape() as tape:
+        tape.watch(params)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, predict(params, x))
+        loss = tf.reduce_mean(losses)
+    return losses, tape.gradient(loss, params, unconnected_gradients="zero")
+
+
+def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors:
+    if not weight_decay:
+        return gradient
+    return [g + weight_decay * p for g, p in zip(gradient, params, strict=True)]
+
+
+def _augment(images: tf.Tensor, training: LocalTraining, client: Any, step: tf.Tensor) -> tf.Tensor:
+    """Mirrors and brightens each image of the batch by draws from (client's seed of the round, step)."""
+    if not (training.flip or training.brightness):
+        return images
+    seed = tf.random.experimental.stateless_fold_in(client["seed"], step)
+    flip_seed, brightness_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    per_image = [tf.shape(images)[0], 1, 1, 1]
+    if training.flip:
+        mirrored = tf.random.stateless_uniform(per_image, flip_seed) < 0.5
+        images = tf.where(mirrored, tf.reverse(images, [2]), images)
+    if training.brightness:
+        images += tf.random.stateless_uniform(per_image, brightness_seed, -1.0, 1.0) * client["brightness"]
+    return images
