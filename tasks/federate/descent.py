@@ -1,5 +1,6 @@
 """The local steps of one client, and the gradient over all its data: TensorFlow graphs on lists of tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,15 @@ from numpy.typing import NDArray
 
 from tasks.federate.architecture import Predict, Tensors
 from tasks.federate.client_updates import ClientUpdate
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""(labels (B,), logits (B, C)) -> loss of each example (B,)."""
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """The softmax's cross-entropy, in nats."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
 
 PASS_BATCH = 128
 """Examples of which a pass over all data computes loss or gradient at a time: for the speed and the memory only."""
@@ -24,6 +34,7 @@ class LocalTraining:
     """P, of the global model."""
     batch_size: int
     update: ClientUpdate
+    loss: Loss = cross_entropy
     flip: bool = False
     brightness: bool = False
     shared_data: tuple[NDArray[np.float32], NDArray[np.int32]] | None = field(default=None, compare=False)
@@ -53,7 +64,7 @@ def descend(
         end = tf.minimum(begin + size, (epoch + 1) * client["num_examples"])
         visits = order[begin:end]
         inputs = _augment(tf.gather(x, visits), training, client, state["step"])
-        losses, gradient = _gradient(predict, state["params"], inputs, tf.gather(y, visits))
+        losses, gradient = _gradient(predict, training.loss, state["params"], inputs, tf.gather(y, visits))
         total = tf.reduce_sum(losses)
         if settings.clip_norm:
             gradient, _ = tf.clip_by_global_norm(gradient, settings.clip_norm)
@@ -114,7 +125,7 @@ def full_gradient(predict: Predict, training: LocalTraining, x: tf.Tensor, y: tf
 
     def add(begin: tf.Tensor, sums: Tensors) -> tuple[tf.Tensor, Tensors]:
         labels = y[begin : begin + PASS_BATCH]
-        _, gradient = _gradient(predict, params, x[begin : begin + PASS_BATCH], labels)
+        _, gradient = _gradient(predict, training.loss, params, x[begin : begin + PASS_BATCH], labels)
         size = tf.cast(tf.size(labels), tf.float32)
         return begin + PASS_BATCH, [s + size * g for s, g in zip(sums, gradient, strict=True)]
 
@@ -124,13 +135,13 @@ def full_gradient(predict: Predict, training: LocalTraining, x: tf.Tensor, y: tf
     return _decayed(gradient, params, training.update.settings.weight_decay)
 
 
-def _gradient(predict: Predict, params: Tensors, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
+def _gradient(predict: Predict, loss: Loss, params: Tensors, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
     """Returns each example's loss (B,) and the gradient of their mean."""
     with tf.GradientTape() as tape:
         tape.watch(params)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, predict(params, x))
-        loss = tf.reduce_mean(losses)
-    return losses, tape.gradient(loss, params, unconnected_gradients="zero")
+        losses = loss(y, predict(params, x))
+        mean = tf.reduce_mean(losses)
+    return losses, tape.gradient(mean, params, unconnected_gradients="zero")
 
 
 def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors:

@@ -88,7 +88,7 @@ def build_measure(architecture: Architecture, training: LocalTraining) -> Any:
 
         def add(begin: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = architecture.predict(tensors, x[begin : begin + PASS_BATCH])
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y[begin : begin + PASS_BATCH], logits)
+            losses = training.loss(y[begin : begin + PASS_BATCH], logits)
             return begin + PASS_BATCH, total + tf.reduce_sum(losses)
 
         _, total = tf.while_loop(lambda begin, _: begin < num, add, (tf.constant(0), tf.constant(0.0)))
