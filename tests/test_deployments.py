@@ -20,6 +20,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from flows import registration
+
 ROUNDS, PRUNE_ROUNDS = 600, 2
 
 
@@ -72,8 +74,7 @@ def test_the_limit_is_a_positive_number(limit: str, repository: Path, shell: dic
     assert (status, "must be a whole number >= 1" in line) == (2, True), line
 
 
-@pytest.mark.xfail(reason="registering again drops a schedule that was set in the UI: to be mended")
-def test_registered_again_a_deployment_has_the_new_parameters_and_the_old_schedule(
+def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_in_the_ui(
     copy_repository: Callable[..., Path], shell: dict[str, str], prefect_server: str, tmp_path: Path
 ) -> None:
     folder = copy_repository(tmp_path / "repository")
@@ -87,15 +88,55 @@ def test_registered_again_a_deployment_has_the_new_parameters_and_the_old_schedu
     made = ask(prefect_server, "GET", "deployments/name/pipeline/pipeline")
     assert made["parameters"] == {"settings": yaml.safe_load((folder / "params.yaml").read_text())}
     assert made["job_variables"]["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tasks,flows"
-    daily = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True}
+
+    # As the UI does: the schedule by a form of its own, the rest by the page "Edit".
+    daily = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True, "parameters": {"push": True}}
     answer = httpx.post(f"{prefect_server}/deployments/{made['id']}/schedules", json=[daily], trust_env=False)
     assert answer.status_code == 201, answer.text
+    edited = made["parameters"]["settings"] | {"evaluate": {"batch_size": 64}}
+    env = made["job_variables"]["env"] | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "no"}
+    by_hand = {
+        "description": "every night",
+        "tags": ["nightly"],
+        "paused": True,
+        "concurrency_limit": 3,
+        "concurrency_options": {"collision_strategy": "CANCEL_NEW", "grace_period_seconds": 120},
+    }
+    wanted = {"parameters": {"settings": edited, "force": True}, "job_variables": {"env": env, "stream_output": False}}
+    answer = httpx.patch(f"{prefect_server}/deployments/{made['id']}", json=by_hand | wanted, trust_env=False)
+    assert answer.status_code == 204, answer.text
+
     params = folder / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: 5"))
-    assert command(*arguments, PREFECT_API_URL=prefect_server)[0] == 0
+    status, said = command(*arguments, PREFECT_API_URL=prefect_server)
+    assert status == 0, said
+    assert [line for line in said if "kept" in line] == ["pipeline: kept from the UI: evaluate.batch_size=64"]
     again = ask(prefect_server, "GET", "deployments/name/pipeline/pipeline")
-    assert (again["id"], again["parameters"]["settings"]["seed"]) == (made["id"], 5)
-    assert [each["schedule"]["cron"] for each in again["schedules"]] == ["0 3 * * *"]
+    assert again["id"] == made["id"]
+    assert {key: again[key] for key in by_hand if key in again} | {"concurrency_limit": 3} == by_hand
+    assert again["global_concurrency_limit"]["limit"] == 3
+    (schedule,) = again["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["parameters"], schedule["active"]) == (
+        "0 3 * * *",
+        {"push": True},
+        True,
+    )
+    now = yaml.safe_load(params.read_text())
+    assert now["seed"] == 5
+    assert again["parameters"] == {"settings": now | {"evaluate": {"batch_size": 64}}, "force": True}
+    # What the code needs is set again, what it knows nothing of stays.
+    assert again["job_variables"] == {
+        "env": made["job_variables"]["env"] | {"OMP_NUM_THREADS": "1"},
+        "stream_output": False,
+    }
+
+
+def test_of_a_setting_changed_in_the_ui_and_in_params_yaml_the_ui_s_stays() -> None:
+    before = {"seed": 0, "federate": {"rounds": 30, "guard": "continue"}}
+    deployed = {"seed": 1, "federate": {"rounds": 50, "guard": "continue"}}
+    now = {"seed": 1, "federate": {"rounds": 40, "guard": "stop"}}
+    assert registration.kept(before, deployed, now) == {"federate.rounds": 50}
+    assert registration.kept(before, before, now) == {}
 
 
 class Run:
