@@ -16,7 +16,7 @@ from prefect import Flow, flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import artifacts, live, overrides, server
+from flows import abandoned, artifacts, live, overrides, server
 from flows.names import run_name
 from flows.session import Session
 from flows.steps import TASKS
@@ -77,7 +77,7 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
     command.quiet()
     try:
         session = _open(_parsed(settings))
-        with _ending(session):
+        with abandoned.alive(session.workspace.folder), _ending(session):
             return _run(session, force, push)
     except (UndriftError, OSError) as exc:
         error = command.as_error(exc)
@@ -86,6 +86,7 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
 
 def _open(settings: Settings) -> Session:
     repository = find_repository(Path.cwd())
+    abandoned.end_all(repository)
     params = _PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
     workspace = Workspace.open(repository, str(runtime.flow_run.id), params, settings.data.path)
     return Session(workspace, settings, artifacts.mlflow_tags())

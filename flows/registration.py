@@ -50,6 +50,7 @@ def register(repository: Path, pool: str) -> None:
             job_variables={"env": environment()},
         )
         shown = deployment._parameter_openapi_schema.properties
+        _arrange(shown)
         if "settings" in shown:
             deployment.parameters = {"settings": raw}
             shown["settings"]["default"] = raw  # by which the next registration knows what the user changed
@@ -80,6 +81,14 @@ def kept(before: Mapping[str, Any], deployed: Mapping[str, Any], now: Mapping[st
         if value is not None and value not in (_at(before, name), _at(now, name)):
             found[name] = value
     return found
+
+
+def _arrange(shown: dict[str, dict[str, Any]]) -> None:
+    """Gives a form's parameters the look of the settings, which come last: they fill many screens."""
+    for at, name in enumerate(sorted(shown, key=lambda name: name == "settings")):
+        one = shown[name]
+        one["position"], one["title"] = at, name.replace("_", " ").capitalize()
+        one["description"] = one.get("description", "").removesuffix(".")
 
 
 def _apply(deployment: Any) -> Any:

@@ -129,12 +129,17 @@ class Page:
         self._ask("Input.dispatchKeyEvent", type="keyUp", key="a", modifiers=2)
         self._ask("Input.insertText", text=text)
 
-    def screenshot(self, path: Path, whole: bool = True) -> None:
-        """Writes a picture of the page, or of the window only."""
-        height = self.run("Math.max(document.documentElement.scrollHeight, document.body.scrollHeight)")
-        width = self.run("window.innerWidth")
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        options = {"clip": clip, "captureBeyondViewport": True} if whole else {}
-        answer = self._ask("Page.captureScreenshot", format="png", **options)
+    def screenshot(self, path: Path) -> None:
+        """Writes a picture of the page; the window is made as high as what scrolls in it for that."""
+        size = self.run(
+            "[innerWidth, Math.max(innerHeight, ...[document.documentElement, ...document.querySelectorAll('*')]"
+            ".filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowY) || !e.parentElement)"
+            ".map(e => e.scrollHeight + 20))]"
+        )
+        at = {"width": size[0], "height": min(size[1], 16000), "deviceScaleFactor": 1, "mobile": False}
+        self._ask("Emulation.setDeviceMetricsOverride", **at)
+        time.sleep(0.5)
+        answer = self._ask("Page.captureScreenshot", format="png")
+        self._ask("Emulation.clearDeviceMetricsOverride")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(answer["data"]))
