@@ -33,7 +33,7 @@ def find() -> str | None:
 
 
 @contextmanager
-def browser(path: str, profile: Path, size: tuple[int, int] = (1400, 1100)) -> Iterator["Page"]:
+def browser(path: str, profile: Path, size: tuple[int, int] = (1400, 2500)) -> Iterator["Page"]:
     """Yields a page of a Chromium with an empty profile."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     here = ["--no-proxy-server", "--disable-background-networking", "--remote-debugging-port=0"]
@@ -112,11 +112,12 @@ class Page:
           const at = e.getBoundingClientRect();
           return [at.x + at.width / 2, at.y + at.height / 2];
         }})()"""
-        while (at := self.run(script)) is None:
+        at, before = self.run(script), None
+        while at is None or at != before:  # until it is there, and rests
             assert time.monotonic() < until, f"nothing is called {text!r}:\n{self.text()}"
-            time.sleep(0.2)
-        time.sleep(0.3)  # what moves, as a menu that opens, has come to rest
-        self.click_at(*(self.run(script) or at))
+            time.sleep(0.3)
+            at, before = self.run(script), at
+        self.click_at(*at)
 
     def click_at(self, x: float, y: float) -> None:
         """Clicks with the mouse at a place in the window."""
