@@ -89,7 +89,7 @@ def _open(settings: Settings) -> Session:
     abandoned.end_all(repository)
     params = _PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
     workspace = Workspace.open(repository, str(runtime.flow_run.id), params, settings.data.path)
-    return Session(workspace, settings, artifacts.mlflow_tags())
+    return Session(workspace, settings, {**artifacts.mlflow_tags(), "mlflow.source.name": "python -m flows.pipeline"})
 
 
 @contextmanager

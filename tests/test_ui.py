@@ -212,7 +212,7 @@ def test_a_run_started_in_the_form_shows_its_steps_logs_and_artifacts(
     for key, says in {
         "federate-rounds": ["100%"],
         "rounds": ["val_loss", "update_cosine_min", "federate", "prune"],
-        "report": ["Did the loss rise", "Scores", "accuracy"],
+        "report": ["Why did the loss go up?", "Scores", "accuracy"],
         "mlflow": ["MLflow run"],
     }.items():
         page.open(f"{site.ui}/artifacts/artifact/{ids[key]}")
@@ -234,7 +234,7 @@ def test_two_runs_stand_side_by_side_in_mlflow(site: Site, page: browser.Page, f
     site.wait_for(made["id"])
     page.open(f"{site.ui}/runs/flow-run/{made['id']}")
     page.click("Task Runs")
-    page.wait_for("(2 Cached, 5 Completed)")  # partition and preprocess are those of the first run
+    page.wait_for("preprocess\nCached", "partition\nCached")  # by the first run
     page.screenshot(site.pictures / "run-cached.png")
     runs = [site.mlflow_run(each).info for each in (first, made["id"])]
     ids = ",".join(f'"{run.run_id}"' for run in runs)
@@ -293,7 +293,7 @@ def test_the_buttons_cancel_a_run_and_retry_it(site: Site, page: browser.Page) -
     page.wait_for("Cancel Flow Run")
     page.screenshot(site.pictures / "cancel.png")
     page.click("Confirm", "button")
-    site.wait_for(run_id, "Cancelled", 30)
+    site.wait_for(run_id, "Cancelled", 120)  # its process is gone long before: tests/test_deployments.py
     page.wait_for("Cancelled")
     log = site.workspace(run_id) / "models/checkpoints/federate/log.jsonl"
     reached = len(log.read_text().splitlines())
