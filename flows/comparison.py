@@ -83,10 +83,10 @@ def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: 
     cells = grid.cells(base, axes, same_clients)
     if dask:
         fan_out.check_dask(dask)
-    abandoned.end_all(repository)
     folder = repository / RUNS / str(runtime.flow_run.id)
     folder.mkdir(parents=True, exist_ok=True)
-    with abandoned.alive(folder):
+    with abandoned.alive(repository, folder.name):
+        abandoned.end_all(repository)
         return _in_folder(folder, repository, cells, axes, jobs, dask)
 
 

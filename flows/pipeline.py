@@ -76,17 +76,18 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
     """
     command.quiet()
     try:
-        session = _open(_parsed(settings))
-        with abandoned.alive(session.workspace.folder), _ending(session):
-            return _run(session, force, push)
+        repository = find_repository(Path.cwd())
+        with abandoned.alive(repository, str(runtime.flow_run.id)):
+            abandoned.end_all(repository)
+            session = _open(repository, _parsed(settings))
+            with _ending(session):
+                return _run(session, force, push)
     except (UndriftError, OSError) as exc:
         error = command.as_error(exc)
         return Failed(message=str(error), data=error)
 
 
-def _open(settings: Settings) -> Session:
-    repository = find_repository(Path.cwd())
-    abandoned.end_all(repository)
+def _open(repository: Path, settings: Settings) -> Session:
     params = _PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
     workspace = Workspace.open(repository, str(runtime.flow_run.id), params, settings.data.path)
     return Session(workspace, settings, {**artifacts.mlflow_tags(), "mlflow.source.name": "python -m flows.pipeline"})

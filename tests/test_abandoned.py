@@ -14,7 +14,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from flows import abandoned
-with abandoned.alive(Path(sys.argv[1])):
+with abandoned.alive(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -36,7 +36,7 @@ def status(folder: Path) -> str:
 
 def test_a_run_is_ended_once_its_process_was_killed_and_not_before(left: Path, prefect_server: str) -> None:
     repository = left.parents[1]
-    command = [sys.executable, "-c", HOLD, str(left)]
+    command = [sys.executable, "-c", HOLD, str(repository), left.name]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes) as holder:
         assert holder.stdout
@@ -49,6 +49,13 @@ def test_a_run_is_ended_once_its_process_was_killed_and_not_before(left: Path, p
         abandoned.end_all(repository)
     assert status(left) == "FAILED"
     assert not live.is_unfinished(left)
+
+
+def test_a_retry_leaves_the_run_that_it_goes_on_in_alone(left: Path) -> None:
+    with abandoned.alive(left.parents[1], left.name):
+        abandoned.end_all(left.parents[1])
+        assert status(left) == "RUNNING"
+    assert not [*left.parent.glob(".alive/*")]
 
 
 def test_of_a_run_without_a_lock_nobody_knows_whether_it_lives(left: Path) -> None:
