@@ -12,7 +12,7 @@ from typing import Any
 
 from websockets.sync.client import connect
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds for what is to appear on a page."""
 
 # Of the elements that can be seen and whose own text, label or placeholder is the one asked for, the innermost last one

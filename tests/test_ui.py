@@ -177,10 +177,11 @@ def first(site: Site, page: browser.Page) -> str:
     page.wait_for("Submit", Settings.model_fields["track"].title or "")
     page.run(f"{CHOOSE}('Weighting', 'uniform')")
     page.click("Submit", "button")
-    page.click("View run")
-    page.wait_for("Task Runs")
-    run_id = str(page.run("location.pathname")).rpartition("/")[2]
+    page.wait_for("scheduled to start now")
+    mine = {"deployments": {"id": {"any_": [site.deployment()["id"]]}}}
+    (run_id,) = (str(run["id"]) for run in site.ask("POST", "flow_runs/filter", **mine))
     site.wait_for(run_id)
+    page.open(f"{site.ui}/runs/flow-run/{run_id}")
     page.wait_for("mlp dirichlet(0.3) mean(uniform) sgd · ")
     return run_id
 
@@ -300,7 +301,7 @@ def test_the_buttons_cancel_a_run_and_retry_it(site: Site, page: browser.Page) -
     assert 10 <= reached < 400
     assert site.mlflow_run(run_id).info.status == "KILLED"
     page.click("Retry", "button")
-    page.wait_for("Retry Flow Run")
+    page.wait_for("This will retry flow run")
     page.screenshot(site.pictures / "retry.png")
     page.click("Retry", ".p-modal button")
     page.wait_for("goes on after round", seconds=200)
