@@ -42,7 +42,7 @@ def _report(session: Session) -> None:
     reports = session.workspace.folder / "reports"
     scores = read_json(reports / "metrics.json")
     told = (reports / "diagnosis.md").read_text(encoding="utf-8") if (reports / "diagnosis.md").is_file() else ""
-    create_markdown_artifact(f"{told}\n\n{_scores(scores)}", key="report", description="what the run came to")
+    create_markdown_artifact(f"{told}\n\n{_scores(scores)}", key="report", description="diagnosis and scores")
 
 
 def _scores(scores: dict[str, Any]) -> str:
@@ -51,21 +51,28 @@ def _scores(scores: dict[str, Any]) -> str:
 
 
 def link(session: Session) -> None:
-    """Creates the link to the MLflow run, once there is one."""
+    """Creates the link to the MLflow run, once there is one and it is another than the last time."""
     run = session.mlflow()
-    if run:
+    if run and run["run_id"] != session.linked:
+        session.linked = run["run_id"]
         link_to(run)
 
 
 def link_to(run: Mapping[str, str]) -> None:
     """Creates the link to an MLflow run, given as reports/mlflow.json has it."""
     address = os.environ.get("MLFLOW_UI_URL") or run["tracking_uri"]
+    page = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
     if address.startswith(("http:", "https:")):
-        url = f"{address.rstrip('/')}/#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
-        create_link_artifact(url, key="mlflow", link_text=f"MLflow run {run['run_id']}")
+        create_link_artifact(
+            f"{address.rstrip('/')}/{page}",
+            key="mlflow",
+            link_text=f"MLflow run {run['run_id']}",
+            description="this run in MLflow: curves, models, data, reports",
+        )
     else:
         create_markdown_artifact(
-            f"MLflow run `{run['run_id']}` in `{address}`: `mlflow server --backend-store-uri {address}` shows it.",
+            f"MLflow run `{run['run_id']}` is in `{address}`. While `mlflow server --backend-store-uri {address}` runs "
+            f"in the repository, it is at [127.0.0.1:5000](http://127.0.0.1:5000/{page}).",
             key="mlflow",
             description="where this run is in MLflow",
         )

@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import artifacts, curves, fan_out, grid, live, overrides, results, table, task_runs
+from flows import abandoned, artifacts, curves, fan_out, grid, live, overrides, results, table, task_runs
 from flows.cell import Plan
 from flows.grid import Cell
 from flows.parent_run import ParentRun
@@ -85,6 +85,14 @@ def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: 
         fan_out.check_dask(dask)
     folder = repository / RUNS / str(runtime.flow_run.id)
     folder.mkdir(parents=True, exist_ok=True)
+    with abandoned.alive(repository, folder.name):
+        abandoned.end_all(repository)
+        return _in_folder(folder, repository, cells, axes, jobs, dask)
+
+
+def _in_folder(
+    folder: Path, repository: Path, cells: Sequence[Cell], axes: Sequence[str], jobs: int, dask: str
+) -> State[Any]:
     parent = ParentRun(folder, cells, grid.axes(axes), artifacts.mlflow_tags())
     artifacts.link_to(parent.as_report())
     plans = [_plan(cell, repository, folder, parent.run_id) for cell in cells]

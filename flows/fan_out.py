@@ -53,6 +53,7 @@ def fan_out(plans: Sequence[Plan], jobs: int, dask: str, ended: Ended) -> None:
         dask: address of a scheduler; empty: on this machine.
         ended: is told of each cell.
     """
+    (plans[0].folder.parent / STOP).unlink(missing_ok=True)
     if dask:
         _on_dask(plans, dask, ended)
     elif jobs == 1 or len(plans) == 1:
@@ -122,7 +123,6 @@ def _on_dask(plans: Sequence[Plan], address: str, ended: Ended) -> None:
     from prefect_dask.task_runners import DaskTaskRunner
 
     stop = plans[0].folder.parent / STOP
-    stop.unlink(missing_ok=True)
     waiting, left = deque(plans), {plan.name: plan for plan in plans}
 
     def ticked(plan: Plan, state: State[Any]) -> None:

@@ -114,9 +114,14 @@ def has_finished(folder: Path) -> bool:
     return _read(folder)[1:] == ["FINISHED"]
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Returns whether the run of `folder` was begun in MLflow, and not ended."""
+    return len(_read(folder)) == 1
+
+
 def end_abandoned(folder: Path, status: str) -> None:
     """Ends the run of the workspace `folder` in MLflow if there is one that its process left running."""
-    if len(_read(folder)) == 1:
+    if is_unfinished(folder):
         terminate(store.connect(folder).client, folder, read_run_id(folder), status)
 
 

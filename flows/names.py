@@ -1,6 +1,6 @@
 """How a run is called, in MLflow and in Prefect."""
 
-from tasks.settings import Settings
+from tasks.settings import AggregatorSettings, Settings
 
 _STRENGTH = {
     "dirichlet": "alpha",
@@ -13,9 +13,12 @@ _STRENGTH = {
 
 
 def run_name(settings: Settings) -> str:
-    """Returns a run's name by what people compare: `mlp dirichlet(0.3) mean sgd`."""
+    """Returns a run's name by what people compare: `mlp dirichlet(0.3) mean(uniform) sgd`."""
     partition, federate = settings.partition, settings.federate
     kind: str = partition.kind
     if kind in _STRENGTH:
         kind = f"{kind}({getattr(partition, _STRENGTH[kind])})"
-    return f"{federate.model} {kind} {federate.aggregator.kind} {federate.client.kind}"
+    rule: str = federate.aggregator.kind
+    if federate.aggregator.weighting != AggregatorSettings().weighting:
+        rule = f"{rule}({federate.aggregator.weighting})"
+    return f"{federate.model} {kind} {rule} {federate.client.kind}"

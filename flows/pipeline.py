@@ -16,7 +16,7 @@ from prefect import Flow, flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import artifacts, live, overrides, server
+from flows import abandoned, artifacts, live, overrides, server
 from flows.names import run_name
 from flows.session import Session
 from flows.steps import TASKS
@@ -76,19 +76,21 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
     """
     command.quiet()
     try:
-        session = _open(_parsed(settings))
-        with _ending(session):
-            return _run(session, force, push)
+        repository = find_repository(Path.cwd())
+        with abandoned.alive(repository, str(runtime.flow_run.id)):
+            abandoned.end_all(repository)
+            session = _open(repository, _parsed(settings))
+            with _ending(session):
+                return _run(session, force, push)
     except (UndriftError, OSError) as exc:
         error = command.as_error(exc)
         return Failed(message=str(error), data=error)
 
 
-def _open(settings: Settings) -> Session:
-    repository = find_repository(Path.cwd())
+def _open(repository: Path, settings: Settings) -> Session:
     params = _PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
     workspace = Workspace.open(repository, str(runtime.flow_run.id), params, settings.data.path)
-    return Session(workspace, settings, artifacts.mlflow_tags())
+    return Session(workspace, settings, {**artifacts.mlflow_tags(), "mlflow.source.name": "python -m flows.pipeline"})
 
 
 @contextmanager

@@ -18,6 +18,7 @@ class Session:
         """`parent` is the MLflow run of a comparison that this run is a part of: then it always has its own run."""
         self.workspace, self.settings = workspace, settings
         self.is_child = bool(parent)
+        self.linked = ""
         self._tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
         self._live: LiveRun | None = None
 

@@ -1,4 +1,4 @@
-"""Task runs whose process died before it could tell Prefect's server: without this they would run for ever there."""
+"""Runs whose process died before it could tell Prefect's server: without this they would run for ever there."""
 
 import logging
 from collections.abc import Iterable
@@ -35,3 +35,19 @@ def crash_all(flow_run_id: UUID, message: str) -> None:
         log.debug("the task runs could not be read: %s", exc)
         return
     crash([each.id for each in found if each.state is None or not each.state.is_final()], message)
+
+
+def crash_flow_run(flow_run_id: UUID, message: str) -> None:
+    """Marks a flow run and its task runs as crashed, where the server knows it as running."""
+    import httpx
+
+    try:
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_run(flow_run_id)
+            if found.state is None or not found.state.is_running():
+                return
+            client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)
+    except (httpx.HTTPError, PrefectException) as exc:
+        log.debug("the flow run could not be marked crashed: %s", exc)
+        return
+    crash_all(flow_run_id, message)

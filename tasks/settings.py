@@ -277,7 +277,7 @@ class ScheduleSettings(Section):
     kind: Literal["constant", "exponential", "step", "cosine"] = Field(
         "constant",
         title="Kind",
-        description="1 · decay^(t-1) · decay^floor((t-1)/every) · half a cosine from 1 to `final`",
+        description="round t: 1, decay^(t-1), decay^floor((t-1)/every), or half a cosine from 1 to final",
     )
     decay: float = Field(
         0.99,
@@ -461,8 +461,8 @@ class LocalWorkSettings(Section):
     by_client: dict[str, Annotated[int, Field(ge=1)]] = Field(
         {}, title="By client", description="client id: epochs", json_schema_extra=_only("per_client")
     )
-    low: int = Field(1, ge=1, title="Fewest", description="epochs, included", json_schema_extra=_only("range"))
-    high: int = Field(5, ge=1, title="Most", description="epochs, included", json_schema_extra=_only("range"))
+    low: int = Field(1, ge=1, title="Fewest epochs", description="epochs, included", json_schema_extra=_only("range"))
+    high: int = Field(5, ge=1, title="Most epochs", description="epochs, included", json_schema_extra=_only("range"))
 
     @model_validator(mode="after")
     def _ordered(self) -> "LocalWorkSettings":

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -225,6 +226,7 @@ def prefect_server(shell, tmp_path_factory):
     url = f"http://127.0.0.1:{port}/api"
     said = tmp_path_factory.mktemp("server") / "log"
     off = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    off["PREFECT_UI_API_URL"] = url  # the pages would ask port 4200
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with said.open("w") as log:
         server = subprocess.Popen(command, env={**shell, **off}, stdout=log, stderr=log, start_new_session=True)
@@ -267,22 +269,33 @@ class Deployed:
         assert self.worker.poll() is None, self.said.read_text()[-3000:]
 
 
+@pytest.fixture(scope="session")
+def deploy(shell, prefect_server, tmp_path_factory):
+    """(repository, VARIABLE="value", ...) -> a `with` block in which `python -m flows.deployments` runs there."""
+
+    @contextmanager
+    def serve(repository, **environment):
+        said = tmp_path_factory.mktemp("worker") / "log"
+        command = [sys.executable, "-m", "flows.deployments", "--pool", f"test-{os.getpid()}-{said.parent.name}"]
+        environment = {**shell, "PREFECT_API_URL": prefect_server, **environment}
+        with said.open("w") as log:
+            worker = subprocess.Popen(command, cwd=repository, env=environment, stdout=log, stderr=log)
+        try:
+            until = time.monotonic() + 120
+            while "started!" not in said.read_text():
+                assert worker.poll() is None, said.read_text()
+                assert time.monotonic() < until, said.read_text()
+                time.sleep(0.2)
+            yield Deployed(repository, prefect_server, worker, said)
+        finally:
+            worker.send_signal(signal.SIGINT)
+            worker.wait(60)
+
+    return serve
+
+
 @pytest.fixture(scope="module")
-def deployed(copy_repository, shell, prefect_server, tmp_path_factory):
-    """`python -m flows.deployments` with a work pool of its own, until the module's last test."""
-    repository = copy_repository(tmp_path_factory.mktemp("deployed"))
-    said = tmp_path_factory.mktemp("worker") / "log"
-    command = [sys.executable, "-m", "flows.deployments", "--pool", f"test-{os.getpid()}-{said.parent.name}"]
-    environment = {**shell, "PREFECT_API_URL": prefect_server}
-    with said.open("w") as log:
-        worker = subprocess.Popen(command, cwd=repository, env=environment, stdout=log, stderr=log)
-    try:
-        until = time.monotonic() + 120
-        while "started!" not in said.read_text():
-            assert worker.poll() is None, said.read_text()
-            assert time.monotonic() < until, said.read_text()
-            time.sleep(0.2)
-        yield Deployed(repository, prefect_server, worker, said)
-    finally:
-        worker.send_signal(signal.SIGINT)
-        worker.wait(60)
+def deployed(copy_repository, deploy, tmp_path_factory):
+    """A repository whose deployments a worker runs, with a work pool of its own, until the module's last test."""
+    with deploy(copy_repository(tmp_path_factory.mktemp("deployed"))) as served:
+        yield served

@@ -60,7 +60,7 @@ class Shell:
     def run(self, *arguments: str) -> Done:
         started = self.start(*arguments)
         said, _ = started.communicate(timeout=900)
-        folders = sorted((self.repository / ".runs").glob("*"), key=lambda folder: folder.stat().st_mtime)
+        folders = sorted((self.repository / ".runs").glob("[!.]*"), key=lambda folder: folder.stat().st_mtime)
         return Done(started.returncode, said, folders[-1] if folders else self.repository)
 
     def mlflow(self) -> MlflowClient:
@@ -246,7 +246,9 @@ def statuses(compare: Shell) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(compare: Shell) -> None:
+def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(
+    compare: Shell, prefect_server: str
+) -> None:
     killed = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
     # The cells of one epoch end long before those of twenty.
     wait_for_line(killed, r"flows\.comparison - 2/4 ")
@@ -256,11 +258,20 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(com
     killed.wait()
     gone, alive = psutil.wait_procs(processes, timeout=15)
     assert (len(gone), alive) == (len(processes), [])
+    left = [name for name, status in statuses(compare).items() if status == "RUNNING"]
+    assert sorted(left) == ["compare epochs × seed", *(f"epochs=20, seed={seed}" for seed in (0, 1))]
+    folder = max((compare.repository / ".runs").glob("[!.]*"), key=lambda each: each.stat().st_mtime)
     again = compare.run(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
     assert again.status == 0, again.said
     ended = states(again.said)
     assert [ended[f"epochs=1, seed={seed}"] for seed in (0, 1)] == ["Cached", "Cached"]
     assert [row["status"] for row in compare.rows()] == ["finished"] * 4
+    # What the killed one left running was ended by the next.
+    client = compare.mlflow()
+    ended_there = client.search_runs(["1"], f"tags.`prefect.flow_run_id` = '{folder.name}'")
+    assert sorted(run.info.status for run in ended_there) == ["FAILED", "FAILED", "FAILED", "FINISHED", "FINISHED"]
+    killed_run = httpx.get(f"{prefect_server}/flow_runs/{folder.name}", trust_env=False).json()
+    assert killed_run["state"]["type"] == "CRASHED"
 
 
 @pytest.mark.slow
@@ -276,7 +287,7 @@ def test_a_terminated_comparison_ends_at_once_and_mlflow_says_killed(compare: Sh
     found = statuses(compare)
     assert {found[f"epochs=20, seed={seed}"] for seed in (0, 1)} == {"KILLED"}
     assert found["compare epochs × seed"] == "KILLED"
-    folder = max((compare.repository / ".runs").iterdir(), key=lambda each: each.stat().st_mtime)
+    folder = max((compare.repository / ".runs").glob("[!.]*"), key=lambda each: each.stat().st_mtime)
     flow_run = {"flow_runs": {"id": {"any_": [folder.name]}}}
     tasks = httpx.post(f"{prefect_server}/task_runs/filter", json=flow_run, trust_env=False).json()
     assert sorted(task["state"]["type"] for task in tasks) == ["COMPLETED", "COMPLETED", "CRASHED", "CRASHED"]

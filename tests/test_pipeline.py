@@ -82,7 +82,7 @@ def mlflow_run(repository: Path, workspace: Path) -> str:
 
 
 def only_workspace(repository: Path) -> Path:
-    return max((repository / ".runs").iterdir(), key=lambda folder: folder.stat().st_mtime)
+    return max((repository / ".runs").glob("[!.]*"), key=lambda folder: folder.stat().st_mtime)
 
 
 def test_first_run_does_every_step_and_says_nothing_else(first: Done) -> None:
@@ -182,7 +182,7 @@ def test_eight_runs_at_once_share_the_cache_and_nothing_else(
     with ThreadPoolExecutor(len(seeds)) as pool:
         done = list(pool.map(lambda seed: run(repository, "flows.pipeline", "-S", f"seed={seed}"), seeds))
     assert [each.status for each in done] == [0] * len(seeds), [each.said for each in done if each.status]
-    workspaces = list((repository / ".runs").iterdir())
+    workspaces = list((repository / ".runs").glob("[!.]*"))
     assert len(workspaces) == len(seeds)
     cache = repository / ".dvc/cache/files/md5"
     objects = {path.parent.name + path.name: path for path in cache.glob("*/*")}
