@@ -1,9 +1,12 @@
-"""Which Prefect server the commands talk to, and whether it answers."""
+"""Which Prefect and MLflow servers the commands talk to, and whether they answer."""
 
 import logging
+import os
+from pathlib import Path
 
+from flows import store
 from flows.store import one_line, without_password
-from tasks.errors import InputError
+from tasks.errors import InputError, TrackingLost
 
 _PATIENCE = 5.0
 
@@ -52,3 +55,29 @@ def require() -> None:
             "`export PREFECT_API_URL=http://127.0.0.1:4200/api`"
         )
     check()
+
+
+def check_mlflow(repository: Path) -> None:
+    """Finds out whether the store of MLFLOW_TRACKING_URI, if that is set, takes runs, before any step has begun.
+
+    Raises:
+        InputError: it does not answer within 5 s, refuses the password, or is no address of a store.
+        RunError: its experiment was deleted.
+    """
+    import httpx
+
+    url = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not url:
+        return
+    shown = without_password(url)
+    if url.startswith(("http:", "https:")):  # MLflow itself would try for minutes
+        try:
+            # No password is sent, so whose certificate it is does not matter yet.
+            httpx.get(f"{shown.rstrip('/')}/health", timeout=_PATIENCE, verify=False)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+            said = f"the MLflow server at MLFLOW_TRACKING_URI={shown} does not answer: {one_line(exc)}"
+            raise InputError(said) from exc
+    try:
+        store.connect(repository)
+    except TrackingLost as exc:
+        raise InputError(str(exc)) from exc

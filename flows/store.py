@@ -114,10 +114,16 @@ def error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) ->
 
     code = getattr(exc, "error_code", "")
     if code == "UNAUTHENTICATED":
-        which = "refuses the password" if os.environ.get("MLFLOW_TRACKING_USERNAME") else "wants a password"
-        return refused(f"MLflow at {shown} {which}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        return refused(unauthenticated(shown))
     stays = code in ("PERMISSION_DENIED", "INVALID_PARAMETER_VALUE") or isinstance(exc, ImportError | ArgumentError)
     return (refused if stays else TrackingLost)(f"MLflow at {shown}: {one_line(exc)}")
+
+
+def unauthenticated(shown: str) -> str:
+    """Says that the store at `shown` does not take the password that it was given, or wants one."""
+    given = os.environ.get("MLFLOW_TRACKING_USERNAME") or "@" in os.environ.get("MLFLOW_TRACKING_URI", "")
+    which = "refuses the password" if given else "wants a password"
+    return f"MLflow at {shown} {which}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 def without_password(uri: str) -> str:
