@@ -64,20 +64,14 @@ def check_mlflow(repository: Path) -> None:
         InputError: it does not answer within 5 s, refuses the password, or is no address of a store.
         RunError: its experiment was deleted.
     """
-    import httpx
-
     url = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not url:
         return
-    shown = without_password(url)
-    if url.startswith(("http:", "https:")):  # MLflow itself would try for minutes
-        try:
-            # No password is sent, so whose certificate it is does not matter yet.
-            httpx.get(f"{shown.rstrip('/')}/health", timeout=_PATIENCE, verify=False)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
-            said = f"the MLflow server at MLFLOW_TRACKING_URI={shown} does not answer: {one_line(exc)}"
-            raise InputError(said) from exc
     try:
+        if url.startswith(("http:", "https:")):
+            store.knock(url, _PATIENCE)
         store.connect(repository)
+    except OSError as exc:
+        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={without_password(url)}: {exc}") from exc
     except TrackingLost as exc:
         raise InputError(str(exc)) from exc

@@ -21,6 +21,7 @@ EXPERIMENT = "undrift"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _PATIENCE = 180.0
+_HTTP_PATIENCE = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -175,12 +176,24 @@ def _artifacts(home: Path, name: str, uri: str) -> str | None:
 
 
 def _reach(uri: str) -> None:
-    """Opens a database once: MLflow itself would try for 100 s."""
+    """Opens a database once, or knocks at a server: MLflow itself would try for minutes."""
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
+    if uri.startswith(("http:", "https:")):
+        knock(uri, _HTTP_PATIENCE)
     if re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri):
         create_engine(uri, poolclass=NullPool).connect().close()
+
+
+def knock(uri: str, seconds: float) -> None:
+    """Raises OSError if no MLflow server answers at `uri` in time. No password is sent, to whomever it is."""
+    import httpx
+
+    try:
+        httpx.get(f"{without_password(uri).rstrip('/')}/health", timeout=seconds, verify=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise OSError(f"it does not answer: {one_line(exc)}") from exc
 
 
 @contextmanager
