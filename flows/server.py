@@ -8,7 +8,7 @@ from flows import store
 from flows.store import one_line, without_password
 from tasks.errors import InputError, TrackingLost
 
-_PATIENCE = 5.0
+_PATIENCE = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def check() -> None:
     """Finds out whether the server, if there is one, answers: Prefect itself would try for minutes.
 
     Raises:
-        InputError: it does not answer within 5 s, is no Prefect server, or refuses the password.
+        InputError: it does not answer within 15 s, is no Prefect server, or refuses the password.
     """
     import httpx
     from prefect.settings import get_current_settings
@@ -61,7 +61,7 @@ def check_mlflow(repository: Path) -> None:
     """Finds out whether the store of MLFLOW_TRACKING_URI, if that is set, takes runs, before any step has begun.
 
     Raises:
-        InputError: it does not answer within 5 s, refuses the password, or is no address of a store.
+        InputError: it does not answer within 15 s, refuses the password, or is no address of a store.
         RunError: its experiment was deleted.
     """
     url = os.environ.get("MLFLOW_TRACKING_URI", "")

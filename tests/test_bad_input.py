@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 NOBODY = "http://127.0.0.1:9"
 RUN_ID = "0123456789abcdef" * 2
 PIPELINE, COMPARE, DIAGNOSE = "flows.pipeline", "flows.compare", "flows.diagnose"
-PATIENCE = 60.0
-"""Seconds that a command may take to give a server up, on a busy machine too: 5 s and what its imports take."""
+PATIENCE = 90.0
+"""Seconds that a command may take to give a server up, on a busy machine too: 15 s and what its imports take."""
 
 
 @dataclass(frozen=True)
