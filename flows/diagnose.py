@@ -1,6 +1,7 @@
 """`python -m flows.diagnose RUN`: why did the loss of that run go up?"""
 
 import logging
+import os
 import re
 import sys
 import tempfile
@@ -84,8 +85,11 @@ def _folder(folder: Path) -> tuple[Path, float]:
 
 @contextmanager
 def _logged(run_id: str) -> Iterator[tuple[Path, float]]:
+    repository = find_repository(Path.cwd())
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (repository / store.DATABASE).exists():
+        raise InputError(f"MLflow at sqlite:///{store.DATABASE} has no run {run_id}: there is no such file yet")
     try:
-        opened = store.connect(find_repository(Path.cwd()))
+        opened = store.connect(repository)
     except TrackingLost as exc:
         raise InputError(str(exc)) from exc
     with tracking.errors(opened.uri), tempfile.TemporaryDirectory() as holder:
@@ -132,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(run: str) -> None:
+    if not Path(run).is_dir():
+        server.check_mlflow(find_repository(Path.cwd()))
     if not server.address():  # a temporary one takes half a minute to start
         _diagnosed(run)
         return

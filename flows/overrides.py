@@ -23,11 +23,12 @@ def overridden(params: Path, overrides: Sequence[str]) -> str:
         SettingsError: the file cannot be read, an override is not of this form, or the settings are wrong.
     """
     load(params)
-    raw = yaml.safe_load(params.read_text(encoding="utf-8"))
+    text = params.read_text(encoding="utf-8")
+    raw = yaml.safe_load(text)
     missing = [name for name in Settings.model_fields if name not in raw]
     if missing:  # DVC knows a stage by what stands there, not by our defaults
         raise SettingsError(f"{params} lacks {', '.join(missing)}: change a copy of params.yaml, which has all")
-    text = laid_over(params.read_text(encoding="utf-8"), overrides)
+    text = laid_over(text, overrides)
     parse(yaml.safe_load(text))
     return text
 
@@ -47,7 +48,9 @@ def laid_over(text: str, overrides: Sequence[str]) -> str:
         copy = Path(holder, "params.yaml")
         copy.write_text(text, encoding="utf-8")
         for override in overrides:
-            if "=" not in override:
+            name, equals, _ = override.partition("=")
+            # ~name=value, which would delete, is Hydra's: every setting has a value.
+            if not (equals and name) or name.startswith("~"):
                 raise SettingsError(f"-S takes name=value, got {override!r}")
             try:
                 apply_overrides(copy, [override])
@@ -85,5 +88,7 @@ def _unknown(override: str) -> str:
 
 def _reason(exc: BaseException) -> str:
     lines = [line for line in str(exc.__cause__ or exc).strip().splitlines() if line.strip()]
+    if lines[:1] and lines[0].startswith("Error merging override"):
+        return "-S takes one value; python -m flows.compare --grid takes several"
     hint = [line for line in lines[1:2] if line.startswith("To append")]
     return " ".join([*lines[:1], *hint]) or type(exc).__name__

@@ -12,11 +12,16 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # before Prefect's import, which takes seconds
+    from flows import commands
+
+    sys.exit(commands.pipeline())
+
 from prefect import Flow, flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import abandoned, artifacts, live, overrides, server
+from flows import abandoned, artifacts, live, overrides
 from flows.names import run_name
 from flows.session import Session
 from flows.steps import TASKS
@@ -27,9 +32,8 @@ from tasks.settings import Settings, parse
 
 log = logging.getLogger("flows.pipeline")
 
-# The text of params.yaml that the command line made, whose spelling (1 or 1.0) a form's JSON would lose.
-_PARAMS: ContextVar[str] = ContextVar("params", default="")
-
+PARAMS: ContextVar[str] = ContextVar("params", default="")
+"""The text of params.yaml that the command line made, whose spelling (1 or 1.0) a form's JSON would lose."""
 
 _DEFAULTS = Settings()
 
@@ -88,7 +92,7 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
 
 
 def _open(repository: Path, settings: Settings) -> Session:
-    params = _PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
+    params = PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
     workspace = Workspace.open(repository, str(runtime.flow_run.id), params, settings.data.path)
     return Session(workspace, settings, {**artifacts.mlflow_tags(), "mlflow.source.name": "python -m flows.pipeline"})
 
@@ -125,43 +129,4 @@ def _error(step: str, state: State[Any]) -> UndriftError:
     """Returns the error of a failed state, of the kind that its exit status needs."""
     found = state.result(raise_on_failure=False)
     error = found if isinstance(found, UndriftError) else RunError(state.message or str(state.name))
-    return type(error)(f"{step}: {error}") if step else error
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    parser = command.Parser(
-        prog="python -m flows.pipeline",
-        description="Run the pipeline as one Prefect flow run in a workspace of its own: with a server when "
-        "PREFECT_API_URL is set, without one otherwise.",
-    )
-    parser.add_argument(
-        "-S",
-        dest="overrides",
-        metavar="NAME=VALUE",
-        action="append",
-        default=[],
-        help="a setting to change, as in dvc exp run -S; may be given again",
-    )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="another params.yaml")
-    parser.add_argument("--force", action="store_true", help="run every step, also what is in DVC's cache")
-    parser.add_argument("--push", action="store_true", help="send data and models to DVC's default remote at the end")
-    given = parser.parse_args(arguments)
-    command.prepare()
-    return command.run(lambda: _command(given.params, given.overrides, given.force, given.push))
-
-
-def _command(params: Path, changes: list[str], force: bool, push: bool) -> None:
-    import yaml
-
-    find_repository(Path.cwd())
-    server.check()
-    text = overrides.overridden(params, changes)
-    _PARAMS.set(text)
-    state = pipeline(parse(yaml.safe_load(text)), force=force, push=push, return_state=True)
-    if not state.is_completed():
-        raise _error("", state)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return type(error)(f"{step}: {error}")

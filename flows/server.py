@@ -1,11 +1,14 @@
-"""Which Prefect server the commands talk to, and whether it answers."""
+"""Which Prefect and MLflow servers the commands talk to, and whether they answer."""
 
 import logging
+import os
+from pathlib import Path
 
+from flows import store
 from flows.store import one_line, without_password
-from tasks.errors import InputError
+from tasks.errors import InputError, TrackingLost
 
-_PATIENCE = 5.0
+_PATIENCE = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ def check() -> None:
     """Finds out whether the server, if there is one, answers: Prefect itself would try for minutes.
 
     Raises:
-        InputError: it does not answer within 5 s, is no Prefect server, or refuses the password.
+        InputError: it does not answer within 15 s, is no Prefect server, or refuses the password.
     """
     import httpx
     from prefect.settings import get_current_settings
@@ -52,3 +55,23 @@ def require() -> None:
             "`export PREFECT_API_URL=http://127.0.0.1:4200/api`"
         )
     check()
+
+
+def check_mlflow(repository: Path) -> None:
+    """Finds out whether the store of MLFLOW_TRACKING_URI, if that is set, takes runs, before any step has begun.
+
+    Raises:
+        InputError: it does not answer within 15 s, refuses the password, or is no address of a store.
+        RunError: its experiment was deleted.
+    """
+    url = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not url:
+        return
+    try:
+        if url.startswith(("http:", "https:")):
+            store.knock(url, _PATIENCE)
+        store.connect(repository)
+    except OSError as exc:
+        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={without_password(url)}: {exc}") from exc
+    except TrackingLost as exc:
+        raise InputError(str(exc)) from exc

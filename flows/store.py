@@ -21,6 +21,7 @@ EXPERIMENT = "undrift"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 _PATIENCE = 180.0
+_HTTP_PATIENCE = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,16 @@ def error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) ->
 
     code = getattr(exc, "error_code", "")
     if code == "UNAUTHENTICATED":
-        which = "refuses the password" if os.environ.get("MLFLOW_TRACKING_USERNAME") else "wants a password"
-        return refused(f"MLflow at {shown} {which}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        return refused(unauthenticated(shown))
     stays = code in ("PERMISSION_DENIED", "INVALID_PARAMETER_VALUE") or isinstance(exc, ImportError | ArgumentError)
     return (refused if stays else TrackingLost)(f"MLflow at {shown}: {one_line(exc)}")
+
+
+def unauthenticated(shown: str) -> str:
+    """Says that the store at `shown` does not take the password that it was given, or wants one."""
+    given = os.environ.get("MLFLOW_TRACKING_USERNAME") or "@" in os.environ.get("MLFLOW_TRACKING_URI", "")
+    which = "refuses the password" if given else "wants a password"
+    return f"MLflow at {shown} {which}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 def without_password(uri: str) -> str:
@@ -169,12 +176,24 @@ def _artifacts(home: Path, name: str, uri: str) -> str | None:
 
 
 def _reach(uri: str) -> None:
-    """Opens a database once: MLflow itself would try for 100 s."""
+    """Opens a database once, or knocks at a server: MLflow itself would try for minutes."""
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
+    if uri.startswith(("http:", "https:")):
+        knock(uri, _HTTP_PATIENCE)
     if re.match(r"(sqlite|postgresql|mysql|mssql)\b", uri):
         create_engine(uri, poolclass=NullPool).connect().close()
+
+
+def knock(uri: str, seconds: float) -> None:
+    """Raises OSError if no MLflow server answers at `uri` in time. No password is sent, to whomever it is."""
+    import httpx
+
+    try:
+        httpx.get(f"{without_password(uri).rstrip('/')}/health", timeout=seconds, verify=False)
+    except (httpx.HTTPError, httpx.InvalidURL) as exc:
+        raise OSError(f"it does not answer: {one_line(exc)}") from exc
 
 
 @contextmanager

@@ -224,6 +224,8 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns values as DVC's configuration spells them; `cache.type` is a list."""
+    spelled = {key: ",".join(value) if isinstance(value, list) else value for key, value in values.items()}
     return {
-        key: str(value) for key, value in values.items() if isinstance(value, str | int | float | bool | os.PathLike)
+        key: str(value) for key, value in spelled.items() if isinstance(value, str | int | float | bool | os.PathLike)
     }

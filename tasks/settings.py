@@ -627,6 +627,12 @@ class TrackSettings(Section):
         "", title="Register as", description="name in MLflow's model registry for the models; empty: not registered"
     )
 
+    @model_validator(mode="after")
+    def _can_be_registered(self) -> "TrackSettings":
+        if set(self.register_as) & set("/:") or self.register_as != self.register_as.strip():
+            raise ValueError(f"register_as must hold no / or : and no space around it, got {self.register_as!r}")
+        return self
+
 
 class Settings(Section):
     """All settings of a run: params.yaml."""

@@ -1,0 +1,123 @@
+"""`python -m flows.pipeline` and `python -m flows.compare`, up to Prefect's import, which takes seconds.
+
+`--help` and a setting that is wrong are answered at once: everything that can be known without a server is found out
+first, then the server is asked whether it is there, and then the flow begins.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import overrides
+from flows.workspace import find_repository
+from tasks import command
+from tasks.errors import InputError, RunError, UndriftError
+from tasks.settings import parse
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+
+def pipeline(arguments: list[str] | None = None) -> int:
+    """Runs the pipeline's command; returns its exit status."""
+    parser = command.Parser(
+        prog="python -m flows.pipeline",
+        description="Run the pipeline as one Prefect flow run in a workspace of its own: with a server when "
+        "PREFECT_API_URL is set, without one otherwise.",
+    )
+    _add_settings(parser, "a setting to change")
+    parser.add_argument("--force", action="store_true", help="run every step, also what is in DVC's cache")
+    parser.add_argument("--push", action="store_true", help="send data and models to DVC's default remote at the end")
+    given = parser.parse_args(arguments)
+    command.prepare()
+    return command.run(lambda: _pipeline(given))
+
+
+def compare(arguments: list[str] | None = None) -> int:
+    """Runs the comparison's command; returns its exit status."""
+    parser = command.Parser(
+        prog="python -m flows.compare",
+        description="Run every combination of a grid of settings on the same clients, as one Prefect flow run. Writes "
+        "reports/compare.csv, .md and .png, and logs a parent run with a child a cell to MLflow.",
+        epilog="A list is one value: --grid preprocess.resize=[16,16],[8,8] has two. Unless the grid is about data or "
+        "partition, or partition.seed is set, all cells share the clients of the base's seed. The workers of a Dask "
+        "cluster need the repository's folder by the same path, PYTHONPATH, PREFECT_API_URL and MLFLOW_TRACKING_URI.",
+    )
+    parser.add_argument(
+        "--grid",
+        metavar="NAME=VALUE,VALUE",
+        action="append",
+        default=[],
+        help="a setting and its values; may be given again",
+    )
+    _add_settings(parser, "a setting to change in every cell")
+    parser.add_argument(
+        "--jobs", type=int, default=0, metavar="N", help="processes at a time; default: what cores and memory allow"
+    )
+    parser.add_argument("--dask", default="", metavar="ADDRESS", help="run the cells on this Dask scheduler's workers")
+    given = parser.parse_args(arguments)
+    command.prepare()
+    return command.run(lambda: _compare(given))
+
+
+def _add_settings(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "-S",
+        dest="overrides",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help=f"{what}, as in dvc exp run -S; may be given again",
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="another params.yaml")
+
+
+def _pipeline(given: argparse.Namespace) -> None:
+    import yaml
+
+    repository = find_repository(Path.cwd())
+    text = overrides.overridden(given.params, given.overrides)
+    _find_servers(repository)
+    from flows import pipeline
+
+    pipeline.PARAMS.set(text)
+    settings = parse(yaml.safe_load(text))
+    _end(pipeline.pipeline(settings, force=given.force, push=given.push, return_state=True))
+
+
+def _compare(given: argparse.Namespace) -> None:
+    import yaml
+
+    from flows import grid
+
+    if given.jobs < 0:
+        raise InputError(f"--jobs must be >= 0, got {given.jobs}")
+    repository = find_repository(Path.cwd())
+    text = overrides.overridden(given.params, given.overrides)
+    same_clients = not any(change.lstrip("+").startswith("partition.seed=") for change in given.overrides)
+    grid.cells(text, given.grid, same_clients)
+    _find_servers(repository)
+    from flows import comparison, fan_out
+
+    if given.dask:
+        fan_out.check_dask(given.dask)
+    comparison.PARAMS.set(text)
+    settings = parse(yaml.safe_load(text))
+    _end(comparison.compare(given.grid, settings, same_clients, given.jobs, given.dask, return_state=True))
+
+
+def _find_servers(repository: Path) -> None:
+    # Prefect, as it is imported, leaves a console alone that is there already: its lines would lack time and task.
+    logging.getLogger().handlers.clear()
+    from flows import server
+
+    server.check()
+    server.check_mlflow(repository)
+
+
+def _end(state: "State[Any]") -> None:
+    if state.is_completed():
+        return
+    found: Any = state.result(raise_on_failure=False)
+    raise found if isinstance(found, UndriftError) else RunError(state.message or str(state.name))
