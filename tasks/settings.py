@@ -659,8 +659,9 @@ class FederateSettings(Section):
     @model_validator(mode="after")
     def _one_vector_where_the_aggregator_protects(self) -> "FederateSettings":
         if self.client.kind in ("scaffold", "feddyn", "mimelite") and self.aggregator.kind in PROTECTING:
+            allowed = "sgd or fedprox" if self.aggregator.kind == "dp_mean" else "sgd, fedprox or fednova"
             raise ValueError(
-                f"client.kind must be sgd, fedprox or fednova with aggregator.kind {self.aggregator.kind}, for what "
+                f"client.kind must be {allowed} with aggregator.kind {self.aggregator.kind}, for what "
                 f"else {self.client.kind} sends is only averaged, so that one client could change the model at will "
                 f"(or be found in it), got {self.client.kind}"
             )
