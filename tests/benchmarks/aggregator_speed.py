@@ -96,6 +96,10 @@ def settings_of(kind: str, num_rounds: int) -> Settings:
     return parse({"federate": {**never, "client": client, "aggregator": aggregator}})
 
 
+Seconds = dict[str, list[float]]
+"""Of each timed round, by kind."""
+
+
 def run(kind: str, num_rounds: int, cohort: Cohort, folder: Path, turns: Turns, seconds: Seconds) -> None:
     """Trains under `kind`, a round a turn, and notes the seconds of each."""
     settings = settings_of(kind, num_rounds)
