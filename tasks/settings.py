@@ -365,15 +365,108 @@ class ClientSettings(Section):
         return self
 
 
+PROTECTING = ("median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "clipped_mean", "dp_mean")
+"""The aggregators that bound what one client can do; what bypasses them would break the promise."""
+
+
 class AggregatorSettings(Section):
     """How the clients' updates become one."""
 
-    kind: Literal["mean"] = Field("mean", title="Kind", description="the rule that combines the updates")
+    kind: Literal[
+        "mean",
+        "median",
+        "trimmed_mean",
+        "geometric_median",
+        "krum",
+        "multi_krum",
+        "clipped_mean",
+        "dp_mean",
+        "compressed_mean",
+    ] = Field("mean", title="Kind", description="the rule that combines the updates")
     weighting: Literal["examples", "uniform", "inverse_variance"] = Field(
         "examples",
         title="Weighting",
         description="weight of a client: its examples, 1, or 1 / variance of its preprocessed features",
-        json_schema_extra=_only("mean"),
+        json_schema_extra=_only("mean", "geometric_median", "clipped_mean", "compressed_mean"),
+    )
+    trim: float = Field(
+        0.2,
+        ge=0,
+        lt=0.5,
+        title="Trim",
+        description="fraction of the clients left out at each end of every entry, rounded down to whole clients",
+        json_schema_extra=_only("trimmed_mean"),
+    )
+    num_faulty: int = Field(
+        1,
+        ge=0,
+        title="Faulty clients",
+        description="f, how many clients may send anything at all; a round needs at least 2f + 3",
+        json_schema_extra=_only("krum", "multi_krum"),
+    )
+    num_selected: int = Field(
+        0,
+        ge=0,
+        title="Selected clients",
+        description="m, how many of the best updates are averaged; 0: all but num_faulty",
+        json_schema_extra=_only("multi_krum"),
+    )
+    clipping: Literal["fixed", "adaptive"] = Field(
+        "fixed",
+        title="Clipping",
+        description="longest update: clip_norm, or from there towards a quantile of the updates' norms",
+        json_schema_extra=_only("clipped_mean", "dp_mean"),
+    )
+    clip_norm: float = Field(
+        1.0,
+        gt=0,
+        title="Clip norm",
+        description="L2 norm to which longer updates are scaled; with adaptive clipping, in the first round",
+        json_schema_extra=_only("clipped_mean", "dp_mean"),
+    )
+    clip_quantile: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        title="Clip quantile",
+        description="share of the updates that adaptive clipping leaves as they are",
+        json_schema_extra=_only("clipped_mean", "dp_mean"),
+    )
+    zeroing: bool = Field(
+        False,
+        title="Zeroing",
+        description="make updates zero whose largest entry is far beyond the others'",
+        json_schema_extra=_only("clipped_mean"),
+    )
+    noise_multiplier: float = Field(
+        1.0,
+        gt=0,
+        title="Noise multiplier",
+        description="sd of the Gaussian noise on the sum of the updates, in units of the clip norm",
+        json_schema_extra=_only("dp_mean"),
+    )
+    delta: float = Field(
+        1e-5,
+        gt=0,
+        lt=1,
+        title="Delta",
+        description="of the (epsilon, delta) guarantee; below 1 / number of clients",
+        json_schema_extra=_only("dp_mean"),
+    )
+    target_epsilon: float = Field(
+        0.0,
+        ge=0,
+        title="Target epsilon",
+        description="a run that would spend more is refused; 0: no limit",
+        json_schema_extra=_only("dp_mean"),
+    )
+    quantization_bits: int = Field(
+        8,
+        ge=1,
+        le=16,
+        title="Bits",
+        description="bits an entry of a quantised update",
+        json_schema_extra=_only("compressed_mean"),
     )
 
 
@@ -561,6 +654,48 @@ class FederateSettings(Section):
                 f"width needs aggregator.kind mean, got {self.aggregator.kind}: the others would count the parameters "
                 "that a client does not hold as votes for no change"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_vector_where_the_aggregator_protects(self) -> "FederateSettings":
+        if self.client.kind in ("scaffold", "feddyn", "mimelite") and self.aggregator.kind in PROTECTING:
+            allowed = "sgd or fedprox" if self.aggregator.kind == "dp_mean" else "sgd, fedprox or fednova"
+            raise ValueError(
+                f"client.kind must be {allowed} with aggregator.kind {self.aggregator.kind}, for what "
+                f"else {self.client.kind} sends is only averaged, so that one client could change the model at will "
+                f"(or be found in it), got {self.client.kind}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_beside_what_is_private(self) -> "FederateSettings":
+        if self.aggregator.kind != "dp_mean":
+            return self
+        breaks = {
+            "sampling.kind must be all or uniform": (
+                self.sampling.kind not in ("all", "uniform"),
+                f"for no epsilon is known where the data decide who takes part, got {self.sampling.kind}",
+            ),
+            "guard must be stop or continue": (
+                self.guard == "rollback",
+                "for going back to the lowest training loss reveals it without noise, got rollback",
+            ),
+            "client.kind must be sgd or fedprox": (
+                self.client.kind == "fednova",
+                "for FedNova's step count is averaged without noise, got fednova",
+            ),
+            "early_stopping.patience must be 0": (
+                self.early_stopping.patience > 0,
+                f"for stopping by the training loss reveals it without noise, got {self.early_stopping.patience}",
+            ),
+            "shared_fraction must be 0": (
+                self.shared_fraction > 0,
+                f"for it shows clients' examples to all the others, got {self.shared_fraction}",
+            ),
+        }
+        for allowed, (broken, reason) in breaks.items():
+            if broken:
+                raise ValueError(f"{allowed} with aggregator.kind dp_mean, {reason}")
         return self
 
 

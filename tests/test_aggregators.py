@@ -1,11 +1,14 @@
+import math
 from typing import get_args
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 
-from tasks.errors import DataError
-from tasks.federate.aggregators import FACTORIES, RULES, client_weights
+from tasks.errors import DataError, SettingsError
+from tasks.federate.aggregators import FACTORIES, RULES, UNWEIGHTED, aggregator, check, client_weights, weighting_of
+from tasks.federate.checkpoint import Checkpoints
 from tasks.settings import AggregatorSettings
 
 
@@ -14,21 +17,38 @@ def kinds(field):
 
 
 @pytest.fixture(scope="module")
-def combine(one_thread):
-    """(kind, updates (K, P), weights (K,)) -> the aggregate (P,)."""
+def rounds_of(one_thread):
+    """(kind, rounds of updates (R, K, P), weights (K,), settings ...) -> the aggregate of each round (R, P)."""
 
-    def run(kind, updates, weights):
-        vector = tff.TensorType(np.float32, [len(updates[0])])
-        process = FACTORIES[kind](AggregatorSettings(kind=kind)).create(vector, tff.TensorType(np.float32))
+    def run(kind, rounds, weights=None, num_clients=None, **chosen):
+        num_updates, num_params = np.shape(rounds)[1:]
+        factory = aggregator(AggregatorSettings(kind=kind, **chosen), num_clients or num_updates)
+        process = factory.create(tff.TensorType(np.float32, [num_params]), tff.TensorType(np.float32))
+        found, weights = [], np.ones(num_updates) if weights is None else weights
         with one_thread():
             state = process.initialize()
-            return process.next(state, list(updates), [np.float32(w) for w in weights]).result
+            for updates in rounds:
+                output = process.next(state, list(np.asarray(updates, np.float32)), list(np.float32(weights)))
+                state = output.state
+                found.append(output.result)
+        return np.stack(found)
 
     return run
 
 
-def test_registry_has_the_kinds_of_the_settings():
+@pytest.fixture(scope="module")
+def combine(rounds_of):
+    """(kind, updates (K, P), weights (K,), settings ...) -> the aggregate (P,)."""
+    return lambda kind, updates, weights=None, **chosen: rounds_of(kind, [updates], weights, **chosen)[0]
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_registries_have_the_kinds_of_the_settings():
     assert set(FACTORIES) | set(RULES) == kinds("kind")
+    assert not set(FACTORIES) & set(RULES)
 
 
 def test_mean_is_the_weighted_mean(combine):
@@ -91,3 +111,242 @@ def test_inverse_variance_of_equal_features_is_an_error_that_names_the_client(va
 def test_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match="unknown weighting 'size'"):
         client_weights("size", DATA)
+
+
+def test_kinds_without_weights_count_clients_alike():
+    used_by = AggregatorSettings.model_fields["weighting"].json_schema_extra["used_by"]
+    assert set(used_by) | set(UNWEIGHTED) == kinds("kind")
+    for kind in kinds("kind"):
+        expected = "uniform" if kind in UNWEIGHTED else "inverse_variance"
+        weighting = "examples" if kind in UNWEIGHTED else "inverse_variance"
+        assert weighting_of(AggregatorSettings(kind=kind, weighting=weighting)) == expected
+
+
+def clipped(updates, norm):
+    return np.stack([u * min(1.0, norm / np.linalg.norm(u)) for u in np.asarray(updates, np.float64)])
+
+
+def test_clipped_mean_is_the_weighted_mean_of_updates_no_longer_than_the_norm(combine):
+    updates, weights = normal(6, 8) * np.array([[0.01], [0.1], [1], [1], [10], [1e6]]), np.arange(1.0, 7)
+    expected = weights @ clipped(updates, 1.5) / weights.sum()
+    np.testing.assert_allclose(combine("clipped_mean", updates, weights, clip_norm=1.5), expected, atol=1e-6)
+
+
+def test_clipped_mean_with_a_large_norm_is_the_mean(combine):
+    updates, weights = normal(5, 8), np.arange(1.0, 6)
+    found = combine("clipped_mean", updates, weights, clip_norm=1e6)
+    np.testing.assert_allclose(found, combine("mean", updates, weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e10, 1e18])
+def test_one_client_moves_a_clipped_mean_by_no_more_than_its_share_of_the_norm(combine, size):
+    honest = 0.1 * normal(9, 8)
+    without = combine("clipped_mean", [*honest, np.zeros(8)], clip_norm=1.0)
+    attacked = combine("clipped_mean", [*honest, np.full(8, size)], clip_norm=1.0)
+    # 1 of 10 clients, clip norm 1.
+    assert np.linalg.norm(attacked - without) == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.mark.parametrize("quantile", [0.2, 0.5, 0.9])
+def test_adaptive_norm_goes_to_the_quantile_of_the_norms(rounds_of, quantile):
+    # Updates of one entry, 0.21, 0.41 … 9.81: their mean tells the norm C: Σ min(u, C) / K.
+    updates, norm, expected = np.arange(0.21, 10, 0.2), 1.0, []
+    for _ in range(100):
+        expected.append(np.minimum(updates, norm).mean())
+        norm *= math.exp(-0.2 * (np.mean(updates <= norm) - quantile))
+    chosen = {"clipping": "adaptive", "clip_norm": 1.0, "clip_quantile": quantile}
+    found = rounds_of("clipped_mean", [updates[:, None]] * 100, **chosen).ravel()
+    # Where C passes one of the updates, float32 may see it a round later, and step by exp(0.2 / K) more.
+    np.testing.assert_allclose(found, expected, rtol=5e-3)
+    assert norm == pytest.approx(np.quantile(updates, quantile, method="inverted_cdf"), rel=0.05)
+
+
+def test_zeroing_drops_updates_far_beyond_the_others(combine):
+    # In the first round an entry may be 2·10 + 1 = 21; the zeroed client keeps its weight.
+    updates = np.array([[1.0, 0.0], [0.0, 1.0], [22.0, 0.0], [-1e6, 1.0]])
+    found = combine("clipped_mean", updates, clip_norm=100.0, zeroing=True)
+    np.testing.assert_allclose(found, [0.25, 0.25], atol=1e-6)
+    np.testing.assert_allclose(combine("clipped_mean", updates, clip_norm=1e9), updates.mean(axis=0), rtol=1e-5)
+
+
+def test_zeroing_follows_updates_that_are_all_large(rounds_of):
+    # All above the estimate: it grows by up to 10 a round, and soon nothing is zeroed any more.
+    updates = 1e3 * (2 + normal(5, 3))
+    found = rounds_of("clipped_mean", [updates] * 4, clip_norm=1e9, zeroing=True)
+    np.testing.assert_array_equal(found[0], np.zeros(3))
+    np.testing.assert_allclose(found[-1], updates.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8, 16])
+def test_compressed_mean_is_within_half_a_level_of_the_mean(combine, bits):
+    updates, weights = normal(5, 400), np.array([1.0, 5, 2, 9, 3])
+    mean = weights @ updates.astype(np.float64) / weights.sum()
+    ranges = weights * (updates.max(axis=1) - updates.min(axis=1))
+    half_a_level = ranges.sum() / weights.sum() / (2**bits - 1) / 2
+    off = np.abs(combine("compressed_mean", updates, weights, quantization_bits=bits) - mean).max()
+    assert off <= half_a_level + 1e-5
+    # It is quantised: the largest error of 400 entries is not a small part of the bound.
+    assert off > 0.2 * half_a_level
+
+
+def test_compressed_update_has_no_more_values_than_levels(combine):
+    (update,) = normal(1, 1000)
+    found = combine("compressed_mean", [update], quantization_bits=3)
+    assert len(np.unique(found)) == 8
+    assert [found.min(), found.max()] == pytest.approx([update.min(), update.max()], rel=1e-5)
+
+
+def test_compressed_mean_is_the_same_every_time(combine):
+    updates = normal(4, 50)
+    first, second = (combine("compressed_mean", updates, quantization_bits=4) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_compressed_mean_of_constant_updates_is_exact(combine):
+    updates = np.outer([1.0, -3.0], np.ones(5))
+    np.testing.assert_allclose(combine("compressed_mean", updates), -np.ones(5), rtol=1e-6)
+
+
+def test_dp_noise_has_the_sd_of_its_multiplier_and_is_centred_on_the_clipped_mean(combine):
+    updates, num_params = normal(8, 40_000), 40_000
+    found = combine("dp_mean", updates, clip_norm=3.0, noise_multiplier=2.0)
+    noise = found - clipped(updates, 3.0).mean(axis=0)
+    # sd of the mean's noise: multiplier · clip / K = 2·3/8. Of n draws, the estimated sd is within 5·sd/√(2n), the mean
+    # within 5·sd/√n, both but once in 1.7 million times.
+    sd = 2 * 3 / 8
+    assert noise.std() == pytest.approx(sd, abs=5 * sd / math.sqrt(2 * num_params))
+    assert abs(noise.mean()) < 5 * sd / math.sqrt(num_params)
+    # A Gaussian's share beyond 2 sd is 4.55 %, here within 5 binomial sd.
+    beyond = np.mean(np.abs(noise) > 2 * sd)
+    assert beyond == pytest.approx(0.0455, abs=5 * math.sqrt(0.0455 * 0.9545 / num_params))
+
+
+def test_dp_noise_is_fresh_in_every_round_and_run_whatever_the_seed_of_tensorflow(rounds_of):
+    drawn = []
+    for _ in range(2):
+        tf.random.set_seed(1)
+        drawn += list(rounds_of("dp_mean", np.zeros((2, 3, 50))))
+    for i, noise in enumerate(drawn):
+        for other in drawn[:i]:
+            # Two independent draws of 50 normal numbers with a correlation above 0.8: once in 10^12.
+            assert abs(np.corrcoef(noise, other)[0, 1]) < 0.8
+
+
+def test_one_client_moves_a_dp_mean_by_no_more_than_twice_the_norm_over_k(combine):
+    # The noise of 1e-6 · 1 / 10 is far below what is compared: the sensitivity that privacy.py counts on.
+    honest = 0.1 * normal(9, 8)
+    low, high = (
+        combine("dp_mean", [*honest, np.full(8, sign * 1e9)], clip_norm=1.0, noise_multiplier=1e-6) for sign in (-1, 1)
+    )
+    assert np.linalg.norm(high - low) == pytest.approx(2 * 1.0 / 10, rel=1e-3)
+
+
+def test_dp_mean_counts_a_missing_client_as_zero_and_all_alike(combine):
+    updates = 0.1 * normal(3, 8)
+    found = combine("dp_mean", updates, [1.0, 50, 7], num_clients=4, clip_norm=9.0, noise_multiplier=1e-6)
+    np.testing.assert_allclose(found, updates.sum(axis=0) / 4, atol=1e-4)
+
+
+def test_adaptive_dp_mean_clips_at_first_with_the_norm_that_was_given_and_then_follows_the_quantile(rounds_of):
+    updates = np.linspace(0.1, 10, 100)[:, None]
+    found = rounds_of(
+        "dp_mean", [updates] * 60, clipping="adaptive", clip_norm=1.0, clip_quantile=0.5, noise_multiplier=1e-4
+    )
+    # Σ min(u, C) / 100, C = 1 at first and then near the median 5. The count's noise of 5 % moves C by 0.2 · 5 % a
+    # round, and a tenth of its distance is made good in each: in the end an sd of 1 % / √(2 · 0.1) = 2.2 %.
+    assert found[0] == pytest.approx(np.minimum(updates, 1).mean(), abs=1e-3)
+    low, high = (np.minimum(updates, 5 * (1 + off)).mean() for off in (-0.15, 0.15))
+    assert low <= found[-1] <= high
+
+
+def test_adaptive_dp_noise_makes_up_for_the_noised_count(combine):
+    updates, num_params = np.zeros((40, 40_000)), 40_000
+    found = combine("dp_mean", updates, clipping="adaptive", clip_norm=1.0, noise_multiplier=1.0)
+    # The count's noise has sd 40/20 = 2, a multiplier of 4 for its sensitivity of 1/2, so that the sum's must be
+    # (1⁻² − 4⁻²)^−½ (Andrew 2021, Theorem 1).
+    sd = (1 - 1 / 16) ** -0.5 / 40
+    assert found.std() == pytest.approx(sd, abs=5 * sd / math.sqrt(2 * num_params))
+
+
+STATEFUL = [
+    ("clipped_mean", {"clipping": "adaptive", "zeroing": True}),
+    ("dp_mean", {"noise_multiplier": 0.5}),
+    ("dp_mean", {"clipping": "adaptive", "noise_multiplier": 0.1}),
+    ("compressed_mean", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "chosen"), STATEFUL)
+def test_the_state_of_an_aggregator_comes_back_from_a_checkpoint(one_thread, tmp_path, kind, chosen):
+    factory = aggregator(AggregatorSettings(kind=kind, **chosen), 4)
+    process = factory.create(tff.TensorType(np.float32, [3]), tff.TensorType(np.float32))
+    updates, weights, checkpoints = list(normal(4, 3)), [np.float32(1)] * 4, Checkpoints(tmp_path / "c", {})
+    with one_thread():
+        state = process.next(process.initialize(), updates, weights).state
+        checkpoints.save(1, state)
+        loaded = checkpoints.load(1, process.initialize())
+        checkpoints.close()
+        for found, expected in zip(tf.nest.flatten(loaded), tf.nest.flatten(state), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        process.next(loaded, updates, weights)
+
+
+def refusal(settings, num_clients):
+    with pytest.raises(SettingsError) as caught:
+        check(settings, num_clients)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def chosen(settings_of, dotted):
+    return settings_of({f"federate.aggregator.{name}": value for name, value in dotted.items()})
+
+
+def test_a_trim_that_leaves_out_nobody_is_refused(settings_of):
+    settings = chosen(settings_of, {"kind": "trimmed_mean", "trim": 0.2})
+    check(settings, 5)
+    assert refusal(settings, 4) == (
+        "federate.aggregator.trim must be 0, or >= 1/4 and < 0.5, for it leaves out nobody of the 4 clients in a "
+        "round, got 0.2"
+    )
+    assert "must be 0, for it leaves out nobody of the 2 clients" in refusal(settings, 2)
+    check(chosen(settings_of, {"kind": "trimmed_mean", "trim": 0.0}), 1)
+
+
+@pytest.mark.parametrize("trim", [0.5, 0.7, -0.1])
+def test_a_trim_that_leaves_nobody_is_refused(settings_of, trim):
+    with pytest.raises(SettingsError, match=r"federate\.aggregator\.trim must be (< 0\.5|>= 0)"):
+        chosen(settings_of, {"kind": "trimmed_mean", "trim": trim})
+
+
+@pytest.mark.parametrize("kind", ["krum", "multi_krum"])
+def test_more_faulty_clients_than_krum_bears_are_refused(settings_of, kind):
+    settings = chosen(settings_of, {"kind": kind, "num_faulty": 3})
+    check(settings, 9)
+    assert refusal(settings, 8) == (
+        f"federate.aggregator.num_faulty is too large for the 8 clients in a round, of which {kind} needs "
+        "2 * num_faulty + 3: must be <= 2, got 3"
+    )
+    assert "at least 3 are needed, got 0" in refusal(chosen(settings_of, {"kind": kind, "num_faulty": 0}), 2)
+
+
+def test_krum_is_checked_against_the_clients_of_a_round_not_of_the_run(settings_of):
+    dotted = {
+        "federate.aggregator.kind": "krum",
+        "federate.aggregator.num_faulty": 2,
+        "federate.sampling.kind": "uniform",
+        "federate.sampling.clients_per_round": 6,
+    }
+    assert "for the 6 clients in a round" in refusal(settings_of(dotted), 100)
+    check(settings_of(dotted | {"federate.sampling.clients_per_round": 7}), 100)
+
+
+def test_more_selected_than_there_are_is_refused(settings_of):
+    settings = chosen(settings_of, {"kind": "multi_krum", "num_selected": 8})
+    check(settings, 8)
+    assert refusal(settings, 7) == ("federate.aggregator.num_selected must be <= 7, the clients in a round, got 8")
+
+
+@pytest.mark.parametrize("kind", ["mean", "median", "geometric_median", "clipped_mean", "compressed_mean"])
+def test_other_kinds_take_any_number_of_clients(settings_of, kind):
+    check(chosen(settings_of, {"kind": kind}), 1)

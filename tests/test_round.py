@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.federate.aggregators import mean
+from tasks.federate.aggregators import aggregator
 from tasks.federate.architecture import whole
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.descent import LocalTraining
@@ -62,7 +62,7 @@ def make_round(model, masked=False, server=None, **changes):
     )
     server = server or ServerOptimizerSettings()
     optimizer = SERVER_OPTIMIZERS[server.kind](server)
-    return build_round([whole(model, SHAPE)], training, mean(AggregatorSettings()), optimizer, masked)
+    return build_round([whole(model, SHAPE)], training, aggregator(AggregatorSettings(), 4), optimizer, masked)
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,11 @@ def test_a_registry_holds_exactly_the_kinds_of_its_setting(setting: str, path: s
     assert keys(path, name) == list(get_args(fields()[setting].annotation))
 
 
+def test_the_registries_of_aggregators_hold_exactly_their_kinds() -> None:
+    held = [kind for name in ("FACTORIES", "RULES") for kind in keys("tasks/federate/aggregators.py", name)]
+    assert sorted(held) == sorted(get_args(fields()["federate.aggregator.kind"].annotation))
+
+
 def test_every_model_by_name_is_allowed() -> None:
     for name in keys("tasks/federate/models.py", "BUILDERS"):
         assert parse(changed("federate.model", name)).federate.model == name

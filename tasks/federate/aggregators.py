@@ -1,51 +1,161 @@
-"""How the clients' updates become one: `tff.aggregators` factories on flat updates (P,)."""
+"""How the clients' updates become one: sums by `tff.aggregators`, rules that need every update by robust.py."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import tensorflow_federated as tff
 from numpy.typing import NDArray
 
-from tasks.errors import DataError
-from tasks.settings import AggregatorSettings
+from tasks.errors import DataError, SettingsError
+from tasks.federate.privacy import check_privacy
+from tasks.federate.robust import Rule, geometric_median, median, multi_krum, num_trimmed, trimmed_mean
+from tasks.federate.schedule import clients_per_round
+from tasks.settings import AggregatorSettings, Settings
+
+# How fast the adaptive norm follows its quantile: it changes by at most exp(0.2) a round (Andrew 2021, section 3.1).
+_CLIP_LEARNING_RATE = 0.2
 
 
-@dataclass(frozen=True)
-class Combined:
-    """What a rule makes of the updates."""
-
-    update: NDArray[np.float32]
-    """(P,)"""
-    influence: NDArray[np.float64] | None
-    """(K,) share of each client in `update`, summing to 1; None where the rule works entry by entry."""
-
-
-Rule = Callable[[Sequence[NDArray[np.float32]], NDArray[np.float64]], Combined]
-"""(K updates (P,), weights (K,)) -> Combined, for the kinds that need every update at once."""
-
-
-def mean(settings: AggregatorSettings) -> Any:
+def mean(settings: AggregatorSettings, num_clients: int) -> Any:
     """Σ w_k Δ_k / Σ w_k (McMahan 2017, Algorithm 1); 0 if every weight is 0."""
-    del settings  # The weights come with the clients.
+    del settings, num_clients  # The weights come with the clients.
     return tff.aggregators.MeanFactory(no_nan_division=True)
 
 
-FACTORIES: dict[str, Callable[[AggregatorSettings], Any]] = {"mean": mean}
+def clipped_mean(settings: AggregatorSettings, num_clients: int) -> Any:
+    """The mean of Δ_k · min(1, C / ‖Δ_k‖): no client moves the result by more than its weight's share of C.
+
+    C is `clip_norm`, or adaptive: from there C ← C · exp(−0.2 (b − q)) with b the share of the updates that are not
+    longer than C, which leads it to their q-quantile (Andrew 2021, arXiv 1905.03871, equation 2, without noise).
+
+    With zeroing, updates whose largest entry is above 2x + 1 count as zero, x following the 98 % quantile of the
+    largest entries from 10 on by up to a factor of 10 a round, as in `tff.learning.robust_aggregator`. The zeroed keep
+    their weight and pull the mean towards zero; who sends such updates in every round moves the quantile.
+    """
+    factory = tff.aggregators.clipping_factory(_clip_norm(settings), mean(settings, num_clients))
+    return tff.aggregators.zeroing_factory(_zeroing_norm(), factory) if settings.zeroing else factory
 
 
-RULES: dict[str, Callable[[AggregatorSettings], Rule]] = {}
+def dp_mean(settings: AggregatorSettings, num_clients: int) -> Any:
+    """(Σ Δ_k · min(1, C / ‖Δ_k‖) + noise) / K (DP-FedAvg: McMahan 2018, arXiv 1710.06963), unweighted.
+
+    The noise is Gaussian, of sd `noise_multiplier` · C in every entry. K is fixed, the number of clients in a round:
+    one that fails counts as zero. With adaptive clipping, the count of updates within C is noised too, with sd K/20,
+    for which TFF raises the noise on the sum so that both together cost what `noise_multiplier` says (Andrew 2021,
+    Theorem 1). privacy.py has what that guarantees.
+
+    The noise does not follow `seed`, so that two runs differ: a seed stands in params.yaml, and who knows it could
+    take the noise off again.
+    """
+    noise, norm, expected = settings.noise_multiplier, settings.clip_norm, float(num_clients)
+    private = tff.aggregators.DifferentiallyPrivateFactory
+    if settings.clipping == "fixed":
+        factory = private.gaussian_fixed(noise, expected, norm)
+    else:
+        factory = private.gaussian_adaptive(noise, expected, norm, settings.clip_quantile, _CLIP_LEARNING_RATE)
+    return tff.aggregators.as_weighted_aggregator(factory)
 
 
-def aggregator(settings: AggregatorSettings) -> Any:
-    """Returns the factory or the rule of `settings`."""
-    return (FACTORIES | RULES)[settings.kind](settings)
+def compressed_mean(settings: AggregatorSettings, num_clients: int) -> Any:
+    """The mean of updates quantised to 2^b levels between each one's smallest and largest entry.
+
+    An entry of w_k Δ_k moves by at most half a level, (max − min) / (2^b − 1) / 2. It is rounded to the nearest level:
+    TFF's random rounding is unbiased, but cannot be seeded. There is one range for all layers of the model.
+    """
+    del num_clients
+    quantised = tff.aggregators.EncodedSumFactory.quantize_above_threshold(
+        settings.quantization_bits, threshold=0, stochastic=False
+    )
+    return tff.aggregators.MeanFactory(value_sum_factory=quantised, no_nan_division=True)
+
+
+def _clip_norm(settings: AggregatorSettings) -> Any:
+    if settings.clipping == "fixed":
+        return settings.clip_norm
+    return tff.aggregators.PrivateQuantileEstimationProcess.no_noise(
+        settings.clip_norm, settings.clip_quantile, _CLIP_LEARNING_RATE
+    )
+
+
+def _zeroing_norm() -> Any:
+    return tff.aggregators.PrivateQuantileEstimationProcess.no_noise(
+        initial_estimate=10.0, target_quantile=0.98, learning_rate=float(np.log(10)), multiplier=2.0, increment=1.0
+    )
+
+
+FACTORIES: dict[str, Callable[[AggregatorSettings, int], Any]] = {
+    "mean": mean,
+    "clipped_mean": clipped_mean,
+    "dp_mean": dp_mean,
+    "compressed_mean": compressed_mean,
+}
+"""kind -> (settings, clients in a round) -> `tff.aggregators.WeightedAggregationFactory` on flat updates (P,)."""
+
+RULES: dict[str, Callable[[AggregatorSettings], Rule]] = {
+    "median": lambda s: median,
+    "trimmed_mean": lambda s: partial(trimmed_mean, trim=s.trim),
+    "geometric_median": lambda s: geometric_median,
+    "krum": lambda s: partial(multi_krum, num_faulty=s.num_faulty, num_selected=1),
+    "multi_krum": lambda s: partial(multi_krum, num_faulty=s.num_faulty, num_selected=s.num_selected),
+}
+
+UNWEIGHTED = ("median", "trimmed_mean", "krum", "multi_krum", "dp_mean")
+"""The kinds that are defined without weights: one client, one vote."""
+
+
+def aggregator(settings: AggregatorSettings, num_clients: int) -> Any:
+    """Returns the factory or the rule of `settings` for rounds of `num_clients` clients."""
+    if settings.kind in RULES:
+        return RULES[settings.kind](settings)
+    return FACTORIES[settings.kind](settings, num_clients)
 
 
 def weighting_of(settings: AggregatorSettings) -> str:
     """Returns how the clients are weighted."""
-    return settings.weighting
+    return "uniform" if settings.kind in UNWEIGHTED else settings.weighting
+
+
+def check(settings: Settings, num_clients: int) -> None:
+    """Refuses, before the first round, what the aggregator cannot do with a cohort of `num_clients` clients.
+
+    Raises:
+        SettingsError: too few clients in a round for the setting, or more privacy spent than allowed.
+    """
+    chosen, taking_part = settings.federate.aggregator, clients_per_round(settings.federate.sampling, num_clients)
+    match chosen.kind:
+        case "trimmed_mean":
+            _check_trim(chosen, taking_part)
+        case "krum" | "multi_krum":
+            _check_krum(chosen, taking_part)
+        case "dp_mean":
+            check_privacy(settings, num_clients)
+
+
+def _check_trim(settings: AggregatorSettings, num_clients: int) -> None:
+    # It always leaves someone, for it is below a half.
+    if settings.trim and not num_trimmed(num_clients, settings.trim):
+        allowed = f"0, or >= 1/{num_clients} and < 0.5" if num_clients > 2 else "0"
+        raise SettingsError(
+            f"federate.aggregator.trim must be {allowed}, for it leaves out nobody of the {num_clients} clients in a "
+            f"round, got {settings.trim}"
+        )
+
+
+def _check_krum(settings: AggregatorSettings, num_clients: int) -> None:
+    most = (num_clients - 3) // 2
+    if settings.num_faulty > most:
+        allowed = f"must be <= {most}" if most >= 0 else "at least 3 are needed"
+        raise SettingsError(
+            f"federate.aggregator.num_faulty is too large for the {num_clients} clients in a round, of which "
+            f"{settings.kind} needs 2 * num_faulty + 3: {allowed}, got {settings.num_faulty}"
+        )
+    if settings.num_selected > num_clients:
+        raise SettingsError(
+            f"federate.aggregator.num_selected must be <= {num_clients}, the clients in a round, "
+            f"got {settings.num_selected}"
+        )
 
 
 def client_weights(weighting: str, data: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:

@@ -207,6 +207,10 @@ def _embed_zero(signature: Any) -> Value:
 
 
 def _session_call(block: Any) -> Callable[[Value], Value]:
+    fetched = _tensor_names(block.result)
+    if not fetched:
+        # The state of an aggregator that has none, as TFF's DP and encoded sums make it; a session wants a fetch.
+        return lambda _: _pack(block.result, iter(()))
     graph_def = tf.compat.v1.GraphDef()
     block.graph_def.Unpack(graph_def)
     with tf.Graph().as_default() as graph:
@@ -219,7 +223,7 @@ def _session_call(block: Any) -> Callable[[Value], Value]:
         session.run(block.initialize_op)
     options = config_pb2.CallableOptions()
     options.feed.extend(_tensor_names(block.parameter) if block.HasField("parameter") else [])
-    options.fetch.extend(_tensor_names(block.result))
+    options.fetch.extend(fetched)
     # On the caller's thread: handing each small operation to a pool costs more than the operation.
     options.run_options.inter_op_thread_pool = -1
     # Session.make_callable is public, but takes no run options without looking them up again in every call.

@@ -29,10 +29,12 @@ ROUND_COLUMNS = (
     "server_update_norm",
     "sparsity",
     "local_loss",
+    "epsilon",
 )
 """`train_loss`: Σ p_k loss_before_k, the loss of the model that the round started from on its clients' first batches;
 `local_loss`: Σ p_k loss_mean_k, the mean over the local training; `val_*`: the model after the round on the hold-out
-data; norms, `drift` and `gradient_diversity`: see statistics.py; `sparsity`: fraction of zeros in the prunable weights.
+data; norms, `drift` and `gradient_diversity`: see statistics.py; `sparsity`: fraction of zeros in the prunable weights;
+`epsilon`: of differential privacy, spent since the run's first round (privacy.py), empty without it.
 Losses in nats per example, accuracy a fraction; an empty cell was not measured."""
 
 CLIENT_COLUMNS = (
@@ -50,9 +52,11 @@ CLIENT_COLUMNS = (
     "update_cosine_robust",
     "distance",
     "failure",
+    "influence",
 )
 """`weight`: the client's share of the average, 0 if it was left out; losses: see local_update.py; the others:
-see statistics.py; `failure`: why it was left out."""
+see statistics.py; `failure`: why it was left out; `influence`: the share of the client in the combined update, where
+a rule decided that (geometric_median, krum, multi_krum)."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def client_rows(outcome: Outcome, inputs: Mapping[str, Any]) -> tuple[list[dict[
                 "update_cosine": _number(statistics.cosine[i]),
                 "update_cosine_robust": _number(statistics.cosine_robust[i]),
                 "distance": _number(statistics.distance[i]),
+                "influence": _influence(averaged[client]),
             }
         rows.append(row)
     return rows, statistics
@@ -140,6 +145,11 @@ def _average(clients: Sequence[Mapping[str, Any]], column: str) -> float | None:
     used = [row for row in clients if row["finite"] and row[column] is not None]
     total = sum(row["weight"] for row in used)
     return _number(sum(row["weight"] * row[column] for row in used) / total) if total else None
+
+
+def _influence(result: Mapping[str, Any]) -> float | None:
+    share = result.get("influence")
+    return None if share is None else _loss(share)
 
 
 def _number(value: Any) -> float | None:

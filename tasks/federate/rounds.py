@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tasks import timings
 from tasks.errors import GuardStop, NoClientLeft, RunError, SettingsError, UndriftError
 from tasks.federate import schedule
-from tasks.federate.aggregators import aggregator
+from tasks.federate.aggregators import aggregator, check
 from tasks.federate.architecture import Architecture, narrower, whole
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.client_updates import CLIENT_UPDATES
@@ -25,6 +25,7 @@ from tasks.federate.descent import LocalTraining
 from tasks.federate.in_process import Failed
 from tasks.federate.models import build, num_params
 from tasks.federate.parameters import assign, build_validation, flatten, prunable
+from tasks.federate.privacy import epsilon
 from tasks.federate.progress import RoundProgress
 from tasks.federate.record import Outcome, client_rows, round_row
 from tasks.federate.round import Round, build_round
@@ -83,10 +84,12 @@ def run_rounds(
     `watch` gets each finished round's row of rounds.csv at once.
 
     Raises:
+        SettingsError: the clients, the model or the privacy budget do not allow what the settings ask for.
         GuardStop: a client failed or the model was not finite, and `federate.guard` says stop.
         NoClientLeft: every client of a round failed.
     """
     schedule.check_clients(settings.federate, [*cohort.clients, *cohort.broken])
+    check(settings, len(cohort.clients))
     identity = {
         "phase": [phase.name, phase.first, phase.last],
         "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
@@ -97,7 +100,7 @@ def run_rounds(
     computations = build_round(
         _architectures(settings, cohort, model),
         _local_training(settings, cohort, model),
-        aggregator(federate.aggregator),
+        aggregator(federate.aggregator, schedule.clients_per_round(federate.sampling, len(cohort.clients))),
         SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
         masked=phase.next_mask is not None,
     )
@@ -163,6 +166,8 @@ class _Loop:
         augment = settings.preprocess.augment
         self._augments = augment.flip or augment.brightness > 0
         self._validate = build_validation(model, cohort.test_x, cohort.test_y)
+        private = settings.federate.aggregator.kind == "dp_mean"
+        self._epsilon = epsilon(settings, len(cohort.clients)) if private else None
         self._seconds: list[float] = []
         self._begun = phase.first
         self.lines: list[dict[str, Any]] = []
@@ -239,6 +244,8 @@ class _Loop:
         validation = self._validation(now, round_num)
         clients, statistics = client_rows(outcome, inputs)
         row = round_row(outcome, clients, statistics, validation, self._prunable)
+        if self._epsilon is not None:
+            row["epsilon"] = float(f"{self._epsilon(round_num):.7g}")
         for client, reason in failures.items():
             log.warning("round %d: client %s left out: %s", round_num, client, reason)
         if not finite:

@@ -98,6 +98,11 @@ def highest(losses: Mapping[str, float], num: int) -> list[str]:
     return sorted(sorted(worth, key=lambda client: (-worth[client], client))[:num])
 
 
+def clients_per_round(settings: SamplingSettings, num_clients: int) -> int:
+    """Returns how many of `num_clients` clients take part in a round."""
+    return num_clients if settings.kind == "all" else min(settings.clients_per_round, num_clients)
+
+
 def epochs(settings: LocalWorkSettings, client: str, rng: np.random.Generator) -> int:
     """Returns how many passes over its data a client makes in this round."""
     match settings.kind:

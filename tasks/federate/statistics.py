@@ -65,24 +65,29 @@ def update_statistics(inner: Vector, share: Vector) -> UpdateStatistics:
     )
 
 
-def geometric_median(inner: Vector, iterations: int = 100, tolerance: float = 1e-5) -> Vector:
-    """Returns weights a (K,), Σ a_k = 1, such that Σ a_k Δ_k is the geometric median argmin_z Σ ‖Δ_k − z‖.
+def geometric_median(
+    inner: Vector, iterations: int = 100, tolerance: float = 1e-5, weights: Vector | None = None
+) -> Vector:
+    """Returns shares a (K,), Σ a_k = 1, such that Σ a_k Δ_k is the geometric median argmin_z Σ w_k ‖Δ_k − z‖.
 
-    Weiszfeld's iteration with the smoothing of RFA (Pillutla 2022, Algorithm 2): a_k ∝ 1 / max(ν, ‖Δ_k − z‖), each
-    client one vote. Fewer than half of the clients can send anything without moving the result without bound. For that
-    to hold of the iteration too, its start, ν and its end must not be theirs to choose: it starts at the mean of the
-    closest majority, and the radius of that majority is the unit of the other two.
+    Weiszfeld's iteration with the smoothing of RFA (Pillutla 2022, Algorithm 2): a_k ∝ w_k / max(ν, ‖Δ_k − z‖), each
+    client one vote if there are no `weights` (K,). Clients with less than half of the votes can send anything without
+    moving the result without bound. For that to hold of the iteration too, its start, ν and its end must not be theirs
+    to choose: it starts at the mean of the closest majority, and the radius of that majority is the unit of the others.
     """
+    votes = np.ones(len(inner)) if weights is None else weights
     square = np.maximum(np.diag(inner), 0.0)
     apart = np.sqrt(np.maximum(square[:, None] + square - 2 * inner, 0.0))
-    from_medoid = apart[apart.sum(axis=1).argmin()]
-    radius = float(np.sort(from_medoid)[len(inner) // 2])
-    closest = from_medoid <= radius
-    a: Vector = closest / closest.sum()
+    from_medoid = apart[(apart @ votes).argmin()]
+    nearest = np.argsort(from_medoid, kind="stable")
+    majority = np.searchsorted(np.cumsum(votes[nearest]), votes.sum() / 2, side="right")
+    radius = float(from_medoid[nearest[min(majority, len(inner) - 1)]])
+    a: Vector = votes * (from_medoid <= radius)
+    a /= a.sum()
     if radius == 0:
         return a
     for _ in range(iterations):
-        closeness = 1 / np.maximum(1e-6 * radius, np.sqrt(_square_distance(inner, square, a)))
+        closeness = votes / np.maximum(1e-6 * radius, np.sqrt(_square_distance(inner, square, a)))
         before, a = a, closeness / closeness.sum()
         if (a - before) @ inner @ (a - before) < (tolerance * radius) ** 2:
             break

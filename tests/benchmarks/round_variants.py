@@ -65,7 +65,7 @@ class Unrecorded:
         self._computations = build_round(
             [whole(model, cohort.input_shape)],
             LocalTraining(cohort.input_shape, cohort.num_classes, num_params(model), BATCH, update),
-            aggregator(federate.aggregator),
+            aggregator(federate.aggregator, len(self._clients)),
             SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
             masked=False,
         )

@@ -1,0 +1,165 @@
+"""Seconds of a whole round under each aggregator, over a round under `mean`, interleaved in one process.
+
+    .venv/bin/python tests/benchmarks/aggregator_speed.py
+
+100 clients of 100 images 28x28 train a perceptron of 227,670 parameters for one epoch in batches of 20: the rounds of
+the step `federate` in its default runtime, with every statistic and log line. Each kind has its own run, and they take
+turns, a round each; the first round of each, which compiles, and the last, which validates and saves, are not timed.
+The table goes to stdout, all else to stderr; status 1 if a kind did not train.
+"""
+
+import argparse
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+from tensorflow.keras import Model, Sequential, layers
+
+from tasks.federate import rounds
+from tasks.federate.aggregators import RULES
+from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.models import build, num_params
+from tasks.settings import Settings, parse
+from tests.benchmarks.round_speed import NEVER, SHAPE, write_data
+from tests.benchmarks.round_variants import BATCH, LEARNING_RATE
+
+NUM_CLIENTS, CLASSES = 100, 10
+GOAL = 1.5
+KINDS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "median": {},
+    "trimmed_mean": {"trim": 0.1},
+    "geometric_median": {},
+    "krum": {"num_faulty": 20},
+    "multi_krum": {"num_faulty": 20},
+    "clipped_mean": {"clipping": "adaptive", "zeroing": True},
+    "dp_mean": {},
+    "compressed_mean": {},
+}
+
+
+def perceptron(input_shape: tuple[int, ...], num_classes: int) -> Model:
+    """784-256-100-10."""
+    hidden = [layers.Dense(256, "relu", name="hidden_1"), layers.Dense(100, "relu", name="hidden_2")]
+    return Sequential([layers.Input(input_shape), layers.Flatten(), *hidden, layers.Dense(num_classes, name="logits")])
+
+
+@dataclass
+class Turns:
+    """Lets one thread at a time go on, in the order of their names."""
+
+    waiting: list[str]
+    error: BaseException | None = None
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def wait(self, name: str) -> None:
+        """Returns when it is the turn of `name`."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.waiting[0] == name or self.error is not None)
+            if self.error is not None:
+                raise SystemExit
+
+    def end(self, name: str, leave: bool = False) -> None:
+        """Hands the turn over; with `leave`, for good."""
+        with self.changed:
+            self.waiting.remove(name)
+            self.waiting += [] if leave else [name]
+            self.changed.notify_all()
+
+    @contextmanager
+    def taking_part(self, name: str) -> Iterator[None]:
+        """From the first turn of `name` to its last; an error ends it for all."""
+        self.wait(name)
+        try:
+            yield
+        except BaseException as exc:
+            self.error = exc
+            raise
+        finally:
+            self.end(name, leave=True)
+
+
+def settings_of(kind: str, num_rounds: int) -> Settings:
+    """Returns the settings of one run."""
+    client = {"learning_rate": LEARNING_RATE, "batch_size": BATCH}
+    aggregator = {"kind": kind, **KINDS[kind]}
+    never = {"evaluate_every": NEVER, "checkpoint_every": NEVER, "rounds": num_rounds}
+    return parse({"federate": {**never, "client": client, "aggregator": aggregator}})
+
+
+Seconds = dict[str, list[float]]
+"""Of each timed round, by kind."""
+
+
+def run(kind: str, num_rounds: int, cohort: Cohort, folder: Path, turns: Turns, seconds: Seconds) -> None:
+    """Trains under `kind`, a round a turn, and notes the seconds of each."""
+    settings = settings_of(kind, num_rounds)
+    resumed = 0.0
+
+    def watch(row: Any) -> None:
+        nonlocal resumed
+        if 1 < row["round"] < num_rounds:
+            seconds[kind].append(time.perf_counter() - resumed)
+        if row["round"] < num_rounds:
+            turns.end(kind)
+            turns.wait(kind)
+        resumed = time.perf_counter()
+
+    with turns.taking_part(kind):
+        model = build("tests.benchmarks.aggregator_speed:perceptron", SHAPE, CLASSES, settings.seed)
+        phase = rounds.Phase(kind, 1, num_rounds)
+        lines = rounds.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
+        first, last = lines[0]["row"], lines[-1]["row"]
+        steps = {row["num_steps"] for row in lines[-1]["clients"]}
+        say(f"{kind}: {num_params(model):,} parameters, loss {first['train_loss']} to {last['train_loss']}")
+        # The noise of dp_mean's default is as large as what 100 clients can teach in a few rounds.
+        if steps != {100 // BATCH} or not (kind == "dp_mean" or last["train_loss"] < first["train_loss"]):
+            raise SystemExit(f"{kind} did not train: steps {steps}")
+
+
+def say(text: str) -> None:
+    """Tells the user, not the table."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """Prints the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each kind (default 9)")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS)[1:], default=list(KINDS)[1:], help="beside mean")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds must be >= 1")
+    seconds: Seconds = {kind: [] for kind in ("mean", *options.kinds)}
+    turns = Turns(list(seconds))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_data(folder, NUM_CLIENTS)
+        cohort = cohort_of(settings_of("mean", 1), folder)
+        given = (options.rounds + 2, cohort, folder, turns, seconds)
+        threads = [threading.Thread(target=run, args=(kind, *given)) for kind in seconds]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if turns.error is not None:
+        sys.exit(f"{turns.error}")
+    print("| aggregator | round, s | quartiles | round / mean's |\n|---|---|---|---|")
+    mean = float(np.median(seconds["mean"]))
+    for kind, taken in seconds.items():
+        low, middle, high = np.quantile(taken, [0.25, 0.5, 0.75])
+        goal = f" (goal ≤ {GOAL})" if kind in RULES else ""
+        print(f"| {kind} | {middle:.2f} | {low:.2f}, {high:.2f} | {middle / mean:.2f}{goal} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
