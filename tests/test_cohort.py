@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.errors import DataError
+from tasks.errors import DataError, SettingsError
 from tasks.federate.cohort import load_cohort
 from tasks.files import TEST, write_client
 
@@ -127,3 +127,49 @@ def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, t
 def test_digest_does_not_depend_on_where_the_workspace_is(clients, tmp_path):
     one, other = (load_cohort(clients.write(tmp_path / name), "examples", 0.0).digest for name in ("a", "b"))
     assert one == other
+
+
+def test_share_is_that_of_all_weights_and_labels_are_counted(clients, tmp_path):
+    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0)
+    assert [info.share for info in cohort.clients.values()] == pytest.approx([3 / 16, 8 / 16, 5 / 16])
+    for client, info in cohort.clients.items():
+        y = clients.data[client][1]
+        assert info.labels.tolist() == [int(np.sum(y == c)) for c in range(3)]
+
+
+def test_public_set_is_drawn_evenly_over_the_labels_and_added_to_every_client(make_clients, tmp_path):
+    clients = make_clients(sizes=(40, 25, 35))
+    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0, shared_fraction=0.12, seed=3)
+    x, y = cohort.shared
+    # 12 of the 100 examples, 4 of each of the 3 labels.
+    assert np.bincount(y).tolist() == [4, 4, 4]
+    own = np.concatenate([clients.data[c][0] for c in clients.ids])
+    labels = np.concatenate([clients.data[c][1] for c in clients.ids])
+    places = [int(np.flatnonzero((own == example).all(axis=(1, 2, 3)))[0]) for example in x]
+    assert len(set(places)) == 12
+    np.testing.assert_array_equal(labels[places], y)
+    assert {c: (i.num_examples, i.weight) for c, i in cohort.clients.items()} == {
+        "00": (52, 52.0),
+        "01": (37, 37.0),
+        "02": (47, 47.0),
+    }
+    again = load_cohort(tmp_path, "examples", 0.0, shared_fraction=0.12, seed=3)
+    np.testing.assert_array_equal(again.shared[0], x)
+    other = load_cohort(tmp_path, "examples", 0.0, shared_fraction=0.12, seed=4)
+    assert not np.array_equal(other.shared[0], x)
+
+
+def test_public_set_of_rare_labels_takes_all_there_are(make_clients, tmp_path):
+    clients = make_clients(sizes=(60,))
+    x, _ = clients.data["00"]
+    clients.data["00"] = x, np.array([0] * 57 + [1] * 2 + [2], np.int32)
+    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0, shared_fraction=0.2)
+    # 12 examples: one round of all three labels, one of two, and what is left of the first.
+    assert np.bincount(cohort.shared[1]).tolist() == [9, 2, 1]
+
+
+def test_public_set_without_an_example_of_each_label_is_refused(make_clients, tmp_path):
+    clients = make_clients(sizes=(40, 25, 35))
+    clients.write(tmp_path)
+    with pytest.raises(SettingsError, match=r"shared_fraction must give .* of the 3 labels \(0.03 or more\), got 0.02"):
+        load_cohort(tmp_path, "examples", 0.0, shared_fraction=0.02)

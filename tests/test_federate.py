@@ -266,11 +266,31 @@ def test_augmentation_changes_what_a_client_trains_on(plain_run, clients, settin
     assert all(one["loss_before"] != other["loss_before"] for one, other in zip(*rows, strict=True))
 
 
-def test_the_worker_runtime_agrees_with_this_process(clients, settings_of, tmp_path, caplog):
-    found = {}
+ALGORITHMS = {
+    "sgd": {},
+    **{f"client {kind}": {"federate.client.kind": kind} for kind in ("fedprox", "scaffold", "fednova", "feddyn")},
+    "client mimelite": {"federate.client.kind": "mimelite", "federate.client.momentum": 0.5},
+    **{f"aggregator {kind}": {"federate.aggregator.kind": kind} for kind in ("median", "compressed_mean")},
+    "aggregator clipped_mean": {
+        "federate.aggregator.kind": "clipped_mean",
+        "federate.aggregator.clipping": "adaptive",
+        "federate.aggregator.clip_norm": 0.1,
+    },
+    "width": {"federate.model": "mlp", "federate.width": {"01": 0.5}},
+    "power of choice": {
+        "federate.sampling.kind": "power_of_choice",
+        "federate.sampling.clients_per_round": 2,
+        "federate.sampling.candidates": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_worker_runtime_agrees_with_this_process(algorithm, clients, settings_of, tmp_path):
+    found, changes = {}, {"federate.rounds": 3, **ALGORITHMS[algorithm]}
     for kind in ("in_process", "worker"):
         folder = clients.write(tmp_path / kind)
-        federate(settings_of({**BASE, "federate.rounds": 3, "federate.runtime.kind": kind}), folder)
+        federate(settings_of({**BASE, **changes, "federate.runtime.kind": kind}), folder)
         found[kind] = load_params(folder), read_rows(folder / "reports" / "rounds.csv")
     np.testing.assert_allclose(found["worker"][0], found["in_process"][0], atol=1e-6)
     for one, other in zip(found["worker"][1], found["in_process"][1], strict=True):

@@ -9,10 +9,12 @@ import tensorflow as tf
 
 from tasks.errors import GuardStop, NoClientLeft
 from tasks.federate import federate
+from tasks.federate.cohort import cohort_of
 from tasks.federate.models import build
 from tasks.federate.parameters import flatten
-from tasks.federate.schedule import sample
+from tasks.federate.schedule import sample, stops_early
 from tasks.files import TEST, read_rows, write_client
+from tasks.prune import prune
 
 BASE = {
     "federate.model": "logistic",
@@ -317,3 +319,94 @@ def test_run_with_a_rollback_that_is_killed_ends_with_the_same_bytes(cut, client
     federate(settings, tmp_path / "killed")
     for name in ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+# Ending early, a public set, and who is drawn by loss.
+
+
+def test_early_stopping_ends_the_phase_and_pruning_goes_on_from_there(clients, settings_of, tmp_path):
+    dotted = {
+        **BASE,
+        "federate.rounds": 30,
+        "federate.checkpoint_every": 4,
+        "federate.client.learning_rate": 60.0,  # the loss jumps
+        "federate.early_stopping.patience": 3,
+        "prune.rounds": 2,
+        "prune.end_round": 2,
+    }
+    settings = settings_of(dotted)
+    federate(settings, clients.write(tmp_path))
+    rounds = reports(tmp_path)[0]
+    losses = [float(row["train_loss"]) for row in rounds]
+    # The first round after which the last three are not lower than the lowest before them.
+    ends = next(t for t in range(1, 31) if stops_early(settings.federate.early_stopping, losses[:t]))
+    assert len(rounds) == ends < 30
+    assert min(losses[-3:]) >= min(losses[:-3])
+    prune(settings, tmp_path)
+    merged = read_rows(tmp_path / "reports" / "rounds.csv")
+    assert [int(row["round"]) for row in merged] == list(range(1, ends + 3))
+    assert [row["phase"] for row in merged[-3:]] == ["federate", "prune", "prune"]
+
+
+def test_run_that_stopped_early_and_is_killed_ends_with_the_same_bytes(clients, settings_of, tmp_path):
+    dotted = {
+        **BASE,
+        "federate.rounds": 30,
+        "federate.client.learning_rate": 60.0,
+        "federate.early_stopping.patience": 3,
+    }
+    settings = settings_of({**dotted, "federate.checkpoint_every": 4})
+    federate(settings, clients.write(tmp_path / "whole"))
+    last = len(reports(tmp_path / "whole")[0])
+
+    def kill(row):
+        if row["round"] == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        federate(settings, clients.write(tmp_path / "killed"), kill)
+    federate(settings, tmp_path / "killed")
+    for name in ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_public_set_is_trained_on_as_if_it_were_the_clients_own(clients, settings_of, tmp_path):
+    settings = settings_of({**BASE, "federate.rounds": 3, "federate.shared_fraction": 0.2})
+    clients.write(tmp_path / "shared")
+    x, y = cohort_of(settings, tmp_path / "shared").shared
+    federate(settings, tmp_path / "shared")
+    for client in clients.ids:
+        own = clients.data[client]
+        clients.data[client] = np.concatenate([own[0], x]), np.concatenate([own[1], y])
+    federate(settings_of({**BASE, "federate.rounds": 3}), clients.write(tmp_path / "own"))
+    np.testing.assert_allclose(load_params(tmp_path / "shared"), load_params(tmp_path / "own"), atol=1e-6)
+    assert reports(tmp_path / "shared") == reports(tmp_path / "own")
+
+
+def test_power_of_choice_takes_the_candidates_of_the_highest_loss(clients, settings_of, tmp_path):
+    sampling = {"kind": "power_of_choice", "clients_per_round": 2, "candidates": 3}
+    settings = settings_of({**BASE, "federate.rounds": 4, **{f"federate.sampling.{k}": v for k, v in sampling.items()}})
+    federate(settings, clients.write(tmp_path))
+    sizes, rows = {c: len(clients.data[c][1]) for c in clients.ids}, reports(tmp_path)[1]
+    for t in range(1, 5):
+        (params,) = (leaf.astype(np.float64) for leaf in checkpoint(tmp_path, t - 1) if leaf.shape == (30,))
+        kernel, bias = params[:27].reshape(9, 3), params[27:]
+        losses = {}
+        for client in sample(settings.federate.sampling, sizes, settings.seed, t):
+            x, y = clients.data[client]
+            logits = x.reshape(len(y), -1) @ kernel + bias
+            losses[client] = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(len(y)), y])
+        assert len(losses) == 3
+        expected = sorted(sorted(losses, key=losses.get)[-2:])
+        assert [row["client"] for row in rows if row["round"] == str(t)] == expected
+
+
+def test_candidate_that_cannot_measure_its_loss_is_drawn_and_named(clients, settings_of, tmp_path):
+    sampling = {"kind": "power_of_choice", "clients_per_round": 2, "candidates": 4}
+    settings = settings_of({**BASE, "federate.rounds": 8, **{f"federate.sampling.{k}": v for k, v in sampling.items()}})
+    clients.write(tmp_path)
+    federate(settings, tmp_path, after(1, break_one(tmp_path)))
+    sizes, rows = {c: len(clients.data[c][1]) for c in clients.ids}, reports(tmp_path)[1]
+    candidates = [t for t in range(2, 9) if "01" in sample(settings.federate.sampling, sizes, settings.seed, t)]
+    assert candidates
+    assert [int(row["round"]) for row in rows if row["client"] == "01" and row["failure"]] == candidates

@@ -13,11 +13,19 @@ from tasks.federate.schedule import (
     check_clients,
     client_rng,
     epochs,
+    highest,
     learning_rate_factor,
     sample,
+    stops_early,
     visits,
 )
-from tasks.settings import FederateSettings, LocalWorkSettings, SamplingSettings, ScheduleSettings
+from tasks.settings import (
+    EarlyStoppingSettings,
+    FederateSettings,
+    LocalWorkSettings,
+    SamplingSettings,
+    ScheduleSettings,
+)
 
 SIZES = {"d": 6, "a": 1, "c": 3, "b": 2}
 ids = st.text("0123456789abcdefXYZ._-", min_size=1, max_size=12)
@@ -79,6 +87,78 @@ def test_sample_draws_other_clients_in_other_rounds_and_seeds():
     # 792 possible draws: 20 of them all equal would be a chance of 792^-19.
     assert len({tuple(sample(settings, many, 0, t)) for t in range(20)}) > 1
     assert len({tuple(sample(settings, many, s, 1)) for s in range(20)}) > 1
+
+
+label_counts = st.integers(1, 6).flatmap(
+    lambda num_classes: st.dictionaries(
+        ids, st.lists(st.integers(0, 9), min_size=num_classes, max_size=num_classes), min_size=1, max_size=12
+    )
+)
+
+
+@given(label_counts, st.integers(1, 14), seeds, rounds)
+def test_stratified_covers_as_many_labels_as_it_can(counts, drawn, seed, round_num):
+    labels = {client: np.array(c) for client, c in counts.items()}
+    sizes = {client: int(c.sum()) for client, c in labels.items()}
+    settings = SamplingSettings(kind="stratified", clients_per_round=drawn)
+    clients = sample(settings, sizes, seed, round_num, labels)
+    assert clients == sorted(set(clients))
+    assert len(clients) == min(drawn, len(sizes))
+    held = sum(labels.values()) > 0
+    covered = sum(labels[client] for client in clients) > 0
+    # Each draw takes a client that holds a label which is not covered yet, while there is one.
+    assert covered.sum() >= min(drawn, held.sum())
+    assert sample(settings, dict(reversed(sizes.items())), seed, round_num, labels) == clients
+
+
+def test_stratified_takes_everybody_in_turn_where_labels_are_equal():
+    labels, trials = {client: np.array([1, 1]) for client in SIZES}, 3000
+    settings = SamplingSettings(kind="stratified", clients_per_round=2)
+    hits = Counter(client for t in range(trials) for client in sample(settings, SIZES, 1, t, labels))
+    for client in SIZES:
+        assert_frequency(hits[client], trials, 2 / 4)
+
+
+def test_stratified_draws_the_clients_of_a_label_in_proportion_to_their_examples_of_it():
+    # Whichever label comes first, the other one is covered by the other client of the pair's holders.
+    labels = {"a": np.array([6, 0]), "b": np.array([2, 0]), "c": np.array([0, 5])}
+    settings, trials = SamplingSettings(kind="stratified", clients_per_round=2), 3000
+    drawn = [sample(settings, dict.fromkeys(labels, 1), 1, t, labels) for t in range(trials)]
+    assert all("c" in clients for clients in drawn)
+    assert_frequency(sum("a" in clients for clients in drawn), trials, 6 / 8)
+
+
+def test_power_of_choice_draws_its_candidates_by_examples():
+    settings = SamplingSettings(kind="power_of_choice", clients_per_round=1, candidates=2)
+    trials = 4000
+    hits = Counter(client for t in range(trials) for client in sample(settings, SIZES, 1, t))
+    for client, p in inclusion_by_examples(SIZES, 2).items():
+        assert_frequency(hits[client], trials, p)
+
+
+def test_highest_takes_the_highest_losses_and_those_that_cannot_be_measured():
+    assert highest({"c": 0.5, "a": 2.0, "b": 1.0}, 2) == ["a", "b"]
+    assert highest({"c": 0.5, "a": 0.5, "b": 0.5}, 2) == ["a", "b"]
+    assert highest({"a": 9.0, "b": math.nan, "c": math.inf}, 2) == ["b", "c"]
+    assert highest({"a": 9.0}, 3) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("patience", "min_delta", "losses", "expected"),
+    [
+        (0, 0.0, [3, 4, 5, 6, 7], False),  # off
+        (2, 0.0, [3, 2, 1, 1], False),
+        (2, 0.0, [3, 2, 1, 1, 1.5], True),  # 1 was the lowest, two rounds ago
+        (2, 0.0, [3, 1, 2, 0.9, 2], False),
+        (2, 0.5, [3, 2.6, 2.55], True),  # lower by less than 0.5 of the 3 that counts
+        (2, 0.5, [3, 2.6, 2.4], False),
+        (1, 0.0, [math.nan], True),
+        (3, 0.0, [1, None, 2], False),
+        (2, 0.0, [], False),
+    ],
+)
+def test_stops_early_after_rounds_without_a_lower_loss(patience, min_delta, losses, expected):
+    assert stops_early(EarlyStoppingSettings(patience=patience, min_delta=min_delta), losses) is expected
 
 
 @given(st.integers(1, 60), st.integers(1, 4), seeds, rounds, ids)

@@ -1,0 +1,189 @@
+"""Clients of less width: a narrow model holds the first units of each layer, and only holders are averaged."""
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tasks.errors import SettingsError
+from tasks.federate import federate
+from tasks.federate.aggregators import mean
+from tasks.federate.architecture import narrower, whole
+from tasks.federate.client_updates import ClientUpdate
+from tasks.federate.descent import LocalTraining
+from tasks.federate.models import build, num_params
+from tasks.federate.parameters import assign, flatten
+from tasks.federate.round import build_round
+from tasks.federate.schedule import client_rng, visits
+from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
+from tasks.files import read_rows
+from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
+
+SHAPE, CLASSES = (4, 4, 1), 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_this_process(one_thread):
+    with one_thread():
+        yield
+
+
+def held_of(name, width):
+    """The full model, the narrow one, and for each parameter of the full model a mask of what the narrow one holds."""
+    model, narrow = (build(name, SHAPE, CLASSES, seed=0, width=w) for w in (1.0, width))
+    architecture = narrower(model, narrow, SHAPE)
+    flat = np.zeros(num_params(model), bool)
+    flat[architecture.held] = True
+    masks, begin = {}, 0
+    for variable in model.trainable_weights:
+        size = variable.shape.num_elements()
+        masks[variable.name] = flat[begin : begin + size].reshape(variable.shape)
+        begin += size
+    return model, narrow, architecture, masks
+
+
+def block(shape, *ends):
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(end) for end in ends)] = True
+    return mask
+
+
+def test_narrow_mlp_holds_the_first_units():
+    _, _, architecture, masks = held_of("mlp", 0.25)
+    np.testing.assert_array_equal(masks["hidden_1/kernel:0"], block((16, 200), 16, 50))
+    np.testing.assert_array_equal(masks["hidden_1/bias:0"], block((200,), 50))
+    np.testing.assert_array_equal(masks["hidden_2/kernel:0"], block((200, 200), 50, 50))
+    np.testing.assert_array_equal(masks["logits/kernel:0"], block((200, 3), 50, 3))
+    np.testing.assert_array_equal(masks["logits/bias:0"], block((3,), 3))
+    assert len(set(architecture.held.tolist())) == len(architecture.held)
+
+
+def test_narrow_cnn_holds_the_first_channels_of_every_place_behind_the_flattening():
+    model, _, _, masks = held_of("cnn", 0.5)
+    np.testing.assert_array_equal(masks["conv_1/kernel:0"], block((5, 5, 1, 6), 5, 5, 1, 3))
+    np.testing.assert_array_equal(masks["conv_2/kernel:0"], block((5, 5, 6, 16), 5, 5, 3, 8))
+    # A row of the dense kernel is place · 16 + channel.
+    rows = model.get_layer("hidden_1").kernel.shape[0]
+    channel = np.arange(rows) % 16
+    np.testing.assert_array_equal(masks["hidden_1/kernel:0"], (channel < 8)[:, None] & (np.arange(120) < 60))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet8"])
+def test_narrow_model_computes_what_keras_does_with_the_held_parameters(name):
+    model, narrow, architecture, _ = held_of(name, 0.5)
+    params = np.random.default_rng(1).normal(size=num_params(model), scale=0.2).astype(np.float32)
+    x = np.random.default_rng(2).normal(size=(5, *SHAPE)).astype(np.float32)
+    assign(narrow, params[architecture.held])
+
+    @tff.tensorflow.computation(tff.TensorType(np.float32, [num_params(model)]))
+    def logits(vector):
+        return architecture.predict(architecture.take(vector), tf.constant(x))
+
+    # As at the end of `build_round`.
+    tf.keras.models.clone_model(narrow)
+
+    np.testing.assert_allclose(logits(params), narrow(x), rtol=1e-4, atol=1e-4)
+    put = architecture.put(architecture.take(tf.constant(params)), len(params)).numpy()
+    np.testing.assert_array_equal(put[architecture.held], params[architecture.held])
+    assert np.count_nonzero(put) == len(architecture.held)
+
+
+def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, client_input, tmp_path):
+    clients = make_clients(sizes=(8, 5, 11), shape=SHAPE)
+    root = clients.write(tmp_path) / "data" / "clients"
+    model = build("mlp", SHAPE, CLASSES, seed=0)
+    shapes = {1.0: model} | {w: build("mlp", SHAPE, CLASSES, seed=0, width=w) for w in (0.25, 0.5)}
+    architectures = [whole(model, SHAPE), *(narrower(model, shapes[w], SHAPE) for w in (0.25, 0.5))]
+    training = LocalTraining(SHAPE, CLASSES, num_params(model), 4, ClientUpdate(ClientSettings()))
+    optimizer = SERVER_OPTIMIZERS["sgd"](ServerOptimizerSettings())
+    computations = build_round(architectures, training, mean(AggregatorSettings(), 3), optimizer, masked=False)
+    params, given = flatten(model), []
+    orders = {c: visits(len(clients.data[c][1]), 2, client_rng(0, 1, c)) for c in clients.ids}
+    # 00 trains a quarter, 01 a half; 02 half as well in the first round and everything in the second.
+    for last in (2, 0):
+        given = [
+            client_input(
+                root / c, len(orders[c]) // 2, orders[c], weight=np.float32(w), architecture=np.int32(architecture)
+            )
+            for c, w, architecture in zip(clients.ids, (8, 5, 11), (1, 2, last), strict=True)
+        ]
+        state, results = computations.next(computations.initialize(OrderedDict(params=params)), given)
+        total, weight = np.zeros(len(params)), np.zeros(len(params))
+        for c, w, index, result in zip(clients.ids, (8, 5, 11), (1, 2, last), results, strict=True):
+            held = np.arange(len(params)) if index == 0 else architectures[index].held
+            keras = shapes[(1.0, 0.25, 0.5)[index]]
+            local = eager_sgd(keras, params[held], *clients.data[c], orders[c])
+            np.testing.assert_allclose(result["update"][held], local - params[held], atol=1e-5)
+            assert np.count_nonzero(np.delete(result["update"], held)) == 0
+            total[held] += w * (local - params[held])
+            weight[held] += w
+        expected = params + np.divide(total, weight, out=np.zeros(len(params)), where=weight > 0)
+        np.testing.assert_allclose(state["server"]["params"], expected, atol=1e-5)
+        # What nobody holds does not move.
+        np.testing.assert_array_equal(state["server"]["params"][weight == 0], params[weight == 0])
+        assert (weight == 0).any() == (last == 2)
+
+
+def eager_sgd(model, params, x, y, order):
+    assign(model, params)
+    for epoch in range(2):
+        mine = order[epoch * len(y) : (epoch + 1) * len(y)]
+        for begin in range(0, len(y), 4):
+            batch = mine[begin : begin + 4]
+            with tf.GradientTape() as tape:
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y[batch], model(x[batch], training=True))
+                loss = tf.reduce_mean(losses)
+            gradients = tape.gradient(loss, model.trainable_weights)
+            for variable, gradient in zip(model.trainable_weights, gradients, strict=True):
+                variable.assign_sub(0.1 * gradient)
+    return flatten(model)
+
+
+BASE = {"federate.model": "mlp", "federate.rounds": 2, "prune.rounds": 2, "prune.end_round": 2}
+
+
+def test_run_with_narrow_clients_trains_the_whole_model(make_clients, settings_of, tmp_path):
+    clients = make_clients(sizes=(8, 5, 11), shape=SHAPE)
+    federate(settings_of({**BASE, "federate.width": {"00": 0.25, "02": 0.5}}), clients.write(tmp_path / "narrow"))
+    federate(settings_of({**BASE, "federate.width": {"00": 1.0}}), clients.write(tmp_path / "whole"))
+    federate(settings_of(BASE), clients.write(tmp_path / "plain"))
+    logs = [
+        read_rows(tmp_path / name / "reports" / "federate" / "clients.csv") for name in ("narrow", "whole", "plain")
+    ]
+    assert logs[1] == logs[2]
+    norms = [{(r["round"], r["client"]): r["update_norm"] for r in rows} for rows in (logs[0], logs[2])]
+    # In the first round the client of full width has the update that it has without the others' widths.
+    assert float(norms[0]["1", "01"]) == pytest.approx(float(norms[1]["1", "01"]), rel=1e-5)
+    assert float(norms[0]["1", "00"]) != pytest.approx(float(norms[1]["1", "00"]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"federate.model": "logistic"}, "federate.model logistic has no width 0.5 .*no layer is narrower"),
+        ({"federate.model": "resnet8", "federate.width": {"00": 0.25}}, "federate.model resnet8 has no width 0.25"),
+        ({"federate.width": {"77": 0.5}}, "federate.width names 77, which the data does not have"),
+    ],
+)
+def test_width_that_no_layer_has_is_refused_before_the_first_round(changes, text, make_clients, settings_of, tmp_path):
+    clients = make_clients(sizes=(8, 5), shape=SHAPE)
+    settings = settings_of({**BASE, "federate.width": {"00": 0.5}, **changes})
+    with pytest.raises(SettingsError, match=text):
+        federate(settings, clients.write(tmp_path))
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"federate.width": {"00": 0.0}}, "federate.width.00 must be > 0"),
+        ({"federate.width": {"00": 1.5}}, "federate.width.00 must be <= 1"),
+        ({"federate.width": {"00": 0.5}, "federate.client.kind": "scaffold"}, "width needs client.kind sgd or fedprox"),
+        ({"federate.width": {"00": 0.5}, "federate.aggregator.kind": "median"}, "width needs aggregator.kind mean"),
+    ],
+)
+def test_widths_that_cannot_be_are_refused_by_name(changes, text, settings_of):
+    with pytest.raises(SettingsError, match=text):
+        settings_of(changes)
