@@ -81,7 +81,7 @@ def play(quadratics, client_input):
             training = LocalTraining((DIM + 1,), 1, DIM, 100, CLIENT_UPDATES[kind](client), loss=squared)
             optimizer = SERVER_OPTIMIZERS["sgd"](ServerOptimizerSettings())
             built[key] = build_round(
-                [Architecture(residual, ((DIM,),))], training, mean(AggregatorSettings()), optimizer, False
+                [Architecture(residual, ((DIM,),))], training, mean(AggregatorSettings(), len(SIZES)), optimizer, False
             )
         computations = built[key]
         params = np.zeros(DIM, np.float32) if start is None else np.asarray(start, np.float32)

@@ -55,6 +55,7 @@ def descend(
     settings, rule = training.update.settings, training.update
     order, size, rate = client["order"], training.batch_size, client["learning_rate"]
     momentum = settings.momentum if rule.local_momentum else 0.0
+    summed = _sums_gradients(training)
     steps_per_epoch = (client["num_examples"] + size - 1) // size
     num_steps = tf.size(order) // client["num_examples"] * steps_per_epoch
 
@@ -90,9 +91,7 @@ def descend(
             "loss_sum": state["loss_sum"] + total,
             "late_sum": state["late_sum"] + tf.where(late > 0, total, 0.0),
             "late_count": state["late_count"] + late * tf.cast(end - begin, tf.float32),
-            "gradient_sum": [s + g for s, g in zip(state["gradient_sum"], gradient, strict=True)]
-            if rule.mean_gradient
-            else [],
+            "gradient_sum": [s + g for s, g in zip(state["gradient_sum"], gradient, strict=True)] if summed else [],
             "normalizer": state["normalizer"],
             "response": state["response"],
         }
@@ -111,12 +110,28 @@ def descend(
         "loss_sum": zero,
         "late_sum": zero,
         "late_count": zero,
-        "gradient_sum": zeros if rule.mean_gradient else [],
+        "gradient_sum": zeros if summed else [],
         "normalizer": zero if rule.normalized else tf.constant(1.0),
         "response": zero,
     }
     (end_state,) = tf.while_loop(lambda state: state["step"] < num_steps, step, (begin_state,))
     return end_state  # type: ignore[no-any-return]
+
+
+def _sums_gradients(training: LocalTraining) -> bool:
+    return training.update.mean_gradient and training.update.settings.momentum > 0
+
+
+def mean_gradient(
+    training: LocalTraining, client: Any, end: dict[str, Any], update: Tensors, constant: Tensors | None
+) -> Tensors:
+    """The mean of the gradients along the way; without momentum it follows from where the way led."""
+    num_steps = tf.cast(end["step"], tf.float32)
+    if _sums_gradients(training):
+        return [total / num_steps for total in end["gradient_sum"]]
+    # Δ = −η Σ (g + constant).
+    factor = -1 / (num_steps * client["learning_rate"])
+    return [factor * u - c for u, c in zip(update, constant or [0.0] * len(update), strict=True)]
 
 
 def full_gradient(predict: Predict, training: LocalTraining, x: tf.Tensor, y: tf.Tensor, params: Tensors) -> Tensors:

@@ -16,7 +16,7 @@ import tensorflow_federated as tff
 from tasks.federate.architecture import Architecture
 from tasks.federate.client_files import read_examples
 from tasks.federate.client_updates.base import Trained
-from tasks.federate.descent import PASS_BATCH, LocalTraining, descend, full_gradient
+from tasks.federate.descent import PASS_BATCH, LocalTraining, descend, full_gradient, mean_gradient
 
 
 def client_type(training: LocalTraining) -> Any:
@@ -110,13 +110,19 @@ def _examples(client: Any, training: LocalTraining) -> tuple[tf.Tensor, tf.Tenso
 def _result(training: LocalTraining, client: Any, trained: dict[str, tf.Tensor], num_architectures: int) -> Any:
     sums, update = trained["loss_sum"], trained["update"]
     finite = tf.math.is_finite(tf.reduce_sum(tf.square(update))) & tf.math.is_finite(sums)
-    if training.update.kept:
-        finite &= tf.math.is_finite(tf.reduce_sum(tf.square(trained["kept"])))
+    if training.update.full_gradient:
+        # What else a client keeps is finite with its update.
+        finite &= tf.math.is_finite(tf.reduce_sum(tf.square(trained["full_gradient"])))
+
+    def or_else(value: tf.Tensor, otherwise: Callable[[], tf.Tensor]) -> tf.Tensor:
+        # Not tf.where, which copies: a round of many parameters consists of little else.
+        return tf.cond(finite, lambda: value, otherwise)
+
     weight = tf.where(finite, client["weight"], 0.0)
     result = OrderedDict(
-        update=tf.where(finite, update / trained["normalizer"], 0.0)
-        if training.update.normalized
-        else tf.where(finite, update, 0.0),
+        update=or_else(
+            update / trained["normalizer"] if training.update.normalized else update, lambda: tf.zeros_like(update)
+        ),
         weight=weight,
         finite=finite,
         loss_before=trained["loss_before"],
@@ -131,10 +137,10 @@ def _result(training: LocalTraining, client: Any, trained: dict[str, tf.Tensor],
         held=weight * tf.one_hot(client["architecture"], num_architectures),
     )
     if training.update.kept:
-        result["kept"] = tf.where(finite, trained["kept"], client["kept"])
+        result["kept"] = or_else(trained["kept"], lambda: client["kept"])
         message["message"] = client["share"] * (result["kept"] - client["kept"])
     elif training.update.shared:
-        message["message"] = tf.where(finite, client["weight"] * trained["full_gradient"], 0.0)
+        message["message"] = or_else(client["weight"] * trained["full_gradient"], lambda: tf.zeros_like(update))
     result["sums"] = message
     return result
 
@@ -156,15 +162,8 @@ def _train(
     if full is not None:
         result["full_gradient"] = architecture.put(full, training.num_params)
     if rule.kept:
-        num_steps = tf.cast(end["step"], tf.float32)
-        after = [
-            Trained(
-                update[i],
-                end["gradient_sum"][i] / num_steps if rule.mean_gradient else None,
-                full[i] if full is not None else None,
-            )
-            for i in range(len(start))
-        ]
+        means = mean_gradient(training, client, end, update, constant) if rule.mean_gradient else [None] * len(start)
+        after = [Trained(*parts) for parts in zip(update, means, full or [None] * len(start), strict=True)]
         next_kept = [rule.next_kept(c, trained) for c, trained in zip(kept, after, strict=True)]
         result["kept"] = architecture.put(next_kept, training.num_params)
     return result
