@@ -9,7 +9,9 @@ class FedNova(ClientUpdate):
 
     So a client that makes more steps has no more weight. ‖a_k‖₁ is K for plain SGD, [K − ρ(1 − ρ^K)/(1 − ρ)]/(1 − ρ)
     with momentum ρ, and [1 − (1 − ημ)^K]/(ημ) with FedProx's pull: the sum of what K gradients of 1 add up to, which
-    is how it is computed, for both together too. With equal work it is FedAvg. Clipping does not enter it.
+    is how it is computed, for both together too. With equal work it is FedAvg, in every variant: the reason for this
+    τ_eff, where the authors' code takes Σ p_k K_k with a pull, another length of the same step. Clipping does not
+    enter it.
     """
 
     normalized = True
