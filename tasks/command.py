@@ -1,7 +1,9 @@
 """What every command of Undrift does alike: quiet logs, errors as one line, an end that runs every `finally`."""
 
 import argparse
+import atexit
 import errno
+import gc
 import logging
 import os
 import signal
@@ -48,6 +50,8 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # As Python ends it looks for cycles among everything that TensorFlow and TFF made: seconds for nothing.
+    atexit.register(gc.freeze)
     # Ours are logged; what other packages warn their developers of is nothing a user can act on.
     warnings.simplefilter("ignore")
     sys.unraisablehook = _deliver_again

@@ -156,6 +156,16 @@ def test_an_interrupted_command_cleans_up_and_leaves_no_traceback(
     assert (tmp_path / "cleaned").exists()
 
 
+def test_at_its_end_a_command_looks_for_no_cycles_among_what_it_imported() -> None:
+    # What is registered first is called last.
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count(), len(gc.get_objects()))); "
+    code += "from tasks import command; print(gc.get_freeze_count(), len(gc.get_objects())); command.quiet()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    (none, before), (frozen, left) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert none == 0
+    assert left < 0.05 * before < frozen
+
+
 def rows(folder: Path) -> list[tuple[str, str, float]]:
     return [(row["step"], row["round"], float(row["seconds"])) for row in files.read_rows(folder / timings.PATH)]
 

@@ -42,11 +42,14 @@ READ_FORM = """
   };
 })
 """
+# Of the drop-downs of one title, as `Kind`, the one in the box of its section.
 CHOOSE = """
-((title, value) => {
-  const box = [...document.querySelectorAll('.schema-form-property')]
-    .filter(e => !e.querySelector('.schema-form-property') && e.innerText.startsWith(title)).pop();
-  const menu = box.querySelector('select');
+((section, title, value) => {
+  const called = (e, name) => e.innerText.startsWith(name);
+  const menu = [...document.querySelectorAll('.schema-form-property')]
+    .filter(e => !e.querySelector('.schema-form-property') && called(e, title)
+      && called(e.parentElement.closest('.schema-form-property'), section))
+    .pop().querySelector('select');
   menu.value = value;
   menu.dispatchEvent(new Event('change', {bubbles: true}));
 })
@@ -170,19 +173,19 @@ def test_the_grid_of_a_comparison_stands_before_the_many_settings(site: Site, pa
 
 @pytest.fixture(scope="module")
 def first(site: Site, page: browser.Page) -> str:
-    """The id of a run that was started in the form with another weighting, and has ended well."""
+    """The id of a run that was started in the form with another aggregator, and has ended well."""
     page.open(f"{site.ui}/deployments/deployment/{site.deployment()['id']}")
     page.click("Run", "button")
     page.click("Custom run")
     page.wait_for("Submit", Settings.model_fields["track"].title or "")
-    page.run(f"{CHOOSE}('Weighting', 'uniform')")
+    page.run(f"{CHOOSE}('Aggregator', 'Kind', 'median')")
     page.click("Submit", "button")
     page.wait_for("scheduled to start now")
     mine = {"deployments": {"id": {"any_": [site.deployment()["id"]]}}}
     (run_id,) = (str(run["id"]) for run in site.ask("POST", "flow_runs/filter", **mine))
     site.wait_for(run_id)
     page.open(f"{site.ui}/runs/flow-run/{run_id}")
-    page.wait_for("mlp dirichlet(0.3) mean(uniform) sgd · ")
+    page.wait_for("mlp dirichlet(0.3) median sgd · ")
     return run_id
 
 
@@ -221,12 +224,14 @@ def test_a_run_started_in_the_form_shows_its_steps_logs_and_artifacts(
         page.screenshot(site.pictures / f"artifact-{key}.png")
     assert page.run("[...document.querySelectorAll('a')].map(a => a.href)").count(link) == 1
 
-    assert yaml.safe_load((site.workspace(first) / "params.yaml").read_text())["federate"]["aggregator"] == {
-        "kind": "mean",
-        "weighting": "uniform",
-    }
+    params, run_by = (
+        yaml.safe_load((folder / "params.yaml").read_text())
+        for folder in (site.deployed.repository, site.workspace(first))
+    )
+    params["federate"]["aggregator"]["kind"] = "median"
+    assert run_by == params  # all else as it was registered
     logged = site.mlflow_run(first)
-    assert logged.data.params["federate.aggregator.weighting"] == "uniform"
+    assert logged.data.params["federate.aggregator.kind"] == "median"
     assert logged.data.tags["prefect.flow_run_id"] == first
 
 
@@ -240,9 +245,7 @@ def test_two_runs_stand_side_by_side_in_mlflow(site: Site, page: browser.Page, f
     runs = [site.mlflow_run(each).info for each in (first, made["id"])]
     ids = ",".join(f'"{run.run_id}"' for run in runs)
     page.open(f'{site.mlflow}/#/compare-runs?runs=[{ids}]&experiments=["1"]')
-    page.wait_for(
-        *(str(run.run_name) for run in runs), "federate.aggregator.weighting", "uniform", "val_loss", seconds=90
-    )
+    page.wait_for(*(str(run.run_name) for run in runs), "federate.aggregator.kind", "median", "val_loss", seconds=90)
     time.sleep(3)
     page.screenshot(site.pictures / "mlflow-compare.png")
     page.open(f"{site.mlflow}/#/experiments/1/runs?workflowType=machine_learning")
