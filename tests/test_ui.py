@@ -245,7 +245,7 @@ def test_two_runs_stand_side_by_side_in_mlflow(site: Site, page: browser.Page, f
     runs = [site.mlflow_run(each).info for each in (first, made["id"])]
     ids = ",".join(f'"{run.run_id}"' for run in runs)
     page.open(f'{site.mlflow}/#/compare-runs?runs=[{ids}]&experiments=["1"]')
-    page.wait_for(*(str(run.run_name) for run in runs), "federate.aggregator.kind", "median", "val_loss", seconds=90)
+    page.wait_for(*(str(run.run_name) for run in runs), "federate.aggregator.kind", "balanced_accuracy", seconds=90)
     time.sleep(3)
     page.screenshot(site.pictures / "mlflow-compare.png")
     page.open(f"{site.mlflow}/#/experiments/1/runs?workflowType=machine_learning")
@@ -307,8 +307,15 @@ def test_the_buttons_cancel_a_run_and_retry_it(site: Site, page: browser.Page) -
     page.wait_for("This will retry flow run")
     page.screenshot(site.pictures / "retry.png")
     page.click("Retry", ".p-modal button")
-    page.wait_for("goes on after round", seconds=200)
     site.wait_for(run_id)
+    # The page shows the first two hundred lines only.
+    asked = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200}
+    lines = [
+        line["message"]
+        for offset in range(0, 1000, 200)
+        for line in site.ask("POST", "logs/filter", **asked, offset=offset)
+    ]
+    assert len([line for line in lines if "goes on after round" in line]) == 1
     page.screenshot(site.pictures / "retried.png")
     logged = site.mlflow_run(run_id)
     assert (logged.info.status, logged.data.tags["resumed"]) == ("FINISHED", "true")
