@@ -55,13 +55,14 @@ def test_without_a_server_it_says_how_to_start_one(repository: Path, shell: dict
     assert (status, "prefect server start" in line) == (2, True), line
 
 
-def test_a_server_that_never_answers_is_one_line_within_ten_seconds(repository: Path, shell: dict[str, str]) -> None:
+def test_a_server_that_never_answers_is_one_line_within_its_patience(repository: Path, shell: dict[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
         status, (line,) = command(repository, shell, PREFECT_API_URL=url)
     assert (status, "does not answer" in line) == (2, True), line
-    assert time.monotonic() - began < 10 + 5  # the command itself takes up to 5 s to start
+    # 15 s of patience (flows/server.py); the command itself takes seconds to start on a busy machine.
+    assert 15 <= time.monotonic() - began < 15 + 15
 
 
 def test_an_address_that_is_no_api_is_refused(repository: Path, shell: dict[str, str], prefect_server: str) -> None:

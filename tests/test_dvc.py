@@ -104,6 +104,9 @@ def test_a_stage_depends_on_the_settings_that_its_code_reads(stage: str) -> None
     read: set[str] = set()
     for file in code(stage) - {"tasks/settings.py"}:
         read |= set(re.findall(r"\bsettings\.(\w+)", (ROOT / file).read_text())) & set(Settings.model_fields)
+    # privacy.py refuses before training what pruning would spend too much for, and refuses again there: no output of
+    # `federate` depends on it, and a change of `prune` must not train again.
+    read -= {"prune"} if stage == "federate" else set()
     assert read <= names
 
 

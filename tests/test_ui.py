@@ -253,7 +253,7 @@ def test_two_runs_stand_side_by_side_in_mlflow(site: Site, page: browser.Page, f
     time.sleep(3)
     page.screenshot(site.pictures / "mlflow-runs.png")
     page.open(f"{site.mlflow}/#/experiments/1/runs/{runs[0].run_id}/model-metrics")
-    page.wait_for("val_loss", seconds=90)
+    page.wait_for("accuracy", seconds=90)
     time.sleep(3)
     page.screenshot(site.pictures / "mlflow-run.png")
 
