@@ -117,7 +117,11 @@ def _find_servers(repository: Path) -> None:
 
 
 def _end(state: "State[Any]") -> None:
-    if state.is_completed():
-        return
+    if not state.is_completed():
+        raise error_of(state)
+
+
+def error_of(state: "State[Any]") -> UndriftError:
+    """Returns the error of a failed state, of the kind that its exit status needs."""
     found: Any = state.result(raise_on_failure=False)
-    raise found if isinstance(found, UndriftError) else RunError(state.message or str(state.name))
+    return found if isinstance(found, UndriftError) else RunError(state.message or str(state.name))

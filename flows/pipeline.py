@@ -22,12 +22,13 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
 from flows import abandoned, artifacts, live, overrides
+from flows.commands import error_of
 from flows.names import run_name
 from flows.session import Session
 from flows.steps import TASKS
 from flows.workspace import RUNS, Workspace, find_repository
 from tasks import command
-from tasks.errors import RunError, SettingsError, UndriftError
+from tasks.errors import SettingsError, UndriftError
 from tasks.settings import Settings, parse
 
 log = logging.getLogger("flows.pipeline")
@@ -126,7 +127,6 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
 
 
 def _error(step: str, state: State[Any]) -> UndriftError:
-    """Returns the error of a failed state, of the kind that its exit status needs."""
-    found = state.result(raise_on_failure=False)
-    error = found if isinstance(found, UndriftError) else RunError(state.message or str(state.name))
+    """Returns the error of a step's failed state, with the step's name."""
+    error = error_of(state)
     return type(error)(f"{step}: {error}")

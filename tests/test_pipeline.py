@@ -160,7 +160,8 @@ def test_a_run_that_fails_says_why_once_and_prefect_has_it(
     why = "partition: nowhere.npz must be an .npz file, got nothing there"
     assert (done.status, done.said.splitlines()[-1]) == (2, f"error: {why}")
     assert "Traceback" not in done.said
-    asked = {"flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}, "limit": 1}
+    ours = {"flows": {"name": {"any_": ["pipeline"]}}, "flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}
+    asked = {**ours, "sort": "EXPECTED_START_TIME_DESC", "limit": 1}
     (failed,) = httpx.post(f"{prefect_server}/flow_runs/filter", json=asked, trust_env=False).json()
     assert failed["state"]["message"] == why
 

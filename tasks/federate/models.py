@@ -128,11 +128,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int, 
     tf.keras.utils.set_random_seed(seed)
     # Keras numbers unnamed layers through the whole process; their names are in the file and in the run's identity.
     tf.keras.backend.reset_uids()
-    model = (
-        builder(tuple(input_shape), num_classes)
-        if width == 1
-        else _narrow(name, builder, input_shape, num_classes, width)
-    )
+    model = builder(tuple(input_shape), num_classes, **({} if width == 1 else {"width": width}))
     if not isinstance(model, Model):
         raise SettingsError(f"federate.model {name} must return a tf.keras.Model, got {type(model).__name__}")
     if not model.built:
@@ -148,13 +144,6 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int, 
     if tuple(model.output_shape) != (None, num_classes):
         raise SettingsError(f"federate.model {name} must give logits (None, {num_classes}), got {model.output_shape}")
     return model
-
-
-def _narrow(name: str, builder: Builder, input_shape: tuple[int, ...], num_classes: int, width: float) -> Model:
-    try:
-        return builder(tuple(input_shape), num_classes, width=width)
-    except (TypeError, ValueError) as exc:
-        raise SettingsError(f"federate.model {name} has no width {width:g} (federate.width): {exc}") from exc
 
 
 def _load(name: str) -> Builder:

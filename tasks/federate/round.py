@@ -19,6 +19,10 @@ Results = list[Any]
 """Each client's result, or `Failed`, in the order of the clients."""
 
 
+Gather = Callable[[Any, Sequence[Any]], tuple[Results, Any]]
+"""(state, clients) -> (the clients' results as they sent them, what is added up over them); the state stays."""
+
+
 @dataclass(frozen=True)
 class Round:
     """The computations of one run; call them inside a runtime's context."""
@@ -53,7 +57,7 @@ def build_round(
     """
     parts = _Parts(architectures, training, optimizer, masked)
     build = _build_summing if isinstance(aggregator, tff.aggregators.WeightedAggregationFactory) else _build_gathering
-    computations = Round(*build(parts, aggregator), parts.build_train(), parts.build_measure())
+    computations = Round(*build(parts, aggregator), parts.train_alone, parts.build_measure())
     # Keras swaps its classes for those of TensorFlow 1 when a layer is made in a graph, as TFF does above, and every
     # model made before is then refused; making one outside of a graph swaps them back.
     for architecture in architectures:
@@ -79,6 +83,7 @@ class _Parts:
         self._select = _build_select(self.server, sent)
         sums = self.local_update.type_signature.result["sums"]
         self.apply = _build_apply(self.server, self.vector, sums, architectures, training, optimizer, masked)
+        self.gather = self._build_gather()
 
     def train(self, server: Any, clients: Any) -> Any:
         """(server's state, clients) -> results, inside a federated computation."""
@@ -90,12 +95,17 @@ class _Parts:
         names = [name for name in tff.structure.name_list(self.local_update.type_signature.result) if name != "sums"]
         return tff.federated_zip(OrderedDict((name, getattr(results, name)) for name in names))
 
-    def build_train(self) -> Callable[[Any, Sequence[Any]], Results]:
+    def _build_gather(self) -> Gather:
         @tff.federated_computation(tff.FederatedType(self.server, tff.SERVER), self.clients)
-        def train(server: Any, clients: Any) -> Any:
-            return self.returned(self.train(server, clients))
+        def gather(server: Any, clients: Any) -> Any:
+            results = self.train(server, clients)
+            return self.returned(results), tff.federated_sum(results.sums)
 
-        return lambda state, clients: self.results(train(state["server"], list(clients)))
+        return lambda state, clients: gather(state["server"], list(clients))
+
+    def train_alone(self, state: Any, clients: Sequence[Any]) -> Results:
+        """(state, clients) -> the clients' results."""
+        return self.results(self.gather(state, clients)[0])
 
     def build_measure(self) -> Callable[[Any, Sequence[Any]], list[Any]]:
         measure = build_measure(self._architectures[0], self.training)
@@ -148,11 +158,6 @@ def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Any, Any]:
     def initialize(broadcast: Any) -> Any:
         return tff.federated_map(parts.initialize_server, broadcast)
 
-    @tff.federated_computation(tff.FederatedType(parts.server, tff.SERVER), parts.clients)
-    def train(server: Any, clients: Any) -> Any:
-        results = parts.train(server, clients)
-        return parts.returned(results), tff.federated_sum(results.sums)
-
     sums_type = parts.local_update.type_signature.result["sums"]
 
     @tff.federated_computation(tff.FederatedType((parts.server, parts.vector, sums_type), tff.SERVER))
@@ -160,7 +165,7 @@ def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Any, Any]:
         return tff.federated_map(parts.apply, arguments)
 
     def advance(state: Any, clients: Sequence[Any]) -> tuple[Any, Results]:
-        results, sums = train(state["server"], list(clients))
+        results, sums = parts.gather(state, clients)
         used = [r for r in results if not isinstance(r, Failed) and r["finite"]]
         if used:
             combined = rule([r["update"] for r in used], np.array([r["weight"] for r in used], np.float64))

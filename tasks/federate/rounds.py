@@ -138,10 +138,10 @@ def _architectures(settings: Settings, cohort: Cohort, model: tf.keras.Model) ->
     name, shape = settings.federate.model, cohort.input_shape
     found = [whole(model, shape)]
     for width in _widths(settings.federate.width)[1:]:
-        narrow = build(name, shape, cohort.num_classes, settings.seed, width)
         try:
+            narrow = build(name, shape, cohort.num_classes, settings.seed, width)
             found.append(narrower(model, narrow, shape))
-        except ValueError as exc:
+        except (TypeError, ValueError) as exc:
             raise SettingsError(f"federate.model {name} has no width {width:g} (federate.width): {exc}") from exc
     return found
 
@@ -209,7 +209,7 @@ class _Loop:
         if self._phase.next_mask is not None:
             broadcast["mask"] = np.ones_like(broadcast["params"])
         fresh = self._computations.initialize(broadcast)
-        if CLIENT_UPDATES[self._settings.client.kind](self._settings.client).kept:
+        if CLIENT_UPDATES[self._settings.client.kind].kept:
             fresh["kept"] = {client: np.zeros_like(broadcast["params"]) for client in self._cohort.clients}
         before = self._phase.first - 1
         rounds = self._checkpoints.rounds()
@@ -254,8 +254,10 @@ class _Loop:
         return {"round": round_num, "row": row, "clients": clients}, failures, bool(healthy)
 
     def _stops_early(self) -> bool:
-        losses = [line["row"]["train_loss"] for line in self.lines]
-        return self._phase.next_mask is None and schedule.stops_early(self._settings.early_stopping, losses)
+        settings = self._settings.early_stopping
+        if not settings.patience or self._phase.next_mask is not None:
+            return False
+        return schedule.stops_early(settings, [line["row"]["train_loss"] for line in self.lines])
 
     def _sample(self, now: _Progress, round_num: int) -> list[str]:
         left = {c: info for c, info in self._cohort.clients.items() if c not in now.excluded}
@@ -277,16 +279,9 @@ class _Loop:
             raise
         except Exception:
             # The worker runtime fails for all when one does.
-            losses = {client: self._loss(state, given) for client, given in inputs.items()}
+            tried = {client: _alone(self._computations.measure, state, given) for client, given in inputs.items()}
+            losses = {client: found if isinstance(found, Failed) else found[0] for client, found in tried.items()}
         return {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in losses.items()}
-
-    def _loss(self, state: Any, given: Any) -> Any:
-        try:
-            return self._computations.measure(state, [given])[0]
-        except UndriftError:
-            raise
-        except Exception as exc:
-            return Failed(exc)
 
     def _client_input(self, now: _Progress, client: str, round_num: int) -> OrderedDict[str, Any]:
         info, settings = self._cohort.clients[client], self._settings
@@ -332,15 +327,8 @@ class _Loop:
             return proposed, {client: found[client] for client in inputs}
 
     def _find_failed(self, state: Any, inputs: Mapping[str, Any]) -> dict[str, Failed]:
-        failed = {}
-        for client, given in inputs.items():
-            try:
-                self._computations.train(state, [given])
-            except UndriftError:
-                raise
-            except Exception as exc:
-                failed[client] = Failed(exc)
-        return failed
+        tried = {client: _alone(self._computations.train, state, given) for client, given in inputs.items()}
+        return {client: found for client, found in tried.items() if isinstance(found, Failed)}
 
     def _prune(self, state: Any, round_num: int) -> Any:
         if self._phase.next_mask is None:
@@ -372,6 +360,16 @@ class _Loop:
         log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
         return None
+
+
+def _alone(compute: Callable[[Any, Sequence[Any]], list[Any]], state: Any, given: Any) -> list[Any] | Failed:
+    """Returns what `compute` gives for one client, or `Failed` if it raises."""
+    try:
+        return compute(state, [given])
+    except UndriftError:
+        raise
+    except Exception as exc:
+        return Failed(exc)
 
 
 def _with_kept(state: Any, results: Mapping[str, Any]) -> Any:

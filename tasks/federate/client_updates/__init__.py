@@ -1,16 +1,13 @@
 """The client updates: `federate.client.kind`."""
 
-from collections.abc import Callable
-
 from tasks.federate.client_updates.base import ClientUpdate
 from tasks.federate.client_updates.feddyn import FedDyn
 from tasks.federate.client_updates.fednova import FedNova
 from tasks.federate.client_updates.fedprox import FedProx
 from tasks.federate.client_updates.mimelite import MimeLite
 from tasks.federate.client_updates.scaffold import Scaffold
-from tasks.settings import ClientSettings
 
-CLIENT_UPDATES: dict[str, Callable[[ClientSettings], ClientUpdate]] = {
+CLIENT_UPDATES: dict[str, type[ClientUpdate]] = {
     "sgd": ClientUpdate,
     "fedprox": FedProx,
     "scaffold": Scaffold,
