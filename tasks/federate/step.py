@@ -13,7 +13,8 @@ from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.models import build, num_params
 from tasks.federate.record import write_log
-from tasks.federate.rounds import Phase, Watch, ignore, run_rounds
+from tasks.federate.rounds import Watch, ignore, run_rounds
+from tasks.federate.runner import Phase
 from tasks.files import replacing
 from tasks.settings import Settings
 

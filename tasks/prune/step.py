@@ -15,7 +15,8 @@ from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.parameters import flatten, prunable
 from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
-from tasks.federate.rounds import Phase, Watch, ignore, run_rounds
+from tasks.federate.rounds import Watch, ignore, run_rounds
+from tasks.federate.runner import Phase
 from tasks.federate.step import save_model
 from tasks.files import read_rows, replacing, write_json, write_rows
 from tasks.prune.export import sizes, tflite_logits, to_tflite

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorflow.keras import Model
 
-from tasks.federate import rounds
+from tasks.federate import rounds, runner
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.cohort import CLIENTS, Cohort, load_cohort
 from tasks.federate.in_process import in_process
@@ -101,8 +101,8 @@ class Stopwatch:
     @contextmanager
     def on_recording(self) -> Iterator[None]:
         with (
-            mock.patch.object(rounds, "client_rows", self.timed(rounds.client_rows)),
-            mock.patch.object(rounds, "round_row", self.timed(rounds.round_row)),
+            mock.patch.object(runner, "client_rows", self.timed(runner.client_rows)),
+            mock.patch.object(runner, "round_row", self.timed(runner.round_row)),
             mock.patch.object(Checkpoints, "append", self.timed(Checkpoints.append)),
         ):
             yield
@@ -149,7 +149,7 @@ def measure(name: str, num_clients: int, least: int, seconds: float, folder: Pat
 def _check_first_round(
     others: dict[str, Variant], settings: Settings, folder: Path, cohort: Cohort, model: Model, initial: Any
 ) -> None:
-    rounds.run_rounds(settings, folder / "check", cohort, model, rounds.Phase("check", 1, 1), lambda lines: None)
+    rounds.run_rounds(settings, folder / "check", cohort, model, runner.Phase("check", 1, 1), lambda lines: None)
     ours = flatten(model)
     model.set_weights(initial)
     for variant in others.values():
@@ -201,7 +201,7 @@ def _interleave(
         resumed = time.perf_counter()
 
     with stopwatch.on_recording():
-        phase = rounds.Phase("federate", 1, last)
+        phase = runner.Phase("federate", 1, last)
         lines = rounds.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
     return timed, recording, sum(row["num_steps"] for row in lines[-1]["clients"])
 

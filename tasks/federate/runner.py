@@ -1,0 +1,293 @@
+"""One round after the other from any state: sample, train, aggregate, record. What a run and a replay share."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tasks.errors import NoClientLeft, RunError, SettingsError, UndriftError
+from tasks.federate import schedule
+from tasks.federate.aggregators import aggregator
+from tasks.federate.architecture import Architecture, narrower, whole
+from tasks.federate.client_updates import CLIENT_UPDATES
+from tasks.federate.cohort import Cohort
+from tasks.federate.descent import LocalTraining
+from tasks.federate.in_process import Failed
+from tasks.federate.models import build, num_params
+from tasks.federate.parameters import build_validation, flatten, prunable
+from tasks.federate.privacy import epsilon
+from tasks.federate.record import Outcome, client_rows, round_row
+from tasks.federate.round import Round, build_round
+from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Drawing one costs 25 µs a client, which is much where nothing is augmented.
+_NO_SEED = np.zeros(2, np.int32)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Which rounds to run: `first` to `last` of the whole run, counted from 1."""
+
+    name: str
+    first: int
+    last: int
+    next_mask: Callable[[int, NDArray[np.float32]], NDArray[np.float32] | None] | None = None
+    """Pruning: (round, params (P,)) -> the mask (P,) of ones and zeros from then on, or None for no change."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What one round did."""
+
+    state: Any
+    """After the round; as before where the averaged model is not finite."""
+    line: dict[str, Any]
+    """`round`, `row` of rounds.csv and `clients`, rows of clients.csv."""
+    results: Mapping[str, Any]
+    """Each sampled client's result (see local_update.py), or `Failed`."""
+    failures: Mapping[str, str]
+    """Each client that was left out, with the reason."""
+    healthy: bool
+    """Whether nobody failed and model and validation loss are finite."""
+
+
+def build_computations(settings: Settings, cohort: Cohort, model: tf.keras.Model, masked: bool) -> Round:
+    """Returns the computations of a run: they do not depend on its rates, local work, sampling, weights or data."""
+    federate = settings.federate
+    return build_round(
+        _architectures(settings, cohort, model),
+        _local_training(settings, cohort, model),
+        aggregator(federate.aggregator, schedule.clients_per_round(federate.sampling, len(cohort.clients))),
+        SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
+        masked=masked,
+    )
+
+
+def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> LocalTraining:
+    client, augment = settings.federate.client, settings.preprocess.augment
+    return LocalTraining(
+        input_shape=cohort.input_shape,
+        num_classes=cohort.num_classes,
+        num_params=num_params(model),
+        batch_size=client.batch_size,
+        update=CLIENT_UPDATES[client.kind](client),
+        flip=augment.flip,
+        brightness=augment.brightness > 0,
+        shared_data=cohort.shared,
+    )
+
+
+def _widths(by_client: Mapping[str, float]) -> list[float]:
+    """Returns the widths of the architectures, the whole model's first."""
+    return [1.0, *sorted({width for width in by_client.values() if width < 1})]
+
+
+def _architectures(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> list[Architecture]:
+    name, shape = settings.federate.model, cohort.input_shape
+    found = [whole(model, shape)]
+    for width in _widths(settings.federate.width)[1:]:
+        try:
+            narrow = build(name, shape, cohort.num_classes, settings.seed, width)
+            found.append(narrower(model, narrow, shape))
+        except (TypeError, ValueError) as exc:
+            raise SettingsError(f"federate.model {name} has no width {width:g} (federate.width): {exc}") from exc
+    return found
+
+
+class Runner:
+    """The rounds of one phase, one at a time; call them inside a runtime's context."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cohort: Cohort,
+        model: tf.keras.Model,
+        phase: Phase,
+        computations: Round,
+        local_seed: int | None = None,
+    ) -> None:
+        """Prepares the rounds.
+
+        Args:
+            settings: of the run.
+            cohort: its clients.
+            model: the global model; its parameters are those of a fresh state, and validation overwrites them.
+            phase: which rounds; those of a schedule count from its first to its last.
+            computations: see `build_computations`.
+            local_seed: of what the clients draw (the order of their examples, epochs, augmentation); who is sampled
+                follows the run's seed in any case. None: the run's seed.
+        """
+        self._seed, self._settings = settings.seed, settings.federate
+        self._local_seed = settings.seed if local_seed is None else local_seed
+        self._cohort, self._phase, self._computations, self._model = cohort, phase, computations, model
+        self._prunable, self._widths = prunable(model), _widths(settings.federate.width)
+        augment = settings.preprocess.augment
+        self._augments = augment.flip or augment.brightness > 0
+        self._validate = build_validation(model, cohort.test_x, cohort.test_y)
+        private = settings.federate.aggregator.kind == "dp_mean"
+        self._epsilon = epsilon(settings, len(cohort.clients)) if private else None
+
+    def fresh(self) -> Any:
+        """Returns the state before the first round, from the model's parameters."""
+        broadcast = OrderedDict(params=flatten(self._model))
+        if self._phase.next_mask is not None:
+            broadcast["mask"] = np.ones_like(broadcast["params"])
+        fresh = self._computations.initialize(broadcast)
+        if CLIENT_UPDATES[self._settings.client.kind].kept:
+            fresh["kept"] = {client: np.zeros_like(broadcast["params"]) for client in self._cohort.clients}
+        return fresh
+
+    def step(self, state: Any, round_num: int, excluded: Collection[str] = ()) -> Stepped:
+        """Runs round `round_num` from `state` without the clients in `excluded`; neither is changed.
+
+        Raises:
+            NoClientLeft: every client of the round failed, or none is left.
+        """
+        sampled = self._sample(state, round_num, excluded)
+        inputs = {client: self._client_input(state, client, round_num) for client in sampled}
+        proposed, results = self._call(state, inputs)
+        failures = {c: _reason(r, inputs[c]["folder"]) for c, r in results.items() if _reason(r, "") != ""}
+        if len(failures) == len(sampled):
+            raise NoClientLeft(f"round {round_num}: every client failed: {listed(failures)}")
+        if round_num == self._phase.first:
+            failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
+        proposed = self._prune(proposed, round_num)
+        finite = bool(np.isfinite(proposed["server"]["params"]).all())
+        after = _with_kept(proposed, {c: r for c, r in results.items() if c not in failures}) if finite else state
+        before, params = state["server"]["params"], after["server"]["params"]
+        outcome = Outcome(round_num, self._phase.name, results, failures, before, params)
+        validation = self._validation(params, round_num)
+        clients, statistics = client_rows(outcome, inputs)
+        row = round_row(outcome, clients, statistics, validation, self._prunable)
+        if self._epsilon is not None:
+            row["epsilon"] = float(f"{self._epsilon(round_num):.7g}")
+        for client, reason in failures.items():
+            log.warning("round %d: client %s left out: %s", round_num, client, reason)
+        if not finite:
+            log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
+        healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
+        line = {"round": round_num, "row": row, "clients": clients}
+        return Stepped(after, line, results, failures, bool(healthy))
+
+    def _sample(self, state: Any, round_num: int, excluded: Collection[str]) -> list[str]:
+        left = {c: info for c, info in self._cohort.clients.items() if c not in excluded}
+        if not left:
+            raise NoClientLeft(f"round {round_num}: every client has failed and been left out")
+        sampling = self._settings.sampling
+        sizes, labels = {c: i.num_examples for c, i in left.items()}, {c: i.labels for c, i in left.items()}
+        sampled = schedule.sample(sampling, sizes, self._seed, round_num, labels)
+        if sampling.kind != "power_of_choice" or len(sampled) <= sampling.clients_per_round:
+            return sampled
+        inputs = {client: self._client_input(state, client, round_num) for client in sampled}
+        return schedule.highest(self._losses(state, inputs), sampling.clients_per_round)
+
+    def _losses(self, state: Any, inputs: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the global model's loss on each client's data; NaN for one that fails."""
+        try:
+            losses = dict(zip(inputs, self._computations.measure(state, list(inputs.values())), strict=True))
+        except UndriftError:
+            raise
+        except Exception:
+            # The worker runtime fails for all when one does.
+            tried = {client: _alone(self._computations.measure, state, given) for client, given in inputs.items()}
+            losses = {client: found if isinstance(found, Failed) else found[0] for client, found in tried.items()}
+        return {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in losses.items()}
+
+    def _client_input(self, state: Any, client: str, round_num: int) -> OrderedDict[str, Any]:
+        info, settings = self._cohort.clients[client], self._settings
+        rng = schedule.client_rng(self._local_seed, round_num, client)
+        num_epochs = schedule.epochs(settings.local_work, client, rng)
+        step, steps = round_num - self._phase.first + 1, self._phase.last - self._phase.first + 1
+        factor = schedule.learning_rate_factor(settings.client.schedule, step, steps)
+        given = OrderedDict(
+            folder=info.folder,
+            num_examples=np.int32(info.num_examples),
+            order=schedule.visits(info.num_examples, num_epochs, rng),
+            weight=np.float32(info.weight),
+            share=np.float32(info.share),
+            learning_rate=np.float32(settings.client.learning_rate * factor),
+            seed=schedule.augment_seed(self._local_seed, round_num, client) if self._augments else _NO_SEED,
+            brightness=info.brightness,
+            architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
+        )
+        if "kept" in state:
+            given["kept"] = state["kept"][client]
+        return given
+
+    def _call(self, state: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Returns the next state and each client's result or `Failed`.
+
+        The worker runtime fails the whole round with an error that does not say whose it is: then each client is
+        tried alone, and the round is run again without those that fail.
+        """
+        try:
+            proposed, results = self._computations.next(state, list(inputs.values()))
+            return proposed, dict(zip(inputs, results, strict=True))
+        except UndriftError:
+            raise
+        except Exception as exc:
+            failed = self._find_failed(state, inputs)
+            if not failed:
+                raise RunError(f"the round failed, but each of its clients alone did not: {exc}") from exc
+            rest = {client: given for client, given in inputs.items() if client not in failed}
+            if not rest:
+                return state, dict(failed)
+            proposed, results = self._computations.next(state, list(rest.values()))
+            found = {**dict(zip(rest, results, strict=True)), **failed}
+            return proposed, {client: found[client] for client in inputs}
+
+    def _find_failed(self, state: Any, inputs: Mapping[str, Any]) -> dict[str, Failed]:
+        tried = {client: _alone(self._computations.train, state, given) for client, given in inputs.items()}
+        return {client: found for client, found in tried.items() if isinstance(found, Failed)}
+
+    def _prune(self, state: Any, round_num: int) -> Any:
+        if self._phase.next_mask is None:
+            return state
+        mask = self._phase.next_mask(round_num, state["server"]["params"])
+        if mask is None:
+            return state
+        server = OrderedDict(state["server"], mask=mask, params=state["server"]["params"] * mask)
+        return OrderedDict(state, server=server)
+
+    def _validation(self, params: NDArray[np.float32], round_num: int) -> tuple[float, float] | None:
+        if round_num % self._settings.evaluate_every and round_num != self._phase.last:
+            return None
+        return self._validate(params)
+
+
+def _alone(compute: Callable[[Any, Sequence[Any]], list[Any]], state: Any, given: Any) -> list[Any] | Failed:
+    """Returns what `compute` gives for one client, or `Failed` if it raises."""
+    try:
+        return compute(state, [given])
+    except UndriftError:
+        raise
+    except Exception as exc:
+        return Failed(exc)
+
+
+def _with_kept(state: Any, results: Mapping[str, Any]) -> Any:
+    """Returns the state with the vectors that the round's clients keep; those of the others stay."""
+    if "kept" not in state:
+        return state
+    return OrderedDict(state, kept={**state["kept"], **{client: r["kept"] for client, r in results.items()}})
+
+
+def _reason(result: Any, folder: str) -> str:
+    """Returns why a client's result cannot be used; empty if it can."""
+    if isinstance(result, Failed):
+        text = str(getattr(result.error, "message", result.error)).strip().partition("\n")[0]
+        return text.replace(f"{folder}/", "").replace("assertion failed: ", "")[:200] or type(result.error).__name__
+    return "" if result["finite"] else "its update is not finite"
+
+
+def listed(failures: Mapping[str, str]) -> str:
+    """Returns the clients with their reasons, for a message."""
+    return "; ".join(f"{client} ({reason})" for client, reason in failures.items())
