@@ -624,6 +624,7 @@ class FederateSettings(Section):
     local_work: LocalWorkSettings = Field(
         LocalWorkSettings(), title="Local work", description="how long a client trains"
     )
+    exclude: list[str] = Field([], title="Exclude", description="ids of clients that take no part")
     shared_fraction: float = Field(
         0.0,
         ge=0,

@@ -173,3 +173,19 @@ def test_public_set_without_an_example_of_each_label_is_refused(make_clients, tm
     clients.write(tmp_path)
     with pytest.raises(SettingsError, match=r"shared_fraction must give .* of the 3 labels \(0.03 or more\), got 0.02"):
         load_cohort(tmp_path, "examples", 0.0, shared_fraction=0.02)
+
+
+def test_excluded_clients_are_not_read_and_have_no_share(clients, tmp_path):
+    whole = load_cohort(clients.write(tmp_path), "examples", 0.0)
+    left = load_cohort(tmp_path, "examples", 0.0, exclude=["01"])
+    assert list(left.clients) == ["00", "02"]
+    assert sum(info.share for info in left.clients.values()) == pytest.approx(1.0)
+    assert left.digest != whole.digest
+
+
+@pytest.mark.parametrize(
+    ("exclude", "says"), [(["07"], "names 07, which the data does not have: 00, 01, 02"), (["00", "01", "02"], "all")]
+)
+def test_wrong_exclusions_are_refused_by_name(exclude, says, clients, tmp_path):
+    with pytest.raises(SettingsError, match=says):
+        load_cohort(clients.write(tmp_path), "examples", 0.0, exclude=exclude)

@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.diagnose.detection import Increase, find_increase
 from tasks.diagnose.drift import Drift, drift, ranking
-from tasks.diagnose.logs import Bools, ClientLog, RoundLog
+from tasks.diagnose.logs import LOSSES, Bools, ClientLog, RoundLog
 from tasks.diagnose.scan import FEWEST
 
 _FOCUS = 5
@@ -27,6 +27,8 @@ class Observation:
         drifts: their drift in each signal, most drifted client first.
         failures: client to rounds in which it failed, over the whole run.
         clients: ids of all clients of the run, sorted.
+        hidden: clients whose own loss rose while that of all did not; the rise is then the first of theirs.
+        train_change: ln of the mean training loss in the rise over that of the 5 rounds before it; NaN if not known.
     """
 
     increase: Increase
@@ -38,6 +40,8 @@ class Observation:
     drifts: tuple[Drift, ...]
     failures: dict[str, tuple[int, ...]]
     clients: tuple[str, ...]
+    hidden: tuple[str, ...]
+    train_change: float
 
     @property
     def unusual(self) -> tuple[str, ...]:
@@ -53,7 +57,7 @@ class Observation:
 
 def observe(rounds: RoundLog, clients: ClientLog, significance: float) -> Observation:
     """Returns what the two logs show; `significance` is the probability of a rise claimed where there is none."""
-    loss, increase = _increase(rounds, significance)
+    loss, increase, hidden = _increase(rounds, clients, significance)
     window = _window(rounds, loss, increase)
     drifts = drift(clients, *window, significance) if window else []
     place = {client: number for number, client in enumerate(ranking(drifts))}
@@ -64,34 +68,78 @@ def observe(rounds: RoundLog, clients: ClientLog, significance: float) -> Observ
     return Observation(
         increase,
         loss,
-        int(rounds.losses[loss].given.sum()),
+        int(rounds.losses[loss].given.sum()) if loss in rounds.losses else len(rounds.rounds),
         rounds.phases[int(np.argmax(began))] if began.any() else "",
         _rising_sparsity(rounds, increase),
         window,
         tuple(sorted(drifts, key=lambda one: (place[one.client], -one.score, one.signal))),
         {client: tuple(sorted(failed[client])) for client in sorted(failed)},
         tuple(sorted(set(clients.clients))),
+        hidden,
+        _train_change(rounds, increase),
     )
 
 
-def tested_loss(log: RoundLog) -> str:
-    """Returns the column that is tested: val_loss if 8 rounds gave it, else the one that more rounds gave."""
-    if "val_loss" in log.losses and log.losses["val_loss"].given.sum() >= FEWEST:
-        return "val_loss"
-    return max(log.losses, key=lambda name: int(log.losses[name].given.sum()))
+def tested_losses(log: RoundLog) -> list[str]:
+    """Returns the columns that are tested, the one that decides first: val_loss and then train_loss.
+
+    The one with fewer than 8 values counts only if the other has as few.
+    """
+    known = [name for name in LOSSES if name in log.losses]
+    able = [name for name in known if log.losses[name].given.sum() >= FEWEST]
+    return able or [max(known, key=lambda name: int(log.losses[name].given.sum()))]
 
 
-def _increase(log: RoundLog, significance: float) -> tuple[str, Increase]:
-    """The rise and its column. A value that is not finite counts in whichever loss it came first."""
-    tested = tested_loss(log)
-    found = _phase_by_phase(log, tested, significance)
-    for name, column in log.losses.items():
-        if name == tested or not column.not_finite.any():
-            continue
-        other = _test(log, name, np.ones(len(log.rounds), dtype=np.bool_), significance)
-        if found.round is None or (other.round is not None and other.round < found.round):
-            tested, found = name, other
-    return tested, found
+def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[str, Increase, tuple[str, ...]]:
+    """The rise, its column, and the clients whose own loss rose where the mean of all hides it.
+
+    A value that is not finite counts in whichever loss it came first. Half of the significance goes to the first
+    column, the other half to the second and to the clients, so that any claim has it as a whole.
+    """
+    names = tested_losses(log)
+    shares = [0.5, 0.25, 0.25] if len(names) > 1 else [0.5, 0.5]
+    found = [
+        _phase_by_phase(log, name, significance * share)
+        for name, share in zip(names, shares[: len(names)], strict=True)
+    ]
+    broken = {
+        name: _test(log, name, _every(log), significance) for name in log.losses if log.losses[name].not_finite.any()
+    }
+    tested, rise = next(((n, f) for n, f in zip(names, found, strict=True) if f.detected), (names[0], found[0]))
+    for name, other in broken.items():
+        if rise.round is None or (other.round is not None and other.round < rise.round):
+            tested, rise = name, other
+    if rise.detected:
+        return tested, _whole(rise, shares[names.index(tested)] if tested in names else 1.0), ()
+    hidden = _of_clients(clients, significance * shares[-1])
+    if hidden:
+        # The loss is then the mean over these clients; the first of them to rise dates it.
+        first = min(hidden.values(), key=lambda one: one.round or 0)
+        return "loss_before", _whole(first, shares[-1] / len(set(clients.clients))), tuple(sorted(hidden))
+    return tested, _whole(rise, shares[0]), ()
+
+
+def _whole(rise: Increase, share: float) -> Increase:
+    """The confidence of a test that got a share of the significance."""
+    return replace(rise, confidence=max(0.0, 1 - (1 - rise.confidence) / share))
+
+
+def _every(log: RoundLog) -> Bools:
+    return np.ones(len(log.rounds), dtype=np.bool_)
+
+
+def _of_clients(log: ClientLog, significance: float) -> dict[str, Increase]:
+    """The clients whose loss under the global model rose; each gets its share of the significance."""
+    if "loss_before" not in log.signals:
+        return {}
+    names, values = np.array(log.clients), log.signals["loss_before"]
+    found = {}
+    for client in sorted(set(log.clients)):
+        mine = (names == client) & np.isfinite(values)
+        rise = find_increase(log.rounds[mine], values[mine], significance / len(set(log.clients)))
+        if rise.detected:
+            found[client] = rise
+    return found
 
 
 def _phase_by_phase(log: RoundLog, name: str, significance: float) -> Increase:
@@ -99,7 +147,7 @@ def _phase_by_phase(log: RoundLog, name: str, significance: float) -> Increase:
 
     Each of the two gets half of the significance, and the confidence says so.
     """
-    every = np.ones(len(log.rounds), dtype=np.bool_)
+    every = _every(log)
     training = np.array([phase != "prune" for phase in log.phases])
     if training.all() or not training.any():
         return _test(log, name, every, significance)
@@ -122,7 +170,7 @@ def _window(log: RoundLog, loss: str, increase: Increase) -> tuple[int, int] | N
     """
     if increase.round is None or increase.until is None or increase.alarm is None:
         return None
-    measured = log.rounds[log.losses[loss].given]
+    measured = log.rounds[log.losses[loss].given] if loss in log.losses else log.rounds
     earlier = measured[measured < increase.round]
     first = int(earlier[-1]) + (loss == "val_loss") if len(earlier) else increase.round
     return first, max(increase.round, min(increase.until, max(increase.alarm, first + _FOCUS - 1)))
@@ -137,3 +185,30 @@ def _rising_sparsity(log: RoundLog, increase: Increase) -> tuple[float, float] |
     if not len(before) or not len(during) or during.max() <= before[-1]:
         return None
     return float(before[-1]), float(during.max())
+
+
+def _train_change(log: RoundLog, increase: Increase) -> float:
+    if "train_loss" not in log.losses or increase.round is None or increase.until is None:
+        return np.nan
+    values, known = log.losses["train_loss"].values, np.isfinite(log.losses["train_loss"].values)
+    during = values[known & (log.rounds >= increase.round) & (log.rounds <= increase.until)]
+    before = values[known & (log.rounds < increase.round)][-5:]
+    if not len(during) or not len(before) or min(during.mean(), before.mean()) <= 0:
+        return np.nan
+    return float(np.log(during.mean() / before.mean()))
+
+
+def replayed_rise(seen: Observation, log: RoundLog) -> tuple[str, Increase]:
+    """Returns the column in which a replay looks for the rise, and the rise there.
+
+    That of a few clients is looked for in the training loss of all, which a replay without those clients has too.
+    """
+    rise = seen.increase
+    if not seen.hidden or "train_loss" not in log.losses or rise.round is None or rise.until is None:
+        return seen.loss, rise
+    values, known = log.losses["train_loss"].values, np.isfinite(log.losses["train_loss"].values)
+    before = values[known & (log.rounds < rise.round)][-5:]
+    during = values[known & (log.rounds >= rise.round) & (log.rounds <= rise.until)]
+    if not len(before) or not len(during):
+        return seen.loss, rise
+    return "train_loss", replace(rise, loss_before=float(before.mean()), loss_after=float(during.mean()))

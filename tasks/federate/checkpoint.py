@@ -29,6 +29,19 @@ def finish(folder: Path, phase: str) -> None:
     write_json(path, {**(_read_run(path) or {}), "finished": True})
 
 
+def saved_states(folder: Path, phase: str, identity: dict[str, Any]) -> dict[int, Path]:
+    """Returns the checkpoints of a phase by their round, to be read only; none if they are of another run."""
+    found = checkpoints_of(folder, phase)
+    run = _read_run(found / "run.json")
+    return _saved(found) if run is not None and run.get("identity") == identity else {}
+
+
+def load_state(path: Path, template: Any) -> Any:
+    """Returns the state in the checkpoint `path`, in the structure of `template`."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return tf.nest.pack_sequence_as(template, [arrays[name] for name in arrays.files])
+
+
 class Checkpoints:
     """The checkpoints of one phase of one run."""
 
@@ -48,7 +61,7 @@ class Checkpoints:
 
     def rounds(self) -> list[int]:
         """Returns the rounds that have a checkpoint, ascending."""
-        return sorted(int(path.stem.removeprefix("round_")) for path in self._folder.glob("round_*.npz"))
+        return sorted(_saved(self._folder))
 
     def save(self, round_num: int, state: Any) -> None:
         """Writes the state after `round_num`, once the log up to there is on disk."""
@@ -62,8 +75,7 @@ class Checkpoints:
 
     def load(self, round_num: int, template: Any) -> Any:
         """Returns the state after `round_num`, in the structure of `template`."""
-        with np.load(self._path(round_num), allow_pickle=False) as arrays:
-            return tf.nest.pack_sequence_as(template, [arrays[name] for name in arrays.files])
+        return load_state(self._path(round_num), template)
 
     def append(self, line: dict[str, Any]) -> None:
         """Appends a round to the log."""
@@ -83,6 +95,10 @@ class Checkpoints:
 
     def _path(self, round_num: int) -> Path:
         return self._folder / f"round_{round_num:05}.npz"
+
+
+def _saved(folder: Path) -> dict[int, Path]:
+    return {int(path.stem.removeprefix("round_")): path for path in folder.glob("round_*.npz")}
 
 
 def _read_run(path: Path) -> Any:

@@ -1,7 +1,7 @@
 """The clients of a run as the rounds see them: where their files are, how many examples, which weight."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,18 @@ def cohort_of(settings: Settings, folder: Path) -> Cohort:
         settings.preprocess.augment.brightness,
         federate.shared_fraction,
         settings.seed,
+        federate.exclude,
     )
 
 
-def load_cohort(folder: Path, weighting: str, brightness: float, shared_fraction: float = 0.0, seed: int = 0) -> Cohort:
+def load_cohort(
+    folder: Path,
+    weighting: str,
+    brightness: float,
+    shared_fraction: float = 0.0,
+    seed: int = 0,
+    exclude: Collection[str] = (),
+) -> Cohort:
     """Returns the clients of `folder`/data/clients, each file read once and checked.
 
     Args:
@@ -74,10 +82,12 @@ def load_cohort(folder: Path, weighting: str, brightness: float, shared_fraction
             client's pixels were divided by.
         shared_fraction: size of the public set that every client adds, as a fraction of all training examples.
         seed: of the draw of the public set.
+        exclude: clients that are left out.
 
     Raises:
         DataError: no client, no usable client, or unusable hold-out data.
-        SettingsError: `shared_fraction` is too small for one example of each label.
+        SettingsError: `shared_fraction` is too small for one example of each label, or `exclude` names an unknown
+            client or all clients.
     """
     root = (folder / CLIENTS).resolve()
     described = read_json(root / "preprocess.json")
@@ -86,7 +96,7 @@ def load_cohort(folder: Path, weighting: str, brightness: float, shared_fraction
     features: dict[str, NDArray[np.float32]] = {}
     labels: dict[str, NDArray[np.int32]] = {}
     broken: dict[str, str] = {}
-    for client in client_ids(root):
+    for client in _not_excluded(client_ids(root), exclude):
         try:
             x, y = _read_checked(root / client, shape, num_classes)
         except DataError as exc:
@@ -115,6 +125,18 @@ def load_cohort(folder: Path, weighting: str, brightness: float, shared_fraction
     test_x, test_y = _read_checked(root / TEST, shape, num_classes)
     digest.update(test_x.tobytes() + test_y.tobytes())
     return Cohort(clients, broken, shape, num_classes, digest.hexdigest(), test_x, test_y, shared)
+
+
+def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]:
+    unknown = sorted(set(exclude) - set(clients))
+    if unknown:
+        raise SettingsError(
+            f"federate.exclude names {', '.join(unknown)}, which the data does not have: {', '.join(clients)}"
+        )
+    left = [client for client in clients if client not in set(exclude)]
+    if not left:
+        raise SettingsError(f"federate.exclude must leave a client, got all of them: {', '.join(clients)}")
+    return left
 
 
 def _public(

@@ -65,16 +65,11 @@ def run_rounds(
         GuardStop: a client failed or the model was not finite, and `federate.guard` says stop.
         NoClientLeft: every client of a round failed.
     """
-    schedule.check_clients(settings.federate, [*cohort.clients, *cohort.broken])
+    known = [*cohort.clients, *cohort.broken, *settings.federate.exclude]
+    schedule.check_clients(settings.federate, known)
     check(settings, len(cohort.clients))
-    identity = {
-        "phase": [phase.name, phase.first, phase.last],
-        "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
-        "data": cohort.digest,
-        "model": model.to_json(),
-    }
     computations = build_computations(settings, cohort, model, masked=phase.next_mask is not None)
-    checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity)
+    checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity_of(settings, cohort, model, phase))
     with closing(checkpoints), runtime(settings.federate.runtime):
         runner = Runner(settings, cohort, model, phase, computations)
         loop = _Loop(settings, folder, cohort, runner, phase, checkpoints, watch)
@@ -84,6 +79,16 @@ def run_rounds(
             loop.close()
             report(loop.lines)
     return loop.lines
+
+
+def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> dict[str, Any]:
+    """Returns what a checkpoint must be of to go on from it."""
+    return {
+        "phase": [phase.name, phase.first, phase.last],
+        "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
+        "data": cohort.digest,
+        "model": model.to_json(),
+    }
 
 
 class _Loop:

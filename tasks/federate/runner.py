@@ -113,6 +113,8 @@ class Runner:
         phase: Phase,
         computations: Round,
         local_seed: int | None = None,
+        absent: Collection[str] = (),
+        validate: Callable[[NDArray[np.float32]], tuple[float, float]] | None = None,
     ) -> None:
         """Prepares the rounds.
 
@@ -124,14 +126,17 @@ class Runner:
             computations: see `build_computations`.
             local_seed: of what the clients draw (the order of their examples, epochs, augmentation); who is sampled
                 follows the run's seed in any case. None: the run's seed.
+            absent: clients that are drawn like the others, and then take no part.
+            validate: see `build_validation`, for `model` and the cohort's hold-out data; None: built here.
         """
         self._seed, self._settings = settings.seed, settings.federate
         self._local_seed = settings.seed if local_seed is None else local_seed
         self._cohort, self._phase, self._computations, self._model = cohort, phase, computations, model
+        self._absent = frozenset(absent)
         self._prunable, self._widths = prunable(model), _widths(settings.federate.width)
         augment = settings.preprocess.augment
         self._augments = augment.flip or augment.brightness > 0
-        self._validate = build_validation(model, cohort.test_x, cohort.test_y)
+        self.validate = validate or build_validation(model, cohort.test_x, cohort.test_y)
         private = settings.federate.aggregator.kind == "dp_mean"
         self._epsilon = epsilon(settings, len(cohort.clients)) if private else None
 
@@ -151,7 +156,9 @@ class Runner:
         Raises:
             NoClientLeft: every client of the round failed, or none is left.
         """
-        sampled = self._sample(state, round_num, excluded)
+        sampled = [client for client in self._sample(state, round_num, excluded) if client not in self._absent]
+        if not sampled:
+            raise NoClientLeft(f"round {round_num}: every client that was drawn is left out")
         inputs = {client: self._client_input(state, client, round_num) for client in sampled}
         proposed, results = self._call(state, inputs)
         failures = {c: _reason(r, inputs[c]["folder"]) for c, r in results.items() if _reason(r, "") != ""}
@@ -260,7 +267,7 @@ class Runner:
     def _validation(self, params: NDArray[np.float32], round_num: int) -> tuple[float, float] | None:
         if round_num % self._settings.evaluate_every and round_num != self._phase.last:
             return None
-        return self._validate(params)
+        return self.validate(params)
 
 
 def _alone(compute: Callable[[Any, Sequence[Any]], list[Any]], state: Any, given: Any) -> list[Any] | Failed:

@@ -1,0 +1,286 @@
+"""From what was observed to the causes that a replay must decide between, and the change that takes each away."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.diagnose.change import Change
+from tasks.diagnose.surgery import features_aligned, labels_dealt_evenly, sizes_made_equal
+from tasks.settings import Settings
+
+Floats = NDArray[np.float64]
+
+CAUSES = (
+    "non_finite",
+    "faulty_clients",
+    "architecture_variation",
+    "unequal_local_work",
+    "feature_shift",
+    "server_learning_rate",
+    "quantity_skew",
+    "label_skew",
+    "client_learning_rate",
+    "overfitting",
+)
+"""The causes, the most specific first: that whose removal touches the fewest other things. A smaller client rate slows
+every rise, whatever causes it, so it is believed only where nothing narrower explains as much (see `order`)."""
+
+TOO_STEEP = 3.0
+"""Curvature times rate from which on the steps themselves diverge; 2 for a parabola."""
+CONFLICT_LOSS, CONFLICT_ACCURACY = 2.0, 0.3
+ABNORMAL_NORM = 4.0
+TURNED_COSINE = -0.15
+SHIFTED = 0.35
+SKEWED_LABELS = 0.4
+SKEWED_SIZES = 0.3
+UNEQUAL_WORK = 1.5
+
+
+@dataclass(frozen=True)
+class ClientFinding:
+    """One client, seen from the model before the rise and in the rounds of the rise.
+
+    Attributes:
+        client: id.
+        labels: (C,) examples of each label.
+        epochs: mean passes over its data a round, of the rounds it took part in; NaN if in none.
+        width: share of the hidden units that it trains.
+        loss: of the model before the rise on its data, nats.
+        accuracy: the same, fraction.
+        expected_loss: what the hold-out data of the same labels have.
+        expected_accuracy: the same.
+        feature_distance: of its features to the hold-out data's, in their sd; see `feature_distance`.
+        learnable: accuracy on one half after training on the other, and the share of the most frequent label.
+        norm: median length of its updates over the median client's of the same round; NaN if in none.
+        norm_per_step: the same of the length over the number of steps.
+        cosine: mean cosine of its updates to their geometric median; NaN if in none.
+        cosine_before: the same in the 20 rounds before the rise; NaN if in none.
+        failed: first round in which its update was not finite; None if it never was.
+    """
+
+    client: str
+    labels: NDArray[np.int64]
+    epochs: float
+    width: float
+    loss: float
+    accuracy: float
+    expected_loss: float
+    expected_accuracy: float
+    feature_distance: float
+    learnable: tuple[float, float] | None
+    norm: float
+    norm_per_step: float
+    cosine: float
+    cosine_before: float
+    failed: int | None
+
+    @property
+    def in_conflict(self) -> bool:
+        """Whether its data contradict the model before the rise, more than its label mix explains."""
+        lossy = not self.loss <= CONFLICT_LOSS * self.expected_loss
+        return lossy and self.accuracy < self.expected_accuracy - CONFLICT_ACCURACY
+
+    @property
+    def shifted(self) -> bool:
+        """Whether its features are far from the hold-out data's."""
+        return self.feature_distance > SHIFTED
+
+    @property
+    def makes_sense(self) -> bool:
+        """Whether a model learns from one half of its data for the other: honest data, if unusual, do."""
+        if self.learnable is None:
+            return True
+        accuracy, most_frequent = self.learnable
+        return accuracy > most_frequent + 0.5 * (max(self.expected_accuracy, most_frequent) - most_frequent)
+
+    @property
+    def turned(self) -> bool:
+        """Whether its updates began to point away from the others'."""
+        was = self.cosine_before if np.isfinite(self.cosine_before) else 1.0
+        return bool(self.cosine < TURNED_COSINE and was > self.cosine + 0.3)
+
+    @property
+    def oversized(self) -> bool:
+        """Whether its updates are far longer than its work explains."""
+        return bool(min(self.norm, self.norm_per_step) > ABNORMAL_NORM)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found of the clients and the round log."""
+
+    clients: tuple[ClientFinding, ...]
+    label_skew: float
+    """Mean over the clients, weighted by examples, of the earth mover's distance of their labels to all: 0 to 2."""
+    size_skew: float
+    """Gini coefficient of the clients' examples."""
+    steepness: float
+    """Largest curvature of the loss times the client learning rate, median over the clients looked at."""
+    train_change: float
+    """ln of the training loss in the rise over that before it; NaN if not known."""
+
+    @property
+    def usual_epochs(self) -> float:
+        """Median passes of a client."""
+        known = [c.epochs for c in self.clients if np.isfinite(c.epochs)]
+        return float(np.median(known)) if known else 1.0
+
+    def works_unequally(self, one: ClientFinding) -> bool:
+        """Whether the client passes over its data far more or less often than the median client."""
+        ratio = one.epochs / self.usual_epochs
+        return bool(np.isfinite(ratio) and not 1 / UNEQUAL_WORK <= ratio <= UNEQUAL_WORK)
+
+    def faulty(self) -> tuple[str, ...]:
+        """Clients whose data make no sense or contradict the others', or whose updates their work does not explain."""
+        return tuple(one.client for one in self.clients if self._faulty(one))
+
+    def _faulty(self, one: ClientFinding) -> bool:
+        if one.in_conflict:
+            return not one.shifted or not one.makes_sense
+        return (one.turned or one.oversized) and not self.works_unequally(one) and one.width == 1
+
+    def shifted(self) -> tuple[str, ...]:
+        """Clients whose features are unlike the others', but whose data make sense."""
+        return tuple(
+            one.client for one in self.clients if one.shifted and one.makes_sense and one.client not in self.faulty()
+        )
+
+    def failed(self) -> tuple[str, ...]:
+        """Clients whose updates were not finite, the first to fail first."""
+        failed = [one for one in self.clients if one.failed is not None]
+        return tuple(one.client for one in sorted(failed, key=lambda one: (one.failed or 0, one.client)))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cause, and the change that takes it away."""
+
+    cause: str
+    change: Change
+    clients: tuple[str, ...] = ()
+
+
+def order(found: Findings) -> tuple[str, ...]:
+    """Returns the causes, that to be believed first at the front.
+
+    Where the local steps themselves diverge, the client rate comes before the skews: on data without skew such steps
+    diverge less often, which explains nothing.
+    """
+    if not found.steepness > TOO_STEEP:
+        return CAUSES
+    rest = [cause for cause in CAUSES if cause != "client_learning_rate"]
+    at = rest.index("quantity_skew")
+    return (*rest[:at], "client_learning_rate", *rest[at:])
+
+
+def candidates(found: Findings, settings: Settings) -> list[Candidate]:
+    """Returns what the observations make possible, the most specific cause first."""
+    federate, seed = settings.federate, settings.seed
+    faulty, shifted, failed = found.faulty(), found.shifted(), found.failed()
+    proposed = []
+    if failed and len(failed) < len(found.clients) / 2:
+        proposed.append(Candidate("non_finite", Change(f"without {_named(failed)}", without=failed), failed))
+    if faulty and len(faulty) < len(found.clients) / 2:
+        proposed.append(Candidate("faulty_clients", Change(f"without {_named(faulty)}", without=faulty), faulty))
+    if federate.width and min(federate.width.values()) < 1:
+        narrow = tuple(sorted(c for c, width in federate.width.items() if width < 1))
+        whole = Change("with the whole model at every client", {"federate.width": {}})
+        proposed.append(Candidate("architecture_variation", whole, narrow))
+    proposed += _unequal_work(found, settings)
+    if shifted:
+        aligned = Change(
+            "with every client's features standardised by its own mean and sd",
+            surgery={"features standardised by each client": features_aligned},
+        )
+        proposed.append(Candidate("feature_shift", aligned, shifted))
+        if len(shifted) < len(found.clients) / 2:
+            proposed.append(Candidate("feature_shift", Change(f"without {_named(shifted)}", without=shifted), shifted))
+    if federate.server_optimizer.kind != "sgd" or federate.server_optimizer.learning_rate > 1:
+        proposed.append(Candidate("server_learning_rate", plain_server(settings)))
+    if found.size_skew > SKEWED_SIZES:
+        equal = Change("with as many examples at every client", surgery={"sizes made equal": sizes_made_equal(seed)})
+        proposed.append(Candidate("quantity_skew", equal))
+    if found.label_skew > SKEWED_LABELS:
+        kept = faulty + shifted
+        even = Change(
+            "with the labels dealt evenly over the clients",
+            surgery={"labels dealt evenly": labels_dealt_evenly(seed, kept)},
+        )
+        proposed.append(Candidate("label_skew", even, _most_skewed(found)))
+    proposed += _client_rate(settings)
+    if np.isfinite(found.train_change) and found.train_change < 0 and not found.steepness > TOO_STEEP:
+        decay = max(10 * federate.client.weight_decay, 0.02)
+        stiff = Change(f"with weight decay {decay:g}", {"federate.client.weight_decay": decay})
+        proposed.append(Candidate("overfitting", stiff))
+    return proposed
+
+
+def plain_server(settings: Settings) -> Change:
+    """Returns the change to plain averaging on the server, of the same settings otherwise."""
+    default = type(settings.federate.server_optimizer)(kind="sgd", learning_rate=1.0)
+    return Change(
+        "with plain averaging on the server",
+        {f"federate.server_optimizer.{name}": value for name, value in default.model_dump(mode="json").items()},
+    )
+
+
+def _unequal_work(found: Findings, settings: Settings) -> list[Candidate]:
+    unequal = tuple(one.client for one in found.clients if found.works_unequally(one))
+    if not unequal or settings.federate.local_work.kind == "same":
+        return []
+    epochs = max(1, round(found.usual_epochs))
+    return [
+        Candidate("unequal_local_work", Change(f"with {epochs} epochs at every client", same_work(epochs)), unequal)
+    ]
+
+
+def same_work(epochs: int) -> dict[str, Any]:
+    """Returns the settings of `epochs` passes at every client."""
+    return {
+        "federate.local_work.kind": "same",
+        "federate.local_work.epochs": epochs,
+        "federate.local_work.by_client": {},
+        "federate.local_work.low": 1,
+        "federate.local_work.high": 5,
+    }
+
+
+def _client_rate(settings: Settings) -> list[Candidate]:
+    rate = settings.federate.client.learning_rate
+    name = "federate.client.learning_rate"
+    return [
+        Candidate("client_learning_rate", Change(f"at a client learning rate of {lower:g}", {name: lower}))
+        for lower in (float(f"{rate / 5:.3g}"),)
+    ]
+
+
+def _most_skewed(found: Findings) -> tuple[str, ...]:
+    total = np.sum([one.labels for one in found.clients], axis=0)
+    whole = total / total.sum()
+    distance = {one.client: float(np.abs(one.labels / max(1, one.labels.sum()) - whole).sum()) for one in found.clients}
+    return tuple(sorted((c for c in distance if distance[c] > SKEWED_LABELS), key=lambda c: (-distance[c], c)))
+
+
+def _named(clients: tuple[str, ...]) -> str:
+    if len(clients) == 1:
+        return f"client {clients[0]}"
+    return f"clients {', '.join(clients[:-1])} and {clients[-1]}"
+
+
+def gini(sizes: Floats) -> float:
+    """Returns the Gini coefficient of the sizes (K,): 0 where all are equal, 1 - 1/K where one client has all."""
+    ordered = np.sort(sizes)
+    ranks = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
+    return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
+
+
+def mean_label_distance(labels: Mapping[str, NDArray[np.int64]]) -> float:
+    """Returns the mean over clients, weighted by examples, of sum_c |p_k(c) - p(c)|: 0 (alike) to 2."""
+    counts = np.array(list(labels.values()), dtype=np.float64)
+    whole = counts.sum(axis=0) / counts.sum()
+    sizes = counts.sum(axis=1)
+    shares = counts / np.maximum(sizes, 1)[:, None]
+    return float(sizes @ np.abs(shares - whole).sum(axis=1) / sizes.sum())

@@ -1,0 +1,119 @@
+"""What may take a proven cause away in a real federation, where data cannot be dealt anew."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tasks.diagnose.causes import plain_server, same_work
+from tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Settings that may undo a cause.
+
+    Attributes:
+        says: what it is.
+        settings: settings by their dotted names.
+        aligned: whether the clients' features have to be standardised anew for its replay.
+    """
+
+    says: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    aligned: bool = False
+
+
+def remedies(cause: str, settings: Settings, clients: tuple[str, ...], usual_epochs: float) -> list[Remedy]:
+    """Returns the remedies for `cause`, the most fitting first, each with no more settings than it changes."""
+    raw = settings.model_dump(mode="json")
+    fresh = [
+        replace(one, settings={name: value for name, value in one.settings.items() if value != _at(raw, name)})
+        for one in _remedies(cause, settings, clients, usual_epochs)
+    ]
+    return [one for one in fresh if one.settings]
+
+
+def _at(raw: dict[str, Any], name: str) -> Any:
+    at: Any = raw
+    for part in name.split("."):
+        at = at[part]
+    return at
+
+
+def _remedies(cause: str, settings: Settings, clients: tuple[str, ...], usual_epochs: float) -> list[Remedy]:
+    federate = settings.federate
+    rate, epochs = federate.client.learning_rate, federate.local_work.epochs
+    leave_out = Remedy(f"leave out {', '.join(clients)}", {"federate.exclude": sorted({*federate.exclude, *clients})})
+    num = max(1, len(clients))
+    slower = [
+        Remedy(f"client learning rate {value:g}", {"federate.client.learning_rate": value})
+        for value in (float(f"{rate / 3:.3g}"), float(f"{rate / 10:.3g}"))
+    ]
+    match cause:
+        case "faulty_clients":
+            return [
+                leave_out,
+                Remedy("geometric median (RFA)", _aggregator("geometric_median")),
+                Remedy("multi-Krum", _aggregator("multi_krum", num_faulty=num)),
+                Remedy("coordinate-wise median", _aggregator("median")),
+            ]
+        case "non_finite":
+            return [leave_out, Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.0}), *slower]
+        case "architecture_variation":
+            return [Remedy("the whole model at every client", {"federate.width": {}})]
+        case "unequal_local_work":
+            return [
+                Remedy("the same work at every client", same_work(max(1, round(usual_epochs)))),
+                Remedy("normalised averaging (FedNova)", _client("fednova")),
+                *slower[:1],
+            ]
+        case "feature_shift":
+            return [
+                Remedy("each client standardises its own features", {"preprocess.normalize": "client"}, aligned=True),
+                leave_out,
+                Remedy("a proximal term (FedProx, mu 0.1)", _client("fedprox", mu=0.1)),
+            ]
+        case "server_learning_rate":
+            optimizer = federate.server_optimizer
+            smaller = float(f"{optimizer.learning_rate / 10:.3g}")
+            return [
+                Remedy("plain averaging on the server", dict(plain_server(settings).settings)),
+                Remedy(f"server learning rate {smaller:g}", {"federate.server_optimizer.learning_rate": smaller}),
+            ]
+        case "quantity_skew":
+            return [
+                Remedy("every client the same weight", {"federate.aggregator.weighting": "uniform"}),
+                Remedy("normalised averaging (FedNova)", _client("fednova")),
+                Remedy("control variates (SCAFFOLD)", _client("scaffold")),
+                *slower[:1],
+            ]
+        case "label_skew":
+            found = [
+                Remedy("control variates (SCAFFOLD)", _client("scaffold")),
+                Remedy("dynamic regularisation (FedDyn)", _client("feddyn")),
+                Remedy("a proximal term (FedProx, mu 0.1)", _client("fedprox", mu=0.1)),
+            ]
+            if epochs > 1 and federate.local_work.kind == "same":
+                found.append(Remedy("one local epoch", {"federate.local_work.epochs": 1}))
+            shared = Remedy("a public set of 5 % of the examples at every client", {"federate.shared_fraction": 0.05})
+            return [*found, *slower, shared]
+        case "client_learning_rate":
+            return [*slower, Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.0})]
+        case "overfitting":
+            return [
+                Remedy("weight decay 0.02", {"federate.client.weight_decay": 0.02}),
+                Remedy("weight decay 0.1", {"federate.client.weight_decay": 0.1}),
+                *slower,
+            ]
+    return []
+
+
+def _client(kind: str, **values: Any) -> dict[str, Any]:
+    defaults = {"mu": 0.01, "option": "II", "fednova_mu": 0.0, "alpha": 0.1}
+    return {f"federate.client.{name}": value for name, value in {"kind": kind, **defaults, **values}.items()}
+
+
+def _aggregator(kind: str, **values: Any) -> dict[str, Any]:
+    return {
+        f"federate.aggregator.{name}": value
+        for name, value in {"kind": kind, "weighting": "examples", **values}.items()
+    }

@@ -1,0 +1,228 @@
+"""Runs rounds again from before the rise: the same seeds, the same sampled clients, one factor changed."""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.diagnose.change import NOTHING, Change, Examples
+from tasks.diagnose.logs import LOSSES
+from tasks.errors import NoClientLeft, RunError
+from tasks.federate.aggregators import check
+from tasks.federate.checkpoint import load_state, saved_states
+from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
+from tasks.federate.models import build
+from tasks.federate.round import Round
+from tasks.federate.rounds import identity_of
+from tasks.federate.runner import Phase, Runner, Stepped, build_computations
+from tasks.federate.runtime import runtime
+from tasks.files import TEST, read_client, write_client
+from tasks.settings import RuntimeSettings, Settings, parse
+
+_log = logging.getLogger(__name__)
+
+# What a round's computations do not depend on: these come with each client's input, or are the host's business.
+_PER_ROUND = ("rounds", "evaluate_every", "checkpoint_every", "guard", "local_work", "exclude", "early_stopping")
+_SEED_STEP = 7919
+"""Between the seeds of two replays; any number that is no user's next seed."""
+
+
+@dataclass
+class Course:
+    """One replay under way.
+
+    Attributes:
+        change: what is different in it.
+        seed: number of the seed: 0 draws what the run drew.
+        losses: after each round so far, by column (`val_loss`, `train_loss`); infinite once no client is left whose
+            update is finite.
+        lines: what each round logged.
+    """
+
+    change: Change
+    seed: int
+    runner: Runner
+    state: Any
+    next_round: int
+    losses: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in LOSSES})
+    lines: list[Mapping[str, Any]] = field(default_factory=list)
+    last: Stepped | None = None
+    broken: bool = False
+
+
+class Replayer:
+    """Replays of one run; use it as the context that `replayer` gives."""
+
+    def __init__(self, settings: Settings, folder: Path, holder: Path) -> None:
+        self.settings = parse(_laid_over(settings, {"federate.evaluate_every": 1, "federate.guard": "continue"}))
+        self._run, self._folder, self._holder = settings, folder, holder
+        self.cohort = cohort_of(settings, folder)
+        self.model = build(settings.federate.model, self.cohort.input_shape, self.cohort.num_classes, settings.seed)
+        self.phase = Phase("federate", 1, settings.federate.rounds)
+        self._computations: dict[str, Round] = {}
+        self._cohorts: dict[str, Cohort] = {}
+        self._initial = Runner(self.settings, self.cohort, self.model, self.phase, self._of(self.settings, self.cohort))
+        self._fresh = self._initial.fresh()
+        self.spent = 0
+        self.from_round = 0
+        self._state = self._fresh
+        self._loss = np.nan
+
+    def go_to(self, latest: int, rebuild: int) -> None:
+        """Starts the replays from the last checkpoint at or before round `latest`; without one, runs up to there.
+
+        Raises:
+            RunError: there is no checkpoint, and round `latest` is more than `rebuild` rounds away.
+        """
+        identity = identity_of(self._run, self.cohort, self.model, self.phase)
+        saved = saved_states(self._folder, self.phase.name, identity)
+        usable = [round_num for round_num in saved if round_num <= latest]
+        if usable:
+            self.from_round = max(usable)
+            self._state = load_state(saved[self.from_round], self._fresh)
+        elif latest > rebuild:
+            raise RunError(
+                f"there is no checkpoint of round {latest} or before, and to run {latest} rounds again is too dear"
+            )
+        else:
+            course = Course(NOTHING, 0, self._initial, self._fresh, 1)
+            while course.next_round <= latest:
+                self._step(course)
+            self.from_round, self._state = latest, course.state
+        self._loss = self._initial.validate(self._state["server"]["params"])[0]
+
+    @property
+    def params(self) -> NDArray[np.float32]:
+        """(P,) the global model that the replays start from."""
+        return np.asarray(self._state["server"]["params"])
+
+    @property
+    def loss(self) -> float:
+        """Loss of the hold-out data under that model."""
+        return self._loss
+
+    def data(self) -> dict[str, Examples]:
+        """Returns the clients' preprocessed examples, without public ones."""
+        return {client: read_client(self._folder / CLIENTS / client) for client in self.cohort.clients}
+
+    def course(self, change: Change, seed: int) -> Course:
+        """Returns a replay that has not begun.
+
+        Raises:
+            SettingsError: the run's other settings or its data do not allow the change.
+        """
+        settings = parse(_laid_over(self.settings, change.settings))
+        cohort = self._cohort(settings, change)
+        check(settings, len(cohort.clients))
+        computations = self._of(settings, cohort)
+        runner = Runner(
+            settings,
+            cohort,
+            self.model,
+            self.phase,
+            computations,
+            local_seed=self.settings.seed + seed * _SEED_STEP,
+            absent=change.without,
+            validate=self._initial.validate,
+        )
+        return Course(change, seed, runner, self._start(settings, runner), self.from_round + 1)
+
+    def advance(self, course: Course, until: int) -> None:
+        """Runs `course` up to round `until`, as far as it has not been run."""
+        while course.next_round <= min(until, self.phase.last):
+            self.spent += not course.broken
+            self._step(course)
+
+    def _step(self, course: Course) -> None:
+        if not course.broken:
+            try:
+                done = course.runner.step(course.state, course.next_round)
+                course.state, course.last = done.state, done
+                course.lines.append(done.line)
+            except NoClientLeft:
+                # Of the clients that were drawn none may take part: nothing changes. Else the model is past saving.
+                course.broken = not course.change.without
+        row = course.lines[-1]["row"] if course.lines and not course.broken else {}
+        for name, losses in course.losses.items():
+            loss = row.get(name)
+            losses.append(float(loss) if loss is not None and np.isfinite(loss) else np.inf)
+        course.next_round += 1
+
+    def _start(self, settings: Settings, runner: Runner) -> Any:
+        """The state of the checkpoint, as far as what it holds means the same under `settings`."""
+        now, before = settings.federate, self.settings.federate
+        fresh = runner.fresh()
+        state, fresh["server"] = self._state, dict(fresh["server"])
+        fresh["server"]["params"] = state["server"]["params"]
+        if now.server_optimizer == before.server_optimizer:
+            fresh["server"]["optimizer"] = state["server"]["optimizer"]
+        if now.aggregator == before.aggregator:
+            fresh["aggregator"] = state["aggregator"]
+        if now.client.kind == before.client.kind:
+            if "shared" in state["server"]:
+                fresh["server"]["shared"] = state["server"]["shared"]
+            if "kept" in state:
+                fresh["kept"] = state["kept"]
+        return fresh
+
+    def _cohort(self, settings: Settings, change: Change) -> Cohort:
+        federate = settings.federate
+        key = json.dumps(
+            [*change.surgery, federate.aggregator.weighting, federate.shared_fraction, sorted(federate.exclude)]
+        )
+        if key not in self._cohorts:
+            folder = self._operated(change) if change.surgery else self._folder
+            self._cohorts[key] = cohort_of(settings, folder)
+        return self._cohorts[key]
+
+    def _operated(self, change: Change) -> Path:
+        folder = self._holder / f"{len(self._cohorts)}"
+        sites: Mapping[str, Examples] = self.data()
+        for surgery in change.surgery.values():
+            sites = surgery(sites)
+        for client, (x, y) in sites.items():
+            write_client(folder / CLIENTS / client, x, y)
+        shutil.copytree(self._folder / CLIENTS / TEST, folder / CLIENTS / TEST)
+        shutil.copy(self._folder / CLIENTS / "preprocess.json", folder / CLIENTS)
+        return folder
+
+    def _of(self, settings: Settings, cohort: Cohort) -> Round:
+        federate = settings.model_dump(mode="json")["federate"]
+        for name in _PER_ROUND:
+            del federate[name]
+        del federate["client"]["learning_rate"], federate["client"]["schedule"]
+        key = json.dumps([federate, cohort.shared is not None and cohort.digest, len(cohort.clients)])
+        if key not in self._computations:
+            self._computations[key] = build_computations(settings, cohort, self.model, masked=False)
+        return self._computations[key]
+
+
+@contextmanager
+def replayer(settings: Settings, folder: Path) -> Iterator[Replayer]:
+    """Yields what replays the run with `settings` in the workspace `folder`, in this process; nothing is left after.
+
+    Raises:
+        UndriftError: the clients' data are missing, or not those that the settings can train on.
+    """
+    threads = RuntimeSettings(threads=settings.federate.runtime.threads)
+    with tempfile.TemporaryDirectory() as holder, runtime(threads):
+        yield Replayer(settings, folder, Path(holder))
+
+
+def _laid_over(settings: Settings, changes: Mapping[str, Any]) -> dict[str, Any]:
+    raw: dict[str, Any] = settings.model_dump(mode="json")
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        at = raw
+        for section in sections:
+            at = at[section]
+        at[last] = value
+    return raw

@@ -1,0 +1,342 @@
+"""The tournament: every possible cause is taken away in a replay, and what removes the rise is the cause."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.diagnose.causes import Candidate, Findings, candidates, order
+from tasks.diagnose.change import NOTHING, Change
+from tasks.diagnose.detection import Increase
+from tasks.diagnose.effect import Effect, height, removed
+from tasks.diagnose.logs import ClientLog
+from tasks.diagnose.remedies import Remedy, remedies
+from tasks.diagnose.replay.engine import Course, Replayer, replayer
+from tasks.diagnose.replay.findings import Captured, captured, find, harmful
+from tasks.diagnose.surgery import features_aligned
+from tasks.errors import SettingsError
+from tasks.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+SEEDS = 3
+_EXPLAINED = 10
+"""Rounds that are explained at least, for the budget's sake: a spike of one round too needs a replay or two."""
+_LEAST, _MOST = 3, 12
+"""Rounds of the rise that a replay runs at least, and rounds that it has at most."""
+_CAPTURED = 3
+_HOPELESS = 0.1
+"""Share of the rise below which a candidate is dropped halfway."""
+_MARGIN = 0.2
+"""A more specific cause is believed if it explains at most this much less than the best."""
+_REST = 0.2
+"""Share of the rise that a second cause must take away beyond the first."""
+_DEAR = 30
+"""Most rounds that are run again to get to where the replays begin, where no checkpoint is."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A cause that was replayed, proven or not."""
+
+    candidate: Candidate
+    effect: Effect
+    without: tuple[float, ...]
+    """(R,) losses with nothing changed, mean over the seeds."""
+    with_change: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A remedy that was replayed."""
+
+    remedy: Remedy
+    recovers: float
+    loss: float
+    """Mean over the rounds of the rise."""
+
+
+@dataclass(frozen=True)
+class Investigation:
+    """What the replays showed.
+
+    Attributes:
+        from_round: round of the checkpoint that they began with.
+        window: rounds whose losses are compared, first and last.
+        level: loss before the rise.
+        reproduced: whether the rise came again with nothing changed.
+        causes: proven, the first cause first.
+        ruled_out: replayed and not proven.
+        tried: remedies of each proven cause, the best first.
+        findings: of the clients.
+        spent: rounds that the replays for causes took.
+        allowed: rounds that they may take.
+    """
+
+    from_round: int
+    window: tuple[int, int]
+    level: float
+    reproduced: bool
+    causes: tuple[Proof, ...]
+    ruled_out: tuple[Proof, ...]
+    tried: dict[str, tuple[Tried, ...]]
+    findings: Findings
+    spent: int
+    allowed: int
+
+
+def investigate(
+    settings: Settings,
+    folder: Path,
+    rise: Increase,
+    loss: str,
+    clients: ClientLog,
+    train_change: float,
+    budget: float,
+) -> Investigation:
+    """Replays the rise with one factor after the other changed.
+
+    Args:
+        settings: of the run.
+        folder: its workspace.
+        rise: as detected.
+        loss: column that it was detected in.
+        clients: clients.csv.
+        train_change: ln of the training loss in the rise over that before it; NaN if not known.
+        budget: rounds that the replays for causes may take, over the rounds that they explain.
+
+    Raises:
+        UndriftError: the data are missing, or the replays cannot begin.
+    """
+    assert rise.round is not None
+    assert rise.until is not None
+    with replayer(settings, folder) as replays:
+        # A row's training loss is that of the model before the round, so the round before it made the loss.
+        replays.go_to(max(0, rise.round - (1 if loss == "val_loss" else 2)), _DEAR)
+        return _Case(replays, rise, loss, clients, train_change, budget).solve()
+
+
+@dataclass
+class _Seat:
+    """A candidate in the tournament, with its replays by seed."""
+
+    candidate: Candidate
+    courses: dict[int, Course] = field(default_factory=dict)
+
+
+class _Case:
+    def __init__(
+        self, replays: Replayer, rise: Increase, loss: str, clients: ClientLog, train_change: float, budget: float
+    ) -> None:
+        assert rise.round is not None
+        assert rise.until is not None
+        self._replays, self._rise, self._loss, self._log = replays, rise, loss, clients
+        self._train_change = train_change
+        self._first = rise.round
+        self._until = min(rise.until, replays.phase.last)
+        self._allowed = round(budget * max(self._until - replays.from_round, _EXPLAINED))
+        self._last = min(self._first + _CAPTURED - 1, replays.phase.last)
+        self._baselines: dict[int, Course] = {}
+        self._seats: list[_Seat] = []
+        levels = [rise.loss_before, replays.loss if loss == "val_loss" else None]
+        self._level = min(level for level in levels if level is not None)
+        self._order: tuple[str, ...] = ()
+
+    def solve(self) -> Investigation:
+        rounds = self._baseline_with_updates()
+        findings = find(self._replays, rounds, self._log, self._first)
+        findings = self._acquit(replace(findings, train_change=self._train_change), rounds)
+        self._order = order(findings)
+        proposed = candidates(findings, self._replays.settings)
+        self._last = self._window_for(len(proposed))
+        self._replays.advance(self._baselines[0], self._last)
+        reproduced = self._height(self._baselines[0]) > 0.25 * self._logged()
+        proven: list[Proof] = []
+        if reproduced:
+            self._enter(proposed)
+            proven = self._decide()
+        spent = self._replays.spent
+        tried = {proof.candidate.cause: self._try(proof, findings) for proof in proven}
+        causes = {proof.candidate.cause for proof in proven}
+        out = [self._proof(seat) for seat in self._seats if seat.candidate.cause not in causes]
+        return Investigation(
+            self._replays.from_round,
+            (self._first, self._last),
+            self._level,
+            reproduced,
+            tuple(proven),
+            tuple(out),
+            tried,
+            findings,
+            spent,
+            self._allowed,
+        )
+
+    def _window_for(self, num_candidates: int) -> int:
+        """The last round of a replay, so that all candidates and the confirmation of one fit into the budget."""
+        begin, courses = self._replays.from_round, 1 + num_candidates + 2 * (SEEDS - 1)
+        longest = begin + min(_MOST, self._allowed // courses)
+        latest = max(min(longest, self._until), self._first + _LEAST - 1)
+        return min(latest, self._replays.phase.last)
+
+    def _baseline_with_updates(self) -> list[Captured]:
+        """Runs the rounds with nothing changed, and keeps what the clients sent in the first of the rise."""
+        course = self._baselines[0] = self._replays.course(NOTHING, 0)
+        rounds: list[Captured] = []
+        while course.next_round <= self._last:
+            before = np.asarray(course.state["server"]["params"])
+            self._replays.advance(course, course.next_round)
+            done = course.last
+            if done is not None and done.line["round"] >= self._first and len(rounds) < _CAPTURED:
+                rounds.append(captured(before, done.results, done.line["clients"]))
+        return rounds
+
+    def _acquit(self, findings: Findings, rounds: Sequence[Captured]) -> Findings:
+        """Clears suspects whose updates harm the model no more than honest ones do."""
+        suspects = findings.faulty()
+        guilty = harmful(self._replays, rounds, suspects)
+        cleared = {client for client in suspects if client not in guilty}
+        calm: dict[str, Any] = {"loss": 0.0, "norm": 1.0, "cosine": 1.0}
+        kept = tuple(replace(one, **calm) if one.client in cleared else one for one in findings.clients)
+        return replace(findings, clients=kept)
+
+    def _logged(self) -> float:
+        after = self._rise.loss_after
+        return height([np.inf if after is None else after], self._level)
+
+    def _height(self, course: Course) -> float:
+        return height(self._window(course), self._level)
+
+    def _window(self, course: Course) -> list[float]:
+        begin = self._first - self._replays.from_round - 1
+        end = min(self._last, course.next_round - 1) - self._replays.from_round
+        return course.losses[self._loss][begin:end]
+
+    def _enter(self, proposed: Sequence[Candidate]) -> None:
+        """Replays every candidate with the run's own seed; those that the settings do not allow stay out."""
+        half = max(self._first, (self._first + self._last) // 2)
+        for candidate in proposed:
+            seat = _Seat(candidate)
+            if self._run(seat, 0, half):
+                self._seats.append(seat)
+                if self._removes(seat) >= _HOPELESS:
+                    self._run(seat, 0)
+
+    def _run(self, seat: _Seat, seed: int, until: int | None = None) -> bool:
+        """Runs the seat's replay, and that with nothing changed, up to round `until`, or to the window's end."""
+        last = self._last if until is None else until
+        try:
+            course = seat.courses.get(seed) or self._replays.course(seat.candidate.change, seed)
+        except SettingsError as exc:
+            _log.info("%s: not replayed: %s", seat.candidate.cause, exc)
+            return False
+        if seed not in self._baselines:
+            self._baselines[seed] = self._replays.course(NOTHING, seed)
+        self._replays.advance(self._baselines[seed], last)
+        self._replays.advance(course, last)
+        seat.courses[seed] = course
+        return True
+
+    def _effect(self, seat: _Seat) -> Effect:
+        by_seed = [
+            self._removed(self._window(self._baselines[seed]), self._window(course))
+            for seed, course in sorted(seat.courses.items())
+        ]
+        # A seed without a rise says nothing about its cause.
+        return Effect(tuple(value for value in by_seed if np.isfinite(value)))
+
+    def _removed(self, without: Sequence[float], with_change: Sequence[float]) -> float:
+        rounds = min(len(without), len(with_change))
+        return removed(without[:rounds], with_change[:rounds], self._level)
+
+    def _removes(self, seat: _Seat) -> float:
+        effect = self._effect(seat)
+        return effect.mean if effect.by_seed else 0.0
+
+    def _decide(self) -> list[Proof]:
+        first = self._first_cause(self._seats)
+        if first is None:
+            return self._pair()
+        self._confirm(first)
+        found = [first] if self._effect(first).proven else []
+        if found and self._removes(first) < 1 - _REST:
+            second = self._second(first)
+            if second is not None:
+                found.append(second)
+        elif not found:
+            return self._pair()
+        return [self._proof(seat) for seat in found]
+
+    def _first_cause(self, seats: Sequence[_Seat]) -> _Seat | None:
+        """The most specific of the candidates that remove nearly as much as the best does."""
+        known = {id(seat): min(self._removes(seat), 1.0) for seat in seats}
+        if not known or max(known.values()) < 0.5:
+            return None
+        bar = max(0.5, max(known.values()) - _MARGIN)
+        close = [seat for seat in seats if known[id(seat)] >= bar]
+        return min(close, key=lambda seat: (self._order.index(seat.candidate.cause), -known[id(seat)]))
+
+    def _confirm(self, seat: _Seat) -> None:
+        for seed in range(1, SEEDS):
+            if self._replays.spent + 2 * (self._last - self._replays.from_round) > self._allowed and seed > 1:
+                break
+            self._run(seat, seed)
+
+    def _second(self, first: _Seat) -> _Seat | None:
+        """The cause whose removal, after the first's, takes away most of the rest; None if none takes enough."""
+        best: tuple[float, _Seat] | None = None
+        for other in self._seats:
+            if other.candidate.cause == first.candidate.cause:
+                continue
+            both = _Seat(Candidate("", first.candidate.change | other.candidate.change))
+            if not self._run(both, 0):
+                continue
+            gain = min(self._removes(both), 1.0) - min(self._removes(first), 1.0)
+            rank = gain - 0.01 * self._order.index(other.candidate.cause)
+            if gain >= _REST and (best is None or rank > best[0]):
+                best = rank, other
+        return best[1] if best else None
+
+    def _pair(self) -> list[Proof]:
+        """Two causes that only together remove the rise."""
+        able = sorted(self._seats, key=self._removes, reverse=True)[:3]
+        for i, one in enumerate(able):
+            for other in able[i + 1 :]:
+                if one.candidate.cause == other.candidate.cause:
+                    continue
+                both = _Seat(Candidate("", one.candidate.change | other.candidate.change))
+                if not self._run(both, 0) or self._removes(both) < 0.6:
+                    continue
+                self._confirm(both)
+                if self._effect(both).proven:
+                    pair = sorted((one, other), key=lambda seat: self._order.index(seat.candidate.cause))
+                    return [replace(self._proof(both), candidate=seat.candidate) for seat in pair]
+        return []
+
+    def _proof(self, seat: _Seat) -> Proof:
+        seeds = sorted(seat.courses)
+        return Proof(
+            seat.candidate,
+            self._effect(seat),
+            _mean_losses([self._baselines[seed].losses[self._loss] for seed in seeds]),
+            _mean_losses([seat.courses[seed].losses[self._loss] for seed in seeds]),
+        )
+
+    def _try(self, proof: Proof, findings: Findings) -> tuple[Tried, ...]:
+        candidate, settings = proof.candidate, self._replays.settings
+        tried = []
+        for remedy in remedies(candidate.cause, settings, candidate.clients, findings.usual_epochs):
+            surgery = {"features standardised by each client": features_aligned} if remedy.aligned else {}
+            seat = _Seat(Candidate(candidate.cause, Change(remedy.says, remedy.settings, surgery=surgery)))
+            if self._run(seat, 0):
+                loss = float(np.mean(self._window(seat.courses[0])))
+                tried.append(Tried(remedy, self._removes(seat), loss))
+        return tuple(sorted(tried, key=lambda one: -one.recovers))
+
+
+def _mean_losses(courses: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    rounds = min(len(losses) for losses in courses)
+    return tuple(float(value) for value in np.mean([losses[:rounds] for losses in courses], axis=0))

@@ -1,0 +1,71 @@
+"""The clients' data with one difference between them taken away: what no federation can do, and a replay can."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.diagnose.change import Sites, Surgery
+
+_DEAL, _RESIZE = 1, 2
+
+
+def labels_dealt_evenly(seed: int, kept: tuple[str, ...] = ()) -> Surgery:
+    """Returns a surgery that deals the examples anew: every client keeps its size and gets the label mix of all.
+
+    Clients in `kept` keep their own, and theirs are not dealt. Limiting case: clients whose mixes are equal get other
+    examples, and nothing else changes.
+    """
+
+    def deal(sites: Sites) -> Sites:
+        rng = np.random.default_rng([_DEAL, seed])
+        clients = [client for client in sites if client not in kept]
+        x = np.concatenate([sites[client][0] for client in clients])
+        y = np.concatenate([sites[client][1] for client in clients])
+        shuffled = rng.permutation(len(y))
+        # By label, and then to the client whose turn it is: each has its share of every label, up to one example.
+        ordered = shuffled[np.argsort(y[shuffled], kind="stable")]
+        owners = _turns(np.array([len(sites[client][1]) for client in clients]))
+        dealt = dict(sites)
+        for number, client in enumerate(clients):
+            mine = rng.permutation(ordered[owners == number])
+            dealt[client] = x[mine], y[mine]
+        return dealt
+
+    return deal
+
+
+def _turns(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) whose turn it is, so that after any number of turns each client has had its share of them, up to one."""
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    within = np.concatenate([(np.arange(size) + 0.5) / size for size in sizes])
+    return owner[np.argsort(within, kind="stable")]
+
+
+def sizes_made_equal(seed: int) -> Surgery:
+    """Returns a surgery that draws as many examples of each client as clients have on average, with its label mix.
+
+    Large clients lose examples, small ones have theirs more than once.
+    """
+
+    def resize(sites: Sites) -> Sites:
+        size = round(float(np.mean([len(y) for _, y in sites.values()])))
+        resized = {}
+        for number, (client, (x, y)) in enumerate(sites.items()):
+            rng = np.random.default_rng([_RESIZE, seed, number])
+            order = rng.permutation(len(y))
+            by_label = order[np.argsort(y[order], kind="stable")]
+            picked = by_label[(np.arange(size) * len(y)) // size]
+            resized[client] = x[picked], y[picked]
+        return resized
+
+    return resize
+
+
+def features_aligned(sites: Sites) -> Sites:
+    """Standardises every client's examples by its own mean and sd a channel, as `preprocess.normalize: client` does."""
+    aligned = {}
+    for client, (x, y) in sites.items():
+        rows = x.reshape(-1, x.shape[-1]).astype(np.float64)
+        sd = rows.std(axis=0)
+        flat = (rows - rows.mean(axis=0)) / np.where(sd > 0, sd, 1.0)
+        aligned[client] = flat.reshape(x.shape).astype(np.float32), y
+    return aligned
