@@ -749,10 +749,16 @@ class EvaluateSettings(Section):
 
 
 class DiagnoseSettings(Section):
-    """Did the loss rise, when, and who drifted."""
+    """Did the loss rise, when, who drifted, and why."""
 
     significance: float = Field(
         0.01, gt=0, lt=1, title="Significance", description="probability of calling a rise where there is only noise"
+    )
+    budget: float = Field(
+        3.0,
+        gt=0,
+        title="Budget",
+        description="rounds that the replays may take, over those that they explain (at least 10)",
     )
 
 

@@ -1,12 +1,15 @@
-"""Why did the loss go up? Detection and evidence; no cause is claimed before a replay has proven it."""
+"""Why did the loss go up? What rose, who drifted, which cause a replay proves, and which remedy."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
-from tasks.diagnose.limits import limits
-from tasks.diagnose.logs import read_clients, read_rounds
-from tasks.diagnose.observe import observe
+from tasks.diagnose.explain import with_causes
+from tasks.diagnose.limits import limits, not_replayed
+from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
+from tasks.diagnose.observe import Observation, observe, replayed_rise
 from tasks.diagnose.report import headline, to_json, to_markdown
+from tasks.errors import UndriftError
 from tasks.files import replacing, write_json
 from tasks.settings import Settings
 
@@ -16,23 +19,64 @@ _log = logging.getLogger(__name__)
 def diagnose(settings: Settings, folder: Path) -> None:
     """Reads reports/rounds.csv and clients.csv, writes reports/diagnosis.json and diagnosis.md.
 
+    Where the loss rose, the rounds are replayed from data/clients and the checkpoints, if they are there.
+
     Raises:
         DataError: a file, a column or a number is missing; nothing is written.
     """
-    diagnose_logs(folder / "reports", settings.diagnose.significance)
+    diagnose_logs(folder / "reports", settings, folder)
 
 
-def diagnose_logs(reports: Path, significance: float) -> str:
-    """Does the same for the logs in the folder `reports`, and returns the answer in one sentence."""
+def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> str:
+    """Does the same for the logs in the folder `reports`, and returns the answer in one sentence.
+
+    `workspace` holds the clients' data and perhaps checkpoints; None: nothing can be replayed.
+    """
     rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
-    seen = observe(rounds, clients, significance)
-    unknown = limits(seen, rounds, clients, significance)
-    write_json(reports / "diagnosis.json", to_json(seen, significance, unknown))
+    found = diagnosis(rounds, clients, settings, workspace)
+    write_json(reports / "diagnosis.json", found)
     with replacing(reports / "diagnosis.md") as fresh:
-        fresh.write_text(to_markdown(seen, unknown), encoding="utf-8")
-    answer = headline(seen)
-    _log.info("%d rounds, %d clients unusual: %s", len(rounds.rounds), len(seen.unusual), answer)
+        fresh.write_text(to_markdown(found), encoding="utf-8")
+    answer = headline(found)
+    _log.info("%d rounds: %s", len(rounds.rounds), answer)
     return answer
 
 
-__all__ = ["diagnose", "diagnose_logs"]
+def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path | None) -> dict[str, Any]:
+    """Returns what diagnosis.json holds."""
+    significance = settings.diagnose.significance
+    seen = observe(rounds, clients, significance)
+    unknown = limits(seen, rounds, clients, significance)
+    found = to_json(seen, significance, unknown)
+    if not seen.increase.detected:
+        return found
+    why = not_replayed(seen, workspace)
+    if why is None and workspace is not None:
+        try:
+            return _with_proof(found, seen, rounds, clients, settings, workspace)
+        except UndriftError as exc:
+            why = f"The rounds could not be replayed, so no cause is proven: {exc}."
+    return found | {"limits": [why, *unknown]}
+
+
+def _with_proof(
+    found: dict[str, Any], seen: Observation, rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path
+) -> dict[str, Any]:
+    # TensorFlow takes seconds to import, and most diagnoses find no rise.
+    from tasks.diagnose.replay.prove import investigate
+
+    loss, rise = replayed_rise(seen, rounds)
+    shown = investigate(settings, workspace, rise, loss, clients, seen.train_change, settings.diagnose.budget)
+    unknown = list(found["limits"])
+    if not shown.reproduced:
+        unknown.insert(
+            0,
+            "Run again with the data and settings in this folder, the loss did not rise: something was different then, "
+            "so no cause is proven.",
+        )
+    elif not shown.causes:
+        unknown.insert(0, "No change of one factor that was tried takes the rise away, so no cause is proven.")
+    return with_causes(found | {"limits": unknown}, shown, settings)
+
+
+__all__ = ["diagnose", "diagnose_logs", "diagnosis"]

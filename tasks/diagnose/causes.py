@@ -58,7 +58,11 @@ class ClientFinding:
         norm_per_step: the same of the length over the number of steps.
         cosine: mean cosine of its updates to their geometric median; NaN if in none.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
-        failed: first round in which its update was not finite; None if it never was.
+        failed: first round of the rise in which its update was not finite; None if it never was.
+        first_broken: index of the first step of plain SGD on its data whose loss is not finite, where it failed.
+        left_out: ln of the hold-out loss of the round's mean model over that without the client, mean over the rounds
+            looked at: above 0, the model is better without it; NaN if it took part in none.
+        recall: least recall over the hold-out labels of its local model, mean over the rounds; NaN likewise.
     """
 
     client: str
@@ -76,6 +80,9 @@ class ClientFinding:
     cosine: float
     cosine_before: float
     failed: int | None
+    first_broken: int | None
+    left_out: float
+    recall: float
 
     @property
     def in_conflict(self) -> bool:
@@ -121,6 +128,14 @@ class Findings:
     """Largest curvature of the loss times the client learning rate, median over the clients looked at."""
     train_change: float
     """ln of the training loss in the rise over that before it; NaN if not known."""
+    dissimilarity: float
+    """B of the clients' full gradients at the model before the rise: 1 if they agree (FedProx, definition 3)."""
+    local_drift: tuple[float, ...]
+    """1/K sum_k ||y_ki - x||^2 after each local step i of plain SGD from the model before the rise, which SCAFFOLD's
+    drift averages over the steps (Karimireddy 2020, equation 9), up to the steps of the client with the fewest."""
+    objective_gap: float
+    """1/2 sum_k |w_k - p_k|, w_k in proportion to p_k times the client's steps: how far the weights that plain
+    averaging gives are from those that were meant, 0 to 1 (FedNova, Wang 2020, theorem 1)."""
 
     @property
     def usual_epochs(self) -> float:

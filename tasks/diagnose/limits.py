@@ -1,6 +1,7 @@
 """What the logs could not tell, in sentences: a diagnosis that hides its limits misleads."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from tasks.diagnose.logs import ClientLog, RoundLog
 from tasks.diagnose.observe import Observation
@@ -11,11 +12,22 @@ from tasks.diagnose.scan import FEWEST, MOST_DRAWS
 def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance: float) -> list[str]:
     """Returns what the data could not tell, a sentence each."""
     return [
-        "Causes were not tested: that takes a replay of the rounds with one factor changed.",
         *_of_the_loss(seen, len(rounds.rounds)),
         *_of_the_test(seen, significance),
         *_of_the_clients(seen, clients),
     ]
+
+
+def not_replayed(seen: Observation, workspace: Path | None) -> str | None:
+    """Returns why no replay can decide about causes; None if one can."""
+    if seen.phase == "prune":
+        return "The loss rose while the model was pruned: those rounds are not replayed, so no cause is proven."
+    if workspace is None or not (workspace / "data" / "clients" / "preprocess.json").is_file():
+        return (
+            "The clients' data are not here, so the rounds could not be replayed: what was observed proposes causes, "
+            "and proves none."
+        )
+    return None
 
 
 def _of_the_loss(seen: Observation, num_rounds: int) -> Iterator[str]:

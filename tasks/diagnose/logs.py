@@ -2,7 +2,7 @@
 
 Columns that are enough: in rounds.csv `round` and one of `val_loss`, `train_loss`; in clients.csv `round`, `client` and
 one of `update_norm`, `update_cosine`, `update_cosine_robust`, or both `loss_before` and `loss_after`. Used where they
-are given: in rounds.csv `phase` and `sparsity`, in clients.csv `finite`. All other columns are left alone.
+are given: in rounds.csv `phase` and `sparsity`, in clients.csv `finite` and `failure`. All others are left alone.
 
 An empty cell is a value that was not measured; `nan`, `inf` and `-inf` are values that are not finite.
 """
@@ -63,6 +63,8 @@ class ClientLog:
     clients: tuple[str, ...]
     signals: dict[str, Floats]
     failed: Bools
+    not_finite: Bools
+    """(M,) true where the client failed because its update was not finite, as far as the log tells why."""
 
 
 def read_rounds(path: Path) -> RoundLog:
@@ -111,7 +113,10 @@ def read_clients(path: Path) -> ClientLog:
     for column in columns.values():
         failed |= column.not_finite
     signals = {name: np.where(np.isfinite(column.values), column.values, np.nan) for name, column in columns.items()}
-    return ClientLog(np.array(rounds, dtype=np.int64)[order], tuple(clients[row] for row in order), signals, failed)
+    reasons = np.array([row.get("failure", "") for row in rows])[order]
+    not_finite = failed & np.array([not reason or "not finite" in reason for reason in reasons], dtype=np.bool_)
+    named = tuple(clients[row] for row in order)
+    return ClientLog(np.array(rounds, dtype=np.int64)[order], named, signals, failed, not_finite)
 
 
 def _rows(path: Path) -> Rows:

@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.diagnose.detection import Increase, find_increase
 from tasks.diagnose.drift import Drift, drift, ranking
-from tasks.diagnose.logs import LOSSES, Bools, ClientLog, RoundLog
+from tasks.diagnose.logs import LOSSES, Bools, ClientLog, Column, RoundLog
 from tasks.diagnose.scan import FEWEST
 
 _FOCUS = 5
@@ -116,7 +116,25 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
         # The loss is then the mean over these clients; the first of them to rise dates it.
         first = min(hidden.values(), key=lambda one: one.round or 0)
         return "loss_before", _whole(first, shares[-1] / len(set(clients.clients))), tuple(sorted(hidden))
+    if clients.not_finite.any():
+        names_failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
+        return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed))
     return tested, _whole(rise, shares[0]), ()
+
+
+def _failing(loss: Column, log: RoundLog, clients: ClientLog) -> Increase:
+    """A rise without end of the clients whose updates were not finite, though the loss of all hides them."""
+    rounds = clients.rounds[clients.not_finite]
+    before = loss.values[np.isfinite(loss.values) & (log.rounds < rounds.min())]
+    return Increase(
+        detected=True,
+        round=int(rounds.min()),
+        until=int(rounds.max()),
+        loss_before=float(before[-1]) if len(before) else None,
+        confidence=1.0,
+        alarm=int(rounds.min()),
+        kind="not_finite",
+    )
 
 
 def _whole(rise: Increase, share: float) -> Increase:

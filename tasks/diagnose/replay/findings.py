@@ -1,7 +1,7 @@
 """Collects what is found of each client: its data under the model before the rise, its updates during the rise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,25 @@ from tasks.diagnose.causes import ClientFinding, Findings, gini, mean_label_dist
 from tasks.diagnose.drift import BEFORE
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.replay.engine import Replayer
-from tasks.diagnose.replay.examine import Floats, Params, Probe, curvature, expected, feature_distance, learnable
+from tasks.diagnose.replay.examine import (
+    Floats,
+    Params,
+    Probe,
+    curvature,
+    dissimilarity,
+    expected,
+    feature_distance,
+    learnable,
+    local_path,
+)
 from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.federate.in_process import Failed
 
 _LOOKED_AT = 200
 """Most examples of a client that the curvature is computed on."""
 _CURVED = 5
-"""Most clients whose curvature is computed."""
+"""Most clients whose curvature and path are computed."""
+_INFLUENCE_ROUNDS, _INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 2, 30, 5
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ def find(replays: Replayer, rounds: Sequence[Captured], log: ClientLog, first: i
     rows = [row for one in rounds for row in one.lines]
     sizes = {client: np.bincount(y, minlength=cohort.num_classes) for client, (_, y) in data.items()}
     norms, norms_per_step = _against_others(rows)
+    influence, recalls = _influence(replays, probe, rounds)
     found = []
     for client, examples in data.items():
         fit = probe.fit(replays.params, examples)
@@ -81,10 +93,14 @@ def find(replays: Replayer, rounds: Sequence[Captured], log: ClientLog, first: i
             cosine=_mean([row["update_cosine_robust"] for row in mine]),
             cosine_before=_cosine_before(log, client, first),
             failed=_first_failure(log, client, first),
+            first_broken=None,
+            left_out=influence.get(client, np.nan),
+            recall=recalls.get(client, np.nan),
         )
+        if one.failed is not None:
+            one = replace(one, first_broken=local_path(probe, replays.params, examples, rate, batch, 3).first_broken)
         if one.in_conflict and one.shifted:
-            taught = learnable(probe, replays.params, examples, min(rate, 0.1), batch)
-            one = ClientFinding(**{**vars(one), "learnable": taught})
+            one = replace(one, learnable=learnable(probe, replays.params, examples, min(rate, 0.1), batch))
         found.append(one)
     return Findings(
         clients=tuple(found),
@@ -92,15 +108,74 @@ def find(replays: Replayer, rounds: Sequence[Captured], log: ClientLog, first: i
         size_skew=gini(np.array([len(y) for _, y in data.values()], np.float64)),
         steepness=_steepness(replays, probe),
         train_change=np.nan,
+        dissimilarity=_dissimilarity(replays, probe),
+        local_drift=_local_drift(replays, probe),
+        objective_gap=_objective_gap(rows),
     )
+
+
+def _influence(
+    replays: Replayer, probe: Probe, rounds: Sequence[Captured]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Leave-one-out change of the hold-out loss and least recall of the local model, by client; see ClientFinding."""
+    test = (replays.cohort.test_x, replays.cohort.test_y)
+    changes: dict[str, list[float]] = {}
+    recalls: dict[str, list[float]] = {}
+    for one in rounds[:_INFLUENCE_ROUNDS]:
+        some = {client: one.updates[client] for client in sorted(one.updates)[:_INFLUENCE_CLIENTS]}
+        if not some:
+            continue
+        together, without = left_out(lambda params: probe.fit(params, test).loss, one.params, some, one.weights)
+        for client, update in some.items():
+            with np.errstate(all="ignore"):
+                changes.setdefault(client, []).append(float(np.log(together / without[client])))
+                local = probe.fit(np.asarray(one.params + update, np.float32), test)
+            recalls.setdefault(client, []).append(min(recall for _, _, recall in local.by_label.values()))
+    return {c: _mean(v) for c, v in changes.items()}, {c: _mean(v) for c, v in recalls.items()}
+
+
+def _dissimilarity(replays: Replayer, probe: Probe) -> float:
+    data, clients = replays.data(), replays.cohort.clients
+    with np.errstate(all="ignore"):
+        gradients = {client: probe.gradient(replays.params, examples)[1] for client, examples in data.items()}
+    sound = [client for client, gradient in gradients.items() if np.isfinite(gradient).all()]
+    if not sound:
+        return np.nan
+    shares = np.array([clients[client].weight for client in sound])
+    return dissimilarity([gradients[client] for client in sound], shares / shares.sum())
+
+
+def _local_drift(replays: Replayer, probe: Probe) -> tuple[float, ...]:
+    data, client = replays.data(), replays.settings.federate.client
+    epochs = max(1, min(replays.settings.federate.local_work.epochs, _DRIFT_EPOCHS))
+    paths = [
+        local_path(probe, replays.params, data[name], client.learning_rate, client.batch_size, epochs).distance
+        for name in _spread(list(data))
+    ]
+    steps = min(len(path) for path in paths)
+    return tuple(float(value) for value in np.mean([path[:steps] ** 2 for path in paths], axis=0))
+
+
+def _objective_gap(rows: Sequence[Mapping[str, Any]]) -> float:
+    gaps = []
+    for round_num in {row["round"] for row in rows}:
+        here = [row for row in rows if row["round"] == round_num and row["weight"] and row["num_steps"]]
+        if here:
+            share = np.array([row["weight"] for row in here])
+            meant, given = share / share.sum(), share * np.array([row["num_steps"] for row in here])
+            gaps.append(0.5 * float(np.abs(given / given.sum() - meant).sum()))
+    return _mean(gaps)
+
+
+def _spread(clients: list[str]) -> list[str]:
+    return clients[:: max(1, len(clients) // _CURVED)][:_CURVED]
 
 
 def _steepness(replays: Replayer, probe: Probe) -> float:
     data = replays.data()
-    some = list(data)[:: max(1, len(data) // _CURVED)][:_CURVED]
     values = [
         curvature(probe, replays.params, (data[c][0][:_LOOKED_AT], data[c][1][:_LOOKED_AT]))
-        for c in some
+        for c in _spread(list(data))
         if len(data[c][1])
     ]
     return replays.settings.federate.client.learning_rate * float(np.median(values)) if values else np.nan

@@ -12,8 +12,9 @@ from tasks.diagnose.causes import Candidate, Findings, candidates, order
 from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.detection import Increase
 from tasks.diagnose.effect import Effect, height, removed
+from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
-from tasks.diagnose.remedies import Remedy, remedies
+from tasks.diagnose.remedies import remedies
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
 from tasks.diagnose.replay.findings import Captured, captured, find, harmful
 from tasks.diagnose.surgery import features_aligned
@@ -36,56 +37,6 @@ _REST = 0.2
 """Share of the rise that a second cause must take away beyond the first."""
 _DEAR = 30
 """Most rounds that are run again to get to where the replays begin, where no checkpoint is."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """A cause that was replayed, proven or not."""
-
-    candidate: Candidate
-    effect: Effect
-    without: tuple[float, ...]
-    """(R,) losses with nothing changed, mean over the seeds."""
-    with_change: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A remedy that was replayed."""
-
-    remedy: Remedy
-    recovers: float
-    loss: float
-    """Mean over the rounds of the rise."""
-
-
-@dataclass(frozen=True)
-class Investigation:
-    """What the replays showed.
-
-    Attributes:
-        from_round: round of the checkpoint that they began with.
-        window: rounds whose losses are compared, first and last.
-        level: loss before the rise.
-        reproduced: whether the rise came again with nothing changed.
-        causes: proven, the first cause first.
-        ruled_out: replayed and not proven.
-        tried: remedies of each proven cause, the best first.
-        findings: of the clients.
-        spent: rounds that the replays for causes took.
-        allowed: rounds that they may take.
-    """
-
-    from_round: int
-    window: tuple[int, int]
-    level: float
-    reproduced: bool
-    causes: tuple[Proof, ...]
-    ruled_out: tuple[Proof, ...]
-    tried: dict[str, tuple[Tried, ...]]
-    findings: Findings
-    spent: int
-    allowed: int
 
 
 def investigate(
@@ -154,8 +105,10 @@ class _Case:
         self._last = self._window_for(len(proposed))
         self._replays.advance(self._baselines[0], self._last)
         reproduced = self._height(self._baselines[0]) > 0.25 * self._logged()
-        proven: list[Proof] = []
-        if reproduced:
+        proven = self._failures(proposed)
+        if proven:
+            reproduced = True
+        elif reproduced:
             self._enter(proposed)
             proven = self._decide()
         spent = self._replays.spent
@@ -174,6 +127,28 @@ class _Case:
             spent,
             self._allowed,
         )
+
+    def _failures(self, proposed: Sequence[Candidate]) -> list[Proof]:
+        """Whether the failures end without the clients that failed: a loss of which they are left out shows nothing."""
+        candidate = next((one for one in proposed if one.cause == "non_finite"), None)
+        if candidate is None:
+            return []
+        seat, shares = _Seat(candidate), []
+        for seed in range(SEEDS):
+            if not self._run(seat, seed):
+                return []
+            before, after = self._failed(self._baselines[seed]), self._failed(seat.courses[seed])
+            if before:
+                shares.append(1 - after / before)
+        self._seats.append(seat)
+        proof = replace(self._proof(seat), effect=Effect(tuple(shares)))
+        return [proof] if shares and proof.effect.proven else []
+
+    def _failed(self, course: Course) -> int:
+        """Failed clients in the rounds of the window; a replay that has broken down counts as all of them."""
+        lines = [line for line in course.lines if self._first <= line["round"] <= self._last]
+        failed = [int(line["row"]["num_failed"]) for line in lines]
+        return sum(failed) + course.broken * len(self._replays.cohort.clients)
 
     def _window_for(self, num_candidates: int) -> int:
         """The last round of a replay, so that all candidates and the confirmation of one fit into the budget."""
@@ -217,6 +192,7 @@ class _Case:
 
     def _enter(self, proposed: Sequence[Candidate]) -> None:
         """Replays every candidate with the run's own seed; those that the settings do not allow stay out."""
+        proposed = [candidate for candidate in proposed if candidate.cause != "non_finite"]
         half = max(self._first, (self._first + self._last) // 2)
         for candidate in proposed:
             seat = _Seat(candidate)

@@ -1,0 +1,282 @@
+"""Puts what was observed and what the replays showed into diagnosis.json, in sentences that need no paper."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from tasks.diagnose.causes import SHIFTED, ClientFinding, Findings
+from tasks.diagnose.investigation import Investigation, Proof, Tried
+from tasks.settings import Settings
+
+_SHOWN = 5
+"""Most clients of whom the evidence speaks one by one."""
+
+
+def with_causes(diagnosis: dict[str, Any], seen: Investigation, settings: Settings) -> dict[str, Any]:
+    """Returns the diagnosis with `verdict`, `causes`, and our own `ruled_out`, `remedies`, `replays` and `signals`."""
+    remedies = [{**_remedy(one), "cause": cause} for cause, tried in seen.tried.items() for one in tried]
+    return diagnosis | {
+        "verdict": seen.causes[0].candidate.cause if seen.causes else "none",
+        "causes": [_cause(proof, seen, settings) for proof in seen.causes],
+        "ruled_out": [
+            {
+                "cause": proof.candidate.cause,
+                "says": f"the same rounds {proof.candidate.change.says}",
+                "removes": _number(proof.effect.mean) if proof.effect.by_seed else None,
+            }
+            for proof in seen.ruled_out
+        ],
+        "remedies": sorted(remedies, key=lambda one: -one["recovers"]),
+        "replays": {
+            "from_round": seen.from_round,
+            "rounds": seen.spent,
+            "allowed": seen.allowed,
+            "seeds": max((len(proof.effect.by_seed) for proof in seen.causes), default=1),
+            "compared": list(seen.window),
+            "reproduced": seen.reproduced,
+        },
+        "signals": _signals(seen.findings),
+    }
+
+
+def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, Any]:
+    candidate, effect = proof.candidate, proof.effect
+    best = next(iter(seen.tried.get(candidate.cause, ())), None)
+    return {
+        "cause": candidate.cause,
+        "score": _number(min(1.0, max(0.0, effect.low))),
+        "clients": list(candidate.clients),
+        "rounds": list(seen.window),
+        "evidence": [
+            {"signal": signal, "value": _number(value), "expected": _number(expected), "says": says}
+            for signal, value, expected, says in _evidence(candidate.cause, candidate.clients, seen.findings, settings)
+        ],
+        "replay": {
+            "change": candidate.change.described(),
+            "says": f"the same rounds {candidate.change.says}",
+            "from_round": seen.from_round,
+            "rounds": min(len(proof.without), len(proof.with_change)),
+            "loss_without": [_number(loss) for loss in proof.without],
+            "loss_with": [_number(loss) for loss in proof.with_change],
+            "seeds": len(effect.by_seed),
+            "removes": {
+                "mean": _number(effect.mean),
+                "low": _number(effect.low),
+                "high": _number(2 * effect.mean - effect.low),
+            },
+        },
+        "remedy": None if best is None else {"settings": best.remedy.settings, "recovers": _number(best.recovers)},
+    }
+
+
+def _remedy(one: Tried) -> dict[str, Any]:
+    return {
+        "settings": one.remedy.settings,
+        "says": one.remedy.says,
+        "recovers": _number(one.recovers) or 0.0,
+        "loss_after": _number(one.loss),
+    }
+
+
+Evidence = Iterator[tuple[str, float, float | None, str]]
+
+
+def _evidence(cause: str, clients: tuple[str, ...], found: Findings, settings: Settings) -> Evidence:
+    by_id = {one.client: one for one in found.clients}
+    named = [by_id[client] for client in clients if client in by_id]
+    federate = settings.federate
+    match cause:
+        case "faulty_clients":
+            for one in named[:_SHOWN]:
+                yield from _of_faulty(one)
+        case "non_finite":
+            for one in named[:_SHOWN]:
+                yield from _of_failed(one)
+        case "feature_shift":
+            for one in named[:_SHOWN]:
+                yield (
+                    "feature_distance",
+                    one.feature_distance,
+                    SHIFTED,
+                    f"The features of client {one.client} are {one.feature_distance:.2g} standard deviations from "
+                    "those of hold-out data that look like the same classes; its labels make sense.",
+                )
+        case "label_skew":
+            yield (
+                "label_skew",
+                found.label_skew,
+                0.0,
+                f"The clients' label mixes are {found.label_skew:.2f} from that of all data on average, where 0 is "
+                "the same mix and 2 no label in common.",
+            )
+            yield (
+                "dissimilarity",
+                found.dissimilarity,
+                1.0,
+                f"The clients' gradients disagree: B is {_short(found.dissimilarity)}, and 1 if all agree.",
+            )
+        case "quantity_skew":
+            largest = max(found.clients, key=lambda one: int(one.labels.sum()))
+            share = float(largest.labels.sum() / sum(one.labels.sum() for one in found.clients))
+            yield (
+                "size_skew",
+                found.size_skew,
+                0.0,
+                f"The clients' sizes are unequal (Gini {found.size_skew:.2f}, 0 if equal): client {largest.client} "
+                f"alone has {100 * share:.0f} % of the examples.",
+            )
+        case "unequal_local_work":
+            for one in named[:_SHOWN]:
+                yield (
+                    "epochs",
+                    one.epochs,
+                    found.usual_epochs,
+                    f"Client {one.client} passes {one.epochs:.3g} times over its data in a round, the median client "
+                    f"{found.usual_epochs:.3g} times.",
+                )
+            yield (
+                "objective_gap",
+                found.objective_gap,
+                0.0,
+                f"Through their steps, {100 * found.objective_gap:.0f} % of the weight lies with other clients than "
+                "was meant (FedNova).",
+            )
+        case "client_learning_rate":
+            rate = federate.client.learning_rate
+            yield (
+                "steepness",
+                found.steepness,
+                2.0,
+                f"The learning rate {rate:g} times the curvature of the clients' loss is {_short(found.steepness)}; "
+                "above 2, steps of gradient descent overshoot farther than they came.",
+            )
+        case "server_learning_rate":
+            optimizer = federate.server_optimizer
+            yield (
+                "server_learning_rate",
+                optimizer.learning_rate,
+                1.0,
+                f"The server applies the mean update with {optimizer.kind} at a rate of {optimizer.learning_rate:g}; "
+                "plain averaging is sgd at 1.",
+            )
+        case "architecture_variation":
+            for one in named[:_SHOWN]:
+                yield (
+                    "width",
+                    one.width,
+                    1.0,
+                    f"Client {one.client} trains {100 * one.width:.0f} % of the hidden units; the others' parts "
+                    "were fitted without it.",
+                )
+        case "overfitting":
+            yield (
+                "train_loss_change",
+                found.train_change,
+                0.0,
+                f"While the hold-out loss rose, the training loss changed by {100 * math.expm1(found.train_change):.0f}"
+                " %: the model learns its clients' examples by heart.",
+            )
+
+
+def _of_faulty(one: ClientFinding) -> Evidence:
+    who = f"client {one.client}"
+    if one.in_conflict:
+        yield (
+            "loss_on_its_data",
+            one.loss,
+            one.expected_loss,
+            f"The model before the rise has loss {_short(one.loss)} on the data of {who} and gets "
+            f"{100 * one.accuracy:.0f} % right; on hold-out data with the same labels, {_short(one.expected_loss)} and "
+            f"{100 * one.expected_accuracy:.0f} %.",
+        )
+        if one.shifted and one.learnable is not None:
+            yield (
+                "learnable",
+                one.learnable[0],
+                one.learnable[1],
+                f"Trained on one half of the data of {who}, the model gets {100 * one.learnable[0]:.0f} % of the other "
+                f"half right; always answering its most frequent label, {100 * one.learnable[1]:.0f} %.",
+            )
+    if one.oversized:
+        yield (
+            "update_norm",
+            one.norm,
+            1.0,
+            f"The updates of {who} are {_short(one.norm)} times as long as the median client's, for as much work.",
+        )
+    if one.turned:
+        yield (
+            "update_cosine_robust",
+            one.cosine,
+            one.cosine_before,
+            f"The updates of {who} point away from the others': cosine {one.cosine:.2f}, before the rise "
+            f"{_short(one.cosine_before)}.",
+        )
+    if math.isfinite(one.left_out):
+        yield (
+            "left_out",
+            one.left_out,
+            0.0,
+            f"Without {who}, the hold-out loss after a round is {100 * -math.expm1(-one.left_out):.1f} % lower.",
+        )
+
+
+def _of_failed(one: ClientFinding) -> Evidence:
+    step = "" if one.first_broken is None else f"; its loss is not finite from local step {one.first_broken + 1} on"
+    yield (
+        "finite",
+        0.0 if one.failed is None else float(one.failed),
+        None,
+        f"The update of client {one.client} was not finite from round {one.failed} on{step}.",
+    )
+    if not one.loss <= 1e3 * one.expected_loss:
+        yield (
+            "loss_on_its_data",
+            one.loss,
+            one.expected_loss,
+            f"The model before the rise has loss {_short(one.loss)} on its data; on hold-out data with the same "
+            f"labels, {_short(one.expected_loss)}.",
+        )
+
+
+def _signals(found: Findings) -> dict[str, Any]:
+    """The dear signals, of all clients: what the evidence was picked from."""
+    clients = {
+        one.client: {
+            name: _number(value)
+            for name, value in (
+                ("loss", one.loss),
+                ("expected_loss", one.expected_loss),
+                ("accuracy", one.accuracy),
+                ("expected_accuracy", one.expected_accuracy),
+                ("feature_distance", one.feature_distance),
+                ("norm", one.norm),
+                ("norm_per_step", one.norm_per_step),
+                ("cosine", one.cosine),
+                ("cosine_before", one.cosine_before),
+                ("epochs", one.epochs),
+                ("left_out", one.left_out),
+                ("recall", one.recall),
+            )
+        }
+        for one in found.clients
+    }
+    return {
+        "clients": clients,
+        "label_skew": _number(found.label_skew),
+        "size_skew": _number(found.size_skew),
+        "steepness": _number(found.steepness),
+        "dissimilarity": _number(found.dissimilarity),
+        "objective_gap": _number(found.objective_gap),
+        "train_change": _number(found.train_change),
+        "local_drift": [_number(value) for value in found.local_drift],
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """Six significant digits; None for what is not finite, which JSON cannot hold."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "not known"

@@ -1,0 +1,57 @@
+"""What the replays showed, in plain values: the replays make it, the report reads it."""
+
+from dataclasses import dataclass
+
+from tasks.diagnose.causes import Candidate, Findings
+from tasks.diagnose.effect import Effect
+from tasks.diagnose.remedies import Remedy
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A cause that was replayed, proven or not."""
+
+    candidate: Candidate
+    effect: Effect
+    without: tuple[float, ...]
+    """(R,) losses with nothing changed, mean over the seeds."""
+    with_change: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A remedy that was replayed."""
+
+    remedy: Remedy
+    recovers: float
+    loss: float
+    """Mean over the rounds of the rise."""
+
+
+@dataclass(frozen=True)
+class Investigation:
+    """What the replays showed.
+
+    Attributes:
+        from_round: round of the checkpoint that they began with.
+        window: rounds whose losses are compared, first and last.
+        level: loss before the rise.
+        reproduced: whether the rise came again with nothing changed.
+        causes: proven, the first cause first.
+        ruled_out: replayed and not proven.
+        tried: remedies of each proven cause, the best first.
+        findings: of the clients.
+        spent: rounds that the replays for causes took.
+        allowed: rounds that they may take.
+    """
+
+    from_round: int
+    window: tuple[int, int]
+    level: float
+    reproduced: bool
+    causes: tuple[Proof, ...]
+    ruled_out: tuple[Proof, ...]
+    tried: dict[str, tuple[Tried, ...]]
+    findings: Findings
+    spent: int
+    allowed: int
