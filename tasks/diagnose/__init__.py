@@ -2,19 +2,20 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from tasks.diagnose.limits import limits
-from tasks.diagnose.logs import read_clients, read_rounds
+from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.diagnose.observe import observe
 from tasks.diagnose.report import headline, to_json, to_markdown
-from tasks.files import replacing, write_json
+from tasks.files import read_json, replacing, write_json
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 
 def diagnose(settings: Settings, folder: Path) -> None:
-    """Reads reports/rounds.csv and clients.csv, writes reports/diagnosis.json and diagnosis.md.
+    """Reads reports/rounds.csv and clients.csv, writes reports/diagnosis.json, diagnosis.md and diagnosis.html.
 
     Raises:
         DataError: a file, a column or a number is missing; nothing is written.
@@ -27,12 +28,25 @@ def diagnose_logs(reports: Path, significance: float) -> str:
     rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
     seen = observe(rounds, clients, significance)
     unknown = limits(seen, rounds, clients, significance)
-    write_json(reports / "diagnosis.json", to_json(seen, significance, unknown))
-    with replacing(reports / "diagnosis.md") as fresh:
-        fresh.write_text(to_markdown(seen, unknown), encoding="utf-8")
-    answer = headline(seen)
+    found = to_json(seen, significance, unknown)
+    _write_text(reports / "diagnosis.md", to_markdown(found))
+    _write_text(reports / "diagnosis.html", _page(found, rounds, clients, reports.parent))
+    write_json(reports / "diagnosis.json", found)
+    answer = headline(found)
     _log.info("%d rounds, %d clients unusual: %s", len(rounds.rounds), len(seen.unusual), answer)
     return answer
+
+
+def _page(found: dict[str, Any], rounds: RoundLog, clients: ClientLog, folder: Path) -> str:
+    from tasks.diagnose.page import to_html  # Matplotlib takes half a second, which other commands need not wait for
+
+    held = folder / "data/partition/partition.json"
+    return to_html(found, rounds, clients, read_json(held) if held.is_file() else None)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
 __all__ = ["diagnose", "diagnose_logs"]
