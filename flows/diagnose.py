@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 LOGS = ("rounds.csv", "clients.csv")
-WRITTEN = ("diagnosis.json", "diagnosis.md")
+WRITTEN = ("diagnosis.json", "diagnosis.md", "diagnosis.html")
 
 log = logging.getLogger("flows.diagnose")
 
@@ -101,7 +101,7 @@ def _logged(run_id: str) -> Iterator[tuple[Path, float]]:
         yield reports, float(found.data.params.get("diagnose.significance", default))
         for name in WRITTEN:
             opened.client.log_artifact(run_id, str(reports / name), "reports")
-        log.info("%s: reports/%s logged to run %s", opened.uri, " and ".join(WRITTEN), run_id)
+        log.info("%s: reports/%s logged to run %s", opened.uri, ", ".join(WRITTEN), run_id)
 
 
 def _find(client: "MlflowClient", run_id: str, uri: str) -> "Run":
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
         prog="python -m flows.diagnose",
-        description="Why did the loss of a run go up? Writes diagnosis.json and diagnosis.md beside its rounds.csv, or "
+        description="Why did the loss of a run go up? Writes diagnosis.json, .md and .html beside its rounds.csv, or "
         "into its MLflow run. As a Prefect flow run when PREFECT_API_URL is set.",
     )
     parser.add_argument("run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv")

@@ -30,18 +30,19 @@ def diagnose_logs(reports: Path, significance: float) -> str:
     unknown = limits(seen, rounds, clients, significance)
     found = to_json(seen, significance, unknown)
     _write_text(reports / "diagnosis.md", to_markdown(found))
-    _write_text(reports / "diagnosis.html", _page(found, rounds, clients, reports.parent))
+    _write_text(reports / "diagnosis.html", _page(found, rounds, clients, reports))
     write_json(reports / "diagnosis.json", found)
     answer = headline(found)
     _log.info("%d rounds, %d clients unusual: %s", len(rounds.rounds), len(seen.unusual), answer)
     return answer
 
 
-def _page(found: dict[str, Any], rounds: RoundLog, clients: ClientLog, folder: Path) -> str:
+def _page(found: dict[str, Any], rounds: RoundLog, clients: ClientLog, reports: Path) -> str:
     from tasks.diagnose.page import to_html  # Matplotlib takes half a second, which other commands need not wait for
 
-    held = folder / "data/partition/partition.json"
-    return to_html(found, rounds, clients, read_json(held) if held.is_file() else None)
+    held = reports.parent / "data/partition/partition.json"  # of a workspace; what lies beside other logs is not theirs
+    known = reports.name == "reports" and held.is_file()
+    return to_html(found, rounds, clients, read_json(held) if known else None)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -54,12 +54,15 @@ def draw_replay(replay: Replay, rise: Rise, rounds: RoundLog) -> Figure:
     last = start + max(len(replay.unchanged), len(replay.changed))
     seen = column.given & (rounds.rounds >= start) & (rounds.rounds <= last)
     _plot(axes, rounds.rounds[seen].astype(np.float64), column.values[seen], "recorded", GREY, 1.2, ":")
+    # The model they start from is the recorded one, and val_loss is measured on the model after its round.
+    fork = column.values[seen & (rounds.rounds == start)] if tested(rise, rounds) == "val_loss" else column.values[:0]
     lines = [
         ("replayed, nothing changed", replay.unchanged, ORANGE, "--"),
         ("replayed with the change", replay.changed, BLUE, "-"),
     ]
     for label, losses, colour, dash in lines:
-        at, values = np.arange(start + 1.0, start + 1 + len(losses)), _array(losses)
+        values = np.concatenate([fork, _array(losses)])
+        at = np.arange(start + 1.0 - len(fork), start + 1 + len(losses))
         _plot(axes, at, values, label, colour, 2.0, dash)
         _lost(axes, at, ~np.isfinite(values), colour)
     _finish(figure, axes, [_array(losses) for _, losses, _, _ in lines] + [column.values[seen]])

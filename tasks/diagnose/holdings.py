@@ -1,6 +1,6 @@
 """What clients hold, from data/partition/partition.json: their labels and how far their data is from the whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +50,11 @@ class Holdings:
         return total
 
 
-def read_holdings(partition: Mapping[str, Any] | None) -> Holdings | None:
+def read_holdings(partition: Any) -> Holdings | None:
     """Returns what partition.json holds; None without it, or where it is of another form."""
-    clients, classes = (partition or {}).get("clients"), (partition or {}).get("classes")
+    if not isinstance(partition, dict):
+        return None
+    clients, classes = partition.get("clients"), partition.get("classes")
     if not isinstance(clients, dict) or not isinstance(classes, list) or not clients or not classes:
         return None
     rows = []

@@ -259,8 +259,9 @@ def _proposed(remedy: Remedy) -> Iterator[Markup]:
         yield paragraph(tag("strong", remedy.says))
     yield paragraph(wording.effect(remedy))
     if remedy.settings:
-        yield paragraph("Add to the command, or change in params.yaml:")
+        yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
         yield code(wording.flags(remedy.settings))
+        yield paragraph("or change in params.yaml:")
         yield code(wording.patch(remedy.settings))
 
 

@@ -69,14 +69,11 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     text = text[start : text.rindex("</svg>")]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"<>]*"', "<g", text)
-    text = text.replace("'DejaVu Sans', 'Bitstream Vera Sans', 'Computer Modern Sans Serif'", "sans-serif")
-    text = re.sub(r"(font: [^;\"]*?px )[^;\"]*", r"\1sans-serif", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")
     text = re.sub(r"\n\s*", "\n", text)
-    return (
-        f'<svg viewBox="{box[1] if box else "0 0 360 240"}" role="img" aria-label="{html.escape(label)}">{text}</svg>'
-    )
+    shape = box[1] if box else "0 0 360 240"
+    return f'<svg viewBox="{shape}" role="img" aria-label="{html.escape(clean(label))}">{text}</svg>'
 
 
 def short(text: str, at: Literal["middle", "end"] = "middle") -> str:

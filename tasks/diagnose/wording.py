@@ -99,6 +99,7 @@ SIGNALS = {
     "loss_after": "own loss after local work",
     "loss_change": "change of its own loss",
 }
+_PHASES = {"prune": "while pruning"}
 LOSSES = {"val_loss": "validation loss", "train_loss": "training loss"}
 
 
@@ -200,7 +201,7 @@ def effect(remedy: Remedy) -> str:
         told = f"In the replay it takes back {percent(remedy.recovers)} of the rise"
         told += "." if remedy.loss_after is None else f": the loss is {figure(remedy.loss_after)} then."
     if remedy.extra_cost is not None:
-        told += f" A round takes {times(remedy.extra_cost)} the time of before."
+        told += f" A round takes {times(remedy.extra_cost)} the time that it took."
     return told
 
 
@@ -227,7 +228,7 @@ def _no_rise(rise: Rise) -> str:
 
 
 def _rose(rise: Rise) -> str:
-    phase = f" ({rise.phase})" if rise.phase else ""
+    phase = f" ({_PHASES.get(rise.phase, rise.phase)})" if rise.phase not in ("", "federate") else ""
     when = f" in round {rise.round}{phase}" if rise.round is not None else ""
     if not rise.finite:
         end = "" if rise.until is None else f" by round {rise.until}"
