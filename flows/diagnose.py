@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,20 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows import server, store, tracking
-from flows.workspace import find_repository
+from flows.workspace import RUNS, find_repository
 from tasks import command
 from tasks.diagnose import diagnose_logs
 from tasks.errors import DataError, InputError, RunError, TrackingLost, UndriftError
-from tasks.settings import Settings, load
+from tasks.files import read_json
+from tasks.settings import Settings, load, parse
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 LOGS = ("rounds.csv", "clients.csv")
-WRITTEN = ("diagnosis.json", "diagnosis.md")
+TRACKED = "reports/mlflow.json"
+WRITTEN = ("diagnosis.json", "diagnosis.md", "diagnosis.html")
 
 log = logging.getLogger("flows.diagnose")
 
@@ -50,16 +53,23 @@ def diagnose(run: str) -> State[Any]:
 
 def _diagnosed(run: str) -> tuple[str, str]:
     """Diagnoses `run`; returns the answer in one sentence, and diagnosis.md."""
-    with _reports(run) as (reports, significance):
-        answer = diagnose_logs(reports, significance)
-        return answer, (reports / "diagnosis.md").read_text(encoding="utf-8")
+    with _found(run) as found:
+        answer = diagnose_logs(found.reports, found.settings, found.workspace)
+        return answer, (found.reports / "diagnosis.md").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A run to diagnose: the folder of its logs, its settings, and the workspace with its data, if that is here."""
+
+    reports: Path
+    settings: Settings
+    workspace: Path | None
 
 
 @contextmanager
-def _reports(run: str) -> Iterator[tuple[Path, float]]:
-    """Yields the folder of the run's logs, where the diagnosis belongs too, and `diagnose.significance` of the run.
-
-    Of an MLflow run it is a copy; what the block writes there goes into the run.
+def _found(run: str) -> Iterator[_Found]:
+    """Yields the run; what the block writes into the folder of its logs belongs to it.
 
     Raises:
         InputError: there is no such run or folder, or it lacks a file.
@@ -73,18 +83,20 @@ def _reports(run: str) -> Iterator[tuple[Path, float]]:
         raise InputError(f"RUN must be an MLflow run id or a folder that holds reports/rounds.csv, got {run!r}")
 
 
-def _folder(folder: Path) -> tuple[Path, float]:
+def _folder(folder: Path) -> _Found:
     reports = folder / "reports" if (folder / "reports/rounds.csv").is_file() else folder
     for name in LOGS:
         if not (reports / name).is_file():
             raise InputError(f"{folder} holds neither reports/{name} nor {name}")
     params = reports.parent / "params.yaml"
-    settings = load(params) if params.is_file() else Settings()
-    return reports, settings.diagnose.significance
+    if reports.name != "reports" or not params.is_file():
+        return _Found(reports, Settings(), None)
+    return _Found(reports, load(params), reports.parent)
 
 
 @contextmanager
-def _logged(run_id: str) -> Iterator[tuple[Path, float]]:
+def _logged(run_id: str) -> Iterator[_Found]:
+    """Yields the MLflow run as copies of its logs; what the block writes there goes into the run."""
     repository = find_repository(Path.cwd())
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (repository / store.DATABASE).exists():
         raise InputError(f"MLflow at sqlite:///{store.DATABASE} has no run {run_id}: there is no such file yet")
@@ -93,15 +105,27 @@ def _logged(run_id: str) -> Iterator[tuple[Path, float]]:
     except TrackingLost as exc:
         raise InputError(str(exc)) from exc
     with tracking.errors(opened.uri), tempfile.TemporaryDirectory() as holder:
-        found = _find(opened.client, run_id, opened.uri)
+        run = _find(opened.client, run_id, opened.uri)
         for name in LOGS:
             _download(opened.client, run_id, f"reports/{name}", holder)
         reports = Path(holder)
-        default = Settings().diagnose.significance
-        yield reports, float(found.data.params.get("diagnose.significance", default))
+        workspace = _workspace(repository, run_id)
+        if workspace is not None:
+            yield _Found(reports, load(workspace / "params.yaml"), workspace)
+        else:
+            given = run.data.params.get("diagnose.significance")
+            yield _Found(reports, parse({"diagnose": {"significance": float(given)}} if given else {}), None)
         for name in WRITTEN:
             opened.client.log_artifact(run_id, str(reports / name), "reports")
-        log.info("%s: reports/%s logged to run %s", opened.uri, " and ".join(WRITTEN), run_id)
+        log.info("%s: reports/%s logged to run %s", opened.uri, ", ".join(WRITTEN), run_id)
+
+
+def _workspace(repository: Path, run_id: str) -> Path | None:
+    """Returns the folder on this machine in which the run was made; None if it is gone, or has been used again."""
+    for tracked in (repository / TRACKED, *sorted((repository / RUNS).rglob(TRACKED))):
+        if tracked.is_file() and read_json(tracked).get("run_id") == run_id:
+            return tracked.parents[1]
+    return None
 
 
 def _find(client: "MlflowClient", run_id: str, uri: str) -> "Run":
@@ -126,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
         prog="python -m flows.diagnose",
-        description="Why did the loss of a run go up? Writes diagnosis.json and diagnosis.md beside its rounds.csv, or "
+        description="Why did the loss of a run go up? Writes diagnosis.json, .md and .html beside its rounds.csv, or "
         "into its MLflow run. As a Prefect flow run when PREFECT_API_URL is set.",
     )
     parser.add_argument("run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv")

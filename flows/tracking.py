@@ -28,6 +28,7 @@ FILES = (
     "models/pruned_float.tflite",
     "reports/clients.csv",
     "reports/confusion.png",
+    "reports/diagnosis.html",
     "reports/diagnosis.json",
     "reports/diagnosis.md",
     "reports/drift.png",

@@ -62,6 +62,7 @@ def write_reports(folder: Path) -> None:
     for name in ("prune", "evaluation", "diagnosis"):
         files.write_json(reports / f"{name}.json", {})
     (reports / "diagnosis.md").write_text("# no rise")
+    (reports / "diagnosis.html").write_text("<h1>no rise</h1>")
     for name in ("confusion", "drift", "labels", "loss"):
         (reports / f"{name}.png").write_bytes(b"\x89PNG")
 

@@ -10,14 +10,14 @@ from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.diagnose.observe import Observation, observe, replayed_rise
 from tasks.diagnose.report import headline, to_json, to_markdown
 from tasks.errors import UndriftError
-from tasks.files import replacing, write_json
+from tasks.files import read_json, replacing, write_json
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 
 def diagnose(settings: Settings, folder: Path) -> None:
-    """Reads reports/rounds.csv and clients.csv, writes reports/diagnosis.json and diagnosis.md.
+    """Reads reports/rounds.csv and clients.csv, writes reports/diagnosis.json, diagnosis.md and diagnosis.html.
 
     Where the loss rose, the rounds are replayed from data/clients and the checkpoints, if they are there.
 
@@ -34,9 +34,9 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
     """
     rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
     found = diagnosis(rounds, clients, settings, workspace)
+    _write_text(reports / "diagnosis.md", to_markdown(found))
+    _write_text(reports / "diagnosis.html", _page(found, rounds, clients, workspace))
     write_json(reports / "diagnosis.json", found)
-    with replacing(reports / "diagnosis.md") as fresh:
-        fresh.write_text(to_markdown(found), encoding="utf-8")
     answer = headline(found)
     _log.info("%d rounds: %s", len(rounds.rounds), answer)
     return answer
@@ -77,6 +77,18 @@ def _with_proof(
     elif not shown.causes:
         unknown.insert(0, "No change of one factor that was tried takes the rise away, so no cause is proven.")
     return with_causes(found | {"limits": unknown}, shown, settings)
+
+
+def _page(found: dict[str, Any], rounds: RoundLog, clients: ClientLog, workspace: Path | None) -> str:
+    from tasks.diagnose.page import to_html  # Matplotlib takes half a second, which other commands need not wait for
+
+    held = None if workspace is None else workspace / "data/partition/partition.json"
+    return to_html(found, rounds, clients, read_json(held) if held is not None and held.is_file() else None)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
 __all__ = ["diagnose", "diagnose_logs", "diagnosis"]

@@ -1,9 +1,16 @@
-"""The diagnosis as JSON and as text for someone who knows neither the papers nor the statistics."""
+"""The diagnosis as JSON, and its answer in one sentence."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tasks.diagnose.drift import Drift
+from tasks.diagnose.markdown import to_markdown
 from tasks.diagnose.observe import Observation
+from tasks.diagnose.story import read
+from tasks.diagnose.wording import count, figure
+from tasks.diagnose.wording import headline as _headline
+
+__all__ = ["count", "headline", "observations", "to_json", "to_markdown"]
 
 _SHOWN = 3
 
@@ -80,38 +87,9 @@ def observations(seen: Observation) -> list[dict[str, Any]]:
     return found
 
 
-def headline(seen: Observation) -> str:
-    """Returns the answer in one sentence."""
-    rise = seen.increase
-    sure = f"{100 * rise.confidence:.4g} %"
-    if not rise.detected:
-        tested = "" if rise.noise is None else f" (confidence in a rise: {sure})"
-        return f"{seen.loss} did not rise beyond its noise in {count(seen.num_losses, 'measured round')}{tested}."
-    phase = f" ({seen.phase})" if seen.phase else ""
-    if rise.kind == "not_finite":
-        return f"{seen.loss} went up in round {rise.round}{phase} and was not finite by round {rise.until}."
-    change = f"from {_figure(rise.loss_before)} to {_figure(rise.loss_after)}"
-    return f"{seen.loss} rose in round {rise.round}{phase} {change}, until round {rise.until} (confidence {sure})."
-
-
-def to_markdown(seen: Observation, limits: list[str]) -> str:
-    """Returns diagnosis.md: the answer, who drifted, what the data could not tell."""
-    lines = ["# Why did the loss go up?", "", headline(seen), ""]
-    if seen.increase.detected:
-        lines += ["Its cause is not proven yet; below is what was observed.", ""]
-    found = observations(seen)
-    if found:
-        lines += ["## Who drifted", ""]
-        lines += ["| client | signal | value | cohort | before | unusual | |", "|---|---|---|---|---|---|---|"]
-        lines += [
-            f"| {_cell(one['client'])} | {one['signal']} | {_figure(one['value'])} | {_figure(one['expected'])} "
-            f"| {_figure(one['before'])} | {'yes' if one['unusual'] else 'no'} | {_cell(one['says'])} |"
-            for one in found
-        ]
-        lines += ["", "Unusual is evidence, not blame: clients whose data changed look the same.", ""]
-    healthy = ", ".join(_cell(client) for client in seen.healthy) or "none"
-    lines += ["## Nothing unusual", "", f"Clients: {healthy}.", "", "## What the data could not tell", ""]
-    return "\n".join([*lines, *(f"- {sentence}" for sentence in limits), ""])
+def headline(diagnosis: Mapping[str, Any]) -> str:
+    """Returns the answer of diagnosis.json in one sentence."""
+    return _headline(read(diagnosis))
 
 
 def _says(one: Drift) -> str:
@@ -121,25 +99,12 @@ def _says(one: Drift) -> str:
         "update_cosine_robust": "sent updates with cosine {0} to the robust centre",
         "loss_before": "had loss {0} on its own data before local work",
         "loss_change": "changed its own loss by {0} in its local work",
-    }[one.signal].format(_figure(one.value))
-    cohort = "" if one.expected is None else f", the median client {_figure(one.expected)}"
-    before = "" if one.before is None else f", itself before {_figure(one.before)}"
+    }[one.signal].format(figure(one.value))
+    cohort = "" if one.expected is None else f", the median client {figure(one.expected)}"
+    before = "" if one.before is None else f", itself before {figure(one.before)}"
     end = "" if one.unusual else ": within the usual spread"
     return f"Client {one.client} {what}{cohort}{before}{end}."
 
 
 def _rounds(rounds: tuple[int, ...]) -> str:
     return ("round " if len(rounds) == 1 else "rounds ") + ", ".join(map(str, rounds))
-
-
-def count(number: int, what: str) -> str:
-    """Returns `1 round`, `2 rounds`."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tasks.diagnose.change import NOTHING, Change, Examples
 from tasks.diagnose.logs import LOSSES
-from tasks.errors import NoClientLeft, RunError
+from tasks.errors import NoClientLeft
+from tasks.federate import runner
 from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import load_state, saved_states
 from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
@@ -76,11 +77,10 @@ class Replayer:
         self._state = self._fresh
         self._loss = np.nan
 
-    def go_to(self, latest: int, rebuild: int) -> None:
-        """Starts the replays from the last checkpoint at or before round `latest`; without one, runs up to there.
+    def go_to(self, latest: int) -> None:
+        """Starts the replays from the last checkpoint at or before round `latest`.
 
-        Raises:
-            RunError: there is no checkpoint, and round `latest` is more than `rebuild` rounds away.
+        Where no checkpoints are, as after a run that came from DVC's cache, the rounds up to there are run again.
         """
         identity = identity_of(self._run, self.cohort, self.model, self.phase)
         saved = saved_states(self._folder, self.phase.name, identity)
@@ -88,15 +88,14 @@ class Replayer:
         if usable:
             self.from_round = max(usable)
             self._state = load_state(saved[self.from_round], self._fresh)
-        elif latest > rebuild:
-            raise RunError(
-                f"there is no checkpoint of round {latest} or before, and to run {latest} rounds again is too dear"
-            )
         else:
+            every = self.settings.federate.checkpoint_every
+            self.from_round = latest // every * every
+            _log.info("no checkpoint: running rounds 1 to %d again", self.from_round)
             course = Course(NOTHING, 0, self._initial, self._fresh, 1)
-            while course.next_round <= latest:
+            while course.next_round <= self.from_round:
                 self._step(course)
-            self.from_round, self._state = latest, course.state
+            self._state = course.state
         self._loss = self._initial.validate(self._state["server"]["params"])[0]
 
     @property
@@ -123,7 +122,7 @@ class Replayer:
         cohort = self._cohort(settings, change)
         check(settings, len(cohort.clients))
         computations = self._of(settings, cohort)
-        runner = Runner(
+        stepper = Runner(
             settings,
             cohort,
             self.model,
@@ -133,7 +132,7 @@ class Replayer:
             absent=change.without,
             validate=self._initial.validate,
         )
-        return Course(change, seed, runner, self._start(settings, runner), self.from_round + 1)
+        return Course(change, seed, stepper, self._start(settings, stepper), self.from_round + 1)
 
     def advance(self, course: Course, until: int) -> None:
         """Runs `course` up to round `until`, as far as it has not been run."""
@@ -213,8 +212,20 @@ def replayer(settings: Settings, folder: Path) -> Iterator[Replayer]:
         UndriftError: the clients' data are missing, or not those that the settings can train on.
     """
     threads = RuntimeSettings(threads=settings.federate.runtime.threads)
-    with tempfile.TemporaryDirectory() as holder, runtime(threads):
+    with tempfile.TemporaryDirectory() as holder, runtime(threads), _hushed():
         yield Replayer(settings, folder, Path(holder))
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """A client that fails in a replay fails in every one: the run's own log has said so."""
+    noisy = logging.getLogger(runner.__name__)
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        noisy.setLevel(level)
 
 
 def _laid_over(settings: Settings, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,6 @@ _MARGIN = 0.2
 """A more specific cause is believed if it explains at most this much less than the best."""
 _REST = 0.2
 """Share of the rise that a second cause must take away beyond the first."""
-_DEAR = 30
-"""Most rounds that are run again to get to where the replays begin, where no checkpoint is."""
 
 
 def investigate(
@@ -66,7 +64,7 @@ def investigate(
     assert rise.until is not None
     with replayer(settings, folder) as replays:
         # A row's training loss is that of the model before the round, so the round before it made the loss.
-        replays.go_to(max(0, rise.round - (1 if loss == "val_loss" else 2)), _DEAR)
+        replays.go_to(max(0, rise.round - (1 if loss == "val_loss" else 2)))
         return _Case(replays, rise, loss, clients, train_change, budget).solve()
 
 
@@ -209,6 +207,8 @@ class _Case:
         except SettingsError as exc:
             _log.info("%s: not replayed: %s", seat.candidate.cause, exc)
             return False
+        if seed not in seat.courses:
+            _log.info("replay from round %d %s", self._replays.from_round, seat.candidate.change.says)
         if seed not in self._baselines:
             self._baselines[seed] = self._replays.course(NOTHING, seed)
         self._replays.advance(self._baselines[seed], last)

@@ -1,0 +1,104 @@
+"""The curves of the diagnosis: the loss with its rise, and the replays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tasks.diagnose.logs import Floats, RoundLog
+from tasks.diagnose.story import Replay, Rise, Series
+from tasks.diagnose.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
+from tasks.diagnose.wording import LOSSES
+from tasks.diagnose.wording import figure as digits
+
+_HEIGHT = 3.3
+_MARKED = 60
+"""Most losses that are drawn as points too."""
+
+
+def tested(rise: Rise, rounds: RoundLog) -> str:
+    """Returns the column of the loss that the diagnosis is about."""
+    return rise.loss if rise.loss in rounds.losses else next(iter(rounds.losses))
+
+
+def draw_loss(rise: Rise, rounds: RoundLog) -> Figure:
+    """Returns the tested loss and the other one over the rounds, the rise shaded, the level before it dotted."""
+    figure, axes = new(_HEIGHT)
+    first = tested(rise, rounds)
+    at = rounds.rounds.astype(np.float64)
+    if rise.detected and rise.round is not None:
+        until = rise.until if rise.until is not None else at[-1]
+        axes.axvspan(rise.round - 0.5, until + 0.5, color=RISE, alpha=0.28, linewidth=0, label="the rise")
+    for name in sorted(rounds.losses, key=lambda name: name == first):
+        given = rounds.losses[name].given
+        colour, width, dash = (BLUE, 2.0, "-") if name == first else (GREY, 1.2, "--")
+        _plot(axes, at[given], rounds.losses[name].values[given], LOSSES.get(name, name), colour, width, dash)
+    if rise.detected and rise.before is not None:
+        axes.axhline(rise.before, color=INK, linestyle=":", linewidth=1.2, label=f"level before: {digits(rise.before)}")
+    _lost(axes, at, rounds.losses[first].not_finite)
+    pruning = [int(t) for t, phase in zip(rounds.rounds, rounds.phases, strict=True) if phase == "prune"]
+    if pruning and len(pruning) < len(at):
+        axes.axvline(min(pruning) - 0.5, color=INK, linestyle="-.", linewidth=1, label="pruning starts")
+    _finish(figure, axes, [column.values for column in rounds.losses.values()])
+    axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
+    return figure
+
+
+def draw_replay(replay: Replay, rise: Rise, rounds: RoundLog) -> Figure:
+    """Returns the replayed losses, changed and unchanged, and the recorded one of the same rounds."""
+    figure, axes = new(_HEIGHT)
+    start = replay.from_round or 0
+    column = rounds.losses[tested(rise, rounds)]
+    last = start + max(len(replay.unchanged), len(replay.changed))
+    seen = column.given & (rounds.rounds >= start) & (rounds.rounds <= last)
+    _plot(axes, rounds.rounds[seen].astype(np.float64), column.values[seen], "recorded", GREY, 1.2, ":")
+    # The model they start from is the recorded one, and val_loss is measured on the model after its round.
+    fork = column.values[seen & (rounds.rounds == start)] if tested(rise, rounds) == "val_loss" else column.values[:0]
+    lines = [
+        ("replayed, nothing changed", replay.unchanged, ORANGE, "--"),
+        ("replayed with the change", replay.changed, BLUE, "-"),
+    ]
+    for label, losses, colour, dash in lines:
+        values = np.concatenate([fork, _array(losses)])
+        at = np.arange(start + 1.0 - len(fork), start + 1 + len(losses))
+        _plot(axes, at, values, label, colour, 2.0, dash)
+        _lost(axes, at, ~np.isfinite(values), colour)
+    _finish(figure, axes, [_array(losses) for _, losses, _, _ in lines] + [column.values[seen]])
+    return figure
+
+
+def _array(losses: Series) -> Floats:
+    return np.array([np.nan if loss is None else loss for loss in losses], dtype=np.float64)
+
+
+def _plot(axes: Axes, at: Floats, values: Floats, label: str, colour: str, width: float, dash: str) -> None:
+    known = np.isfinite(values)
+    if known.any():
+        shape = "o" if known.sum() <= _MARKED else ""
+        axes.plot(
+            at[known], values[known], dash, color=colour, linewidth=width, marker=shape, markersize=3, label=label
+        )
+
+
+def _lost(axes: Axes, at: Floats, lost: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], colour: str = INK) -> None:
+    """Marks the rounds without a finite loss along the upper edge."""
+    if lost.any():
+        where = axes.get_xaxis_transform()
+        label = "not finite" if colour == INK else "_"
+        axes.plot(
+            at[lost], np.full(int(lost.sum()), 0.97), "x", color=colour, transform=where, label=label, markersize=6
+        )
+
+
+def _finish(figure: Figure, axes: Axes, drawn: Sequence[Floats]) -> None:
+    values = np.concatenate(drawn)
+    values = values[np.isfinite(values)]
+    if values.size:
+        grow_log(axes, float(values.min()), float(values.max()))
+    axes.set(xlabel="round", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.grid(color=GREY, alpha=0.25)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.8)

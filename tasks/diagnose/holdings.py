@@ -1,0 +1,141 @@
+"""What clients hold, from data/partition/partition.json: their labels and how far their data is from the whole."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from tasks.diagnose.logs import Floats
+from tasks.diagnose.story import number
+from tasks.diagnose.svg import BLUE, GREY, INK, WIDTH, new, short
+
+MOST_CLIENTS = 12
+"""Clients whose labels are drawn."""
+_NUMBERED = 10
+"""Classes up to which each cell says its number."""
+_MOST_TICKS = 20
+MEASURES = {
+    "num_examples": "examples",
+    "earth_mover": "labels",
+    "mean_distance": "inputs: level",
+    "variance_distance": "inputs: spread",
+    "mmd_squared": "inputs: shape",
+}
+"""The measures that are told, in the order of the picture, and what they are called there."""
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """K clients and C classes: `counts` (K, C) examples, and each measure of `MEASURES` that is known, (K,)."""
+
+    clients: tuple[str, ...]
+    classes: tuple[str, ...]
+    counts: Floats
+    measures: dict[str, Floats]
+
+    @property
+    def shares(self) -> Floats:
+        """(K, C): the share of each class in a client's examples; 0 for a client without any."""
+        totals = self.counts.sum(axis=1, keepdims=True)
+        shares: Floats = self.counts / np.maximum(totals, 1)
+        return shares
+
+    @property
+    def whole(self) -> Floats:
+        """(C,): the same for all clients together."""
+        total: Floats = self.counts.sum(axis=0) / max(1.0, float(self.counts.sum()))
+        return total
+
+
+def read_holdings(partition: Any) -> Holdings | None:
+    """Returns what partition.json holds; None without it, or where it is of another form."""
+    if not isinstance(partition, dict):
+        return None
+    clients, classes = partition.get("clients"), partition.get("classes")
+    if not isinstance(clients, dict) or not isinstance(classes, list) or not clients or not classes:
+        return None
+    rows = []
+    for client in clients.values():
+        counts = client.get("counts") if isinstance(client, dict) else None
+        row = [number(cell) for cell in counts] if isinstance(counts, list) else []
+        if len(row) != len(classes) or any(cell is None or cell < 0 for cell in row):
+            return None
+        rows.append(row)
+    columns = {name: [number(client.get(name)) for client in clients.values()] for name in MEASURES}
+    measures = {
+        name: np.array(column, dtype=np.float64)
+        for name, column in columns.items()
+        if all(cell is not None for cell in column)
+    }
+    counted = np.array(rows, dtype=np.float64)
+    measures.setdefault("num_examples", counted.sum(axis=1))
+    return Holdings(tuple(map(str, clients)), tuple(map(str, classes)), counted, measures)
+
+
+def chosen(held: Holdings, named: Sequence[str]) -> list[str]:
+    """Returns the named clients, at most 12; where none is known, the five whose labels differ most."""
+    known = [client for client in dict.fromkeys(named) if client in held.clients]
+    if known:
+        return known[:MOST_CLIENTS]
+    distance = np.abs(held.shares - held.whole).sum(axis=1)
+    return [held.clients[k] for k in np.argsort(-distance, kind="stable")[:5]]
+
+
+def draw_labels(held: Holdings, clients: Sequence[str]) -> Figure:
+    """Returns a heat map of the share of each class (across) in all clients' data and in those of `clients` (down)."""
+    rows = np.vstack([held.whole, *(held.shares[held.clients.index(client)] for client in clients)])
+    names = ["all clients", *(short(client) for client in clients)]
+    classes = [short(name, "end") for name in held.classes]
+    upright = max(map(len, classes)) > 2
+    figure = Figure(
+        figsize=(WIDTH, 0.3 * len(rows) + 1.0 + upright * 0.09 * max(map(len, classes))), layout="constrained"
+    )
+    axes = figure.subplots()
+    shades = PowerNorm(0.6, 0, 1)
+    axes.imshow(np.where(rows > 0, rows, np.nan), norm=shades, cmap="Blues", aspect="auto", interpolation="none")
+    axes.set_facecolor("white")
+    if len(held.classes) <= _NUMBERED:
+        for (row, column), share in np.ndenumerate(rows):
+            if share >= 0.005:
+                colour = "white" if shades(share) > 0.5 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=9.5)
+    every = -(-len(classes) // _MOST_TICKS)
+    angle = 90 if upright else 0
+    axes.set_xticks(range(0, len(classes), every), classes[::every], rotation=angle, fontsize=9.5)
+    axes.set_yticks(range(len(names)), names, fontsize=9.5)
+    axes.axhline(0.5, color=INK, linewidth=1.5)
+    axes.set(xlabel="class: share of the client's examples, %")
+    axes.spines[["left", "bottom"]].set_visible(False)
+    return figure
+
+
+def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
+    """Returns a line for each measure: all clients as grey dots, those in `clients` as blue diamonds, 1 the largest."""
+    names = [name for name in MEASURES if name in held.measures]
+    figure, axes = new(0.42 * len(names) + 1.2)
+    chosen = np.isin(np.array(held.clients, dtype=object), list(clients))
+    for row, name in enumerate(names):
+        values = held.measures[name]
+        largest = float(np.abs(values).max())
+        scaled = values / largest if largest > 0 else values
+        axes.axhline(row, color=GREY, alpha=0.3, linewidth=1)
+        places = np.full(len(values), float(row))
+        axes.plot(
+            scaled[~chosen],
+            places[~chosen],
+            "o",
+            color=GREY,
+            alpha=0.6,
+            markersize=5,
+            label="_" * row + "other clients",
+        )
+        axes.plot(
+            scaled[chosen], places[chosen], "D", color=BLUE, markersize=6, label="_" * row + "the clients of the table"
+        )
+    axes.set_yticks(range(len(names)), [MEASURES[name] for name in names])
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="share of the largest client's value")
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
+    return figure
