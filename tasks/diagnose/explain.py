@@ -22,7 +22,7 @@ def with_causes(diagnosis: dict[str, Any], seen: Investigation, settings: Settin
             {
                 "cause": proof.candidate.cause,
                 "says": f"the same rounds {proof.candidate.change.says}",
-                "removes": _number(proof.effect.mean) if proof.effect.by_seed else None,
+                "removes": _share(proof.effect.mean) if proof.effect.by_seed else None,
             }
             for proof in seen.ruled_out
         ],
@@ -44,7 +44,7 @@ def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, A
     best = next(iter(seen.tried.get(candidate.cause, ())), None)
     return {
         "cause": candidate.cause,
-        "score": _number(min(1.0, max(0.0, effect.low))),
+        "score": max(0.0, _share(effect.low)),
         "clients": list(candidate.clients),
         "rounds": list(seen.window),
         "evidence": [
@@ -60,12 +60,12 @@ def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, A
             "loss_with": [_number(loss) for loss in proof.with_change],
             "seeds": len(effect.by_seed),
             "removes": {
-                "mean": _number(effect.mean),
-                "low": _number(effect.low),
-                "high": _number(2 * effect.mean - effect.low),
+                "mean": _share(effect.mean),
+                "low": _share(effect.low),
+                "high": _share(2 * effect.mean - effect.low),
             },
         },
-        "remedy": None if best is None else {"settings": best.remedy.settings, "recovers": _number(best.recovers)},
+        "remedy": None if best is None else {"settings": best.remedy.settings, "recovers": _share(best.recovers)},
     }
 
 
@@ -73,7 +73,7 @@ def _remedy(one: Tried) -> dict[str, Any]:
     return {
         "settings": one.remedy.settings,
         "says": one.remedy.says,
-        "recovers": _number(one.recovers) or 0.0,
+        "recovers": _share(one.recovers),
         "loss_after": _number(one.loss),
     }
 
@@ -271,6 +271,11 @@ def _signals(found: Findings) -> dict[str, Any]:
         "train_change": _number(found.train_change),
         "local_drift": [_number(value) for value in found.local_drift],
     }
+
+
+def _share(value: float) -> float:
+    """A share of the rise: below the level before it, there is nothing left to take away."""
+    return float(f"{min(1.0, max(-1.0, value)):.4g}")
 
 
 def _number(value: float | None) -> float | None:
