@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks import timings
 from tasks.errors import GuardStop, NoClientLeft, RunError, SettingsError, UndriftError
-from tasks.federate import schedule
+from tasks.federate import faults, schedule
 from tasks.federate.aggregators import aggregator, check
 from tasks.federate.architecture import Architecture, narrower, whole
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
@@ -126,6 +126,7 @@ def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -
         flip=augment.flip,
         brightness=augment.brightness > 0,
         shared_data=cohort.shared,
+        faults=settings.federate.faults,
     )
 
 
@@ -300,6 +301,7 @@ class _Loop:
             brightness=info.brightness,
             architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
         )
+        given |= faults.told(settings.faults, self._seed, round_num, client)
         if "kept" in now.state:
             given["kept"] = now.state["kept"][client]
         return given
