@@ -44,6 +44,10 @@ def _size(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _items(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Section(BaseModel):
     """A section of params.yaml."""
 
@@ -564,6 +568,46 @@ class LocalWorkSettings(Section):
         return self
 
 
+FaultKind = Literal["none", "flipped_labels", "noisy_features", "scaled_update", "reversed_update", "not_finite"]
+_FAULTS = [kind for kind in get_args(FaultKind) if kind != "none"]
+
+
+class FaultSettings(Section):
+    """A fire drill: what a few broken clients do to the model, simulated."""
+
+    kind: FaultKind = Field(
+        "none",
+        title="Kind",
+        description="what the clients do: label y becomes C - 1 - y, features become noise, the update is sent times "
+        "factor or -factor, or with a NaN",
+    )
+    clients: Annotated[tuple[str, ...], BeforeValidator(_items)] = Field(
+        (), title="Clients", description="ids of the broken clients", json_schema_extra=_only(*_FAULTS)
+    )
+    from_round: int = Field(
+        1,
+        ge=1,
+        title="From round",
+        description="first round in which they are broken; pruning's rounds come after it",
+        json_schema_extra=_only(*_FAULTS),
+    )
+    factor: float = Field(
+        10.0,
+        gt=0,
+        title="Factor",
+        description="of the update sent; 10 of one client in ten turns the average round where it is reversed",
+        json_schema_extra=_only("scaled_update", "reversed_update"),
+    )
+
+    @model_validator(mode="after")
+    def _somebody_is_faulty(self) -> "FaultSettings":
+        if self.kind != "none" and not self.clients:
+            raise ValueError(f"clients must name at least one client with kind {self.kind}, got []")
+        if len(set(self.clients)) < len(self.clients):
+            raise ValueError(f"clients must name each client once, got {list(self.clients)}")
+        return self
+
+
 class RuntimeSettings(Section):
     """Where the rounds are computed."""
 
@@ -642,6 +686,15 @@ class FederateSettings(Section):
         EarlyStoppingSettings(), title="Early stopping", description="end before the last round"
     )
     runtime: RuntimeSettings = Field(RuntimeSettings(), title="Runtime", description="where the rounds are computed")
+    faults: FaultSettings = Field(FaultSettings(), title="Faults", description="a rehearsal with broken clients")
+
+    @model_validator(mode="after")
+    def _fault_happens(self) -> "FederateSettings":
+        if self.faults.from_round > self.rounds:
+            raise ValueError(
+                f"faults.from_round must be <= federate.rounds ({self.rounds}), got {self.faults.from_round}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "FederateSettings":

@@ -74,7 +74,8 @@ def client_log(clients: list[str], num_rounds: int, drop: tuple[str, ...] = (), 
         "loss_before": np.where(bad, 1.5, 0.5),
     }
     kept = {name: values for name, values in signals.items() if name not in drop}
-    return ClientLog(rounds, tuple(client for _, client in rows), kept, np.arange(len(rows)) < failed)
+    failures = np.arange(len(rows)) < failed
+    return ClientLog(rounds, tuple(client for _, client in rows), kept, failures, failures)
 
 
 def diagnosis(cause: str = "faulty_clients", client: str = "03") -> dict[str, Any]:
@@ -359,7 +360,7 @@ def test_map_is_drawn_of_the_signals_that_there_are(drop: tuple[str, ...]) -> No
     with style():
         drawn = draw_maps(log, read(diagnosis()).rise, ["03"])
     assert len(drawn) == min(2, 3 - len(drop))
-    nothing = ClientLog(log.rounds, log.clients, {"loss_after": np.ones(12)}, log.failed)
+    nothing = ClientLog(log.rounds, log.clients, {"loss_after": np.ones(12)}, log.failed, log.failed)
     assert "neither updates nor losses" in to_html(MINIMAL, round_log(LOSSES[:6]), nothing, None)
 
 

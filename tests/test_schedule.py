@@ -21,6 +21,7 @@ from tasks.federate.schedule import (
 )
 from tasks.settings import (
     EarlyStoppingSettings,
+    FaultSettings,
     FederateSettings,
     LocalWorkSettings,
     SamplingSettings,
@@ -237,6 +238,10 @@ def test_check_clients_names_unknown_ids():
         check_clients(settings, ["a", "b"])
     with pytest.raises(SettingsError, match=r"federate.width names b, .*: a, z"):
         check_clients(settings, ["a", "z"])
+    faulty = FederateSettings(faults=FaultSettings(kind="not_finite", clients=("a", "y")))
+    check_clients(faulty, ["a", "y", "z"])
+    with pytest.raises(SettingsError, match=r"federate.faults.clients names y, .*: a, z"):
+        check_clients(faulty, ["a", "z"])
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,8 @@ def other(default: Any, field: Any) -> Any:
             return default + 1
         case float():
             return default / 2 if default else 0.5
+        case list():
+            return ["00"]
         case _:
             return {"00": 1}
 
@@ -215,6 +217,36 @@ def other(default: Any, field: Any) -> Any:
         ("preprocess.resize", [0, 4], "preprocess.resize.0 must be >= 1, got 0"),
         ("prune.initial_sparsity", 0.9, "prune.initial_sparsity must be <= "),
         ("prune.begin_round", 9, "prune.begin_round"),
+        (
+            "federate.faults.kind",
+            "not_finite",
+            "federate.faults.clients must name at least one client with kind not_finite, got []",
+        ),
+        (
+            "federate.faults",
+            {"kind": "flipped_labels", "clients": ["a", "a"]},
+            "federate.faults.clients must name each client once, got ['a', 'a']",
+        ),
+        (
+            "federate.faults",
+            {"kind": "flipped_labels", "clients": [3]},
+            "federate.faults.clients.0: input should be a valid string, got 3",
+        ),
+        (
+            "federate.faults",
+            {"kind": "flipped_labels", "clients": ["a"], "from_round": 31},
+            "federate.faults.from_round must be <= federate.rounds (30), got 31",
+        ),
+        (
+            "federate.faults",
+            {"kind": "scaled_update", "clients": ["a"], "factor": 0.0},
+            "federate.faults.factor must be > 0.0, got 0.0",
+        ),
+        (
+            "federate.faults",
+            {"kind": "flipped_labels", "clients": ["a"], "factor": 2.0},
+            "federate.faults.factor has no effect with kind flipped_labels (only with scaled_update, reversed_update)",
+        ),
     ],
 )
 def test_an_error_names_setting_value_and_what_is_allowed(name: str, value: Any, says: str) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tasks.federate.architecture import Predict, Tensors
 from tasks.federate.client_updates import ClientUpdate
+from tasks.settings import FaultSettings
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """(labels (B,), logits (B, C)) -> loss of each example (B,)."""
@@ -39,6 +40,7 @@ class LocalTraining:
     brightness: bool = False
     shared_data: tuple[NDArray[np.float32], NDArray[np.int32]] | None = field(default=None, compare=False)
     """Public examples that every client adds behind its own."""
+    faults: FaultSettings = field(default_factory=FaultSettings)
 
 
 def descend(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.errors import NoClientLeft, RunError, SettingsError, UndriftError
-from tasks.federate import schedule
+from tasks.federate import faults, schedule
 from tasks.federate.aggregators import aggregator
 from tasks.federate.architecture import Architecture, narrower, whole
 from tasks.federate.client_updates import CLIENT_UPDATES
@@ -82,6 +82,7 @@ def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -
         flip=augment.flip,
         brightness=augment.brightness > 0,
         shared_data=cohort.shared,
+        faults=settings.federate.faults,
     )
 
 
@@ -225,6 +226,7 @@ class Runner:
             brightness=info.brightness,
             architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
         )
+        given |= faults.told(settings.faults, self._seed, round_num, client)
         if "kept" in state:
             given["kept"] = state["kept"][client]
         return given

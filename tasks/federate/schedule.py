@@ -21,7 +21,7 @@ from tasks.settings import (
 
 Counts = NDArray[np.int64]
 
-# First words of the seeds, so that no two kinds of draw share a stream; cohort.py has 4.
+# First words of the seeds, so that no two kinds of draw share a stream; cohort.py has 4, faults.py 5.
 _SAMPLING, _CLIENT, _AUGMENT = 1, 2, 3
 
 
@@ -152,10 +152,15 @@ def check_clients(settings: FederateSettings, clients: Iterable[str]) -> None:
     """Refuses settings for clients that there are not.
 
     Raises:
-        SettingsError: `local_work.by_client` or `width` names an unknown id.
+        SettingsError: `local_work.by_client`, `width` or `faults.clients` names an unknown id.
     """
     known = sorted(clients)
-    for name, named in (("local_work.by_client", settings.local_work.by_client), ("width", settings.width)):
+    named_by: dict[str, Iterable[str]] = {
+        "local_work.by_client": settings.local_work.by_client,
+        "width": settings.width,
+        "faults.clients": settings.faults.clients,
+    }
+    for name, named in named_by.items():
         unknown = sorted(set(named) - set(known))
         if unknown:
             raise SettingsError(

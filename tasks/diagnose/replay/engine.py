@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.diagnose.change import NOTHING, Change, Examples
 from tasks.diagnose.logs import LOSSES
 from tasks.errors import NoClientLeft
-from tasks.federate import runner
+from tasks.federate import faults, runner
 from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import load_state, saved_states
 from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
@@ -26,7 +27,7 @@ from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, Stepped, build_computations
 from tasks.federate.runtime import runtime
 from tasks.files import TEST, read_client, write_client
-from tasks.settings import RuntimeSettings, Settings, parse
+from tasks.settings import FaultSettings, RuntimeSettings, Settings, parse
 
 _log = logging.getLogger(__name__)
 
@@ -109,8 +110,17 @@ class Replayer:
         return self._loss
 
     def data(self) -> dict[str, Examples]:
-        """Returns the clients' preprocessed examples, without public ones."""
-        return {client: read_client(self._folder / CLIENTS / client) for client in self.cohort.clients}
+        """Returns the clients' preprocessed examples, without public ones, as a simulated fault leaves them."""
+        return {client: self._examples(client) for client in self.cohort.clients}
+
+    def _examples(self, client: str) -> Examples:
+        x, y = read_client(self._folder / CLIENTS / client)
+        simulated = self.settings.federate.faults
+        if client not in simulated.clients:
+            return x, y
+        told = faults.told(simulated, self.settings.seed, simulated.from_round, client)
+        found = faults.examples(simulated, told, tf.constant(x), tf.constant(y), self.cohort.num_classes)
+        return found[0].numpy(), found[1].numpy()
 
     def course(self, change: Change, seed: int) -> Course:
         """Returns a replay that has not begun.
@@ -119,6 +129,9 @@ class Replayer:
             SettingsError: the run's other settings or its data do not allow the change.
         """
         settings = parse(_laid_over(self.settings, change.settings))
+        if change.surgery and settings.federate.faults.kind in faults.OF_DATA:
+            # What was operated on has the fault in it already.
+            settings = parse(_laid_over(settings, {"federate.faults": FaultSettings().model_dump(mode="json")}))
         cohort = self._cohort(settings, change)
         check(settings, len(cohort.clients))
         computations = self._of(settings, cohort)
