@@ -12,6 +12,9 @@ from tasks.diagnose.scan import FEWEST
 _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""
 
+_COARSE = 0.0025
+"""Significance down to which a test costs no more curves."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -111,7 +114,7 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
             tested, rise = name, other
     if rise.detected:
         return tested, _whole(rise, shares[names.index(tested)] if tested in names else 1.0), ()
-    hidden = _of_clients(clients, significance * shares[-1])
+    hidden = _of_clients(log, clients, significance * shares[-1])
     if hidden:
         # The loss is then the mean over these clients; the first of them to rise dates it.
         first = min(hidden.values(), key=lambda one: one.round or 0)
@@ -146,17 +149,22 @@ def _every(log: RoundLog) -> Bools:
     return np.ones(len(log.rounds), dtype=np.bool_)
 
 
-def _of_clients(log: ClientLog, significance: float) -> dict[str, Increase]:
-    """The clients whose loss under the global model rose; each gets its share of the significance."""
-    if "loss_before" not in log.signals:
+def _of_clients(log: RoundLog, clients: ClientLog, significance: float) -> dict[str, Increase]:
+    """The clients whose loss under the global model rose before pruning; each gets its share of the significance."""
+    if "loss_before" not in clients.signals:
         return {}
-    names, values = np.array(log.clients), log.signals["loss_before"]
+    names, values = np.array(clients.clients), clients.signals["loss_before"]
+    pruning = log.rounds[[phase == "prune" for phase in log.phases]]
+    usable = np.isfinite(values) & ~np.isin(clients.rounds, pruning)
+    each = significance / len(set(clients.clients))
     found = {}
-    for client in sorted(set(log.clients)):
-        mine = (names == client) & np.isfinite(values)
-        rise = find_increase(log.rounds[mine], values[mine], significance / len(set(log.clients)))
-        if rise.detected:
-            found[client] = rise
+    for client in sorted(set(clients.clients)):
+        mine = (names == client) & usable
+        # Few pass the coarse test, and a fine one takes ten times as many simulated curves.
+        if find_increase(clients.rounds[mine], values[mine], max(each, _COARSE)).detected:
+            rise = find_increase(clients.rounds[mine], values[mine], each)
+            if rise.detected:
+                found[client] = rise
     return found
 
 
