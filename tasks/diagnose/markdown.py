@@ -9,7 +9,7 @@ from tasks.diagnose.story import Cause, Evidence, Remedy, Story, read
 from tasks.diagnose.wording import figure, name_of, percent
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=[A-Za-z]):(?=//)|(?<=\bwww)\.|@")
-_LEADING = re.compile(r"^(\s*)([#>+-]|\d+[.)])(?=\s)")
+_LEADING = re.compile(r"^(\s*\d*)([#>+.)-])(?=\s)")
 
 
 def to_markdown(diagnosis: Mapping[str, Any]) -> str:
@@ -83,7 +83,8 @@ def _remedy(story: Story) -> Iterator[str]:
             against = f"Against {name_of(cause.cause)}: " if len(story.causes) > 1 else ""
             yield f"{escape(against)}{says}{wording.effect(cause.remedy)}"
             if cause.remedy.settings:
-                yield _block("sh", wording.flags(cause.remedy.settings))
+                if flags := wording.flags(cause.remedy.settings):
+                    yield _block("sh", flags)
                 yield _block("yaml", wording.patch(cause.remedy.settings))
         else:
             yield f"No remedy against {escape(name_of(cause.cause))} was found."
@@ -94,7 +95,7 @@ def _remedy(story: Story) -> Iterator[str]:
 
 def _tried(one: Remedy) -> Sequence[str]:
     figures = [percent(one.recovers), figure(one.loss_after), wording.times(one.extra_cost)]
-    return [one.says or "–", *figures, wording.flags(one.settings)]
+    return [one.says or "–", *figures, wording.flags(one.settings) or wording.plain(one.settings)]
 
 
 def _ruled_out(story: Story) -> Iterator[str]:

@@ -259,9 +259,10 @@ def _proposed(remedy: Remedy) -> Iterator[Markup]:
         yield paragraph(tag("strong", remedy.says))
     yield paragraph(wording.effect(remedy))
     if remedy.settings:
-        yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
-        yield code(wording.flags(remedy.settings))
-        yield paragraph("or change in params.yaml:")
+        if flags := wording.flags(remedy.settings):
+            yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
+            yield code(flags)
+        yield paragraph("Or change in params.yaml:" if flags else "Change in params.yaml:")
         yield code(wording.patch(remedy.settings))
 
 
@@ -279,7 +280,7 @@ def _tried(caption: str, remedies: Sequence[Remedy]) -> Markup:
 
 
 def _code(remedy: Remedy) -> Markup:
-    return tag("code", wording.flags(remedy.settings)) if remedy.settings else NOTHING
+    return tag("code", wording.flags(remedy.settings) or wording.plain(remedy.settings)) if remedy.settings else NOTHING
 
 
 def _ruled_out(story: Story) -> Iterator[Markup]:

@@ -15,6 +15,7 @@ from tasks.diagnose.story import Cause, Remedy, Replay, Rise, Series, Story
 _NAMED = 5
 """Most clients named in one sentence."""
 _BARE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_KEY, _NUMBER, _ZEROS = re.compile(r"[\w.-]+", re.ASCII), re.compile(r"[-.\d_]+(e[-\d]*)?", re.I), re.compile(r"0\d+")
 _KEYWORDS = {"true", "false", "null", "none", "nan", "inf", "yes", "no", "on", "off"}
 
 
@@ -136,7 +137,8 @@ def answer(story: Story) -> tuple[str, str, str]:
     remedy = story.remedy
     if not remedy or not remedy.settings:
         return f"{_told(story)}.", "", ""
-    return f"{_told(story)}; remedy: ", flags(remedy.settings), f"{_effect(remedy)}."
+    command = flags(remedy.settings)
+    return f"{_told(story)}; remedy: ", command, f"{'' if command else 'the settings below'}{_effect(remedy)}."
 
 
 def _told(story: Story) -> str:
@@ -283,12 +285,25 @@ def removal(replay: Replay) -> str:
 
 def change_of(replay: Replay) -> str:
     """Returns what was changed, in words, or else as it stands in the file."""
-    return replay.says or ", ".join(f"{key}: {_json(value)}" for key, value in replay.change.items()) or "–"
+    return replay.says or plain(replay.change) or "–"
 
 
 def flags(settings: dict[str, Any]) -> str:
-    """Returns the settings as `-S name=value …`, quoted for a shell and for Hydra, which reads the values."""
-    return " ".join(f"-S {shlex.quote(f'{name}={_value(value)}')}" for name, value in settings.items())
+    """Returns the settings as `-S name=value …`, quoted for a shell and for Hydra, which reads the values.
+
+    A mapping is added to the one that is set (`+name=`). Empty where Hydra has no way to write a value: a mapping's key
+    that looks like a number is one to it, and ${…} refers to another setting.
+    """
+    try:
+        given = [f"{'+' * isinstance(value, dict)}{name}={_hydra(value)}" for name, value in settings.items()]
+    except ValueError:
+        return ""
+    return " ".join(f"-S {shlex.quote(one)}" for one in given)
+
+
+def plain(settings: dict[str, Any]) -> str:
+    """Returns the settings on one line, for reading."""
+    return ", ".join(f"{name}: {_json(value)}" for name, value in settings.items())
 
 
 def patch(settings: dict[str, Any]) -> str:
@@ -307,9 +322,27 @@ def patch(settings: dict[str, Any]) -> str:
     return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)).rstrip()
 
 
-def _value(value: Any) -> str:
-    bare = isinstance(value, str) and _BARE.fullmatch(value) and value.lower() not in _KEYWORDS
-    return str(value) if bare else _json(value)
+def _hydra(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_key(str(key))}:{_hydra(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_hydra, value))}]"
+    if not isinstance(value, str):
+        return _json(value)
+    if "${" in value:
+        raise ValueError(value)
+    return value if _BARE.fullmatch(value) and value.lower() not in _KEYWORDS else f'"{_quoted(value)}"'
+
+
+def _quoted(value: str) -> str:
+    """What stands between quotes: a quote is escaped, and so are the backslashes before one or at the end."""
+    return re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value)
+
+
+def _key(key: str) -> str:
+    if not _KEY.fullmatch(key) or key.lower() in _KEYWORDS or (_NUMBER.fullmatch(key) and not _ZEROS.fullmatch(key)):
+        raise ValueError(key)
+    return key
 
 
 def _json(value: Any) -> str:
