@@ -11,9 +11,11 @@ from test_page import HOSTILE, MINIMAL, diagnosis
 
 from flows.overrides import laid_over
 from tasks.diagnose.markdown import escape, to_markdown
+from tasks.diagnose.patch import flags, patch
 from tasks.diagnose.report import headline
 from tasks.diagnose.story import Replay, read
-from tasks.diagnose.wording import CAUSES, during, figure, flags, joined, patch, who
+from tasks.diagnose.vocabulary import CAUSES
+from tasks.diagnose.wording import during, figure, joined, who
 
 
 def test_headline_names_rise_cause_proof_and_remedy() -> None:

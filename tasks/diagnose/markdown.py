@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.diagnose import wording
+from tasks.diagnose import patch, wording
 from tasks.diagnose.story import Cause, Evidence, Remedy, Story, read
+from tasks.diagnose.vocabulary import SIGNALS
 from tasks.diagnose.wording import figure, name_of, percent
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=[A-Za-z]):(?=//)|(?<=\bwww)\.|@")
@@ -47,7 +48,7 @@ def _numbers(one: Evidence) -> list[str]:
 
 
 def _signal(one: Evidence) -> str:
-    return wording.SIGNALS.get(one.signal, one.signal)
+    return SIGNALS.get(one.signal, one.signal)
 
 
 def _evidence(cause: Cause, story: Story) -> Iterator[str]:
@@ -83,9 +84,9 @@ def _remedy(story: Story) -> Iterator[str]:
             against = f"Against {name_of(cause.cause)}: " if len(story.causes) > 1 else ""
             yield f"{escape(against)}{says}{wording.effect(cause.remedy)}"
             if cause.remedy.settings:
-                if flags := wording.flags(cause.remedy.settings):
-                    yield _block("sh", flags)
-                yield _block("yaml", wording.patch(cause.remedy.settings))
+                if given := patch.flags(cause.remedy.settings):
+                    yield _block("sh", given)
+                yield _block("yaml", patch.patch(cause.remedy.settings))
         else:
             yield f"No remedy against {escape(name_of(cause.cause))} was found."
     if story.worse:
@@ -95,7 +96,7 @@ def _remedy(story: Story) -> Iterator[str]:
 
 def _tried(one: Remedy) -> Sequence[str]:
     figures = [percent(one.recovers), figure(one.loss_after), wording.times(one.extra_cost)]
-    return [one.says or "–", *figures, wording.flags(one.settings) or wording.plain(one.settings)]
+    return [one.says or "–", *figures, patch.flags(one.settings) or patch.plain(one.settings)]
 
 
 def _ruled_out(story: Story) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.diagnose import charts, holdings, maps, wording
+from tasks.diagnose import charts, holdings, maps, patch, wording
 from tasks.diagnose.holdings import Holdings
 from tasks.diagnose.logs import ClientLog, RoundLog
 from tasks.diagnose.markup import (
@@ -24,6 +24,7 @@ from tasks.diagnose.markup import (
 )
 from tasks.diagnose.story import Evidence, Remedy, Story, read
 from tasks.diagnose.svg import style, to_svg
+from tasks.diagnose.vocabulary import CAUSES, LOSSES, SIGNALS
 from tasks.diagnose.wording import count, figure, name_of, percent, who
 
 TITLE = "Why did the loss go up?"
@@ -58,14 +59,7 @@ def to_html(
         body = together(
             [
                 tag("header", tag("h1", TITLE), together(_answer(story))),
-                section("The loss, and its replays", *_curves(story, rounds)),
-                section("Who drifted", *_drift(story, clients)),
-                section("What those clients hold", *_holdings(story, holdings.read_holdings(partition))),
-                section("Evidence", *_evidence(story)),
-                section("The remedy, and its proof", *_remedy(story)),
-                section("Causes tried and ruled out", *_ruled_out(story)),
-                section("What the data could not tell", *_limits(story)),
-                section("Words", _glossary()),
+                *_sections(story, rounds, clients, holdings.read_holdings(partition)),
             ]
         )
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -78,16 +72,28 @@ def to_html(
     )
 
 
+def _sections(story: Story, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
+    yield section("The loss, and its replays" if story.causes else "The loss", *_curves(story, rounds))
+    yield section("Who drifted" if story.rise.detected else "What each client did", *_drift(story, clients))
+    yield section("What those clients hold" if story.named else "What the clients hold", *_holdings(story, held))
+    if story.rise.detected or story.causes:
+        yield section("Evidence", *_evidence(story))
+        yield section("The remedy, and its proof", *_remedy(story))
+        yield section("Causes tried and ruled out", *_ruled_out(story))
+    yield section("What the data could not tell", *_limits(story))
+    yield section("Words", _glossary())
+
+
 def _answer(story: Story) -> Iterator[Markup]:
-    calm = not story.rise.detected and not story.causes
+    calm = not (story.rise.detected or story.rise.hidden or story.causes)
     before, flags, after = wording.answer(story)
     command = tag("code", flags) if flags else NOTHING
     yield tag("p", before, command, after, class_="answer calm" if calm else "answer")
     facts = list(wording.facts(story))
     if facts:
         yield tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
-    if story.causes and story.causes[0].cause in wording.CAUSES:
-        yield paragraph(wording.CAUSES[story.causes[0].cause].means)
+    if story.causes and story.causes[0].cause in CAUSES:
+        yield paragraph(CAUSES[story.causes[0].cause].means)
 
 
 def _curves(story: Story, rounds: RoundLog) -> Iterator[Markup]:
@@ -98,7 +104,7 @@ def _curves(story: Story, rounds: RoundLog) -> Iterator[Markup]:
     says = f"{column} of rounds.csv by round. " + (
         f"Shaded: {wording.span(rise.round, rise.until)}, the rise." if rise.detected else "No rise beyond the noise."
     )
-    figures = [chart(drawn, f"The loss as it was: {wording.LOSSES.get(column, column)}", says)]
+    figures = [chart(drawn, f"The loss as it was: {LOSSES.get(column, column)}", says)]
     for number, cause in enumerate(story.causes):
         replay = cause.replay
         if replay and (replay.changed or replay.unchanged):
@@ -198,10 +204,14 @@ def _holdings(story: Story, held: Holdings | None) -> Iterator[Markup]:
         "The same in numbers. Labels: 0 (as all) to 2 (no class in common). Level: in standard deviations.",
         [Column("client"), *(Column(holdings.MEASURES[name], "number") for name in names)],
         [
-            *([client, *(figure(float(held.measures[name][k])) for name in names)] for client, k in rows),
-            ["median client", *(figure(float(_median(held.measures[name]))) for name in names)],
+            *([client, *(_measure(name, float(held.measures[name][k])) for name in names)] for client, k in rows),
+            ["median client", *(_measure(name, _median(held.measures[name])) for name in names)],
         ],
     )
+
+
+def _measure(name: str, value: float) -> str:
+    return f"{value:,.0f}" if name == "num_examples" else figure(value)
 
 
 def _median(values: Any) -> float:
@@ -232,7 +242,7 @@ def _evidence(story: Story) -> Iterator[Markup]:
 
 
 def _signal(one: Evidence) -> str:
-    return wording.SIGNALS.get(one.signal, one.signal.replace("_", " "))
+    return SIGNALS.get(one.signal, one.signal.replace("_", " "))
 
 
 def _figures(one: Evidence) -> list[str]:
@@ -259,11 +269,11 @@ def _proposed(remedy: Remedy) -> Iterator[Markup]:
         yield paragraph(tag("strong", remedy.says))
     yield paragraph(wording.effect(remedy))
     if remedy.settings:
-        if flags := wording.flags(remedy.settings):
+        if given := patch.flags(remedy.settings):
             yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
-            yield code(flags)
-        yield paragraph("Or change in params.yaml:" if flags else "Change in params.yaml:")
-        yield code(wording.patch(remedy.settings))
+            yield code(given)
+        yield paragraph("Or change in params.yaml:" if given else "Change in params.yaml:")
+        yield code(patch.patch(remedy.settings))
 
 
 def _tried(caption: str, remedies: Sequence[Remedy]) -> Markup:
@@ -280,7 +290,7 @@ def _tried(caption: str, remedies: Sequence[Remedy]) -> Markup:
 
 
 def _code(remedy: Remedy) -> Markup:
-    return tag("code", wording.flags(remedy.settings) or wording.plain(remedy.settings)) if remedy.settings else NOTHING
+    return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings)) if remedy.settings else NOTHING
 
 
 def _ruled_out(story: Story) -> Iterator[Markup]:

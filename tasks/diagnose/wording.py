@@ -1,107 +1,16 @@
 """The diagnosis in plain words, for diagnosis.md and diagnosis.html alike."""
 
-import json
 import re
-import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-import yaml
-
+from tasks.diagnose.patch import flags, plain
 from tasks.diagnose.story import Cause, Remedy, Replay, Rise, Series, Story
+from tasks.diagnose.vocabulary import CAUSES
 
 _NAMED = 5
 """Most clients named in one sentence."""
-_BARE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_KEY, _NUMBER, _ZEROS = re.compile(r"[\w.-]+", re.ASCII), re.compile(r"[-.\d_]+(e[-\d]*)?", re.I), re.compile(r"0\d+")
-_KEYWORDS = {"true", "false", "null", "none", "nan", "inf", "yes", "no", "on", "off"}
-
-
-@dataclass(frozen=True)
-class Words:
-    """How a cause is called, how it ends `the loss rose because …` with and without clients, and what it means."""
-
-    name: str
-    because: str
-    alone: str
-    means: str
-
-
-CAUSES = {
-    "label_skew": Words(
-        "different labels",
-        "the labels of {} are mixed differently from the others'",
-        "the clients' labels are mixed differently",
-        "Each client teaches the model mostly the classes it has, and the average forgets the rest.",
-    ),
-    "quantity_skew": Words(
-        "different amounts of data",
-        "the amount of data of {} differs much from the others'",
-        "the clients' amounts of data differ much",
-        "A few large clients decide where the model goes, or very small ones pull it about.",
-    ),
-    "feature_shift": Words(
-        "different inputs",
-        "the inputs of {} look different from the others'",
-        "the clients' inputs look different",
-        "The same thing is measured differently, as by another device: brighter, noisier, in another unit.",
-    ),
-    "unequal_local_work": Words(
-        "unequal local work",
-        "the local work of {} differs from the others'",
-        "the clients do unequal amounts of local work",
-        "Who takes more training steps in a round moves farther, and outweighs the others in the average.",
-    ),
-    "client_learning_rate": Words(
-        "too high a learning rate of the clients",
-        "the learning rate of {} is too high",
-        "the clients' learning rate is too high",
-        "Each step of the local training overshoots, so that training makes the model worse.",
-    ),
-    "server_learning_rate": Words(
-        "too high a learning rate of the server",
-        "the server's learning rate is too high",
-        "the server's learning rate is too high",
-        "The server takes too large a step along the clients' average, and overshoots.",
-    ),
-    "faulty_clients": Words(
-        "faulty clients",
-        "the updates or the data of {} are faulty",
-        "some clients send faulty updates or data",
-        "Wrong labels, corrupt inputs or changed updates. Unusual data alone is no fault.",
-    ),
-    "non_finite": Words(
-        "numbers that are not finite",
-        "numbers that are not finite (NaN or infinity) came from {}",
-        "numbers that are not finite (NaN or infinity) came up",
-        "A calculation overflowed or divided by zero; whatever is averaged with its result is lost too.",
-    ),
-    "architecture_variation": Words(
-        "models of different sizes",
-        "the models of {} have another size than the others'",
-        "the clients train models of different sizes",
-        "Parameters that only some clients train are averaged over fewer of them, and fit the rest less well.",
-    ),
-    "overfitting": Words(
-        "overfitting",
-        "the model learns the training data of {} by heart",
-        "the model learns its training data by heart",
-        "The loss on the training data goes on falling while that on other data rises.",
-    ),
-}
-SIGNALS = {
-    "finite": "rounds in which it failed",
-    "update_norm": "length of its update",
-    "update_cosine": "agreement with the mean update",
-    "update_cosine_robust": "agreement with the other updates",
-    "loss_before": "own loss before local work",
-    "loss_after": "own loss after local work",
-    "loss_change": "change of its own loss",
-}
 _PHASES = {"prune": "while pruning"}
-LOSSES = {"val_loss": "validation loss", "train_loss": "training loss"}
 
 
 def name_of(cause: str) -> str:
@@ -286,67 +195,6 @@ def removal(replay: Replay) -> str:
 def change_of(replay: Replay) -> str:
     """Returns what was changed, in words, or else as it stands in the file."""
     return replay.says or plain(replay.change) or "–"
-
-
-def flags(settings: dict[str, Any]) -> str:
-    """Returns the settings as `-S name=value …`, quoted for a shell and for Hydra, which reads the values.
-
-    A mapping is added to the one that is set (`+name=`). Empty where Hydra has no way to write a value: a mapping's key
-    that looks like a number is one to it, and ${…} refers to another setting.
-    """
-    try:
-        given = [f"{'+' * isinstance(value, dict)}{name}={_hydra(value)}" for name, value in settings.items()]
-    except ValueError:
-        return ""
-    return " ".join(f"-S {shlex.quote(one)}" for one in given)
-
-
-def plain(settings: dict[str, Any]) -> str:
-    """Returns the settings on one line, for reading."""
-    return ", ".join(f"{name}: {_json(value)}" for name, value in settings.items())
-
-
-def patch(settings: dict[str, Any]) -> str:
-    """Returns the settings as they stand in params.yaml, `a.b: 1` as b below a."""
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *sections, last = name.split(".")
-        place = tree
-        for section in sections:
-            below = place.setdefault(section, {})
-            if not isinstance(below, dict):
-                place, last = tree, name
-                break
-            place = below
-        place[last] = value
-    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)).rstrip()
-
-
-def _hydra(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_key(str(key))}:{_hydra(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_hydra, value))}]"
-    if not isinstance(value, str):
-        return _json(value)
-    if "${" in value:
-        raise ValueError(value)
-    return value if _BARE.fullmatch(value) and value.lower() not in _KEYWORDS else f'"{_quoted(value)}"'
-
-
-def _quoted(value: str) -> str:
-    """What stands between quotes: a quote is escaped, and so are the backslashes before one or at the end."""
-    return re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value)
-
-
-def _key(key: str) -> str:
-    if not _KEY.fullmatch(key) or key.lower() in _KEYWORDS or (_NUMBER.fullmatch(key) and not _ZEROS.fullmatch(key)):
-        raise ValueError(key)
-    return key
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def who(clients: Sequence[str]) -> str:
