@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from tasks.diagnose.patch import flags, plain
-from tasks.diagnose.story import Cause, Remedy, Replay, Rise, Series, Story
-from tasks.diagnose.vocabulary import CAUSES
+from tasks.diagnose.story import Cause, Evidence, Remedy, Replay, Rise, Series, Story
+from tasks.diagnose.vocabulary import CAUSES, SIGNALS
 
 _NAMED = 5
 """Most clients named in one sentence."""
@@ -26,6 +26,11 @@ def heading(cause: Cause) -> str:
     if cause.rounds:
         told += f", {span(*cause.rounds)}"
     return told[:1].upper() + told[1:]
+
+
+def signal(one: Evidence) -> str:
+    """Returns what was measured, in words."""
+    return SIGNALS.get(one.signal, one.signal.replace("_", " "))
 
 
 def because(cause: Cause) -> str:
