@@ -26,6 +26,12 @@ CLIENT_COLUMNS = [
 Row = dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page takes a second to draw, and these tests make a hundred; test_page.py is about it."""
+    monkeypatch.setattr("tasks.diagnose.page.to_html", lambda *_: "<!DOCTYPE html>")
+
+
 def losses_of(seed: int, num_rounds: int = 30, onset: int | None = None, height: float = 1.0) -> np.ndarray:
     """Losses (R,): 2.3 falling to 0.3 with 3 % of noise, times `height` from round `onset` on."""
     t = np.arange(1, num_rounds + 1)

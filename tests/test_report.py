@@ -1,17 +1,21 @@
 import copy
 import html
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from test_page import HOSTILE, MINIMAL, diagnosis
 
-from flows.overrides import overridden
+from flows.overrides import laid_over
 from tasks.diagnose.markdown import escape, to_markdown
+from tasks.diagnose.patch import flags, patch
 from tasks.diagnose.report import headline
 from tasks.diagnose.story import Replay, read
-from tasks.diagnose.wording import CAUSES, during, figure, flags, joined, patch, who
+from tasks.diagnose.vocabulary import CAUSES
+from tasks.diagnose.wording import during, figure, joined, who
 
 
 def test_headline_names_rise_cause_proof_and_remedy() -> None:
@@ -129,6 +133,10 @@ def test_fence_is_longer_than_any_in_the_settings() -> None:
         ("federate.model", "my_module:build"),
         ("data.client_column", ""),
         ("data.client_column", 'it\'s 1, {a} [b] = "c"'),
+        ("data.client_column", "a\\"),
+        ("data.client_column", '\\"a\\\\"b'),
+        ("federate.model", "$x {y}"),
+        ("federate.width", {"007": 0.5, "site-1.b_2": 0.25, "00": 1}),
         ("data.client_column", "true"),
         ("data.client_column", "007"),
         ("data.client_column", "1e3"),
@@ -136,14 +144,11 @@ def test_fence_is_longer_than_any_in_the_settings() -> None:
 )
 def test_flags_and_patch_set_what_the_settings_say(name: str, value: Any) -> None:
     """The flags go through a shell's splitting, then Hydra's reading, as `python -m flows.pipeline` does."""
-    import shlex
-    from pathlib import Path
-
     settings = {name: value, "seed": 3}
     given = shlex.split(flags(settings))
     assert given[::2] == ["-S", "-S"]
-    params = Path(__file__).parents[1] / "params.yaml"
-    changed = yaml.safe_load(overridden(params, given[1::2]))
+    params = (Path(__file__).parents[1] / "params.yaml").read_text()
+    changed = yaml.safe_load(laid_over(params, given[1::2]))
     patched = yaml.safe_load(patch(settings))
     for key in name.split("."):
         changed, patched = changed[key], patched[key]
@@ -154,6 +159,21 @@ def test_flags_and_patch_set_what_the_settings_say(name: str, value: Any) -> Non
 def float_of(value: Any) -> Any:
     """YAML 1.1 reads 1e-05 as text; the settings read it as a number."""
     return float(value) if isinstance(value, str) and re.fullmatch(r"\d+e-\d+", value) else value
+
+
+@pytest.mark.parametrize("key", ["7", "0", "-3", "1e3", "0.5", "true", "null", "a b", "a:b", "1_0", ""])
+def test_what_hydra_would_misread_is_told_as_a_patch_only(key: str) -> None:
+    found = diagnosis()
+    found["causes"][0]["remedy"]["settings"] = {"federate.width": {key: 0.5}}
+    assert flags({"federate.width": {key: 0.5}}) == ""
+    assert headline(found).endswith("; remedy: the settings below, which takes back 86 % of the rise.")
+    text = to_markdown(found)
+    assert "```sh" not in text
+    assert yaml.safe_load(re.findall("```yaml\n(.*?)```", text, re.DOTALL)[0]) == {"federate": {"width": {key: 0.5}}}
+
+
+def test_reference_to_another_setting_is_no_flag() -> None:
+    assert flags({"federate.model": "${seed}"}) == ""
 
 
 def test_patch_of_a_setting_below_a_value_keeps_both() -> None:

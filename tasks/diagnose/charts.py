@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from tasks.diagnose.logs import Floats, RoundLog
 from tasks.diagnose.story import Replay, Rise, Series
 from tasks.diagnose.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
-from tasks.diagnose.wording import LOSSES
+from tasks.diagnose.vocabulary import LOSSES
 from tasks.diagnose.wording import figure as digits
 
 _HEIGHT = 3.3
@@ -77,6 +77,7 @@ def _plot(axes: Axes, at: Floats, values: Floats, label: str, colour: str, width
     known = np.isfinite(values)
     if known.any():
         shape = "o" if known.sum() <= _MARKED else ""
+        width = width if shape else width / 2
         axes.plot(
             at[known], values[known], dash, color=colour, linewidth=width, marker=shape, markersize=3, label=label
         )

@@ -94,7 +94,7 @@ def draw_labels(held: Holdings, clients: Sequence[str]) -> Figure:
         figsize=(WIDTH, 0.3 * len(rows) + 1.0 + upright * 0.09 * max(map(len, classes))), layout="constrained"
     )
     axes = figure.subplots()
-    shades = PowerNorm(0.6, 0, 1)
+    shades = PowerNorm(0.6, 0, max(float(rows.max()), 1e-9))
     axes.imshow(np.where(rows > 0, rows, np.nan), norm=shades, cmap="Blues", aspect="auto", interpolation="none")
     axes.set_facecolor("white")
     if len(held.classes) <= _NUMBERED:

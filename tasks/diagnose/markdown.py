@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.diagnose import wording
+from tasks.diagnose import patch, wording
 from tasks.diagnose.story import Cause, Evidence, Remedy, Story, read
 from tasks.diagnose.wording import figure, name_of, percent
 
+_MOST = 30
+"""Rounds of a replay that are told one by one."""
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=[A-Za-z]):(?=//)|(?<=\bwww)\.|@")
-_LEADING = re.compile(r"^(\s*)([#>+-]|\d+[.)])(?=\s)")
+_LEADING = re.compile(r"^(\s*\d*)([#>+.)-])(?=\s)")
 
 
 def to_markdown(diagnosis: Mapping[str, Any]) -> str:
@@ -38,7 +40,7 @@ def _sections(story: Story) -> Iterator[tuple[str, list[str]]]:
 def _drift(story: Story) -> Iterator[str]:
     if story.observed:
         heads = ("client", "signal", "value", "cohort", "before", "unusual", "")
-        yield _table(heads, [[one.client, _signal(one), *_numbers(one), one.says] for one in story.observed])
+        yield _table(heads, [[one.client, wording.signal(one), *_numbers(one), one.says] for one in story.observed])
         yield "Unusual is evidence, not blame: clients whose data changed look the same."
 
 
@@ -46,15 +48,11 @@ def _numbers(one: Evidence) -> list[str]:
     return [figure(one.value), figure(one.expected), figure(one.before), "yes" if one.unusual else "no"]
 
 
-def _signal(one: Evidence) -> str:
-    return wording.SIGNALS.get(one.signal, one.signal)
-
-
 def _evidence(cause: Cause, story: Story) -> Iterator[str]:
     yield f"### {escape(wording.heading(cause))}"
     if cause.evidence:
         heads = ("signal", "value", "expected", "")
-        rows = [[_signal(one), figure(one.value), figure(one.expected), one.says] for one in cause.evidence]
+        rows = [[wording.signal(one), figure(one.value), figure(one.expected), one.says] for one in cause.evidence]
         yield _table(heads, rows)
     yield escape(wording.replayed(cause, story.rise))
     if cause.replay and (cause.replay.changed or cause.replay.unchanged):
@@ -69,11 +67,7 @@ def _losses(cause: Cause) -> str:
     for k in range(max(len(replay.changed), len(replay.unchanged))):
         pair = [losses[k] if k < len(losses) else None for losses in (replay.unchanged, replay.changed)]
         rows.append([str(start + k), *map(figure, pair)])
-    return _table(("round", "nothing changed", "with the change"), rows[:_MOST] if len(rows) > _MOST else rows)
-
-
-_MOST = 30
-"""Rounds of a replay that are told one by one."""
+    return _table(("round", "nothing changed", "with the change"), rows[:_MOST])
 
 
 def _remedy(story: Story) -> Iterator[str]:
@@ -83,8 +77,9 @@ def _remedy(story: Story) -> Iterator[str]:
             against = f"Against {name_of(cause.cause)}: " if len(story.causes) > 1 else ""
             yield f"{escape(against)}{says}{wording.effect(cause.remedy)}"
             if cause.remedy.settings:
-                yield _block("sh", wording.flags(cause.remedy.settings))
-                yield _block("yaml", wording.patch(cause.remedy.settings))
+                if given := patch.flags(cause.remedy.settings):
+                    yield _block("sh", given)
+                yield _block("yaml", patch.patch(cause.remedy.settings))
         else:
             yield f"No remedy against {escape(name_of(cause.cause))} was found."
     if story.worse:
@@ -94,7 +89,7 @@ def _remedy(story: Story) -> Iterator[str]:
 
 def _tried(one: Remedy) -> Sequence[str]:
     figures = [percent(one.recovers), figure(one.loss_after), wording.times(one.extra_cost)]
-    return [one.says or "–", *figures, wording.flags(one.settings)]
+    return [one.says or "–", *figures, patch.flags(one.settings) or patch.plain(one.settings)]
 
 
 def _ruled_out(story: Story) -> Iterator[str]:

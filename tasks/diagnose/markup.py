@@ -77,14 +77,12 @@ class Column:
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Content]]) -> Markup:
-    """Returns a table; on a phone each row becomes a card. The first column names the row."""
+    """Returns a table; one with sentences becomes a card a row on a phone. The first column names the row."""
     heads = (tag("th", column.head, scope="col", class_=column.kind) for column in columns)
     body = together(tag("tr", *(_cell(k, columns[k], cell) for k, cell in enumerate(row))) for row in rows)
-    return tag(
-        "div",
-        tag("table", tag("caption", caption), tag("thead", tag("tr", *heads)), tag("tbody", body), class_="cards"),
-        class_="scroll",
-    )
+    shape = "cards" if any(column.kind == "says" for column in columns) else "numbers"
+    whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *heads)), tag("tbody", body), class_=shape)
+    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
 def _cell(place: int, column: Column, content: Content) -> Markup:

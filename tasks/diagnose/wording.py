@@ -1,106 +1,16 @@
 """The diagnosis in plain words, for diagnosis.md and diagnosis.html alike."""
 
-import json
 import re
-import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-import yaml
-
-from tasks.diagnose.story import Cause, Remedy, Replay, Rise, Series, Story
+from tasks.diagnose.patch import flags, plain
+from tasks.diagnose.story import Cause, Evidence, Remedy, Replay, Rise, Series, Story
+from tasks.diagnose.vocabulary import CAUSES, SIGNALS
 
 _NAMED = 5
 """Most clients named in one sentence."""
-_BARE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_KEYWORDS = {"true", "false", "null", "none", "nan", "inf", "yes", "no", "on", "off"}
-
-
-@dataclass(frozen=True)
-class Words:
-    """How a cause is called, how it ends `the loss rose because …` with and without clients, and what it means."""
-
-    name: str
-    because: str
-    alone: str
-    means: str
-
-
-CAUSES = {
-    "label_skew": Words(
-        "different labels",
-        "the labels of {} are mixed differently from the others'",
-        "the clients' labels are mixed differently",
-        "Each client teaches the model mostly the classes it has, and the average forgets the rest.",
-    ),
-    "quantity_skew": Words(
-        "different amounts of data",
-        "the amount of data of {} differs much from the others'",
-        "the clients' amounts of data differ much",
-        "A few large clients decide where the model goes, or very small ones pull it about.",
-    ),
-    "feature_shift": Words(
-        "different inputs",
-        "the inputs of {} look different from the others'",
-        "the clients' inputs look different",
-        "The same thing is measured differently, as by another device: brighter, noisier, in another unit.",
-    ),
-    "unequal_local_work": Words(
-        "unequal local work",
-        "the local work of {} differs from the others'",
-        "the clients do unequal amounts of local work",
-        "Who takes more training steps in a round moves farther, and outweighs the others in the average.",
-    ),
-    "client_learning_rate": Words(
-        "too high a learning rate of the clients",
-        "the learning rate of {} is too high",
-        "the clients' learning rate is too high",
-        "Each step of the local training overshoots, so that training makes the model worse.",
-    ),
-    "server_learning_rate": Words(
-        "too high a learning rate of the server",
-        "the server's learning rate is too high",
-        "the server's learning rate is too high",
-        "The server takes too large a step along the clients' average, and overshoots.",
-    ),
-    "faulty_clients": Words(
-        "faulty clients",
-        "the updates or the data of {} are faulty",
-        "some clients send faulty updates or data",
-        "Wrong labels, corrupt inputs or changed updates. Unusual data alone is no fault.",
-    ),
-    "non_finite": Words(
-        "numbers that are not finite",
-        "numbers that are not finite (NaN or infinity) came from {}",
-        "numbers that are not finite (NaN or infinity) came up",
-        "A calculation overflowed or divided by zero; whatever is averaged with its result is lost too.",
-    ),
-    "architecture_variation": Words(
-        "models of different sizes",
-        "the models of {} have another size than the others'",
-        "the clients train models of different sizes",
-        "Parameters that only some clients train are averaged over fewer of them, and fit the rest less well.",
-    ),
-    "overfitting": Words(
-        "overfitting",
-        "the model learns the training data of {} by heart",
-        "the model learns its training data by heart",
-        "The loss on the training data goes on falling while that on other data rises.",
-    ),
-}
-SIGNALS = {
-    "finite": "rounds in which it failed",
-    "update_norm": "length of its update",
-    "update_cosine": "agreement with the mean update",
-    "update_cosine_robust": "agreement with the other updates",
-    "loss_before": "own loss before local work",
-    "loss_after": "own loss after local work",
-    "loss_change": "change of its own loss",
-}
 _PHASES = {"prune": "while pruning"}
-LOSSES = {"val_loss": "validation loss", "train_loss": "training loss"}
 
 
 def name_of(cause: str) -> str:
@@ -116,6 +26,11 @@ def heading(cause: Cause) -> str:
     if cause.rounds:
         told += f", {span(*cause.rounds)}"
     return told[:1].upper() + told[1:]
+
+
+def signal(one: Evidence) -> str:
+    """Returns what was measured, in words."""
+    return SIGNALS.get(one.signal, one.signal.replace("_", " "))
 
 
 def because(cause: Cause) -> str:
@@ -136,7 +51,8 @@ def answer(story: Story) -> tuple[str, str, str]:
     remedy = story.remedy
     if not remedy or not remedy.settings:
         return f"{_told(story)}.", "", ""
-    return f"{_told(story)}; remedy: ", flags(remedy.settings), f"{_effect(remedy)}."
+    command = flags(remedy.settings)
+    return f"{_told(story)}; remedy: ", command, f"{'' if command else 'the settings below'}{_effect(remedy)}."
 
 
 def _told(story: Story) -> str:
@@ -283,37 +199,7 @@ def removal(replay: Replay) -> str:
 
 def change_of(replay: Replay) -> str:
     """Returns what was changed, in words, or else as it stands in the file."""
-    return replay.says or ", ".join(f"{key}: {_json(value)}" for key, value in replay.change.items()) or "–"
-
-
-def flags(settings: dict[str, Any]) -> str:
-    """Returns the settings as `-S name=value …`, quoted for a shell and for Hydra, which reads the values."""
-    return " ".join(f"-S {shlex.quote(f'{name}={_value(value)}')}" for name, value in settings.items())
-
-
-def patch(settings: dict[str, Any]) -> str:
-    """Returns the settings as they stand in params.yaml, `a.b: 1` as b below a."""
-    tree: dict[str, Any] = {}
-    for name, value in settings.items():
-        *sections, last = name.split(".")
-        place = tree
-        for section in sections:
-            below = place.setdefault(section, {})
-            if not isinstance(below, dict):
-                place, last = tree, name
-                break
-            place = below
-        place[last] = value
-    return str(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)).rstrip()
-
-
-def _value(value: Any) -> str:
-    bare = isinstance(value, str) and _BARE.fullmatch(value) and value.lower() not in _KEYWORDS
-    return str(value) if bare else _json(value)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+    return replay.says or plain(replay.change) or "–"
 
 
 def who(clients: Sequence[str]) -> str:
