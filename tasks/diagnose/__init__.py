@@ -7,7 +7,7 @@ from typing import Any
 from tasks.diagnose.explain import with_causes
 from tasks.diagnose.limits import limits, not_replayed
 from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
-from tasks.diagnose.observe import Observation, observe, replayed_rise
+from tasks.diagnose.observe import Observation, observe
 from tasks.diagnose.report import headline, to_json, to_markdown
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
@@ -65,8 +65,8 @@ def _with_proof(
     # TensorFlow takes seconds to import, and most diagnoses find no rise.
     from tasks.diagnose.replay.prove import investigate
 
-    loss, rise = replayed_rise(seen, rounds)
-    shown = investigate(settings, workspace, rise, loss, clients, seen.train_change, settings.diagnose.budget)
+    budget = settings.diagnose.budget
+    shown = investigate(settings, workspace, seen.increase, seen.loss, clients, seen.train_change, budget)
     unknown = list(found["limits"])
     if not shown.reproduced:
         unknown.insert(

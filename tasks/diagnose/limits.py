@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.diagnose.logs import ClientLog, RoundLog
-from tasks.diagnose.observe import Observation
+from tasks.diagnose.observe import Observation, tested_losses
 from tasks.diagnose.report import count
 from tasks.diagnose.scan import FEWEST, MOST_DRAWS
 
@@ -12,7 +12,7 @@ from tasks.diagnose.scan import FEWEST, MOST_DRAWS
 def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance: float) -> list[str]:
     """Returns what the data could not tell, a sentence each."""
     return [
-        *_of_the_loss(seen, len(rounds.rounds)),
+        *_of_the_loss(seen, rounds),
         *_of_the_test(seen, significance),
         *_of_the_clients(seen, clients),
     ]
@@ -30,7 +30,8 @@ def not_replayed(seen: Observation, workspace: Path | None) -> str | None:
     return None
 
 
-def _of_the_loss(seen: Observation, num_rounds: int) -> Iterator[str]:
+def _of_the_loss(seen: Observation, rounds: RoundLog) -> Iterator[str]:
+    num_rounds = len(rounds.rounds)
     if seen.num_losses < FEWEST:
         yield (
             f"{seen.loss} was measured in {count(seen.num_losses, 'round')}: whether it rose beyond its noise can be "
@@ -41,7 +42,9 @@ def _of_the_loss(seen: Observation, num_rounds: int) -> Iterator[str]:
             f"{seen.loss} was measured in {seen.num_losses} of {num_rounds} rounds: the rounds between two "
             "measurements cannot be told apart."
         )
-    if seen.loss != "val_loss":
+    if seen.loss != "val_loss" and "val_loss" in tested_losses(rounds):
+        yield "The loss on the hold-out data did not rise beyond its noise: the model of all may be as good as before."
+    elif seen.loss != "val_loss":
         yield (
             f"{seen.loss} was tested, not val_loss: the loss on the clients' own data goes on falling while a model "
             "overfits, and varies with the clients that were sampled."

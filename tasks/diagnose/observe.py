@@ -116,13 +116,25 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
         return tested, _whole(rise, shares[names.index(tested)] if tested in names else 1.0), ()
     hidden = _of_clients(log, clients, significance * shares[-1])
     if hidden:
-        # The loss is then the mean over these clients; the first of them to rise dates it.
         first = min(hidden.values(), key=lambda one: one.round or 0)
-        return "loss_before", _whole(first, shares[-1] / len(set(clients.clients))), tuple(sorted(hidden))
+        rise = _whole(first, shares[-1] / len(set(clients.clients)))
+        return ("train_loss" if "train_loss" in log.losses else tested), _in_mean(rise, log), tuple(sorted(hidden))
     if clients.not_finite.any():
         names_failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
         return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed))
     return tested, _whole(rise, shares[0]), ()
+
+
+def _in_mean(rise: Increase, log: RoundLog) -> Increase:
+    """A client's rise with the training loss of all before and in it: a replay without the client has that too."""
+    if "train_loss" not in log.losses:
+        return rise
+    values, known = log.losses["train_loss"].values, np.isfinite(log.losses["train_loss"].values)
+    before = values[known & (log.rounds < (rise.round or 0))][-5:]
+    during = values[known & (log.rounds >= (rise.round or 0)) & (log.rounds <= (rise.until or 0))]
+    if not len(before) or not len(during):
+        return rise
+    return replace(rise, loss_before=float(before.mean()), loss_after=float(during.mean()))
 
 
 def _failing(loss: Column, log: RoundLog, clients: ClientLog) -> Increase:
@@ -222,19 +234,3 @@ def _train_change(log: RoundLog, increase: Increase) -> float:
     if not len(during) or not len(before) or min(during.mean(), before.mean()) <= 0:
         return np.nan
     return float(np.log(during.mean() / before.mean()))
-
-
-def replayed_rise(seen: Observation, log: RoundLog) -> tuple[str, Increase]:
-    """Returns the column in which a replay looks for the rise, and the rise there.
-
-    That of a few clients is looked for in the training loss of all, which a replay without those clients has too.
-    """
-    rise = seen.increase
-    if not seen.hidden or "train_loss" not in log.losses or rise.round is None or rise.until is None:
-        return seen.loss, rise
-    values, known = log.losses["train_loss"].values, np.isfinite(log.losses["train_loss"].values)
-    before = values[known & (log.rounds < rise.round)][-5:]
-    during = values[known & (log.rounds >= rise.round) & (log.rounds <= rise.until)]
-    if not len(before) or not len(during):
-        return seen.loss, rise
-    return "train_loss", replace(rise, loss_before=float(before.mean()), loss_after=float(during.mean()))

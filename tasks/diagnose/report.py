@@ -46,6 +46,7 @@ def to_json(seen: Observation, significance: float, limits: list[str]) -> dict[s
             "correlation": rise.correlation,
             "visible": rise.visible,
             "significance": significance,
+            "clients": list(seen.hidden),
         },
         "observations": observations(seen),
     }

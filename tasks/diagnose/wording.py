@@ -148,10 +148,13 @@ def _rose(rise: Rise) -> str:
     when = f" in round {rise.round}{phase}" if rise.round is not None else ""
     if not rise.finite:
         end = "" if rise.until is None else f" by round {rise.until}"
+        if rise.hidden:
+            return f"The updates of {who(rise.hidden)} were not finite{when}{end.replace(' by ', ' to ')}"
         return f"{rise.loss} went up{when} and was not finite{end}"
     if rise.before is None or rise.after is None:
         return f"{rise.loss} rose{when}"
-    return f"{rise.loss} rose{when} from {figure(rise.before)} to {figure(rise.after)}"
+    seen = f", as the own loss of {who(rise.hidden)} shows," if rise.hidden else ""
+    return f"{rise.loss} rose{when}{seen} from {figure(rise.before)} to {figure(rise.after)}"
 
 
 def _unproven(story: Story) -> str:
