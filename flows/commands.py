@@ -74,16 +74,22 @@ def _add_settings(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _pipeline(given: argparse.Namespace) -> None:
+    run_pipeline(overrides.overridden(given.params, given.overrides), given.force, given.push)
+
+
+def run_pipeline(params: str, force: bool = False, push: bool = False) -> None:
+    """Runs the pipeline as a flow run by the text of a params.yaml.
+
+    Raises:
+        UndriftError: a server does not answer, or the run failed.
+    """
     import yaml
 
-    repository = find_repository(Path.cwd())
-    text = overrides.overridden(given.params, given.overrides)
-    _find_servers(repository)
+    _find_servers(find_repository(Path.cwd()))
     from flows import pipeline
 
-    pipeline.PARAMS.set(text)
-    settings = parse(yaml.safe_load(text))
-    _end(pipeline.pipeline(settings, force=given.force, push=given.push, return_state=True))
+    pipeline.PARAMS.set(params)
+    _end(pipeline.pipeline(parse(yaml.safe_load(params)), force=force, push=push, return_state=True))
 
 
 def _compare(given: argparse.Namespace) -> None:

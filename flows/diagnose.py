@@ -16,13 +16,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows import server, store, tracking
+from flows import overrides, server, store, tracking
+from flows.commands import run_pipeline
 from flows.workspace import RUNS, find_repository
 from tasks import command
 from tasks.diagnose import diagnose_logs
+from tasks.diagnose.patch import flags
 from tasks.errors import DataError, InputError, RunError, TrackingLost, UndriftError
 from tasks.files import read_json
-from tasks.settings import Settings, load, parse
+from tasks.settings import Settings, load, parse, with_settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -154,9 +156,26 @@ def main(arguments: list[str] | None = None) -> int:
         "into its MLflow run. As a Prefect flow run when PREFECT_API_URL is set.",
     )
     parser.add_argument("run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv")
-    run = parser.parse_args(arguments).run
+    parser.add_argument("--apply", action="store_true", help="then run the pipeline again with the best remedy")
+    given = parser.parse_args(arguments)
     command.prepare()
-    return command.run(lambda: _command(run))
+    return command.run(lambda: _apply(given.run) if given.apply else _command(given.run))
+
+
+def _apply(run: str) -> None:
+    """Diagnoses, and runs the run's pipeline again with the remedy of the first cause."""
+    if not Path(run).is_dir():
+        server.check_mlflow(find_repository(Path.cwd()))
+    with _found(run) as found:
+        answer = diagnose_logs(found.reports, found.settings, found.workspace)
+        causes = read_json(found.reports / "diagnosis.json")["causes"]
+        remedy = next((cause["remedy"]["settings"] for cause in causes if cause["remedy"]), None)
+        if remedy is None or found.workspace is None:
+            raise RunError(f"there is no proven remedy to apply: {answer}")
+        params = found.workspace / "params.yaml"
+        text = overrides.params_text(params, with_settings(found.settings, remedy))
+    log.info("running again with %s", flags(remedy))
+    run_pipeline(text)
 
 
 def _command(run: str) -> None:

@@ -7,7 +7,7 @@ those of params.yaml, and a test holds the two equal: a form needs them, and so 
 
 import difflib
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -857,6 +857,22 @@ def parse(raw: Any) -> Settings:
         return Settings.model_validate(raw)
     except ValidationError as exc:
         raise SettingsError("; ".join(_say(error) for error in exc.errors())) from exc
+
+
+def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Returns `settings` with others at the dotted names in `changes`.
+
+    Raises:
+        SettingsError: they do not fit the rest.
+    """
+    raw: dict[str, Any] = settings.model_dump(mode="json")
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        at = raw
+        for section in sections:
+            at = at[section]
+        at[last] = value
+    return parse(raw)
 
 
 def load(path: Path) -> Settings:

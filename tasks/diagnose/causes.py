@@ -202,7 +202,7 @@ def candidates(found: Findings, settings: Settings) -> list[Candidate]:
         proposed.append(Candidate("faulty_clients", Change(f"without {_named(faulty)}", without=faulty), faulty))
     if federate.width and min(federate.width.values()) < 1:
         narrow = tuple(sorted(c for c, width in federate.width.items() if width < 1))
-        whole = Change("with the whole model at every client", {"federate.width": {}})
+        whole = Change("with the whole model at every client", whole_model(settings))
         proposed.append(Candidate("architecture_variation", whole, narrow))
     proposed += _unequal_work(found, settings)
     if shifted:
@@ -248,19 +248,24 @@ def _unequal_work(found: Findings, settings: Settings) -> list[Candidate]:
         return []
     epochs = max(1, round(found.usual_epochs))
     return [
-        Candidate("unequal_local_work", Change(f"with {epochs} epochs at every client", same_work(epochs)), unequal)
+        Candidate(
+            "unequal_local_work", Change(f"with {epochs} epochs at every client", same_work(settings, epochs)), unequal
+        )
     ]
 
 
-def same_work(epochs: int) -> dict[str, Any]:
-    """Returns the settings of `epochs` passes at every client."""
-    return {
-        "federate.local_work.kind": "same",
-        "federate.local_work.epochs": epochs,
-        "federate.local_work.by_client": {},
-        "federate.local_work.low": 1,
-        "federate.local_work.high": 5,
-    }
+def same_work(settings: Settings, epochs: int) -> dict[str, Any]:
+    """Returns the settings of `epochs` passes at every client, of the run's own kind of local work."""
+    work = settings.federate.local_work
+    if work.kind == "range":
+        return {"federate.local_work.low": epochs, "federate.local_work.high": epochs}
+    named = {"federate.local_work.by_client": dict.fromkeys(work.by_client, epochs)} if work.by_client else {}
+    return {"federate.local_work.epochs": epochs, **named}
+
+
+def whole_model(settings: Settings) -> dict[str, Any]:
+    """Returns the settings of the whole model at every client."""
+    return {"federate.width": dict.fromkeys(settings.federate.width, 1.0)}
 
 
 def _client_rate(settings: Settings) -> list[Candidate]:

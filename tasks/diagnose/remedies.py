@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tasks.diagnose.causes import plain_server, same_work
+from tasks.diagnose.causes import plain_server, same_work, whole_model
 from tasks.settings import Settings
 
 
@@ -59,10 +59,10 @@ def _remedies(cause: str, settings: Settings, clients: tuple[str, ...], usual_ep
         case "non_finite":
             return [leave_out, Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.0}), *slower]
         case "architecture_variation":
-            return [Remedy("the whole model at every client", {"federate.width": {}})]
+            return [Remedy("the whole model at every client", whole_model(settings))]
         case "unequal_local_work":
             return [
-                Remedy("the same work at every client", same_work(max(1, round(usual_epochs)))),
+                Remedy("the same work at every client", same_work(settings, max(1, round(usual_epochs)))),
                 Remedy("normalised averaging (FedNova)", _client("fednova")),
                 *slower[:1],
             ]

@@ -27,7 +27,7 @@ from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, Stepped, build_computations
 from tasks.federate.runtime import runtime
 from tasks.files import TEST, read_client, write_client
-from tasks.settings import FaultSettings, RuntimeSettings, Settings, parse
+from tasks.settings import FaultSettings, RuntimeSettings, Settings, with_settings
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Replayer:
     """Replays of one run; use it as the context that `replayer` gives."""
 
     def __init__(self, settings: Settings, folder: Path, holder: Path) -> None:
-        self.settings = parse(_laid_over(settings, {"federate.evaluate_every": 1, "federate.guard": "continue"}))
+        self.settings = with_settings(settings, {"federate.evaluate_every": 1, "federate.guard": "continue"})
         self._run, self._folder, self._holder = settings, folder, holder
         self.cohort = cohort_of(settings, folder)
         self.model = build(settings.federate.model, self.cohort.input_shape, self.cohort.num_classes, settings.seed)
@@ -128,10 +128,10 @@ class Replayer:
         Raises:
             SettingsError: the run's other settings or its data do not allow the change.
         """
-        settings = parse(_laid_over(self.settings, change.settings))
+        settings = with_settings(self.settings, change.settings)
         if change.surgery and settings.federate.faults.kind in faults.OF_DATA:
             # What was operated on has the fault in it already.
-            settings = parse(_laid_over(settings, {"federate.faults": FaultSettings().model_dump(mode="json")}))
+            settings = with_settings(settings, {"federate.faults": FaultSettings().model_dump(mode="json")})
         cohort = self._cohort(settings, change)
         check(settings, len(cohort.clients))
         computations = self._of(settings, cohort)
@@ -239,14 +239,3 @@ def _hushed() -> Iterator[None]:
         yield
     finally:
         noisy.setLevel(level)
-
-
-def _laid_over(settings: Settings, changes: Mapping[str, Any]) -> dict[str, Any]:
-    raw: dict[str, Any] = settings.model_dump(mode="json")
-    for name, value in changes.items():
-        *sections, last = name.split(".")
-        at = raw
-        for section in sections:
-            at = at[section]
-        at[last] = value
-    return raw
