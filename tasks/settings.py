@@ -657,7 +657,9 @@ class FederateSettings(Section):
     evaluate_every: int = Field(1, ge=1, title="Evaluate every", description="rounds between two validations")
     checkpoint_every: int = Field(5, ge=1, title="Checkpoint every", description="rounds between two checkpoints")
     guard: Literal["stop", "rollback", "continue"] = Field(
-        "continue", title="Guard", description="when a client fails or the model is not finite: stop, go back, or go on"
+        "continue",
+        title="Guard",
+        description="when a client fails, the model is not finite or val_loss rises: stop, go back, or go on",
     )
     client: ClientSettings = Field(ClientSettings(), title="Client", description="local training")
     aggregator: AggregatorSettings = Field(AggregatorSettings(), title="Aggregator", description="combines the updates")

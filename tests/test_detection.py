@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from tasks.diagnose.detection import Increase, find_increase
-from tasks.diagnose.scan import noise, null
+from tasks.detection import Increase, find_increase
+from tasks.scan import noise, null
 
 ALPHA = 0.01
 NOISE = 0.07  # sd of a round, as a fraction of the loss

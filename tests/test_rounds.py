@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -275,6 +276,48 @@ def test_client_that_is_broken_from_the_beginning_is_named_once(clients, setting
     assert (row["round"], row["finite"], row["weight"], row["num_examples"]) == ("1", "False", "0.0", "")
     assert "x.npy" in row["failure"]
     assert str(tmp_path) not in row["failure"]
+
+
+ONSET = 13
+RISING = {
+    **BASE,
+    "federate.rounds": 20,
+    "federate.client.batch_size": 40,
+    "federate.faults.kind": "reversed_update",
+    "federate.faults.clients": ["00"],
+    "federate.faults.from_round": ONSET,
+    "federate.faults.factor": 30.0,
+}
+
+
+@pytest.fixture
+def many(make_clients):
+    return make_clients(sizes=(40,) * 5, num_test=60)
+
+
+def test_guard_stops_within_two_rounds_of_the_onset_of_a_rise(many, settings_of, tmp_path):
+    with pytest.raises(GuardStop, match=rf"val_loss has risen since round {ONSET}, from .*; federate\.guard is stop"):
+        federate(settings_of({**RISING, "federate.guard": "stop"}), many.write(tmp_path))
+    last = reports(tmp_path)[0][-1]["round"]
+    assert ONSET <= int(last) <= ONSET + 2
+
+
+def test_guard_goes_back_from_a_rise_to_the_best_model_before_it(many, settings_of, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, logger="tasks.federate.rounds"):
+        federate(settings_of({**RISING, "federate.guard": "rollback"}), many.write(tmp_path))
+    (back,) = [record.getMessage() for record in caplog.records if "back to the model" in record.getMessage()]
+    fired, best = (int(found) for found in re.findall(r"round (\d+): val_loss .* after round (\d+)", back)[0])
+    assert ONSET <= fired <= ONSET + 2
+    losses = {int(row["round"]): float(row["train_loss"]) for row in reports(tmp_path)[0]}
+    # A round's training loss is that of the model before it; the round after the rollback began with the best one.
+    assert best + 1 == min((r for r in losses if r <= fired), key=lambda r: losses[r])
+    np.testing.assert_allclose(losses[fired + 1], losses[best + 1], rtol=1e-5)  # all clients, a full batch each
+
+
+def test_guard_leaves_a_run_alone_whose_loss_falls(many, settings_of, tmp_path):
+    calm = {name: value for name, value in RISING.items() if "faults" not in name}
+    federate(settings_of({**calm, "federate.guard": "stop"}), many.write(tmp_path))
+    assert len(reports(tmp_path)[0]) == 20
 
 
 def test_guard_decides_on_a_client_that_is_broken_from_the_beginning(clients, settings_of, tmp_path, caplog):

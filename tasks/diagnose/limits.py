@@ -6,7 +6,7 @@ from pathlib import Path
 from tasks.diagnose.logs import ClientLog, RoundLog
 from tasks.diagnose.observe import Observation, tested_losses
 from tasks.diagnose.report import count
-from tasks.diagnose.scan import FEWEST, MOST_DRAWS
+from tasks.scan import FEWEST, MOST_DRAWS
 
 
 def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance: float) -> list[str]:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.detection import LARGEST
 from tasks.errors import DataError
 from tasks.files import read_rows
 
@@ -28,8 +29,6 @@ Rows = list[dict[str, str]]
 LOSSES = ("val_loss", "train_loss")
 """The columns of the loss, nats per example, in the order in which they are preferred."""
 SIGNALS = ("update_norm", "update_cosine", "update_cosine_robust", "loss_before", "loss_after")
-LARGEST = 1e100
-"""Beyond it a number counts as infinite; float32 ends at 3e38."""
 
 
 @dataclass(frozen=True)

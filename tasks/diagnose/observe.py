@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tasks.diagnose.detection import Increase, find_increase
+from tasks.detection import Increase, find_increase
 from tasks.diagnose.drift import Drift, drift, ranking
 from tasks.diagnose.logs import LOSSES, Bools, ClientLog, Column, RoundLog
-from tasks.diagnose.scan import FEWEST
+from tasks.scan import FEWEST
 
 _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tasks import timings
+from tasks.detection import Increase, find_increase
 from tasks.errors import GuardStop
 from tasks.federate import schedule
 from tasks.federate.aggregators import check
@@ -19,7 +20,7 @@ from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort
 from tasks.federate.parameters import assign
 from tasks.federate.progress import RoundProgress
-from tasks.federate.runner import Phase, Runner, build_computations, listed
+from tasks.federate.runner import Phase, Runner, Stepped, build_computations, listed
 from tasks.federate.runtime import runtime
 from tasks.settings import Settings
 
@@ -34,6 +35,8 @@ def ignore(row: Mapping[str, Any]) -> None:
 
 # Rollbacks of a run whose model, not a client, went wrong: nobody can be left out the next time.
 _MAX_MODEL_ROLLBACKS = 3
+_SIGNIFICANCE = 0.001
+"""Of one test of the guard: it is asked after every round, and false alarms add up (see `find_increase`)."""
 
 
 @dataclass
@@ -43,6 +46,8 @@ class _Progress:
     state: Any
     excluded: set[str] = field(default_factory=set)
     model_rollbacks: int = 0
+    watched_from: int = 1
+    """First round whose loss the guard looks at: what rose before a rollback has been dealt with."""
 
 
 def run_rounds(
@@ -121,8 +126,13 @@ class _Loop:
                 began = time.perf_counter()
                 done = self._runner.step(now.state, round_num, now.excluded)
                 now.state, line, failures = done.state, done.line, done.failures
-                stop = None if done.healthy else self._guard(now, line, failures)
-                line |= {"excluded": sorted(now.excluded), "model_rollbacks": now.model_rollbacks}
+                what = self._wrong(now, done)
+                stop = self._guard(now, line, failures, what) if what else None
+                line |= {
+                    "excluded": sorted(now.excluded),
+                    "model_rollbacks": now.model_rollbacks,
+                    "watched_from": now.watched_from,
+                }
                 self.lines.append(line)
                 self._checkpoints.append(line)
                 if stop is not None:
@@ -152,6 +162,7 @@ class _Loop:
             log.info("%s goes on after round %d, from its checkpoint", self._phase.name, rounds[-1])
             now.excluded = set(self.lines[-1]["excluded"])
             now.model_rollbacks = self.lines[-1]["model_rollbacks"]
+            now.watched_from = self.lines[-1]["watched_from"]
         elif not rounds:
             self._checkpoints.save(before, fresh)
         for client, reason in self._cohort.broken.items():
@@ -164,10 +175,29 @@ class _Loop:
             return False
         return schedule.stops_early(settings, [line["row"]["train_loss"] for line in self.lines])
 
-    def _guard(self, now: _Progress, line: Mapping[str, Any], failures: Mapping[str, str]) -> GuardStop | None:
+    def _wrong(self, now: _Progress, done: Stepped) -> str:
+        """Returns what went wrong in a round; empty if nothing did. A rise is looked for only where it is acted on."""
+        if done.failures:
+            return f"clients failed: {listed(done.failures)}"
+        if not done.healthy:
+            return "the loss or the model is not finite"
+        rise = self._rise(now, done.line) if self._settings.guard != "continue" else Increase(detected=False)
+        if not rise.detected or rise.until != done.line["round"]:
+            return ""
+        return f"val_loss has risen since round {rise.round}, from {rise.loss_before:.4g} to {rise.loss_after:.4g}"
+
+    def _rise(self, now: _Progress, line: Mapping[str, Any]) -> Increase:
+        rows = [one["row"] for one in [*self.lines, line] if one["round"] >= now.watched_from]
+        known = [(row["round"], row["val_loss"]) for row in rows if row["val_loss"] is not None]
+        if not known or line["row"]["val_loss"] is None or self._phase.next_mask is not None:
+            return Increase(detected=False)  # pruning costs some loss, which is no accident
+        return find_increase([r for r, _ in known], [loss for _, loss in known], _SIGNIFICANCE)
+
+    def _guard(
+        self, now: _Progress, line: Mapping[str, Any], failures: Mapping[str, str], what: str
+    ) -> GuardStop | None:
         """Does what `federate.guard` says when a round went wrong; returns the error that ends the run, if any."""
         round_num = line["round"]
-        what = f"clients failed: {listed(failures)}" if failures else "the loss or the model is not finite"
         if self._settings.guard == "stop":
             return GuardStop(f"round {round_num}: {what}; federate.guard is stop")
         if self._settings.guard == "continue":
@@ -179,6 +209,7 @@ class _Loop:
         best = _best_checkpoint(self._checkpoints.rounds(), [*self.lines, line])
         log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
+        now.watched_from = round_num + 1
         return None
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tasks.detection import Increase
 from tasks.diagnose.causes import Candidate, Findings, candidates, order
 from tasks.diagnose.change import NOTHING, Change
-from tasks.diagnose.detection import Increase
 from tasks.diagnose.effect import Effect, height, removed
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog

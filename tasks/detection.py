@@ -7,10 +7,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tasks.diagnose.logs import LARGEST
-from tasks.diagnose.scan import FEWEST, Cells, Floats, noise, null, scan, series
+from tasks.scan import FEWEST, Cells, Floats, noise, null, scan, series
 
 Rounds = NDArray[np.int64]
+
+LARGEST = 1e100
+"""Beyond it a number counts as infinite; float32 ends at 3e38."""
 
 _PATIENCE = 3
 """Losses without an alarm that may lie inside one rise: an oscillation comes down in between."""

@@ -1,0 +1,256 @@
+"""Replays of real rounds, and what is found of clients from the model before the rise."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tasks.diagnose import diagnosis
+from tasks.diagnose.change import NOTHING, Change
+from tasks.diagnose.logs import read_clients, read_rounds
+from tasks.diagnose.replay.engine import replayer
+from tasks.diagnose.replay.examine import (
+    Probe,
+    curvature,
+    dissimilarity,
+    expected,
+    feature_distance,
+    learnable,
+    left_out_losses,
+    local_path,
+)
+from tasks.federate import federate
+from tasks.files import read_rows, write_json
+
+BASE = {
+    "federate.model": "logistic",
+    "federate.rounds": 20,
+    "federate.client.batch_size": 10,
+    "federate.client.learning_rate": 0.2,
+    "federate.sampling.kind": "uniform",
+    "federate.sampling.clients_per_round": 4,
+}
+ONSET = 13
+FAULT = {
+    "federate.faults.kind": "reversed_update",
+    "federate.faults.clients": ["02"],
+    "federate.faults.from_round": ONSET,
+    "federate.faults.factor": 8.0,
+    "federate.sampling.clients_per_round": 5,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(make_clients, settings_of, tmp_path_factory):
+    """A finished run: 6 clients of which 4 take part in a round."""
+    made = make_clients(sizes=(20, 24, 17, 30, 22, 25), num_test=60).write(tmp_path_factory.mktemp("run"))
+    federate(settings_of(BASE), made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def broken(make_clients, settings_of, tmp_path_factory):
+    """A run in which client 02 sends reversed updates from round 13 on."""
+    made = make_clients(sizes=(30,) * 6, num_test=90).write(tmp_path_factory.mktemp("broken"))
+    federate(settings_of({**BASE, **FAULT}), made)
+    return made
+
+
+def logged(folder, name="val_loss"):
+    return [float(row[name]) for row in read_rows(folder / "reports/rounds.csv")]
+
+
+def test_replay_that_changes_nothing_gives_the_run_again(folder, settings_of):
+    with replayer(settings_of(BASE), folder) as replays:
+        replays.go_to(11)
+        assert replays.from_round == 10  # the last checkpoint before; every 5 rounds
+        course = replays.course(NOTHING, 0)
+        replays.advance(course, 16)
+        # The log has seven digits.
+        np.testing.assert_allclose(course.losses["val_loss"], logged(folder)[10:16], rtol=1e-6)
+        np.testing.assert_allclose(course.losses["train_loss"], logged(folder, "train_loss")[10:16], rtol=1e-6)
+        assert replays.loss == pytest.approx(logged(folder)[9], rel=1e-6)
+        other = replays.course(NOTHING, 1)
+        replays.advance(other, 16)
+        sampled = [[[row["client"] for row in line["clients"]] for line in one.lines] for one in (course, other)]
+        assert sampled[0] == sampled[1]  # another seed draws other orders, and the same clients
+        assert course.losses != other.losses
+        assert replays.spent == 12
+
+
+def test_without_checkpoints_the_rounds_are_run_again_to_the_same_bits(folder, settings_of, tmp_path):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    found = []
+    for place in (folder, tmp_path):
+        with replayer(settings_of(BASE), place) as replays:
+            replays.go_to(7)
+            found.append((replays.from_round, replays.params.tobytes()))
+    assert found[0] == found[1]
+    assert not (tmp_path / "models").exists()
+
+
+def test_checkpoints_of_other_settings_are_not_used_and_stay(folder, settings_of):
+    before = sorted((folder / "models/checkpoints/federate").iterdir())
+    with replayer(settings_of({**BASE, "federate.client.learning_rate": 0.1}), folder) as replays:
+        replays.go_to(7)
+        course = replays.course(NOTHING, 0)
+        replays.advance(course, 8)
+        assert course.losses["val_loss"][-1] != logged(folder)[7]
+    assert sorted((folder / "models/checkpoints/federate").iterdir()) == before
+
+
+def test_clients_left_out_are_drawn_and_take_no_part(folder, settings_of):
+    with replayer(settings_of(BASE), folder) as replays:
+        replays.go_to(5)
+        whole, part = replays.course(NOTHING, 0), replays.course(Change("", without=("01", "03")), 0)
+        for course in (whole, part):
+            replays.advance(course, 10)
+        for all_of_them, some in zip(whole.lines, part.lines, strict=True):
+            named = [[row["client"] for row in line["clients"]] for line in (all_of_them, some)]
+            assert named[1] == [client for client in named[0] if client not in ("01", "03")]
+
+
+def test_state_goes_on_under_other_algorithms(folder, settings_of):
+    changes = [
+        {"federate.client.kind": "scaffold"},
+        {"federate.server_optimizer.kind": "adam", "federate.server_optimizer.learning_rate": 0.01},
+        {"federate.aggregator.kind": "median"},
+        {"federate.shared_fraction": 0.1},
+        {"federate.exclude": ["02"]},
+    ]
+    with replayer(settings_of(BASE), folder) as replays:
+        replays.go_to(10)
+        first = replays.params.copy()
+        for settings in changes:
+            course = replays.course(Change("", settings), 0)
+            np.testing.assert_array_equal(course.state["server"]["params"], first)
+            replays.advance(course, 11)
+            assert np.isfinite(course.losses["val_loss"]).all()
+
+
+def test_reversed_updates_are_found_proven_and_cured(broken, settings_of):
+    settings = settings_of({**BASE, **FAULT})
+    reports = broken / "reports"
+    found = diagnosis(read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv"), settings, broken)
+    assert found["increase"]["detected"]
+    assert ONSET <= found["increase"]["round"] <= ONSET + 2
+    assert found["verdict"] == "faulty_clients"
+    (cause, *_) = found["causes"]
+    assert cause["clients"] == ["02"]
+    assert cause["replay"]["change"] == {"leave out": ["02"]}
+    assert cause["replay"]["removes"]["low"] > 0.2
+    assert cause["remedy"]["settings"] == {"federate.exclude": ["02"]} or cause["remedy"]["recovers"] > 0.9
+    assert found["replays"]["rounds"] <= found["replays"]["allowed"]
+    write_json(broken / "found.json", found)  # holds nothing that JSON does not
+
+
+def test_data_that_do_not_give_the_rise_again_prove_nothing(broken, settings_of):
+    honest = settings_of({**BASE, "federate.sampling.clients_per_round": 5})
+    reports = broken / "reports"
+    found = diagnosis(read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv"), honest, broken)
+    assert (found["verdict"], found["causes"]) == ("none", [])
+    assert "something was different then" in found["limits"][0]
+
+
+def test_logs_alone_prove_nothing_and_say_so(broken, settings_of):
+    reports = broken / "reports"
+    logs = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
+    found = diagnosis(*logs, settings_of(BASE), None)
+    assert (found["increase"]["detected"], found["verdict"], found["causes"]) == (True, "none", [])
+    assert "data are not here" in found["limits"][0]
+
+
+# What is looked at from the model before the rise
+
+SCALE = 3.0
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """logits = x W, W (2, 2), no bias: a model whose curvature can be computed by hand."""
+    layers = [tf.keras.Input((2,)), tf.keras.layers.Dense(2, use_bias=False)]
+    model = tf.keras.Sequential(layers)
+    return Probe(model)
+
+
+def test_curvature_of_softmax_regression_by_hand(linear):
+    # At W = 0 both classes have 1/2: the Hessian is xx' times [[1, -1], [-1, 1]] / 4, whose largest eigenvalue is
+    # |x|^2 · 2/4. With x = (3, 0): 4.5.
+    x = np.array([[SCALE, 0.0]] * 4, np.float32)
+    y = np.array([0, 1, 0, 1], np.int32)
+    assert curvature(linear, np.zeros(4, np.float32), (x, y)) == pytest.approx(SCALE**2 / 2, rel=1e-2)
+
+
+def test_fit_and_expectation_by_hand(linear):
+    x = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], np.float32)
+    params = np.array([2.0, 0.0, 0.0, 2.0], np.float32)  # W = 2 I: the right class of (1, 0) is 0, of (0, 1) is 1
+    right, wrong = np.log1p(np.exp(-2.0)), np.log1p(np.exp(2.0))
+    fit = linear.fit(params, (x, np.array([0, 1, 1], np.int32)))
+    assert fit.loss == pytest.approx((2 * right + wrong) / 3)
+    assert fit.accuracy == pytest.approx(2 / 3)
+    reference = linear.fit(params, (x[:2], np.array([0, 1], np.int32)))
+    assert expected(fit, reference) == (pytest.approx(right), pytest.approx(1.0))
+
+
+def test_gradient_and_path_of_one_example_by_hand(linear):
+    x, y = np.array([[1.0, 0.0]], np.float32), np.array([0], np.int32)
+    loss, gradient = linear.gradient(np.zeros(4, np.float32), (x, y))
+    assert loss == pytest.approx(np.log(2))
+    np.testing.assert_allclose(gradient, [-0.5, 0.5, 0, 0], atol=1e-7)  # p - onehot, times x
+    path = local_path(linear, np.zeros(4, np.float32), (x, y), 0.1, 1, 2)
+    assert path.distance[0] == pytest.approx(0.1 * np.sqrt(0.5), rel=1e-5)
+    assert path.first_broken is None
+    assert (np.diff(path.loss) < 0).all()
+
+
+def test_path_says_where_it_breaks(linear):
+    x, y = np.array([[1e30, 0.0], [1.0, 0.0]], np.float32), np.array([1, 0], np.int32)
+    path = local_path(linear, np.ones(4, np.float32), (x, y), 1e10, 2, 3)
+    assert path.first_broken == 1
+
+
+def test_dissimilarity_by_hand():
+    one, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    shares = np.array([0.5, 0.5])
+    assert dissimilarity([one, one], shares) == pytest.approx(1.0)
+    # Mean square 1, square of the mean 1/2.
+    assert dissimilarity([one, other], shares) == pytest.approx(np.sqrt(2))
+    assert dissimilarity([one, -one], shares) == np.inf
+
+
+def test_leaving_out_by_hand():
+    updates = {"a": np.array([1.0], np.float32), "b": np.array([4.0], np.float32)}
+    together, without = left_out_losses(lambda p: float(p[0]), np.zeros(1, np.float32), updates, {"a": 3.0, "b": 1.0})
+    assert together == pytest.approx(7 / 4)
+    assert without == {"a": pytest.approx(4.0), "b": pytest.approx(1.0)}
+
+
+def gaussians(rng, size, shift=0.0):
+    y = rng.integers(0, 2, size).astype(np.int32)
+    x = rng.normal(0, 0.3, (size, 2)) + np.eye(2)[y] + shift
+    return x.astype(np.float32), y
+
+
+def test_feature_distance_sees_shifts_and_neither_labels_nor_mixes(linear):
+    rng = np.random.default_rng(0)
+    params, base = np.array([5.0, 0.0, 0.0, 5.0], np.float32), gaussians(rng, 400)
+    x, y = gaussians(rng, 300)
+    same = feature_distance(linear, params, (x, y), base)
+    flipped = feature_distance(linear, params, (x, 1 - y), base)
+    one_label = feature_distance(linear, params, (x[y == 0], y[y == 0]), base)
+    # The shift along (1, 1) leaves the class alone: 0.6 in units of sd 0.3 + 0.03 is about 1.8.
+    shifted = feature_distance(linear, params, gaussians(rng, 300, 0.6), base)
+    assert max(same, flipped, one_label) < 0.2
+    assert shifted == pytest.approx(0.6 / 0.33, rel=0.15)
+
+
+def test_noise_cannot_be_learnt_and_a_turned_meaning_can(linear):
+    rng = np.random.default_rng(1)
+    x, y = gaussians(rng, 200)
+    params = np.array([1.0, 0.0, 0.0, 1.0], np.float32)
+    accuracy, most = learnable(linear, params, (x, 1 - y), 0.1, 10)
+    assert accuracy > most + 0.3
+    noise = rng.normal(size=x.shape).astype(np.float32)
+    accuracy, most = learnable(linear, params, (noise, y), 0.1, 10)
+    assert accuracy < most + 0.15
