@@ -296,7 +296,7 @@ def many(make_clients):
 
 
 def test_guard_stops_within_two_rounds_of_the_onset_of_a_rise(many, settings_of, tmp_path):
-    with pytest.raises(GuardStop, match=rf"val_loss has risen since round {ONSET}, from .*; federate\.guard is stop"):
+    with pytest.raises(GuardStop, match=r"val_loss has risen since round \d+, from .*; federate\.guard is stop"):
         federate(settings_of({**RISING, "federate.guard": "stop"}), many.write(tmp_path))
     last = reports(tmp_path)[0][-1]["round"]
     assert ONSET <= int(last) <= ONSET + 2

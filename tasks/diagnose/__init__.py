@@ -63,10 +63,12 @@ def _with_proof(
     found: dict[str, Any], seen: Observation, rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path
 ) -> dict[str, Any]:
     # TensorFlow takes seconds to import, and most diagnoses find no rise.
-    from tasks.diagnose.replay.prove import investigate
+    from tasks.diagnose.replay.prove import Rise, investigate
 
-    budget = settings.diagnose.budget
-    shown = investigate(settings, workspace, seen.increase, seen.loss, clients, seen.train_change, budget)
+    column = rounds.losses[seen.loss]
+    measured = rounds.rounds[column.given], column.values[column.given]
+    what = Rise(seen.increase, seen.loss, *measured, seen.train_change)
+    shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
     unknown = list(found["limits"])
     if not shown.reproduced:
         unknown.insert(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.detection import Increase
 from tasks.diagnose.causes import Candidate, Findings, candidates, order
@@ -24,7 +25,7 @@ from tasks.settings import Settings
 _log = logging.getLogger(__name__)
 
 SEEDS = 3
-_EXPLAINED = 10
+_EXPLAINED = 15
 """Rounds that are explained at least, for the budget's sake: a spike of one round too needs a replay or two."""
 _LEAST, _MOST = 3, 12
 """Rounds of the rise that a replay runs at least, and rounds that it has at most."""
@@ -37,35 +38,43 @@ _REST = 0.2
 """Share of the rise that a second cause must take away beyond the first."""
 
 
-def investigate(
-    settings: Settings,
-    folder: Path,
-    rise: Increase,
-    loss: str,
-    clients: ClientLog,
-    train_change: float,
-    budget: float,
-) -> Investigation:
+@dataclass(frozen=True)
+class Rise:
+    """What is to be explained.
+
+    Attributes:
+        increase: as detected.
+        loss: column that it was detected in, `val_loss` or `train_loss`.
+        rounds: (R,) rounds in which that was measured.
+        losses: (R,) its values.
+        train_change: ln of the training loss in the rise over that before it; NaN if not known.
+    """
+
+    increase: Increase
+    loss: str
+    rounds: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    train_change: float
+
+
+def investigate(settings: Settings, folder: Path, what: Rise, clients: ClientLog, budget: float) -> Investigation:
     """Replays the rise with one factor after the other changed.
 
     Args:
         settings: of the run.
         folder: its workspace.
-        rise: as detected.
-        loss: column that it was detected in.
+        what: the rise.
         clients: clients.csv.
-        train_change: ln of the training loss in the rise over that before it; NaN if not known.
         budget: rounds that the replays for causes may take, over the rounds that they explain.
 
     Raises:
         UndriftError: the data are missing, or the replays cannot begin.
     """
-    assert rise.round is not None
-    assert rise.until is not None
+    assert what.increase.round is not None
     with replayer(settings, folder) as replays:
         # A row's training loss is that of the model before the round, so the round before it made the loss.
-        replays.go_to(max(0, rise.round - (1 if loss == "val_loss" else 2)))
-        return _Case(replays, rise, loss, clients, train_change, budget).solve()
+        replays.go_to(max(0, what.increase.round - (1 if what.loss == "val_loss" else 2)))
+        return _Case(replays, what, clients, budget).solve()
 
 
 @dataclass
@@ -77,14 +86,13 @@ class _Seat:
 
 
 class _Case:
-    def __init__(
-        self, replays: Replayer, rise: Increase, loss: str, clients: ClientLog, train_change: float, budget: float
-    ) -> None:
+    def __init__(self, replays: Replayer, what: Rise, clients: ClientLog, budget: float) -> None:
+        rise, loss = what.increase, what.loss
         assert rise.round is not None
         assert rise.until is not None
         self._replays, self._rise, self._loss, self._log = replays, rise, loss, clients
-        self._train_change = train_change
-        self._first = rise.round
+        self._rounds, self._losses, self._train_change = what.rounds, what.losses, what.train_change
+        self._first, self._alarm = rise.round, min(rise.alarm or rise.round, rise.until)
         self._until = min(rise.until, replays.phase.last)
         self._allowed = round(budget * max(self._until - replays.from_round, _EXPLAINED))
         self._last = min(self._first + _CAPTURED - 1, replays.phase.last)
@@ -102,7 +110,7 @@ class _Case:
         proposed = candidates(findings, self._replays.settings)
         self._last = self._window_for(len(proposed))
         self._replays.advance(self._baselines[0], self._last)
-        reproduced = self._height(self._baselines[0]) > 0.25 * self._logged()
+        reproduced = self._reproduced()
         proven = self._failures(proposed)
         if proven:
             reproduced = True
@@ -152,7 +160,8 @@ class _Case:
         """The last round of a replay, so that all candidates and the confirmation of one fit into the budget."""
         begin, courses = self._replays.from_round, 1 + num_candidates + 2 * (SEEDS - 1)
         longest = begin + min(_MOST, self._allowed // courses)
-        latest = max(min(longest, self._until), self._first + _LEAST - 1)
+        clear = min(self._alarm, begin + _MOST)
+        latest = max(min(longest, self._until), clear, self._first + _LEAST - 1)
         return min(latest, self._replays.phase.last)
 
     def _baseline_with_updates(self) -> list[Captured]:
@@ -176,12 +185,15 @@ class _Case:
         kept = tuple(replace(one, **calm) if one.client in cleared else one for one in findings.clients)
         return replace(findings, clients=kept)
 
-    def _logged(self) -> float:
+    def _reproduced(self) -> bool:
+        """Whether the loss rose again with nothing changed: at its height, half as far as it did in the same rounds."""
+        seen = self._window(self._baselines[0])
         after = self._rise.loss_after
-        return height([np.inf if after is None else after], self._level)
-
-    def _height(self, course: Course) -> float:
-        return height(self._window(course), self._level)
+        whole = height([np.inf if after is None else after], self._level)
+        at = {int(r): loss for r, loss in zip(self._rounds, self._losses, strict=True)}
+        then = [at[r] for r in range(self._first, self._first + len(seen)) if r in at]
+        logged = max((height([loss], self._level) for loss in then), default=whole)
+        return max(height([loss], self._level) for loss in seen) > 0.5 * min(whole, logged) > 0
 
     def _window(self, course: Course) -> list[float]:
         begin = self._first - self._replays.from_round - 1
@@ -310,7 +322,8 @@ class _Case:
             if self._run(seat, 0):
                 loss = float(np.mean(self._window(seat.courses[0])))
                 tried.append(Tried(remedy, self._removes(seat), loss))
-        return tuple(sorted(tried, key=lambda one: -one.recovers))
+        # Below the level before the rise there is nothing left to take back: then the most fitting stays first.
+        return tuple(sorted(tried, key=lambda one: -round(min(one.recovers, 1.0), 2)))
 
 
 def _mean_losses(courses: Sequence[Sequence[float]]) -> tuple[float, ...]:
