@@ -1,0 +1,186 @@
+"""The cases: which healthy run, which cause from which round on, in which clients."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
+Operation = Callable[[NDArray[np.float32], NDArray[np.int32], int, np.random.Generator], Examples]
+
+ROUNDS, ONSET = 30, 16
+"""Rounds of a run, and the first with the planted cause."""
+
+BASES: dict[str, dict[str, Any]] = {
+    "digits": {},
+    "digits_part": {
+        "partition.num_clients": 20,
+        "federate.sampling.kind": "uniform",
+        "federate.sampling.clients_per_round": 6,
+    },
+    "digits_logistic": {"federate.model": "logistic"},
+    "chest": {"data.kind": "npz", "federate.model": "logistic"},
+    "synthetic": {"data.kind": "synthetic", "data.num_clients": 10, "federate.model": "logistic"},
+}
+"""Healthy runs by name; `partition` is set by the case."""
+
+DIRICHLET = {"partition.kind": "dirichlet", "partition.alpha": 0.5}
+NATURAL = {"partition.kind": "natural"}
+
+
+@dataclass(frozen=True)
+class Plant:
+    """What is planted.
+
+    Attributes:
+        causes: names of diagnosis.json's vocabulary; empty: nothing is planted.
+        healthy: settings before the onset, over those of the base.
+        changed: settings from the onset on, over those.
+        by_client: settings from the onset on that name the planted clients.
+        operation: done to the data of the planted clients, or to the others' with `to_others`.
+        share: of the clients that are planted; 0: one.
+    """
+
+    causes: tuple[str, ...] = ()
+    healthy: Mapping[str, Any] = field(default_factory=dict)
+    changed: Mapping[str, Any] = field(default_factory=dict)
+    by_client: Callable[[list[str]], dict[str, Any]] | None = None
+    operation: Operation | None = None
+    share: float = 0.0
+    to_others: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: `plant` in the healthy run `base`, both drawn with `seed`."""
+
+    plant: str
+    base: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Names its files."""
+        return f"{self.plant}.{self.base}.{self.seed}"
+
+    def healthy(self) -> dict[str, Any]:
+        """Returns the settings before the onset, by their dotted names."""
+        division: dict[str, Any] = NATURAL if self.base == "synthetic" else DIRICHLET
+        if "partition.kind" in PLANTS[self.plant].healthy:
+            division = {}
+        fixed = {"seed": self.seed, "federate.rounds": ROUNDS}
+        return {**fixed, **division, **BASES[self.base], **PLANTS[self.plant].healthy}
+
+    def clients(self, known: list[str]) -> list[str]:
+        """Returns the planted clients, sorted; none where the cause is of all."""
+        plant = PLANTS[self.plant]
+        if plant.operation is None and plant.by_client is None:
+            return []
+        num = max(1, round(plant.share * len(known)))
+        return sorted(np.random.default_rng([77, self.seed]).permutation(known)[:num].tolist())
+
+    def planted(self, clients: list[str]) -> dict[str, Any]:
+        """Returns the settings from the onset on."""
+        plant = PLANTS[self.plant]
+        told = plant.by_client(clients) if plant.by_client else {}
+        return {**self.healthy(), **plant.changed, **told}
+
+
+def _flip(x: NDArray[np.float32], y: NDArray[np.int32], classes: int, _: np.random.Generator) -> Examples:
+    return x, (classes - 1 - y).astype(np.int32)
+
+
+def _noise(x: NDArray[np.float32], y: NDArray[np.int32], _: int, rng: np.random.Generator) -> Examples:
+    return (x.mean() + x.std() * rng.standard_normal(x.shape)).astype(np.float32), y
+
+
+def _invert(x: NDArray[np.float32], y: NDArray[np.int32], _: int, __: np.random.Generator) -> Examples:
+    return -x, y
+
+
+def _explode(x: NDArray[np.float32], y: NDArray[np.int32], _: int, __: np.random.Generator) -> Examples:
+    return x * np.float32(1e25), y
+
+
+def _few(x: NDArray[np.float32], y: NDArray[np.int32], _: int, rng: np.random.Generator) -> Examples:
+    kept = np.sort(rng.permutation(len(y))[:8])
+    return x[kept], y[kept]
+
+
+def _faults(kind: str, factor: float) -> Callable[[list[str]], dict[str, Any]]:
+    def told(clients: list[str]) -> dict[str, Any]:
+        names = {"kind": kind, "clients": clients, "from_round": ONSET, "factor": factor}
+        return {f"federate.faults.{name}": value for name, value in names.items()}
+
+    return told
+
+
+def _work(clients: list[str]) -> dict[str, Any]:
+    return {"federate.local_work.kind": "per_client", "federate.local_work.by_client": dict.fromkeys(clients, 40)}
+
+
+def _narrow(clients: list[str]) -> dict[str, Any]:
+    return {"federate.width": dict.fromkeys(clients, 0.25)}
+
+
+_FAST = {"federate.client.learning_rate": 1.5}
+_SERVER = {"federate.server_optimizer.learning_rate": 4.0}
+_TWO_CLASSES = {"partition.kind": "classes", "partition.classes_per_client": 2}
+_ONE_CLASS = {"partition.kind": "classes", "partition.classes_per_client": 1}
+_FAULTY = ("faulty_clients",)
+
+PLANTS: dict[str, Plant] = {
+    "flip_one": Plant(_FAULTY, operation=_flip),
+    "flip_several": Plant(_FAULTY, operation=_flip, share=0.3),
+    "noise_one": Plant(_FAULTY, operation=_noise),
+    "noise_several": Plant(_FAULTY, operation=_noise, share=0.3),
+    "scaled_one": Plant(_FAULTY, by_client=_faults("scaled_update", 30.0)),
+    "reversed_one": Plant(_FAULTY, by_client=_faults("reversed_update", 10.0)),
+    "reversed_several": Plant(_FAULTY, by_client=_faults("reversed_update", 5.0), share=0.3),
+    "non_finite": Plant(("non_finite",), operation=_explode),
+    "client_rate": Plant(("client_learning_rate",), changed=_FAST),
+    "server_rate": Plant(("server_learning_rate",), changed=_SERVER),
+    "width": Plant(("architecture_variation",), by_client=_narrow, share=0.5),
+    "shift": Plant(("feature_shift",), operation=_invert, share=0.3),
+    "overfit": Plant(("overfitting",), changed={"federate.local_work.epochs": 20}, operation=_few, share=1.0),
+    "work": Plant(("unequal_local_work",), healthy=_TWO_CLASSES, by_client=_work, share=0.2),
+    "label_skew": Plant(
+        ("label_skew",),
+        healthy={"partition.kind": "iid", "federate.local_work.epochs": 3},
+        changed=_ONE_CLASS,
+    ),
+    "quantity_skew": Plant(("quantity_skew",), healthy=_TWO_CLASSES, operation=_few, to_others=True),
+    "flip_client_rate": Plant((*_FAULTY, "client_learning_rate"), changed=_FAST, operation=_flip, share=0.3),
+    "flip_server_rate": Plant((*_FAULTY, "server_learning_rate"), changed=_SERVER, operation=_flip, share=0.3),
+    "shift_client_rate": Plant(("feature_shift", "client_learning_rate"), changed=_FAST, operation=_invert, share=0.3),
+    "width_flip": Plant(("architecture_variation", *_FAULTY), by_client=_narrow, operation=_flip, share=0.3),
+    "none_iid": Plant(healthy={"partition.kind": "iid"}),
+    "none_dirichlet_0.1": Plant(healthy={"partition.kind": "dirichlet", "partition.alpha": 0.1}),
+    "none_dirichlet_0.5": Plant(),
+    "none_two_classes": Plant(healthy=_TWO_CLASSES),
+    "none_quantity": Plant(healthy={"partition.kind": "quantity", "partition.alpha": 0.5}),
+    "none": Plant(),
+}
+
+_NO_WIDTH = ("width", "width_flip")
+_OF_DIVISION = ("label_skew", "work", "quantity_skew")
+
+
+def cases(seeds: list[int]) -> list[Case]:
+    """Returns all cases, those of one healthy run after each other."""
+    found = []
+    for seed in seeds:
+        for base in BASES:
+            for plant in PLANTS:
+                logistic = base in ("digits_logistic", "chest", "synthetic")
+                if logistic and plant in _NO_WIDTH:
+                    continue
+                if base in ("synthetic", "chest") and plant in (*_OF_DIVISION, "none_two_classes"):
+                    continue
+                if (base == "synthetic") != (plant == "none") and plant.startswith("none"):
+                    continue
+                found.append(Case(plant, base, seed))
+    # The healthy runs are shared: those with the same settings stand together.
+    return sorted(found, key=lambda case: (case.seed, case.base, sorted(map(str, case.healthy().items()))))

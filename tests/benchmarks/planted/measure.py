@@ -1,0 +1,122 @@
+"""Diagnoses a planted workspace and holds the answer against the truth: one row of the benchmark."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import ONSET, PLANTS, ROUNDS, Case
+from plant import Planted
+
+from tasks.diagnose import diagnosis
+from tasks.diagnose.change import Change
+from tasks.diagnose.logs import ClientLog, Column, RoundLog, read_clients, read_rounds
+from tasks.diagnose.observe import observe
+from tasks.diagnose.replay.engine import replayer
+from tasks.diagnose.surgery import features_aligned
+from tasks.settings import Settings
+
+REAL = 0.1
+"""The least mean of ln(loss / the twin's) from the onset on, of val_loss or train_loss, that counts as a rise."""
+
+_FIRST_TESTED = 8
+_WORST = 1e6
+"""In place of a loss that is not finite, so that the mean of the logarithms is."""
+
+
+def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
+    """Returns what score.py counts."""
+    rounds = read_rounds(workspace / "reports/rounds.csv")
+    clients = read_clients(workspace / "reports/clients.csv")
+    gaps = {name: gap(_from_onset(planted.lines, name), _from_onset(planted.twin, name)) for name in rounds.losses}
+    broken = any(not row["finite"] for line in planted.lines[ONSET - 1 :] for row in line["clients"])
+    began = time.perf_counter()
+    found = diagnosis(rounds, clients, planted.settings, workspace)
+    seconds = time.perf_counter() - began
+    causes = found["causes"]
+    named = sorted({client for one in causes if one["cause"] == "faulty_clients" for client in one["clients"]})
+    truth = PLANTS[case.plant].causes
+    result: dict[str, Any] = {
+        "case": case.name,
+        "plant": case.plant,
+        "base": case.base,
+        "seed": case.seed,
+        "planted": list(truth),
+        "planted_clients": planted.clients,
+        "onset": ONSET,
+        "gaps": gaps,
+        "rose": broken or max(gaps.values()) >= REAL,
+        "detected": found["increase"]["detected"],
+        "detected_round": found["increase"]["round"],
+        "causes": [one["cause"] for one in causes],
+        "clients": [one["clients"] for one in causes],
+        "called_faulty": named,
+        "ruled_out": [[one["cause"], one["removes"]] for one in found.get("ruled_out", [])],
+        "num_clients": len(set(clients.clients)),
+        "limits": found["limits"],
+        "live": _live(rounds, clients, planted.settings),
+        "seconds": round(seconds, 2),
+    }
+    if "replays" in found:
+        result["replay_rounds"] = found["replays"]["rounds"]
+        result["explained_rounds"] = found["replays"]["compared"][1] - found["replays"]["from_round"]
+    if causes and truth and causes[0]["remedy"] is not None and result["rose"]:
+        result["remedy"] = causes[0]["remedy"]["settings"]
+        result["taken_back"] = _taken_back(result["remedy"], planted, workspace, gaps)
+    return result
+
+
+def gap(losses: Sequence[float], twin: Sequence[float]) -> float:
+    """Returns the mean over the rounds of ln(loss / the twin's loss); a missing or not-finite loss counts as 1e6."""
+    padded = [*losses, *[math.inf] * (len(twin) - len(losses))]
+    finite = [loss if loss is not None and math.isfinite(loss) else _WORST for loss in padded]
+    floor = 1e-9
+    return float(np.mean([math.log(max(a, floor) / max(b, floor)) for a, b in zip(finite, twin, strict=True)]))
+
+
+def _from_onset(lines: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [line["row"][name] for line in lines[ONSET - 1 :]]
+
+
+def _taken_back(remedy: dict[str, Any], planted: Planted, workspace: Path, gaps: dict[str, float]) -> float | None:
+    """The share of the gap that the remedy's settings close from the onset on; None if they cannot be run."""
+    name = "val_loss" if gaps["val_loss"] >= REAL else "train_loss"
+    if gaps[name] < REAL:
+        return None
+    surgery = {"aligned": features_aligned} if "preprocess.normalize" in remedy else {}
+    with replayer(planted.settings, workspace) as replays:
+        replays.go_to(ONSET - 1)
+        course = replays.course(Change("with the remedy", remedy, surgery=surgery), 0)
+        replays.advance(course, ROUNDS)
+    left = gap(course.losses[name], _from_onset(planted.twin, name))
+    return float(np.clip(1 - left / gaps[name], 0, 1))
+
+
+def _live(rounds: RoundLog, clients: ClientLog, settings: Settings) -> dict[str, int | None]:
+    """Tests the log as it stood after each round; returns when a rise was first seen, and its onset."""
+    for now in range(_FIRST_TESTED, int(rounds.rounds[-1]) + 1):
+        seen = observe(*_cut(rounds, clients, now), settings.diagnose.significance)
+        if seen.increase.detected:
+            return {"round": now, "onset": seen.increase.round, "alarm": seen.increase.alarm}
+    return {"round": None, "onset": None, "alarm": None}
+
+
+def _cut(rounds: RoundLog, clients: ClientLog, now: int) -> tuple[RoundLog, ClientLog]:
+    kept, rows = rounds.rounds <= now, clients.rounds <= now
+    losses = {name: Column(one.values[kept], one.given[kept]) for name, one in rounds.losses.items()}
+    sparsity = rounds.sparsity
+    if sparsity is not None:
+        sparsity = Column(sparsity.values[kept], sparsity.given[kept])
+    num = int(kept.sum())
+    return (
+        RoundLog(rounds.rounds[kept], rounds.phases[:num], losses, sparsity),
+        ClientLog(
+            clients.rounds[rows],
+            tuple(np.array(clients.clients)[rows].tolist()),
+            {name: values[rows] for name, values in clients.signals.items()},
+            clients.failed[rows],
+            clients.not_finite[rows],
+        ),
+    )

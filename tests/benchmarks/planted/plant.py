@@ -1,0 +1,192 @@
+"""Plants a cause: the rounds of a healthy run, and from the onset on those of the changed one."""
+
+import hashlib
+import json
+import shutil
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from cases import ONSET, PLANTS, ROUNDS, Case
+
+from tasks.errors import NoClientLeft
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of
+from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
+from tasks.federate.models import build
+from tasks.federate.record import write_log
+from tasks.federate.round import Round
+from tasks.federate.rounds import identity_of
+from tasks.federate.runner import Phase, Runner, build_computations
+from tasks.files import client_ids, read_client, write_client, write_json
+from tasks.partition import partition
+from tasks.preprocess import preprocess
+from tasks.settings import Settings, parse
+
+PHASE = Phase("federate", 1, ROUNDS)
+CHEST_EXAMPLES = 1500
+"""Of the chest X-rays: 1200 to train on and 300 held out."""
+
+
+@dataclass(frozen=True)
+class Healthy:
+    """A healthy run: its workspace, state after each round (from 0), and log lines."""
+
+    folder: Path
+    settings: Settings
+    states: list[Any]
+    lines: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A run with a cause in it; `twin` holds the same rounds of the healthy run."""
+
+    settings: Settings
+    clients: list[str]
+    lines: list[dict[str, Any]]
+    twin: list[dict[str, Any]]
+
+
+class Planter:
+    """Plants cases in `folder`; healthy runs and compiled rounds are shared. Use it inside a runtime."""
+
+    def __init__(self, folder: Path, chest: Path | None) -> None:
+        self._folder, self._chest = folder, chest
+        self._compiled: dict[str, Round] = {}
+        self._healthy: tuple[str, Healthy] | None = None
+
+    def plant(self, case: Case, workspace: Path) -> Planted:
+        """Writes the workspace of `case`."""
+        shutil.rmtree(workspace, ignore_errors=True)
+        workspace.mkdir(parents=True)
+        healthy = self._run_healthy(self._with_data(case.healthy()))
+        known = client_ids(healthy.folder / CLIENTS)
+        clients = case.clients(known)
+        named = self._with_data(case.planted(clients))
+        settings = parse(nested(named))
+        self._write_data(case, settings, healthy, clients, workspace)
+        cohort, model, runner = self._runner(settings, workspace)
+        fresh = runner.fresh()
+        identity = identity_of(settings, cohort, model, PHASE)
+        checkpoints = Checkpoints(checkpoints_of(workspace, PHASE.name), identity)
+        every = settings.federate.checkpoint_every
+        for done in {*range(every, ONSET, every), ONSET - 1}:
+            checkpoints.save(done, _carried(healthy, settings, fresh, done))
+        state, lines = _carried(healthy, settings, fresh, ONSET - 1), healthy.lines[: ONSET - 1]
+        for round_num in range(ONSET, ROUNDS + 1):
+            try:
+                stepped = runner.step(state, round_num)
+            except NoClientLeft:
+                break
+            state, lines = stepped.state, [*lines, stepped.line]
+            if round_num % every == 0:
+                checkpoints.save(round_num, state)
+        for line in lines:
+            checkpoints.append(line)
+        checkpoints.close()
+        write_log(workspace / "reports", lines)
+        (workspace / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+        named_clients = [] if PLANTS[case.plant].share == 1.0 else clients
+        return Planted(settings, named_clients, lines, healthy.lines)
+
+    def _with_data(self, named: dict[str, Any]) -> dict[str, Any]:
+        if named.get("data.kind") != "npz":
+            return named
+        if self._chest is None:
+            raise SystemExit("the cases of the chest X-rays need --chest FILE")
+        small = (self._folder / "chest.npz").resolve()
+        if not small.is_file():
+            with np.load(self._chest) as arrays:
+                x, y = arrays["train_images"], arrays["train_labels"].ravel()
+            kept = np.random.default_rng(0).permutation(len(y))[:CHEST_EXAMPLES]
+            np.savez(small, x_train=x[kept], y_train=y[kept])
+        return {**named, "data.path": str(small)}
+
+    def _run_healthy(self, named: dict[str, Any]) -> Healthy:
+        settings = parse(nested(named))
+        key = hashlib.md5(settings.model_dump_json().encode(), usedforsecurity=False).hexdigest()
+        if self._healthy is not None and self._healthy[0] == key:
+            return self._healthy[1]
+        folder = self._folder / "healthy"
+        shutil.rmtree(folder, ignore_errors=True)
+        partition(settings, folder)
+        preprocess(settings, folder)
+        _, _, runner = self._runner(settings, folder)
+        states, lines = [runner.fresh()], []
+        for round_num in range(1, ROUNDS + 1):
+            stepped = runner.step(states[-1], round_num)
+            states.append(stepped.state)
+            lines.append(stepped.line)
+        self._healthy = key, Healthy(folder, settings, states, lines)
+        return self._healthy[1]
+
+    def _write_data(
+        self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path
+    ) -> None:
+        plant = PLANTS[case.plant]
+        if settings.partition != healthy.settings.partition:
+            partition(settings, workspace)
+            preprocess(settings, workspace)
+        else:
+            shutil.copytree(healthy.folder / CLIENTS, workspace / CLIENTS)
+        # The division would tell which clients' data were changed since.
+        shutil.rmtree(workspace / "data/partition", ignore_errors=True)
+        if plant.operation is None:
+            return
+        known = client_ids(workspace / CLIENTS)
+        num_classes = json.loads((workspace / CLIENTS / "preprocess.json").read_text())["num_classes"]
+        for client in [name for name in known if (name in clients) != plant.to_others]:
+            rng = np.random.default_rng([78, case.seed, *client.encode()])
+            x, y = plant.operation(*read_client(workspace / CLIENTS / client), num_classes, rng)
+            write_client(workspace / CLIENTS / client, x, y)
+
+    def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:
+        cohort = cohort_of(settings, folder)
+        model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
+        federate = settings.model_dump(mode="json")["federate"]
+        # What comes with each client's input, or is the host's business: the computations are the same.
+        for name in ("rounds", "local_work", "exclude"):
+            del federate[name]
+        del federate["client"]["learning_rate"], federate["faults"]["clients"]
+        key = json.dumps([federate, cohort.input_shape, cohort.num_classes, len(cohort.clients)])
+        if key not in self._compiled:
+            self._compiled[key] = build_computations(settings, cohort, model, masked=False)
+        return cohort, model, Runner(settings, cohort, model, PHASE, self._compiled[key])
+
+
+def _carried(healthy: Healthy, settings: Settings, fresh: Any, done: int) -> Any:
+    """Returns the healthy state after round `done` in the structure of the changed run's states."""
+    before, state = healthy.states[done], OrderedDict(fresh)
+    state["server"] = OrderedDict(fresh["server"], params=before["server"]["params"])
+    if settings.federate.server_optimizer == healthy.settings.federate.server_optimizer:
+        state["server"]["optimizer"] = before["server"]["optimizer"]
+    return state
+
+
+def nested(named: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings by their dotted names as the sections of params.yaml."""
+    raw: dict[str, Any] = {}
+    for name, value in named.items():
+        *sections, last = name.split(".")
+        at = raw
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[last] = value
+    return raw
+
+
+def write_truth(path: Path, case: Case, planted: Planted) -> None:
+    """Writes truth.json: what was planted, and the healthy twin's losses."""
+    write_json(
+        path,
+        {
+            "case": case.name,
+            "causes": list(PLANTS[case.plant].causes),
+            "clients": planted.clients,
+            "onset": ONSET if PLANTS[case.plant].causes else None,
+            "twin": {name: [line["row"][name] for line in planted.twin] for name in ("val_loss", "train_loss")},
+        },
+    )

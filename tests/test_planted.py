@@ -1,0 +1,92 @@
+"""The planted-cause suite: its scoring by hand, and one case from end to end."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SUITE = Path(__file__).parent / "benchmarks/planted"
+
+
+def _score() -> Any:
+    spec = importlib.util.spec_from_file_location("planted_score", SUITE / "score.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+score = _score()
+
+
+def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, Any]:
+    fixed = {"case": "made.digits.0", "plant": "made", "planted_clients": [], "called_faulty": [], "rose": True}
+    live = {"round": None, "onset": None, "alarm": None}
+    more = {"num_clients": 10, "detected": bool(causes), "onset": 16, "live": live, "seconds": 1.0, "seed": 0}
+    return {**fixed, **more, "planted": planted, "causes": causes, **given}
+
+
+def test_wilson_interval_solves_its_equation() -> None:
+    # The bounds are where |rate - p| = z sqrt(p (1 - p) / n), by Wilson's definition.
+    for hits, of in ((1, 10), (7, 9), (50, 200)):
+        for bound in score.wilson(hits, of):
+            assert abs(hits / of - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / of))
+    # All right: the lower bound solves 1 - p = z sqrt(p (1 - p) / n), so p = n / (n + z²).
+    assert score.wilson(20, 20) == pytest.approx((20 / (20 + 1.959964**2), 1.0))
+    assert score.wilson(0, 0) == (0.0, 1.0)
+
+
+def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
+    faulty = "faulty_clients"
+    results = [
+        _result([faulty], [faulty], planted_clients=["03"], called_faulty=["03"]),
+        _result([faulty], [faulty], planted_clients=["03"], called_faulty=["03", "04"]),
+        _result([faulty], ["label_skew"], planted_clients=["01", "02"]),
+        _result([faulty, "label_skew"], ["label_skew", faulty], planted_clients=["05"], called_faulty=["05"]),
+        _result([faulty, "label_skew"], ["label_skew"], planted_clients=["05"]),
+        _result(["overfitting"], [], rose=False),
+        _result([], []),
+        _result([], [faulty], called_faulty=["07"]),
+    ]
+    found = score.rates(results)
+    assert found["cause named first"] == (2, 3)  # the one without a rise does not count
+    assert found["with two planted, both among the first two"] == (1, 2)
+    assert found["the planted clients found: one faulty"] == (1, 2)
+    assert found["the planted clients found: several faulty"] == (0, 1)
+    assert found["a claim where nothing was planted"] == (1, 2)
+    # 04 and 07 of 8 runs with 10 clients, less 1 + 1 + 2 + 1 + 1 that were planted.
+    assert found["honest clients called faulty, in non-IID runs"] == (2, 74)
+    assert score.confusion(results)["overfitting (no rise)"] == {"none": 1}
+    assert "No rise: made.digits.0" in score.report(results)
+
+
+def test_delay_counts_the_onset_as_one_and_a_false_alarm_as_never() -> None:
+    rounds = [16, 18, 12, None]
+    live = [{"round": number, "onset": number, "alarm": number} for number in rounds]
+    found = score.delays([_result(["overfitting"], [], live=one) for one in live])
+    assert found == [1, 3, math.inf, math.inf]
+
+
+@pytest.mark.slow
+def test_one_case_leaves_a_workspace_a_truth_and_a_result(tmp_path: Path) -> None:
+    command = [sys.executable, str(SUITE / "suite.py"), str(tmp_path), "--seeds", "0", "--only"]
+    case = "non_finite.digits_logistic.0"
+    ran = subprocess.run([*command, case], capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    truth = json.loads((tmp_path / case / "truth.json").read_text())
+    result = json.loads((tmp_path / "results" / f"{case}.json").read_text())
+    assert truth["causes"] == ["non_finite"]
+    assert len(truth["clients"]) == 1
+    assert len(truth["twin"]["val_loss"]) == 30
+    assert result["planted_clients"] == truth["clients"]
+    assert result["rose"]
+    assert (tmp_path / case / "workspace/reports/clients.csv").is_file()
+    assert not (tmp_path / case / "workspace/truth.json").exists()
+    again = subprocess.run([*command, case], capture_output=True, text=True, timeout=600)
+    assert again.stdout == ""  # it has a result
