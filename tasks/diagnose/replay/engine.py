@@ -36,6 +36,11 @@ _PER_ROUND = ("rounds", "evaluate_every", "checkpoint_every", "guard", "local_wo
 _SEED_STEP = 7919
 """Between the seeds of two replays; any number that is no user's next seed."""
 
+_COMPUTATIONS: dict[str, Round] = {}
+_KEPT = 32
+"""Computations of this process and how many are kept, the oldest forgotten first: to trace one takes seconds, and they
+do not depend on the data, so that whoever diagnoses many runs traces each but once."""
+
 
 @dataclass
 class Course:
@@ -69,7 +74,6 @@ class Replayer:
         self.cohort = cohort_of(settings, folder)
         self.model = build(settings.federate.model, self.cohort.input_shape, self.cohort.num_classes, settings.seed)
         self.phase = Phase("federate", 1, settings.federate.rounds)
-        self._computations: dict[str, Round] = {}
         self._cohorts: dict[str, Cohort] = {}
         self._initial = Runner(self.settings, self.cohort, self.model, self.phase, self._of(self.settings, self.cohort))
         self._fresh = self._initial.fresh()
@@ -211,10 +215,14 @@ class Replayer:
         for name in _PER_ROUND:
             del federate[name]
         del federate["client"]["learning_rate"], federate["client"]["schedule"]
-        key = json.dumps([federate, cohort.shared is not None and cohort.digest, len(cohort.clients)])
-        if key not in self._computations:
-            self._computations[key] = build_computations(settings, cohort, self.model, masked=False)
-        return self._computations[key]
+        shape = [cohort.input_shape, cohort.num_classes, len(cohort.clients)]
+        augment = settings.preprocess.augment.model_dump(mode="json")
+        key = json.dumps([federate, augment, shape, cohort.shared is not None and cohort.digest])
+        if key not in _COMPUTATIONS:
+            while len(_COMPUTATIONS) >= _KEPT:
+                del _COMPUTATIONS[next(iter(_COMPUTATIONS))]
+            _COMPUTATIONS[key] = build_computations(settings, cohort, self.model, masked=False)
+        return _COMPUTATIONS[key]
 
 
 @contextmanager

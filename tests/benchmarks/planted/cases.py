@@ -148,7 +148,11 @@ PLANTS: dict[str, Plant] = {
     "work": Plant(("unequal_local_work",), healthy=_TWO_CLASSES, by_client=_work, share=0.2),
     "label_skew": Plant(
         ("label_skew",),
-        healthy={"partition.kind": "iid", "federate.local_work.epochs": 3},
+        healthy={
+            "partition.kind": "iid",
+            "federate.local_work.epochs": 5,
+            "federate.client.learning_rate": 0.1,
+        },
         changed=_ONE_CLASS,
     ),
     "quantity_skew": Plant(("quantity_skew",), healthy=_TWO_CLASSES, operation=_few, to_others=True),

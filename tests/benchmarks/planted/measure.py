@@ -18,8 +18,10 @@ from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.surgery import features_aligned
 from tasks.settings import Settings
 
-REAL = 0.1
-"""The least mean of ln(loss / the twin's) from the onset on, of val_loss or train_loss, that counts as a rise."""
+REAL, ABOVE, OWN = 0.1, 0.05, 0.5
+"""What counts as a rise: val_loss or train_loss whose mean of ln(loss / the twin's) from the onset on is at least REAL,
+and whose mean over the 8 rounds from the onset on is at least exp(ABOVE) times that of the 3 rounds before it; or a
+planted client whose own loss before its local work is at least exp(OWN) times what it was; or a failed client."""
 
 _FIRST_TESTED = 8
 _WORST = 1e6
@@ -36,6 +38,9 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     found = diagnosis(rounds, clients, planted.settings, workspace)
     seconds = time.perf_counter() - began
     causes = found["causes"]
+    above = {name: _above([line["row"][name] for line in planted.lines]) for name in rounds.losses}
+    own = max((_above(_own(clients, client), OWN_WINDOW) for client in planted.clients), default=-math.inf)
+    real = any(gaps[name] >= REAL and above[name] >= ABOVE for name in gaps)
     named = sorted({client for one in causes if one["cause"] == "faulty_clients" for client in one["clients"]})
     truth = PLANTS[case.plant].causes
     result: dict[str, Any] = {
@@ -47,7 +52,8 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
         "planted_clients": planted.clients,
         "onset": ONSET,
         "gaps": gaps,
-        "rose": broken or max(gaps.values()) >= REAL,
+        "above": above,
+        "rose": broken or real or own >= OWN,
         "detected": found["increase"]["detected"],
         "detected_round": found["increase"]["round"],
         "causes": [one["cause"] for one in causes],
@@ -66,6 +72,32 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
         result["remedy"] = causes[0]["remedy"]["settings"]
         result["taken_back"] = _taken_back(result["remedy"], planted, workspace, gaps)
     return result
+
+
+OWN_WINDOW = 3
+
+
+def _own(log: ClientLog, client: str) -> list[float]:
+    """The client's loss before its local work, by round; NaN where it took no part."""
+    found = [math.nan] * ROUNDS
+    for row in np.flatnonzero(np.array(log.clients) == client):
+        found[int(log.rounds[row]) - 1] = float(log.signals["loss_before"][row])
+    return found
+
+
+def _above(losses: Sequence[float], window: int = 8) -> float:
+    """Returns ln of the mean of the rounds from the onset on over that of the 3 (known) rounds before it."""
+    after = [_finite(loss) for loss in losses[ONSET - 1 : ONSET - 1 + window] if not _missing(loss)]
+    before = [_finite(loss) for loss in losses[: ONSET - 1] if not _missing(loss)][-3:]
+    return float(np.log(np.mean(after) / np.mean(before))) if after and before else -math.inf
+
+
+def _missing(loss: float | None) -> bool:
+    return loss is None or math.isnan(loss)
+
+
+def _finite(loss: float) -> float:
+    return min(loss, _WORST)
 
 
 def gap(losses: Sequence[float], twin: Sequence[float]) -> float:
@@ -98,7 +130,8 @@ def _live(rounds: RoundLog, clients: ClientLog, settings: Settings) -> dict[str,
     """Tests the log as it stood after each round; returns when a rise was first seen, and its onset."""
     for now in range(_FIRST_TESTED, int(rounds.rounds[-1]) + 1):
         seen = observe(*_cut(rounds, clients, now), settings.diagnose.significance)
-        if seen.increase.detected:
+        # A false alarm before the onset is counted as a claim elsewhere, and hides no later one here.
+        if seen.increase.detected and (seen.increase.until or 0) >= ONSET:
             return {"round": now, "onset": seen.increase.round, "alarm": seen.increase.alarm}
     return {"round": None, "onset": None, "alarm": None}
 
