@@ -92,7 +92,8 @@ def compute(step: str, session: Session, watch: Callable[[range], Callable[[Mapp
         watch: given the numbers of the rounds that the step will run, returns what is told each round's row.
     """
     begun = time.monotonic()
-    function = getattr(importlib.import_module(f"tasks.{step}"), step)
+    with command.loading():
+        function = getattr(importlib.import_module(f"tasks.{step}"), step)
     settings, folder = session.settings, session.workspace.folder
     rounds = _rounds(step, settings)
     if rounds:

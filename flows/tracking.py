@@ -82,7 +82,8 @@ def _finished(folder: Path) -> dict[str, Any]:
         if not (folder / path).is_file():
             raise DataError(f"{path} is missing: run the step that makes it first")
     store.quiet()
-    from flows import models
+    with command.loading():
+        from flows import models
 
     return {name: models.load(folder / path) for name, path in MODELS.items()}
 

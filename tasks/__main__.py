@@ -32,7 +32,8 @@ def run_step(step: str, folder: Path) -> None:
     """
     settings = load(folder / "params.yaml")
     start = time.monotonic()
-    function = getattr(importlib.import_module(f"tasks.{step}"), step)
+    with command.loading():
+        function = getattr(importlib.import_module(f"tasks.{step}"), step)
     function(settings, folder)
     timings.record(folder, step, time.monotonic() - start)
 

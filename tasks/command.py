@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
@@ -55,6 +56,23 @@ def quiet() -> None:
     # Ours are logged; what other packages warn their developers of is nothing a user can act on.
     warnings.simplefilter("ignore")
     sys.unraisablehook = _deliver_again
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Keeps the search for cycles away from the block's imports, while they run and ever after.
+
+    TensorFlow and TFF make a million objects that live as long as the process. Python would go through them dozens of
+    times as they are made, and again with every large collection of the rounds.
+    """
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if searching:
+            gc.enable()
 
 
 def run(action: Callable[[], None]) -> int:

@@ -14,6 +14,8 @@ from websockets.sync.client import connect
 
 PATIENCE = 90.0
 """Seconds for what is to appear on a page."""
+ANSWER = 180.0
+"""Seconds for the browser itself: a picture of MLflow's charts took more than 60 on a machine with ten other jobs."""
 
 # Of the elements that can be seen and whose own text, label or placeholder is the one asked for, the innermost last one
 # that `within` allows: a dialog lies after the page it covers.
@@ -75,7 +77,7 @@ class Page:
             message["sessionId"] = self._session
         self._socket.send(json.dumps(message))
         while True:
-            answer = json.loads(self._socket.recv(timeout=60))
+            answer = json.loads(self._socket.recv(timeout=ANSWER))
             if answer.get("id") == self._number:
                 assert "error" not in answer, (method, answer["error"])
                 return dict(answer["result"])

@@ -189,7 +189,7 @@ def copy_repository():
         for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "pyproject.toml"):
             shutil.copy(ROOT / name, folder / name)
         for name in ("tasks", "flows"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / name)  # with its bytecode, which each copy would compile anew
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         for name, value in {**SMALL, **(settings or {})}.items():
             *sections, last = name.split(".")

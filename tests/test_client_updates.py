@@ -290,6 +290,7 @@ def test_vectors_of_clients_that_did_not_take_part_stay(play):
 BASE = {
     "federate.model": "logistic",
     "federate.rounds": 5,
+    "federate.checkpoint_every": 2,
     "federate.client.learning_rate": 0.1,
     "federate.client.batch_size": 4,
     "federate.client.weight_decay": 0.02,
@@ -420,33 +421,46 @@ def load(folder):
     return flatten(tf.keras.models.load_model(folder / "models" / "global.h5", compile=False))
 
 
+@pytest.fixture(scope="module")
+def finished(clients, settings_of, tmp_path_factory):
+    """A name of RUNS -> its settings and the workspace in which it was trained, once for all tests."""
+    trained = {}
+
+    def train(run):
+        if run not in trained:
+            settings = settings_of({**BASE, "federate.client.kind": run.partition(",")[0], **RUNS[run]})
+            folder = clients.write(tmp_path_factory.mktemp("finished"))
+            federate(settings, folder)
+            trained[run] = settings, folder
+        return trained[run]
+
+    return train
+
+
 @pytest.mark.parametrize("run", RUNS)
-def test_run_is_that_of_the_slow_reference(run, clients, settings_of, tmp_path):
-    settings = settings_of({**BASE, "federate.client.kind": run.partition(",")[0], **RUNS[run]})
-    federate(settings, clients.write(tmp_path))
+def test_run_is_that_of_the_slow_reference(run, clients, finished):
+    settings, folder = finished(run)
     start = flatten(build("logistic", (3, 3, 1), 3, settings.seed))
     reference = Reference(settings, clients, start)
     for t in range(1, 6):
         reference.round(t)
     assert np.linalg.norm(reference.x - start) > 0.05
-    np.testing.assert_allclose(load(tmp_path), reference.x, atol=1e-5)
+    np.testing.assert_allclose(load(folder), reference.x, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", sorted(set(CLIENT_UPDATES) - {"sgd"}))
-def test_killed_run_ends_with_the_same_bytes(kind, clients, settings_of, tmp_path):
-    more = {"federate.client.momentum": 0.5} if kind == "mimelite" else {}
-    settings = settings_of({**BASE, "federate.client.kind": kind, "federate.checkpoint_every": 2, **more})
-    federate(settings, clients.write(tmp_path / "whole"))
+def test_killed_run_ends_with_the_same_bytes(kind, clients, finished, tmp_path):
+    settings, whole = finished(kind)
 
     def kill(row):
         if row["round"] == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        federate(settings, clients.write(tmp_path / "killed"), kill)
-    federate(settings, tmp_path / "killed")
+        federate(settings, clients.write(tmp_path), kill)
+    federate(settings, tmp_path)
     for name in ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["scaffold", "feddyn"])

@@ -166,6 +166,16 @@ def test_at_its_end_a_command_looks_for_no_cycles_among_what_it_imported() -> No
     assert left < 0.05 * before < frozen
 
 
+def test_what_a_command_loads_is_never_searched_for_cycles() -> None:
+    # By default 700 new objects are enough for a search: 5000 would bring seven.
+    code = "import gc; from tasks.command import loading\ngc.collect(); begun = gc.get_stats()[0]['collections']\n"
+    code += "with loading():\n    made = [[] for _ in range(5000)]\n"
+    code += "print(gc.get_stats()[0]['collections'] - begun, len(gc.get_objects()) < 5000 < gc.get_freeze_count())\n"
+    code += "loose = [[] for _ in range(5000)]\nprint(gc.get_stats()[0]['collections'] - begun > 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["0 True", "True"]
+
+
 def rows(folder: Path) -> list[tuple[str, str, float]]:
     return [(row["step"], row["round"], float(row["seconds"])) for row in files.read_rows(folder / timings.PATH)]
 

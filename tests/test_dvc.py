@@ -160,7 +160,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("tasks", "flows"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name)
     assert "Running stage 'partition'" in dvc(folder, "repro", "preprocess")
     return folder
 

@@ -147,12 +147,6 @@ def test_wrong_input_is_one_line_and_status_2(
     assert {*repository.rglob(".runs/*")} == before
 
 
-def test_a_server_that_does_not_answer_is_one_line_and_status_2(repository: Path, run: Run) -> None:
-    done = run(repository, "flows.pipeline", PREFECT_API_URL="http://127.0.0.1:9/api")
-    (line,) = done.said.splitlines()
-    assert (done.status, "does not answer" in line) == (2, True), line
-
-
 def test_a_run_that_fails_says_why_once_and_prefect_has_it(
     repository: Path, run: Run, prefect_server: str, first: Done
 ) -> None:

@@ -70,7 +70,13 @@ class Site:
         return self.api.removesuffix("/api")
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.api}/{path}", json=body or None, timeout=30, trust_env=False)
+        until = time.monotonic() + 60
+        while True:
+            answer = httpx.request(method, f"{self.api}/{path}", json=body or None, timeout=30, trust_env=False)
+            # A database that another writer holds; Prefect's own client asks again, too.
+            if answer.status_code != 503 or time.monotonic() > until:
+                break
+            time.sleep(1)
         assert answer.is_success, answer.text
         return answer.json()
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,20 @@ def build_round(
     """
     parts = _Parts(architectures, training, optimizer, masked)
     build = _build_summing if isinstance(aggregator, tff.aggregators.WeightedAggregationFactory) else _build_gathering
-    computations = Round(*build(parts, aggregator), parts.train_alone, parts.build_measure())
-    # Keras swaps its classes for those of TensorFlow 1 when a layer is made in a graph, as TFF does above, and every
-    # model made before is then refused; making one outside of a graph swaps them back.
+    computations = Round(*build(parts, aggregator), parts.train_alone, parts.measure)
+    _give_keras_back(architectures)
+    return computations
+
+
+def _give_keras_back(architectures: Sequence[Architecture]) -> None:
+    """Makes Keras models usable again after TFF traced a computation with their layers.
+
+    Keras swaps its classes for those of TensorFlow 1 when a layer is made in a graph, as TFF does, and every model made
+    before is then refused; making one outside of a graph swaps them back.
+    """
     for architecture in architectures:
         if architecture.model is not None:
             tf.keras.models.clone_model(architecture.model)
-    return computations
 
 
 class _Parts:
@@ -107,14 +115,21 @@ class _Parts:
         """(state, clients) -> the clients' results."""
         return self.results(self.gather(state, clients)[0])
 
-    def build_measure(self) -> Callable[[Any, Sequence[Any]], list[Any]]:
+    @cached_property
+    def _losses(self) -> Any:
+        # Traced by the first call: only one kind of sampling asks for it.
         measure = build_measure(self._architectures[0], self.training)
 
         @tff.federated_computation(tff.FederatedType(self.vector, tff.SERVER), self.clients)
         def losses(params: Any, clients: Any) -> Any:
             return tff.federated_map(measure, (clients, tff.federated_broadcast(params)))
 
-        return lambda state, clients: list(losses(state["server"]["params"], list(clients)))
+        _give_keras_back(self._architectures)
+        return losses
+
+    def measure(self, state: Any, clients: Sequence[Any]) -> list[Any]:
+        """(state, clients) -> the global model's mean loss on each client's data."""
+        return list(self._losses(state["server"]["params"], list(clients)))
 
     def results(self, results: Sequence[Any]) -> Results:
         """Returns the results with their updates as local − global again, where FedNova's clients divided them."""
