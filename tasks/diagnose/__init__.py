@@ -7,7 +7,7 @@ from typing import Any
 from tasks.diagnose.explain import with_causes
 from tasks.diagnose.limits import limits, not_replayed
 from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
-from tasks.diagnose.observe import Observation, observe
+from tasks.diagnose.observe import Observation, observe, sound_after
 from tasks.diagnose.report import headline, to_json, to_markdown
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
@@ -67,7 +67,7 @@ def _with_proof(
 
     column = rounds.losses[seen.loss]
     measured = rounds.rounds[column.given], column.values[column.given]
-    what = Rise(seen.increase, seen.loss, *measured, seen.train_change)
+    what = Rise(seen.increase, seen.loss, *measured, seen.train_change, sound_after(seen, rounds))
     shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
     unknown = list(found["limits"])
     if not shown.reproduced:

@@ -31,7 +31,8 @@ every rise, whatever causes it, so it is believed only where nothing narrower ex
 TOO_STEEP = 3.0
 """Curvature times rate from which on the steps themselves diverge; 2 for a parabola."""
 CONFLICT_LOSS, CONFLICT_ACCURACY = 2.0, 0.3
-ABNORMAL_NORM = 4.0
+ABNORMAL_NORM = 3.0
+BEYOND = 100.0
 TURNED_COSINE = -0.15
 SHIFTED = 0.35
 SKEWED_LABELS = 0.4
@@ -54,15 +55,15 @@ class ClientFinding:
         expected_accuracy: the same.
         feature_distance: of its features to the hold-out data's, in their sd; see `feature_distance`.
         learnable: accuracy on one half after training on the other, and the share of the most frequent label.
-        norm: median length of its updates over the median client's of the same round; NaN if in none.
+        norm: length of its update over the median client's, all from the model before the rise; NaN if it failed.
         norm_per_step: the same of the length over the number of steps.
-        cosine: mean cosine of its updates to their geometric median; NaN if in none.
+        cosine: cosine of that update to the geometric median of all clients'.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
         failed: first round of the rise in which its update was not finite; None if it never was.
         first_broken: index of the first step of plain SGD on its data whose loss is not finite, where it failed.
-        left_out: ln of the hold-out loss of the round's mean model over that without the client, mean over the rounds
-            looked at: above 0, the model is better without it; NaN if it took part in none.
-        recall: least recall over the hold-out labels of its local model, mean over the rounds; NaN likewise.
+        left_out: ln of the hold-out loss of the mean of all their models over that without the client: above 0, the
+            model is better without it; NaN if it failed.
+        recall: least recall over the hold-out labels of its local model; NaN likewise.
     """
 
     client: str
@@ -107,7 +108,8 @@ class ClientFinding:
     def turned(self) -> bool:
         """Whether its updates began to point away from the others'."""
         was = self.cosine_before if np.isfinite(self.cosine_before) else 1.0
-        return bool(self.cosine < TURNED_COSINE and was > self.cosine + 0.3)
+        away = self.cosine < TURNED_COSINE or (self.cosine < -TURNED_COSINE and min(self.norm, self.norm_per_step) > 2)
+        return bool(away and was > self.cosine + 0.3 and self.norm > 0.5)
 
     @property
     def oversized(self) -> bool:
@@ -133,6 +135,8 @@ class Findings:
     local_drift: tuple[float, ...]
     """1/K sum_k ||y_ki - x||^2 after each local step i of plain SGD from the model before the rise, which SCAFFOLD's
     drift averages over the steps (Karimireddy 2020, equation 9), up to the steps of the client with the fewest."""
+    cleared: tuple[str, ...]
+    """Clients with odd updates that harm the model no more than honest ones."""
     objective_gap: float
     """1/2 sum_k |w_k - p_k|, w_k in proportion to p_k times the client's steps: how far the weights that plain
     averaging gives are from those that were meant, 0 to 1 (FedNova, Wang 2020, theorem 1)."""
@@ -155,6 +159,8 @@ class Findings:
     def _faulty(self, one: ClientFinding) -> bool:
         if one.in_conflict:
             return not one.shifted or not one.makes_sense
+        if one.client in self.cleared or self.steepness > TOO_STEEP:
+            return False  # where the rate makes steps diverge, honest updates are of any length and direction
         return (one.turned or one.oversized) and not self.works_unequally(one) and one.width == 1
 
     def shifted(self) -> tuple[str, ...]:
@@ -164,8 +170,13 @@ class Findings:
         )
 
     def failed(self) -> tuple[str, ...]:
-        """Clients whose updates were not finite, the first to fail first."""
+        """Clients whose updates were not finite, the first to fail first.
+
+        Where the local steps themselves diverge, only those whose data are beyond all bounds: the others fail of that.
+        """
         failed = [one for one in self.clients if one.failed is not None]
+        if self.steepness > TOO_STEEP:
+            failed = [one for one in failed if not one.loss <= BEYOND * one.expected_loss]
         return tuple(one.client for one in sorted(failed, key=lambda one: (one.failed or 0, one.client)))
 
 

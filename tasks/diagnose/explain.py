@@ -44,7 +44,7 @@ def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, A
     best = next(iter(seen.tried.get(candidate.cause, ())), None)
     return {
         "cause": candidate.cause,
-        "score": max(0.0, _share(effect.low)),
+        "score": max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
         "clients": list(candidate.clients),
         "rounds": list(seen.window),
         "evidence": [
@@ -61,8 +61,8 @@ def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, A
             "seeds": len(effect.by_seed),
             "removes": {
                 "mean": _share(effect.mean),
-                "low": _share(effect.low),
-                "high": _share(2 * effect.mean - effect.low),
+                "low": _share(effect.low) if math.isfinite(effect.low) else None,
+                "high": _share(2 * effect.mean - effect.low) if math.isfinite(effect.low) else None,
             },
         },
         "remedy": None if best is None else {"settings": best.remedy.settings, "recovers": _share(best.recovers)},

@@ -2,7 +2,8 @@
 
 Columns that are enough: in rounds.csv `round` and one of `val_loss`, `train_loss`; in clients.csv `round`, `client` and
 one of `update_norm`, `update_cosine`, `update_cosine_robust`, or both `loss_before` and `loss_after`. Used where they
-are given: in rounds.csv `phase` and `sparsity`, in clients.csv `finite` and `failure`. All others are left alone.
+are given: in rounds.csv `phase` and `sparsity`, in clients.csv `finite`,
+`failure`, `num_examples` and `num_steps`. All others are left alone.
 
 An empty cell is a value that was not measured; `nan`, `inf` and `-inf` are values that are not finite.
 """
@@ -29,6 +30,8 @@ Rows = list[dict[str, str]]
 LOSSES = ("val_loss", "train_loss")
 """The columns of the loss, nats per example, in the order in which they are preferred."""
 SIGNALS = ("update_norm", "update_cosine", "update_cosine_robust", "loss_before", "loss_after")
+WORK = ("num_examples", "num_steps")
+"""The columns that tell how much a client did for its update."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def read_clients(path: Path) -> ClientLog:
             raise DataError(f"{path}: client {key[1]} stands there twice in round {key[0]}; one row is allowed")
         seen.add(key)
     order = np.lexsort((np.array(clients), np.array(rounds)))
-    columns = {name: _column(path, rows, name, order) for name in SIGNALS if name in rows[0]}
+    columns = {name: _column(path, rows, name, order) for name in (*SIGNALS, *WORK) if name in rows[0]}
     failed = np.zeros(len(rows), dtype=np.bool_)
     if "finite" in rows[0]:
         failed |= ~np.array(_cells(path, rows, "finite", _truth), dtype=np.bool_)[order]

@@ -7,13 +7,11 @@ import numpy as np
 from tasks.detection import Increase, find_increase
 from tasks.diagnose.drift import Drift, drift, ranking
 from tasks.diagnose.logs import LOSSES, Bools, ClientLog, Column, RoundLog
+from tasks.diagnose.panel import Risen, risen
 from tasks.scan import FEWEST
 
 _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""
-
-_COARSE = 0.0025
-"""Significance down to which a test costs no more curves."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,17 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
         return tested, _whole(rise, shares[names.index(tested)] if tested in names else 1.0), ()
     hidden = _of_clients(log, clients, significance * shares[-1])
     if hidden:
-        first = min(hidden.values(), key=lambda one: one.round or 0)
-        rise = _whole(first, shares[-1] / len(set(clients.clients)))
-        return ("train_loss" if "train_loss" in log.losses else tested), _in_mean(rise, log), tuple(sorted(hidden))
+        first = min(hidden, key=lambda one: one.round)
+        rise = Increase(
+            detected=True,
+            round=first.round,
+            until=max(one.until for one in hidden),
+            confidence=max(0.0, 1 - (1 - max(one.confidence for one in hidden)) / shares[-1]),
+            alarm=min(one.alarm for one in hidden),
+            kind="level",
+        )
+        column = "train_loss" if "train_loss" in log.losses else tested
+        return column, _in_mean(rise, log), tuple(one.client for one in hidden)
     if clients.not_finite.any():
         names_failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
         return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed))
@@ -161,23 +167,14 @@ def _every(log: RoundLog) -> Bools:
     return np.ones(len(log.rounds), dtype=np.bool_)
 
 
-def _of_clients(log: RoundLog, clients: ClientLog, significance: float) -> dict[str, Increase]:
-    """The clients whose loss under the global model rose before pruning; each gets its share of the significance."""
+def _of_clients(log: RoundLog, clients: ClientLog, significance: float) -> list[Risen]:
+    """The clients whose loss under the global model rose before pruning."""
     if "loss_before" not in clients.signals:
-        return {}
-    names, values = np.array(clients.clients), clients.signals["loss_before"]
+        return []
+    values = clients.signals["loss_before"]
     pruning = log.rounds[[phase == "prune" for phase in log.phases]]
-    usable = np.isfinite(values) & ~np.isin(clients.rounds, pruning)
-    each = significance / len(set(clients.clients))
-    found = {}
-    for client in sorted(set(clients.clients)):
-        mine = (names == client) & usable
-        # Few pass the coarse test, and a fine one takes ten times as many simulated curves.
-        if find_increase(clients.rounds[mine], values[mine], max(each, _COARSE)).detected:
-            rise = find_increase(clients.rounds[mine], values[mine], each)
-            if rise.detected:
-                found[client] = rise
-    return found
+    usable = np.isfinite(values) & (values > 0) & ~np.isin(clients.rounds, pruning)
+    return risen(np.array(clients.clients)[usable], clients.rounds[usable], values[usable], significance)
 
 
 def _phase_by_phase(log: RoundLog, name: str, significance: float) -> Increase:
@@ -234,3 +231,20 @@ def _train_change(log: RoundLog, increase: Increase) -> float:
     if not len(during) or not len(before) or min(during.mean(), before.mean()) <= 0:
         return np.nan
     return float(np.log(during.mean() / before.mean()))
+
+
+def sound_after(seen: Observation, log: RoundLog) -> int:
+    """Returns the last round after which the model was sound, which is where replays of the rise begin.
+
+    A row's val_loss is that of the model after the round, so the round before the rise is sound. Its train_loss is that
+    of the model before the round: the rise is either of the clients' data in its first round, and the model before it
+    still sound, which a val_loss at most a tenth above its lowest tells; or of what the round before it did.
+    """
+    before = (seen.increase.round or 1) - 1
+    if seen.loss == "val_loss" or "val_loss" not in log.losses:
+        return max(0, before - (seen.loss != "val_loss"))
+    values, given = log.losses["val_loss"].values, log.losses["val_loss"].given
+    last = values[given & (log.rounds == before)]
+    recent = values[given & (log.rounds <= before)][-5:]
+    sound = len(last) == 1 and float(last[0]) <= 1.1 * float(recent.min())
+    return max(0, before - (not sound))

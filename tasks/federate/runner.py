@@ -185,6 +185,17 @@ class Runner:
         line = {"round": round_num, "row": row, "clients": clients}
         return Stepped(after, line, results, failures, bool(healthy))
 
+    def all_updates(self, state: Any, round_num: int) -> dict[str, Any]:
+        """Returns what every client would send in round `round_num` if all took part, or `Failed`."""
+        inputs = {client: self._client_input(state, client, round_num) for client in self._cohort.clients}
+        try:
+            return dict(zip(inputs, self._computations.train(state, list(inputs.values())), strict=True))
+        except UndriftError:
+            raise
+        except Exception:
+            found = {client: _alone(self._computations.train, state, given) for client, given in inputs.items()}
+            return {client: one if isinstance(one, Failed) else one[0] for client, one in found.items()}
+
     def _sample(self, state: Any, round_num: int, excluded: Collection[str]) -> list[str]:
         left = {c: info for c, info in self._cohort.clients.items() if c not in excluded}
         if not left:

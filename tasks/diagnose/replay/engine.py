@@ -26,6 +26,7 @@ from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, Stepped, build_computations
 from tasks.federate.runtime import runtime
+from tasks.federate.schedule import clients_per_round
 from tasks.files import TEST, read_client, write_client
 from tasks.settings import FaultSettings, RuntimeSettings, Settings, with_settings
 
@@ -125,6 +126,15 @@ class Replayer:
         told = faults.told(simulated, self.settings.seed, simulated.from_round, client)
         found = faults.examples(simulated, told, tf.constant(x), tf.constant(y), self.cohort.num_classes)
         return found[0].numpy(), found[1].numpy()
+
+    def all_updates(self, round_num: int) -> dict[str, Any]:
+        """Returns what every client sends in round `round_num` from the model that the replays start from.
+
+        That is as many rounds as it takes until each client has been drawn once.
+        """
+        per_round = clients_per_round(self.settings.federate.sampling, len(self.cohort.clients))
+        self.spent += -(-len(self.cohort.clients) // per_round)
+        return self._initial.all_updates(self._state, round_num)
 
     def course(self, change: Change, seed: int) -> Course:
         """Returns a replay that has not begun.

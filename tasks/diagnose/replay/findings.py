@@ -23,53 +23,56 @@ from tasks.diagnose.replay.examine import (
 )
 from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.federate.in_process import Failed
+from tasks.federate.statistics import gram, update_statistics
 
 _LOOKED_AT = 200
 """Most examples of a client that the curvature is computed on."""
 _CURVED = 5
 """Most clients whose curvature and path are computed."""
-_INFLUENCE_ROUNDS, _INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 2, 30, 5
+_ROUNDS = 10
+"""Rounds of the rise in which the log is looked at: long enough to meet most clients where few take part."""
+_INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 50, 5
 
 
 @dataclass(frozen=True)
 class Captured:
-    """One round of the rise, replayed with nothing changed."""
+    """One round of all clients, from the model before the rise."""
 
     params: Params
     """(P,) that it began with."""
     updates: Mapping[str, Params]
     weights: Mapping[str, float]
-    lines: Sequence[Mapping[str, Any]]
-    """Its rows of clients.csv."""
+    steps: Mapping[str, int]
 
 
-def captured(params: Params, results: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Captured:
-    """Returns the round from what its clients sent; those that failed are left out."""
+def capture(replays: Replayer, round_num: int) -> Captured:
+    """Returns what every client sends in `round_num`; those that fail are left out."""
+    results = replays.all_updates(round_num)
     used = {c: r for c, r in results.items() if not isinstance(r, Failed) and r["finite"]}
     return Captured(
-        params,
+        replays.params,
         {client: np.asarray(result["update"]) for client, result in used.items()},
         {client: float(result["weight"]) for client, result in used.items()},
-        lines,
+        {client: int(result["num_steps"]) for client, result in used.items()},
     )
 
 
-def find(replays: Replayer, rounds: Sequence[Captured], log: ClientLog, first: int) -> Findings:
+def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findings:
     """Returns the findings.
 
     Args:
         replays: at the checkpoint before the rise.
-        rounds: of the rise.
+        sent: a round of all clients.
         log: clients.csv.
         first: round in which the rise began.
     """
     settings, cohort, probe = replays.settings, replays.cohort, Probe(replays.model)
     data, test = replays.data(), (cohort.test_x, cohort.test_y)
     reference = probe.fit(replays.params, test)
-    rows = [row for one in rounds for row in one.lines]
+    rows = _rows(log, first, first + _ROUNDS - 1)
     sizes = {client: np.bincount(y, minlength=cohort.num_classes) for client, (_, y) in data.items()}
-    norms, norms_per_step = _against_others(rows)
-    influence, recalls = _influence(replays, probe, rounds)
+    norms, norms_per_step, cosines = _against_others(sent)
+    influence, recalls = _influence(replays, probe, sent)
     found = []
     for client, examples in data.items():
         fit = probe.fit(replays.params, examples)
@@ -90,7 +93,7 @@ def find(replays: Replayer, rounds: Sequence[Captured], log: ClientLog, first: i
             learnable=None,
             norm=norms.get(client, np.nan),
             norm_per_step=norms_per_step.get(client, np.nan),
-            cosine=_mean([row["update_cosine_robust"] for row in mine]),
+            cosine=cosines.get(client, np.nan),
             cosine_before=_cosine_before(log, client, first),
             failed=_first_failure(log, client, first),
             first_broken=None,
@@ -110,28 +113,25 @@ def find(replays: Replayer, rounds: Sequence[Captured], log: ClientLog, first: i
         train_change=np.nan,
         dissimilarity=_dissimilarity(replays, probe),
         local_drift=_local_drift(replays, probe),
-        objective_gap=_objective_gap(rows),
+        cleared=(),
+        objective_gap=_objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
     )
 
 
-def _influence(
-    replays: Replayer, probe: Probe, rounds: Sequence[Captured]
-) -> tuple[dict[str, float], dict[str, float]]:
+def _influence(replays: Replayer, probe: Probe, sent: Captured) -> tuple[dict[str, float], dict[str, float]]:
     """Leave-one-out change of the hold-out loss and least recall of the local model, by client; see ClientFinding."""
     test = (replays.cohort.test_x, replays.cohort.test_y)
-    changes: dict[str, list[float]] = {}
-    recalls: dict[str, list[float]] = {}
-    for one in rounds[:_INFLUENCE_ROUNDS]:
-        some = {client: one.updates[client] for client in sorted(one.updates)[:_INFLUENCE_CLIENTS]}
-        if not some:
-            continue
-        together, without = left_out(lambda params: probe.fit(params, test).loss, one.params, some, one.weights)
-        for client, update in some.items():
-            with np.errstate(all="ignore"):
-                changes.setdefault(client, []).append(float(np.log(together / without[client])))
-                local = probe.fit(np.asarray(one.params + update, np.float32), test)
-            recalls.setdefault(client, []).append(min(recall for _, _, recall in local.by_label.values()))
-    return {c: _mean(v) for c, v in changes.items()}, {c: _mean(v) for c, v in recalls.items()}
+    some = {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
+    if not some:
+        return {}, {}
+    changes, recalls = {}, {}
+    together, without = left_out(lambda params: probe.fit(params, test).loss, sent.params, some, sent.weights)
+    for client, update in some.items():
+        with np.errstate(all="ignore"):
+            changes[client] = float(np.log(together / without[client]))
+            local = probe.fit(np.asarray(sent.params + update, np.float32), test)
+        recalls[client] = min(recall for _, _, recall in local.by_label.values())
+    return changes, recalls
 
 
 def _dissimilarity(replays: Replayer, probe: Probe) -> float:
@@ -156,12 +156,12 @@ def _local_drift(replays: Replayer, probe: Probe) -> tuple[float, ...]:
     return tuple(float(value) for value in np.mean([path[:steps] ** 2 for path in paths], axis=0))
 
 
-def _objective_gap(rows: Sequence[Mapping[str, Any]]) -> float:
+def _objective_gap(rows: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -> float:
     gaps = []
     for round_num in {row["round"] for row in rows}:
-        here = [row for row in rows if row["round"] == round_num and row["weight"] and row["num_steps"]]
+        here = [row for row in rows if row["round"] == round_num and row.get("num_steps") and row["finite"]]
         if here:
-            share = np.array([row["weight"] for row in here])
+            share = np.array([weights.get(row["client"], 0.0) for row in here])
             meant, given = share / share.sum(), share * np.array([row["num_steps"] for row in here])
             gaps.append(0.5 * float(np.abs(given / given.sum() - meant).sum()))
     return _mean(gaps)
@@ -169,6 +169,17 @@ def _objective_gap(rows: Sequence[Mapping[str, Any]]) -> float:
 
 def _spread(clients: list[str]) -> list[str]:
     return clients[:: max(1, len(clients) // _CURVED)][:_CURVED]
+
+
+def _rows(log: ClientLog, first: int, last: int) -> list[dict[str, Any]]:
+    """The log's rows of the rounds first … last, with None where nothing was measured."""
+    found = []
+    for i in np.flatnonzero((log.rounds >= first) & (log.rounds <= last)):
+        known: dict[str, Any] = {
+            name: float(values[i]) if np.isfinite(values[i]) else None for name, values in log.signals.items()
+        }
+        found.append({"round": int(log.rounds[i]), "client": log.clients[i], "finite": not log.failed[i], **known})
+    return found
 
 
 def _steepness(replays: Replayer, probe: Probe) -> float:
@@ -181,54 +192,46 @@ def _steepness(replays: Replayer, probe: Probe) -> float:
     return replays.settings.federate.client.learning_rate * float(np.median(values)) if values else np.nan
 
 
-def harmful(replays: Replayer, rounds: Sequence[Captured], suspects: Sequence[str]) -> tuple[str, ...]:
-    """Returns the suspects whose updates raise the hold-out loss more than any honest client's do.
+def harmful(replays: Replayer, sent: Captured, suspects: Sequence[str]) -> tuple[str, ...]:
+    """Returns the suspects whose updates raise the hold-out loss more than the median honest client's do.
 
-    By leaving out one more in each captured round: the suspects' harm is ln L(with it, without the other suspects) -
-    ln L(without any suspect); an honest client's, ln L(without any suspect) - ln L(without any suspect and it). A
-    suspect that was in none of the rounds is returned: nothing is known against its guilt.
+    By leaving out one more: the suspects' harm is ln L(with it, without the other suspects) - ln L(without any
+    suspect); an honest client's, ln L(without any suspect) - ln L(without any suspect and it).
     """
     test = (replays.cohort.test_x, replays.cohort.test_y)
     probe = Probe(replays.model)
-    harm: dict[str, list[float]] = {}
-    for one in rounds:
-        honest = {c: u for c, u in one.updates.items() if c not in suspects}
-        if not honest:
-            continue
+    honest = {c: u for c, u in sent.updates.items() if c not in suspects}
+    if not honest:
+        return ()
 
-        def loss(params: Params) -> float:
-            value = probe.fit(params, test).loss
-            return float(np.log(min(value, 1e6))) if np.isfinite(value) else float(np.log(1e6))
+    def loss(params: Params) -> float:
+        value = probe.fit(params, test).loss
+        return float(np.log(min(value, 1e6))) if np.isfinite(value) else float(np.log(1e6))
 
-        clean, without = left_out(loss, one.params, honest, one.weights)
-        for client, value in without.items():
-            harm.setdefault(client, []).append(clean - value)
-        for client in suspects:
-            if client in one.updates:
-                together = {**honest, client: one.updates[client]}
-                harm.setdefault(client, []).append(left_out(loss, one.params, together, one.weights)[0] - clean)
-    means = {client: float(np.mean(values)) for client, values in harm.items()}
-    usual = [value for client, value in means.items() if client not in suspects]
-    limit = max(0.0, max(usual, default=0.0))
-    return tuple(client for client in suspects if client not in means or means[client] > limit)
+    clean, without = left_out(loss, sent.params, honest, sent.weights)
+    limit = max(0.0, float(np.median([clean - value for value in without.values()])))
+    guilty = []
+    for client in suspects:
+        if client in sent.updates:
+            together = {**honest, client: sent.updates[client]}
+            if left_out(loss, sent.params, together, sent.weights)[0] - clean > limit:
+                guilty.append(client)
+    return tuple(guilty)
 
 
-def _against_others(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Each client's median length of an update, and length per step, over the median of the round."""
-    lengths: dict[str, list[float]] = {}
-    rates: dict[str, list[float]] = {}
-    for round_num in sorted({row["round"] for row in rows}):
-        here = [row for row in rows if row["round"] == round_num and row["update_norm"] is not None]
-        if len(here) < 3:
-            continue
-        usual = float(np.median([row["update_norm"] for row in here])) or np.nan
-        usual_rate = float(np.median([row["update_norm"] / max(1, row["num_steps"]) for row in here])) or np.nan
-        for row in here:
-            lengths.setdefault(row["client"], []).append(row["update_norm"] / usual)
-            rates.setdefault(row["client"], []).append(row["update_norm"] / max(1, row["num_steps"]) / usual_rate)
+def _against_others(sent: Captured) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """Each client's length of its update, and length per step, over the median; cosine to the geometric median."""
+    clients = sorted(sent.updates)
+    if len(clients) < 3:
+        return {}, {}, {}
+    inner = gram([sent.updates[client] for client in clients])
+    found = update_statistics(inner, np.full(len(clients), 1 / len(clients)))
+    rate = found.norm / np.maximum(1, [sent.steps[client] for client in clients])
+    usual, usual_rate = float(np.median(found.norm)) or np.nan, float(np.median(rate)) or np.nan
     return (
-        {client: float(np.median(values)) for client, values in lengths.items()},
-        {client: float(np.median(values)) for client, values in rates.items()},
+        dict(zip(clients, (found.norm / usual).tolist(), strict=True)),
+        dict(zip(clients, (rate / usual_rate).tolist(), strict=True)),
+        dict(zip(clients, found.cosine_robust.tolist(), strict=True)),
     )
 
 

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.remedies import remedies
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
-from tasks.diagnose.replay.findings import Captured, captured, find, harmful
+from tasks.diagnose.replay.findings import Captured, capture, find, harmful
 from tasks.diagnose.surgery import features_aligned
 from tasks.errors import SettingsError
 from tasks.settings import Settings
@@ -29,7 +28,9 @@ _EXPLAINED = 15
 """Rounds that are explained at least, for the budget's sake: a spike of one round too needs a replay or two."""
 _LEAST, _MOST = 3, 12
 """Rounds of the rise that a replay runs at least, and rounds that it has at most."""
-_CAPTURED = 3
+_EVIDENT = ("faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift", "server_learning_rate")
+_LASTING = 0.15
+"""Causes that are proposed only where something speaks for them, and the fall of the log loss that then suffices."""
 _HOPELESS = 0.1
 """Share of the rise below which a candidate is dropped halfway."""
 _MARGIN = 0.2
@@ -48,6 +49,7 @@ class Rise:
         rounds: (R,) rounds in which that was measured.
         losses: (R,) its values.
         train_change: ln of the training loss in the rise over that before it; NaN if not known.
+        sound_after: last round after which the model was sound.
     """
 
     increase: Increase
@@ -55,6 +57,7 @@ class Rise:
     rounds: NDArray[np.int64]
     losses: NDArray[np.float64]
     train_change: float
+    sound_after: int
 
 
 def investigate(settings: Settings, folder: Path, what: Rise, clients: ClientLog, budget: float) -> Investigation:
@@ -72,8 +75,7 @@ def investigate(settings: Settings, folder: Path, what: Rise, clients: ClientLog
     """
     assert what.increase.round is not None
     with replayer(settings, folder) as replays:
-        # A row's training loss is that of the model before the round, so the round before it made the loss.
-        replays.go_to(max(0, what.increase.round - (1 if what.loss == "val_loss" else 2)))
+        replays.go_to(what.sound_after)
         return _Case(replays, what, clients, budget).solve()
 
 
@@ -95,7 +97,7 @@ class _Case:
         self._first, self._alarm = rise.round, min(rise.alarm or rise.round, rise.until)
         self._until = min(rise.until, replays.phase.last)
         self._allowed = round(budget * max(self._until - replays.from_round, _EXPLAINED))
-        self._last = min(self._first + _CAPTURED - 1, replays.phase.last)
+        self._last = replays.phase.last
         self._baselines: dict[int, Course] = {}
         self._seats: list[_Seat] = []
         levels = [rise.loss_before, replays.loss if loss == "val_loss" else None]
@@ -103,12 +105,13 @@ class _Case:
         self._order: tuple[str, ...] = ()
 
     def solve(self) -> Investigation:
-        rounds = self._baseline_with_updates()
-        findings = find(self._replays, rounds, self._log, self._first)
-        findings = self._acquit(replace(findings, train_change=self._train_change), rounds)
+        sent = capture(self._replays, self._alarm)
+        findings = find(self._replays, sent, self._log, self._first)
+        findings = self._acquit(replace(findings, train_change=self._train_change), sent)
         self._order = order(findings)
         proposed = candidates(findings, self._replays.settings)
         self._last = self._window_for(len(proposed))
+        self._baselines[0] = self._replays.course(NOTHING, 0)
         self._replays.advance(self._baselines[0], self._last)
         reproduced = self._reproduced()
         proven = self._failures(proposed)
@@ -158,32 +161,18 @@ class _Case:
 
     def _window_for(self, num_candidates: int) -> int:
         """The last round of a replay, so that all candidates and the confirmation of one fit into the budget."""
-        begin, courses = self._replays.from_round, 1 + num_candidates + 2 * (SEEDS - 1)
+        begin, courses = self._replays.from_round, 2 + num_candidates + 2 * (SEEDS - 1)
         longest = begin + min(_MOST, self._allowed // courses)
         clear = min(self._alarm, begin + _MOST)
         latest = max(min(longest, self._until), clear, self._first + _LEAST - 1)
         return min(latest, self._replays.phase.last)
 
-    def _baseline_with_updates(self) -> list[Captured]:
-        """Runs the rounds with nothing changed, and keeps what the clients sent in the first of the rise."""
-        course = self._baselines[0] = self._replays.course(NOTHING, 0)
-        rounds: list[Captured] = []
-        while course.next_round <= self._last:
-            before = np.asarray(course.state["server"]["params"])
-            self._replays.advance(course, course.next_round)
-            done = course.last
-            if done is not None and done.line["round"] >= self._first and len(rounds) < _CAPTURED:
-                rounds.append(captured(before, done.results, done.line["clients"]))
-        return rounds
-
-    def _acquit(self, findings: Findings, rounds: Sequence[Captured]) -> Findings:
-        """Clears suspects whose updates harm the model no more than honest ones do."""
+    def _acquit(self, findings: Findings, sent: Captured) -> Findings:
+        """Clears suspects whose updates harm the model no more than honest ones do, unless their data contradict it."""
         suspects = findings.faulty()
-        guilty = harmful(self._replays, rounds, suspects)
-        cleared = {client for client in suspects if client not in guilty}
-        calm: dict[str, Any] = {"loss": 0.0, "norm": 1.0, "cosine": 1.0}
-        kept = tuple(replace(one, **calm) if one.client in cleared else one for one in findings.clients)
-        return replace(findings, clients=kept)
+        guilty = harmful(self._replays, sent, suspects)
+        odd = {one.client for one in findings.clients if one.in_conflict}
+        return replace(findings, cleared=tuple(c for c in suspects if c not in guilty and c not in odd))
 
     def _reproduced(self) -> bool:
         """Whether the loss rose again with nothing changed: at its height, half as far as it did in the same rounds."""
@@ -249,14 +238,10 @@ class _Case:
         if first is None:
             return self._pair()
         self._confirm(first)
-        found = [first] if self._effect(first).proven else []
-        if found and self._removes(first) < 1 - _REST:
-            second = self._second(first)
-            if second is not None:
-                found.append(second)
-        elif not found:
+        if not self._effect(first).proven:
             return self._pair()
-        return [self._proof(seat) for seat in found]
+        second = self._second(first)
+        return [self._proof(first)] if second is None else [self._proof(first), second]
 
     def _first_cause(self, seats: Sequence[_Seat]) -> _Seat | None:
         """The most specific of the candidates that remove nearly as much as the best does."""
@@ -273,20 +258,35 @@ class _Case:
                 break
             self._run(seat, seed)
 
-    def _second(self, first: _Seat) -> _Seat | None:
-        """The cause whose removal, after the first's, takes away most of the rest; None if none takes enough."""
-        best: tuple[float, _Seat] | None = None
+    def _second(self, first: _Seat) -> Proof | None:
+        """The cause whose removal, after the first's, lowers the loss most; None if none lowers it enough.
+
+        Enough is a fifth of the rise; or, of a cause that has its own evidence, a lasting part of the loss. A rise that
+        one cause makes explode would otherwise hide any other.
+        """
+        best: tuple[float, Proof] | None = None
         for other in self._seats:
-            if other.candidate.cause == first.candidate.cause:
+            cause = other.candidate.cause
+            whole = self._removes(first) > 1 - _REST
+            if cause == first.candidate.cause or (whole and cause not in _EVIDENT) or self._spent_up():
                 continue
             both = _Seat(Candidate("", first.candidate.change | other.candidate.change))
             if not self._run(both, 0):
                 continue
-            gain = min(self._removes(both), 1.0) - min(self._removes(first), 1.0)
-            rank = gain - 0.01 * self._order.index(other.candidate.cause)
-            if gain >= _REST and (best is None or rank > best[0]):
-                best = rank, other
+            gain = self._fall(first, both)
+            share = min(self._removes(both), 1.0) - min(self._removes(first), 1.0)
+            enough = share >= _REST or (cause in _EVIDENT and gain >= _LASTING)
+            if enough and (best is None or gain > best[0]):
+                best = gain, replace(self._proof(both), candidate=other.candidate)
         return best[1] if best else None
+
+    def _fall(self, one: _Seat, other: _Seat) -> float:
+        """Mean fall of the log loss from the replay of `one` to that of `other`."""
+        levels = [height(self._window(seat.courses[0]), self._level) for seat in (one, other)]
+        return levels[0] - levels[1]
+
+    def _spent_up(self) -> bool:
+        return self._replays.spent + self._last - self._replays.from_round > self._allowed
 
     def _pair(self) -> list[Proof]:
         """Two causes that only together remove the rise."""

@@ -105,8 +105,16 @@ def _explode(x: NDArray[np.float32], y: NDArray[np.int32], _: int, __: np.random
 
 
 def _few(x: NDArray[np.float32], y: NDArray[np.int32], _: int, rng: np.random.Generator) -> Examples:
-    kept = np.sort(rng.permutation(len(y))[:8])
+    kept = np.sort(rng.permutation(len(y))[:6])
     return x[kept], y[kept]
+
+
+def _few_and_doubtful(x: NDArray[np.float32], y: NDArray[np.int32], classes: int, rng: np.random.Generator) -> Examples:
+    """20 examples, of which three in ten get any label: what can be learnt of them by heart only."""
+    kept = np.sort(rng.permutation(len(y))[:20])
+    labels, doubtful = y[kept].copy(), rng.random(len(kept)) < 0.3
+    labels[doubtful] = rng.integers(0, classes, int(doubtful.sum()))
+    return x[kept], labels
 
 
 def _faults(kind: str, factor: float) -> Callable[[list[str]], dict[str, Any]]:
@@ -118,7 +126,7 @@ def _faults(kind: str, factor: float) -> Callable[[list[str]], dict[str, Any]]:
 
 
 def _work(clients: list[str]) -> dict[str, Any]:
-    return {"federate.local_work.kind": "per_client", "federate.local_work.by_client": dict.fromkeys(clients, 40)}
+    return {"federate.local_work.kind": "per_client", "federate.local_work.by_client": dict.fromkeys(clients, 50)}
 
 
 def _narrow(clients: list[str]) -> dict[str, Any]:
@@ -144,18 +152,34 @@ PLANTS: dict[str, Plant] = {
     "server_rate": Plant(("server_learning_rate",), changed=_SERVER),
     "width": Plant(("architecture_variation",), by_client=_narrow, share=0.5),
     "shift": Plant(("feature_shift",), operation=_invert, share=0.3),
-    "overfit": Plant(("overfitting",), changed={"federate.local_work.epochs": 20}, operation=_few, share=1.0),
-    "work": Plant(("unequal_local_work",), healthy=_TWO_CLASSES, by_client=_work, share=0.2),
+    "overfit": Plant(
+        ("overfitting",),
+        healthy={"partition.kind": "iid", "federate.client.learning_rate": 0.1},
+        changed={"federate.local_work.epochs": 20},
+        operation=_few_and_doubtful,
+        share=1.0,
+    ),
+    "work": Plant(
+        ("unequal_local_work",), healthy={**_TWO_CLASSES, "federate.client.momentum": 0.9}, by_client=_work, share=0.3
+    ),
     "label_skew": Plant(
         ("label_skew",),
         healthy={
             "partition.kind": "iid",
+            "partition.num_clients": 20,
+            "federate.sampling.kind": "uniform",
+            "federate.sampling.clients_per_round": 3,
             "federate.local_work.epochs": 5,
             "federate.client.learning_rate": 0.1,
         },
         changed=_ONE_CLASS,
     ),
-    "quantity_skew": Plant(("quantity_skew",), healthy=_TWO_CLASSES, operation=_few, to_others=True),
+    "quantity_skew": Plant(
+        ("quantity_skew",),
+        healthy={**_ONE_CLASS, "federate.client.learning_rate": 0.1},
+        operation=_few,
+        to_others=True,
+    ),
     "flip_client_rate": Plant((*_FAULTY, "client_learning_rate"), changed=_FAST, operation=_flip, share=0.3),
     "flip_server_rate": Plant((*_FAULTY, "server_learning_rate"), changed=_SERVER, operation=_flip, share=0.3),
     "shift_client_rate": Plant(("feature_shift", "client_learning_rate"), changed=_FAST, operation=_invert, share=0.3),
