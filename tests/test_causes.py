@@ -24,8 +24,10 @@ HONEST = ClientFinding(
     expected_accuracy=0.9,
     feature_distance=0.05,
     learnable=None,
+    structure=float("nan"),
     norm=1.0,
     norm_per_step=1.0,
+    grown=1.0,
     cosine=0.5,
     cosine_before=0.5,
     failed=None,
@@ -69,10 +71,15 @@ def test_client_rate_is_always_a_candidate_and_nothing_else_without_a_reason() -
         ({"loss": 5.0, "accuracy": 0.1, "feature_distance": 3.0, "learnable": (0.8, 0.3)}, False),  # another scanner
         ({"loss": 5.0, "expected_loss": 4.0, "accuracy": 0.1, "expected_accuracy": 0.15}, False),  # labels nobody knows
         ({"loss": 0.5, "accuracy": 0.85}, False),
-        ({"norm": 8.0, "norm_per_step": 8.0}, True),
-        ({"norm": 8.0, "norm_per_step": 1.1}, False),  # more data, more steps
-        ({"norm": 8.0, "norm_per_step": 8.0, "epochs": 5.0}, False),  # its work is another, which is another cause
-        ({"norm": 8.0, "norm_per_step": 8.0, "width": 0.5}, False),
+        ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0}, True),
+        ({"norm": 8.0, "norm_per_step": 8.0, "grown": float("nan")}, True),  # no past to compare with
+        ({"norm": 8.0, "norm_per_step": 8.0}, False),  # has always been so
+        ({"norm": 8.0, "norm_per_step": 1.1, "grown": 8.0}, False),  # more data, more steps
+        (
+            {"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "epochs": 5.0},
+            False,
+        ),  # its work is another, which is another cause
+        ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "width": 0.5}, False),
         ({"cosine": -0.5}, True),
         ({"cosine": -0.5, "cosine_before": -0.4}, False),  # has always been so: honest, with unusual data
         ({"loss": float("nan"), "accuracy": 0.1}, True),

@@ -32,9 +32,10 @@ TOO_STEEP = 3.0
 """Curvature times rate from which on the steps themselves diverge; 2 for a parabola."""
 CONFLICT_LOSS, CONFLICT_ACCURACY = 2.0, 0.3
 ABNORMAL_NORM = 3.0
+GROWN = 2.0
 BEYOND = 100.0
-TURNED_COSINE = -0.15
 SHIFTED = 0.35
+STRUCTURED = 0.4
 SKEWED_LABELS = 0.4
 SKEWED_SIZES = 0.3
 UNEQUAL_WORK = 1.5
@@ -55,8 +56,10 @@ class ClientFinding:
         expected_accuracy: the same.
         feature_distance: of its features to the hold-out data's, in their sd; see `feature_distance`.
         learnable: accuracy on one half after training on the other, and the share of the most frequent label.
+        structure: how much its features hang together, over how much the hold-out data's do; NaN if not known.
         norm: length of its update over the median client's, all from the model before the rise; NaN if it failed.
         norm_per_step: the same of the length over the number of steps.
+        grown: length of its update over the median length of its own in the 20 rounds before the rise; NaN if in none.
         cosine: cosine of that update to the geometric median of all clients'.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
         failed: first round of the rise in which its update was not finite; None if it never was.
@@ -76,8 +79,10 @@ class ClientFinding:
     expected_accuracy: float
     feature_distance: float
     learnable: tuple[float, float] | None
+    structure: float
     norm: float
     norm_per_step: float
+    grown: float
     cosine: float
     cosine_before: float
     failed: int | None
@@ -98,23 +103,28 @@ class ClientFinding:
 
     @property
     def makes_sense(self) -> bool:
-        """Whether a model learns from one half of its data for the other: honest data, if unusual, do."""
-        if self.learnable is None:
+        """Whether its features hang together, or a model learns from one half of them for the other: noise does not."""
+        if self.learnable is None or self.structure > STRUCTURED:
             return True
         accuracy, most_frequent = self.learnable
         return accuracy > most_frequent + 0.5 * (max(self.expected_accuracy, most_frequent) - most_frequent)
 
     @property
     def turned(self) -> bool:
-        """Whether its updates began to point away from the others'."""
-        was = self.cosine_before if np.isfinite(self.cosine_before) else 1.0
-        away = self.cosine < TURNED_COSINE or (self.cosine < -TURNED_COSINE and min(self.norm, self.norm_per_step) > 2)
-        return bool(away and was > self.cosine + 0.3 and self.norm > 0.5)
+        """Whether its update points away from the others', and did not before.
+
+        Unusual data turn an update too, but have done so all the time: it must be the reverse of what it was, or far
+        longer as well.
+        """
+        was = self.cosine_before
+        reversed_ = was > 0.3 and self.cosine < -0.5 * was and self.norm > 0.5
+        return bool(reversed_ or (self.grown > GROWN and self.cosine < min(0.15, was - 0.3)))
 
     @property
     def oversized(self) -> bool:
-        """Whether its updates are far longer than its work explains."""
-        return bool(min(self.norm, self.norm_per_step) > ABNORMAL_NORM)
+        """Whether its update is far longer than its work explains, and than it was before, if that is known."""
+        longer = min(self.norm, self.norm_per_step) > ABNORMAL_NORM
+        return bool(longer and (np.isnan(self.grown) or self.grown > GROWN))
 
 
 @dataclass(frozen=True)

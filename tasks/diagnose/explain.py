@@ -252,6 +252,7 @@ def _signals(found: Findings) -> dict[str, Any]:
                 ("feature_distance", one.feature_distance),
                 ("norm", one.norm),
                 ("norm_per_step", one.norm_per_step),
+                ("grown", one.grown),
                 ("cosine", one.cosine),
                 ("cosine_before", one.cosine_before),
                 ("epochs", one.epochs),

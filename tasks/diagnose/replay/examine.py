@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 _BATCH = 512
 _POWER_STEPS = 12
 _LEARNING_EPOCHS = 20
+_FEATURES = 200
+"""Most features whose correlations are looked at."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,28 @@ def feature_distance(probe: Probe, params: Params, examples: Examples, reference
         apart = float((((rows.mean(axis=0) - like.mean(axis=0)) / sd) ** 2).mean())
         square += len(rows) / len(x) * (apart - 1 / len(rows) - 1 / len(like))
     return float(np.sqrt(max(square, 0.0)))
+
+
+def structure(x: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """Returns how much features hang together, as a fraction of how much those of `reference` do; NaN if these do not.
+
+    The mean size of the correlation between two features, less what noise of as many examples has. Another device
+    changes brightness, contrast or place, and leaves neighbours alike; noise has no neighbours.
+    """
+    whole, part = _correlation(reference), _correlation(x)
+    return part / whole if whole > 0.05 else np.nan
+
+
+def _correlation(x: NDArray[np.float32]) -> float:
+    rows = _flat(x)
+    rows = rows[:, rows.std(axis=0) > 1e-9]
+    if rows.shape[1] < 2 or len(rows) < 8:
+        return 0.0
+    some = np.random.default_rng(0).permutation(rows.shape[1])[:_FEATURES]
+    sizes = np.abs(np.corrcoef(rows[:, some], rowvar=False))
+    mean = (sizes.sum() - len(sizes)) / (sizes.size - len(sizes))
+    # Independent features have the mean |r| of a normal of variance 1 / n.
+    return float(mean - np.sqrt(2 / np.pi / len(rows)))
 
 
 def _flat(x: NDArray[np.float32]) -> Floats:

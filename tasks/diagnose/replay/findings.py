@@ -20,10 +20,11 @@ from tasks.diagnose.replay.examine import (
     feature_distance,
     learnable,
     local_path,
+    structure,
 )
 from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.federate.in_process import Failed
-from tasks.federate.statistics import gram, update_statistics
+from tasks.federate.statistics import geometric_median, gram
 
 _LOOKED_AT = 200
 """Most examples of a client that the curvature is computed on."""
@@ -71,7 +72,6 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
     reference = probe.fit(replays.params, test)
     rows = _rows(log, first, first + _ROUNDS - 1)
     sizes = {client: np.bincount(y, minlength=cohort.num_classes) for client, (_, y) in data.items()}
-    norms, norms_per_step, cosines = _against_others(sent)
     influence, recalls = _influence(replays, probe, sent)
     found = []
     for client, examples in data.items():
@@ -80,6 +80,7 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
         distance = feature_distance(probe, replays.params, examples, test)
         rate, batch = settings.federate.client.learning_rate, settings.federate.client.batch_size
         mine = [row for row in rows if row["client"] == client]
+        own_before = _before(log, "update_norm", client, first)
         one = ClientFinding(
             client=client,
             labels=sizes[client],
@@ -91,10 +92,12 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
             expected_accuracy=usual[1],
             feature_distance=distance,
             learnable=None,
-            norm=norms.get(client, np.nan),
-            norm_per_step=norms_per_step.get(client, np.nan),
-            cosine=cosines.get(client, np.nan),
-            cosine_before=_cosine_before(log, client, first),
+            structure=np.nan,
+            norm=np.nan,
+            norm_per_step=np.nan,
+            grown=_length(sent, client) / float(np.median(own_before)) if len(own_before) else np.nan,
+            cosine=np.nan,
+            cosine_before=_mean(_before(log, "update_cosine_robust", client, first)),
             failed=_first_failure(log, client, first),
             first_broken=None,
             left_out=influence.get(client, np.nan),
@@ -103,10 +106,11 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
         if one.failed is not None:
             one = replace(one, first_broken=local_path(probe, replays.params, examples, rate, batch, 3).first_broken)
         if one.in_conflict and one.shifted:
-            one = replace(one, learnable=learnable(probe, replays.params, examples, min(rate, 0.1), batch))
+            taught = learnable(probe, replays.params, examples, min(rate, 0.1), batch)
+            one = replace(one, learnable=taught, structure=structure(examples[0], test[0]))
         found.append(one)
     return Findings(
-        clients=tuple(found),
+        clients=_beside_the_sound(found, sent),
         label_skew=mean_label_distance(sizes),
         size_skew=gini(np.array([len(y) for _, y in data.values()], np.float64)),
         steepness=_steepness(replays, probe),
@@ -219,20 +223,37 @@ def harmful(replays: Replayer, sent: Captured, suspects: Sequence[str]) -> tuple
     return tuple(guilty)
 
 
-def _against_others(sent: Captured) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """Each client's length of its update, and length per step, over the median; cosine to the geometric median."""
-    clients = sorted(sent.updates)
-    if len(clients) < 3:
-        return {}, {}, {}
-    inner = gram([sent.updates[client] for client in clients])
-    found = update_statistics(inner, np.full(len(clients), 1 / len(clients)))
-    rate = found.norm / np.maximum(1, [sent.steps[client] for client in clients])
-    usual, usual_rate = float(np.median(found.norm)) or np.nan, float(np.median(rate)) or np.nan
-    return (
-        dict(zip(clients, (found.norm / usual).tolist(), strict=True)),
-        dict(zip(clients, (rate / usual_rate).tolist(), strict=True)),
-        dict(zip(clients, found.cosine_robust.tolist(), strict=True)),
+def _beside_the_sound(found: Sequence[ClientFinding], sent: Captured) -> tuple[ClientFinding, ...]:
+    """The findings with lengths and cosines against the updates of those whose data do not contradict the model.
+
+    Wrong data make long updates that all the others turn against: beside them, honest clients would look odd.
+    """
+    sound = [one.client for one in found if one.client in sent.updates and not one.in_conflict]
+    if len(sound) < 3:
+        return tuple(found)
+    rates = {client: _length(sent, client) / max(1, sent.steps[client]) for client in sent.updates}
+    usual = float(np.median([_length(sent, client) for client in sound])) or np.nan
+    usual_rate = float(np.median([rates[client] for client in sound])) or np.nan
+    inner = gram([sent.updates[client] for client in sound])
+    share = geometric_median(inner)
+    centre = np.sum(
+        [a * sent.updates[client].astype(np.float64) for a, client in zip(share, sound, strict=True)], axis=0
     )
+    size = float(np.linalg.norm(centre))
+    beside = []
+    for one in found:
+        if one.client in sent.updates:
+            length = _length(sent, one.client)
+            cosine = float(sent.updates[one.client] @ centre) / (length * size) if length * size > 0 else np.nan
+            rate = rates[one.client] / usual_rate
+            beside.append(replace(one, norm=length / usual, norm_per_step=rate, cosine=cosine))
+        else:
+            beside.append(one)
+    return tuple(beside)
+
+
+def _length(sent: Captured, client: str) -> float:
+    return float(np.linalg.norm(sent.updates[client].astype(np.float64))) if client in sent.updates else np.nan
 
 
 def _epochs(row: Mapping[str, Any], batch: int) -> float:
@@ -247,12 +268,13 @@ def _first_failure(log: ClientLog, client: str, first: int) -> int | None:
     return int(failed.min()) if len(failed) else None
 
 
-def _cosine_before(log: ClientLog, client: str, first: int) -> float:
-    if "update_cosine_robust" not in log.signals:
-        return np.nan
-    mine = np.array([name == client for name in log.clients])
-    mine &= (log.rounds < first) & (log.rounds >= first - BEFORE)
-    return _mean(log.signals["update_cosine_robust"][mine])
+def _before(log: ClientLog, name: str, client: str, first: int) -> Floats:
+    """The client's values of a signal in the 20 rounds before `first`."""
+    if name not in log.signals:
+        return np.zeros(0)
+    mine = np.array([each == client for each in log.clients])
+    values = log.signals[name][mine & (log.rounds < first) & (log.rounds >= first - BEFORE)]
+    return np.asarray(values[np.isfinite(values)])
 
 
 def _mean(values: Floats | Sequence[float | None]) -> float:

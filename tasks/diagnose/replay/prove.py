@@ -29,8 +29,10 @@ _EXPLAINED = 15
 _LEAST, _MOST = 3, 12
 """Rounds of the rise that a replay runs at least, and rounds that it has at most."""
 _EVIDENT = ("faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift", "server_learning_rate")
+_WITH_OTHERS = (*_EVIDENT, "client_learning_rate")
 _LASTING = 0.15
-"""Causes that are proposed only where something speaks for them, and the fall of the log loss that then suffices."""
+"""Causes that are proposed only where something speaks for them, those that may come second, and the fall of the log
+loss that then suffices."""
 _HOPELESS = 0.1
 """Share of the rise below which a candidate is dropped halfway."""
 _MARGIN = 0.2
@@ -267,8 +269,7 @@ class _Case:
         best: tuple[float, Proof] | None = None
         for other in self._seats:
             cause = other.candidate.cause
-            whole = self._removes(first) > 1 - _REST
-            if cause == first.candidate.cause or (whole and cause not in _EVIDENT) or self._spent_up():
+            if cause == first.candidate.cause or cause not in _WITH_OTHERS or self._spent_up():
                 continue
             both = _Seat(Candidate("", first.candidate.change | other.candidate.change))
             if not self._run(both, 0):

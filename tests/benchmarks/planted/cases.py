@@ -21,7 +21,7 @@ BASES: dict[str, dict[str, Any]] = {
         "federate.sampling.clients_per_round": 6,
     },
     "digits_logistic": {"federate.model": "logistic"},
-    "chest": {"data.kind": "npz", "federate.model": "logistic"},
+    "chest": {"data.kind": "npz", "federate.model": "logistic", "partition.min_examples": 2},
     "synthetic": {"data.kind": "synthetic", "data.num_clients": 10, "federate.model": "logistic"},
 }
 """Healthy runs by name; `partition` is set by the case."""
