@@ -18,7 +18,7 @@ PURPOSE = {
     "federate": "train the model over federated rounds",
     "prune": "prune the model in further rounds, export it",
     "evaluate": "score both models: global, per class, per client",
-    "diagnose": "did the loss rise, when, and who drifted",
+    "diagnose": "did the loss rise, when, through whom, and why",
 }
 
 
