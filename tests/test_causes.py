@@ -40,7 +40,7 @@ HONEST = ClientFinding(
 def found(*changed: ClientFinding, **others: float) -> Findings:
     rest = [replace(HONEST, client=f"{k:02}") for k in range(5) if f"{k:02}" not in {one.client for one in changed}]
     clients = tuple(sorted([*changed, *rest], key=lambda one: one.client))
-    known = {"label_skew": 0.1, "size_skew": 0.0, "steepness": 0.5, "train_change": 0.3, **others}
+    known = {"label_skew": 0.1, "size_skew": 0.0, "steepness": 0.5, "train_trend": 0.3, "val_trend": 0.3, **others}
     return Findings(clients, dissimilarity=1.0, local_drift=(), cleared=(), objective_gap=0.0, **known)
 
 
@@ -121,8 +121,8 @@ def test_settings_make_candidates() -> None:
     assert "server_learning_rate" in causes(found(), federate__server_optimizer={"kind": "adam", "learning_rate": 0.1})
     assert "label_skew" in causes(found(label_skew=0.9))
     assert "quantity_skew" in causes(found(size_skew=0.5))
-    assert "overfitting" in causes(found(train_change=-0.5))
-    assert "overfitting" not in causes(found(train_change=-0.5, steepness=10.0))
+    assert "overfitting" in causes(found(train_trend=-0.5))
+    assert "overfitting" not in causes(found(train_trend=-0.5, val_trend=-0.1))
 
 
 def test_every_proposed_change_is_allowed_and_takes_its_cause_away() -> None:
@@ -134,7 +134,7 @@ def test_every_proposed_change_is_allowed_and_takes_its_cause_away() -> None:
         }
     }
     settings, odd = parse(raw), replace(HONEST, client="02", epochs=9.0)
-    for one in candidates(found(odd, label_skew=1.0, size_skew=0.6, train_change=-1.0), settings):
+    for one in candidates(found(odd, label_skew=1.0, size_skew=0.6, train_trend=-1.0), settings):
         changed = with_settings(settings, one.change.settings).federate
         match one.cause:
             case "architecture_variation":
@@ -145,6 +145,12 @@ def test_every_proposed_change_is_allowed_and_takes_its_cause_away() -> None:
                 assert {changed.local_work.epochs, *changed.local_work.by_client.values()} == {1}
             case "client_learning_rate":
                 assert changed.client.learning_rate == pytest.approx(settings.federate.client.learning_rate / 5)
+
+
+def test_rate_is_lowered_until_steps_no_longer_overshoot() -> None:
+    for steepness, lower in ((0.5, 0.01), (float("nan"), 0.01), (20.0, 0.0025)):  # 0.05 / 5, / 5 and / 20
+        (only,) = candidates(found(steepness=steepness), Settings())
+        assert only.change.settings == {"federate.client.learning_rate": pytest.approx(lower)}
 
 
 def test_steep_loss_puts_the_rate_before_the_skews() -> None:
@@ -161,7 +167,7 @@ def test_remedies_are_settings_that_differ_and_that_mostly_fit(cause: str) -> No
     for settings in (Settings(), parse({"federate": raw})):
         now = settings.model_dump(mode="json")
         fitting = 0
-        for one in remedies(cause, settings, ("01",), 1.0):
+        for one in remedies(cause, settings, ("01",), found()):
             for name, value in one.settings.items():
                 at = now
                 for part in name.split("."):

@@ -67,7 +67,7 @@ def _with_proof(
 
     column = rounds.losses[seen.loss]
     measured = rounds.rounds[column.given], column.values[column.given]
-    what = Rise(seen.increase, seen.loss, *measured, seen.train_change, sound_after(seen, rounds))
+    what = Rise(seen.increase, seen.loss, *measured, (seen.train_trend, seen.val_trend), sound_after(seen, rounds))
     shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
     unknown = list(found["limits"])
     if not shown.reproduced:

@@ -36,6 +36,8 @@ GROWN = 2.0
 BEYOND = 100.0
 SHIFTED = 0.35
 STRUCTURED = 0.4
+APART = 0.1
+"""How far training and hold-out loss must part, on the logarithm, for overfitting."""
 SKEWED_LABELS = 0.4
 SKEWED_SIZES = 0.3
 UNEQUAL_WORK = 1.5
@@ -138,8 +140,10 @@ class Findings:
     """Gini coefficient of the clients' examples."""
     steepness: float
     """Largest curvature of the loss times the client learning rate, median over the clients looked at."""
-    train_change: float
-    """ln of the training loss in the rise over that before it; NaN if not known."""
+    train_trend: float
+    """ln of the mean training loss of the rise's second half over that of its first; NaN if not known."""
+    val_trend: float
+    """The same of the hold-out loss."""
     dissimilarity: float
     """B of the clients' full gradients at the model before the rise: 1 if they agree (FedProx, definition 3)."""
     local_drift: tuple[float, ...]
@@ -212,8 +216,11 @@ def order(found: Findings) -> tuple[str, ...]:
     return (*rest[:at], "client_learning_rate", *rest[at:])
 
 
-def candidates(found: Findings, settings: Settings) -> list[Candidate]:
-    """Returns what the observations make possible, the most specific cause first."""
+def candidates(found: Findings, settings: Settings, last_sound: int = 1) -> list[Candidate]:
+    """Returns what the observations make possible, the most specific cause first.
+
+    `last_sound` is the round of the model that the replays begin with.
+    """
     federate, seed = settings.federate, settings.seed
     faulty, shifted, failed = found.faulty(), found.shifted(), found.failed()
     proposed = []
@@ -246,11 +253,10 @@ def candidates(found: Findings, settings: Settings) -> list[Candidate]:
             surgery={"labels dealt evenly": labels_dealt_evenly(seed, kept)},
         )
         proposed.append(Candidate("label_skew", even, _most_skewed(found)))
-    proposed += _client_rate(settings)
-    if np.isfinite(found.train_change) and found.train_change < 0 and not found.steepness > TOO_STEEP:
-        decay = max(10 * federate.client.weight_decay, 0.02)
-        stiff = Change(f"with weight decay {decay:g}", {"federate.client.weight_decay": decay})
-        proposed.append(Candidate("overfitting", stiff))
+    proposed += _client_rate(found, settings)
+    if found.train_trend < -APART and found.val_trend > APART / 2:
+        stopped = Change(f"with training ended after round {last_sound}", {"federate.rounds": max(1, last_sound)})
+        proposed.append(Candidate("overfitting", stopped))
     return proposed
 
 
@@ -289,13 +295,15 @@ def whole_model(settings: Settings) -> dict[str, Any]:
     return {"federate.width": dict.fromkeys(settings.federate.width, 1.0)}
 
 
-def _client_rate(settings: Settings) -> list[Candidate]:
-    rate = settings.federate.client.learning_rate
-    name = "federate.client.learning_rate"
-    return [
-        Candidate("client_learning_rate", Change(f"at a client learning rate of {lower:g}", {name: lower}))
-        for lower in (float(f"{rate / 5:.3g}"),)
-    ]
+def _client_rate(found: Findings, settings: Settings) -> list[Candidate]:
+    lower = lower_rate(settings, found.steepness)
+    change = Change(f"at a client learning rate of {lower:g}", {"federate.client.learning_rate": lower})
+    return [Candidate("client_learning_rate", change)]
+
+
+def lower_rate(settings: Settings, steepness: float) -> float:
+    """Returns a fifth of the client rate, or as much less as makes curvature times rate 1."""
+    return float(f"{settings.federate.client.learning_rate / max(5.0, np.nan_to_num(steepness)):.3g}")
 
 
 def _most_skewed(found: Findings) -> tuple[str, ...]:

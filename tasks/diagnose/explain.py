@@ -170,11 +170,12 @@ def _evidence(cause: str, clients: tuple[str, ...], found: Findings, settings: S
                 )
         case "overfitting":
             yield (
-                "train_loss_change",
-                found.train_change,
+                "train_trend",
+                found.train_trend,
                 0.0,
-                f"While the hold-out loss rose, the training loss changed by {100 * math.expm1(found.train_change):.0f}"
-                " %: the model learns its clients' examples by heart.",
+                f"From the first to the second half of these rounds the hold-out loss changed by "
+                f"{100 * math.expm1(found.val_trend):+.0f} % and the training loss by "
+                f"{100 * math.expm1(found.train_trend):+.0f} %: the model learns its clients' examples by heart.",
             )
 
 
@@ -269,7 +270,8 @@ def _signals(found: Findings) -> dict[str, Any]:
         "steepness": _number(found.steepness),
         "dissimilarity": _number(found.dissimilarity),
         "objective_gap": _number(found.objective_gap),
-        "train_change": _number(found.train_change),
+        "train_trend": _number(found.train_trend),
+        "val_trend": _number(found.val_trend),
         "local_drift": [_number(value) for value in found.local_drift],
     }
 

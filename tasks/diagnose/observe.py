@@ -29,7 +29,8 @@ class Observation:
         failures: client to rounds in which it failed, over the whole run.
         clients: ids of all clients of the run, sorted.
         hidden: clients whose own loss rose while that of all did not; the rise is then the first of theirs.
-        train_change: ln of the mean training loss in the rise over that of the 5 rounds before it; NaN if not known.
+        train_trend: ln of the mean training loss of the rise's second half over that of its first; NaN if not known.
+        val_trend: the same of the hold-out loss.
     """
 
     increase: Increase
@@ -42,7 +43,8 @@ class Observation:
     failures: dict[str, tuple[int, ...]]
     clients: tuple[str, ...]
     hidden: tuple[str, ...]
-    train_change: float
+    train_trend: float
+    val_trend: float
 
     @property
     def unusual(self) -> tuple[str, ...]:
@@ -77,7 +79,8 @@ def observe(rounds: RoundLog, clients: ClientLog, significance: float) -> Observ
         {client: tuple(sorted(failed[client])) for client in sorted(failed)},
         tuple(sorted(set(clients.clients))),
         hidden,
-        _train_change(rounds, increase),
+        _trend(rounds, "train_loss", increase),
+        _trend(rounds, "val_loss", increase),
     )
 
 
@@ -222,15 +225,17 @@ def _rising_sparsity(log: RoundLog, increase: Increase) -> tuple[float, float] |
     return float(before[-1]), float(during.max())
 
 
-def _train_change(log: RoundLog, increase: Increase) -> float:
-    if "train_loss" not in log.losses or increase.round is None or increase.until is None:
+def _trend(log: RoundLog, name: str, increase: Increase) -> float:
+    """Ln of the mean of the second half of the rise's rounds over that of the first half; NaN for fewer than 4."""
+    if name not in log.losses or increase.round is None or increase.until is None:
         return np.nan
-    values, known = log.losses["train_loss"].values, np.isfinite(log.losses["train_loss"].values)
-    during = values[known & (log.rounds >= increase.round) & (log.rounds <= increase.until)]
-    before = values[known & (log.rounds < increase.round)][-5:]
-    if not len(during) or not len(before) or min(during.mean(), before.mean()) <= 0:
+    values = log.losses[name].values
+    rise = (log.rounds >= increase.round) & (log.rounds <= increase.until) & np.isfinite(values) & (values > 0)
+    during = values[rise]
+    if len(during) < 4:
         return np.nan
-    return float(np.log(during.mean() / before.mean()))
+    half = len(during) // 2
+    return float(np.log(during[-half:].mean() / during[:half].mean()))
 
 
 def sound_after(seen: Observation, log: RoundLog) -> int:

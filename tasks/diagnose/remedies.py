@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tasks.diagnose.causes import plain_server, same_work, whole_model
+from tasks.diagnose.causes import Findings, lower_rate, plain_server, same_work, whole_model
 from tasks.settings import Settings
 
 
@@ -22,12 +22,14 @@ class Remedy:
     aligned: bool = False
 
 
-def remedies(cause: str, settings: Settings, clients: tuple[str, ...], usual_epochs: float) -> list[Remedy]:
+def remedies(
+    cause: str, settings: Settings, clients: tuple[str, ...], found: Findings, last_sound: int = 1
+) -> list[Remedy]:
     """Returns the remedies for `cause`, the most fitting first, each with no more settings than it changes."""
     raw = settings.model_dump(mode="json")
     fresh = [
         replace(one, settings={name: value for name, value in one.settings.items() if value != _at(raw, name)})
-        for one in _remedies(cause, settings, clients, usual_epochs)
+        for one in _remedies(cause, settings, clients, found, last_sound)
     ]
     return [one for one in fresh if one.settings]
 
@@ -39,14 +41,16 @@ def _at(raw: dict[str, Any], name: str) -> Any:
     return at
 
 
-def _remedies(cause: str, settings: Settings, clients: tuple[str, ...], usual_epochs: float) -> list[Remedy]:
+def _remedies(
+    cause: str, settings: Settings, clients: tuple[str, ...], found: Findings, last_sound: int = 1
+) -> list[Remedy]:
     federate = settings.federate
     rate, epochs = federate.client.learning_rate, federate.local_work.epochs
     leave_out = Remedy(f"leave out {', '.join(clients)}", {"federate.exclude": sorted({*federate.exclude, *clients})})
     num = max(1, len(clients))
     slower = [
         Remedy(f"client learning rate {value:g}", {"federate.client.learning_rate": value})
-        for value in (float(f"{rate / 3:.3g}"), float(f"{rate / 10:.3g}"))
+        for value in dict.fromkeys((float(f"{rate / 3:.3g}"), lower_rate(settings, found.steepness)))
     ]
     match cause:
         case "faulty_clients":
@@ -62,7 +66,7 @@ def _remedies(cause: str, settings: Settings, clients: tuple[str, ...], usual_ep
             return [Remedy("the whole model at every client", whole_model(settings))]
         case "unequal_local_work":
             return [
-                Remedy("the same work at every client", same_work(settings, max(1, round(usual_epochs)))),
+                Remedy("the same work at every client", same_work(settings, max(1, round(found.usual_epochs)))),
                 Remedy("normalised averaging (FedNova)", _client("fednova")),
                 *slower[:1],
             ]
@@ -87,22 +91,23 @@ def _remedies(cause: str, settings: Settings, clients: tuple[str, ...], usual_ep
                 *slower[:1],
             ]
         case "label_skew":
-            found = [
+            tried = [
                 Remedy("control variates (SCAFFOLD)", _client("scaffold")),
                 Remedy("dynamic regularisation (FedDyn)", _client("feddyn")),
                 Remedy("a proximal term (FedProx, mu 0.1)", _client("fedprox", mu=0.1)),
             ]
             if epochs > 1 and federate.local_work.kind == "same":
-                found.append(Remedy("one local epoch", {"federate.local_work.epochs": 1}))
+                tried.append(Remedy("one local epoch", {"federate.local_work.epochs": 1}))
             shared = Remedy("a public set of 5 % of the examples at every client", {"federate.shared_fraction": 0.05})
-            return [*found, *slower, shared]
+            return [*tried, *slower, shared]
         case "client_learning_rate":
             return [*slower, Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.0})]
         case "overfitting":
             return [
+                Remedy(f"end training after round {last_sound}", {"federate.rounds": max(1, last_sound)}),
                 Remedy("weight decay 0.02", {"federate.client.weight_decay": 0.02}),
                 Remedy("weight decay 0.1", {"federate.client.weight_decay": 0.1}),
-                *slower,
+                *slower[:1],
             ]
     return []
 

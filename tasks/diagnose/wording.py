@@ -161,6 +161,8 @@ def _unproven(story: Story) -> str:
     if story.ruled_out:
         ruled = joined(list(dict.fromkeys(name_of(one.cause) for one in story.ruled_out)))
         return f"no cause could be proven (tried and ruled out: {ruled})"
+    if story.rise.phase == "prune":
+        return "pruning costs some loss, and no other cause was tried"
     return "no cause could be proven, as none was tried"
 
 

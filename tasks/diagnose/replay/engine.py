@@ -164,11 +164,19 @@ class Replayer:
     def advance(self, course: Course, until: int) -> None:
         """Runs `course` up to round `until`, as far as it has not been run."""
         while course.next_round <= min(until, self.phase.last):
-            self.spent += not course.broken
+            self.spent += not course.broken and course.next_round <= course.change.settings.get(
+                "federate.rounds", course.next_round
+            )
             self._step(course)
 
     def _step(self, course: Course) -> None:
-        if not course.broken:
+        ended = course.next_round > course.change.settings.get("federate.rounds", course.next_round)
+        if ended and not course.lines:
+            for name, losses in course.losses.items():
+                losses.append(self._loss if name == "val_loss" else np.inf)
+            course.next_round += 1
+            return
+        if not course.broken and not ended:
             try:
                 done = course.runner.step(course.state, course.next_round)
                 course.state, course.last = done.state, done

@@ -50,7 +50,7 @@ class Rise:
         loss: column that it was detected in, `val_loss` or `train_loss`.
         rounds: (R,) rounds in which that was measured.
         losses: (R,) its values.
-        train_change: ln of the training loss in the rise over that before it; NaN if not known.
+        trends: ln of the mean of the rise's second half over that of its first, of training and hold-out loss.
         sound_after: last round after which the model was sound.
     """
 
@@ -58,7 +58,7 @@ class Rise:
     loss: str
     rounds: NDArray[np.int64]
     losses: NDArray[np.float64]
-    train_change: float
+    trends: tuple[float, float]
     sound_after: int
 
 
@@ -95,7 +95,7 @@ class _Case:
         assert rise.round is not None
         assert rise.until is not None
         self._replays, self._rise, self._loss, self._log = replays, rise, loss, clients
-        self._rounds, self._losses, self._train_change = what.rounds, what.losses, what.train_change
+        self._rounds, self._losses, self._trends = what.rounds, what.losses, what.trends
         self._first, self._alarm = rise.round, min(rise.alarm or rise.round, rise.until)
         self._until = min(rise.until, replays.phase.last)
         self._allowed = round(budget * max(self._until - replays.from_round, _EXPLAINED))
@@ -109,9 +109,10 @@ class _Case:
     def solve(self) -> Investigation:
         sent = capture(self._replays, self._alarm)
         findings = find(self._replays, sent, self._log, self._first)
-        findings = self._acquit(replace(findings, train_change=self._train_change), sent)
+        train, held_out = self._trends
+        findings = self._acquit(replace(findings, train_trend=train, val_trend=held_out), sent)
         self._order = order(findings)
-        proposed = candidates(findings, self._replays.settings)
+        proposed = candidates(findings, self._replays.settings, self._replays.from_round)
         self._last = self._window_for(len(proposed))
         self._baselines[0] = self._replays.course(NOTHING, 0)
         self._replays.advance(self._baselines[0], self._last)
@@ -236,9 +237,14 @@ class _Case:
         return effect.mean if effect.by_seed else 0.0
 
     def _decide(self) -> list[Proof]:
-        first = self._first_cause(self._seats)
+        # Training that ends before the rise cannot rise: it explains only what nothing else does.
+        last = [seat for seat in self._seats if seat.candidate.cause == "overfitting"]
+        first = self._first_cause([seat for seat in self._seats if seat not in last])
         if first is None:
-            return self._pair()
+            pair = self._pair()
+            first = self._first_cause(last) if not pair else None
+            if first is None:
+                return pair
         self._confirm(first)
         if not self._effect(first).proven:
             return self._pair()
@@ -291,7 +297,9 @@ class _Case:
 
     def _pair(self) -> list[Proof]:
         """Two causes that only together remove the rise."""
-        able = sorted(self._seats, key=self._removes, reverse=True)[:3]
+        able = sorted(
+            (seat for seat in self._seats if seat.candidate.cause != "overfitting"), key=self._removes, reverse=True
+        )[:3]
         for i, one in enumerate(able):
             for other in able[i + 1 :]:
                 if one.candidate.cause == other.candidate.cause:
@@ -317,7 +325,7 @@ class _Case:
     def _try(self, proof: Proof, findings: Findings) -> tuple[Tried, ...]:
         candidate, settings = proof.candidate, self._replays.settings
         tried = []
-        for remedy in remedies(candidate.cause, settings, candidate.clients, findings.usual_epochs):
+        for remedy in remedies(candidate.cause, settings, candidate.clients, findings, self._replays.from_round):
             surgery = {"features standardised by each client": features_aligned} if remedy.aligned else {}
             seat = _Seat(Candidate(candidate.cause, Change(remedy.says, remedy.settings, surgery=surgery)))
             if self._run(seat, 0):
