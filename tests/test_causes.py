@@ -74,12 +74,14 @@ def test_client_rate_is_always_a_candidate_and_nothing_else_without_a_reason() -
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0}, True),
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": float("nan")}, True),  # no past to compare with
         ({"norm": 8.0, "norm_per_step": 8.0}, False),  # has always been so
-        ({"norm": 8.0, "norm_per_step": 1.1, "grown": 8.0}, False),  # more data, more steps
+        ({"norm": 8.0, "norm_per_step": 1.1, "grown": 1.1}, False),  # more data, more steps
         (
             {"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "epochs": 5.0},
             False,
         ),  # its work is another, which is another cause
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "width": 0.5}, False),
+        ({"norm": 2.0, "norm_per_step": 2.0, "grown": 4.0}, True),  # far longer than before, as nobody else's
+        ({"norm": 2.0, "norm_per_step": 2.0, "grown": 1.5}, False),
         ({"cosine": -0.5}, True),
         ({"cosine": -0.5, "cosine_before": -0.4}, False),  # has always been so: honest, with unusual data
         ({"loss": float("nan"), "accuracy": 0.1}, True),
@@ -89,6 +91,10 @@ def test_who_counts_as_faulty(changes: dict[str, object], faulty: bool) -> None:
     odd = replace(HONEST, client="02", **changes)  # type: ignore[arg-type]
     assert found(odd).faulty() == (("02",) if faulty else ())
     assert ("faulty_clients" in causes(found(odd))) is faulty
+
+
+def test_updates_that_all_became_longer_make_nobody_faulty() -> None:
+    assert found(*[replace(HONEST, client=f"{k:02}", grown=4.0) for k in range(5)]).faulty() == ()
 
 
 def test_a_majority_is_not_called_faulty() -> None:

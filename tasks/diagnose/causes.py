@@ -32,7 +32,7 @@ TOO_STEEP = 3.0
 """Curvature times rate from which on the steps themselves diverge; 2 for a parabola."""
 CONFLICT_LOSS, CONFLICT_ACCURACY = 2.0, 0.3
 ABNORMAL_NORM = 3.0
-GROWN = 2.0
+GROWN, OUTGROWN = 2.0, 2.5
 BEYOND = 100.0
 SHIFTED = 0.35
 STRUCTURED = 0.4
@@ -61,7 +61,8 @@ class ClientFinding:
         structure: how much its features hang together, over how much the hold-out data's do; NaN if not known.
         norm: length of its update over the median client's, all from the model before the rise; NaN if it failed.
         norm_per_step: the same of the length over the number of steps.
-        grown: length of its update over the median length of its own in the 20 rounds before the rise; NaN if in none.
+        grown: length of its update for each step, over the median of its own in the 20 rounds before the rise; NaN if
+            it took part in none.
         cosine: cosine of that update to the geometric median of all clients'.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
         failed: first round of the rise in which its update was not finite; None if it never was.
@@ -175,7 +176,14 @@ class Findings:
             return not one.shifted or not one.makes_sense
         if one.client in self.cleared or self.steepness > TOO_STEEP:
             return False  # where the rate makes steps diverge, honest updates are of any length and direction
-        return (one.turned or one.oversized) and not self.works_unequally(one) and one.width == 1
+        if self.works_unequally(one) or one.width < 1 or (one.shifted and one.makes_sense):
+            return False
+        return one.turned or one.oversized or self.outgrown(one)
+
+    def outgrown(self, one: ClientFinding) -> bool:
+        """Whether its updates became far longer than they were, and the others' did not."""
+        others = [c.grown for c in self.clients if not c.in_conflict and np.isfinite(c.grown)]
+        return bool(others and one.grown > max(GROWN, OUTGROWN * float(np.median(others))))
 
     def shifted(self) -> tuple[str, ...]:
         """Clients whose features are unlike the others', but whose data make sense."""

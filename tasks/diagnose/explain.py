@@ -198,12 +198,13 @@ def _of_faulty(one: ClientFinding) -> Evidence:
                 f"Trained on one half of the data of {who}, the model gets {100 * one.learnable[0]:.0f} % of the other "
                 f"half right; always answering its most frequent label, {100 * one.learnable[1]:.0f} %.",
             )
-    if one.oversized:
+    if not one.in_conflict:
         yield (
             "update_norm",
             one.norm,
             1.0,
-            f"The updates of {who} are {_short(one.norm)} times as long as the median client's, for as much work.",
+            f"The updates of {who} are {_short(one.norm)} times as long as the median client's, for as much work, and "
+            f"{_short(one.grown)} times as long as its own before the rise, step for step.",
         )
     if one.turned:
         yield (

@@ -80,7 +80,6 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
         distance = feature_distance(probe, replays.params, examples, test)
         rate, batch = settings.federate.client.learning_rate, settings.federate.client.batch_size
         mine = [row for row in rows if row["client"] == client]
-        own_before = _before(log, "update_norm", client, first)
         one = ClientFinding(
             client=client,
             labels=sizes[client],
@@ -95,7 +94,7 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
             structure=np.nan,
             norm=np.nan,
             norm_per_step=np.nan,
-            grown=_length(sent, client) / float(np.median(own_before)) if len(own_before) else np.nan,
+            grown=_grown(log, sent, client, first),
             cosine=np.nan,
             cosine_before=_mean(_before(log, "update_cosine_robust", client, first)),
             failed=_first_failure(log, client, first),
@@ -251,6 +250,14 @@ def _beside_the_sound(found: Sequence[ClientFinding], sent: Captured) -> tuple[C
         else:
             beside.append(one)
     return tuple(beside)
+
+
+def _grown(log: ClientLog, sent: Captured, client: str, first: int) -> float:
+    before, steps = _before(log, "update_norm", client, first), _before(log, "num_steps", client, first)
+    if client not in sent.updates or not len(before) or len(before) != len(steps):
+        return np.nan
+    usual = float(np.median(before / np.maximum(steps, 1)))
+    return _length(sent, client) / max(1, sent.steps[client]) / usual if usual > 0 else np.nan
 
 
 def _length(sent: Captured, client: str) -> float:

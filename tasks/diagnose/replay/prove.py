@@ -171,10 +171,14 @@ class _Case:
         return min(latest, self._replays.phase.last)
 
     def _acquit(self, findings: Findings, sent: Captured) -> Findings:
-        """Clears suspects whose updates harm the model no more than honest ones do, unless their data contradict it."""
+        """Clears suspects whose updates harm the model no more than honest ones do.
+
+        Not those whose data contradict it or whose updates alone became longer: one round's harm is small beside what
+        honest clients with different data do to each other, and it is the replay that decides.
+        """
         suspects = findings.faulty()
         guilty = harmful(self._replays, sent, suspects)
-        odd = {one.client for one in findings.clients if one.in_conflict}
+        odd = {one.client for one in findings.clients if one.in_conflict or findings.outgrown(one)}
         return replace(findings, cleared=tuple(c for c in suspects if c not in guilty and c not in odd))
 
     def _reproduced(self) -> bool:

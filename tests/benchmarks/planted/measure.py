@@ -67,7 +67,7 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     }
     if "replays" in found:
         result["replay_rounds"] = found["replays"]["rounds"]
-        result["explained_rounds"] = found["replays"]["compared"][1] - found["replays"]["from_round"]
+        result["allowed_rounds"] = found["replays"]["allowed"]
     if causes and truth and causes[0]["remedy"] is not None and result["rose"]:
         result["remedy"] = causes[0]["remedy"]["settings"]
         result["taken_back"] = _taken_back(result["remedy"], planted, workspace, gaps)
