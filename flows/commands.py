@@ -6,6 +6,7 @@ first, then the server is asked whether it is there, and then the flow begins.
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,8 @@ def _compare(given: argparse.Namespace) -> None:
 
 def _find_servers(repository: Path) -> None:
     # Prefect, as it is imported, leaves a console alone that is there already: its lines would lack time and task.
-    logging.getLogger().handlers.clear()
+    if "prefect" not in sys.modules:
+        logging.getLogger().handlers.clear()
     from flows import server
 
     server.check()
