@@ -75,6 +75,7 @@ def _add_settings(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _pipeline(given: argparse.Namespace) -> None:
+    find_repository(Path.cwd())
     run_pipeline(overrides.overridden(given.params, given.overrides), given.force, given.push)
 
 
