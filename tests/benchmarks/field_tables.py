@@ -53,7 +53,7 @@ def tables(xrays: Path | None) -> dict[str, tuple[list[str], list[str]]]:
     """Returns each table's axes and settings by its name."""
     data = {"digits": []}
     if xrays is not None:
-        data["xrays"] = ["data.kind=npz", f"data.path={xrays}", "federate.model=cnn"]
+        data["xrays"] = ["data.kind=npz", f"data.path={xrays}", "federate.model=mlp"]
     found = {}
     for source, where in data.items():
         for partition, rule in PARTITIONS.items():
