@@ -813,7 +813,7 @@ class DiagnoseSettings(Section):
         3.0,
         gt=0,
         title="Budget",
-        description="rounds that the replays may take, over those that they explain (at least 10)",
+        description="rounds that the replays may take, over those that they explain (at least 15)",
     )
 
 
