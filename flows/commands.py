@@ -75,19 +75,19 @@ def _add_settings(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _pipeline(given: argparse.Namespace) -> None:
-    find_repository(Path.cwd())
-    run_pipeline(overrides.overridden(given.params, given.overrides), given.force, given.push)
+    repository = find_repository(Path.cwd())
+    run_pipeline(repository, overrides.overridden(given.params, given.overrides), given.force, given.push)
 
 
-def run_pipeline(params: str, force: bool = False, push: bool = False) -> None:
-    """Runs the pipeline as a flow run by the text of a params.yaml.
+def run_pipeline(repository: Path, params: str, force: bool = False, push: bool = False) -> None:
+    """Runs the pipeline of `repository` as a flow run by the text of a params.yaml.
 
     Raises:
         UndriftError: a server does not answer, or the run failed.
     """
     import yaml
 
-    _find_servers(find_repository(Path.cwd()))
+    _find_servers(repository)
     from flows import pipeline
 
     pipeline.PARAMS.set(params)

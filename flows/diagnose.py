@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from flows import overrides, server, store, tracking
-from flows.commands import run_pipeline
+from flows.commands import error_of, run_pipeline
 from flows.workspace import RUNS, find_repository
 from tasks import command
 from tasks.diagnose import diagnose_logs
@@ -164,8 +164,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _apply(run: str) -> None:
     """Diagnoses, and runs the run's pipeline again with the remedy of the first cause."""
+    repository = find_repository(Path.cwd())
     if not Path(run).is_dir():
-        server.check_mlflow(find_repository(Path.cwd()))
+        server.check_mlflow(repository)
     with _found(run) as found:
         answer = diagnose_logs(found.reports, found.settings, found.workspace)
         causes = read_json(found.reports / "diagnosis.json")["causes"]
@@ -175,7 +176,7 @@ def _apply(run: str) -> None:
         params = found.workspace / "params.yaml"
         text = overrides.params_text(params, with_settings(found.settings, remedy))
     log.info("running again with %s", flags(remedy))
-    run_pipeline(text)
+    run_pipeline(repository, text)
 
 
 def _command(run: str) -> None:
@@ -187,8 +188,7 @@ def _command(run: str) -> None:
     server.check()
     state = diagnose(run, return_state=True)
     if not state.is_completed():
-        error = state.result(raise_on_failure=False)
-        raise error if isinstance(error, UndriftError) else RunError(str(state.message))
+        raise error_of(state)
 
 
 if __name__ == "__main__":
