@@ -16,15 +16,8 @@ from tasks.partition.discrepancy import (
     moments,
     squared_distances,
 )
-from tasks.partition.skew import (
-    coefficient_of_variation,
-    earth_mover,
-    gini,
-    hellinger,
-    jensen_shannon,
-    skew_by_client,
-    summary,
-)
+from tasks.partition.skew import coefficient_of_variation, hellinger, jensen_shannon, skew_by_client, summary
+from tasks.skew import earth_mover, gini
 
 MIXES = hnp.arrays(np.int64, 6, elements=st.integers(0, 50)).filter(np.any).map(lambda counts: counts / counts.sum())
 SIZES = st.lists(st.integers(1, 10_000), min_size=1, max_size=30).map(np.array)

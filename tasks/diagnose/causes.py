@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tasks.diagnose.change import Change
 from tasks.diagnose.surgery import features_aligned, labels_dealt_evenly, sizes_made_equal
 from tasks.settings import Settings
+from tasks.skew import earth_mover
 
 Floats = NDArray[np.float64]
 
@@ -316,8 +317,8 @@ def lower_rate(settings: Settings, steepness: float) -> float:
 
 def _most_skewed(found: Findings) -> tuple[str, ...]:
     total = np.sum([one.labels for one in found.clients], axis=0)
-    whole = total / total.sum()
-    distance = {one.client: float(np.abs(one.labels / max(1, one.labels.sum()) - whole).sum()) for one in found.clients}
+    mixes = {one.client: one.labels / max(1, one.labels.sum()) for one in found.clients}
+    distance = {client: float(earth_mover(mix, total / total.sum())) for client, mix in mixes.items()}
     return tuple(sorted((c for c in distance if distance[c] > SKEWED_LABELS), key=lambda c: (-distance[c], c)))
 
 
@@ -327,17 +328,9 @@ def _named(clients: tuple[str, ...]) -> str:
     return f"clients {', '.join(clients[:-1])} and {clients[-1]}"
 
 
-def gini(sizes: Floats) -> float:
-    """Returns the Gini coefficient of the sizes (K,): 0 where all are equal, 1 - 1/K where one client has all."""
-    ordered = np.sort(sizes)
-    ranks = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
-    return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
-
-
 def mean_label_distance(labels: Mapping[str, NDArray[np.int64]]) -> float:
     """Returns the mean over clients, weighted by examples, of sum_c |p_k(c) - p(c)|: 0 (alike) to 2."""
     counts = np.array(list(labels.values()), dtype=np.float64)
     whole = counts.sum(axis=0) / counts.sum()
     sizes = counts.sum(axis=1)
-    shares = counts / np.maximum(sizes, 1)[:, None]
-    return float(sizes @ np.abs(shares - whole).sum(axis=1) / sizes.sum())
+    return float(sizes @ earth_mover(counts / np.maximum(sizes, 1)[:, None], whole) / sizes.sum())

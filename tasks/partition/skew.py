@@ -11,17 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.partition.discrepancy import Features, Floats, maximum_mean_discrepancies, moment_distances, moments
+from tasks.skew import earth_mover, gini
 
 Counts = NDArray[np.int64]
-
-
-def earth_mover(p: Floats, q: Floats) -> Floats:
-    """Returns sum_c |p(c) - q(c)| along the last axis: from 0 (equal) to 2 (no class in common).
-
-    The earth mover's distance between label distributions as Zhao et al. use it (arXiv 1806.00582, section 3.2), with
-    any two classes equally far apart. It is twice the total variation distance.
-    """
-    return np.asarray(np.abs(p - q).sum(axis=-1))
 
 
 def jensen_shannon(p: Floats, q: Floats) -> Floats:
@@ -44,16 +36,6 @@ def _relative_entropy(p: Floats, middle: Floats) -> Floats:
 def hellinger(p: Floats, q: Floats) -> Floats:
     """Returns sqrt(sum_c (sqrt p(c) - sqrt q(c))^2 / 2) along the last axis: from 0 (equal) to 1 (none in common)."""
     return np.asarray(np.sqrt(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(axis=-1) / 2))
-
-
-def gini(sizes: Counts) -> float:
-    """Returns the Gini coefficient of the sizes: 0 where all are equal, 1 - 1/K where one client has everything.
-
-    sum_i sum_j |n_i - n_j| / (2 K N), which is sum_i (2 i - K - 1) n_(i) / (K N) over the ascending sizes, i = 1..K.
-    """
-    ordered = np.sort(sizes)
-    ranks = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
-    return float((ranks * ordered).sum() / (len(ordered) * ordered.sum()))
 
 
 def coefficient_of_variation(sizes: Counts) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.diagnose.causes import ClientFinding, Findings, gini, mean_label_distance
+from tasks.diagnose.causes import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.drift import BEFORE
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.replay.engine import Replayer
@@ -25,6 +25,7 @@ from tasks.diagnose.replay.examine import (
 from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.federate.in_process import Failed
 from tasks.federate.statistics import geometric_median, gram
+from tasks.skew import gini
 
 _LOOKED_AT = 200
 """Most examples of a client that the curvature is computed on."""
@@ -111,7 +112,7 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
     return Findings(
         clients=_beside_the_sound(found, sent),
         label_skew=mean_label_distance(sizes),
-        size_skew=gini(np.array([len(y) for _, y in data.values()], np.float64)),
+        size_skew=gini(np.array([len(y) for _, y in data.values()])),
         steepness=_steepness(replays, probe),
         train_trend=np.nan,
         val_trend=np.nan,
