@@ -188,13 +188,7 @@ class Runner:
     def all_updates(self, state: Any, round_num: int) -> dict[str, Any]:
         """Returns what every client would send in round `round_num` if all took part, or `Failed`."""
         inputs = {client: self._client_input(state, client, round_num) for client in self._cohort.clients}
-        try:
-            return dict(zip(inputs, self._computations.train(state, list(inputs.values())), strict=True))
-        except UndriftError:
-            raise
-        except Exception:
-            found = {client: _alone(self._computations.train, state, given) for client, given in inputs.items()}
-            return {client: one if isinstance(one, Failed) else one[0] for client, one in found.items()}
+        return _each(self._computations.train, state, inputs)
 
     def _sample(self, state: Any, round_num: int, excluded: Collection[str]) -> list[str]:
         left = {c: info for c, info in self._cohort.clients.items() if c not in excluded}
@@ -206,19 +200,9 @@ class Runner:
         if sampling.kind != "power_of_choice" or len(sampled) <= sampling.clients_per_round:
             return sampled
         inputs = {client: self._client_input(state, client, round_num) for client in sampled}
-        return schedule.highest(self._losses(state, inputs), sampling.clients_per_round)
-
-    def _losses(self, state: Any, inputs: Mapping[str, Any]) -> dict[str, float]:
-        """Returns the global model's loss on each client's data; NaN for one that fails."""
-        try:
-            losses = dict(zip(inputs, self._computations.measure(state, list(inputs.values())), strict=True))
-        except UndriftError:
-            raise
-        except Exception:
-            # The worker runtime fails for all when one does.
-            tried = {client: _alone(self._computations.measure, state, given) for client, given in inputs.items()}
-            losses = {client: found if isinstance(found, Failed) else found[0] for client, found in tried.items()}
-        return {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in losses.items()}
+        measured = _each(self._computations.measure, state, inputs)
+        losses = {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in measured.items()}
+        return schedule.highest(losses, sampling.clients_per_round)
 
     def _client_input(self, state: Any, client: str, round_num: int) -> OrderedDict[str, Any]:
         info, settings = self._cohort.clients[client], self._settings
@@ -254,19 +238,16 @@ class Runner:
         except UndriftError:
             raise
         except Exception as exc:
-            failed = self._find_failed(state, inputs)
+            tried = _each_alone(self._computations.train, state, inputs)
+            failed = {client: found for client, found in tried.items() if isinstance(found, Failed)}
             if not failed:
                 raise RunError(f"the round failed, but each of its clients alone did not: {exc}") from exc
             rest = {client: given for client, given in inputs.items() if client not in failed}
             if not rest:
-                return state, dict(failed)
+                return state, failed
             proposed, results = self._computations.next(state, list(rest.values()))
             found = {**dict(zip(rest, results, strict=True)), **failed}
             return proposed, {client: found[client] for client in inputs}
-
-    def _find_failed(self, state: Any, inputs: Mapping[str, Any]) -> dict[str, Failed]:
-        tried = {client: _alone(self._computations.train, state, given) for client, given in inputs.items()}
-        return {client: found for client, found in tried.items() if isinstance(found, Failed)}
 
     def _prune(self, state: Any, round_num: int) -> Any:
         if self._phase.next_mask is None:
@@ -283,14 +264,32 @@ class Runner:
         return self.validate(params)
 
 
-def _alone(compute: Callable[[Any, Sequence[Any]], list[Any]], state: Any, given: Any) -> list[Any] | Failed:
-    """Returns what `compute` gives for one client, or `Failed` if it raises."""
+_Compute = Callable[[Any, Sequence[Any]], list[Any]]
+
+
+def _each(compute: _Compute, state: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what `compute` gives for each client, or `Failed`.
+
+    All at once; the worker runtime fails for all when one does, and then each client is tried alone.
+    """
     try:
-        return compute(state, [given])
+        return dict(zip(inputs, compute(state, list(inputs.values())), strict=True))
     except UndriftError:
         raise
-    except Exception as exc:
-        return Failed(exc)
+    except Exception:
+        return _each_alone(compute, state, inputs)
+
+
+def _each_alone(compute: _Compute, state: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for client, given in inputs.items():
+        try:
+            (found[client],) = compute(state, [given])
+        except UndriftError:
+            raise
+        except Exception as exc:
+            found[client] = Failed(exc)
+    return found
 
 
 def _with_kept(state: Any, results: Mapping[str, Any]) -> Any:
