@@ -35,7 +35,6 @@ class Investigation:
     Attributes:
         from_round: round of the checkpoint that they began with.
         window: rounds whose losses are compared, first and last.
-        level: loss before the rise.
         reproduced: whether the rise came again with nothing changed.
         causes: proven, the first cause first.
         ruled_out: replayed and not proven.
@@ -47,7 +46,6 @@ class Investigation:
 
     from_round: int
     window: tuple[int, int]
-    level: float
     reproduced: bool
     causes: tuple[Proof, ...]
     ruled_out: tuple[Proof, ...]

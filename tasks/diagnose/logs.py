@@ -12,6 +12,7 @@ import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -67,6 +68,14 @@ class ClientLog:
     failed: Bools
     not_finite: Bools
     """(M,) true where the client failed because its update was not finite, as far as the log tells why."""
+
+    def of(self, client: str) -> Bools:
+        """Returns (M,) true in the rows of `client`."""
+        return np.asarray(self._names == client)
+
+    @cached_property
+    def _names(self) -> NDArray[np.str_]:
+        return np.array(self.clients)
 
 
 def read_rounds(path: Path) -> RoundLog:

@@ -51,8 +51,6 @@ class Stepped:
     """After the round; as before where the averaged model is not finite."""
     line: dict[str, Any]
     """`round`, `row` of rounds.csv and `clients`, rows of clients.csv."""
-    results: Mapping[str, Any]
-    """Each sampled client's result (see local_update.py), or `Failed`."""
     failures: Mapping[str, str]
     """Each client that was left out, with the reason."""
     healthy: bool
@@ -183,7 +181,7 @@ class Runner:
             log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
         healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
         line = {"round": round_num, "row": row, "clients": clients}
-        return Stepped(after, line, results, failures, bool(healthy))
+        return Stepped(after, line, failures, bool(healthy))
 
     def all_updates(self, state: Any, round_num: int) -> dict[str, Any]:
         """Returns what every client would send in round `round_num` if all took part, or `Failed`."""

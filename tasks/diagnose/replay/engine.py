@@ -24,7 +24,7 @@ from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
 from tasks.federate.models import build
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
-from tasks.federate.runner import Phase, Runner, Stepped, build_computations
+from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.runtime import runtime
 from tasks.federate.schedule import clients_per_round
 from tasks.files import TEST, read_client, write_client
@@ -49,21 +49,23 @@ class Course:
 
     Attributes:
         change: what is different in it.
-        seed: number of the seed: 0 draws what the run drew.
         losses: after each round so far, by column (`val_loss`, `train_loss`); infinite once no client is left whose
             update is finite.
         lines: what each round logged.
     """
 
     change: Change
-    seed: int
     runner: Runner
     state: Any
     next_round: int
     losses: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in LOSSES})
     lines: list[Mapping[str, Any]] = field(default_factory=list)
-    last: Stepped | None = None
     broken: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether its change ends training before the next round."""
+        return bool(self.next_round > self.change.settings.get("federate.rounds", self.next_round))
 
 
 class Replayer:
@@ -98,7 +100,7 @@ class Replayer:
             every = self.settings.federate.checkpoint_every
             self.from_round = latest // every * every
             _log.info("no checkpoint: running rounds 1 to %d again", self.from_round)
-            course = Course(NOTHING, 0, self._initial, self._fresh, 1)
+            course = Course(NOTHING, self._initial, self._fresh, 1)
             while course.next_round <= self.from_round:
                 self._step(course)
             self._state = course.state
@@ -137,7 +139,7 @@ class Replayer:
         return self._initial.all_updates(self._state, round_num)
 
     def course(self, change: Change, seed: int) -> Course:
-        """Returns a replay that has not begun.
+        """Returns a replay that has not begun; seed 0 draws what the run drew.
 
         Raises:
             SettingsError: the run's other settings or its data do not allow the change.
@@ -159,27 +161,24 @@ class Replayer:
             absent=change.without,
             validate=self._initial.validate,
         )
-        return Course(change, seed, stepper, self._start(settings, stepper), self.from_round + 1)
+        return Course(change, stepper, self._start(settings, stepper), self.from_round + 1)
 
     def advance(self, course: Course, until: int) -> None:
         """Runs `course` up to round `until`, as far as it has not been run."""
         while course.next_round <= min(until, self.phase.last):
-            self.spent += not course.broken and course.next_round <= course.change.settings.get(
-                "federate.rounds", course.next_round
-            )
+            self.spent += not course.broken and not course.ended
             self._step(course)
 
     def _step(self, course: Course) -> None:
-        ended = course.next_round > course.change.settings.get("federate.rounds", course.next_round)
-        if ended and not course.lines:
+        if course.ended and not course.lines:
             for name, losses in course.losses.items():
                 losses.append(self._loss if name == "val_loss" else np.inf)
             course.next_round += 1
             return
-        if not course.broken and not ended:
+        if not course.broken and not course.ended:
             try:
                 done = course.runner.step(course.state, course.next_round)
-                course.state, course.last = done.state, done
+                course.state = done.state
                 course.lines.append(done.line)
             except NoClientLeft:
                 # Of the clients that were drawn none may take part: nothing changes. Else the model is past saving.

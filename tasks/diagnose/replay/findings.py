@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.diagnose.causes import ClientFinding, Findings, mean_label_distance
+from tasks.diagnose.change import Sites
 from tasks.diagnose.drift import BEFORE
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.replay.engine import Replayer
@@ -59,16 +60,17 @@ def capture(replays: Replayer, round_num: int) -> Captured:
     )
 
 
-def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findings:
+def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first: int) -> Findings:
     """Returns the findings.
 
     Args:
         replays: at the checkpoint before the rise.
+        probe: of their model.
         sent: a round of all clients.
         log: clients.csv.
         first: round in which the rise began.
     """
-    settings, cohort, probe = replays.settings, replays.cohort, Probe(replays.model)
+    settings, cohort = replays.settings, replays.cohort
     data, test = replays.data(), (cohort.test_x, cohort.test_y)
     reference = probe.fit(replays.params, test)
     rows = _rows(log, first, first + _ROUNDS - 1)
@@ -113,11 +115,11 @@ def find(replays: Replayer, sent: Captured, log: ClientLog, first: int) -> Findi
         clients=_beside_the_sound(found, sent),
         label_skew=mean_label_distance(sizes),
         size_skew=gini(np.array([len(y) for _, y in data.values()])),
-        steepness=_steepness(replays, probe),
+        steepness=_steepness(replays, probe, data),
         train_trend=np.nan,
         val_trend=np.nan,
-        dissimilarity=_dissimilarity(replays, probe),
-        local_drift=_local_drift(replays, probe),
+        dissimilarity=_dissimilarity(replays, probe, data),
+        local_drift=_local_drift(replays, probe, data),
         cleared=(),
         objective_gap=_objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
     )
@@ -139,8 +141,8 @@ def _influence(replays: Replayer, probe: Probe, sent: Captured) -> tuple[dict[st
     return changes, recalls
 
 
-def _dissimilarity(replays: Replayer, probe: Probe) -> float:
-    data, clients = replays.data(), replays.cohort.clients
+def _dissimilarity(replays: Replayer, probe: Probe, data: Sites) -> float:
+    clients = replays.cohort.clients
     with np.errstate(all="ignore"):
         gradients = {client: probe.gradient(replays.params, examples)[1] for client, examples in data.items()}
     sound = [client for client, gradient in gradients.items() if np.isfinite(gradient).all()]
@@ -150,8 +152,8 @@ def _dissimilarity(replays: Replayer, probe: Probe) -> float:
     return dissimilarity([gradients[client] for client in sound], shares / shares.sum())
 
 
-def _local_drift(replays: Replayer, probe: Probe) -> tuple[float, ...]:
-    data, client = replays.data(), replays.settings.federate.client
+def _local_drift(replays: Replayer, probe: Probe, data: Sites) -> tuple[float, ...]:
+    client = replays.settings.federate.client
     epochs = max(1, min(replays.settings.federate.local_work.epochs, _DRIFT_EPOCHS))
     paths = [
         local_path(probe, replays.params, data[name], client.learning_rate, client.batch_size, epochs).distance
@@ -187,8 +189,7 @@ def _rows(log: ClientLog, first: int, last: int) -> list[dict[str, Any]]:
     return found
 
 
-def _steepness(replays: Replayer, probe: Probe) -> float:
-    data = replays.data()
+def _steepness(replays: Replayer, probe: Probe, data: Sites) -> float:
     values = [
         curvature(probe, replays.params, (data[c][0][:_LOOKED_AT], data[c][1][:_LOOKED_AT]))
         for c in _spread(list(data))
@@ -197,14 +198,13 @@ def _steepness(replays: Replayer, probe: Probe) -> float:
     return replays.settings.federate.client.learning_rate * float(np.median(values)) if values else np.nan
 
 
-def harmful(replays: Replayer, sent: Captured, suspects: Sequence[str]) -> tuple[str, ...]:
+def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[str]) -> tuple[str, ...]:
     """Returns the suspects whose updates raise the hold-out loss more than the median honest client's do.
 
     By leaving out one more: the suspects' harm is ln L(with it, without the other suspects) - ln L(without any
     suspect); an honest client's, ln L(without any suspect) - ln L(without any suspect and it).
     """
     test = (replays.cohort.test_x, replays.cohort.test_y)
-    probe = Probe(replays.model)
     honest = {c: u for c, u in sent.updates.items() if c not in suspects}
     if not honest:
         return ()
@@ -272,8 +272,7 @@ def _epochs(row: Mapping[str, Any], batch: int) -> float:
 
 
 def _first_failure(log: ClientLog, client: str, first: int) -> int | None:
-    mine = np.array([name == client for name in log.clients])
-    failed = log.rounds[mine & log.failed & (log.rounds >= first)]
+    failed = log.rounds[log.of(client) & log.failed & (log.rounds >= first)]
     return int(failed.min()) if len(failed) else None
 
 
@@ -281,8 +280,7 @@ def _before(log: ClientLog, name: str, client: str, first: int) -> Floats:
     """The client's values of a signal in the 20 rounds before `first`."""
     if name not in log.signals:
         return np.zeros(0)
-    mine = np.array([each == client for each in log.clients])
-    values = log.signals[name][mine & (log.rounds < first) & (log.rounds >= first - BEFORE)]
+    values = log.signals[name][log.of(client) & (log.rounds < first) & (log.rounds >= first - BEFORE)]
     return np.asarray(values[np.isfinite(values)])
 
 

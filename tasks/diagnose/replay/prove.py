@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from tasks.detection import Increase
 from tasks.diagnose.causes import Candidate, Findings, candidates, order
 from tasks.diagnose.change import NOTHING, Change
-from tasks.diagnose.effect import Effect, height, removed
+from tasks.diagnose.effect import PROVEN, Effect, height, removed
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.remedies import remedies
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
+from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.findings import Captured, capture, find, harmful
 from tasks.diagnose.surgery import features_aligned
 from tasks.errors import SettingsError
@@ -95,6 +96,7 @@ class _Case:
         assert rise.round is not None
         assert rise.until is not None
         self._replays, self._rise, self._loss, self._log = replays, rise, loss, clients
+        self._probe = Probe(replays.model)
         self._rounds, self._losses, self._trends = what.rounds, what.losses, what.trends
         self._first, self._alarm = rise.round, min(rise.alarm or rise.round, rise.until)
         self._until = min(rise.until, replays.phase.last)
@@ -108,7 +110,7 @@ class _Case:
 
     def solve(self) -> Investigation:
         sent = capture(self._replays, self._alarm)
-        findings = find(self._replays, sent, self._log, self._first)
+        findings = find(self._replays, self._probe, sent, self._log, self._first)
         train, held_out = self._trends
         findings = self._acquit(replace(findings, train_trend=train, val_trend=held_out), sent)
         self._order = order(findings)
@@ -130,7 +132,6 @@ class _Case:
         return Investigation(
             self._replays.from_round,
             (self._first, self._last),
-            self._level,
             reproduced,
             tuple(proven),
             tuple(out),
@@ -177,7 +178,7 @@ class _Case:
         honest clients with different data do to each other, and it is the replay that decides.
         """
         suspects = findings.faulty()
-        guilty = harmful(self._replays, sent, suspects)
+        guilty = harmful(self._replays, self._probe, sent, suspects)
         odd = {one.client for one in findings.clients if one.in_conflict or findings.outgrown(one)}
         return replace(findings, cleared=tuple(c for c in suspects if c not in guilty and c not in odd))
 
@@ -258,9 +259,9 @@ class _Case:
     def _first_cause(self, seats: Sequence[_Seat]) -> _Seat | None:
         """The most specific of the candidates that remove nearly as much as the best does."""
         known = {id(seat): min(self._removes(seat), 1.0) for seat in seats}
-        if not known or max(known.values()) < 0.5:
+        if not known or max(known.values()) < PROVEN:
             return None
-        bar = max(0.5, max(known.values()) - _MARGIN)
+        bar = max(PROVEN, max(known.values()) - _MARGIN)
         close = [seat for seat in seats if known[id(seat)] >= bar]
         return min(close, key=lambda seat: (self._order.index(seat.candidate.cause), -known[id(seat)]))
 
@@ -281,7 +282,7 @@ class _Case:
             cause = other.candidate.cause
             if cause == first.candidate.cause or cause not in _WITH_OTHERS or self._spent_up():
                 continue
-            both = _Seat(Candidate("", first.candidate.change | other.candidate.change))
+            both = _both(first, other)
             if not self._run(both, 0):
                 continue
             gain = self._fall(first, both)
@@ -308,7 +309,7 @@ class _Case:
             for other in able[i + 1 :]:
                 if one.candidate.cause == other.candidate.cause:
                     continue
-                both = _Seat(Candidate("", one.candidate.change | other.candidate.change))
+                both = _both(one, other)
                 if not self._run(both, 0) or self._removes(both) < 0.6:
                     continue
                 self._confirm(both)
@@ -337,6 +338,10 @@ class _Case:
                 tried.append(Tried(remedy, self._removes(seat), loss))
         # Below the level before the rise there is nothing left to take back: then the most fitting stays first.
         return tuple(sorted(tried, key=lambda one: -round(min(one.recovers, 1.0), 2)))
+
+
+def _both(one: _Seat, other: _Seat) -> _Seat:
+    return _Seat(Candidate("", one.candidate.change | other.candidate.change))
 
 
 def _mean_losses(courses: Sequence[Sequence[float]]) -> tuple[float, ...]:
