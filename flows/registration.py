@@ -10,7 +10,7 @@ from typing import Any
 import flows
 from flows import server
 from tasks.errors import InputError, SettingsError
-from tasks.settings import fields, load, parse
+from tasks.settings import fields, laid_over, load, parse, value_at
 
 DEPLOYED = {
     "pipeline": "The six steps from raw data to a pruned, tracked and versioned federated model.",
@@ -77,8 +77,8 @@ def kept(before: Mapping[str, Any], deployed: Mapping[str, Any], now: Mapping[st
     """
     found = {}
     for name in fields():
-        value = _at(deployed, name)
-        if value is not None and value not in (_at(before, name), _at(now, name)):
+        value = value_at(deployed, name)
+        if value is not None and value not in (value_at(before, name), value_at(now, name)):
             found[name] = value
     return found
 
@@ -129,7 +129,7 @@ def _parameters(deployment: Any, found: Any) -> dict[str, Any]:
     now, schema = deployment.parameters["settings"], found.parameter_openapi_schema or {}
     before = schema.get("properties", {}).get("settings", {}).get("default") or now
     changed = kept(before, found.parameters.get("settings") or {}, now)
-    settings = _laid_over(now, changed)
+    settings = laid_over(now, changed)
     try:
         parse(settings)
     except SettingsError as exc:
@@ -139,20 +139,6 @@ def _parameters(deployment: Any, found: Any) -> dict[str, Any]:
         for name, value in changed.items():
             log.info("%s: kept from the UI: %s=%s", found.name, name, value)
     return {**found.parameters, "settings": settings}
-
-
-def _at(settings: Any, name: str) -> Any:
-    for part in name.split("."):
-        settings = settings.get(part) if isinstance(settings, Mapping) else None
-    return settings
-
-
-def _laid_over(settings: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(settings)
-    for name, value in changed.items():
-        head, _, rest = name.partition(".")
-        result[head] = _laid_over(result.get(head) or {}, {rest: value}) if rest else value
-    return result
 
 
 def _raw(params: Path) -> Any:

@@ -48,6 +48,9 @@ def _items(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+ClientIds = Annotated[tuple[str, ...], BeforeValidator(_items)]
+
+
 class Section(BaseModel):
     """A section of params.yaml."""
 
@@ -581,7 +584,7 @@ class FaultSettings(Section):
         description="what the clients do: label y becomes C - 1 - y, features become noise, the update is sent times "
         "factor or -factor, or with a NaN",
     )
-    clients: Annotated[tuple[str, ...], BeforeValidator(_items)] = Field(
+    clients: ClientIds = Field(
         (), title="Clients", description="ids of the broken clients", json_schema_extra=_only(*_FAULTS)
     )
     from_round: int = Field(
@@ -670,7 +673,7 @@ class FederateSettings(Section):
     local_work: LocalWorkSettings = Field(
         LocalWorkSettings(), title="Local work", description="how long a client trains"
     )
-    exclude: list[str] = Field([], title="Exclude", description="ids of clients that take no part")
+    exclude: ClientIds = Field((), title="Exclude", description="ids of clients that take no part")
     shared_fraction: float = Field(
         0.0,
         ge=0,
@@ -867,14 +870,23 @@ def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: they do not fit the rest.
     """
-    raw: dict[str, Any] = settings.model_dump(mode="json")
+    return parse(laid_over(settings.model_dump(mode="json"), changes))
+
+
+def laid_over(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a copy of `raw`, a mapping as params.yaml holds it, with others at the dotted names in `changes`."""
+    result = dict(raw)
     for name, value in changes.items():
-        *sections, last = name.split(".")
-        at = raw
-        for section in sections:
-            at = at[section]
-        at[last] = value
-    return parse(raw)
+        head, _, rest = name.partition(".")
+        result[head] = laid_over(result.get(head) or {}, {rest: value}) if rest else value
+    return result
+
+
+def value_at(raw: Any, name: str) -> Any:
+    """Returns what stands at the dotted `name` in `raw`, a mapping as params.yaml holds it; None if nothing does."""
+    for part in name.split("."):
+        raw = raw.get(part) if isinstance(raw, Mapping) else None
+    return raw
 
 
 def load(path: Path) -> Settings:

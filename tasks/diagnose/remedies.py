@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.diagnose.causes import Findings, lower_rate, plain_server, same_work, whole_model
-from tasks.settings import Settings
+from tasks.settings import Settings, value_at
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,10 @@ def remedies(
     """Returns the remedies for `cause`, the most fitting first, each with no more settings than it changes."""
     raw = settings.model_dump(mode="json")
     fresh = [
-        replace(one, settings={name: value for name, value in one.settings.items() if value != _at(raw, name)})
+        replace(one, settings={name: value for name, value in one.settings.items() if value != value_at(raw, name)})
         for one in _remedies(cause, settings, clients, found, last_sound)
     ]
     return [one for one in fresh if one.settings]
-
-
-def _at(raw: dict[str, Any], name: str) -> Any:
-    at: Any = raw
-    for part in name.split("."):
-        at = at[part]
-    return at
 
 
 def _remedies(
