@@ -245,6 +245,13 @@ def statuses(compare: Shell) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in found}
 
 
+def wait_until_they_train(compare: Shell, *names: str) -> None:
+    until = time.monotonic() + 60
+    while {statuses(compare).get(name) for name in names} != {"RUNNING"}:
+        assert time.monotonic() < until, statuses(compare)
+        time.sleep(0.2)
+
+
 @pytest.mark.slow
 def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(
     compare: Shell, prefect_server: str
@@ -252,6 +259,7 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(
     killed = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
     # The cells of one epoch end long before those of twenty.
     wait_for_line(killed, r"flows\.comparison - 2/4 ")
+    wait_until_they_train(compare, "epochs=20, seed=0", "epochs=20, seed=1")
     processes = below(killed.pid)
     assert len(processes) >= 2
     killed.send_signal(signal.SIGKILL)
@@ -278,7 +286,7 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(
 def test_a_terminated_comparison_ends_at_once_and_mlflow_says_killed(compare: Shell, prefect_server: str) -> None:
     begun = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=21")
     wait_for_line(begun, r"flows\.comparison - 2/4 ")
-    time.sleep(5)  # the next two train
+    wait_until_they_train(compare, "epochs=20, seed=0", "epochs=20, seed=1")
     processes, at = below(begun.pid), time.monotonic()
     begun.terminate()
     rest, _ = begun.communicate(timeout=60)
