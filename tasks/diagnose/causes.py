@@ -177,8 +177,8 @@ class Findings:
             return not one.shifted or not one.makes_sense
         if one.client in self.cleared or self.steepness > TOO_STEEP:
             return False  # where the rate makes steps diverge, honest updates are of any length and direction
-        if self.works_unequally(one) or one.width < 1 or (one.shifted and one.makes_sense):
-            return False
+        if self.works_unequally(one) or one.width < 1 or (one.shifted and np.isnan(one.grown)):
+            return False  # unequal work, a narrow model and unusual features make unusual updates, these from the start
         return one.turned or one.oversized or self.outgrown(one)
 
     def outgrown(self, one: ClientFinding) -> bool:

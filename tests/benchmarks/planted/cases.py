@@ -38,7 +38,7 @@ class Plant:
         causes: names of diagnosis.json's vocabulary; empty: nothing is planted.
         healthy: settings before the onset, over those of the base.
         changed: settings from the onset on, over those.
-        by_client: settings from the onset on that name the planted clients.
+        by_client: settings from the onset on that name the planted clients, or as many others with `by_others`.
         operation: done to the data of the planted clients, or to the others' with `to_others`.
         share: of the clients that are planted; 0: one.
     """
@@ -50,6 +50,7 @@ class Plant:
     operation: Operation | None = None
     share: float = 0.0
     to_others: bool = False
+    by_others: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,19 @@ class Case:
     def clients(self, known: list[str]) -> list[str]:
         """Returns the planted clients, sorted; none where the cause is of all."""
         plant = PLANTS[self.plant]
-        if plant.operation is None and plant.by_client is None:
-            return []
-        num = max(1, round(plant.share * len(known)))
-        return sorted(np.random.default_rng([77, self.seed]).permutation(known)[:num].tolist())
+        return self._drawn(known)[0] if plant.operation or plant.by_client else []
 
-    def planted(self, clients: list[str]) -> dict[str, Any]:
+    def planted(self, known: list[str]) -> dict[str, Any]:
         """Returns the settings from the onset on."""
         plant = PLANTS[self.plant]
-        told = plant.by_client(clients) if plant.by_client else {}
+        told = plant.by_client(self._drawn(known)[plant.by_others]) if plant.by_client else {}
         return {**self.healthy(), **plant.changed, **told}
+
+    def _drawn(self, known: list[str]) -> tuple[list[str], list[str]]:
+        """The planted clients, and as many others."""
+        num = max(1, round(PLANTS[self.plant].share * len(known)))
+        drawn = np.random.default_rng([77, self.seed]).permutation(known).tolist()
+        return sorted(drawn[:num]), sorted(drawn[num : 2 * num])
 
 
 def _flip(x: NDArray[np.float32], y: NDArray[np.int32], classes: int, _: np.random.Generator) -> Examples:
@@ -183,7 +187,9 @@ PLANTS: dict[str, Plant] = {
     "flip_client_rate": Plant((*_FAULTY, "client_learning_rate"), changed=_FAST, operation=_flip, share=0.3),
     "flip_server_rate": Plant((*_FAULTY, "server_learning_rate"), changed=_SERVER, operation=_flip, share=0.3),
     "shift_client_rate": Plant(("feature_shift", "client_learning_rate"), changed=_FAST, operation=_invert, share=0.3),
-    "width_flip": Plant(("architecture_variation", *_FAULTY), by_client=_narrow, operation=_flip, share=0.3),
+    "width_flip": Plant(
+        ("architecture_variation", *_FAULTY), by_client=_narrow, by_others=True, operation=_flip, share=0.3
+    ),
     "none_iid": Plant(healthy={"partition.kind": "iid"}),
     "none_dirichlet_0.1": Plant(healthy={"partition.kind": "dirichlet", "partition.alpha": 0.1}),
     "none_dirichlet_0.5": Plant(),

@@ -65,7 +65,7 @@ class Planter:
         healthy = self._run_healthy(self._with_data(case.healthy()))
         known = client_ids(healthy.folder / CLIENTS)
         clients = case.clients(known)
-        named = self._with_data(case.planted(clients))
+        named = self._with_data(case.planted(known))
         settings = parse(nested(named))
         self._write_data(case, settings, healthy, clients, workspace)
         cohort, model, runner = self._runner(settings, workspace)
