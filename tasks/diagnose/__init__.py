@@ -67,7 +67,9 @@ def _with_proof(
 
     column = rounds.losses[seen.loss]
     measured = rounds.rounds[column.given], column.values[column.given]
-    what = Rise(seen.increase, seen.loss, *measured, (seen.train_trend, seen.val_trend), sound_after(seen, rounds))
+    trends = seen.train_trend, seen.val_trend
+    hidden = () if seen.increase.kind == "not_finite" else seen.hidden
+    what = Rise(seen.increase, seen.loss, *measured, trends, sound_after(seen, rounds), hidden)
     shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
     unknown = list(found["limits"])
     if not shown.reproduced:

@@ -53,6 +53,8 @@ class Rise:
         losses: (R,) its values.
         trends: ln of the mean of the rise's second half over that of its first, of training and hold-out loss.
         sound_after: last round after which the model was sound.
+        hidden: the clients whose own loss rose, where that of all hides it: only the rounds count in which one of them
+            took part.
     """
 
     increase: Increase
@@ -61,6 +63,7 @@ class Rise:
     losses: NDArray[np.float64]
     trends: tuple[float, float]
     sound_after: int
+    hidden: tuple[str, ...] = ()
 
 
 def investigate(settings: Settings, folder: Path, what: Rise, clients: ClientLog, budget: float) -> Investigation:
@@ -100,12 +103,15 @@ class _Case:
         self._rounds, self._losses, self._trends = what.rounds, what.losses, what.trends
         self._first, self._alarm = rise.round, min(rise.alarm or rise.round, rise.until)
         self._until = min(rise.until, replays.phase.last)
+        self._hidden = what.hidden
+        self._telling = _telling(clients, what.hidden)
         self._allowed = round(budget * max(self._until - replays.from_round, _EXPLAINED))
         self._last = replays.phase.last
         self._baselines: dict[int, Course] = {}
         self._seats: list[_Seat] = []
         levels = [rise.loss_before, replays.loss if loss == "val_loss" else None]
-        self._level = min(level for level in levels if level is not None)
+        rest = _loss_of_others(clients, what.hidden, self._first, self._until) if what.hidden else None
+        self._level = min(level for level in levels if level is not None) if rest is None else rest
         self._order: tuple[str, ...] = ()
 
     def solve(self) -> Investigation:
@@ -185,17 +191,20 @@ class _Case:
     def _reproduced(self) -> bool:
         """Whether the loss rose again with nothing changed: at its height, half as far as it did in the same rounds."""
         seen = self._window(self._baselines[0])
-        after = self._rise.loss_after
+        after = None if self._hidden else self._rise.loss_after
         whole = height([np.inf if after is None else after], self._level)
         at = {int(r): loss for r, loss in zip(self._rounds, self._losses, strict=True)}
-        then = [at[r] for r in range(self._first, self._first + len(seen)) if r in at]
+        then = [at[r] for r in self._compared(self._baselines[0]) if r in at]
         logged = max((height([loss], self._level) for loss in then), default=whole)
         return max(height([loss], self._level) for loss in seen) > 0.5 * min(whole, logged) > 0
 
+    def _compared(self, course: Course) -> list[int]:
+        """The rounds that count, as far as `course` has run."""
+        return [r for r in range(self._first, min(self._last, course.next_round - 1) + 1) if r in self._telling]
+
     def _window(self, course: Course) -> list[float]:
-        begin = self._first - self._replays.from_round - 1
-        end = min(self._last, course.next_round - 1) - self._replays.from_round
-        return course.losses[self._loss][begin:end]
+        losses = course.losses[self._loss]
+        return [losses[r - self._replays.from_round - 1] for r in self._compared(course)]
 
     def _enter(self, proposed: Sequence[Candidate]) -> None:
         """Replays every candidate with the run's own seed; those that the settings do not allow stay out."""
@@ -342,6 +351,29 @@ class _Case:
 
 def _both(one: _Seat, other: _Seat) -> _Seat:
     return _Seat(Candidate("", one.candidate.change | other.candidate.change))
+
+
+def _telling(log: ClientLog, hidden: tuple[str, ...]) -> set[int]:
+    """The rounds in which one of `hidden` took part; all if there is none."""
+    if not hidden:
+        return set(log.rounds.tolist())
+    return set(log.rounds[np.isin(np.array(log.clients), hidden)].tolist())
+
+
+def _loss_of_others(log: ClientLog, hidden: tuple[str, ...], first: int, last: int) -> float | None:
+    """The training loss without the hidden clients, in the rounds in which one took part; None if there were no others.
+
+    A loss that rose for a few only lies above that; the rounds before may have been of other clients.
+    """
+    weights = log.signals.get("num_examples", np.ones(len(log.rounds)))
+    losses = log.signals["loss_before"]
+    theirs = np.isin(np.array(log.clients), hidden) | ~np.isfinite(losses) | ~np.isfinite(weights) | (losses <= 0)
+    means = []
+    for round_num in _telling(log, hidden):
+        rows = (log.rounds == round_num) & ~theirs
+        if first <= round_num <= last and rows.any():
+            means.append(np.log(np.average(losses[rows], weights=weights[rows])))
+    return float(np.exp(np.mean(means))) if means else None
 
 
 def _mean_losses(courses: Sequence[Sequence[float]]) -> tuple[float, ...]:

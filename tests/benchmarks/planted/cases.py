@@ -138,6 +138,8 @@ def _narrow(clients: list[str]) -> dict[str, Any]:
 
 
 _FAST = {"federate.client.learning_rate": 1.5}
+_FASTER = {"federate.client.learning_rate": 0.5}
+"""Of 0.05: with a rate at which the loss explodes, nothing else that is planted would matter."""
 _SERVER = {"federate.server_optimizer.learning_rate": 4.0}
 _TWO_CLASSES = {"partition.kind": "classes", "partition.classes_per_client": 2}
 _ONE_CLASS = {"partition.kind": "classes", "partition.classes_per_client": 1}
@@ -184,9 +186,11 @@ PLANTS: dict[str, Plant] = {
         operation=_few,
         to_others=True,
     ),
-    "flip_client_rate": Plant((*_FAULTY, "client_learning_rate"), changed=_FAST, operation=_flip, share=0.3),
+    "flip_client_rate": Plant((*_FAULTY, "client_learning_rate"), changed=_FASTER, operation=_flip, share=0.3),
     "flip_server_rate": Plant((*_FAULTY, "server_learning_rate"), changed=_SERVER, operation=_flip, share=0.3),
-    "shift_client_rate": Plant(("feature_shift", "client_learning_rate"), changed=_FAST, operation=_invert, share=0.3),
+    "shift_client_rate": Plant(
+        ("feature_shift", "client_learning_rate"), changed=_FASTER, operation=_invert, share=0.3
+    ),
     "width_flip": Plant(
         ("architecture_variation", *_FAULTY), by_client=_narrow, by_others=True, operation=_flip, share=0.3
     ),
