@@ -276,6 +276,15 @@ def test_rise_before_pruning_is_not_hidden_by_that_of_pruning(tmp_path: Path) ->
     assert found["observations"][0]["client"] == "03"
 
 
+def test_pruning_does_not_hide_a_rise_that_only_the_training_loss_shows(tmp_path: Path) -> None:
+    rows = pruned(14, 1.0)
+    for row in rows:
+        row["train_loss"] *= 2.5 if row["round"] >= 13 else 1.0
+    found = run(write(tmp_path, rows, client_rows(14, drifted=["03"], onset=13)))
+    assert (found["detection"]["loss"], found["detection"]["phase"]) == ("train_loss", "federate")
+    assert abs(found["increase"]["round"] - 13) <= 1
+
+
 def test_one_round_claims_nothing_and_says_why(tmp_path: Path) -> None:
     found = run(write(tmp_path, round_rows([2.3]), client_rows(14, 1)))
     assert found["increase"] == {

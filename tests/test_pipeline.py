@@ -212,3 +212,32 @@ def test_what_a_run_pushed_comes_back_in_a_fresh_clone_by_its_mlflow_artifacts(
     assert pulled.status == 0, pulled.said
     for path in ("models/global.h5", "data/clients/00/x.npy", "reports/rounds.csv"):
         assert (tmp_path / "clone" / path).read_bytes() == (workspace / path).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_remedy_of_a_diagnosis_is_applied(copy_repository: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+    folder = copy_repository(tmp_path / "repository")
+    changed = {
+        "federate.rounds": "24",
+        "federate.guard": "continue",
+        "federate.faults.kind": "flipped_labels",
+        "federate.faults.clients": "[03,07]",
+        "federate.faults.from_round": "13",
+    }
+    drill = run(folder, "flows.pipeline", *(part for name in changed for part in ("-S", f"{name}={changed[name]}")))
+    assert drill.status == 0, drill.said
+    first = only_workspace(folder)
+    (cause,) = files.read_json(first / "reports/diagnosis.json")["causes"]
+    assert (cause["cause"], cause["clients"], cause["remedy"]["settings"]) == (
+        "faulty_clients",
+        ["03", "07"],
+        {"federate.exclude": ["03", "07"]},
+    )
+    applied = run(folder, "flows.diagnose", mlflow_run(folder, first), "--apply")
+    assert applied.status == 0, applied.said
+    (second,) = [each for each in (folder / ".runs").glob("[!.]*") if each != first]
+    params = mlflow_of(folder).get_run(mlflow_run(folder, second)).data.params
+    assert json.loads(params["federate.exclude"].replace("'", '"')) == ["03", "07"]
+    assert params["federate.faults.from_round"] == "13"  # the rest stays as it was
+    before, after = (files.read_json(each / "reports/metrics.json") for each in (first, second))
+    assert after["loss"] < before["loss"]

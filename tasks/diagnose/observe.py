@@ -102,27 +102,38 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
     """
     names = tested_losses(log)
     shares = [0.5, 0.25, 0.25] if len(names) > 1 else [0.5, 0.5]
-    found = [
-        _phase_by_phase(log, name, significance * share)
-        for name, share in zip(names, shares[: len(names)], strict=True)
-    ]
     broken = {
         name: _test(log, name, _every(log), significance) for name in log.losses if log.losses[name].not_finite.any()
     }
-    tested, rise = next(((n, f) for n, f in zip(names, found, strict=True) if f.detected), (names[0], found[0]))
-    for name, other in broken.items():
-        if rise.round is None or (other.round is not None and other.round < rise.round):
-            tested, rise = name, other
-    if rise.detected:
-        return tested, _whole(rise, shares[names.index(tested)] if tested in names else 1.0), ()
-    hidden = _of_clients(log, clients, significance * shares[-1])
+    stages = _stages(log)
+    for number, rows in enumerate(stages):
+        tests = [
+            (name, _test(log, name, rows, significance * share / len(stages)), share / len(stages))
+            for name, share in zip(names, shares[: len(names)], strict=True)
+        ]
+        tested, rise, share = next((one for one in tests if one[1].detected), tests[0])
+        for name, other in broken.items():
+            if rise.round is None or (other.round is not None and other.round < rise.round):
+                tested, rise, share = name, other, 1.0
+        if rise.detected:
+            return tested, _whole(rise, share), ()
+        if number == 0 and (found := _hidden(tested, log, clients, significance, shares[-1])) is not None:
+            return found
+    return tested, _whole(rise, share), ()
+
+
+def _hidden(
+    tested: str, log: RoundLog, clients: ClientLog, significance: float, share: float
+) -> tuple[str, Increase, tuple[str, ...]] | None:
+    """A rise of a few clients, or failures that the loss of all hides; None if there is neither."""
+    hidden = _of_clients(log, clients, significance * share)
     if hidden:
         first = min(hidden, key=lambda one: one.round)
         rise = Increase(
             detected=True,
             round=first.round,
             until=max(one.until for one in hidden),
-            confidence=max(0.0, 1 - (1 - max(one.confidence for one in hidden)) / shares[-1]),
+            confidence=max(0.0, 1 - (1 - max(one.confidence for one in hidden)) / share),
             alarm=min(one.alarm for one in hidden),
             kind="level",
         )
@@ -131,7 +142,7 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
     if clients.not_finite.any():
         names_failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
         return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed))
-    return tested, _whole(rise, shares[0]), ()
+    return None
 
 
 def _in_mean(rise: Increase, log: RoundLog) -> Increase:
@@ -180,19 +191,13 @@ def _of_clients(log: RoundLog, clients: ClientLog, significance: float) -> list[
     return risen(np.array(clients.clients)[usable], clients.rounds[usable], values[usable], significance)
 
 
-def _phase_by_phase(log: RoundLog, name: str, significance: float) -> Increase:
-    """Tests the rounds before pruning, and only if nothing is there the whole run, so that pruning hides no rise.
+def _stages(log: RoundLog) -> list[Bools]:
+    """The rows to test first, and those to test if nothing is there: before pruning, and then the whole run.
 
-    Each of the two gets half of the significance, and the confidence says so.
+    So pruning hides no rise before it, in whichever loss or clients. Each stage gets half of the significance.
     """
-    every = _every(log)
     training = np.array([phase != "prune" for phase in log.phases])
-    if training.all() or not training.any():
-        return _test(log, name, every, significance)
-    found = _test(log, name, training, significance / 2)
-    if not found.detected:
-        found = _test(log, name, every, significance / 2)
-    return replace(found, confidence=max(0.0, 2 * found.confidence - 1))
+    return [_every(log)] if training.all() or not training.any() else [training, _every(log)]
 
 
 def _test(log: RoundLog, name: str, rows: Bools, significance: float) -> Increase:
