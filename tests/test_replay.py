@@ -145,6 +145,37 @@ def test_reversed_updates_are_found_proven_and_cured(broken, settings_of):
     write_json(broken / "found.json", found)  # holds nothing that JSON does not
 
 
+def test_a_client_with_flipped_labels_is_found_where_few_take_part(make_clients, settings_of, tmp_path):
+    """Client 01 of 16 in whose rounds alone the training loss is up; 4 take part in each."""
+    settings = settings_of(
+        {
+            **BASE,
+            "federate.rounds": 30,
+            "federate.faults.kind": "flipped_labels",
+            "federate.faults.clients": ["01"],
+            "federate.faults.from_round": 16,
+        }
+    )
+    made = make_clients(sizes=(30,) * 16, num_classes=4, num_test=90)
+    directions = np.random.default_rng(1).standard_normal((9, 4))
+    for site, (x, _) in made.data.items():  # labels that a linear model learns well, so that flipped ones stand out
+        centred = 4 * (x - 0.5)
+        made.data[site] = centred, (centred.reshape(len(x), -1) @ directions).argmax(1).astype(np.int32)
+    folder = made.write(tmp_path)
+    federate(settings, folder)
+    logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
+    found = diagnosis(*logs, settings, folder)
+    assert found["detection"]["clients"] == ["01"]
+    rows = [row for row in read_rows(folder / "reports/clients.csv") if row["client"] == "01"]
+    before = [float(row["loss_before"]) for row in rows if int(row["round"]) < 16][-4:]
+    assert found["increase"]["loss_before"] == pytest.approx(np.mean(before))
+    assert found["increase"]["loss_after"] > 2 * found["increase"]["loss_before"]
+    (cause,) = found["causes"]
+    assert (cause["cause"], cause["clients"]) == ("faulty_clients", ["01"])
+    assert cause["remedy"]["settings"] == {"federate.exclude": ["01"]}
+    assert found["replays"]["rounds"] <= found["replays"]["allowed"]
+
+
 def test_data_that_do_not_give_the_rise_again_prove_nothing(broken, settings_of):
     honest = settings_of({**BASE, "federate.sampling.clients_per_round": 5})
     reports = broken / "reports"

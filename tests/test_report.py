@@ -38,6 +38,14 @@ def test_headline_names_clients_whose_rise_the_mean_hides() -> None:
     assert "but the own loss of clients 03 and 07 did, which the mean hides" in headline(found)
 
 
+def test_a_rise_of_a_few_is_told_with_their_own_loss() -> None:
+    found = {**diagnosis(), "causes": []}
+    found["detection"] = {**found["detection"], "clients": ["03"]}
+    assert headline(found).startswith(
+        "The loss of client 03 on its own data, hidden in the mean of all, rose in round 7 from 0.41 to 0.82; "
+    )
+
+
 def test_headline_without_a_proven_cause_says_what_was_tried() -> None:
     found = {**diagnosis(), "causes": []}
     assert headline(found) == (

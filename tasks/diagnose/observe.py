@@ -138,23 +138,23 @@ def _hidden(
             kind="level",
         )
         column = "train_loss" if "train_loss" in log.losses else tested
-        return column, _in_mean(rise, log), tuple(one.client for one in hidden)
+        names = [one.client for one in hidden]
+        return column, _of_their_own(rise, clients, names), tuple(names)
     if clients.not_finite.any():
         names_failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
         return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed))
     return None
 
 
-def _in_mean(rise: Increase, log: RoundLog) -> Increase:
-    """A client's rise with the training loss of all before and in it: a replay without the client has that too."""
-    if "train_loss" not in log.losses:
-        return rise
-    values, known = log.losses["train_loss"].values, np.isfinite(log.losses["train_loss"].values)
-    before = values[known & (log.rounds < (rise.round or 0))][-5:]
-    during = values[known & (log.rounds >= (rise.round or 0)) & (log.rounds <= (rise.until or 0))]
-    if not len(before) or not len(during):
-        return rise
-    return replace(rise, loss_before=float(before.mean()), loss_after=float(during.mean()))
+def _of_their_own(rise: Increase, log: ClientLog, clients: list[str]) -> Increase:
+    """The rise with the mean loss of its clients in the rounds before it, up to 4 of each, and in it."""
+    before, during = [], []
+    for client in clients:
+        known = log.of(client) & np.isfinite(log.signals["loss_before"])
+        rounds, losses = log.rounds[known], log.signals["loss_before"][known]
+        before += losses[rounds < (rise.round or 0)][-4:].tolist()
+        during += losses[(rounds >= (rise.round or 0)) & (rounds <= (rise.until or 0))].tolist()
+    return replace(rise, loss_before=float(np.mean(before)), loss_after=float(np.mean(during)))
 
 
 def _failing(loss: Column, log: RoundLog, clients: ClientLog) -> Increase:

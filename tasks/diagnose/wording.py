@@ -74,7 +74,7 @@ def facts(story: Story) -> Iterator[tuple[str, str]]:
     if rise.detected:
         yield "When", span(rise.round, rise.until)
         before, after = figure(rise.before), figure(rise.after) if rise.finite else "not finite"
-        yield "Loss", f"{before} → {after}"
+        yield f"Loss of {who(rise.hidden)}" if rise.hidden and rise.finite else "Loss", f"{before} → {after}"
         yield "Sure that it rose", _sure(rise)
     if story.causes:
         first = story.causes[0]
@@ -153,8 +153,11 @@ def _rose(rise: Rise) -> str:
         return f"{rise.loss} went up{when} and was not finite{end}"
     if rise.before is None or rise.after is None:
         return f"{rise.loss} rose{when}"
-    seen = f", as the own loss of {who(rise.hidden)} shows," if rise.hidden else ""
-    return f"{rise.loss} rose{when}{seen} from {figure(rise.before)} to {figure(rise.after)}"
+    what = rise.loss
+    if rise.hidden:
+        own = "its" if len(rise.hidden) == 1 else "their"
+        what = f"The loss of {who(rise.hidden)} on {own} own data, hidden in the mean of all,"
+    return f"{what} rose{when} from {figure(rise.before)} to {figure(rise.after)}"
 
 
 def _unproven(story: Story) -> str:
