@@ -334,6 +334,14 @@ def test_cause_without_replay_says_so() -> None:
     assert "It was not replayed." in said
 
 
+def test_own_loss_of_a_client_is_drawn_where_the_mean_hides_its_rise() -> None:
+    found = diagnosis()
+    first = [re.findall(r"<svg.*?</svg>", page_of(found), re.DOTALL)[0]]
+    found["detection"]["clients"] = ["03"]
+    first.append(re.findall(r"<svg.*?</svg>", page_of(found), re.DOTALL)[0])
+    assert ["own loss of client 03" in each for each in first] == [False, True]
+
+
 def test_losses_that_are_not_finite_are_marked() -> None:
     found = diagnosis("non_finite")
     found["detection"]["kind"] = "not_finite"

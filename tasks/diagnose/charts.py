@@ -7,11 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tasks.diagnose.logs import Floats, RoundLog
+from tasks.diagnose.logs import ClientLog, Floats, RoundLog
 from tasks.diagnose.story import Replay, Rise, Series
 from tasks.diagnose.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
 from tasks.diagnose.vocabulary import LOSSES
 from tasks.diagnose.wording import figure as digits
+from tasks.diagnose.wording import who
 
 _HEIGHT = 3.3
 _MARKED = 60
@@ -23,8 +24,11 @@ def tested(rise: Rise, rounds: RoundLog) -> str:
     return rise.loss if rise.loss in rounds.losses else next(iter(rounds.losses))
 
 
-def draw_loss(rise: Rise, rounds: RoundLog) -> Figure:
-    """Returns the tested loss and the other one over the rounds, the rise shaded, the level before it dotted."""
+def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
+    """Returns the tested loss and the other one over the rounds, the rise shaded, the level before it dotted.
+
+    With the mean of their own loss where the rise is that of a few clients.
+    """
     figure, axes = new(_HEIGHT)
     first = tested(rise, rounds)
     at = rounds.rounds.astype(np.float64)
@@ -35,13 +39,20 @@ def draw_loss(rise: Rise, rounds: RoundLog) -> Figure:
         given = rounds.losses[name].given
         colour, width, dash = (BLUE, 2.0, "-") if name == first else (GREY, 1.2, "--")
         _plot(axes, at[given], rounds.losses[name].values[given], LOSSES.get(name, name), colour, width, dash)
+    drawn = [column.values for column in rounds.losses.values()]
+    if rise.hidden and rise.finite and "loss_before" in clients.signals:
+        own = np.isin(np.array(clients.clients), rise.hidden)
+        sampled = np.unique(clients.rounds[own])
+        means = [clients.signals["loss_before"][own & (clients.rounds == t)].mean() for t in sampled]
+        drawn.append(np.array(means))
+        _plot(axes, sampled.astype(np.float64), drawn[-1], f"own loss of {who(rise.hidden)}", ORANGE, 2.0, "-")
     if rise.detected and rise.before is not None:
         axes.axhline(rise.before, color=INK, linestyle=":", linewidth=1.2, label=f"level before: {digits(rise.before)}")
     _lost(axes, at, rounds.losses[first].not_finite)
     pruning = [int(t) for t, phase in zip(rounds.rounds, rounds.phases, strict=True) if phase == "prune"]
     if pruning and len(pruning) < len(at):
         axes.axvline(min(pruning) - 0.5, color=INK, linestyle="-.", linewidth=1, label="pruning starts")
-    _finish(figure, axes, [column.values for column in rounds.losses.values()])
+    _finish(figure, axes, drawn)
     axes.set_xlim(at[0] - 0.5, at[-1] + 0.5)
     return figure
 

@@ -70,7 +70,7 @@ def to_html(
 
 
 def _sections(story: Story, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
-    yield section("The loss, and its replays" if story.causes else "The loss", *panels.curves(story, rounds))
+    yield section("The loss, and its replays" if story.causes else "The loss", *panels.curves(story, rounds, clients))
     yield section("Who drifted" if story.rise.detected else "What each client did", *panels.drift(story, clients))
     yield section(
         "What those clients hold" if story.named else "What the clients hold", *panels.holdings_of(story, held)

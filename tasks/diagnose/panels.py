@@ -16,11 +16,11 @@ _LISTED = 30
 """Most client ids that are listed in the open."""
 
 
-def curves(story: Story, rounds: RoundLog) -> Iterator[Markup]:
+def curves(story: Story, rounds: RoundLog, clients: ClientLog) -> Iterator[Markup]:
     """Yields the loss as it was, and a replay for each cause."""
     rise, column = story.rise, charts.tested(story.rise, rounds)
     drawn = to_svg(
-        charts.draw_loss(rise, rounds), "loss", f"Line chart of the loss by round. {wording.headline(story)}"
+        charts.draw_loss(rise, rounds, clients), "loss", f"Line chart of the loss by round. {wording.headline(story)}"
     )
     says = f"{column} of rounds.csv by round. " + (
         f"Shaded: {wording.span(rise.round, rise.until)}, the rise." if rise.detected else "No rise beyond the noise."
