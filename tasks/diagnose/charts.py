@@ -41,7 +41,7 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
         _plot(axes, at[given], rounds.losses[name].values[given], LOSSES.get(name, name), colour, width, dash)
     drawn = [column.values for column in rounds.losses.values()]
     if rise.hidden and rise.finite and "loss_before" in clients.signals:
-        own = np.isin(np.array(clients.clients), rise.hidden)
+        own = clients.of(*rise.hidden)
         sampled = np.unique(clients.rounds[own])
         means = [clients.signals["loss_before"][own & (clients.rounds == t)].mean() for t in sampled]
         drawn.append(np.array(means))

@@ -69,9 +69,9 @@ class ClientLog:
     not_finite: Bools
     """(M,) true where the client failed because its update was not finite, as far as the log tells why."""
 
-    def of(self, client: str) -> Bools:
-        """Returns (M,) true in the rows of `client`."""
-        return np.asarray(self._names == client)
+    def of(self, *clients: str) -> Bools:
+        """Returns (M,) true in the rows of `clients`."""
+        return np.isin(self._names, clients)
 
     @cached_property
     def _names(self) -> NDArray[np.str_]:

@@ -357,7 +357,7 @@ def _telling(log: ClientLog, hidden: tuple[str, ...]) -> set[int]:
     """The rounds in which one of `hidden` took part; all if there is none."""
     if not hidden:
         return set(log.rounds.tolist())
-    return set(log.rounds[np.isin(np.array(log.clients), hidden)].tolist())
+    return set(log.rounds[log.of(*hidden)].tolist())
 
 
 def _loss_of_others(log: ClientLog, hidden: tuple[str, ...], first: int, last: int) -> float | None:
@@ -367,7 +367,7 @@ def _loss_of_others(log: ClientLog, hidden: tuple[str, ...], first: int, last: i
     """
     weights = log.signals.get("num_examples", np.ones(len(log.rounds)))
     losses = log.signals["loss_before"]
-    theirs = np.isin(np.array(log.clients), hidden) | ~np.isfinite(losses) | ~np.isfinite(weights) | (losses <= 0)
+    theirs = log.of(*hidden) | ~np.isfinite(losses) | ~np.isfinite(weights) | (losses <= 0)
     means = []
     for round_num in _telling(log, hidden):
         rows = (log.rounds == round_num) & ~theirs
