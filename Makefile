@@ -43,7 +43,8 @@ clean:  ## remove the environment and the tools' caches; data, models and DVC's 
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamp comes last: an install that was broken off is done again. pip installs only uv, by its hash, because pip
-# takes eight times as long for the rest.
+# takes eight times as long for the rest. The overrides in pyproject.toml are for `make lock`: unless the lock overrides
+# them again, uv takes the newest release that they allow in place of the lock's, and refuses it for want of a hash.
 .venv/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
 		{ echo "error: Python 3.11 is needed, got $$($(PYTHON) --version 2>&1): make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -51,5 +52,6 @@ clean:  ## remove the environment and the tools' caches; data, models and DVC's 
 	@$(PYTHON) -m venv --clear .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.lock
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --compile-bytecode -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --compile-bytecode \
+		--overrides requirements.lock --build-constraints requirements.lock -r requirements.lock
 	@touch $@
