@@ -54,14 +54,17 @@ class Increase:
 def find_increase(rounds: ArrayLike, losses: ArrayLike, significance: float) -> Increase:
     """Returns the clearest rise of the losses (N,) at `rounds` (N,), ascending.
 
-    **Test.** H0: loss = level · noise, and the level never rises. The statistic is the largest, over all splits and
-    pairs of windows, of (level of the A losses after the split - least mean of B losses in a row before it) / noise
-    scale, all of the log loss, A in 1 … 32 and B in 2 … 16 by doubling, at most N / 3, the level a mean or an upper
-    quartile; each pair standardised by its own null law. Under H0 a falling level only lowers every numerator and
-    raises the noise scale, so that a flat level is the least favourable case, and its law is simulated: Student-t(5)
-    noise, with the correlation estimated from this curve. The noise scale is taken from the smaller half of the
-    second differences, which neither a steady descent nor a rise reaches while it disturbs less than half of the
-    curve. `significance` is thus the probability of any claim on the whole curve, all windows together.
+    **Test.** H0: loss = level · noise, and the level never rises. Two statistics of the log loss, each with half of the
+    significance. The first is the largest, over all splits and pairs of windows, of (level of the A losses after the
+    split - least mean of B losses in a row before it) / noise scale, A in 1 … 32 and B in 2 … 16 by doubling, at most
+    N / 3, the level a mean or an upper quartile. The noise scale is taken from the smaller half of the curve's second
+    differences, which neither a steady descent nor a rise reaches while it disturbs less than half of the curve. The
+    second is Student's t of the A losses after a split against the B right before it, A in 2 … 16 and B in 4 … 16, at
+    most N / 2, with the spread within these windows: it finds lasting rises after which the loss goes up and down. Each
+    pair is standardised by its own null law. Under H0 a falling level only lowers every numerator and raises the noise,
+    so that a flat level is the least favourable case, and its law is simulated: Student-t(5) noise, with the
+    correlation estimated from this curve. `significance` is thus the probability of any claim on the whole curve, all
+    windows together.
 
     **Assumptions.** Noise in proportion to the loss and alike in all rounds; lag-1 correlation at most 0.6 (0.8 from 60
     losses on); tails no heavier than t(5). A spike far beyond the noise of its own run is a rise, also if nothing but
@@ -123,19 +126,22 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     found = noise(z)
     law = null(len(z), found.correlation, significance)
     cells = scan(z, found.scale, law)
-    top, critical = int(np.argmax(cells.height)), law.critical(significance)
-    least = law.least_rise(significance) * found.scale
+    critical = np.array([law.critical(significance, beside) for beside in (False, True)])
+    excess = cells.height - critical[cells.beside.astype(np.int64)]
+    top = int(np.argmax(excess))
+    highest = [float(cells.height[cells.beside == beside].max()) for beside in (False, True)]
+    least = law.least_rise(significance, found.sd, found.scale)
     calm = Increase(
         detected=False,
-        confidence=1 - law.p_value(float(cells.height[top])),
+        confidence=1 - min(law.p_value(highest[beside], beside) for beside in (False, True)),
         noise=found.sd,
         correlation=found.correlation,
         visible=_visible(values, least),
         relative=bool((values > 0).all()),
     )
-    if cells.height[top] <= critical:
+    if not excess[top] > 0:
         return calm
-    start = _first_alarm(cells, cells.height > critical, top)
+    start = _first_alarm(cells, excess, top)
     onset, last = _onset(z, cells, start), _last(z, cells, top)
     before = values[max(0, onset - int(cells.before[start])) : onset]
     after = values[max(onset, int(cells.split[top])) : int(cells.end[top])]
@@ -157,17 +163,19 @@ def _visible(values: Floats, least: float) -> float | None:
     return math.expm1(least) if least < 10 else None  # a factor beyond 22,000 is none that a loss could show
 
 
-def _first_alarm(cells: Cells, claimed: NDArray[np.bool_], top: int) -> int:
+def _first_alarm(cells: Cells, excess: Floats, top: int) -> int:
     """Index of the clearest cell at the first alarm of the rise that the cell `top` belongs to.
 
-    An alarm is a claimed cell's end. Going back from `top`, alarms at most `_PATIENCE` losses apart are one rise.
+    An alarm is the end of a claimed cell: one that is higher than its critical value, with an `excess` above 0. Going
+    back from `top`, alarms at most `_PATIENCE` losses apart are one rise.
     """
+    claimed = excess > 0
     start = int(cells.end[top])
     for end in np.unique(cells.end[claimed & (cells.end <= start)])[::-1]:
         if start - int(end) > _PATIENCE + 1:
             break
         start = int(end)
-    at_start = np.where(claimed & (cells.end == start), cells.height, -np.inf)
+    at_start = np.where(claimed & (cells.end == start), excess, -np.inf)
     return int(np.argmax(at_start))
 
 

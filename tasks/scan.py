@@ -12,13 +12,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Pair = tuple[int, int, bool]
-"""A, B, and whether the level of the A losses after is their upper quartile (else their mean)."""
+Level = Literal["mean", "upper", "beside"]
+Pair = tuple[int, int, Level]
+"""A, B, and the statistic: `mean` and `upper`, the mean or the upper quartile of the A losses after the split over the
+least mean of B in a row before it, in noise scales of the whole curve; `beside`, the mean of the A losses over that of
+the B right before the split, in units of the spread within these two windows."""
 
 FEWEST = 8
 """Losses below which nothing can be told: six second differences are too few for a noise scale."""
@@ -27,6 +31,10 @@ LONG = 60
 _RESOLUTION = 1e-6
 """Least noise scale: a loss is a mean of float32 values, and a change below a millionth is rounding."""
 _PRIOR, _PRIOR_ROUNDS = 0.3, 6
+_SMALLER_HALF = 0.3247
+_PRIOR_SPREAD = 3
+"""Weight of the whole curve's noise in the spread within two windows, in degrees of freedom: 2 and 4 losses may lie
+close together by chance."""
 _TAIL = 5
 _BURN_IN = 32
 _SHARE = 0.9
@@ -54,7 +62,7 @@ class Noise:
         The smaller half of |x| of a standard normal x has the mean (φ(0) - φ(q)) / 0.25 = 0.3247 with q its quartile,
         and second differences have sd · sqrt(6 - 8 ρ + 2 ρ²).
         """
-        return self.scale / (0.3247 * math.sqrt(6 - 8 * self.correlation + 2 * self.correlation**2))
+        return self.scale / (_SMALLER_HALF * math.sqrt(6 - 8 * self.correlation + 2 * self.correlation**2))
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,14 @@ class Cells:
         split: number of losses before the after-window, which holds the losses split … split + after - 1.
         after: A.
         before: B.
+        beside: whether the statistic is `beside`.
     """
 
     height: Floats
     split: NDArray[np.int64]
     after: NDArray[np.int64]
     before: NDArray[np.int64]
+    beside: NDArray[np.bool_]
 
     @property
     def end(self) -> NDArray[np.int64]:
@@ -86,27 +96,36 @@ class Null:
     Attributes:
         location: by window pair, the 0.9 quantile of the largest statistic of a curve.
         spread: by window pair, the mean excess over it, which makes pairs of light and heavy tail comparable.
-        maxima: (draws,) the largest standardised statistic of each curve, ascending.
+        maxima: (draws,) the largest standardised statistic of each curve, ascending; of the pairs that are not `beside`
+            and of those that are, which share the significance, as their tails differ.
     """
 
     location: dict[Pair, float]
     spread: dict[Pair, float]
-    maxima: Floats
+    maxima: tuple[Floats, Floats]
 
-    def p_value(self, height: float) -> float:
-        """Probability that noise alone reaches `height` anywhere on the curve; at least 1 / (draws + 1)."""
-        above = len(self.maxima) - int(np.searchsorted(self.maxima, height, side="left"))
-        return (1 + above) / (1 + len(self.maxima))
+    def p_value(self, height: float, beside: bool) -> float:
+        """Probability that noise alone reaches as clear a height in either kind of pair; at least 2 / (draws + 1)."""
+        maxima = self.maxima[beside]
+        above = len(maxima) - int(np.searchsorted(maxima, height, side="left"))
+        return min(1.0, 2 * (1 + above) / (1 + len(maxima)))
 
-    def critical(self, significance: float) -> float:
+    def critical(self, significance: float, beside: bool) -> float:
         """The height above which `p_value` is at most `significance`; infinite if there is none."""
-        allowed = math.floor(significance * (1 + len(self.maxima)) + 1e-9) - 1
-        return float(self.maxima[-1 - allowed]) if allowed >= 0 else math.inf
+        maxima = self.maxima[beside]
+        allowed = math.floor(significance / 2 * (1 + len(maxima)) + 1e-9) - 1
+        return float(maxima[-1 - allowed]) if allowed >= 0 else math.inf
 
-    def least_rise(self, significance: float) -> float:
-        """The rise of the mean, in noise scales, that the most sensitive pair of windows claims."""
-        height = self.critical(significance)
-        return min(self.location[pair] + height * self.spread[pair] for pair in self.location if not pair[2])
+    def least_rise(self, significance: float, sd: float, scale: float) -> float:
+        """The lasting rise of the mean that the most sensitive pair claims, where the noise has this sd and scale."""
+        found = []
+        for (a, b, level), location in self.location.items():
+            height = location + self.critical(significance, level == "beside") * self.spread[a, b, level]
+            if level == "mean":
+                found.append(height * scale)
+            elif level == "beside":
+                found.append(_student(height, a + b - 2 + _PRIOR_SPREAD) * sd * math.sqrt(1 / a + 1 / b))
+        return min(found)
 
 
 def series(losses: Floats) -> Floats:
@@ -153,8 +172,14 @@ def _widths(n: int, most: int) -> list[int]:
     return [width for width in (1, 2, 4, 8, 16, 32) if width <= max(2, min(most, n // 3))]
 
 
+def _statistics(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields each pair, its first split, and its statistic for each split (draws, splits)."""
+    yield from _rises(curves, scale)
+    yield from _beside(curves, scale)
+
+
 def _rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields the pair, its first split, and (the after-window's level - least mean of B in a row before) / scale."""
+    """(The after-window's level - least mean of B in a row before) / scale."""
     n = curves.shape[1]
     total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
     best = {
@@ -162,14 +187,51 @@ def _rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
         for b in _widths(n, 16)
         if b > 1
     }
-    levels = {(a, False): (total[:, a:] - total[:, :-a]) / a for a in _widths(n, 32)}
-    levels |= {(a, True): _upper_quartiles(curves, a) for a in _widths(n, 16) if a >= 4}
-    for (a, upper), after in levels.items():
+    levels: dict[tuple[int, Level], Floats] = {(a, "mean"): (total[:, a:] - total[:, :-a]) / a for a in _widths(n, 32)}
+    levels |= {(a, "upper"): _upper_quartiles(curves, a) for a in _widths(n, 16) if a >= 4}
+    for (a, level_after), after in levels.items():
         for b, level in best.items():
             first = max(3, b)
             if first <= n - a:
                 rise = after[:, first:] - level[:, first - b : n - a - b + 1]
-                yield (a, b, upper), first, rise / scale[:, None]
+                yield (a, b, level_after), first, rise / scale[:, None]
+
+
+def _beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
+    """Student's t of the two windows beside a split, as the normal deviate that is as improbable.
+
+    The noise of the curve counts as `_PRIOR_SPREAD` more degrees of freedom. After a rise the losses often spread more,
+    which hides it from a scale of the whole curve; beside a split, 8 losses on either side still tell.
+    """
+    n = curves.shape[1]
+    sd = scale / (_SMALLER_HALF * math.sqrt(6))
+    # Around the curve's mean, so that the squares keep their digits.
+    around = curves - curves.mean(axis=1, keepdims=True)
+    total, square = (np.pad(np.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in (around, around**2))
+    for a in (2, 4, 8, 16):
+        for b in (4, 8, 16):
+            if max(a, b) > n // 2:
+                continue
+            split = np.arange(b, n - a + 1)
+            after = (total[:, split + a] - total[:, split]) / a
+            before = (total[:, split] - total[:, split - b]) / b
+            inner = square[:, split + a] - square[:, split - b] - a * after**2 - b * before**2
+            freedom = a + b - 2 + _PRIOR_SPREAD
+            variance = (np.maximum(inner, 0.0) + _PRIOR_SPREAD * sd[:, None] ** 2) / freedom
+            yield (a, b, "beside"), b, deviate((after - before) / np.sqrt(variance * (1 / a + 1 / b)), freedom)
+
+
+def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:
+    """Returns the normal deviate as improbable as Student's t (Wallace 1959; to 0.03 up to 4, freedom from 7 on)."""
+    shrink = (8 * freedom + 1) / (8 * freedom + 3)
+    found: Floats = shrink * np.sign(t) * np.sqrt(freedom * np.log1p(t**2 / freedom))
+    return found
+
+
+def _student(deviate: float, freedom: int) -> float:
+    """The inverse of `deviate`, for deviates above 0."""
+    shrink = (8 * freedom + 1) / (8 * freedom + 3)
+    return math.sqrt(freedom * math.expm1(min(500.0, (deviate / shrink) ** 2 / freedom)))
 
 
 def _upper_quartiles(curves: Floats, width: int) -> Floats:
@@ -191,15 +253,27 @@ def _null(n: int, rho: float, draws: int) -> Null:
     parts: dict[Pair, list[Floats]] = {}
     for _ in range(draws // _CHUNK):
         curves = _correlated(rng, _CHUNK, n, rho)
-        for pair, _, rise in _rises(curves, _roughness(curves, 1)):
+        for pair, _, rise in _statistics(curves, _roughness(curves, 1)):
             parts.setdefault(pair, []).append(rise.max(axis=1))
     largest = {pair: np.concatenate(chunks) for pair, chunks in parts.items()}
     location = {pair: float(np.quantile(values, _SHARE)) for pair, values in largest.items()}
     spread = {
         pair: float((values[values > location[pair]] - location[pair]).mean()) for pair, values in largest.items()
     }
-    standardised = [(values - location[pair]) / spread[pair] for pair, values in largest.items()]
-    return Null(location, spread, np.sort(np.max(standardised, axis=0)))
+    maxima = [
+        np.sort(
+            np.max(
+                [
+                    (values - location[pair]) / spread[pair]
+                    for pair, values in largest.items()
+                    if (pair[2] == "beside") == beside
+                ],
+                axis=0,
+            )
+        )
+        for beside in (False, True)
+    ]
+    return Null(location, spread, (maxima[0], maxima[1]))
 
 
 def null(n: int, correlation: float, significance: float) -> Null:
@@ -216,11 +290,9 @@ def null(n: int, correlation: float, significance: float) -> Null:
 
 def scan(z: Floats, scale: float, law: Null) -> Cells:
     """Returns every cell of the series z (N,), standardised by `law`."""
-    heights, splits, afters, befores = [], [], [], []
-    for pair, first, rise in _rises(z[None, :], np.array([scale])):
-        count = rise.shape[1]
-        heights.append((rise[0] - law.location[pair]) / law.spread[pair])
-        splits.append(np.arange(first, first + count))
-        afters.append(np.full(count, pair[0]))
-        befores.append(np.full(count, pair[1]))
-    return Cells(np.concatenate(heights), np.concatenate(splits), np.concatenate(afters), np.concatenate(befores))
+    parts = []
+    for (a, b, level), first, rise in _statistics(z[None, :], np.array([scale])):
+        height = (rise[0] - law.location[a, b, level]) / law.spread[a, b, level]
+        splits = np.arange(first, first + len(height))
+        parts.append([height, splits, *(np.full(len(height), value) for value in (a, b, level == "beside"))])
+    return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))

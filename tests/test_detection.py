@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, norm
+from scipy.stats import t as student
 
 from tasks.detection import Increase, find_increase
-from tasks.scan import noise, null
+from tasks.scan import _beside, noise, null
 
 ALPHA = 0.01
 NOISE = 0.07  # sd of a round, as a fraction of the loss
@@ -290,15 +291,48 @@ def test_noise_ignores_a_straight_descent() -> None:
 
 def test_critical_height_is_where_the_p_value_reaches_the_significance() -> None:
     law = null(12, 0.3, 0.01)
-    height = law.critical(0.01)
-    assert law.p_value(np.nextafter(height, np.inf)) <= 0.01 < law.p_value(height)
-    assert law.critical(1e-9) == np.inf
+    for beside in (False, True):
+        height = law.critical(0.01, beside)
+        assert law.p_value(np.nextafter(height, np.inf), beside) <= 0.01 < law.p_value(height, beside)
+        assert law.critical(1e-9, beside) == np.inf
+
+
+@pytest.mark.parametrize("n", [8, 13, 40])
+def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
+    """Student's t of the two windows, with 3 degrees of freedom of the curve's own noise, one split at a time."""
+    z = np.random.default_rng(n).standard_normal(n) + 100
+    scale = 0.4
+    sd = scale / (0.3247 * np.sqrt(6))  # of independent noise with these second differences
+    seen = 0
+    for (a, b, _), first, found in _beside(z[None, :], np.array([scale])):
+        for k, value in enumerate(found[0]):
+            split = first + k
+            after, before = z[split : split + a], z[split - b : split]
+            inner = ((after - after.mean()) ** 2).sum() + ((before - before.mean()) ** 2).sum()
+            freedom = a + b - 2 + 3
+            t = (after.mean() - before.mean()) / np.sqrt((inner + 3 * sd**2) / freedom * (1 / a + 1 / b))
+            assert value == pytest.approx(norm.isf(student.sf(abs(t), freedom)) * np.sign(t), abs=0.04)
+            seen += 1
+    assert seen >= n // 8
+
+
+def test_rise_after_which_the_loss_goes_up_and_down_is_found() -> None:
+    """Up by a factor of 10, and then up and down by one of 8: most of the curve's bends are those of after the rise."""
+    found = 0
+    for seed in range(20):
+        rng = np.random.default_rng([29, seed])
+        z = 0.3 * rng.standard_normal(30)
+        z[15:] += np.log(10) + np.log(8) / 2 * (-1.0) ** np.arange(15)
+        one = find(np.exp(z))
+        found += one.detected and one.round in range(14, 19)
+    # A scale of the whole curve alone finds 8 of these.
+    assert found >= 17
 
 
 def test_null_law_is_the_same_every_time() -> None:
     first = null(12, 0.3, 0.01)
     null.__globals__["_null"].cache_clear()
-    assert np.array_equal(first.maxima, null(12, 0.3, 0.01).maxima)
+    assert np.array_equal(np.array(first.maxima), np.array(null(12, 0.3, 0.01).maxima))
 
 
 @pytest.mark.slow

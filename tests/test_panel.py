@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
+from scipy.stats import t as student
 
-from tasks.diagnose.panel import _heights, _polished, _scale, risen
+from tasks.diagnose.panel import _heights, _polished, _sd, common, risen
 
 SIGNIFICANCE = 0.0025
 
@@ -17,16 +19,23 @@ def panel(rng, clients=20, rounds=30, share=0.3, noise=0.3, falling=True):
 
 
 def test_statistic_by_hand():
-    # Losses 0 0 0 0 | 4 4 on the logarithm, the last split with two after it: 4 / (s sqrt(1/2 + 1/4)).
+    # 0 0 0 0 | 4 4 on the logarithm, the last split with two after it: no spread within, so with the noise of 0.5 in 4
+    # of 4 + 2 - 2 + 4 = 8 degrees of freedom, t = 4 / (0.5 sqrt(4 / 8) sqrt(1/2 + 1/4)), as a normal deviate.
     z = np.array([[0.0, 0, 0, 0, 4, 4]])
     (_, two), (width, rest) = _heights(z, z, np.array([0.5]))
     assert width == 6
-    np.testing.assert_allclose([two[0, 1], rest[0, 1]], 8 / np.sqrt(0.75))
-    # Against the others it rose by 1 only: the smaller of the two counts.
-    _, (_, rest) = _heights(z, z / 4, np.array([0.5]))
-    np.testing.assert_allclose(rest[0, 1], 2 / np.sqrt(0.75))
-    # The smaller half of |1|, |2|, |3|, |4| is 1 and 2.
-    np.testing.assert_allclose(_scale(np.array([[4.0, -1, 3, -2]])), [1.5])
+    t = 4 / (0.5 * np.sqrt(4 / 8) * np.sqrt(1 / 2 + 1 / 4))
+    np.testing.assert_allclose([two[0, 1], rest[0, 1]], norm.isf(student.sf(t, 8)), rtol=0.02)
+    # Where it rose by itself by less than half as much as beside the others, it counts for nothing.
+    _, (_, rest) = _heights(z / 4, z, np.array([0.5]))
+    assert rest[0, 1] == 0
+    # The smaller half of |1|, |2|, |3|, |4| is 1 and 2; differences of independent noise have sqrt(2) of its sd.
+    np.testing.assert_allclose(_sd(np.array([[4.0, -1, 3, -2]])), [1.5 / 0.3247 / np.sqrt(2)])
+
+
+def test_noise_of_all_clients_is_its_sd():
+    steps = np.diff(0.3 * np.random.default_rng(1).standard_normal((1, 20_000)), axis=1)
+    np.testing.assert_allclose(_sd(steps), [0.3], rtol=0.03)
 
 
 def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
@@ -49,7 +58,7 @@ def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
     assert np.mean(dated) >= 0.9
 
 
-def statistics(z, d, scale):
+def statistics(z, d, noise):
     """Every window and split, as the docstring of `risen` says it, one by one."""
     n, found = len(z), {}
     for width in [w for w in (2, 4, 8) if w < n - 3] + [n]:
@@ -57,11 +66,14 @@ def statistics(z, d, scale):
             end = min(split + width, n)
             if width < n and split + width > n:
                 continue
-            apart = []
-            for values, begin in ((z, max(0, split - 4)), (d, 0)):
-                root = np.sqrt(1 / (end - split) + 1 / (split - begin))
-                apart.append((values[split:end].mean() - values[begin:split].mean()) / (scale * root))
-            found[width, split] = min(apart)
+            before, after = d[:split], d[split:end]
+            freedom = len(before) + len(after) - 2 + 4
+            inner = ((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum() + 4 * noise**2
+            rise = after.mean() - before.mean()
+            t = rise / np.sqrt(inner / freedom * (1 / len(before) + 1 / len(after)))
+            height = np.sign(t) * norm.isf(student.sf(abs(t), freedom))
+            own = z[split:end].mean() - z[max(0, split - 4) : split].mean()
+            found[width, split] = height if own >= rise / 2 else min(height, 0)
     return found
 
 
@@ -69,12 +81,38 @@ def statistics(z, d, scale):
 def test_statistic_is_that_of_the_slow_reference(n):
     rng = np.random.default_rng(n)
     z, d = rng.standard_normal((2, 3, n))
-    scale = np.array([0.5, 1.0, 2.0])
-    fast = {(w, 3 + i): h[:, i] for w, h in _heights(z, d, scale) for i in range(h.shape[1])}
+    noise = np.array([0.5, 1.0, 2.0])
+    fast = {(w, 3 + i): h[:, i] for w, h in _heights(z, d, noise) for i in range(h.shape[1])}
     for row in range(3):
-        slow = statistics(z[row], d[row], scale[row])
+        slow = statistics(z[row], d[row], noise[row])
         assert slow.keys() == fast.keys()
-        np.testing.assert_allclose([fast[key][row] for key in slow], list(slow.values()), atol=1e-12)
+        np.testing.assert_allclose([fast[key][row] for key in slow], list(slow.values()), atol=0.03)
+
+
+def test_common_loss_is_that_of_the_mean_client_whoever_takes_part():
+    # Factors 1, 2, 4, 8 over a level that rises in round 4; from round to round, others take part. Of losses far above
+    # the floor, which is 0: the logarithm is exact.
+    factor, level = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}, [3.0, 2, 1, 6, 5, 4]
+    rows = [("ab", 1), ("bc", 2), ("cd", 3), ("ab", 4), ("ac", 5), ("bd", 6)]
+    told = [(c, t, factor[c] * level[t - 1]) for who, t in rows for c in who]
+    clients, rounds, losses = (np.array(column) for column in zip(*told, strict=True))
+    at, found = common(clients, rounds, losses - 0.2 * np.median(losses))  # plus a quarter of its median, 0.8 of it
+    np.testing.assert_array_equal(at, range(1, 7))
+    np.testing.assert_allclose(found / found[0], np.array(level) / level[0], rtol=1e-3)
+    plain = [losses[rounds == t].mean() for t in at]
+    assert plain[3] < 2 * plain[2]  # the mean over those who take part hides that the loss rose sixfold
+
+
+def test_client_whose_loss_is_small_and_steady_is_found_beside_noisy_ones():
+    # Nine clients with losses of a batch near zero, which go up and down by orders of magnitude; the tenth's is 0.07.
+    rng = np.random.default_rng(2)
+    rows = [(f"{c:02}", t) for t in range(1, 31) for c in range(10)]
+    clients, rounds = np.array([c for c, _ in rows]), np.array([t for _, t in rows])
+    noisy = 0.1 * np.exp(2 * rng.standard_normal(len(rows)) - 1)
+    steady = 0.07 * np.exp(0.1 * rng.standard_normal(len(rows)))
+    losses = np.where(clients == "07", np.where(rounds >= 16, 10, 1) * steady, noisy)
+    (found,) = risen(clients, rounds, losses, SIGNIFICANCE)
+    assert (found.client, found.round) == ("07", 16)
 
 
 def test_what_is_typical_of_a_round_and_of_a_client_is_taken_away():

@@ -6,10 +6,12 @@ import numpy as np
 
 from tasks.detection import Increase, find_increase
 from tasks.diagnose.drift import Drift, drift, ranking
-from tasks.diagnose.logs import LOSSES, Bools, ClientLog, Column, RoundLog
-from tasks.diagnose.panel import Risen, risen
+from tasks.diagnose.logs import LOSSES, Bools, ClientLog, Column, Floats, RoundLog
+from tasks.diagnose.panel import Risen, common, risen
 from tasks.scan import FEWEST
 
+_RECENT = 4
+"""Rounds before a rise whose mean loss is that before it."""
 _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""
 
@@ -98,7 +100,8 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
     """The rise, its column, and the clients whose own loss rose where the mean of all hides it.
 
     A value that is not finite counts in whichever loss it came first. Half of the significance goes to the first
-    column, the other half to the second and to the clients, so that any claim has it as a whole.
+    column, the other half to the second and to the clients, so that any claim has it as a whole. Where the clients'
+    losses are known, the mean client's stands for train_loss, whose noise is that of who took part (`common`).
     """
     names = tested_losses(log)
     shares = [0.5, 0.25, 0.25] if len(names) > 1 else [0.5, 0.5]
@@ -108,7 +111,7 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
     stages = _stages(log)
     for number, rows in enumerate(stages):
         tests = [
-            (name, _test(log, name, rows, significance * share / len(stages)), share / len(stages))
+            (name, _test_of(log, clients, name, rows, significance * share / len(stages)), share / len(stages))
             for name, share in zip(names, shares[: len(names)], strict=True)
         ]
         tested, rise, share = next((one for one in tests if one[1].detected), tests[0])
@@ -152,7 +155,7 @@ def _of_their_own(rise: Increase, log: ClientLog, clients: list[str]) -> Increas
     for client in clients:
         known = log.of(client) & np.isfinite(log.signals["loss_before"])
         rounds, losses = log.rounds[known], log.signals["loss_before"][known]
-        before += losses[rounds < (rise.round or 0)][-4:].tolist()
+        before += losses[rounds < (rise.round or 0)][-_RECENT:].tolist()
         during += losses[(rounds >= (rise.round or 0)) & (rounds <= (rise.until or 0))].tolist()
     return replace(rise, loss_before=float(np.mean(before)), loss_after=float(np.mean(during)))
 
@@ -183,12 +186,21 @@ def _every(log: RoundLog) -> Bools:
 
 def _of_clients(log: RoundLog, clients: ClientLog, significance: float) -> list[Risen]:
     """The clients whose loss under the global model rose before pruning."""
-    if "loss_before" not in clients.signals:
-        return []
-    values = clients.signals["loss_before"]
     pruning = log.rounds[[phase == "prune" for phase in log.phases]]
-    usable = np.isfinite(values) & (values > 0) & ~np.isin(clients.rounds, pruning)
-    return risen(np.array(clients.clients)[usable], clients.rounds[usable], values[usable], significance)
+    usable = _usable(clients) & ~np.isin(clients.rounds, pruning)
+    if not usable.any():
+        return []
+    return risen(np.array(clients.clients)[usable], clients.rounds[usable], _own(clients)[usable], significance)
+
+
+def _own(clients: ClientLog) -> Floats:
+    """Each row's loss of the client under the global model; NaN where it is not known."""
+    return clients.signals.get("loss_before", np.full(len(clients.rounds), np.nan))
+
+
+def _usable(clients: ClientLog) -> Bools:
+    """The rows whose loss can be tested."""
+    return np.asarray(np.isfinite(_own(clients)) & (_own(clients) > 0))
 
 
 def _stages(log: RoundLog) -> list[Bools]:
@@ -198,6 +210,26 @@ def _stages(log: RoundLog) -> list[Bools]:
     """
     training = np.array([phase != "prune" for phase in log.phases])
     return [_every(log)] if training.all() or not training.any() else [training, _every(log)]
+
+
+def _test_of(log: RoundLog, clients: ClientLog, name: str, rows: Bools, significance: float) -> Increase:
+    """The test of a loss; of train_loss, if the clients' losses are known, that of the mean client."""
+    usable = _usable(clients) & np.isin(clients.rounds, log.rounds[rows & log.losses[name].given])
+    if name != "train_loss" or not usable.any():
+        return _test(log, name, rows, significance)
+    at, level = common(np.array(clients.clients)[usable], clients.rounds[usable], _own(clients)[usable])
+    rise = find_increase(at, level, significance)
+    if not rise.detected:
+        return rise
+    # In numbers of the log: the mean client's loss has another unit.
+    values, known = log.losses[name].values, np.isfinite(log.losses[name].values) & rows
+    before = values[known & (log.rounds < (rise.round or 0))][-_RECENT:]
+    during = values[known & (log.rounds >= (rise.round or 0)) & (log.rounds <= (rise.until or 0))]
+    return replace(
+        rise,
+        loss_before=float(before.mean()) if len(before) else None,
+        loss_after=float(during.mean()) if len(during) else None,
+    )
 
 
 def _test(log: RoundLog, name: str, rows: Bools, significance: float) -> Increase:
