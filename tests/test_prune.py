@@ -184,3 +184,14 @@ def test_pruning_before_training_is_one_clear_error(tmp_path, make_clients, sett
         prune(settings_of({}), folder)
     assert not (folder / "models").exists()
     assert not (folder / "reports").exists()
+
+
+def test_logits_of_a_model_that_has_diverged_are_compared_where_they_are_finite():
+    from tasks.prune.step import _apart
+
+    logits = np.array([[1.0, np.inf], [-3e38, np.nan]], np.float32)
+    exported = np.array([[1.5, np.inf], [3e38, 2.0]], np.float32)
+    # |1.5 - 1| and |3e38 + 3e38|, which float32 cannot hold.
+    largest, unit = _apart(exported, logits)
+    np.testing.assert_allclose([largest, unit], [6e38, 3e38], rtol=1e-6)
+    assert _apart(exported[:1, 1:], logits[:1, 1:]) == (0.0, 1.0)
