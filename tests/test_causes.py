@@ -21,6 +21,7 @@ HONEST = ClientFinding(
     width=1.0,
     loss=0.3,
     accuracy=0.9,
+    usual_loss=0.3,
     expected_loss=0.3,
     expected_accuracy=0.9,
     feature_distance=0.05,
@@ -31,6 +32,7 @@ HONEST = ClientFinding(
     grown=1.0,
     cosine=0.5,
     cosine_before=0.5,
+    cosine_during=0.5,
     failed=None,
     first_broken=None,
     left_out=0.0,
@@ -83,7 +85,14 @@ def test_client_rate_is_always_a_candidate_and_nothing_else_without_a_reason() -
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "width": 0.5}, False),
         ({"norm": 2.0, "norm_per_step": 2.0, "grown": 4.0}, True),  # far longer than before, as nobody else's
         ({"norm": 2.0, "norm_per_step": 2.0, "grown": 1.5}, False),
-        ({"cosine": -0.5}, True),
+        ({"cosine": -0.5, "cosine_during": -0.4}, True),
+        ({"cosine": -0.5, "cosine_during": 0.4}, False),  # from one model only
+        ({"loss": 5.0, "accuracy": 0.1, "expected_accuracy": 0.25}, True),  # the model gets its labels wrong anyway
+        ({"loss": 5.0, "accuracy": 0.1, "expected_accuracy": 0.25, "usual_loss": float("nan")}, False),
+        ({"loss": 5.0, "accuracy": 0.1, "usual_loss": 5.0}, False),  # has always contradicted the model
+        ({"loss": 5.0, "accuracy": 0.1, "usual_loss": float("nan")}, True),  # no past to compare with
+        ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "epochs": float("nan")}, False),  # took no part in the rise
+        ({"loss": 5.0, "accuracy": 0.1, "epochs": float("nan")}, True),  # data that changed, whether drawn or not
         ({"cosine": -0.5, "cosine_before": -0.4}, False),  # has always been so: honest, with unusual data
         ({"loss": float("nan"), "accuracy": 0.1}, True),
     ],
@@ -111,6 +120,26 @@ def test_shifted_features_that_make_sense_are_a_shift() -> None:
         ["features standardised by each client"],
         ("03",),
     )
+
+
+def test_features_that_have_always_been_unlike_the_others_explain_no_rise() -> None:
+    odd = replace(HONEST, client="03", loss=5.0, usual_loss=4.5, accuracy=0.1, feature_distance=3.0)
+    assert causes(found(odd)) == ["client_learning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "proposed"),
+    [
+        (-0.3, 0.2, True),
+        (-0.3, 0.0, True),  # a loss that stays up while that of training falls
+        (-0.3, -0.2, False),  # both fall
+        (-0.05, 0.3, False),
+        (0.3, 0.3, False),
+        (float("nan"), 0.3, False),
+    ],
+)
+def test_overfitting_is_possible_where_the_training_loss_alone_falls(train: float, val: float, proposed: bool) -> None:
+    assert ("overfitting" in causes(found(train_trend=train, val_trend=val))) is proposed
 
 
 def test_failed_clients_are_named_in_the_order_of_failing() -> None:

@@ -29,16 +29,21 @@ CAUSES = (
 """The causes, the most specific first: that whose removal touches the fewest other things. A smaller client rate slows
 every rise, whatever causes it, so it is believed only where nothing narrower explains as much (see `order`)."""
 
-TOO_STEEP = 3.0
-"""Curvature times rate from which on the steps themselves diverge; 2 for a parabola."""
+STEEP, TOO_STEEP = 2.0, 3.0
+"""Curvature times rate from which on a step overshoots farther than it came (a parabola diverges), and from which on
+the steps themselves diverge."""
 CONFLICT_LOSS, CONFLICT_ACCURACY = 2.0, 0.3
+WORSE, FAR_WORSE = 1.5, 3.0
+"""A client's loss over what it was before from which on its data have changed for the model, and from which on that
+alone says so, also where the model is wrong about its labels anyway."""
 ABNORMAL_NORM = 3.0
 GROWN, OUTGROWN = 2.0, 2.5
 BEYOND = 100.0
 SHIFTED = 0.35
 STRUCTURED = 0.4
 APART = 0.1
-"""How far training and hold-out loss must part, on the logarithm, for overfitting."""
+"""How far the training loss must fall, and part from a hold-out loss that does not, on the logarithm, for
+overfitting."""
 SKEWED_LABELS = 0.4
 SKEWED_SIZES = 0.3
 UNEQUAL_WORK = 1.5
@@ -55,6 +60,8 @@ class ClientFinding:
         width: share of the hidden units that it trains.
         loss: of the model before the rise on its data, nats.
         accuracy: the same, fraction.
+        usual_loss: median of its own losses under the global models of its last 10 rounds before the rise, nats; NaN if
+            it took part in none.
         expected_loss: what the hold-out data of the same labels have.
         expected_accuracy: the same.
         feature_distance: of its features to the hold-out data's, in their sd; see `feature_distance`.
@@ -66,6 +73,7 @@ class ClientFinding:
             it took part in none.
         cosine: cosine of that update to the geometric median of all clients'.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
+        cosine_during: the same in the first 10 rounds of the rise; NaN if in none.
         failed: first round of the rise in which its update was not finite; None if it never was.
         first_broken: index of the first step of plain SGD on its data whose loss is not finite, where it failed.
         left_out: ln of the hold-out loss of the mean of all their models over that without the client: above 0, the
@@ -79,6 +87,7 @@ class ClientFinding:
     width: float
     loss: float
     accuracy: float
+    usual_loss: float
     expected_loss: float
     expected_accuracy: float
     feature_distance: float
@@ -89,21 +98,36 @@ class ClientFinding:
     grown: float
     cosine: float
     cosine_before: float
+    cosine_during: float
     failed: int | None
     first_broken: int | None
     left_out: float
     recall: float
 
     @property
+    def as_ever(self) -> bool:
+        """Whether its data fit the model before the rise as well as they fitted those before: they explain no rise."""
+        return bool(self.loss <= WORSE * self.usual_loss)
+
+    @property
     def in_conflict(self) -> bool:
-        """Whether its data contradict the model before the rise, more than its label mix explains."""
+        """Whether its data contradict the model before the rise, more than its label mix explains, and did not before.
+
+        Honest clients whose data are unlike the others' have always contradicted the model.
+        """
         lossy = not self.loss <= CONFLICT_LOSS * self.expected_loss
-        return lossy and self.accuracy < self.expected_accuracy - CONFLICT_ACCURACY
+        wrong = self.accuracy < self.expected_accuracy - CONFLICT_ACCURACY
+        return lossy and ((wrong and not self.as_ever) or self.loss > FAR_WORSE * self.usual_loss)
 
     @property
     def shifted(self) -> bool:
         """Whether its features are far from the hold-out data's."""
         return self.feature_distance > SHIFTED
+
+    @property
+    def took_part(self) -> bool:
+        """Whether it took part in the rounds of the rise that were looked at: else its updates explain none of it."""
+        return bool(np.isfinite(self.epochs)) or self.failed is not None
 
     @property
     def makes_sense(self) -> bool:
@@ -117,11 +141,11 @@ class ClientFinding:
     def turned(self) -> bool:
         """Whether its update points away from the others', and did not before.
 
-        Unusual data turn an update too, but have done so all the time: it must be the reverse of what it was, or far
-        longer as well.
+        Unusual data turn an update too, but have done so all the time: it must be the reverse of what it was, from the
+        model before the rise and in the rounds of the rise, or far longer as well.
         """
         was = self.cosine_before
-        reversed_ = was > 0.3 and self.cosine < -0.5 * was and self.norm > 0.5
+        reversed_ = was > 0.3 and self.cosine < -0.5 * was and self.norm > 0.5 and not self.cosine_during > 0
         return bool(reversed_ or (self.grown > GROWN and self.cosine < min(0.15, was - 0.3)))
 
     @property
@@ -175,7 +199,7 @@ class Findings:
     def _faulty(self, one: ClientFinding) -> bool:
         if one.in_conflict:
             return not one.shifted or not one.makes_sense
-        if one.client in self.cleared or self.steepness > TOO_STEEP:
+        if one.client in self.cleared or not one.took_part or self.steepness > TOO_STEEP:
             return False  # where the rate makes steps diverge, honest updates are of any length and direction
         if self.works_unequally(one) or one.width < 1 or (one.shifted and np.isnan(one.grown)):
             return False  # unequal work, a narrow model and unusual features make unusual updates, these from the start
@@ -187,9 +211,11 @@ class Findings:
         return bool(others and one.grown > max(GROWN, OUTGROWN * float(np.median(others))))
 
     def shifted(self) -> tuple[str, ...]:
-        """Clients whose features are unlike the others', but whose data make sense."""
+        """Clients whose features are unlike the others', and new to the model, but whose data make sense."""
         return tuple(
-            one.client for one in self.clients if one.shifted and one.makes_sense and one.client not in self.faulty()
+            one.client
+            for one in self.clients
+            if one.shifted and one.makes_sense and not one.as_ever and one.client not in self.faulty()
         )
 
     def failed(self) -> tuple[str, ...]:
@@ -263,7 +289,7 @@ def candidates(found: Findings, settings: Settings, last_sound: int = 1) -> list
         )
         proposed.append(Candidate("label_skew", even, _most_skewed(found)))
     proposed += _client_rate(found, settings)
-    if found.train_trend < -APART and found.val_trend > APART / 2:
+    if found.train_trend < -APART and found.val_trend > -APART / 2 and found.val_trend - found.train_trend > APART:
         stopped = Change(f"with training ended after round {last_sound}", {"federate.rounds": max(1, last_sound)})
         proposed.append(Candidate("overfitting", stopped))
     return proposed

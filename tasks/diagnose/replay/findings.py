@@ -34,6 +34,8 @@ _CURVED = 5
 """Most clients whose curvature and path are computed."""
 _ROUNDS = 10
 """Rounds of the rise in which the log is looked at: long enough to meet most clients where few take part."""
+_RECENT = 10
+"""Of a client's rounds before the rise, those whose losses say what was usual for it."""
 _INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 50, 5
 
 
@@ -90,6 +92,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             width=settings.federate.width.get(client, 1.0),
             loss=fit.loss,
             accuracy=fit.accuracy,
+            usual_loss=_usual_loss(log, client, first),
             expected_loss=usual[0],
             expected_accuracy=usual[1],
             feature_distance=distance,
@@ -100,6 +103,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             grown=_grown(log, sent, client, first),
             cosine=np.nan,
             cosine_before=_mean(_before(log, "update_cosine_robust", client, first)),
+            cosine_during=_mean([row.get("update_cosine_robust") for row in mine]),
             failed=_first_failure(log, client, first),
             first_broken=None,
             left_out=influence.get(client, np.nan),
@@ -251,6 +255,11 @@ def _beside_the_sound(found: Sequence[ClientFinding], sent: Captured) -> tuple[C
         else:
             beside.append(one)
     return tuple(beside)
+
+
+def _usual_loss(log: ClientLog, client: str, first: int) -> float:
+    before = _before(log, "loss_before", client, first)[-_RECENT:]
+    return float(np.median(before)) if len(before) else np.nan
 
 
 def _grown(log: ClientLog, sent: Captured, client: str, first: int) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detection import Increase
-from tasks.diagnose.causes import Candidate, Findings, candidates, order
+from tasks.diagnose.causes import STEEP, Candidate, Findings, candidates, order
 from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.effect import PROVEN, Effect, height, removed
 from tasks.diagnose.investigation import Investigation, Proof, Tried
@@ -113,6 +113,7 @@ class _Case:
         rest = _loss_of_others(clients, what.hidden, self._first, self._until) if what.hidden else None
         self._level = min(level for level in levels if level is not None) if rest is None else rest
         self._order: tuple[str, ...] = ()
+        self._steep = False
 
     def solve(self) -> Investigation:
         sent = capture(self._replays, self._alarm)
@@ -120,6 +121,7 @@ class _Case:
         train, held_out = self._trends
         findings = self._acquit(replace(findings, train_trend=train, val_trend=held_out), sent)
         self._order = order(findings)
+        self._steep = findings.steepness > STEEP
         proposed = candidates(findings, self._replays.settings, self._replays.from_round)
         self._last = self._window_for(len(proposed))
         self._baselines[0] = self._replays.course(NOTHING, 0)
@@ -170,8 +172,8 @@ class _Case:
         return sum(failed) + course.broken * len(self._replays.cohort.clients)
 
     def _window_for(self, num_candidates: int) -> int:
-        """The last round of a replay, so that all candidates and the confirmation of one fit into the budget."""
-        begin, courses = self._replays.from_round, 2 + num_candidates + 2 * (SEEDS - 1)
+        """The last round of a replay: all candidates, a second cause and the other seeds fit into the budget."""
+        begin, courses = self._replays.from_round, 3 + num_candidates + 2 * (SEEDS - 1)
         longest = begin + min(_MOST, self._allowed // courses)
         clear = min(self._alarm, begin + _MOST)
         latest = max(min(longest, self._until), clear, self._first + _LEAST - 1)
@@ -254,15 +256,19 @@ class _Case:
         # Training that ends before the rise cannot rise: it explains only what nothing else does.
         last = [seat for seat in self._seats if seat.candidate.cause == "overfitting"]
         first = self._first_cause([seat for seat in self._seats if seat not in last])
+        if first is not None and first.candidate.cause == "client_learning_rate" and not self._steep:
+            # Where no step overshoots, a lower rate only puts off what the model learns by heart.
+            first = self._first_cause(last) or first
         if first is None:
             pair = self._pair()
             first = self._first_cause(last) if not pair else None
             if first is None:
                 return pair
+        # Before the other seeds of the first, which would use up the budget: one cause may hide another.
+        second = self._second(first)
         self._confirm(first)
         if not self._effect(first).proven:
             return self._pair()
-        second = self._second(first)
         return [self._proof(first)] if second is None else [self._proof(first), second]
 
     def _first_cause(self, seats: Sequence[_Seat]) -> _Seat | None:
@@ -284,7 +290,8 @@ class _Case:
         """The cause whose removal, after the first's, lowers the loss most; None if none lowers it enough.
 
         Enough is a fifth of the rise; or, of a cause that has its own evidence, a lasting part of the loss. A rise that
-        one cause makes explode would otherwise hide any other.
+        one cause makes explode would otherwise hide any other. Else, a cause with evidence whose removal alone takes
+        the rise away as well: it took both to raise the loss.
         """
         best: tuple[float, Proof] | None = None
         for other in self._seats:
@@ -299,7 +306,12 @@ class _Case:
             enough = share >= _REST or (cause in _EVIDENT and gain >= _LASTING)
             if enough and (best is None or gain > best[0]):
                 best = gain, replace(self._proof(both), candidate=other.candidate)
-        return best[1] if best else None
+        if best:
+            return best[1]
+        known = (*_EVIDENT, "client_learning_rate") if self._steep else _EVIDENT
+        alone = [seat for seat in self._seats if seat.candidate.cause in known and self._removes(seat) >= PROVEN]
+        alone = [seat for seat in alone if seat.candidate.cause != first.candidate.cause]
+        return self._proof(max(alone, key=self._removes)) if alone else None
 
     def _fall(self, one: _Seat, other: _Seat) -> float:
         """Mean fall of the log loss from the replay of `one` to that of `other`."""

@@ -1,7 +1,7 @@
 """The cases: which healthy run, which cause from which round on, in which clients."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class Plant:
         changed: settings from the onset on, over those.
         by_client: settings from the onset on that name the planted clients, or as many others with `by_others`.
         operation: done to the data of the planted clients, or to the others' with `to_others`.
+        of_table: done in its place to data that are no images.
         share: of the clients that are planted; 0: one.
     """
 
@@ -48,6 +49,7 @@ class Plant:
     changed: Mapping[str, Any] = field(default_factory=dict)
     by_client: Callable[[list[str]], dict[str, Any]] | None = None
     operation: Operation | None = None
+    of_table: Operation | None = None
     share: float = 0.0
     to_others: bool = False
     by_others: bool = False
@@ -79,6 +81,16 @@ class Case:
         plant = PLANTS[self.plant]
         return self._drawn(known)[0] if plant.operation or plant.by_client else []
 
+    def operation(self) -> Operation | None:
+        """Returns what is done to the data of the planted clients."""
+        plant = PLANTS[self.plant]
+        return plant.of_table or plant.operation if self.base == "synthetic" else plant.operation
+
+    def without(self) -> dict[str, "Case"]:
+        """Returns for each cause of a pair the case without it."""
+        causes = PLANTS[self.plant].causes if self.plant in PAIRS else ()
+        return {cause: Case(f"{self.plant}-{cause}", self.base, self.seed) for cause in causes}
+
     def planted(self, known: list[str]) -> dict[str, Any]:
         """Returns the settings from the onset on."""
         plant = PLANTS[self.plant]
@@ -102,6 +114,11 @@ def _noise(x: NDArray[np.float32], y: NDArray[np.int32], _: int, rng: np.random.
 
 def _invert(x: NDArray[np.float32], y: NDArray[np.int32], _: int, __: np.random.Generator) -> Examples:
     return -x, y
+
+
+def _offset(x: NDArray[np.float32], y: NDArray[np.int32], _: int, __: np.random.Generator) -> Examples:
+    """Another zero of each feature. (The inverse of features around 0 only looks as if the labels were wrong.)"""
+    return (x + 2 * x.std()).astype(np.float32), y
 
 
 def _explode(x: NDArray[np.float32], y: NDArray[np.int32], _: int, __: np.random.Generator) -> Examples:
@@ -157,7 +174,7 @@ PLANTS: dict[str, Plant] = {
     "client_rate": Plant(("client_learning_rate",), changed=_FAST),
     "server_rate": Plant(("server_learning_rate",), changed=_SERVER),
     "width": Plant(("architecture_variation",), by_client=_narrow, share=0.5),
-    "shift": Plant(("feature_shift",), operation=_invert, share=0.3),
+    "shift": Plant(("feature_shift",), operation=_invert, of_table=_offset, share=0.3),
     "overfit": Plant(
         ("overfitting",),
         healthy={"partition.kind": "iid", "federate.client.learning_rate": 0.1},
@@ -189,7 +206,10 @@ PLANTS: dict[str, Plant] = {
     "flip_client_rate": Plant((*_FAULTY, "client_learning_rate"), changed=_FASTER, operation=_flip, share=0.3),
     "flip_server_rate": Plant((*_FAULTY, "server_learning_rate"), changed=_SERVER, operation=_flip, share=0.3),
     "shift_client_rate": Plant(
-        ("feature_shift", "client_learning_rate"), changed=_FASTER, operation=_invert, share=0.3
+        ("feature_shift", "client_learning_rate"), changed=_FASTER, operation=_invert, of_table=_offset, share=0.3
+    ),
+    "shift_server_rate": Plant(
+        ("feature_shift", "server_learning_rate"), changed=_SERVER, operation=_invert, of_table=_offset, share=0.3
     ),
     "width_flip": Plant(
         ("architecture_variation", *_FAULTY), by_client=_narrow, by_others=True, operation=_flip, share=0.3
@@ -202,6 +222,23 @@ PLANTS: dict[str, Plant] = {
     "none": Plant(),
 }
 
+PAIRS = [name for name, plant in PLANTS.items() if len(plant.causes) == 2]
+_FAST_OR_SERVER = {"client_learning_rate", "server_learning_rate"}
+
+
+def _without(plant: Plant, cause: str) -> Plant:
+    """The pair `plant` without one of its causes."""
+    (other,) = [name for name in plant.causes if name != cause]
+    if cause in _FAST_OR_SERVER:
+        return replace(plant, causes=(other,), changed={})
+    if cause == "architecture_variation":
+        return replace(plant, causes=(other,), by_client=None, by_others=False)
+    return replace(plant, causes=(other,), operation=None, of_table=None)
+
+
+PLANTS |= {f"{name}-{cause}": _without(PLANTS[name], cause) for name in PAIRS for cause in PLANTS[name].causes}
+"""Each pair without one of its causes, too: what the loss is beside it says whether that cause raised it."""
+
 _NO_WIDTH = ("width", "width_flip")
 _OF_DIVISION = ("label_skew", "work", "quantity_skew")
 
@@ -212,6 +249,8 @@ def cases(seeds: list[int]) -> list[Case]:
     for seed in seeds:
         for base in BASES:
             for plant in PLANTS:
+                if "-" in plant:
+                    continue
                 logistic = base in ("digits_logistic", "chest", "synthetic")
                 if logistic and plant in _NO_WIDTH:
                     continue

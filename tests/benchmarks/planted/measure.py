@@ -37,18 +37,19 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     began = time.perf_counter()
     found = diagnosis(rounds, clients, planted.settings, workspace)
     seconds = time.perf_counter() - began
-    causes = found["causes"]
+    causes, truth = found["causes"], PLANTS[case.plant].causes
     above = {name: _above([line["row"][name] for line in planted.lines]) for name in rounds.losses}
     own = max((_above(_own(clients, client), OWN_WINDOW) for client in planted.clients), default=-math.inf)
     real = any(gaps[name] >= REAL and above[name] >= ABOVE for name in gaps)
+    harmful = [cause for cause in truth if _harmful(cause, planted)]
     named = sorted({client for one in causes if one["cause"] == "faulty_clients" for client in one["clients"]})
-    truth = PLANTS[case.plant].causes
     result: dict[str, Any] = {
         "case": case.name,
         "plant": case.plant,
         "base": case.base,
         "seed": case.seed,
         "planted": list(truth),
+        "harmful": harmful,
         "planted_clients": planted.clients,
         "onset": ONSET,
         "gaps": gaps,
@@ -72,6 +73,16 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
         result["remedy"] = causes[0]["remedy"]["settings"]
         result["taken_back"] = _taken_back(result["remedy"], planted, workspace, gaps)
     return result
+
+
+def _harmful(cause: str, planted: Planted) -> bool:
+    """Whether one of two planted causes raised the loss beside the other: by REAL over the same run without it."""
+    if cause not in planted.without:
+        return True
+    return any(
+        gap(_from_onset(planted.lines, name), _from_onset(planted.without[cause], name)) >= REAL
+        for name in ("val_loss", "train_loss")
+    )
 
 
 OWN_WINDOW = 3
@@ -102,10 +113,12 @@ def _finite(loss: float) -> float:
 
 def gap(losses: Sequence[float], twin: Sequence[float]) -> float:
     """Returns the mean over the rounds of ln(loss / the twin's loss); a missing or not-finite loss counts as 1e6."""
-    padded = [*losses, *[math.inf] * (len(twin) - len(losses))]
-    finite = [loss if loss is not None and math.isfinite(loss) else _WORST for loss in padded]
-    floor = 1e-9
-    return float(np.mean([math.log(max(a, floor) / max(b, floor)) for a, b in zip(finite, twin, strict=True)]))
+    length, floor = max(len(losses), len(twin)), 1e-9
+    logs = [
+        [math.log(max(_finite(loss) if loss is not None and math.isfinite(loss) else _WORST, floor)) for loss in padded]
+        for padded in ([*one, *[math.inf] * (length - len(one))] for one in (losses, twin))
+    ]
+    return float(np.mean(np.subtract(*logs)))
 
 
 def _from_onset(lines: Sequence[dict[str, Any]], name: str) -> list[float]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,13 @@ class Healthy:
 
 @dataclass(frozen=True)
 class Planted:
-    """A run with a cause in it; `twin` holds the same rounds of the healthy run."""
+    """A run with a cause in it; the same rounds of the healthy run, `twin`, and `without` each of two causes."""
 
     settings: Settings
     clients: list[str]
     lines: list[dict[str, Any]]
     twin: list[dict[str, Any]]
+    without: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 class Planter:
@@ -90,7 +91,11 @@ class Planter:
         write_log(workspace / "reports", lines)
         (workspace / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
         named_clients = [] if PLANTS[case.plant].share == 1.0 else clients
-        return Planted(settings, named_clients, lines, healthy.lines)
+        without = {
+            cause: self.plant(other, self._folder / "without" / "workspace").lines
+            for cause, other in case.without().items()
+        }
+        return Planted(settings, named_clients, lines, healthy.lines, without)
 
     def _with_data(self, named: dict[str, Any]) -> dict[str, Any]:
         if named.get("data.kind") != "npz":
@@ -134,13 +139,14 @@ class Planter:
             shutil.copytree(healthy.folder / CLIENTS, workspace / CLIENTS)
         # The division would tell which clients' data were changed since.
         shutil.rmtree(workspace / "data/partition", ignore_errors=True)
-        if plant.operation is None:
+        operation = case.operation()
+        if operation is None:
             return
         known = client_ids(workspace / CLIENTS)
         num_classes = json.loads((workspace / CLIENTS / "preprocess.json").read_text())["num_classes"]
         for client in [name for name in known if (name in clients) != plant.to_others]:
             rng = np.random.default_rng([78, case.seed, *client.encode()])
-            x, y = plant.operation(*read_client(workspace / CLIENTS / client), num_classes, rng)
+            x, y = operation(*read_client(workspace / CLIENTS / client), num_classes, rng)
             write_client(workspace / CLIENTS / client, x, y)
 
     def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:

@@ -37,10 +37,13 @@ def confusion(results: Iterable[Result]) -> dict[str, Counter[str]]:
 
 
 def rates(results: Sequence[Result]) -> dict[str, Rate]:
-    """Returns the goals that are rates; planted causes that raised no loss count in none of them."""
+    """Returns the goals that are rates; planted causes that raised no loss count in none of them.
+
+    A pair counts where each of the two raised it beside the other.
+    """
     rose = [one for one in results if one["planted"] and one["rose"]]
     single = [one for one in rose if len(one["planted"]) == 1]
-    pairs = [one for one in rose if len(one["planted"]) == 2]
+    pairs = [one for one in rose if len(one["harmful"]) == 2]
     none = [one for one in results if not one["planted"]]
     faulty = [one for one in single if one["planted"] == ["faulty_clients"]]
     seen = [one for one in faulty if one["causes"]]
@@ -122,6 +125,11 @@ def report(results: Sequence[Result]) -> str:
         ],
     )
     lines += [f"No rise: {name}" for name in (one["case"] for one in results if one["planted"] and not one["rose"])]
+    lines += [
+        f"Only {' and '.join(one['harmful']) or 'both together'} did harm: {one['case']}"
+        for one in results
+        if len(one["planted"]) == 2 > len(one["harmful"])
+    ]
     wrong = [one for one in results if _wrong(one)]
     lines += ["", *_table(["wrong", "named", "clients planted", "clients named"], [_told(one) for one in wrong])]
     return "\n".join(lines)
@@ -150,6 +158,8 @@ def _honest_called(one: Result) -> int:
 def _wrong(one: Result) -> bool:
     if not one["planted"]:
         return bool(one["causes"])
+    if len(one["planted"]) == 2 > len(one["harmful"]):
+        return False
     named = set(one["causes"][: len(one["planted"])]) == set(one["planted"])
     return bool(one["rose"]) and not (named and (not _faulty(one) or _exact(one)))
 
