@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -101,6 +105,36 @@ def test_gram_of_clients_is_their_inner_products():
     updates = random_updates(5, 301, seed=9)
     expected = [[np.dot(a.astype(np.float64), b.astype(np.float64)) for b in updates] for a in updates]
     np.testing.assert_allclose(gram(updates), expected, atol=1e-4)
+
+
+BITS = """
+import hashlib, os, sys
+import numpy as np
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+from tasks.federate.runtime import runtime
+from tasks.federate.statistics import gram, update_statistics
+from tasks.settings import RuntimeSettings
+
+found = hashlib.sha256()
+with runtime(RuntimeSettings()):
+    for num_clients, num_params in ((10, 300_000), (100, 25_000), (130, 2000)):
+        common, *noise = np.random.default_rng(0).normal(size=(1 + num_clients, num_params)).astype(np.float32)
+        inner = gram([common + n for n in noise])
+        statistics = update_statistics(inner, np.full(num_clients, 1 / num_clients))
+        for values in (inner, *vars(statistics).values()):
+            found.update(np.asarray(values).tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_one_core_and_many_give_the_same_bits():
+    """With one and with more cores and threads of BLAS, which decides on them as it is loaded."""
+
+    def bits(cores):
+        given = {**os.environ, "OPENBLAS_NUM_THREADS": cores, "TF_CPP_MIN_LOG_LEVEL": "2"}
+        return subprocess.check_output([sys.executable, "-c", BITS, cores], env=given, stderr=subprocess.DEVNULL)
+
+    assert bits("1") == bits("2") != b""
 
 
 @settings(deadline=None, max_examples=15)
