@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from tasks.federate import statistics
 from tasks.federate.statistics import geometric_median, gram, update_statistics
 
 
@@ -68,13 +69,27 @@ def test_clients_that_agree_have_no_drift(num_clients):
     assert found.gradient_diversity == pytest.approx(1 / num_clients, rel=1e-6)
 
 
-def test_a_small_drift_beside_a_large_common_update_is_not_lost():
-    # All clients move by the same large vector, and by 1e-3 of it apart: late in training, or with few local steps.
-    common, *apart = random_updates(6, 5000, seed=1)
-    updates = [common + np.float32(1e-3) * a for a in apart]
+@pytest.mark.parametrize("apart", [1e-3, 1e-5])
+def test_a_small_drift_beside_a_large_common_update_is_not_lost(apart):
+    # All clients move by the same large vector, and by a little of it apart: late in training, or with few local steps.
+    common, *noise = random_updates(6, 5000, seed=1)
+    updates = [common + np.float32(apart) * n for n in noise]
     vectors = np.stack(updates).astype(np.float64)
     distance = np.linalg.norm(vectors - vectors.mean(axis=0), axis=1)
-    np.testing.assert_allclose(statistics_of(updates).distance, distance, rtol=1e-3)
+    found = statistics_of(updates)
+    # 1e-16 of ‖Δ‖² may be lost of a squared distance of 1e-10 ‖Δ‖².
+    np.testing.assert_allclose(found.distance, distance, rtol=1e-4)
+    assert found.drift == pytest.approx(np.sqrt(np.mean(distance**2)), rel=1e-4)
+
+
+def test_a_tiny_update_beside_large_ones_keeps_its_norm_and_cosine():
+    *large, tiny = random_updates(5, 5000, seed=6)
+    updates = [*large, np.float32(1e-9) * tiny, np.zeros_like(tiny)]
+    vectors = np.stack(updates).astype(np.float64)
+    found = statistics_of(updates)
+    np.testing.assert_allclose(found.norm, np.linalg.norm(vectors, axis=1), rtol=1e-9)
+    assert found.cosine[4] == pytest.approx(cosine(vectors[4], vectors.mean(axis=0)), rel=1e-6)
+    assert np.isnan(found.cosine[5])
 
 
 def test_orthogonal_updates_have_diversity_one():
@@ -105,6 +120,16 @@ def test_gram_of_clients_is_their_inner_products():
     updates = random_updates(5, 301, seed=9)
     expected = [[np.dot(a.astype(np.float64), b.astype(np.float64)) for b in updates] for a in updates]
     np.testing.assert_allclose(gram(updates), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_clients", [1, 2, 7, 20])
+@pytest.mark.parametrize("num_params", [1, 63, 64, 65, 1000])
+def test_gram_in_blocks_is_that_of_the_whole(num_clients, num_params, monkeypatch):
+    # Blocks of at most 256 parameters for two clients, of at most 64 for seven and more.
+    monkeypatch.setattr(statistics, "_BLOCK", 512)
+    monkeypatch.setattr(statistics, "_LEAST", 64)
+    vectors = np.stack(random_updates(num_clients, num_params, seed=4)).astype(np.float64)
+    np.testing.assert_allclose(gram(list(vectors.astype(np.float32))), vectors @ vectors.T, rtol=1e-9, atol=1e-9)
 
 
 BITS = """
