@@ -1,8 +1,10 @@
 """The rows of rounds.csv and clients.csv: what one round did, in numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -78,27 +80,30 @@ def client_rows(outcome: Outcome, inputs: Mapping[str, Any]) -> tuple[list[dict[
     weights = np.array([r["weight"] for r in averaged.values()], np.float64)
     share = weights / weights.sum()
     statistics = update_statistics(gram([r["update"] for r in averaged.values()]), share)
-    index = {client: i for i, client in enumerate(averaged)}
-    rows = []
+    measured = {
+        "weight": share,
+        "update_norm": statistics.norm,
+        "update_cosine": statistics.cosine,
+        "update_cosine_robust": statistics.cosine_robust,
+        "distance": statistics.distance,
+    }
+    columns = [[_number(value) for value in values.tolist()] for values in measured.values()]
+    cells = dict(zip(averaged, zip(*columns, strict=True), strict=True))
+    rows: list[dict[str, Any]] = []
     for client in sorted({*outcome.results, *outcome.failures}):
-        result, i = outcome.results.get(client), index.get(client)
-        row: dict[str, Any] = dict.fromkeys(CLIENT_COLUMNS)
-        row |= {"round": outcome.round_num, "client": client, "weight": 0.0, "finite": i is not None}
+        result = outcome.results.get(client)
+        row = dict.fromkeys(CLIENT_COLUMNS)
+        row |= {"round": outcome.round_num, "client": client, "weight": 0.0, "finite": client in averaged}
         row["failure"] = outcome.failures.get(client)
         if client in inputs:
             row["num_examples"] = int(inputs[client]["num_examples"])
         if result is not None and not isinstance(result, Failed):
-            row |= {"num_steps": int(result["num_steps"])}
-            row |= {name: _loss(result[name]) for name in ("loss_before", "loss_after", "loss_mean")}
-        if i is not None:
-            row |= {
-                "weight": _number(share[i]),
-                "update_norm": _number(statistics.norm[i]),
-                "update_cosine": _number(statistics.cosine[i]),
-                "update_cosine_robust": _number(statistics.cosine_robust[i]),
-                "distance": _number(statistics.distance[i]),
-                "influence": _influence(averaged[client]),
-            }
+            row["num_steps"] = int(result["num_steps"])
+            for name in ("loss_before", "loss_after", "loss_mean"):
+                row[name] = _loss(result[name])
+        if client in averaged:
+            row |= zip(measured, cells[client], strict=True)
+            row["influence"] = _influence(averaged[client])
         rows.append(row)
     return rows, statistics
 
@@ -111,7 +116,9 @@ def round_row(
     prunable: NDArray[np.bool_],
 ) -> dict[str, Any]:
     """Returns the row of rounds.csv."""
-    cosines = statistics.cosine[np.isfinite(statistics.cosine)]
+    norms, cosines = statistics.norm.tolist(), [value for value in statistics.cosine.tolist() if math.isfinite(value)]
+    changed = outcome.params_after - outcome.params_before
+    num_zero, num_prunable = np.count_nonzero(prunable & (outcome.params_after == 0)), np.count_nonzero(prunable)
     row: dict[str, Any] = dict.fromkeys(ROUND_COLUMNS)
     row |= {
         "round": outcome.round_num,
@@ -120,14 +127,14 @@ def round_row(
         "local_loss": _average(clients, "loss_mean"),
         "num_clients": len(clients),
         "num_failed": len(outcome.failures),
-        "update_norm_mean": _number(statistics.norm.mean()),
-        "update_norm_max": _number(statistics.norm.max()),
-        "update_cosine_mean": _number(cosines.mean()) if len(cosines) else None,
-        "update_cosine_min": _number(cosines.min()) if len(cosines) else None,
+        "update_norm_mean": _number(fmean(norms)),
+        "update_norm_max": _number(max(norms)),
+        "update_cosine_mean": _number(fmean(cosines)) if cosines else None,
+        "update_cosine_min": _number(min(cosines)) if cosines else None,
         "drift": _number(statistics.drift),
         "gradient_diversity": _number(statistics.gradient_diversity),
-        "server_update_norm": _number(np.linalg.norm(outcome.params_after - outcome.params_before)),
-        "sparsity": _number(np.mean(outcome.params_after[prunable] == 0)) if prunable.any() else 0.0,
+        "server_update_norm": _number(math.sqrt(gram([changed])[0, 0])),
+        "sparsity": _number(num_zero / num_prunable) if num_prunable else 0.0,
     }
     if validation is not None:
         row["val_loss"], row["val_accuracy"] = _loss(validation[0]), _number(validation[1])
@@ -154,7 +161,7 @@ def _influence(result: Mapping[str, Any]) -> float | None:
 
 def _number(value: Any) -> float | None:
     """Seven significant digits, what float32 holds; None for what is not finite."""
-    return _loss(value) if np.isfinite(value) else None
+    return _loss(value) if math.isfinite(value) else None
 
 
 def _loss(value: Any) -> float:
