@@ -36,7 +36,6 @@ HONEST = ClientFinding(
     failed=None,
     first_broken=None,
     left_out=0.0,
-    recall=0.8,
 )
 
 
@@ -44,7 +43,7 @@ def found(*changed: ClientFinding, **others: float) -> Findings:
     rest = [replace(HONEST, client=f"{k:02}") for k in range(5) if f"{k:02}" not in {one.client for one in changed}]
     clients = tuple(sorted([*changed, *rest], key=lambda one: one.client))
     known = {"label_skew": 0.1, "size_skew": 0.0, "steepness": 0.5, "train_trend": 0.3, "val_trend": 0.3, **others}
-    return Findings(clients, dissimilarity=1.0, local_drift=(), cleared=(), objective_gap=0.0, **known)
+    return Findings(clients, dissimilarity=1.0, local_drift=(), cleared=(), local_models={}, objective_gap=0.0, **known)
 
 
 def causes(findings: Findings, **dotted: object) -> list[str]:

@@ -78,7 +78,6 @@ class ClientFinding:
         first_broken: index of the first step of plain SGD on its data whose loss is not finite, where it failed.
         left_out: ln of the hold-out loss of the mean of all their models over that without the client: above 0, the
             model is better without it; NaN if it failed.
-        recall: least recall over the hold-out labels of its local model; NaN likewise.
     """
 
     client: str
@@ -102,7 +101,6 @@ class ClientFinding:
     failed: int | None
     first_broken: int | None
     left_out: float
-    recall: float
 
     @property
     def as_ever(self) -> bool:
@@ -177,6 +175,8 @@ class Findings:
     drift averages over the steps (Karimireddy 2020, equation 9), up to the steps of the client with the fewest."""
     cleared: tuple[str, ...]
     """Clients with odd updates that harm the model no more than honest ones."""
+    local_models: Mapping[str, Any]
+    """The model that each client makes of that before the rise, of at most 50 clients (replay/local_models.py)."""
     objective_gap: float
     """1/2 sum_k |w_k - p_k|, w_k in proportion to p_k times the client's steps: how far the weights that plain
     averaging gives are from those that were meant, 0 to 1 (FedNova, Wang 2020, theorem 1)."""

@@ -243,27 +243,33 @@ def _of_failed(one: ClientFinding) -> Evidence:
 
 def _signals(found: Findings) -> dict[str, Any]:
     """The dear signals, of all clients: what the evidence was picked from."""
-    clients = {
-        one.client: {
-            name: _number(value)
-            for name, value in (
-                ("loss", one.loss),
-                ("expected_loss", one.expected_loss),
-                ("accuracy", one.accuracy),
-                ("expected_accuracy", one.expected_accuracy),
-                ("feature_distance", one.feature_distance),
-                ("norm", one.norm),
-                ("norm_per_step", one.norm_per_step),
-                ("grown", one.grown),
-                ("cosine", one.cosine),
-                ("cosine_before", one.cosine_before),
-                ("epochs", one.epochs),
-                ("left_out", one.left_out),
-                ("recall", one.recall),
+    clients: dict[str, dict[str, Any]] = {}
+    for one in found.clients:
+        values: dict[str, Any] = {
+            name: _number(getattr(one, name))
+            for name in (
+                "loss",
+                "usual_loss",
+                "expected_loss",
+                "accuracy",
+                "expected_accuracy",
+                "feature_distance",
+                "norm",
+                "norm_per_step",
+                "grown",
+                "cosine",
+                "cosine_before",
+                "cosine_during",
+                "epochs",
+                "left_out",
             )
         }
-        for one in found.clients
-    }
+        local = found.local_models.get(one.client)
+        if local is not None:
+            numbers = {name: value for name, value in vars(local).items() if name != "recalls"}
+            values |= {name: _number(value) for name, value in numbers.items()}
+            values["recalls"] = {str(label): _number(recall) for label, recall in sorted(local.recalls.items())}
+        clients[one.client] = values
     return {
         "clients": clients,
         "label_skew": _number(found.label_skew),

@@ -24,6 +24,7 @@ from tasks.diagnose.replay.examine import (
     structure,
 )
 from tasks.diagnose.replay.examine import left_out_losses as left_out
+from tasks.diagnose.replay.local_models import local_models
 from tasks.federate.in_process import Failed
 from tasks.federate.statistics import geometric_median, gram
 from tasks.skew import gini
@@ -77,7 +78,8 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     reference = probe.fit(replays.params, test)
     rows = _rows(log, first, first + _ROUNDS - 1)
     sizes = {client: np.bincount(y, minlength=cohort.num_classes) for client, (_, y) in data.items()}
-    influence, recalls = _influence(replays, probe, sent)
+    influence = _influence(replays, probe, sent)
+    local = local_models(probe, sent.params, _some(sent), sent.weights, sent.steps, data, test)
     found = []
     for client, examples in data.items():
         fit = probe.fit(replays.params, examples)
@@ -107,7 +109,6 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             failed=_first_failure(log, client, first),
             first_broken=None,
             left_out=influence.get(client, np.nan),
-            recall=recalls.get(client, np.nan),
         )
         if one.failed is not None:
             one = replace(one, first_broken=local_path(probe, replays.params, examples, rate, batch, 3).first_broken)
@@ -125,24 +126,24 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
         dissimilarity=_dissimilarity(replays, probe, data),
         local_drift=_local_drift(replays, probe, data),
         cleared=(),
+        local_models=local,
         objective_gap=_objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
     )
 
 
-def _influence(replays: Replayer, probe: Probe, sent: Captured) -> tuple[dict[str, float], dict[str, float]]:
-    """Leave-one-out change of the hold-out loss and least recall of the local model, by client; see ClientFinding."""
+def _influence(replays: Replayer, probe: Probe, sent: Captured) -> dict[str, float]:
+    """Leave-one-out change of the hold-out loss by client; see ClientFinding."""
     test = (replays.cohort.test_x, replays.cohort.test_y)
-    some = {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
+    some = _some(sent)
     if not some:
-        return {}, {}
-    changes, recalls = {}, {}
+        return {}
     together, without = left_out(lambda params: probe.fit(params, test).loss, sent.params, some, sent.weights)
-    for client, update in some.items():
-        with np.errstate(all="ignore"):
-            changes[client] = float(np.log(together / without[client]))
-            local = probe.fit(np.asarray(sent.params + update, np.float32), test)
-        recalls[client] = min(recall for _, _, recall in local.by_label.values())
-    return changes, recalls
+    with np.errstate(all="ignore"):
+        return {client: float(np.log(together / without[client])) for client in some}
+
+
+def _some(sent: Captured) -> dict[str, Params]:
+    return {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
 
 
 def _dissimilarity(replays: Replayer, probe: Probe, data: Sites) -> float:
