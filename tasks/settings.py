@@ -717,12 +717,12 @@ class FederateSettings(Section):
 
     @model_validator(mode="after")
     def _one_vector_where_the_aggregator_protects(self) -> "FederateSettings":
-        if self.client.kind in ("scaffold", "feddyn", "mimelite") and self.aggregator.kind in PROTECTING:
-            allowed = "sgd or fedprox" if self.aggregator.kind == "dp_mean" else "sgd, fedprox or fednova"
+        if self.client.kind not in ("sgd", "fedprox") and self.aggregator.kind in PROTECTING:
+            what = "its number of steps" if self.client.kind == "fednova" else "its vector"
             raise ValueError(
-                f"client.kind must be {allowed} with aggregator.kind {self.aggregator.kind}, for what "
-                f"else {self.client.kind} sends is only averaged, so that one client could change the model at will "
-                f"(or be found in it), got {self.client.kind}"
+                f"client.kind must be sgd or fedprox with aggregator.kind {self.aggregator.kind}, for what else "
+                f"{self.client.kind} sends, {what}, is only averaged, so that one client could change the model at "
+                f"will (or be found in it), got {self.client.kind}"
             )
         return self
 
@@ -738,10 +738,6 @@ class FederateSettings(Section):
             "guard must be stop or continue": (
                 self.guard == "rollback",
                 "for going back to the lowest training loss reveals it without noise, got rollback",
-            ),
-            "client.kind must be sgd or fedprox": (
-                self.client.kind == "fednova",
-                "for FedNova's step count is averaged without noise, got fednova",
             ),
             "early_stopping.patience must be 0": (
                 self.early_stopping.patience > 0,
