@@ -415,7 +415,7 @@ class AggregatorSettings(Section):
         0,
         ge=0,
         title="Selected clients",
-        description="m, how many of the best updates are averaged; 0: all but num_faulty",
+        description="m, how many of the best updates are averaged, at most all but num_faulty; 0: those",
         json_schema_extra=_only("multi_krum"),
     )
     clipping: Literal["fixed", "adaptive"] = Field(

@@ -341,10 +341,13 @@ def test_krum_is_checked_against_the_clients_of_a_round_not_of_the_run(settings_
     check(settings_of(dotted | {"federate.sampling.clients_per_round": 7}), 100)
 
 
-def test_more_selected_than_there_are_is_refused(settings_of):
-    settings = chosen(settings_of, {"kind": "multi_krum", "num_selected": 8})
-    check(settings, 8)
-    assert refusal(settings, 7) == ("federate.aggregator.num_selected must be <= 7, the clients in a round, got 8")
+def test_more_selected_than_are_not_faulty_is_refused(settings_of):
+    settings = chosen(settings_of, {"kind": "multi_krum", "num_selected": 8, "num_faulty": 2})
+    check(settings, 10)
+    assert refusal(settings, 9) == (
+        "federate.aggregator.num_selected must be <= 7, the 9 clients in a round but num_faulty (2), or a faulty one "
+        "is always among them, got 8"
+    )
 
 
 @pytest.mark.parametrize("kind", ["mean", "median", "geometric_median", "clipped_mean", "compressed_mean"])

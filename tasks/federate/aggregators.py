@@ -151,9 +151,10 @@ def _check_krum(settings: AggregatorSettings, num_clients: int) -> None:
             f"federate.aggregator.num_faulty is too large for the {num_clients} clients in a round, of which "
             f"{settings.kind} needs 2 * num_faulty + 3: {allowed}, got {settings.num_faulty}"
         )
-    if settings.num_selected > num_clients:
+    if settings.num_selected > num_clients - settings.num_faulty:
         raise SettingsError(
-            f"federate.aggregator.num_selected must be <= {num_clients}, the clients in a round, "
+            f"federate.aggregator.num_selected must be <= {num_clients - settings.num_faulty}, the {num_clients} "
+            f"clients in a round but num_faulty ({settings.num_faulty}), or a faulty one is always among them, "
             f"got {settings.num_selected}"
         )
 
