@@ -115,6 +115,14 @@ def test_a_target_that_cannot_be_met_is_refused_with_what_would_do(settings_of):
     )
 
 
+def test_a_delta_that_promises_nothing_is_refused(settings_of):
+    dotted = {"federate.aggregator.kind": "dp_mean", "federate.aggregator.delta": 0.05}
+    check(settings_of(dotted), 19)
+    with pytest.raises(SettingsError) as caught:
+        check(settings_of(dotted), 20)
+    assert str(caught.value) == "federate.aggregator.delta must be < 1 / 20 clients = 0.05, got 0.05"
+
+
 def test_no_target_is_no_limit(settings_of):
     check(private(settings_of, noise=0.01), 10)
 

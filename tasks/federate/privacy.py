@@ -55,12 +55,17 @@ def epsilon(settings: Settings, num_clients: int) -> Callable[[int], float]:
 
 
 def check_privacy(settings: Settings, num_clients: int) -> None:
-    """Refuses a run that would spend more than `target_epsilon`, or whose adaptive clipping cannot be noised.
+    """Refuses a run that promises nothing, spends more than `target_epsilon`, or clips by what cannot be noised.
 
     Raises:
         SettingsError: with what would be allowed.
     """
     chosen, taking_part = settings.federate.aggregator, clients_per_round(settings.federate.sampling, num_clients)
+    if chosen.delta >= 1 / num_clients:
+        # Publishing all that one client holds, drawn by lot, is (0, 1/n)-private.
+        raise SettingsError(
+            f"federate.aggregator.delta must be < 1 / {num_clients} clients = {1 / num_clients:g}, got {chosen.delta:g}"
+        )
     # TFF noises the count with sd K/20, which counts as a multiplier of twice that.
     if chosen.clipping == "adaptive" and chosen.noise_multiplier >= taking_part / 10:
         raise SettingsError(
