@@ -284,7 +284,8 @@ class ScheduleSettings(Section):
     kind: Literal["constant", "exponential", "step", "cosine"] = Field(
         "constant",
         title="Kind",
-        description="round t: 1, decay^(t-1), decay^floor((t-1)/every), or half a cosine from 1 to final",
+        description="round t: 1, decay^(t-1), decay^floor((t-1)/every), or half a cosine from 1 to final, (t-1)/T of "
+        "the way",
     )
     decay: float = Field(
         0.99,
@@ -296,7 +297,12 @@ class ScheduleSettings(Section):
     )
     every: int = Field(10, ge=1, title="Every", description="rounds between two steps", json_schema_extra=_only("step"))
     final: float = Field(
-        0.0, ge=0, le=1, title="Final factor", description="factor in the last round", json_schema_extra=_only("cosine")
+        0.0,
+        ge=0,
+        le=1,
+        title="Final factor",
+        description="factor to which the cosine falls, reached after the last round",
+        json_schema_extra=_only("cosine"),
     )
 
 

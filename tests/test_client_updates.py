@@ -74,7 +74,16 @@ def play(quadratics, client_input):
     """(kind, num_rounds, steps of each client, ...) -> the parameters after the rounds, the states on the way."""
     built = {}
 
-    def run(kind, num_rounds, num_steps, start=None, rate=RATE, taking_part=lambda t: range(len(SIZES)), **changes):
+    def run(
+        kind,
+        num_rounds,
+        num_steps,
+        start=None,
+        rate=RATE,
+        taking_part=lambda t: range(len(SIZES)),
+        rates=None,
+        **changes,
+    ):
         key = kind, *sorted(changes.items())
         if key not in built:
             client = ClientSettings(kind=kind, learning_rate=rate, batch_size=100, **changes)
@@ -104,7 +113,7 @@ def play(quadratics, client_input):
                         order,
                         weight=weight,
                         share=share,
-                        learning_rate=np.float32(rate),
+                        learning_rate=np.float32(rates[t] if rates else rate),
                         **more,
                     )
                 )
@@ -276,6 +285,17 @@ def test_scaffold_with_one_client_is_local_sgd(play):
     np.testing.assert_allclose(one, plain, atol=1e-6)
     # c = p_k c_k, for the others' vectors are still zero.
     np.testing.assert_allclose(path[0][0]["shared"], path[0][1][1] * SIZES[1] / sum(SIZES), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["scaffold", "feddyn"])
+def test_round_without_a_learning_rate_changes_nothing(kind, play):
+    # As after 200 rounds of a decay to 0.6: a factor of 1e-44 is 0 in float32.
+    (whole, path), (found, longer) = play(kind, 3, SAME), play(kind, 4, SAME, rates=(RATE, RATE, RATE, 0.0))
+    if kind == "scaffold":
+        np.testing.assert_array_equal(found, whole)
+    np.testing.assert_array_equal(longer[-1][1], path[-1][1])
+    np.testing.assert_array_equal(longer[-1][0]["shared"], path[-1][0]["shared"])
+    assert np.isfinite(found).all()
 
 
 def test_vectors_of_clients_that_did_not_take_part_stay(play):

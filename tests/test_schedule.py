@@ -33,6 +33,8 @@ ids = st.text("0123456789abcdefXYZ._-", min_size=1, max_size=12)
 seeds = st.integers(0, 2**31 - 1)
 rounds = st.integers(1, 10_000)
 
+ROOT = math.sqrt(5)
+
 
 def assert_frequency(hits, trials, p):
     # Five standard deviations of Binomial(trials, p): exceeded by chance less than once in a million.
@@ -250,16 +252,22 @@ def test_check_clients_names_unknown_ids():
         (ScheduleSettings(), [1, 1, 1, 1, 1]),
         (ScheduleSettings(kind="exponential", decay=0.5), [1, 0.5, 0.25, 0.125, 0.0625]),
         (ScheduleSettings(kind="step", decay=0.5, every=2), [1, 1, 0.5, 0.5, 0.25]),
-        # Half a cosine from 1 to 0.2 in 4 steps: 0.2 + 0.8 (1 + cos(πi/4)) / 2; cos(π/4) = √½.
+        # Half a cosine from 1 to 0.2 in 5 steps: 0.2 + 0.8 (1 + cos(πi/5)) / 2.
+        # cos(π/5) = (√5 + 1)/4, cos(2π/5) = (√5 − 1)/4.
         (
             ScheduleSettings(kind="cosine", final=0.2),
-            [1, 0.2 + 0.4 * (1 + math.sqrt(0.5)), 0.6, 0.2 + 0.4 * (1 - math.sqrt(0.5)), 0.2],
+            [1, *(0.6 + 0.1 * c for c in (ROOT + 1, ROOT - 1, 1 - ROOT, -1 - ROOT))],
         ),
     ],
     ids=lambda value: getattr(value, "kind", ""),
 )
 def test_learning_rate_factor_closed_forms(settings, expected):
     assert [learning_rate_factor(settings, t, 5) for t in range(1, 6)] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["constant", "exponential", "step", "cosine"])
+def test_learning_rate_factor_of_no_round_is_zero(kind):
+    assert all(learning_rate_factor(ScheduleSettings(kind=kind), t, 30) > 0 for t in range(1, 31))
 
 
 @pytest.mark.parametrize("kind", ["constant", "exponential", "step", "cosine"])

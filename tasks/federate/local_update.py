@@ -141,7 +141,9 @@ def _result(training: LocalTraining, client: Any, trained: dict[str, tf.Tensor],
         held=weight * tf.one_hot(client["architecture"], num_architectures),
     )
     if training.update.kept:
-        result["kept"] = or_else(trained["kept"], lambda: client["kept"])
+        # A rate that decayed to 0 leaves nothing to divide by: no way, no mean gradient along it.
+        moved = finite & (client["learning_rate"] > 0)
+        result["kept"] = tf.cond(moved, lambda: trained["kept"], lambda: client["kept"])
         message["message"] = client["share"] * (result["kept"] - client["kept"])
     elif training.update.shared:
         message["message"] = or_else(client["weight"] * trained["full_gradient"], lambda: tf.zeros_like(update))

@@ -130,7 +130,8 @@ def learning_rate_factor(settings: ScheduleSettings, step: int, steps: int) -> f
         case "step":
             return settings.decay ** ((step - 1) // settings.every)
         case "cosine":
-            done = (step - 1) / max(steps - 1, 1)
+            # `final` is reached after the last round: at rate 0, that of the default, a round would do nothing.
+            done = (step - 1) / steps
             return settings.final + (1 - settings.final) * (1 + math.cos(math.pi * done)) / 2
 
 
