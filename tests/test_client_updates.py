@@ -5,6 +5,7 @@ data makes every step exact gradient descent, so K steps of rate η from x end a
 """
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from tasks.federate import federate
 from tasks.federate.aggregators import mean
 from tasks.federate.architecture import Architecture
 from tasks.federate.client_updates import CLIENT_UPDATES
+from tasks.federate.cohort import Client, Cohort
 from tasks.federate.descent import LocalTraining
 from tasks.federate.models import build
 from tasks.federate.parameters import flatten
 from tasks.federate.round import build_round
+from tasks.federate.runner import Phase, Runner
 from tasks.federate.schedule import client_rng, epochs, sample, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import write_client
@@ -86,12 +89,7 @@ def play(quadratics, client_input):
     ):
         key = kind, *sorted(changes.items())
         if key not in built:
-            client = ClientSettings(kind=kind, learning_rate=rate, batch_size=100, **changes)
-            training = LocalTraining((DIM + 1,), 1, DIM, 100, CLIENT_UPDATES[kind](client), loss=squared)
-            optimizer = SERVER_OPTIMIZERS["sgd"](ServerOptimizerSettings())
-            built[key] = build_round(
-                [Architecture(residual, ((DIM,),))], training, mean(AggregatorSettings(), len(SIZES)), optimizer, False
-            )
+            built[key] = computations_of(ClientSettings(kind=kind, learning_rate=rate, batch_size=100, **changes))
         computations = built[key]
         params = np.zeros(DIM, np.float32) if start is None else np.asarray(start, np.float32)
         state, kept, path = (
@@ -125,6 +123,13 @@ def play(quadratics, client_input):
         return state["server"]["params"].astype(np.float64), path
 
     return run
+
+
+def computations_of(client):
+    training = LocalTraining((DIM + 1,), 1, DIM, 100, CLIENT_UPDATES[client.kind](client), loss=squared)
+    optimizer = SERVER_OPTIMIZERS["sgd"](ServerOptimizerSettings())
+    aggregator = mean(AggregatorSettings(), len(SIZES))
+    return build_round([Architecture(residual, ((DIM,),))], training, aggregator, optimizer, False)
 
 
 def residual(params, x):
@@ -173,6 +178,63 @@ def test_scaffold_and_feddyn_end_at_the_minimum(kind, changes, num_steps, part, 
     gradients = [h @ (found - w) for h, w in zip(quadratics.hessian, quadratics.minimum, strict=True)]
     np.testing.assert_allclose(kept, gradients, atol=2e-4)
     np.testing.assert_allclose(server["shared"], 0, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [("scaffold", {"option": "I"}), ("scaffold", {"option": "II"}), ("feddyn", {"alpha": 0.5})],
+    ids=["scaffold I", "scaffold II", "feddyn"],
+)
+def test_when_a_client_leaves_the_others_end_at_their_own_minimum(kind, changes, quadratics, settings_of):
+    local = {f"federate.client.{name}": value for name, value in changes.items()}
+    work = {"kind": "per_client", "by_client": {str(k): n for k, n in enumerate(UNEQUAL)}}
+    chosen = {"kind": kind, "learning_rate": RATE, "batch_size": 100}
+    settings = settings_of(
+        {
+            **{f"federate.client.{name}": value for name, value in chosen.items()},
+            **{f"federate.local_work.{name}": value for name, value in work.items()},
+            **local,
+        }
+    )
+    clients = {
+        str(k): Client(str(quadratics.folders[k]), n, n, n / sum(SIZES), np.zeros(0, np.float32), np.array([n]))
+        for k, n in enumerate(SIZES)
+    }
+    none = np.zeros((0, DIM + 1), np.float32), np.zeros(0, np.int32)
+    model = tf.keras.Sequential([tf.keras.layers.Dense(1, use_bias=False, input_shape=(DIM,))])
+    computations = computations_of(settings.federate.client)
+
+    def runner(without=(), absent=()):
+        left = {client: info for client, info in clients.items() if client not in without}
+        total = sum(info.share for info in left.values())
+        left = {client: replace(info, share=info.share / total) for client, info in left.items()}
+        cohort = Cohort(left, {}, (DIM + 1,), 1, "", *none)
+        phase, validate = Phase("federate", 1, 200), lambda params: (0.0, 0.0)
+        return Runner(settings, cohort, model, phase, computations, absent=absent, validate=validate)
+
+    def after(stepper, state, rounds, excluded=()):
+        for t in rounds:
+            state = stepper.step(state, t, excluded).state
+        return state
+
+    everybody = runner()
+    there = after(everybody, everybody.fresh(), range(1, 101))
+    np.testing.assert_allclose(there["server"]["params"], quadratics.optimum, atol=5e-5)
+    # The minimum of p_0 F_0 + p_2 F_2, whatever the factor of both.
+    own = [
+        p * h if k != 1 else 0 * h for k, (p, h) in enumerate(zip(quadratics.share, quadratics.hessian, strict=True))
+    ]
+    expected, rest = quadratics.solve(own), range(101, 201)
+    assert np.linalg.norm(expected - quadratics.optimum) > 0.1
+    smaller = runner(without="1")
+    ways = {
+        "excluded by the guard": after(everybody, there, rest, {"1"}),
+        "absent in a replay": after(runner(absent="1"), there, rest),
+        "excluded in a replay": after(smaller, smaller.settled(there, ["0", "2"]), rest),
+    }
+    for way, state in ways.items():
+        np.testing.assert_allclose(state["server"]["params"], expected, atol=5e-5, err_msg=way)
+        np.testing.assert_allclose(state["server"]["shared"], 0, atol=2e-4, err_msg=way)
 
 
 def test_fednova_ends_where_every_step_counts_the_same(quadratics, play):

@@ -158,7 +158,11 @@ class Runner:
         sampled = [client for client in self._sample(state, round_num, excluded) if client not in self._absent]
         if not sampled:
             raise NoClientLeft(f"round {round_num}: every client that was drawn is left out")
-        inputs = {client: self._client_input(state, client, round_num) for client in sampled}
+        left = [client for client in self._cohort.clients if client not in {*excluded, *self._absent}]
+        if "kept" in state and len(left) < len(self._cohort.clients):
+            state = self.settled(state, left)
+        whole = self._whole(left)
+        inputs = {client: self._client_input(state, client, round_num, whole) for client in sampled}
         proposed, results = self._call(state, inputs)
         failures = {c: _reason(r, inputs[c]["folder"]) for c, r in results.items() if _reason(r, "") != ""}
         if len(failures) == len(sampled):
@@ -183,6 +187,22 @@ class Runner:
         line = {"round": round_num, "row": row, "clients": clients}
         return Stepped(after, line, failures, bool(healthy))
 
+    def settled(self, state: Any, left: Collection[str]) -> Any:
+        """Returns `state` with the server's vector Σ p_k c_k over the clients in `left`, their shares p_k summing to 1.
+
+        So a client that leaves for good, or another weighting, moves SCAFFOLD's and FedDyn's fixed point to the minimum
+        of what is left: a vector that nobody takes out again would stay in every step of all later rounds.
+        """
+        whole = self._whole(left)
+        vector = sum(self._cohort.clients[client].share / whole * state["kept"][client] for client in left)
+        return OrderedDict(state, server=OrderedDict(state["server"], shared=np.asarray(vector, np.float32)))
+
+    def _whole(self, left: Collection[str]) -> float:
+        """Returns the share of all weight that the clients in `left` have together."""
+        if len(left) == len(self._cohort.clients):
+            return 1.0  # and not a sum that rounds to something else
+        return sum(self._cohort.clients[client].share for client in left)
+
     def all_updates(self, state: Any, round_num: int) -> dict[str, Any]:
         """Returns what every client would send in round `round_num` if all took part, or `Failed`."""
         inputs = {client: self._client_input(state, client, round_num) for client in self._cohort.clients}
@@ -202,7 +222,7 @@ class Runner:
         losses = {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in measured.items()}
         return schedule.highest(losses, sampling.clients_per_round)
 
-    def _client_input(self, state: Any, client: str, round_num: int) -> OrderedDict[str, Any]:
+    def _client_input(self, state: Any, client: str, round_num: int, whole: float = 1.0) -> OrderedDict[str, Any]:
         info, settings = self._cohort.clients[client], self._settings
         rng = schedule.client_rng(self._local_seed, round_num, client)
         num_epochs = schedule.epochs(settings.local_work, client, rng)
@@ -213,7 +233,7 @@ class Runner:
             num_examples=np.int32(info.num_examples),
             order=schedule.visits(info.num_examples, num_epochs, rng),
             weight=np.float32(info.weight),
-            share=np.float32(info.share),
+            share=np.float32(info.share / whole),
             learning_rate=np.float32(settings.client.learning_rate * factor),
             seed=schedule.augment_seed(self._local_seed, round_num, client) if self._augments else _NO_SEED,
             brightness=info.brightness,

@@ -161,7 +161,7 @@ class Replayer:
             absent=change.without,
             validate=self._initial.validate,
         )
-        return Course(change, stepper, self._start(settings, stepper), self.from_round + 1)
+        return Course(change, stepper, self._start(settings, cohort, stepper), self.from_round + 1)
 
     def advance(self, course: Course, until: int) -> None:
         """Runs `course` up to round `until`, as far as it has not been run."""
@@ -189,7 +189,7 @@ class Replayer:
             losses.append(float(loss) if loss is not None and np.isfinite(loss) else np.inf)
         course.next_round += 1
 
-    def _start(self, settings: Settings, runner: Runner) -> Any:
+    def _start(self, settings: Settings, cohort: Cohort, runner: Runner) -> Any:
         """The state of the checkpoint, as far as what it holds means the same under `settings`."""
         now, before = settings.federate, self.settings.federate
         fresh = runner.fresh()
@@ -204,6 +204,8 @@ class Replayer:
                 fresh["server"]["shared"] = state["server"]["shared"]
             if "kept" in state:
                 fresh["kept"] = state["kept"]
+                if _shares(cohort) != _shares(self.cohort):
+                    fresh = runner.settled(fresh, list(cohort.clients))
         return fresh
 
     def _cohort(self, settings: Settings, change: Change) -> Cohort:
@@ -240,6 +242,10 @@ class Replayer:
                 del _COMPUTATIONS[next(iter(_COMPUTATIONS))]
             _COMPUTATIONS[key] = build_computations(settings, cohort, self.model, masked=False)
         return _COMPUTATIONS[key]
+
+
+def _shares(cohort: Cohort) -> dict[str, float]:
+    return {client: info.share for client, info in cohort.clients.items()}
 
 
 @contextmanager
