@@ -524,8 +524,9 @@ class SamplingSettings(Section):
     kind: Literal["all", "uniform", "by_examples", "stratified", "power_of_choice"] = Field(
         "all",
         title="Kind",
-        description="every client, or a draw without replacement: equal, in proportion to examples, so that the labels "
-        "are covered, or those of the highest loss",
+        description="every client, or a draw without replacement: equal, in proportion to examples (with weighting "
+        "uniform, or size counts twice), so that the labels are covered, or those of the highest loss (weighting "
+        "uniform)",
     )
     clients_per_round: int = Field(
         5,

@@ -273,3 +273,17 @@ def test_learning_rate_factor_of_no_round_is_zero(kind):
 @pytest.mark.parametrize("kind", ["constant", "exponential", "step", "cosine"])
 def test_learning_rate_factor_of_a_single_round_is_one(kind):
     assert learning_rate_factor(ScheduleSettings(kind=kind), 1, 1) == 1
+
+
+@pytest.mark.parametrize(("weighting", "expected"), [("uniform", 14 / 15 / 2), ("examples", 14 / 15 * 7 / 8)])
+def test_drawn_and_weighed_by_examples_size_counts_twice(weighting, expected):
+    # The large one is drawn unless a small one (0.3) and then another (20 of 90) are: with probability 14/15. Then it
+    # has 1/2 or 7/8 of the mean. Its share of the examples is 0.7.
+    sizes = {"a": 70, "b": 10, "c": 10, "d": 10}
+    settings = SamplingSettings(kind="by_examples", clients_per_round=2)
+    weight = sizes if weighting == "examples" else dict.fromkeys(sizes, 1)
+    shares = []
+    for t in range(1, 4001):
+        drawn = sample(settings, sizes, 0, t)
+        shares.append(weight["a"] * ("a" in drawn) / sum(weight[client] for client in drawn))
+    assert np.mean(shares) == pytest.approx(expected, abs=0.02)

@@ -47,6 +47,7 @@ def sample(
 
     With fewer clients than `clients_per_round`, all take part. `by_examples` draws without replacement, each next
     client in proportion to its examples among those left. `power_of_choice` draws its candidates so: see `highest`.
+    Both belong with `weighting: uniform`: weighed by its examples too, a large client counts twice.
 
     Args:
         settings: the rule.
