@@ -687,7 +687,7 @@ class FederateSettings(Section):
         lt=1,
         title="Shared fraction",
         description="size of a public set, drawn evenly over the labels, that every client adds to its own data, as a "
-        "fraction of all training examples; those examples leave their clients",
+        "fraction of all training examples; those are shown to all clients, and their owners visit them twice",
     )
     width: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         {},

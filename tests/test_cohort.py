@@ -159,6 +159,16 @@ def test_public_set_is_drawn_evenly_over_the_labels_and_added_to_every_client(ma
     assert not np.array_equal(other.shared[0], x)
 
 
+def test_owners_of_public_examples_have_them_twice(make_clients, tmp_path):
+    clients = make_clients(sizes=(40, 25, 35))
+    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0, shared_fraction=0.12)
+    for client in clients.ids:
+        x = np.concatenate([clients.data[client][0], cohort.shared[0]])
+        twice = len(x) - len(np.unique(x, axis=0))
+        own = sum(bool((clients.data[client][0] == one).all(axis=(1, 2, 3)).any()) for one in cohort.shared[0])
+        assert (len(x), twice) == (cohort.clients[client].num_examples, own)
+
+
 def test_public_set_of_rare_labels_takes_all_there_are(make_clients, tmp_path):
     clients = make_clients(sizes=(60,))
     x, _ = clients.data["00"]

@@ -49,7 +49,7 @@ class Cohort:
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
     shared: tuple[NDArray[np.float32], NDArray[np.int32]] | None = None
-    """The public examples that every client adds to its own."""
+    """The public examples that every client adds to its own; those that it drew from a client, that one has twice."""
 
 
 def cohort_of(settings: Settings, folder: Path) -> Cohort:
