@@ -161,6 +161,25 @@ def test_adaptive_norm_goes_to_the_quantile_of_the_norms(rounds_of, quantile):
     assert norm == pytest.approx(np.quantile(updates, quantile, method="inverted_cdf"), rel=0.05)
 
 
+@pytest.mark.parametrize("zeroing", [False, True])
+def test_adaptive_norms_do_not_count_clients_that_failed(rounds_of, zeroing):
+    # They come as zeros of weight 0. The norm goes up from 0.1 to the median of the others, and not below it.
+    updates, weights = 4 * normal(7, 3), np.array([1.0] * 7 + [0.0] * 3)
+    failed = np.concatenate([updates, np.zeros((3, 3))])
+    chosen = {"clipping": "adaptive", "clip_norm": 0.1, "zeroing": zeroing}
+    found = rounds_of("clipped_mean", [failed] * 60, weights, **chosen)
+    np.testing.assert_array_equal(found, rounds_of("clipped_mean", [updates] * 60, **chosen))
+    norm = np.median(np.linalg.norm(updates, axis=1))
+    np.testing.assert_allclose(found[-1], clipped(updates, norm).mean(axis=0), rtol=0.1, atol=0.02)
+
+
+def test_adaptive_norm_stays_where_every_client_failed(rounds_of):
+    updates = normal(4, 3)
+    chosen = {"clipping": "adaptive", "clip_norm": 0.5}
+    found = rounds_of("clipped_mean", [np.zeros((4, 3)), np.zeros((4, 3)), updates], **chosen)
+    np.testing.assert_allclose(found[-1], clipped(updates, 0.5).mean(axis=0), atol=1e-6)
+
+
 def test_zeroing_drops_updates_far_beyond_the_others(combine):
     # In the first round an entry may be 2·10 + 1 = 21; the zeroed client keeps its weight.
     updates = np.array([[1.0, 0.0], [0.0, 1.0], [22.0, 0.0], [-1e6, 1.0]])

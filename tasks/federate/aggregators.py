@@ -1,10 +1,12 @@
 """How the clients' updates become one: sums by `tff.aggregators`, rules that need every update by robust.py."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_federated as tff
 from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ def clipped_mean(settings: AggregatorSettings, num_clients: int) -> Any:
 
     C is `clip_norm`, or adaptive: from there C ← C · exp(−0.2 (b − q)) with b the share of the updates that are not
     longer than C, which leads it to their q-quantile (Andrew 2021, arXiv 1905.03871, equation 2, without noise).
+    Updates of length 0 are not counted: clients that failed, or were zeroed, say nothing of the others' lengths.
 
     With zeroing, updates whose largest entry is above 2x + 1 count as zero, x following the 98 % quantile of the
     largest entries from 10 on by up to a factor of 10 a round, as in `tff.learning.robust_aggregator`. The zeroed keep
@@ -74,15 +77,55 @@ def compressed_mean(settings: AggregatorSettings, num_clients: int) -> Any:
 def _clip_norm(settings: AggregatorSettings) -> Any:
     if settings.clipping == "fixed":
         return settings.clip_norm
-    return tff.aggregators.PrivateQuantileEstimationProcess.no_noise(
-        settings.clip_norm, settings.clip_quantile, _CLIP_LEARNING_RATE
-    )
+    return _quantile(settings.clip_norm, settings.clip_quantile, _CLIP_LEARNING_RATE)
 
 
 def _zeroing_norm() -> Any:
-    return tff.aggregators.PrivateQuantileEstimationProcess.no_noise(
-        initial_estimate=10.0, target_quantile=0.98, learning_rate=float(np.log(10)), multiplier=2.0, increment=1.0
-    )
+    return _quantile(10.0, 0.98, float(np.log(10)), multiplier=2.0, increment=1.0)
+
+
+def _quantile(initial: float, target: float, rate: float, multiplier: float = 1.0, increment: float = 0.0) -> Any:
+    """Estimates x ← x · exp(−rate (b − target)), b the share ≤ x of the values > 0; reports multiplier · x + increment.
+
+    TFF's `PrivateQuantileEstimationProcess` counts zeros too, as which clients that failed come: with 3 of 10 failing,
+    the median norm of the others, 3.99, became 2.94.
+    """
+    number = tff.TensorType(np.float32)
+
+    @tff.tensorflow.computation
+    def begin() -> Any:
+        return tf.constant(initial, tf.float32)
+
+    @tff.tensorflow.computation(number, number)
+    def count(value: Any, estimate: Any) -> Any:
+        counted = tf.cast(value > 0, tf.float32)
+        return OrderedDict(all=counted, below=counted * tf.cast(value <= estimate, tf.float32))
+
+    @tff.tensorflow.computation(number, OrderedDict(all=number, below=number))
+    def move(estimate: Any, counts: Any) -> Any:
+        moved = estimate * tf.exp(-rate * (counts["below"] / tf.maximum(counts["all"], 1.0) - target))
+        return tf.where(counts["all"] > 0, moved, estimate)
+
+    @tff.tensorflow.computation(number)
+    def scale(estimate: Any) -> Any:
+        return multiplier * estimate + increment
+
+    state, values = tff.FederatedType(number, tff.SERVER), tff.FederatedType(number, tff.CLIENTS)
+
+    @tff.federated_computation
+    def initialize() -> Any:
+        return tff.federated_eval(begin, tff.SERVER)
+
+    @tff.federated_computation(state, values)
+    def following(estimate: Any, value: Any) -> Any:
+        counts = tff.federated_map(count, (value, tff.federated_broadcast(estimate)))
+        return tff.federated_map(move, (estimate, tff.federated_sum(counts)))
+
+    @tff.federated_computation(state)
+    def report(estimate: Any) -> Any:
+        return tff.federated_map(scale, estimate)
+
+    return tff.templates.EstimationProcess(initialize, following, report)
 
 
 FACTORIES: dict[str, Callable[[AggregatorSettings, int], Any]] = {
