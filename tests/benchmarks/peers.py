@@ -15,6 +15,8 @@ pfl 0.6, FedJAX 0.0.17, FedML 0.9.6, geom-median 0.1):
 - FedNova with momentum and a proximal term at once: the authors' own normaliser mixes up the two.
 - SCAFFOLD and FedDyn with clients weighted by their examples, and SCAFFOLD with momentum.
 - HeteroFL; the sampling `stratified`.
+- The sampling `power_of_choice`: FedLab's draws its candidates evenly, where Cho 2022 and ours draw them by size, and
+  from a generator of its own, so that other clients would train. What follows the draw is a round of FedAvg.
 - `dp_mean`, `compressed_mean` and zeroing are TFF's own parts, and the first two draw random numbers.
 """
 
