@@ -282,7 +282,7 @@ class _Case:
 
     def _confirm(self, seat: _Seat) -> None:
         for seed in range(1, SEEDS):
-            if self._replays.spent + 2 * (self._last - self._replays.from_round) > self._allowed and seed > 1:
+            if seed > 1 and not self._affords(2):
                 break
             self._run(seat, seed)
 
@@ -296,7 +296,9 @@ class _Case:
         best: tuple[float, Proof] | None = None
         for other in self._seats:
             cause = other.candidate.cause
-            if cause == first.candidate.cause or cause not in _WITH_OTHERS or self._spent_up():
+            if cause == first.candidate.cause or cause not in _WITH_OTHERS:
+                continue
+            if not self._affords(3):  # this one, and then two of another seed to confirm the first
                 continue
             both = _both(first, other)
             if not self._run(both, 0):
@@ -318,8 +320,8 @@ class _Case:
         levels = [height(self._window(seat.courses[0]), self._level) for seat in (one, other)]
         return levels[0] - levels[1]
 
-    def _spent_up(self) -> bool:
-        return self._replays.spent + self._last - self._replays.from_round > self._allowed
+    def _affords(self, courses: int) -> bool:
+        return self._replays.spent + courses * (self._last - self._replays.from_round) <= self._allowed
 
     def _pair(self) -> list[Proof]:
         """Two causes that only together remove the rise."""
