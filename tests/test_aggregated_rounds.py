@@ -45,7 +45,7 @@ def aggregator_settings(kind, **chosen):
 
 
 def clip(updates, norm):
-    return [u * min(1.0, norm / np.linalg.norm(u)) for u in updates]
+    return [u * min(1.0, norm / max(np.linalg.norm(u), norm)) for u in updates]
 
 
 def slow_trimmed(updates, cut):
@@ -89,6 +89,19 @@ class SlowAdaptive:
         below = np.mean([np.linalg.norm(u) <= self.norm for u in updates])
         self.norm *= math.exp(-0.2 * (below - 0.5))
         return result
+
+
+class SlowZeroing:
+    """Zeroing above 2x + 1, x following the 98 % quantile of the largest entries, from 10."""
+
+    def __init__(self):
+        self.x = 10.0
+
+    def __call__(self, updates, weights):
+        largest = np.array([np.abs(u).max() for u in updates])
+        kept = [u if top <= 2 * self.x + 1 else 0 * u for u, top in zip(updates, largest, strict=True)]
+        self.x *= 10 ** -(np.mean(largest <= self.x) - 0.98)
+        return weights @ np.stack(clip(kept, 0.3)) / weights.sum()
 
 
 # kind, its settings, (updates, weights) -> the combined update, and how close it must be: float32 rounds except that
@@ -158,6 +171,42 @@ def test_five_rounds_are_those_of_the_slow_reference(case, clients, settings_of,
     np.testing.assert_allclose(load_params(tmp_path), expected, atol=atol)
     mean = reference_run(settings, clients, lambda u, w: w @ np.stack(u) / w.sum(), logistic_reference)
     assert np.abs(expected - mean).max() > 10 * atol
+
+
+@pytest.mark.parametrize("weighting", ["examples", "uniform"])
+def test_five_rounds_of_the_geometric_median_are_exact_where_steps_are_short(
+    weighting, clients, settings_of, logistic_reference, tmp_path
+):
+    # Weiszfeld's iteration ends at 1e-5 of the updates' spread: of short ones, far below that.
+    chosen = aggregator_settings("geometric_median", weighting=weighting)
+    settings = settings_of({**BASE, **chosen, "federate.client.learning_rate": 0.01})
+
+    def combine(updates, weights):
+        # In units in which BFGS can tell the minimum.
+        weights = weights if weighting == "examples" else np.ones(6)
+        return slow_geometric_median([100 * u for u in updates], weights) / 100
+
+    expected = reference_run(settings, clients, combine, logistic_reference)
+    federate(settings, clients.write(tmp_path))
+    np.testing.assert_allclose(load_params(tmp_path), expected, atol=1e-5)
+    mean = reference_run(settings, clients, lambda u, w: w @ np.stack(u) / w.sum(), logistic_reference)
+    assert np.abs(expected - mean).max() > 1e-2
+
+
+def test_five_rounds_of_zeroing_are_those_of_the_slow_reference(
+    make_clients, settings_of, logistic_reference, tmp_path
+):
+    clients = make_clients(sizes=(7, 4, 11, 5, 8, 6))
+    x, y = clients.data["03"]
+    clients.data["03"] = 400 * x, y
+    settings = settings_of({**BASE, **aggregator_settings("clipped_mean", clip_norm=0.3, zeroing=True)})
+    zeroing = SlowZeroing()
+    expected = reference_run(settings, clients, zeroing, logistic_reference)
+    federate(settings, clients.write(tmp_path))
+    np.testing.assert_allclose(load_params(tmp_path), expected, atol=1e-5)
+    clipped = reference_run(settings, clients, lambda u, w: w @ np.stack(clip(u, 0.3)) / w.sum(), logistic_reference)
+    assert np.abs(expected - clipped).max() > 1e-2
+    assert zeroing.x > 10  # in every round one of six is above, for which 0.98 lets x grow
 
 
 def test_clients_csv_says_whom_krum_chose(clients, settings_of, tmp_path):

@@ -387,9 +387,12 @@ RUNS = {
     "fedprox": {"federate.client.mu": 0.8, "federate.client.momentum": 0.5},
     "scaffold": {"federate.client.option": "I"},
     "scaffold, option II": {},
+    "scaffold, momentum": {"federate.client.momentum": 0.5},
+    "scaffold, momentum and clipped": {"federate.client.momentum": 0.5, "federate.client.clip_norm": 0.1},
     "scaffold, equal weights": {"federate.aggregator.weighting": "uniform"},
     "fednova": {"federate.client.momentum": 0.5},
     "fednova, proximal": {"federate.client.fednova_mu": 0.9},
+    "fednova, momentum and proximal": {"federate.client.momentum": 0.5, "federate.client.fednova_mu": 0.9},
     "feddyn": {"federate.client.alpha": 0.3},
     "mimelite": {"federate.client.momentum": 0.6},
 }
@@ -442,9 +445,10 @@ class Reference:
         eta, kind = local.learning_rate, local.kind
         deltas, steps, new_c, full = {}, {}, {}, {}
         for client in chosen:
-            y, velocity, steps[client] = x.copy(), 0.0, 0
+            y, velocity, steps[client], total = x.copy(), 0.0, 0, 0.0
             for batch in self.batches(client, t):
                 g = self.loss_gradient(y, client, batch)
+                total = total + g
                 match kind:
                     case "fedprox":
                         g = g + local.mu * (y - x)
@@ -463,6 +467,8 @@ class Reference:
             full[client] = self.gradient(x, client, range(self.sizes[client])) + local.weight_decay * x
             if kind == "scaffold" and local.option == "I":
                 new_c[client] = full[client]
+            elif kind == "scaffold" and local.momentum:
+                new_c[client] = total / steps[client]
             elif kind == "scaffold":
                 new_c[client] = self.c[client] - self.s + (x - y) / (steps[client] * eta)
             elif kind == "feddyn":
@@ -489,6 +495,16 @@ class Reference:
     def norm(self, n):
         local = self.federate.client
         rho, pull = local.momentum, local.learning_rate * local.fednova_mu
+        if rho and pull:
+            # No closed form in the paper: what each gradient of 1 adds up to until the last step, one after another.
+            norm = 0.0
+            for one in range(n):
+                away = velocity = 0.0
+                for step in range(one, n):
+                    velocity = rho * velocity + (step == one) - pull * away
+                    away += velocity
+                norm += away
+            return norm
         if pull:
             return (1 - (1 - pull) ** n) / pull
         return (n - rho * (1 - rho**n) / (1 - rho)) / (1 - rho)
