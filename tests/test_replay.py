@@ -129,6 +129,24 @@ def test_state_goes_on_under_other_algorithms(folder, settings_of):
             assert np.isfinite(course.losses["val_loss"]).all()
 
 
+@pytest.mark.parametrize(
+    ("change", "weights"),
+    [
+        ({}, {"00": 20, "01": 24, "02": 17, "03": 30, "04": 22, "05": 25}),
+        ({"federate.exclude": ["01"]}, {"00": 20, "02": 17, "03": 30, "04": 22, "05": 25}),
+        ({"federate.aggregator.weighting": "uniform"}, dict.fromkeys(["00", "01", "02", "03", "04", "05"], 1)),
+    ],
+    ids=["as they were", "one excluded", "equal weights"],
+)
+def test_a_replay_begins_with_the_server_vector_of_its_clients_and_weights(change, weights, folder, settings_of):
+    with replayer(settings_of({**BASE, "federate.client.kind": "scaffold"}), folder) as replays:
+        replays.go_to(5)
+        state = replays.course(Change("", change), 0).state
+    kept = [weight * state["kept"][client] for client, weight in weights.items()]
+    np.testing.assert_allclose(state["server"]["shared"], sum(kept) / sum(weights.values()), atol=1e-6)
+    assert np.abs(state["server"]["shared"]).max() > 1e-3
+
+
 def test_reversed_updates_are_found_proven_and_cured(broken, settings_of):
     settings = settings_of({**BASE, **FAULT})
     reports = broken / "reports"
