@@ -126,6 +126,31 @@ def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, 
         assert (weight == 0).any() == (last == 2)
 
 
+def test_five_rounds_with_narrow_clients_are_those_of_keras(make_clients, settings_of, tmp_path):
+    clients, widths = make_clients(sizes=(8, 5, 11), shape=SHAPE), {"00": 0.25, "02": 0.5}
+    local = {"federate.client.batch_size": 4, "federate.client.learning_rate": 0.1, "federate.local_work.epochs": 2}
+    settings = settings_of({"federate.model": "mlp", "federate.rounds": 5, "federate.width": widths, **local})
+    model = build("mlp", SHAPE, CLASSES, seed=settings.seed)
+    params, size, whole_model = flatten(model), num_params(model), np.arange(num_params(model))
+    thin = {c: build("mlp", SHAPE, CLASSES, seed=settings.seed, width=width) for c, width in widths.items()}
+    holds = {c: narrower(model, narrow, SHAPE).held for c, narrow in thin.items()}
+    for keras in (model, *thin.values()):
+        tf.keras.models.clone_model(keras)  # as at the end of `build_round`
+    for t in range(1, 6):
+        total, weight = np.zeros(size), np.zeros(size)
+        for c in clients.ids:
+            x, y = clients.data[c]
+            keras, held = thin.get(c, model), holds.get(c, whole_model)
+            order = visits(len(y), 2, client_rng(settings.seed, t, c))
+            total[held] += len(y) * (eager_sgd(keras, params[held], x, y, order) - params[held])
+            weight[held] += len(y)
+        params = (params + total / weight).astype(np.float32)
+    federate(settings, clients.write(tmp_path))
+    found = flatten(tf.keras.models.load_model(tmp_path / "models" / "global.h5", compile=False))
+    np.testing.assert_allclose(found, params, atol=1e-5)
+    assert np.abs(params - flatten(build("mlp", SHAPE, CLASSES, seed=settings.seed))).max() > 0.01
+
+
 def eager_sgd(model, params, x, y, order):
     assign(model, params)
     for epoch in range(2):
