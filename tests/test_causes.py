@@ -111,6 +111,14 @@ def test_a_majority_is_not_called_faulty() -> None:
     assert "faulty_clients" not in causes(found(*odd))
 
 
+def test_labels_are_dealt_among_all_where_the_data_of_all_have_changed() -> None:
+    odd = [replace(HONEST, client=f"{k:02}", loss=5.0, accuracy=0.1) for k in range(5)]
+    (even,) = [one for one in candidates(found(*odd, label_skew=1.0), Settings()) if one.cause == "label_skew"]
+    (deal,) = even.change.surgery.values()
+    sites = {one.client: (np.zeros((4, 1), np.float32), np.array([0, 0, 1, 1], np.int32)) for one in odd}
+    assert sum(len(y) for _, y in deal(sites).values()) == 20
+
+
 def test_shifted_features_that_make_sense_are_a_shift() -> None:
     odd = replace(HONEST, client="03", loss=5.0, accuracy=0.1, feature_distance=3.0, learnable=(0.8, 0.3))
     proposed = candidates(found(odd), Settings())

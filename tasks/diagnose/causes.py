@@ -282,7 +282,8 @@ def candidates(found: Findings, settings: Settings, last_sound: int = 1) -> list
         equal = Change("with as many examples at every client", surgery={"sizes made equal": sizes_made_equal(seed)})
         proposed.append(Candidate("quantity_skew", equal))
     if found.label_skew > SKEWED_LABELS:
-        kept = faulty + shifted
+        # Their labels say nothing of the mix; a majority that is unlike what it was is what there is to deal.
+        kept = faulty + shifted if len(faulty + shifted) < len(found.clients) / 2 else ()
         even = Change(
             "with the labels dealt evenly over the clients",
             surgery={"labels dealt evenly": labels_dealt_evenly(seed, kept)},
