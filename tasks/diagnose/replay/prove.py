@@ -228,7 +228,8 @@ class _Case:
             _log.info("%s: not replayed: %s", seat.candidate.cause, exc)
             return False
         if seed not in seat.courses:
-            _log.info("replay from round %d %s", self._replays.from_round, seat.candidate.change.says)
+            again = f", seed {seed + 1} of {SEEDS}" if seed else ""
+            _log.info("replay from round %d %s%s", self._replays.from_round, seat.candidate.change.says, again)
         if seed not in self._baselines:
             self._baselines[seed] = self._replays.course(NOTHING, seed)
         self._replays.advance(self._baselines[seed], last)
