@@ -29,7 +29,7 @@ def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, An
     fixed = {"case": "made.digits.0", "plant": "made", "planted_clients": [], "called_faulty": [], "rose": True}
     live = {"round": None, "onset": None, "alarm": None}
     more = {"num_clients": 10, "detected": bool(causes), "onset": 16, "live": live, "seconds": 1.0, "seed": 0}
-    return {**fixed, **more, "planted": planted, "causes": causes, **given}
+    return {**fixed, **more, "planted": planted, "harmful": planted, "causes": causes, **given}
 
 
 def test_wilson_interval_solves_its_equation() -> None:
@@ -50,6 +50,7 @@ def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
         _result([faulty], ["label_skew"], planted_clients=["01", "02"]),
         _result([faulty, "label_skew"], ["label_skew", faulty], planted_clients=["05"], called_faulty=["05"]),
         _result([faulty, "label_skew"], ["label_skew"], planted_clients=["05"]),
+        _result([faulty, "label_skew"], [faulty], harmful=[faulty], planted_clients=["05"], called_faulty=["05"]),
         _result(["overfitting"], [], rose=False),
         _result([], []),
         _result([], [faulty], called_faulty=["07"]),
@@ -60,10 +61,11 @@ def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
     assert found["the planted clients found: one faulty"] == (1, 2)
     assert found["the planted clients found: several faulty"] == (0, 1)
     assert found["a claim where nothing was planted"] == (1, 2)
-    # 04 and 07 of 8 runs with 10 clients, less 1 + 1 + 2 + 1 + 1 that were planted.
-    assert found["honest clients called faulty, in non-IID runs"] == (2, 74)
+    # 04 and 07 of 9 runs with 10 clients, less 1 + 1 + 2 + 1 + 1 + 1 that were planted.
+    assert found["honest clients called faulty, in non-IID runs"] == (2, 83)
     assert score.confusion(results)["overfitting (no rise)"] == {"none": 1}
     assert "No rise: made.digits.0" in score.report(results)
+    assert "Only faulty_clients did harm: made.digits.0" in score.report(results)
 
 
 def test_delay_counts_the_onset_as_one_and_a_false_alarm_as_never() -> None:
