@@ -31,7 +31,8 @@ LONG = 60
 _RESOLUTION = 1e-6
 """Least noise scale: a loss is a mean of float32 values, and a change below a millionth is rounding."""
 _PRIOR, _PRIOR_ROUNDS = 0.3, 6
-_SMALLER_HALF = 0.3247
+SMALLER_HALF = 0.3247
+"""Mean of the smaller half of the sizes of standard normal numbers."""
 _PRIOR_SPREAD = 3
 """Weight of the whole curve's noise in the spread within two windows, in degrees of freedom: 2 and 4 losses may lie
 close together by chance."""
@@ -62,7 +63,7 @@ class Noise:
         The smaller half of |x| of a standard normal x has the mean (φ(0) - φ(q)) / 0.25 = 0.3247 with q its quartile,
         and second differences have sd · sqrt(6 - 8 ρ + 2 ρ²).
         """
-        return self.scale / (_SMALLER_HALF * math.sqrt(6 - 8 * self.correlation + 2 * self.correlation**2))
+        return self.scale / (SMALLER_HALF * math.sqrt(6 - 8 * self.correlation + 2 * self.correlation**2))
 
 
 @dataclass(frozen=True)
@@ -106,15 +107,11 @@ class Null:
 
     def p_value(self, height: float, beside: bool) -> float:
         """Probability that noise alone reaches as clear a height in either kind of pair; at least 2 / (draws + 1)."""
-        maxima = self.maxima[beside]
-        above = len(maxima) - int(np.searchsorted(maxima, height, side="left"))
-        return min(1.0, 2 * (1 + above) / (1 + len(maxima)))
+        return min(1.0, 2 * p_value(self.maxima[beside], height))
 
     def critical(self, significance: float, beside: bool) -> float:
         """The height above which `p_value` is at most `significance`; infinite if there is none."""
-        maxima = self.maxima[beside]
-        allowed = math.floor(significance / 2 * (1 + len(maxima)) + 1e-9) - 1
-        return float(maxima[-1 - allowed]) if allowed >= 0 else math.inf
+        return critical(self.maxima[beside], significance / 2)
 
     def least_rise(self, significance: float, sd: float, scale: float) -> float:
         """The lasting rise of the mean that the most sensitive pair claims, where the noise has this sd and scale."""
@@ -126,6 +123,27 @@ class Null:
             elif level == "beside":
                 found.append(_student(height, a + b - 2 + _PRIOR_SPREAD) * sd * math.sqrt(1 / a + 1 / b))
         return min(found)
+
+
+def p_value(maxima: Floats, height: float) -> float:
+    """Returns the probability that noise alone reaches `height`; at least 1 / (draws + 1).
+
+    `maxima` (draws,) are the largest statistics of simulated noise, ascending.
+    """
+    above = len(maxima) - int(np.searchsorted(maxima, height, side="left"))
+    return (1 + above) / (1 + len(maxima))
+
+
+def critical(maxima: Floats, significance: float) -> float:
+    """Returns the height above which `p_value` is at most `significance`; infinite if there is none."""
+    allowed = math.floor(significance * (1 + len(maxima)) + 1e-9) - 1
+    return float(maxima[-1 - allowed]) if allowed >= 0 else math.inf
+
+
+def smaller_half(sizes: Floats, least: int) -> Floats:
+    """Returns the mean of the smaller half of each row, of at least `least`; (draws, S) to (draws,)."""
+    half = max(least, sizes.shape[1] // 2)
+    return np.partition(sizes, half - 1, axis=1)[:, :half].mean(axis=1)  # type: ignore[no-any-return]
 
 
 def series(losses: Floats) -> Floats:
@@ -140,8 +158,7 @@ def _roughness(curves: Floats, lag: int) -> Floats:
     """
     n = curves.shape[1]
     bends = np.abs(curves[:, 2 * lag :] - 2 * curves[:, lag : n - lag] + curves[:, : n - 2 * lag])
-    half = max(2, bends.shape[1] // 2)
-    return np.partition(bends, half - 1, axis=1)[:, :half].mean(axis=1)  # type: ignore[no-any-return]
+    return smaller_half(bends, 2)
 
 
 def noise(z: Floats) -> Noise:
@@ -204,7 +221,7 @@ def _beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]
     which hides it from a scale of the whole curve; beside a split, 8 losses on either side still tell.
     """
     n = curves.shape[1]
-    sd = scale / (_SMALLER_HALF * math.sqrt(6))
+    sd = scale / (SMALLER_HALF * math.sqrt(6))
     # Around the curve's mean, so that the squares keep their digits.
     around = curves - curves.mean(axis=1, keepdims=True)
     total, square = (np.pad(np.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in (around, around**2))

@@ -18,14 +18,15 @@ def probe():
 def measured(probe, params, updates, weights=None, steps=None, test=None):
     from tasks.diagnose.replay.local_models import local_models
 
-    names = list(updates)
+    names, at = list(updates), np.asarray(params, np.float32)
     one = (np.eye(2, dtype=np.float32), np.array([0, 1], np.int32))
     return local_models(
         probe,
-        np.asarray(params, np.float32),
+        at,
         {client: np.asarray(update, np.float32) for client, update in updates.items()},
         weights or dict.fromkeys(names, 1.0),
         steps or dict.fromkeys(names, 1),
+        dict.fromkeys(names, probe.fit(at, one)),
         dict.fromkeys(names, one),
         test or one,
     )

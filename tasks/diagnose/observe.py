@@ -214,8 +214,10 @@ def _stages(log: RoundLog) -> list[Bools]:
 
 def _test_of(log: RoundLog, clients: ClientLog, name: str, rows: Bools, significance: float) -> Increase:
     """The test of a loss; of train_loss, if the clients' losses are known, that of the mean client."""
+    if name != "train_loss":
+        return _test(log, name, rows, significance)
     usable = _usable(clients) & np.isin(clients.rounds, log.rounds[rows & log.losses[name].given])
-    if name != "train_loss" or not usable.any():
+    if not usable.any():
         return _test(log, name, rows, significance)
     at, level = common(np.array(clients.clients)[usable], clients.rounds[usable], _own(clients)[usable])
     rise = find_increase(at, level, significance)

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.scan import deviate
+from tasks.scan import SMALLER_HALF, critical, deviate, p_value, smaller_half
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,8 +30,6 @@ _FITTED = 20
 _LONGEST = 100
 """Longest series of a client that is tested; of a longer one, means of as many losses in a row as make it so short."""
 _LEAST_SD = 1e-6
-_SMALLER_HALF = 0.3247
-"""Mean of the smaller half of the sizes of standard normal numbers."""
 _PRIOR = 4
 """Weight of all clients' noise in that of one client, in degrees of freedom."""
 _FLOOR = 0.25
@@ -92,18 +90,18 @@ def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance:
     if not series:
         return []
     noise = _sd(np.concatenate([np.diff(d) for _, _, d in series.values()])[None])
-    law = _null(tuple(sorted(len(z) for _, z, _ in series.values())))
-    critical = law.critical(significance)
+    maxima = _null(tuple(sorted(len(z) for _, z, _ in series.values())))
+    claimed = critical(maxima, significance)
     found = []
     for client, (at, z, d) in sorted(series.items()):
         height, split, end = _highest(z, d, noise)
-        if height <= critical or at[split] < rounds.min() + _SETTLING:
+        if height <= claimed or at[split] < rounds.min() + _SETTLING:
             continue
         ends = range(split + _AFTER, end)
-        alarm = next((i for i in ends if _highest(z[:i], d[:i], noise)[0] > critical), end)
+        alarm = next((i for i in ends if _highest(z[:i], d[:i], noise)[0] > claimed), end)
         middle = (d[:split].mean() + d[split:end].mean()) / 2
         until = int(at[max(end - 1, int(np.flatnonzero(d > middle)[-1]))])
-        found.append(Risen(client, int(at[split]), until, int(at[alarm - 1]), 1 - law.p_value(height)))
+        found.append(Risen(client, int(at[split]), until, int(at[alarm - 1]), 1 - p_value(maxima, height)))
     return found
 
 
@@ -171,20 +169,6 @@ def _blocks(series: Mapping[str, Series]) -> dict[str, Series]:
     return found
 
 
-@dataclass(frozen=True)
-class _Law:
-    """What noise alone gives: `maxima` (draws,), the largest statistic of a panel, ascending."""
-
-    maxima: Floats
-
-    def p_value(self, height: float) -> float:
-        return (1 + int((self.maxima >= height).sum())) / (1 + len(self.maxima))
-
-    def critical(self, significance: float) -> float:
-        allowed = math.floor(significance * (1 + len(self.maxima)) + 1e-9) - 1
-        return float(self.maxima[-1 - allowed]) if allowed >= 0 else math.inf
-
-
 def _highest(z: Floats, d: Floats, noise: Floats) -> tuple[float, int, int]:
     """The largest statistic of a client, and its window: first, and that after the last."""
     found = []
@@ -196,9 +180,7 @@ def _highest(z: Floats, d: Floats, noise: Floats) -> tuple[float, int, int]:
 
 def _sd(steps: Floats) -> Floats:
     """(draws, S) differences of independent noise to its sd (draws,), from the smaller half of their sizes."""
-    half = max(1, steps.shape[1] // 2)
-    sizes: Floats = np.partition(np.abs(steps), half - 1, axis=1)[:, :half]
-    return np.asarray(np.maximum(sizes.mean(axis=1) / (_SMALLER_HALF * math.sqrt(2)), _LEAST_SD))
+    return np.asarray(np.maximum(smaller_half(np.abs(steps), 1) / (SMALLER_HALF * math.sqrt(2)), _LEAST_SD))
 
 
 def _heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]]:
@@ -226,12 +208,12 @@ def _heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]
 
 
 @lru_cache(maxsize=64)
-def _null(lengths: tuple[int, ...]) -> _Law:
-    """The law of 4,000 panels of noise with as many losses a client."""
+def _null(lengths: tuple[int, ...]) -> Floats:
+    """The largest statistics of 4,000 panels of noise with as many losses a client, ascending."""
     rng = np.random.default_rng([len(lengths), sum(lengths)])
     maxima = []
     for _ in range(_DRAWS // _CHUNK):
         panels = [rng.standard_t(_TAIL, (_CHUNK, n)) for n in lengths]
         noise = _sd(np.concatenate([np.diff(z, axis=1) for z in panels], axis=1))
         maxima.append(np.max([heights.max(axis=1) for z in panels for _, heights in _heights(z, z, noise)], axis=0))
-    return _Law(np.sort(np.concatenate(maxima)))
+    return np.sort(np.concatenate(maxima))

@@ -79,10 +79,11 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     rows = _rows(log, first, first + _ROUNDS - 1)
     sizes = {client: np.bincount(y, minlength=cohort.num_classes) for client, (_, y) in data.items()}
     influence = _influence(replays, probe, sent)
-    local = local_models(probe, sent.params, _some(sent), sent.weights, sent.steps, data, test)
+    fits = {client: probe.fit(replays.params, examples) for client, examples in data.items()}
+    local = local_models(probe, sent.params, _some(sent), sent.weights, sent.steps, fits, data, test)
     found = []
     for client, examples in data.items():
-        fit = probe.fit(replays.params, examples)
+        fit = fits[client]
         usual = expected(fit, reference)
         distance = feature_distance(probe, replays.params, examples, test)
         rate, batch = settings.federate.client.learning_rate, settings.federate.client.batch_size

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.diagnose.change import Examples, Sites
-from tasks.diagnose.replay.examine import Floats, Params, Probe
+from tasks.diagnose.replay.examine import Fit, Floats, Params, Probe
 from tasks.federate.statistics import gram
 
 
@@ -44,6 +44,7 @@ def local_models(
     updates: Mapping[str, Params],
     weights: Mapping[str, float],
     steps: Mapping[str, int],
+    before: Mapping[str, Fit],
     data: Sites,
     test: Examples,
 ) -> dict[str, LocalModel]:
@@ -55,6 +56,7 @@ def local_models(
         updates: client to Δ_k (P,), finite.
         weights: client to what it weighs in the average; scaled to shares p_k of these clients.
         steps: client to its local steps τ_k.
+        before: client to how x does on its examples.
         data: the clients' examples.
         test: the hold-out data.
     """
@@ -71,9 +73,8 @@ def local_models(
         with np.errstate(all="ignore"):
             local = np.asarray(params + updates[client], np.float32)
             held_out, own = probe.fit(local, test), probe.fit(local, data[client])
-            before = probe.fit(params, data[client])
         found[client] = LocalModel(
-            loss_before=before.loss,
+            loss_before=before[client].loss,
             loss_after=own.loss,
             val_loss=held_out.loss,
             recalls={label: recall for label, (_, _, recall) in held_out.by_label.items()},

@@ -295,11 +295,11 @@ class _Case:
         the rise away as well: it took both to raise the loss.
         """
         best: tuple[float, Proof] | None = None
-        for other in self._seats:
+        others = [seat for seat in self._seats if seat.candidate.cause != first.candidate.cause]
+        for other in others:
             cause = other.candidate.cause
-            if cause == first.candidate.cause or cause not in _WITH_OTHERS:
-                continue
-            if not self._affords(3):  # this one, and then two of another seed to confirm the first
+            # This one, and then two of another seed to confirm the first.
+            if cause not in _WITH_OTHERS or not self._affords(3):
                 continue
             both = _both(first, other)
             if not self._run(both, 0):
@@ -311,9 +311,8 @@ class _Case:
                 best = gain, replace(self._proof(both), candidate=other.candidate)
         if best:
             return best[1]
-        known = (*_EVIDENT, "client_learning_rate") if self._steep else _EVIDENT
-        alone = [seat for seat in self._seats if seat.candidate.cause in known and self._removes(seat) >= PROVEN]
-        alone = [seat for seat in alone if seat.candidate.cause != first.candidate.cause]
+        known = _WITH_OTHERS if self._steep else _EVIDENT
+        alone = [seat for seat in others if seat.candidate.cause in known and self._removes(seat) >= PROVEN]
         return self._proof(max(alone, key=self._removes)) if alone else None
 
     def _fall(self, one: _Seat, other: _Seat) -> float:

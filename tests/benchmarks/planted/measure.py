@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +113,13 @@ def _finite(loss: float) -> float:
 
 
 def gap(losses: Sequence[float], twin: Sequence[float]) -> float:
-    """Returns the mean over the rounds of ln(loss / the twin's loss); a missing or not-finite loss counts as 1e6."""
-    length, floor = max(len(losses), len(twin)), 1e-9
-    logs = [
-        [math.log(max(_finite(loss) if loss is not None and math.isfinite(loss) else _WORST, floor)) for loss in padded]
-        for padded in ([*one, *[math.inf] * (length - len(one))] for one in (losses, twin))
-    ]
-    return float(np.mean(np.subtract(*logs)))
+    """Returns the mean over the rounds of ln(loss / the twin's loss); what is missing or beyond 1e6 counts as 1e6."""
+    return float(np.mean([_log(a) - _log(b) for a, b in zip_longest(losses, twin)]))
+
+
+def _log(loss: float | None) -> float:
+    known = loss is not None and math.isfinite(loss)
+    return math.log(max(_finite(loss), 1e-9) if known else _WORST)
 
 
 def _from_onset(lines: Sequence[dict[str, Any]], name: str) -> list[float]:
