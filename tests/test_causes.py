@@ -30,6 +30,7 @@ HONEST = ClientFinding(
     norm=1.0,
     norm_per_step=1.0,
     grown=1.0,
+    harm=-0.5,
     cosine=0.5,
     cosine_before=0.5,
     cosine_during=0.5,
@@ -84,12 +85,19 @@ def test_client_rate_is_always_a_candidate_and_nothing_else_without_a_reason() -
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "width": 0.5}, False),
         ({"norm": 2.0, "norm_per_step": 2.0, "grown": 4.0}, True),  # far longer than before, as nobody else's
         ({"norm": 2.0, "norm_per_step": 2.0, "grown": 1.5}, False),
+        ({"norm": 0.2, "norm_per_step": 0.2, "grown": 4.0}, False),  # too short to move the others
+        ({"harm": 1.5, "grown": 1.6}, True),  # what it sends is worse than what it got, on its own data
+        ({"harm": 1.5, "norm": 1.6, "grown": float("nan")}, True),
+        ({"harm": 1.5, "grown": 1.0}, False),  # a rate too high for its data, as ever
+        ({"harm": 0.2, "grown": 1.6}, False),
+        ({"harm": 1.5, "grown": 1.6, "epochs": float("nan")}, False),
         ({"cosine": -0.5, "cosine_during": -0.4}, True),
         ({"cosine": -0.5, "cosine_during": 0.4}, False),  # from one model only
         ({"loss": 5.0, "accuracy": 0.1, "expected_accuracy": 0.25}, True),  # the model gets its labels wrong anyway
         ({"loss": 5.0, "accuracy": 0.1, "expected_accuracy": 0.25, "usual_loss": float("nan")}, False),
         ({"loss": 5.0, "accuracy": 0.1, "usual_loss": 5.0}, False),  # has always contradicted the model
         ({"loss": 5.0, "accuracy": 0.1, "usual_loss": float("nan")}, True),  # no past to compare with
+        ({"loss": 0.7, "usual_loss": 0.05, "accuracy": 0.85}, False),  # far worse than it was, and still right
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0, "epochs": float("nan")}, False),  # took no part in the rise
         ({"loss": 5.0, "accuracy": 0.1, "epochs": float("nan")}, True),  # data that changed, whether drawn or not
         ({"cosine": -0.5, "cosine_before": -0.4}, False),  # has always been so: honest, with unusual data
@@ -248,6 +256,8 @@ def test_bound_is_students() -> None:
     assert effect.proven
     assert not Effect((0.8,)).proven  # one seed shows no spread
     assert not Effect((0.1, 1.5)).proven
+    # Falling below the level before is no doubt: 1 and 2.1 count as 1 and 1.
+    assert Effect((1.0, 2.1)).low == Effect((1.0, 2.1)).mean == 1.0
     assert not Effect((0.3, 0.3, 0.3)).proven
 
 

@@ -38,6 +38,8 @@ WORSE, FAR_WORSE = 1.5, 3.0
 alone says so, also where the model is wrong about its labels anyway."""
 ABNORMAL_NORM = 3.0
 GROWN, OUTGROWN = 2.0, 2.5
+HARMFUL, LONGER = 0.5, 1.4
+"""`harm` above which, and `grown` from which on, an update is not what training on the client's data gives."""
 BEYOND = 100.0
 SHIFTED = 0.35
 STRUCTURED = 0.4
@@ -67,10 +69,13 @@ class ClientFinding:
         feature_distance: of its features to the hold-out data's, in their sd; see `feature_distance`.
         learnable: accuracy on one half after training on the other, and the share of the most frequent label.
         structure: how much its features hang together, over how much the hold-out data's do; NaN if not known.
-        norm: length of its update over the median client's, all from the model before the rise; NaN if it failed.
+        norm: length of its update over the median client's, all from the model before the rise; NaN if it failed. Of
+            clients with an odd update the median of four rounds, as of the next three.
         norm_per_step: the same of the length over the number of steps.
         grown: length of its update for each step, over the median of its own in the 20 rounds before the rise; NaN if
             it took part in none.
+        harm: ln of the loss on its own data of the model that it sends over that of the model that it got, the least of
+            those rounds: training lowers it, so what stays above 0 is not what its training gave.
         cosine: cosine of that update to the geometric median of all clients'.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
         cosine_during: the same in the first 10 rounds of the rise; NaN if in none.
@@ -95,6 +100,7 @@ class ClientFinding:
     norm: float
     norm_per_step: float
     grown: float
+    harm: float
     cosine: float
     cosine_before: float
     cosine_during: float
@@ -115,7 +121,8 @@ class ClientFinding:
         """
         lossy = not self.loss <= CONFLICT_LOSS * self.expected_loss
         wrong = self.accuracy < self.expected_accuracy - CONFLICT_ACCURACY
-        return lossy and ((wrong and not self.as_ever) or self.loss > FAR_WORSE * self.usual_loss)
+        far_worse = self.loss > FAR_WORSE * self.usual_loss and self.accuracy < 1 - CONFLICT_ACCURACY
+        return lossy and ((wrong and not self.as_ever) or far_worse)
 
     @property
     def shifted(self) -> bool:
@@ -144,7 +151,22 @@ class ClientFinding:
         """
         was = self.cosine_before
         reversed_ = was > 0.3 and self.cosine < -0.5 * was and self.norm > 0.5 and not self.cosine_during > 0
-        return bool(reversed_ or (self.grown > GROWN and self.cosine < min(0.15, was - 0.3)))
+        away = self.grown > GROWN and self.cosine < min(0.15, was - 0.3) and not self.norm < 1
+        return bool(reversed_ or away)
+
+    @property
+    def harms_itself(self) -> bool:
+        """Whether what it sends makes the loss on its own data worse in every round, and is longer than it was.
+
+        An honest client's step may overshoot now and then. A short update harms nobody else.
+        """
+        longer = self.grown > LONGER or (np.isnan(self.grown) and self.norm > LONGER)
+        return bool(self.harm > HARMFUL and longer)
+
+    @property
+    def odd(self) -> bool:
+        """Whether its update is worth a second look."""
+        return bool(self.turned or self.oversized or self.grown > GROWN or self.harm > HARMFUL)
 
     @property
     def oversized(self) -> bool:
@@ -203,12 +225,13 @@ class Findings:
             return False  # where the rate makes steps diverge, honest updates are of any length and direction
         if self.works_unequally(one) or one.width < 1 or (one.shifted and np.isnan(one.grown)):
             return False  # unequal work, a narrow model and unusual features make unusual updates, these from the start
-        return one.turned or one.oversized or self.outgrown(one)
+        return one.turned or one.oversized or one.harms_itself or self.outgrown(one)
 
     def outgrown(self, one: ClientFinding) -> bool:
-        """Whether its updates became far longer than they were, and the others' did not."""
+        """Whether its updates became far longer than they were and as long as others', whose did not."""
         others = [c.grown for c in self.clients if not c.in_conflict and np.isfinite(c.grown)]
-        return bool(others and one.grown > max(GROWN, OUTGROWN * float(np.median(others))))
+        longer = bool(others and one.grown > max(GROWN, OUTGROWN * float(np.median(others))))
+        return longer and not one.norm < 1
 
     def shifted(self) -> tuple[str, ...]:
         """Clients whose features are unlike the others', and new to the model, but whose data make sense."""

@@ -56,6 +56,7 @@ def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, A
             "says": f"the same rounds {candidate.change.says}",
             "from_round": seen.from_round,
             "rounds": min(len(proof.without), len(proof.with_change)),
+            "loss": proof.loss,
             "loss_without": [_number(loss) for loss in proof.without],
             "loss_with": [_number(loss) for loss in proof.with_change],
             "seeds": len(effect.by_seed),
@@ -213,6 +214,14 @@ def _of_faulty(one: ClientFinding) -> Evidence:
             one.cosine_before,
             f"The updates of {who} point away from the others': cosine {one.cosine:.2f}, before the rise "
             f"{_short(one.cosine_before)}.",
+        )
+    if one.harms_itself:
+        yield (
+            "harm",
+            math.exp(one.harm),
+            1.0,
+            f"The model that {who} sends has {_short(math.exp(one.harm))} times the loss on its own data that the one "
+            "it got has, or more, in each of several rounds: training lowers it.",
         )
     if math.isfinite(one.left_out):
         yield (

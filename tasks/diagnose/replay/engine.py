@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,14 +129,15 @@ class Replayer:
         found = faults.examples(simulated, told, tf.constant(x), tf.constant(y), self.cohort.num_classes)
         return found[0].numpy(), found[1].numpy()
 
-    def all_updates(self, round_num: int) -> dict[str, Any]:
-        """Returns what every client sends in round `round_num` from the model that the replays start from.
+    def updates(self, round_num: int, clients: Sequence[str] | None = None) -> dict[str, Any]:
+        """Returns what `clients` (None: all) send in round `round_num` from the model that the replays start from.
 
-        That is as many rounds as it takes until each client has been drawn once.
+        That counts as the rounds that it takes until each of them has been drawn once.
         """
+        asked = list(self.cohort.clients) if clients is None else clients
         per_round = clients_per_round(self.settings.federate.sampling, len(self.cohort.clients))
-        self.spent += -(-len(self.cohort.clients) // per_round)
-        return self._initial.all_updates(self._state, round_num)
+        self.spent += -(-len(asked) // per_round)
+        return self._initial.all_updates(self._state, round_num, asked)
 
     def course(self, change: Change, seed: int) -> Course:
         """Returns a replay that has not begun; seed 0 draws what the run drew.

@@ -12,6 +12,7 @@ from tasks.diagnose.drift import BEFORE
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.replay.engine import Replayer
 from tasks.diagnose.replay.examine import (
+    Fit,
     Floats,
     Params,
     Probe,
@@ -38,12 +39,17 @@ _ROUNDS = 10
 _RECENT = 10
 """Of a client's rounds before the rise, those whose losses say what was usual for it."""
 _INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 50, 5
+_AGAIN = 3
+"""Rounds in which the clients whose update was odd in one are asked again."""
+_WORST = 1e6
+"""A loss beyond counts as this."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """One round of all clients, from the model before the rise."""
+    """One round of all clients, or of some, from the model before the rise."""
 
+    round_num: int
     params: Params
     """(P,) that it began with."""
     updates: Mapping[str, Params]
@@ -51,11 +57,12 @@ class Captured:
     steps: Mapping[str, int]
 
 
-def capture(replays: Replayer, round_num: int) -> Captured:
-    """Returns what every client sends in `round_num`; those that fail are left out."""
-    results = replays.all_updates(round_num)
+def capture(replays: Replayer, round_num: int, clients: Sequence[str] | None = None) -> Captured:
+    """Returns what `clients` (None: all) send in `round_num`; those that fail are left out."""
+    results = replays.updates(round_num, clients)
     used = {c: r for c, r in results.items() if not isinstance(r, Failed) and r["finite"]}
     return Captured(
+        round_num,
         replays.params,
         {client: np.asarray(result["update"]) for client, result in used.items()},
         {client: float(result["weight"]) for client, result in used.items()},
@@ -69,7 +76,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     Args:
         replays: at the checkpoint before the rise.
         probe: of their model.
-        sent: a round of all clients.
+        sent: a round of all clients; those whose update is odd in it are asked again in three more.
         log: clients.csv.
         first: round in which the rise began.
     """
@@ -103,7 +110,8 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             structure=np.nan,
             norm=np.nan,
             norm_per_step=np.nan,
-            grown=_grown(log, sent, client, first),
+            grown=np.nan,
+            harm=np.nan,
             cosine=np.nan,
             cosine_before=_mean(_before(log, "update_cosine_robust", client, first)),
             cosine_during=_mean([row.get("update_cosine_robust") for row in mine]),
@@ -117,8 +125,13 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             taught = learnable(probe, replays.params, examples, min(rate, 0.1), batch)
             one = replace(one, learnable=taught, structure=structure(examples[0], test[0]))
         found.append(one)
+    look = _Look(probe, data, fits, log, first, sent, _reference(found, sent))
+    once = [look.at(one, [sent]) for one in found]
+    suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
+    # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
+    again = [capture(replays, sent.round_num + k, suspects) for k in range(1, _AGAIN + 1)] if suspects else []
     return Findings(
-        clients=_beside_the_sound(found, sent),
+        clients=tuple(look.at(one, [sent, *again]) if one.client in suspects else one for one in once),
         label_skew=mean_label_distance(sizes),
         size_skew=gini(np.array([len(y) for _, y in data.values()])),
         steepness=_steepness(replays, probe, data),
@@ -230,46 +243,88 @@ def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[
     return tuple(guilty)
 
 
-def _beside_the_sound(found: Sequence[ClientFinding], sent: Captured) -> tuple[ClientFinding, ...]:
-    """The findings with lengths and cosines against the updates of those whose data do not contradict the model.
+@dataclass(frozen=True)
+class _Reference:
+    """The updates of those whose data do not contradict the model.
 
     Wrong data make long updates that all the others turn against: beside them, honest clients would look odd.
     """
+
+    length: float
+    """Median length."""
+    rate: float
+    """Median length for each step."""
+    centre: Floats
+    """(P,) their geometric median."""
+
+
+def _reference(found: Sequence[ClientFinding], sent: Captured) -> _Reference | None:
+    """The updates to compare with; None where there are fewer than three."""
     sound = [one.client for one in found if one.client in sent.updates and not one.in_conflict]
     if len(sound) < 3:
-        return tuple(found)
-    rates = {client: _length(sent, client) / max(1, sent.steps[client]) for client in sent.updates}
-    usual = float(np.median([_length(sent, client) for client in sound])) or np.nan
-    usual_rate = float(np.median([rates[client] for client in sound])) or np.nan
-    inner = gram([sent.updates[client] for client in sound])
-    share = geometric_median(inner)
+        return None
+    share = geometric_median(gram([sent.updates[client] for client in sound]))
     centre = np.sum(
         [a * sent.updates[client].astype(np.float64) for a, client in zip(share, sound, strict=True)], axis=0
     )
-    size = float(np.linalg.norm(centre))
-    beside = []
-    for one in found:
-        if one.client in sent.updates:
-            length = _length(sent, one.client)
-            cosine = float(sent.updates[one.client] @ centre) / (length * size) if length * size > 0 else np.nan
-            rate = rates[one.client] / usual_rate
-            beside.append(replace(one, norm=length / usual, norm_per_step=rate, cosine=cosine))
-        else:
-            beside.append(one)
-    return tuple(beside)
+    return _Reference(
+        float(np.median([_length(sent, client) for client in sound])) or np.nan,
+        float(np.median([_length(sent, client) / max(1, sent.steps[client]) for client in sound])) or np.nan,
+        centre,
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """At what clients send from the model before the rise."""
+
+    probe: Probe
+    data: Sites
+    fits: Mapping[str, Fit]
+    log: ClientLog
+    first: int
+    sent: Captured
+    reference: _Reference | None
+
+    def at(self, one: ClientFinding, rounds: Sequence[Captured]) -> ClientFinding:
+        """The finding with what the client sent in `rounds`: the median of each measure, and the least harm."""
+        mine = [sent for sent in rounds if one.client in sent.updates]
+        if not mine:
+            return one
+        lengths = [_length(sent, one.client) for sent in mine]
+        rates = [length / max(1, sent.steps[one.client]) for length, sent in zip(lengths, mine, strict=True)]
+        rate, usual = float(np.median(rates)), self._usual_rate(one.client)
+        harms = [self._harm(one.client, sent) for sent in mine]
+        seen = replace(one, grown=rate / usual if usual > 0 else np.nan, harm=min(harms))
+        if self.reference is None:
+            return seen
+        cosines = [self._cosine(sent.updates[one.client]) for sent in mine]
+        return replace(
+            seen,
+            norm=float(np.median(lengths)) / self.reference.length,
+            norm_per_step=rate / self.reference.rate,
+            cosine=float(np.median(cosines)),
+        )
+
+    def _usual_rate(self, client: str) -> float:
+        """Median length for each step of its updates in the log before the rise; NaN if there are none."""
+        before, steps = (_before(self.log, name, client, self.first) for name in ("update_norm", "num_steps"))
+        return float(np.median(before / np.maximum(steps, 1))) if len(before) and len(before) == len(steps) else np.nan
+
+    def _harm(self, client: str, sent: Captured) -> float:
+        with np.errstate(all="ignore"):
+            after = self.probe.fit(np.asarray(sent.params + sent.updates[client], np.float32), self.data[client]).loss
+            return float(np.log(min(after, _WORST) / self.fits[client].loss)) if after == after else np.inf
+
+    def _cosine(self, update: Params) -> float:
+        assert self.reference is not None
+        size = float(np.linalg.norm(update.astype(np.float64)) * np.linalg.norm(self.reference.centre))
+        return float(update @ self.reference.centre) / size if size > 0 else np.nan
 
 
 def _usual_loss(log: ClientLog, client: str, first: int) -> float:
     before = _before(log, "loss_before", client, first)[-_RECENT:]
     return float(np.median(before)) if len(before) else np.nan
-
-
-def _grown(log: ClientLog, sent: Captured, client: str, first: int) -> float:
-    before, steps = _before(log, "update_norm", client, first), _before(log, "num_steps", client, first)
-    if client not in sent.updates or not len(before) or len(before) != len(steps):
-        return np.nan
-    usual = float(np.median(before / np.maximum(steps, 1)))
-    return _length(sent, client) / max(1, sent.steps[client]) / usual if usual > 0 else np.nan
 
 
 def _length(sent: Captured, client: str) -> float:
