@@ -159,6 +159,17 @@ def page_of(found: dict[str, Any], clients: list[str] | None = None, losses: Any
     return to_html(found, round_log(losses), client_log(clients or ["03", "00", "01"], len(losses)), more.get("held"))
 
 
+def test_replay_of_the_other_loss_says_of_which() -> None:
+    found = diagnosis()
+    found["causes"][0]["replay"]["loss"] = "train_loss"
+    page = page_of(found)
+    assert (
+        "the same rounds without client 03 have a train_loss of 0.39; with nothing changed it is 0.85."
+        in Page(page).said
+    )
+    assert "train_loss" not in Page(page_of(diagnosis())).said.split("Replayed from round 6")[1][:160]
+
+
 @cache
 def full() -> str:
     """The page that has everything, made once."""

@@ -61,12 +61,13 @@ def draw_replay(replay: Replay, rise: Rise, rounds: RoundLog) -> Figure:
     """Returns the replayed losses, changed and unchanged, and the recorded one of the same rounds."""
     figure, axes = new(_HEIGHT)
     start = replay.from_round or 0
-    column = rounds.losses[tested(rise, rounds)]
+    name = replay.loss if replay.loss in rounds.losses else tested(rise, rounds)
+    column = rounds.losses[name]
     last = start + max(len(replay.unchanged), len(replay.changed))
     seen = column.given & (rounds.rounds >= start) & (rounds.rounds <= last)
     _plot(axes, rounds.rounds[seen].astype(np.float64), column.values[seen], "recorded", GREY, 1.2, ":")
     # The model they start from is the recorded one, and val_loss is measured on the model after its round.
-    fork = column.values[seen & (rounds.rounds == start)] if tested(rise, rounds) == "val_loss" else column.values[:0]
+    fork = column.values[seen & (rounds.rounds == start)] if name == "val_loss" else column.values[:0]
     lines = [
         ("replayed, nothing changed", replay.unchanged, ORANGE, "--"),
         ("replayed with the change", replay.changed, BLUE, "-"),

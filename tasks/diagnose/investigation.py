@@ -13,6 +13,8 @@ class Proof:
 
     candidate: Candidate
     effect: Effect
+    loss: str
+    """Column that was compared, `val_loss` or `train_loss`."""
     without: tuple[float, ...]
     """(R,) losses with nothing changed, mean over the seeds."""
     with_change: tuple[float, ...]

@@ -43,7 +43,8 @@ class Evidence:
 class Replay:
     """The rounds after `from_round` once more: `unchanged` and `changed`, the mean loss over seeds of each round.
 
-    `removes`, `low` and `high` are the share of the rise that the change takes away, and its interval.
+    `loss` is the column that they are of, empty for the one that was tested; `removes`, `low` and `high` are the share
+    of its rise that the change takes away, and its interval.
     """
 
     says: str
@@ -51,6 +52,7 @@ class Replay:
     from_round: int | None
     unchanged: Series
     changed: Series
+    loss: str
     seeds: int | None
     removes: float | None
     low: float | None
@@ -211,6 +213,7 @@ def _replay(raw: Mapping[str, Any]) -> Replay:
         _whole(raw, "from_round"),
         _series(raw, "loss_without"),
         _series(raw, "loss_with"),
+        _text(raw, "loss"),
         _whole(raw, "seeds"),
         _share(raw),
         number(interval.get("low")),

@@ -104,7 +104,8 @@ def replayed(cause: Cause, rise: Rise) -> str:
     with_, without = during(replay, rise)
     told = f"Replayed from round {'–' if replay.from_round is None else replay.from_round}"
     told += f" over {count(replay.seeds, 'seed')}" if replay.seeds else ""
-    told += f": {change_of(replay)} have a loss of {_loss(with_)}; with nothing changed it is {_loss(without)}."
+    what = "loss" if replay.loss in ("", rise.loss) else replay.loss
+    told += f": {change_of(replay)} have a {what} of {_loss(with_)}; with nothing changed it is {_loss(without)}."
     if replay.removes is not None:
         told += f" That removes {removal(replay)} of the rise."
     return told

@@ -1,7 +1,7 @@
 """The tournament: every possible cause is taken away in a replay, and what removes the rise is the cause."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 SEEDS = 3
 _EXPLAINED = 15
 """Rounds that are explained at least, for the budget's sake: a spike of one round too needs a replay or two."""
+_BEFORE = 4
+"""Rounds before the rise whose training loss is that before it."""
 _LEAST, _MOST = 3, 12
 """Rounds of the rise that a replay runs at least, and rounds that it has at most."""
 _EVIDENT = ("faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift", "server_learning_rate")
@@ -34,8 +36,14 @@ _WITH_OTHERS = (*_EVIDENT, "client_learning_rate")
 _LASTING = 0.15
 """Causes that are proposed only where something speaks for them, those that may come second, and the fall of the log
 loss that then suffices."""
+_REMAINS = 0.1
+"""Of the other loss: the log of what remains of its rise without the first cause, from which on it asks for a second
+one. That must take half of it away, and a lasting part of the loss."""
+_NOTHING = 0.02
+"""Fall of the log loss halfway below which a second change does nothing."""
 _HOPELESS = 0.1
-"""Share of the rise below which a candidate is dropped halfway."""
+"""Share of the rise below which a candidate is dropped halfway; one without evidence also if it is two margins below
+the best."""
 _MARGIN = 0.2
 """A more specific cause is believed if it explains at most this much less than the best."""
 _REST = 0.2
@@ -99,6 +107,7 @@ class _Case:
         assert rise.round is not None
         assert rise.until is not None
         self._replays, self._rise, self._loss, self._log = replays, rise, loss, clients
+        self._other = "train_loss" if loss == "val_loss" else "val_loss"
         self._probe = Probe(replays.model)
         self._rounds, self._losses, self._trends = what.rounds, what.losses, what.trends
         self._first, self._alarm = rise.round, min(rise.alarm or rise.round, rise.until)
@@ -109,9 +118,9 @@ class _Case:
         self._last = replays.phase.last
         self._baselines: dict[int, Course] = {}
         self._seats: list[_Seat] = []
+        self._both: dict[frozenset[int], _Seat] = {}
         levels = [rise.loss_before, replays.loss if loss == "val_loss" else None]
-        rest = _loss_of_others(clients, what.hidden, self._first, self._until) if what.hidden else None
-        self._level = min(level for level in levels if level is not None) if rest is None else rest
+        self._level = min(level for level in levels if level is not None)
         self._order: tuple[str, ...] = ()
         self._steep = False
 
@@ -124,6 +133,10 @@ class _Case:
         self._steep = findings.steepness > STEEP
         proposed = candidates(findings, self._replays.settings, self._replays.from_round)
         self._last = self._window_for(len(proposed))
+        if self._hidden:
+            # Of the rounds that are compared: in later ones, the others' loss has fallen on.
+            rest = _loss_of_others(self._log, self._hidden, self._first, self._last)
+            self._level = self._level if rest is None else rest
         self._baselines[0] = self._replays.course(NOTHING, 0)
         self._replays.advance(self._baselines[0], self._last)
         reproduced = self._reproduced()
@@ -175,9 +188,22 @@ class _Case:
         """The last round of a replay: all candidates, a second cause and the other seeds fit into the budget."""
         begin, courses = self._replays.from_round, 3 + num_candidates + 2 * (SEEDS - 1)
         longest = begin + min(_MOST, self._allowed // courses)
-        clear = min(self._alarm, begin + _MOST)
+        clear = min(self._alarm, self._half_risen(), begin + _MOST)
         latest = max(min(longest, self._until), clear, self._first + _LEAST - 1)
         return min(latest, self._replays.phase.last)
+
+    def _half_risen(self) -> int:
+        """The round in whose loss half of the rise is seen, which may be before it is sure that there is one."""
+        after = self._rise.loss_after
+        if self._hidden or after is None:
+            return self._alarm
+        half = 0.5 * height([after], self._level)
+        seen = [
+            int(r)
+            for r, loss in zip(self._rounds, self._losses, strict=True)
+            if r >= self._first and height([loss], self._level) >= half
+        ]
+        return min(seen, default=self._alarm)
 
     def _acquit(self, findings: Findings, sent: Captured) -> Findings:
         """Clears suspects whose updates harm the model no more than honest ones do.
@@ -187,7 +213,7 @@ class _Case:
         """
         suspects = findings.faulty()
         guilty = harmful(self._replays, self._probe, sent, suspects)
-        odd = {one.client for one in findings.clients if one.in_conflict or findings.outgrown(one)}
+        odd = {one.client for one in findings.clients if one.in_conflict or one.harms_itself or findings.outgrown(one)}
         return replace(findings, cleared=tuple(c for c in suspects if c not in guilty and c not in odd))
 
     def _reproduced(self) -> bool:
@@ -204,20 +230,24 @@ class _Case:
         """The rounds that count, as far as `course` has run."""
         return [r for r in range(self._first, min(self._last, course.next_round - 1) + 1) if r in self._telling]
 
-    def _window(self, course: Course) -> list[float]:
-        losses = course.losses[self._loss]
+    def _window(self, course: Course, loss: str = "") -> list[float]:
+        losses = course.losses[loss or self._loss]
         return [losses[r - self._replays.from_round - 1] for r in self._compared(course)]
 
     def _enter(self, proposed: Sequence[Candidate]) -> None:
         """Replays every candidate with the run's own seed; those that the settings do not allow stay out."""
         proposed = [candidate for candidate in proposed if candidate.cause != "non_finite"]
-        half = max(self._first, (self._first + self._last) // 2)
         for candidate in proposed:
             seat = _Seat(candidate)
-            if self._run(seat, 0, half):
+            if self._run(seat, 0, self._halfway()):
+                best = min(1.0, max([self._removes(one) for one in self._seats], default=0.0))
+                evident = candidate.cause in _EVIDENT
                 self._seats.append(seat)
-                if self._removes(seat) >= _HOPELESS:
+                if self._removes(seat) >= (_HOPELESS if evident else max(_HOPELESS, best - 2 * _MARGIN)):
                     self._run(seat, 0)
+
+    def _halfway(self) -> int:
+        return max(self._first, (self._first + self._last) // 2)
 
     def _run(self, seat: _Seat, seed: int, until: int | None = None) -> bool:
         """Runs the seat's replay, and that with nothing changed, up to round `until`, or to the window's end."""
@@ -237,17 +267,14 @@ class _Case:
         seat.courses[seed] = course
         return True
 
-    def _effect(self, seat: _Seat) -> Effect:
+    def _effect(self, seat: _Seat, loss: str = "") -> Effect:
+        level = self._level if loss in ("", self._loss) else self._level_of_other() or self._level
         by_seed = [
-            self._removed(self._window(self._baselines[seed]), self._window(course))
+            _removed(self._window(self._baselines[seed], loss), self._window(course, loss), level)
             for seed, course in sorted(seat.courses.items())
         ]
         # A seed without a rise says nothing about its cause.
         return Effect(tuple(value for value in by_seed if np.isfinite(value)))
-
-    def _removed(self, without: Sequence[float], with_change: Sequence[float]) -> float:
-        rounds = min(len(without), len(with_change))
-        return removed(without[:rounds], with_change[:rounds], self._level)
 
     def _removes(self, seat: _Seat) -> float:
         effect = self._effect(seat)
@@ -256,10 +283,15 @@ class _Case:
     def _decide(self) -> list[Proof]:
         # Training that ends before the rise cannot rise: it explains only what nothing else does.
         last = [seat for seat in self._seats if seat.candidate.cause == "overfitting"]
-        first = self._first_cause([seat for seat in self._seats if seat not in last])
-        if first is not None and first.candidate.cause == "client_learning_rate" and not self._steep:
-            # Where no step overshoots, a lower rate only puts off what the model learns by heart.
-            first = self._first_cause(last) or first
+        slower = [seat for seat in self._seats if seat.candidate.cause == "client_learning_rate"]
+        others = [seat for seat in self._seats if seat not in last and seat not in slower]
+        if self._steep:
+            first = self._first_cause([*others, *slower])
+        else:
+            # Where no step overshoots, a lower rate only puts off what else raises the loss.
+            first = self._first_cause(others)
+            if first is None and (slow := self._first_cause(slower)):
+                first = self._first_cause(last) or slow
         if first is None:
             pair = self._pair()
             first = self._first_cause(last) if not pair else None
@@ -290,9 +322,10 @@ class _Case:
     def _second(self, first: _Seat) -> Proof | None:
         """The cause whose removal, after the first's, lowers the loss most; None if none lowers it enough.
 
-        Enough is a fifth of the rise; or, of a cause that has its own evidence, a lasting part of the loss. A rise that
-        one cause makes explode would otherwise hide any other. Else, a cause with evidence whose removal alone takes
-        the rise away as well: it took both to raise the loss.
+        Enough is a fifth of the rise; or, of a cause that has its own evidence, a lasting part of the loss, or half of
+        what remains of a rise of the other loss: a client rate that makes the hold-out loss explode would otherwise
+        hide data that have changed. Else, a cause with evidence whose removal alone takes the rise away as well: it
+        took both to raise the loss.
         """
         best: tuple[float, Proof] | None = None
         others = [seat for seat in self._seats if seat.candidate.cause != first.candidate.cause]
@@ -301,24 +334,52 @@ class _Case:
             # This one, and then two of another seed to confirm the first.
             if cause not in _WITH_OTHERS or not self._affords(3):
                 continue
-            both = _both(first, other)
-            if not self._run(both, 0):
+            both = self._together(first, other)
+            if not self._run(both, 0, self._halfway()):
                 continue
-            gain = self._fall(first, both)
-            share = min(self._removes(both), 1.0) - min(self._removes(first), 1.0)
-            enough = share >= _REST or (cause in _EVIDENT and gain >= _LASTING)
-            if enough and (best is None or gain > best[0]):
-                best = gain, replace(self._proof(both), candidate=other.candidate)
+            if max(self._fall(first, both), self._fall(first, both, self._other)) < _NOTHING:
+                continue
+            self._run(both, 0)
+            gain, loss = self._gain(first, both, cause)
+            if gain > 0 and (best is None or gain > best[0]):
+                best = gain, self._joint(both, other, loss)
         if best:
             return best[1]
         known = _WITH_OTHERS if self._steep else _EVIDENT
         alone = [seat for seat in others if seat.candidate.cause in known and self._removes(seat) >= PROVEN]
         return self._proof(max(alone, key=self._removes)) if alone else None
 
-    def _fall(self, one: _Seat, other: _Seat) -> float:
+    def _gain(self, first: _Seat, both: _Seat, cause: str) -> tuple[float, str]:
+        """The fall of the log loss by which `cause` counts as the second, and of which loss; 0 if it does not."""
+        gain = self._fall(first, both)
+        share = min(self._removes(both), 1.0) - min(self._removes(first), 1.0)
+        if share >= _REST or (cause in _EVIDENT and gain >= _LASTING):
+            return gain, self._loss
+        if cause in _EVIDENT and self._ends_the_rest(first, both):
+            return self._fall(first, both, self._other), self._other
+        return 0.0, self._loss
+
+    def _fall(self, one: _Seat, other: _Seat, loss: str = "") -> float:
         """Mean fall of the log loss from the replay of `one` to that of `other`."""
-        levels = [height(self._window(seat.courses[0]), self._level) for seat in (one, other)]
-        return levels[0] - levels[1]
+        losses = [self._window(seat.courses[0], loss) for seat in (one, other)]
+        before, after = (height(part[: min(map(len, losses))], self._level) for part in losses)
+        return before - after
+
+    def _ends_the_rest(self, first: _Seat, both: _Seat) -> bool:
+        """Whether the other loss is still up without the first cause, and comes down without the second, too."""
+        level = self._level_of_other()
+        if level is None:
+            return False
+        losses = [self._window(seat.courses[0], self._other) for seat in (first, both)]
+        remains, then = (height(part[: min(map(len, losses))], level) for part in losses)
+        return remains >= _REMAINS and remains - then >= max(0.5 * remains, _LASTING)
+
+    def _level_of_other(self) -> float | None:
+        """The other loss before the rise; None if that is not known."""
+        if self._other == "val_loss":
+            return self._replays.loss
+        means = _mean_losses_of(self._log, range(self._first - _BEFORE, self._first))
+        return float(np.exp(np.mean(np.log(means)))) if means else None
 
     def _affords(self, courses: int) -> bool:
         return self._replays.spent + courses * (self._last - self._replays.from_round) <= self._allowed
@@ -332,22 +393,32 @@ class _Case:
             for other in able[i + 1 :]:
                 if one.candidate.cause == other.candidate.cause:
                     continue
-                both = _both(one, other)
+                both = self._together(one, other)
                 if not self._run(both, 0) or self._removes(both) < 0.6:
                     continue
                 self._confirm(both)
                 if self._effect(both).proven:
                     pair = sorted((one, other), key=lambda seat: self._order.index(seat.candidate.cause))
-                    return [replace(self._proof(both), candidate=seat.candidate) for seat in pair]
+                    return [self._joint(both, seat) for seat in pair]
         return []
 
-    def _proof(self, seat: _Seat) -> Proof:
-        seeds = sorted(seat.courses)
+    def _together(self, one: _Seat, other: _Seat) -> _Seat:
+        """The seat of both changes at once: the same, with what it has run, whenever it is asked for."""
+        change = one.candidate.change | other.candidate.change
+        return self._both.setdefault(frozenset((id(one), id(other))), _Seat(Candidate("", change)))
+
+    def _joint(self, both: _Seat, one: _Seat, loss: str = "") -> Proof:
+        """The proof of one of two causes: what is seen without either."""
+        return self._proof(both, loss, replace(one.candidate, change=both.candidate.change))
+
+    def _proof(self, seat: _Seat, loss: str = "", candidate: Candidate | None = None) -> Proof:
+        loss, seeds = loss or self._loss, sorted(seat.courses)
         return Proof(
-            seat.candidate,
-            self._effect(seat),
-            _mean_losses([self._baselines[seed].losses[self._loss] for seed in seeds]),
-            _mean_losses([seat.courses[seed].losses[self._loss] for seed in seeds]),
+            candidate or seat.candidate,
+            self._effect(seat, loss),
+            loss,
+            _mean_losses([self._baselines[seed].losses[loss] for seed in seeds]),
+            _mean_losses([seat.courses[seed].losses[loss] for seed in seeds]),
         )
 
     def _try(self, proof: Proof, findings: Findings) -> tuple[Tried, ...]:
@@ -363,8 +434,9 @@ class _Case:
         return tuple(sorted(tried, key=lambda one: -round(min(one.recovers, 1.0), 2)))
 
 
-def _both(one: _Seat, other: _Seat) -> _Seat:
-    return _Seat(Candidate("", one.candidate.change | other.candidate.change))
+def _removed(without: Sequence[float], with_change: Sequence[float], level: float) -> float:
+    rounds = min(len(without), len(with_change))
+    return removed(without[:rounds], with_change[:rounds], level)
 
 
 def _telling(log: ClientLog, hidden: tuple[str, ...]) -> set[int]:
@@ -379,15 +451,17 @@ def _loss_of_others(log: ClientLog, hidden: tuple[str, ...], first: int, last: i
 
     A loss that rose for a few only lies above that; the rounds before may have been of other clients.
     """
+    means = _mean_losses_of(log, [r for r in _telling(log, hidden) if first <= r <= last], hidden)
+    return float(np.exp(np.mean(np.log(means)))) if means else None
+
+
+def _mean_losses_of(log: ClientLog, rounds: Iterable[int], without: tuple[str, ...] = ()) -> list[float]:
+    """The training loss in each of `rounds` that has one above 0, without the clients `without`."""
     weights = log.signals.get("num_examples", np.ones(len(log.rounds)))
     losses = log.signals["loss_before"]
-    theirs = log.of(*hidden) | ~np.isfinite(losses) | ~np.isfinite(weights) | (losses <= 0)
-    means = []
-    for round_num in _telling(log, hidden):
-        rows = (log.rounds == round_num) & ~theirs
-        if first <= round_num <= last and rows.any():
-            means.append(np.log(np.average(losses[rows], weights=weights[rows])))
-    return float(np.exp(np.mean(means))) if means else None
+    usable = ~log.of(*without) & np.isfinite(losses) & np.isfinite(weights) & (losses > 0)
+    rows = [(log.rounds == round_num) & usable for round_num in rounds]
+    return [float(np.average(losses[at], weights=weights[at])) for at in rows if at.any()]
 
 
 def _mean_losses(courses: Sequence[Sequence[float]]) -> tuple[float, ...]:
