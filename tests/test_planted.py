@@ -13,8 +13,8 @@ import pytest
 SUITE = Path(__file__).parent / "benchmarks/planted"
 
 
-def _score() -> Any:
-    spec = importlib.util.spec_from_file_location("planted_score", SUITE / "score.py")
+def _module(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"planted_{name}", SUITE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -22,7 +22,8 @@ def _score() -> Any:
     return module
 
 
-score = _score()
+score = _module("score")
+cases = _module("cases")
 
 
 def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, Any]:
@@ -75,6 +76,42 @@ def test_delay_counts_the_onset_as_one_and_a_false_alarm_as_never() -> None:
     assert found == [1, 3, math.inf, math.inf]
 
 
+def test_planted_clients_hold_at_least_half_the_mean() -> None:
+    # 100 + 8 * 10 + 90 examples in 10 clients: half the mean is 13.5, which only "00" and "09" have.
+    sizes = {f"{k:02}": 10 for k in range(10)} | {"00": 100, "09": 90}
+    one = {client for seed in range(20) for client in cases.Case("flip_one", "digits", seed).clients(sizes)}
+    assert one == {"00", "09"}
+    several = cases.Case("flip_several", "digits", 0)
+    assert several.clients(sizes) == ["00", "01", "09"]  # too few: the three largest, ties by name
+    assert several.clients(dict(reversed(sizes.items()))) == several.clients(sizes)
+
+
+def test_other_half_of_a_pair_is_in_other_clients() -> None:
+    sizes = {f"{k:02}": 10 for k in range(10)}
+    case = cases.Case("width_flip", "digits", 0)
+    narrow = set(case.planted(sizes)["federate.width"])
+    assert len(narrow) == len(case.clients(sizes)) == 3
+    assert not narrow & set(case.clients(sizes))
+
+
+def test_onset_is_the_first_round_with_something_planted() -> None:
+    sizes = {f"{k:02}": 10 for k in range(20)}
+    one = cases.Case("scaled_one", "digits_part", 0)
+    (planted,) = one.clients(sizes)
+    others = sorted(set(sizes) - {planted})
+    # It takes part in round 3, while it is healthy, and next in round 18.
+    rounds = [[planted] if number in (3, 18) else others for number in range(1, 31)]
+    assert one.onset(sizes, rounds) == 18
+    assert one.onset(sizes, [others] * 30) is None
+    assert cases.Case("client_rate", "digits_part", 0).onset(sizes, rounds) == 16
+    # Of a pair with a rate, which is everybody's, the onset is the rate's.
+    assert cases.Case("flip_server_rate", "digits_part", 0).onset(sizes, [others] * 30) == 16
+    # All but the planted clients lose their examples.
+    skewed = cases.Case("quantity_skew", "digits_part", 0)
+    assert skewed.onset(sizes, [skewed.clients(sizes)] * 20 + [others] * 10) == 21
+    assert cases.Case("none_iid", "digits_part", 0).onset(sizes, rounds) is None
+
+
 @pytest.mark.slow
 def test_one_case_leaves_a_workspace_a_truth_and_a_result(tmp_path: Path) -> None:
     command = [sys.executable, str(SUITE / "suite.py"), str(tmp_path), "--seeds", "0", "--only"]
@@ -87,6 +124,7 @@ def test_one_case_leaves_a_workspace_a_truth_and_a_result(tmp_path: Path) -> Non
     assert len(truth["clients"]) == 1
     assert len(truth["twin"]["val_loss"]) == 30
     assert result["planted_clients"] == truth["clients"]
+    assert result["onset"] == truth["onset"] == 16
     assert result["rose"]
     assert (tmp_path / case / "workspace/reports/clients.csv").is_file()
     assert not (tmp_path / case / "workspace/truth.json").exists()

@@ -1,6 +1,6 @@
 """The cases: which healthy run, which cause from which round on, in which clients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
 Operation = Callable[[NDArray[np.float32], NDArray[np.int32], int, np.random.Generator], Examples]
 
 ROUNDS, ONSET = 30, 16
-"""Rounds of a run, and the first with the planted cause."""
+"""Rounds of a run, and the first with the changed settings and data."""
 
 BASES: dict[str, dict[str, Any]] = {
     "digits": {},
@@ -36,6 +36,7 @@ class Plant:
 
     Attributes:
         causes: names of diagnosis.json's vocabulary; empty: nothing is planted.
+        at_first: done to the data of all clients before the first round: the healthy run has them, too.
         healthy: settings before the onset, over those of the base.
         changed: settings from the onset on, over those.
         by_client: settings from the onset on that name the planted clients, or as many others with `by_others`.
@@ -45,6 +46,7 @@ class Plant:
     """
 
     causes: tuple[str, ...] = ()
+    at_first: Operation | None = None
     healthy: Mapping[str, Any] = field(default_factory=dict)
     changed: Mapping[str, Any] = field(default_factory=dict)
     by_client: Callable[[list[str]], dict[str, Any]] | None = None
@@ -76,10 +78,29 @@ class Case:
         fixed = {"seed": self.seed, "federate.rounds": ROUNDS}
         return {**fixed, **division, **BASES[self.base], **PLANTS[self.plant].healthy}
 
-    def clients(self, known: list[str]) -> list[str]:
-        """Returns the planted clients, sorted; none where the cause is of all."""
+    def clients(self, sizes: Mapping[str, int]) -> list[str]:
+        """Returns the planted clients of those with so many examples, sorted; none where the cause is of all."""
         plant = PLANTS[self.plant]
-        return self._drawn(known)[0] if plant.operation or plant.by_client else []
+        return self._drawn(sizes)[0] if plant.operation or plant.by_client else []
+
+    def onset(self, sizes: Mapping[str, int], taking_part: Sequence[Collection[str]]) -> int | None:
+        """Returns the first round with something planted in it, None if there is none.
+
+        Where data or settings of some clients were changed, it is the first from ONSET on in which one takes part.
+        """
+        plant = PLANTS[self.plant]
+        if not plant.causes:
+            return None
+        if plant.changed:
+            return ONSET
+        drawn, others = self._drawn(sizes)
+        touched: set[str] = set()
+        if plant.operation:
+            touched |= set(sizes) - set(drawn) if plant.to_others else set(drawn)
+        if plant.by_client:
+            touched |= set(others if plant.by_others else drawn)
+        rounds = enumerate(taking_part, start=1)
+        return next((number for number, clients in rounds if number >= ONSET and touched & set(clients)), None)
 
     def operation(self) -> Operation | None:
         """Returns what is done to the data of the planted clients."""
@@ -91,17 +112,26 @@ class Case:
         causes = PLANTS[self.plant].causes if self.plant in PAIRS else ()
         return {cause: Case(f"{self.plant}-{cause}", self.base, self.seed) for cause in causes}
 
-    def planted(self, known: list[str]) -> dict[str, Any]:
+    def planted(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """Returns the settings from the onset on."""
         plant = PLANTS[self.plant]
-        told = plant.by_client(self._drawn(known)[plant.by_others]) if plant.by_client else {}
+        told = plant.by_client(self._drawn(sizes)[plant.by_others]) if plant.by_client else {}
         return {**self.healthy(), **plant.changed, **told}
 
-    def _drawn(self, known: list[str]) -> tuple[list[str], list[str]]:
-        """The planted clients, and as many others."""
-        num = max(1, round(PLANTS[self.plant].share * len(known)))
-        drawn = np.random.default_rng([77, self.seed]).permutation(known).tolist()
-        return sorted(drawn[:num]), sorted(drawn[num : 2 * num])
+    def _drawn(self, sizes: Mapping[str, int]) -> tuple[list[str], list[str]]:
+        """The planted clients, and as many others if some are to be changed.
+
+        All are of those with at least half the mean number of examples, or the largest if these are too few: an update
+        with 1 % of the weight does no harm, whatever is in it.
+        """
+        plant = PLANTS[self.plant]
+        num = max(1, round(plant.share * len(sizes)))
+        needed = 2 * num if plant.by_others else num
+        large = [client for client in sizes if sizes[client] >= sum(sizes.values()) / len(sizes) / 2]
+        if len(large) < needed:
+            large = sorted(sizes, key=lambda client: (-sizes[client], client))[:needed]
+        drawn = np.random.default_rng([77, self.seed]).permutation(sorted(large)).tolist()
+        return sorted(drawn[:num]), sorted(drawn[num:needed])
 
 
 def _flip(x: NDArray[np.float32], y: NDArray[np.int32], classes: int, _: np.random.Generator) -> Examples:
@@ -259,5 +289,11 @@ def cases(seeds: list[int]) -> list[Case]:
                 if (base == "synthetic") != (plant == "none") and plant.startswith("none"):
                     continue
                 found.append(Case(plant, base, seed))
-    # The healthy runs are shared: those with the same settings stand together.
-    return sorted(found, key=lambda case: (case.seed, case.base, sorted(map(str, case.healthy().items()))))
+    # The healthy runs are shared: those with the same settings and data stand together.
+    return sorted(found, key=_healthy_run)
+
+
+def _healthy_run(case: Case) -> tuple[int, str, list[str], str]:
+    at_first = PLANTS[case.plant].at_first
+    settings = sorted(map(str, case.healthy().items()))
+    return case.seed, case.base, settings, at_first.__name__ if at_first else ""

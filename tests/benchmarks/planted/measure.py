@@ -52,7 +52,7 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
         "planted": list(truth),
         "harmful": harmful,
         "planted_clients": planted.clients,
-        "onset": ONSET,
+        "onset": planted.onset,
         "gaps": gaps,
         "above": above,
         "rose": broken or real or own >= OWN,
@@ -64,7 +64,7 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
         "ruled_out": [[one["cause"], one["removes"]] for one in found.get("ruled_out", [])],
         "num_clients": len(set(clients.clients)),
         "limits": found["limits"],
-        "live": _live(rounds, clients, planted.settings),
+        "live": _live(rounds, clients, planted.settings, planted.onset or ONSET),
         "seconds": round(seconds, 2),
     }
     if "replays" in found:
@@ -140,12 +140,12 @@ def _taken_back(remedy: dict[str, Any], planted: Planted, workspace: Path, gaps:
     return float(np.clip(1 - left / gaps[name], 0, 1))
 
 
-def _live(rounds: RoundLog, clients: ClientLog, settings: Settings) -> dict[str, int | None]:
+def _live(rounds: RoundLog, clients: ClientLog, settings: Settings, onset: int) -> dict[str, int | None]:
     """Tests the log as it stood after each round; returns when a rise was first seen, and its onset."""
     for now in range(_FIRST_TESTED, int(rounds.rounds[-1]) + 1):
         seen = observe(*_cut(rounds, clients, now), settings.diagnose.significance)
         # A false alarm before the onset is counted as a claim elsewhere, and hides no later one here.
-        if seen.increase.detected and (seen.increase.until or 0) >= ONSET:
+        if seen.increase.detected and (seen.increase.until or 0) >= onset:
             return {"round": now, "onset": seen.increase.round, "alarm": seen.increase.alarm}
     return {"round": None, "onset": None, "alarm": None}
 

@@ -4,13 +4,14 @@ import hashlib
 import json
 import shutil
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from cases import ONSET, PLANTS, ROUNDS, Case
+from cases import ONSET, PLANTS, ROUNDS, Case, Operation
 
 from tasks.errors import NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
@@ -46,6 +47,7 @@ class Planted:
 
     settings: Settings
     clients: list[str]
+    onset: int | None
     lines: list[dict[str, Any]]
     twin: list[dict[str, Any]]
     without: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -57,16 +59,16 @@ class Planter:
     def __init__(self, folder: Path, chest: Path | None) -> None:
         self._folder, self._chest = folder, chest
         self._compiled: dict[str, Round] = {}
-        self._healthy: tuple[str, Healthy] | None = None
+        self._healthy: tuple[str, Operation | None, Healthy] | None = None
 
     def plant(self, case: Case, workspace: Path) -> Planted:
         """Writes the workspace of `case`."""
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
-        healthy = self._run_healthy(self._with_data(case.healthy()))
-        known = client_ids(healthy.folder / CLIENTS)
-        clients = case.clients(known)
-        named = self._with_data(case.planted(known))
+        healthy = self._run_healthy(case)
+        sizes = _sizes(healthy.folder / CLIENTS)
+        clients = case.clients(sizes)
+        named = self._with_data(case.planted(sizes))
         settings = parse(nested(named))
         self._write_data(case, settings, healthy, clients, workspace)
         cohort, model, runner = self._runner(settings, workspace)
@@ -90,12 +92,12 @@ class Planter:
         checkpoints.close()
         write_log(workspace / "reports", lines)
         (workspace / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
-        named_clients = [] if PLANTS[case.plant].share == 1.0 else clients
         without = {
             cause: self.plant(other, self._folder / "without" / "workspace").lines
             for cause, other in case.without().items()
         }
-        return Planted(settings, named_clients, lines, healthy.lines, without)
+        onset = case.onset(sizes, [[row["client"] for row in line["clients"]] for line in lines])
+        return Planted(settings, clients, onset, lines, healthy.lines, without)
 
     def _with_data(self, named: dict[str, Any]) -> dict[str, Any]:
         if named.get("data.kind") != "npz":
@@ -110,23 +112,25 @@ class Planter:
             np.savez(small, x_train=x[kept], y_train=y[kept])
         return {**named, "data.path": str(small)}
 
-    def _run_healthy(self, named: dict[str, Any]) -> Healthy:
-        settings = parse(nested(named))
+    def _run_healthy(self, case: Case) -> Healthy:
+        settings, at_first = parse(nested(self._with_data(case.healthy()))), PLANTS[case.plant].at_first
         key = hashlib.md5(settings.model_dump_json().encode(), usedforsecurity=False).hexdigest()
-        if self._healthy is not None and self._healthy[0] == key:
-            return self._healthy[1]
+        if self._healthy is not None and self._healthy[:2] == (key, at_first):
+            return self._healthy[2]
         folder = self._folder / "healthy"
         shutil.rmtree(folder, ignore_errors=True)
         partition(settings, folder)
         preprocess(settings, folder)
+        if at_first:
+            _change(folder / CLIENTS, client_ids(folder / CLIENTS), at_first, case.seed)
         _, _, runner = self._runner(settings, folder)
         states, lines = [runner.fresh()], []
         for round_num in range(1, ROUNDS + 1):
             stepped = runner.step(states[-1], round_num)
             states.append(stepped.state)
             lines.append(stepped.line)
-        self._healthy = key, Healthy(folder, settings, states, lines)
-        return self._healthy[1]
+        self._healthy = key, at_first, Healthy(folder, settings, states, lines)
+        return self._healthy[2]
 
     def _write_data(
         self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path
@@ -140,14 +144,10 @@ class Planter:
         # The division would tell which clients' data were changed since.
         shutil.rmtree(workspace / "data/partition", ignore_errors=True)
         operation = case.operation()
-        if operation is None:
-            return
-        known = client_ids(workspace / CLIENTS)
-        num_classes = json.loads((workspace / CLIENTS / "preprocess.json").read_text())["num_classes"]
-        for client in [name for name in known if (name in clients) != plant.to_others]:
-            rng = np.random.default_rng([78, case.seed, *client.encode()])
-            x, y = operation(*read_client(workspace / CLIENTS / client), num_classes, rng)
-            write_client(workspace / CLIENTS / client, x, y)
+        if operation is not None:
+            known = client_ids(workspace / CLIENTS)
+            changed = [name for name in known if (name in clients) != plant.to_others]
+            _change(workspace / CLIENTS, changed, operation, case.seed)
 
     def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:
         cohort = cohort_of(settings, folder)
@@ -161,6 +161,17 @@ class Planter:
         if key not in self._compiled:
             self._compiled[key] = build_computations(settings, cohort, model, masked=False)
         return cohort, model, Runner(settings, cohort, model, PHASE, self._compiled[key])
+
+
+def _sizes(root: Path) -> dict[str, int]:
+    return {client: len(read_client(root / client)[1]) for client in client_ids(root)}
+
+
+def _change(root: Path, clients: Sequence[str], operation: Operation, seed: int) -> None:
+    num_classes = json.loads((root / "preprocess.json").read_text())["num_classes"]
+    for client in clients:
+        rng = np.random.default_rng([78, seed, *client.encode()])
+        write_client(root / client, *operation(*read_client(root / client), num_classes, rng))
 
 
 def _carried(healthy: Healthy, settings: Settings, fresh: Any, done: int) -> Any:
@@ -192,7 +203,7 @@ def write_truth(path: Path, case: Case, planted: Planted) -> None:
             "case": case.name,
             "causes": list(PLANTS[case.plant].causes),
             "clients": planted.clients,
-            "onset": ONSET if PLANTS[case.plant].causes else None,
+            "onset": planted.onset,
             "twin": {name: [line["row"][name] for line in planted.twin] for name in ("val_loss", "train_loss")},
         },
     )
