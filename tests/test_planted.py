@@ -1,6 +1,7 @@
 """The planted-cause suite: its scoring by hand, and one case from end to end."""
 
 import importlib.util
+import itertools
 import json
 import math
 import subprocess
@@ -110,6 +111,23 @@ def test_onset_is_the_first_round_with_something_planted() -> None:
     skewed = cases.Case("quantity_skew", "digits_part", 0)
     assert skewed.onset(sizes, [skewed.clients(sizes)] * 20 + [others] * 10) == 21
     assert cases.Case("none_iid", "digits_part", 0).onset(sizes, rounds) is None
+
+
+def test_no_two_cases_are_one_run() -> None:
+    sizes = {f"{k:02}": 10 for k in range(20)}
+    runs: dict[str, str] = {}
+    for case in cases.cases([0]):
+        plant = cases.PLANTS[case.plant]
+        told = [case.healthy(), case.planted(sizes), case.clients(sizes), str(case.operation()), str(plant.at_first)]
+        assert runs.setdefault(json.dumps(told, sort_keys=True), case.name) == case.name
+
+
+def test_cases_of_one_healthy_run_stand_together() -> None:
+    def run(case: Any) -> str:
+        return json.dumps([case.base, case.healthy(), str(cases.PLANTS[case.plant].at_first)], sort_keys=True)
+
+    runs = [run(case) for case in cases.cases([0, 2])]
+    assert sum(a != b for a, b in itertools.pairwise(runs)) == len(set(runs)) - 1
 
 
 @pytest.mark.slow
