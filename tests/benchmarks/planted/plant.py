@@ -143,11 +143,10 @@ class Planter:
             shutil.copytree(healthy.folder / CLIENTS, workspace / CLIENTS)
         # The division would tell which clients' data were changed since.
         shutil.rmtree(workspace / "data/partition", ignore_errors=True)
-        operation = case.operation()
-        if operation is not None:
+        if plant.operation is not None:
             known = client_ids(workspace / CLIENTS)
             changed = [name for name in known if (name in clients) != plant.to_others]
-            _change(workspace / CLIENTS, changed, operation, case.seed)
+            _change(workspace / CLIENTS, changed, plant.operation, case.seed)
 
     def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:
         cohort = cohort_of(settings, folder)
