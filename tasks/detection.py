@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tasks.scan import FEWEST, Cells, Floats, noise, null, scan, series
+from tasks.scan import FEWEST, Cells, Floats, Noise, Null, noise, null, scan, series
 
 Rounds = NDArray[np.int64]
 
@@ -123,11 +123,7 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     if len(values) < FEWEST:
         return Increase(detected=False)
     z = series(values)
-    found = noise(z)
-    law = null(len(z), found.correlation, significance)
-    cells = scan(z, found.scale, law)
-    critical = np.array([law.critical(significance, beside) for beside in (False, True)])
-    excess = cells.height - critical[cells.beside.astype(np.int64)]
+    found, law, cells, excess = _scan(z, significance)
     top = int(np.argmax(excess))
     highest = [float(cells.height[cells.beside == beside].max()) for beside in (False, True)]
     least = law.least_rise(significance, found.sd, found.scale)
@@ -141,7 +137,7 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     )
     if not excess[top] > 0:
         return calm
-    start = _first_alarm(cells, excess, top)
+    start = _first_alarm(z, cells, excess, top, significance)
     onset, last = _onset(z, cells, start, found.sd), _last(z, cells, top)
     before = values[max(0, onset - int(cells.before[start])) : onset]
     after = values[max(onset, int(cells.split[top])) : int(cells.end[top])]
@@ -157,24 +153,35 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     )
 
 
+def _scan(z: Floats, significance: float) -> tuple[Noise, Null, Cells, Floats]:
+    """The noise of z (N,), its law, every cell, and by how much that is higher than its critical value."""
+    found = noise(z)
+    law = null(len(z), found.correlation, significance)
+    cells = scan(z, found.scale, law)
+    critical = np.array([law.critical(significance, beside) for beside in (False, True)])
+    return found, law, cells, cells.height - critical[cells.beside.astype(np.int64)]
+
+
 def _visible(values: Floats, least: float) -> float | None:
     if not (values > 0).all():
         return least if math.isfinite(least) else None
     return math.expm1(least) if least < 10 else None  # a factor beyond 22,000 is none that a loss could show
 
 
-def _first_alarm(cells: Cells, excess: Floats, top: int) -> int:
+def _first_alarm(z: Floats, cells: Cells, excess: Floats, top: int, significance: float) -> int:
     """Index of the clearest cell at the first alarm of the rise that the cell `top` belongs to.
 
     An alarm is the end of a claimed cell: one that is higher than its critical value, with an `excess` above 0. Going
-    back from `top`, alarms at most `_PATIENCE` losses apart are one rise.
+    back from `top`, alarms at most `_PATIENCE` losses apart are one rise. The first of them is that which the losses up
+    to it raise by themselves: a curve that ends as flat as a model that has broken down makes its noise look small.
     """
     claimed = excess > 0
-    start = int(cells.end[top])
-    for end in np.unique(cells.end[claimed & (cells.end <= start)])[::-1]:
-        if start - int(end) > _PATIENCE + 1:
+    ends = [int(cells.end[top])]
+    for end in np.unique(cells.end[claimed & (cells.end < ends[0])])[::-1]:
+        if ends[-1] - int(end) > _PATIENCE + 1:
             break
-        start = int(end)
+        ends.append(int(end))
+    start = next((end for end in ends[:0:-1] if end >= FEWEST and _scan(z[:end], significance)[3].max() > 0), ends[0])
     at_start = np.where(claimed & (cells.end == start), excess, -np.inf)
     return int(np.argmax(at_start))
 
@@ -201,7 +208,9 @@ def _onset(z: Floats, cells: Cells, start: int, sd: float) -> int:
     level, earliest = float(levels[reference]), onset
     for first in range(onset - 1, reference + before - 1, -1):
         above = z[first:onset] - level
-        if above[0] > sd and above.mean() > 3 * sd * math.sqrt(1 / len(above) + 1 / before):
+        if above[0] <= sd:
+            break
+        if above.mean() > 3 * sd * math.sqrt(1 / len(above) + 1 / before):
             earliest = first
     return earliest
 

@@ -30,7 +30,7 @@ HONEST = ClientFinding(
     norm=1.0,
     norm_per_step=1.0,
     grown=1.0,
-    harm=-0.5,
+    slope=-0.9,
     cosine=0.5,
     cosine_before=0.5,
     cosine_during=0.5,
@@ -72,7 +72,8 @@ def test_client_rate_is_always_a_candidate_and_nothing_else_without_a_reason() -
         ({"loss": 5.0, "accuracy": 0.1}, True),  # contradicts the model, looks like the others': wrong labels
         ({"loss": 5.0, "accuracy": 0.1, "feature_distance": 3.0, "learnable": (0.3, 0.3)}, True),  # noise
         ({"loss": 5.0, "accuracy": 0.1, "feature_distance": 3.0, "learnable": (0.8, 0.3)}, False),  # another scanner
-        ({"loss": 5.0, "expected_loss": 4.0, "accuracy": 0.1, "expected_accuracy": 0.15}, False),  # labels nobody knows
+        ({"loss": 5.0, "usual_loss": 4.5, "expected_loss": 4.0, "accuracy": 0.1, "expected_accuracy": 0.15}, False),
+        ({"loss": 5.0, "expected_loss": 4.0, "accuracy": 0.1, "expected_accuracy": 0.15}, True),  # which it had not
         ({"loss": 0.5, "accuracy": 0.85}, False),
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": 8.0}, True),
         ({"norm": 8.0, "norm_per_step": 8.0, "grown": float("nan")}, True),  # no past to compare with
@@ -86,11 +87,11 @@ def test_client_rate_is_always_a_candidate_and_nothing_else_without_a_reason() -
         ({"norm": 2.0, "norm_per_step": 2.0, "grown": 4.0}, True),  # far longer than before, as nobody else's
         ({"norm": 2.0, "norm_per_step": 2.0, "grown": 1.5}, False),
         ({"norm": 0.2, "norm_per_step": 0.2, "grown": 4.0}, False),  # too short to move the others
-        ({"harm": 1.5, "grown": 1.6}, True),  # what it sends is worse than what it got, on its own data
-        ({"harm": 1.5, "norm": 1.6, "grown": float("nan")}, True),
-        ({"harm": 1.5, "grown": 1.0}, False),  # a rate too high for its data, as ever
-        ({"harm": 0.2, "grown": 1.6}, False),
-        ({"harm": 1.5, "grown": 1.6, "epochs": float("nan")}, False),
+        ({"slope": 0.4}, True),  # uphill on its own data
+        ({"slope": 0.4, "norm": 0.1}, False),  # too short to have a direction
+        ({"slope": 0.1}, False),
+        ({"slope": 0.4, "epochs": float("nan")}, False),
+        ({"norm": 3.5, "norm_per_step": 4.4, "grown": 2.3}, False),  # steps that overshoot on its data
         ({"cosine": -0.5, "cosine_during": -0.4}, True),
         ({"cosine": -0.5, "cosine_during": 0.4}, False),  # from one model only
         ({"loss": 5.0, "accuracy": 0.1, "expected_accuracy": 0.25}, True),  # the model gets its labels wrong anyway

@@ -33,13 +33,14 @@ STEEP, TOO_STEEP = 2.0, 3.0
 """Curvature times rate from which on a step overshoots farther than it came (a parabola diverges), and from which on
 the steps themselves diverge."""
 CONFLICT_LOSS, CONFLICT_ACCURACY = 2.0, 0.3
-WORSE, FAR_WORSE = 1.5, 3.0
+WORSE, FAR_WORSE, WORSE_ACCURACY = 1.5, 3.0, 0.1
 """A client's loss over what it was before from which on its data have changed for the model, and from which on that
-alone says so, also where the model is wrong about its labels anyway."""
+alone says so, also where the model is wrong about its labels anyway; and by how much fewer it must get right."""
 ABNORMAL_NORM = 3.0
-GROWN, OUTGROWN = 2.0, 2.5
-HARMFUL, LONGER = 0.5, 1.4
-"""`harm` above which, and `grown` from which on, an update is not what training on the client's data gives."""
+GROWN, FAR_GROWN, OUTGROWN = 2.0, 3.0, 3.5
+"""`grown` from which on an update is odd, far longer than it was, and that over the usual."""
+UPHILL, SHORT = 0.25, 0.2
+"""`slope` from which on an update goes uphill, and `norm` below which its direction is noise."""
 BEYOND = 100.0
 SHIFTED = 0.35
 STRUCTURED = 0.4
@@ -62,8 +63,9 @@ class ClientFinding:
         width: share of the hidden units that it trains.
         loss: of the model before the rise on its data, nats.
         accuracy: the same, fraction.
-        usual_loss: median of its own losses under the global models of its last 10 rounds before the rise, nats; NaN if
-            it took part in none.
+        usual_loss: what its data have had, at the level before the rise: exp of the median of ln(its loss / the mean
+            client's) over its last 10 rounds before the rise, times the mean client's loss of the last 5 rounds; nats.
+            NaN if it took part in none.
         expected_loss: what the hold-out data of the same labels have.
         expected_accuracy: the same.
         feature_distance: of its features to the hold-out data's, in their sd; see `feature_distance`.
@@ -74,8 +76,9 @@ class ClientFinding:
         norm_per_step: the same of the length over the number of steps.
         grown: length of its update for each step, over the median of its own in the 20 rounds before the rise; NaN if
             it took part in none.
-        harm: ln of the loss on its own data of the model that it sends over that of the model that it got, the least of
-            those rounds: training lowers it, so what stays above 0 is not what its training gave.
+        slope: cosine of what it sends to the gradient of the loss on its own data, the median of those rounds: training
+            goes downhill, so what is above 0 is not what its training gave. NaN where the client update does not
+            follow that gradient alone (scaffold, feddyn, mimelite).
         cosine: cosine of that update to the geometric median of all clients'.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
         cosine_during: the same in the first 10 rounds of the rise; NaN if in none.
@@ -100,7 +103,7 @@ class ClientFinding:
     norm: float
     norm_per_step: float
     grown: float
-    harm: float
+    slope: float
     cosine: float
     cosine_before: float
     cosine_during: float
@@ -122,7 +125,12 @@ class ClientFinding:
         lossy = not self.loss <= CONFLICT_LOSS * self.expected_loss
         wrong = self.accuracy < self.expected_accuracy - CONFLICT_ACCURACY
         far_worse = self.loss > FAR_WORSE * self.usual_loss and self.accuracy < 1 - CONFLICT_ACCURACY
-        return lossy and ((wrong and not self.as_ever) or far_worse)
+        return (lossy and wrong and not self.as_ever) or (far_worse and self.loss > self.expected_loss)
+
+    @property
+    def worse(self) -> bool:
+        """Whether its data fit the model worse than they did, if not so badly as to contradict it."""
+        return not self.as_ever and self.accuracy < self.expected_accuracy - WORSE_ACCURACY
 
     @property
     def shifted(self) -> bool:
@@ -155,24 +163,20 @@ class ClientFinding:
         return bool(reversed_ or away)
 
     @property
-    def harms_itself(self) -> bool:
-        """Whether what it sends makes the loss on its own data worse in every round, and is longer than it was.
-
-        An honest client's step may overshoot now and then. A short update harms nobody else.
-        """
-        longer = self.grown > LONGER or (np.isnan(self.grown) and self.norm > LONGER)
-        return bool(self.harm > HARMFUL and longer)
+    def uphill(self) -> bool:
+        """Whether what it sends goes uphill on its own data, in the median of the rounds that were looked at."""
+        return self.slope > UPHILL and not self.norm < SHORT
 
     @property
     def odd(self) -> bool:
         """Whether its update is worth a second look."""
-        return bool(self.turned or self.oversized or self.grown > GROWN or self.harm > HARMFUL)
+        return bool(self.turned or self.slope > 0 or self.oversized or self.grown > GROWN)
 
     @property
     def oversized(self) -> bool:
         """Whether its update is far longer than its work explains, and than it was before, if that is known."""
         longer = min(self.norm, self.norm_per_step) > ABNORMAL_NORM
-        return bool(longer and (np.isnan(self.grown) or self.grown > GROWN))
+        return bool(longer and (np.isnan(self.grown) or self.grown > FAR_GROWN))
 
 
 @dataclass(frozen=True)
@@ -219,26 +223,28 @@ class Findings:
         return tuple(one.client for one in self.clients if self._faulty(one))
 
     def _faulty(self, one: ClientFinding) -> bool:
-        if one.in_conflict:
+        if one.in_conflict or (one.worse and one.shifted):
             return not one.shifted or not one.makes_sense
         if one.client in self.cleared or not one.took_part or self.steepness > TOO_STEEP:
             return False  # where the rate makes steps diverge, honest updates are of any length and direction
         if self.works_unequally(one) or one.width < 1 or (one.shifted and np.isnan(one.grown)):
             return False  # unequal work, a narrow model and unusual features make unusual updates, these from the start
-        return one.turned or one.oversized or one.harms_itself or self.outgrown(one)
+        return one.turned or one.uphill or one.oversized or self.outgrown(one)
+
+    def _usual_growth(self) -> float:
+        """Median `grown` of the clients whose data contradict nothing; NaN if it is not known of any."""
+        others = [c.grown for c in self.clients if not c.in_conflict and np.isfinite(c.grown)]
+        return float(np.median(others)) if others else np.nan
 
     def outgrown(self, one: ClientFinding) -> bool:
         """Whether its updates became far longer than they were and as long as others', whose did not."""
-        others = [c.grown for c in self.clients if not c.in_conflict and np.isfinite(c.grown)]
-        longer = bool(others and one.grown > max(GROWN, OUTGROWN * float(np.median(others))))
-        return longer and not one.norm < 1
+        longer = one.grown > max(FAR_GROWN, OUTGROWN * self._usual_growth())
+        return bool(longer and not one.norm < 1)
 
     def shifted(self) -> tuple[str, ...]:
         """Clients whose features are unlike the others', and new to the model, but whose data make sense."""
         return tuple(
-            one.client
-            for one in self.clients
-            if one.shifted and one.makes_sense and not one.as_ever and one.client not in self.faulty()
+            one.client for one in self.clients if one.shifted and (one.in_conflict or one.worse) and one.makes_sense
         )
 
     def failed(self) -> tuple[str, ...]:

@@ -182,7 +182,7 @@ def _evidence(cause: str, clients: tuple[str, ...], found: Findings, settings: S
 
 def _of_faulty(one: ClientFinding) -> Evidence:
     who = f"client {one.client}"
-    if one.in_conflict:
+    if one.in_conflict or one.worse:
         yield (
             "loss_on_its_data",
             one.loss,
@@ -215,13 +215,13 @@ def _of_faulty(one: ClientFinding) -> Evidence:
             f"The updates of {who} point away from the others': cosine {one.cosine:.2f}, before the rise "
             f"{_short(one.cosine_before)}.",
         )
-    if one.harms_itself:
+    if one.uphill:
         yield (
-            "harm",
-            math.exp(one.harm),
-            1.0,
-            f"The model that {who} sends has {_short(math.exp(one.harm))} times the loss on its own data that the one "
-            "it got has, or more, in each of several rounds: training lowers it.",
+            "slope",
+            one.slope,
+            -1.0,
+            f"What {who} sends goes uphill on its own data: in the median of several rounds its cosine to the gradient "
+            f"of its loss is {_short(one.slope)}. Training goes downhill.",
         )
     if math.isfinite(one.left_out):
         yield (

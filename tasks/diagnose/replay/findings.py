@@ -10,9 +10,9 @@ from tasks.diagnose.causes import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.change import Sites
 from tasks.diagnose.drift import BEFORE
 from tasks.diagnose.logs import ClientLog
+from tasks.diagnose.panel import common
 from tasks.diagnose.replay.engine import Replayer
 from tasks.diagnose.replay.examine import (
-    Fit,
     Floats,
     Params,
     Probe,
@@ -38,11 +38,13 @@ _ROUNDS = 10
 """Rounds of the rise in which the log is looked at: long enough to meet most clients where few take part."""
 _RECENT = 10
 """Of a client's rounds before the rise, those whose losses say what was usual for it."""
+_LEVEL = 5
+"""Rounds before the rise whose median is the mean client's loss then."""
 _INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 50, 5
 _AGAIN = 3
 """Rounds in which the clients whose update was odd in one are asked again."""
-_WORST = 1e6
-"""A loss beyond counts as this."""
+_FOLLOW_THEIR_OWN = ("sgd", "fedprox", "fednova")
+"""Client updates that begin downhill on the client's own loss; the others are turned by what the server sends."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     influence = _influence(replays, probe, sent)
     fits = {client: probe.fit(replays.params, examples) for client, examples in data.items()}
     local = local_models(probe, sent.params, _some(sent), sent.weights, sent.steps, fits, data, test)
-    found = []
+    found, usually = [], _usual_losses(log, first)
     for client, examples in data.items():
         fit = fits[client]
         usual = expected(fit, reference)
@@ -102,7 +104,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             width=settings.federate.width.get(client, 1.0),
             loss=fit.loss,
             accuracy=fit.accuracy,
-            usual_loss=_usual_loss(log, client, first),
+            usual_loss=usually.get(client, np.nan),
             expected_loss=usual[0],
             expected_accuracy=usual[1],
             feature_distance=distance,
@@ -111,7 +113,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             norm=np.nan,
             norm_per_step=np.nan,
             grown=np.nan,
-            harm=np.nan,
+            slope=np.nan,
             cosine=np.nan,
             cosine_before=_mean(_before(log, "update_cosine_robust", client, first)),
             cosine_during=_mean([row.get("update_cosine_robust") for row in mine]),
@@ -121,11 +123,13 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
         )
         if one.failed is not None:
             one = replace(one, first_broken=local_path(probe, replays.params, examples, rate, batch, 3).first_broken)
-        if one.in_conflict and one.shifted:
+        if one.shifted and (one.in_conflict or one.worse):
             taught = learnable(probe, replays.params, examples, min(rate, 0.1), batch)
             one = replace(one, learnable=taught, structure=structure(examples[0], test[0]))
         found.append(one)
-    look = _Look(probe, data, fits, log, first, sent, _reference(found, sent))
+    gradients = _gradients(replays, probe, data)
+    follows = settings.federate.client.kind in _FOLLOW_THEIR_OWN
+    look = _Look(gradients if follows else {}, log, first, _reference(found, sent))
     once = [look.at(one, [sent]) for one in found]
     suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
     # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
@@ -137,7 +141,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
         steepness=_steepness(replays, probe, data),
         train_trend=np.nan,
         val_trend=np.nan,
-        dissimilarity=_dissimilarity(replays, probe, data),
+        dissimilarity=_dissimilarity(replays, gradients),
         local_drift=_local_drift(replays, probe, data),
         cleared=(),
         local_models=local,
@@ -160,15 +164,22 @@ def _some(sent: Captured) -> dict[str, Params]:
     return {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
 
 
-def _dissimilarity(replays: Replayer, probe: Probe, data: Sites) -> float:
-    clients = replays.cohort.clients
+def _gradients(replays: Replayer, probe: Probe, data: Sites) -> dict[str, Floats]:
+    """Each client's gradient of the loss on all its data and of the weight decay, where it is finite."""
+    decay = replays.settings.federate.client.weight_decay
     with np.errstate(all="ignore"):
-        gradients = {client: probe.gradient(replays.params, examples)[1] for client, examples in data.items()}
-    sound = [client for client, gradient in gradients.items() if np.isfinite(gradient).all()]
-    if not sound:
+        found = {
+            client: probe.gradient(replays.params, examples)[1] + decay * replays.params
+            for client, examples in data.items()
+        }
+    return {client: gradient for client, gradient in found.items() if np.isfinite(gradient).all()}
+
+
+def _dissimilarity(replays: Replayer, gradients: Mapping[str, Floats]) -> float:
+    if not gradients:
         return np.nan
-    shares = np.array([clients[client].weight for client in sound])
-    return dissimilarity([gradients[client] for client in sound], shares / shares.sum())
+    shares = np.array([replays.cohort.clients[client].weight for client in gradients])
+    return dissimilarity(list(gradients.values()), shares / shares.sum())
 
 
 def _local_drift(replays: Replayer, probe: Probe, data: Sites) -> tuple[float, ...]:
@@ -278,27 +289,25 @@ def _reference(found: Sequence[ClientFinding], sent: Captured) -> _Reference | N
 class _Look:
     """At what clients send from the model before the rise."""
 
-    probe: Probe
-    data: Sites
-    fits: Mapping[str, Fit]
+    uphill: Mapping[str, Floats]
+    """Of each client the gradient of what it minimises, at the model that it gets; none where it follows others too."""
     log: ClientLog
     first: int
-    sent: Captured
     reference: _Reference | None
 
     def at(self, one: ClientFinding, rounds: Sequence[Captured]) -> ClientFinding:
-        """The finding with what the client sent in `rounds`: the median of each measure, and the least harm."""
+        """The finding with what the client sent in `rounds`: the median of each measure."""
         mine = [sent for sent in rounds if one.client in sent.updates]
         if not mine:
             return one
         lengths = [_length(sent, one.client) for sent in mine]
         rates = [length / max(1, sent.steps[one.client]) for length, sent in zip(lengths, mine, strict=True)]
         rate, usual = float(np.median(rates)), self._usual_rate(one.client)
-        harms = [self._harm(one.client, sent) for sent in mine]
-        seen = replace(one, grown=rate / usual if usual > 0 else np.nan, harm=min(harms))
+        slope = float(np.median([self._slope(one.client, sent) for sent in mine]))
+        seen = replace(one, grown=rate / usual if usual > 0 else np.nan, slope=slope)
         if self.reference is None:
             return seen
-        cosines = [self._cosine(sent.updates[one.client]) for sent in mine]
+        cosines = [_cosine(sent.updates[one.client], self.reference.centre) for sent in mine]
         return replace(
             seen,
             norm=float(np.median(lengths)) / self.reference.length,
@@ -311,20 +320,28 @@ class _Look:
         before, steps = (_before(self.log, name, client, self.first) for name in ("update_norm", "num_steps"))
         return float(np.median(before / np.maximum(steps, 1))) if len(before) and len(before) == len(steps) else np.nan
 
-    def _harm(self, client: str, sent: Captured) -> float:
-        with np.errstate(all="ignore"):
-            after = self.probe.fit(np.asarray(sent.params + sent.updates[client], np.float32), self.data[client]).loss
-            return float(np.log(min(after, _WORST) / self.fits[client].loss)) if after == after else np.inf
-
-    def _cosine(self, update: Params) -> float:
-        assert self.reference is not None
-        size = float(np.linalg.norm(update.astype(np.float64)) * np.linalg.norm(self.reference.centre))
-        return float(update @ self.reference.centre) / size if size > 0 else np.nan
+    def _slope(self, client: str, sent: Captured) -> float:
+        return _cosine(sent.updates[client], self.uphill[client]) if client in self.uphill else np.nan
 
 
-def _usual_loss(log: ClientLog, client: str, first: int) -> float:
-    before = _before(log, "loss_before", client, first)[-_RECENT:]
-    return float(np.median(before)) if len(before) else np.nan
+def _cosine(one: Params, other: Floats) -> float:
+    size = float(np.linalg.norm(one.astype(np.float64)) * np.linalg.norm(other))
+    return float(one @ other) / size if size > 0 else np.nan
+
+
+def _usual_losses(log: ClientLog, first: int) -> dict[str, float]:
+    """What each client's loss has been, at the level before the rise; see ClientFinding."""
+    losses = log.signals.get("loss_before", np.full(len(log.rounds), np.nan))
+    known = (log.rounds < first) & (log.rounds >= first - BEFORE) & np.isfinite(losses) & (losses > 0)
+    if not known.any():
+        return {}
+    clients, rounds, losses = np.array(log.clients)[known], log.rounds[known], losses[known]
+    at, level = common(clients, rounds, losses)
+    apart = np.log(losses / level[np.searchsorted(at, rounds)])
+    now = float(np.median(level[-_LEVEL:]))
+    return {
+        client: now * float(np.exp(np.median(apart[clients == client][-_RECENT:]))) for client in np.unique(clients)
+    }
 
 
 def _length(sent: Captured, client: str) -> float:

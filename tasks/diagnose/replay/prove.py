@@ -213,7 +213,7 @@ class _Case:
         """
         suspects = findings.faulty()
         guilty = harmful(self._replays, self._probe, sent, suspects)
-        odd = {one.client for one in findings.clients if one.in_conflict or one.harms_itself or findings.outgrown(one)}
+        odd = {one.client for one in findings.clients if one.in_conflict or one.uphill or findings.outgrown(one)}
         return replace(findings, cleared=tuple(c for c in suspects if c not in guilty and c not in odd))
 
     def _reproduced(self) -> bool:
