@@ -240,6 +240,16 @@ def test_climb_into_infinity_begins_with_the_climb() -> None:
     assert (found.kind, found.round, found.until, found.loss_after) == ("not_finite", 16, 22, None)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_model_that_breaks_down_and_stays_so_does_not_date_its_rise_before_it(seed: int) -> None:
+    """It answers at random, with the loss ln 10 again and again, beside which the noise before looks like a rise."""
+    rng = np.random.default_rng(seed)
+    before = 0.5 * np.exp(-0.05 * np.arange(15) + 0.12 * rng.standard_normal(15))
+    after = np.log(10) + 0.001 * rng.standard_normal(13)
+    found = find_increase(range(1, 31), [*before, 35.0, 2e6, *after], 0.01)
+    assert (found.round, found.alarm) == (16, 16)
+
+
 def test_too_few_losses_claim_nothing() -> None:
     assert find(np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 9.0])) == Increase(detected=False)
     assert find(np.array([])) == Increase(detected=False)

@@ -148,3 +148,15 @@ def test_one_case_leaves_a_workspace_a_truth_and_a_result(tmp_path: Path) -> Non
     assert not (tmp_path / case / "workspace/truth.json").exists()
     again = subprocess.run([*command, case], capture_output=True, text=True, timeout=600)
     assert again.stdout == ""  # it has a result
+
+
+@pytest.mark.slow
+def test_both_of_two_causes_are_named_where_one_hides_the_other(tmp_path: Path) -> None:
+    case = "flip_client_rate.digits_logistic.0"
+    command = [sys.executable, str(SUITE / "suite.py"), str(tmp_path), "--seeds", "0", "--only", case]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads((tmp_path / "results" / f"{case}.json").read_text())
+    assert result["harmful"] == ["faulty_clients", "client_learning_rate"]
+    assert sorted(result["causes"]) == ["client_learning_rate", "faulty_clients"]
+    assert result["called_faulty"] == result["planted_clients"]
