@@ -241,6 +241,15 @@ def test_rise_between_two_validations_is_found_within_their_distance(tmp_path: P
         assert any("20 of 100 rounds" in sentence for sentence in found["limits"])
 
 
+def test_training_loss_that_rose_clearly_before_val_loss_is_what_is_told(tmp_path: Path) -> None:
+    clients = client_rows(12, onset=19, drifted=CLIENTS[:5])
+    for onset, loss, later in ((26, "train_loss", True), (20, "val_loss", False)):
+        found = run(write(tmp_path, round_rows(losses_of(12, onset=onset, height=2)), clients))
+        assert found["detection"]["loss"] == loss
+        assert any(f"rose too, from round {onset}" in sentence for sentence in found["limits"]) is later
+        assert not any("hold-out data did not rise" in sentence for sentence in found["limits"])
+
+
 def test_train_loss_is_tested_where_val_loss_is_missing(tmp_path: Path) -> None:
     rounds, clients = round_rows(losses_of(10, onset=19, height=2)), client_rows(10, drifted=["03"])
     found = run(write(tmp_path, rounds, clients, drop=["val_loss"]))

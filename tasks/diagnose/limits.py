@@ -42,7 +42,9 @@ def _of_the_loss(seen: Observation, rounds: RoundLog) -> Iterator[str]:
             f"{seen.loss} was measured in {seen.num_losses} of {num_rounds} rounds: the rounds between two "
             "measurements cannot be told apart."
         )
-    if seen.loss != "val_loss" and "val_loss" in tested_losses(rounds):
+    if seen.later is not None:
+        yield f"The loss on the hold-out data rose too, from round {seen.later}; the rise that came first is explained."
+    elif seen.loss != "val_loss" and "val_loss" in tested_losses(rounds):
         yield "The loss on the hold-out data did not rise beyond its noise: the model of all may be as good as before."
     elif seen.loss != "val_loss":
         yield (

@@ -12,6 +12,9 @@ from tasks.scan import FEWEST
 
 _RECENT = 4
 """Rounds before a rise whose mean loss is that before it."""
+_CLEARLY = 2
+"""Rounds by which the training loss must rise before the hold-out loss to be what is explained: a cause is found where
+it begins."""
 _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""
 
@@ -31,6 +34,7 @@ class Observation:
         failures: client to rounds in which it failed, over the whole run.
         clients: ids of all clients of the run, sorted.
         hidden: clients whose own loss rose while that of all did not; the rise is then the first of theirs.
+        later: round from which val_loss rose, too, where the rise is told of train_loss.
         train_trend: ln of the mean training loss of the rise's second half over that of its first; NaN if not known.
         val_trend: the same of the hold-out loss.
     """
@@ -45,6 +49,7 @@ class Observation:
     failures: dict[str, tuple[int, ...]]
     clients: tuple[str, ...]
     hidden: tuple[str, ...]
+    later: int | None
     train_trend: float
     val_trend: float
 
@@ -81,6 +86,7 @@ def observe(rounds: RoundLog, clients: ClientLog, significance: float) -> Observ
         {client: tuple(sorted(failed[client])) for client in sorted(failed)},
         tuple(sorted(set(clients.clients))),
         hidden,
+        _later(rounds, loss, significance),
         _trend(rounds, "train_loss", increase),
         _trend(rounds, "val_loss", increase),
     )
@@ -100,8 +106,9 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
     """The rise, its column, and the clients whose own loss rose where the mean of all hides it.
 
     A value that is not finite counts in whichever loss it came first. Half of the significance goes to the first
-    column, the other half to the second and to the clients, so that any claim has it as a whole. Where the clients'
-    losses are known, the mean client's stands for train_loss, whose noise is that of who took part (`common`).
+    column, the other half to the second and to the clients, so that any claim has it as a whole. Where both rose, the
+    first is told, unless the second did so clearly before it. Where the clients' losses are known, the mean client's
+    stands for train_loss, whose noise is that of who took part (`common`).
     """
     names = tested_losses(log)
     shares = [0.5, 0.25, 0.25] if len(names) > 1 else [0.5, 0.5]
@@ -114,7 +121,7 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
             (name, _test_of(log, clients, name, rows, significance * share / len(stages)), share / len(stages))
             for name, share in zip(names, shares[: len(names)], strict=True)
         ]
-        tested, rise, share = next((one for one in tests if one[1].detected), tests[0])
+        tested, rise, share = _earliest(log, tests)
         for name, other in broken.items():
             if rise.round is None or (other.round is not None and other.round < rise.round):
                 tested, rise, share = name, other, 1.0
@@ -123,6 +130,31 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
         if number == 0 and (found := _hidden(tested, log, clients, significance, shares[-1])) is not None:
             return found
     return tested, _whole(rise, share), ()
+
+
+def _earliest(log: RoundLog, tests: list[tuple[str, Increase, float]]) -> tuple[str, Increase, float]:
+    """The test of the loss that rose; of two, the first, unless the second began to rise clearly before it.
+
+    A loss that is not measured in every round may have risen since its last measurement.
+    """
+    rose = [one for one in tests if one[1].detected]
+    if not rose:
+        return tests[0]
+    starts = [_last_before(log, name, rise.round or 0) + 1 for name, rise, _ in rose]
+    return next(one for one, start in zip(rose, starts, strict=True) if start <= min(starts) + _CLEARLY)
+
+
+def _last_before(log: RoundLog, name: str, round_num: int) -> int:
+    """The last round before `round_num` in which the loss was measured; that before it if there is none."""
+    earlier = log.rounds[log.losses[name].given & (log.rounds < round_num)]
+    return int(earlier[-1]) if len(earlier) else round_num - 1
+
+
+def _later(log: RoundLog, loss: str, significance: float) -> int | None:
+    if loss == "val_loss" or "val_loss" not in tested_losses(log):
+        return None
+    stages = _stages(log)
+    return _test(log, "val_loss", stages[0], 0.5 * significance / len(stages)).round
 
 
 def _hidden(
