@@ -243,11 +243,18 @@ def test_rise_between_two_validations_is_found_within_their_distance(tmp_path: P
 
 def test_training_loss_that_rose_clearly_before_val_loss_is_what_is_told(tmp_path: Path) -> None:
     clients = client_rows(12, onset=19, drifted=CLIENTS[:5])
-    for onset, loss, later in ((26, "train_loss", True), (20, "val_loss", False)):
+    for onset, loss, later in ((26, "train_loss", True), (22, "train_loss", True), (21, "val_loss", False)):
         found = run(write(tmp_path, round_rows(losses_of(12, onset=onset, height=2)), clients))
         assert found["detection"]["loss"] == loss
         assert any(f"rose too, from round {onset}" in sentence for sentence in found["limits"]) is later
         assert not any("hold-out data did not rise" in sentence for sentence in found["limits"])
+
+
+def test_spike_of_the_training_loss_that_is_over_does_not_take_the_place_of_a_rise(tmp_path: Path) -> None:
+    rounds = round_rows(losses_of(12, onset=24, height=2))
+    rounds[14]["train_loss"] *= 8
+    found = run(write(tmp_path, rounds, [{**row, "loss_before": None} for row in client_rows(12)]))
+    assert (found["increase"]["round"], found["detection"]["loss"]) == (24, "val_loss")
 
 
 def test_train_loss_is_tested_where_val_loss_is_missing(tmp_path: Path) -> None:

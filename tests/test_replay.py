@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tasks.diagnose import diagnosis
 from tasks.diagnose.change import NOTHING, Change
-from tasks.diagnose.logs import read_clients, read_rounds
+from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.examine import (
     Probe,
@@ -20,6 +20,7 @@ from tasks.diagnose.replay.examine import (
     left_out_losses,
     local_path,
 )
+from tasks.diagnose.replay.findings import _usual_losses
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
 
@@ -303,3 +304,16 @@ def test_noise_cannot_be_learnt_and_a_turned_meaning_can(linear):
     noise = rng.normal(size=x.shape).astype(np.float32)
     accuracy, most = learnable(linear, params, (noise, y), 0.1, 10)
     assert accuracy < most + 0.15
+
+
+def test_usual_loss_is_that_of_the_client_at_the_level_before_the_rise():
+    """All losses fall alike, client 0's twice the others'; it was last drawn 12 rounds before the rise."""
+    rows = [(r, c) for r in range(1, 21) for c in range(6) if c or r <= 8]
+    losses = np.array([(4 if c == 0 else 2) * np.exp(-0.15 * r) for r, c in rows])
+    no = np.zeros(len(rows), bool)
+    log = ClientLog(np.array([r for r, _ in rows]), tuple(str(c) for _, c in rows), {"loss_before": losses}, no, no)
+    usual = _usual_losses(log, first=21)
+    # The median of the last five rounds is round 18's: 2 e^(-2.7) = 0.134, and twice that. What is added before the
+    # logarithm bends that by a few per cent.
+    assert usual["1"] == pytest.approx(2 * np.exp(-2.7), rel=0.05)
+    assert usual["0"] == pytest.approx(4 * np.exp(-2.7), rel=0.15)

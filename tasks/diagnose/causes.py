@@ -27,15 +27,16 @@ CAUSES = (
     "overfitting",
 )
 """The causes, the most specific first: that whose removal touches the fewest other things. A smaller client rate slows
-every rise, whatever causes it, so it is believed only where nothing narrower explains as much (see `order`)."""
+every rise, whatever causes it, so it is believed only where nothing narrower explains as much (see `order`), and where
+no step overshoots only where nothing narrower explains half."""
 
 STEEP, TOO_STEEP = 2.0, 3.0
 """Curvature times rate from which on a step overshoots farther than it came (a parabola diverges), and from which on
 the steps themselves diverge."""
 CONFLICT_LOSS, CONFLICT_ACCURACY = 2.0, 0.3
 WORSE, FAR_WORSE, WORSE_ACCURACY = 1.5, 3.0, 0.1
-"""A client's loss over what it was before from which on its data have changed for the model, and from which on that
-alone says so, also where the model is wrong about its labels anyway; and by how much fewer it must get right."""
+"""A client's loss over what it was before from which on its data have changed for the model, if it also gets that much
+fewer right; and from which on they contradict it, also where it has labels that the model is wrong about anyway."""
 ABNORMAL_NORM = 3.0
 GROWN, FAR_GROWN, OUTGROWN = 2.0, 3.0, 3.5
 """`grown` from which on an update is odd, far longer than it was, and that over the usual."""
@@ -71,14 +72,14 @@ class ClientFinding:
         feature_distance: of its features to the hold-out data's, in their sd; see `feature_distance`.
         learnable: accuracy on one half after training on the other, and the share of the most frequent label.
         structure: how much its features hang together, over how much the hold-out data's do; NaN if not known.
-        norm: length of its update over the median client's, all from the model before the rise; NaN if it failed. Of
-            clients with an odd update the median of four rounds, as of the next three.
+        norm: length of its update over the median client's, all from the model before the rise; NaN if it failed. This
+            and the next four are of one round, and of clients with an odd update in it the median of four draws.
         norm_per_step: the same of the length over the number of steps.
         grown: length of its update for each step, over the median of its own in the 20 rounds before the rise; NaN if
             it took part in none.
-        slope: cosine of what it sends to the gradient of the loss on its own data, the median of those rounds: training
-            goes downhill, so what is above 0 is not what its training gave. NaN where the client update does not
-            follow that gradient alone (scaffold, feddyn, mimelite).
+        slope: cosine of that update to the gradient of the loss on its own data: training goes downhill, so what is
+            above 0 is not what its training gave. NaN where it does not follow the gradient of its data alone
+            (scaffold, feddyn, mimelite, shared data, clipping with weight decay).
         cosine: cosine of that update to the geometric median of all clients'.
         cosine_before: the same in the 20 rounds before the rise; NaN if in none.
         cosine_during: the same in the first 10 rounds of the rise; NaN if in none.

@@ -182,7 +182,7 @@ def _evidence(cause: str, clients: tuple[str, ...], found: Findings, settings: S
 
 def _of_faulty(one: ClientFinding) -> Evidence:
     who = f"client {one.client}"
-    if one.in_conflict or one.worse:
+    if one.in_conflict or (one.worse and one.shifted):
         yield (
             "loss_on_its_data",
             one.loss,
@@ -199,7 +199,7 @@ def _of_faulty(one: ClientFinding) -> Evidence:
                 f"Trained on one half of the data of {who}, the model gets {100 * one.learnable[0]:.0f} % of the other "
                 f"half right; always answering its most frequent label, {100 * one.learnable[1]:.0f} %.",
             )
-    if not one.in_conflict:
+    else:
         yield (
             "update_norm",
             one.norm,
@@ -266,6 +266,7 @@ def _signals(found: Findings) -> dict[str, Any]:
                 "norm",
                 "norm_per_step",
                 "grown",
+                "slope",
                 "cosine",
                 "cosine_before",
                 "cosine_during",

@@ -13,8 +13,8 @@ from tasks.scan import FEWEST
 _RECENT = 4
 """Rounds before a rise whose mean loss is that before it."""
 _CLEARLY = 2
-"""Rounds by which the training loss must rise before the hold-out loss to be what is explained: a cause is found where
-it begins."""
+"""Rounds by more than which the training loss must rise before the hold-out loss to be what is explained: a cause is
+found where it begins."""
 _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""
 
@@ -67,7 +67,7 @@ class Observation:
 
 def observe(rounds: RoundLog, clients: ClientLog, significance: float) -> Observation:
     """Returns what the two logs show; `significance` is the probability of a rise claimed where there is none."""
-    loss, increase, hidden = _increase(rounds, clients, significance)
+    loss, increase, hidden, later = _increase(rounds, clients, significance)
     window = _window(rounds, loss, increase)
     drifts = drift(clients, *window, significance) if window else []
     place = {client: number for number, client in enumerate(ranking(drifts))}
@@ -86,7 +86,7 @@ def observe(rounds: RoundLog, clients: ClientLog, significance: float) -> Observ
         {client: tuple(sorted(failed[client])) for client in sorted(failed)},
         tuple(sorted(set(clients.clients))),
         hidden,
-        _later(rounds, loss, significance),
+        later,
         _trend(rounds, "train_loss", increase),
         _trend(rounds, "val_loss", increase),
     )
@@ -102,8 +102,11 @@ def tested_losses(log: RoundLog) -> list[str]:
     return able or [max(known, key=lambda name: int(log.losses[name].given.sum()))]
 
 
-def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[str, Increase, tuple[str, ...]]:
-    """The rise, its column, and the clients whose own loss rose where the mean of all hides it.
+Found = tuple[str, Increase, tuple[str, ...], int | None]
+
+
+def _increase(log: RoundLog, clients: ClientLog, significance: float) -> Found:
+    """The rise's column, the rise, the clients whose own loss rose where the mean hides it, and Observation.later.
 
     A value that is not finite counts in whichever loss it came first. Half of the significance goes to the first
     column, the other half to the second and to the clients, so that any claim has it as a whole. Where both rose, the
@@ -121,27 +124,29 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> tuple[s
             (name, _test_of(log, clients, name, rows, significance * share / len(stages)), share / len(stages))
             for name, share in zip(names, shares[: len(names)], strict=True)
         ]
-        tested, rise, share = _earliest(log, tests)
+        tested, rise, share = _told(log, tests)
         for name, other in broken.items():
             if rise.round is None or (other.round is not None and other.round < rise.round):
                 tested, rise, share = name, other, 1.0
         if rise.detected:
-            return tested, _whole(rise, share), ()
+            of_val = [other.round for name, other, _ in tests if name == "val_loss" != tested]
+            return tested, _whole(rise, share), (), of_val[0] if of_val else None
         if number == 0 and (found := _hidden(tested, log, clients, significance, shares[-1])) is not None:
             return found
-    return tested, _whole(rise, share), ()
+    return tested, _whole(rise, share), (), None
 
 
-def _earliest(log: RoundLog, tests: list[tuple[str, Increase, float]]) -> tuple[str, Increase, float]:
-    """The test of the loss that rose; of two, the first, unless the second began to rise clearly before it.
+def _told(log: RoundLog, tests: list[tuple[str, Increase, float]]) -> tuple[str, Increase, float]:
+    """The test of the loss that rose; of two, the first, unless the second's rise led to it and began clearly before.
 
     A loss that is not measured in every round may have risen since its last measurement.
     """
     rose = [one for one in tests if one[1].detected]
-    if not rose:
-        return tests[0]
-    starts = [_last_before(log, name, rise.round or 0) + 1 for name, rise, _ in rose]
-    return next(one for one, start in zip(rose, starts, strict=True) if start <= min(starts) + _CLEARLY)
+    if len(rose) < 2:
+        return rose[0] if rose else tests[0]
+    start, earlier = (_last_before(log, name, rise.round or 0) + 1 for name, rise, _ in rose)
+    led_to_it = (rose[1][1].until or 0) >= start - 1
+    return rose[1] if earlier < start - _CLEARLY and led_to_it else rose[0]
 
 
 def _last_before(log: RoundLog, name: str, round_num: int) -> int:
@@ -150,16 +155,7 @@ def _last_before(log: RoundLog, name: str, round_num: int) -> int:
     return int(earlier[-1]) if len(earlier) else round_num - 1
 
 
-def _later(log: RoundLog, loss: str, significance: float) -> int | None:
-    if loss == "val_loss" or "val_loss" not in tested_losses(log):
-        return None
-    stages = _stages(log)
-    return _test(log, "val_loss", stages[0], 0.5 * significance / len(stages)).round
-
-
-def _hidden(
-    tested: str, log: RoundLog, clients: ClientLog, significance: float, share: float
-) -> tuple[str, Increase, tuple[str, ...]] | None:
+def _hidden(tested: str, log: RoundLog, clients: ClientLog, significance: float, share: float) -> Found | None:
     """A rise of a few clients, or failures that the loss of all hides; None if there is neither."""
     hidden = _of_clients(log, clients, significance * share)
     if hidden:
@@ -174,10 +170,10 @@ def _hidden(
         )
         column = "train_loss" if "train_loss" in log.losses else tested
         names = [one.client for one in hidden]
-        return column, _of_their_own(rise, clients, names), tuple(names)
+        return column, _of_their_own(rise, clients, names), tuple(names), None
     if clients.not_finite.any():
         names_failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
-        return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed))
+        return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed)), None
     return None
 
 

@@ -105,14 +105,15 @@ def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance:
     return found
 
 
-def common(clients: NDArray[np.str_], rounds: Ints, losses: Floats) -> tuple[Ints, Floats]:
+def common(clients: NDArray[np.str_], rounds: Ints, losses: Floats, least: float | None = None) -> tuple[Ints, Floats]:
     """Returns the rounds (R,) and the loss (R,) of the mean client in each, whoever took part.
 
-    exp of b_t in z_kt = a_k + b_t + noise, the least squares fit to the log losses z of client k in round t with
-    Σ_k a_k = 0: a round in which clients of high loss take part is not a rise, and one client's large loss does not
-    hide what all the others' do. `clients`, `rounds` and `losses` as for `risen`.
+    exp of b_t in z_kt = a_k + b_t + noise, the least squares fit to z, the log of the loss + `least` (a quarter of the
+    median loss), of client k in round t with Σ_k a_k = 0: a round in which clients of high loss take part is not a
+    rise, and one client's large loss does not hide what all the others' do. `clients`, `rounds` and `losses` as for
+    `risen`.
     """
-    z = _logarithm(losses)
+    z = _logarithm(losses) if least is None else np.log(losses + least)
     at, when = np.unique(rounds, return_inverse=True)
     _, who = np.unique(clients, return_inverse=True)
     factor, level = np.zeros(who.max() + 1), np.zeros(len(at))

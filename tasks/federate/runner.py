@@ -203,10 +203,9 @@ class Runner:
             return 1.0  # and not a sum that rounds to something else
         return sum(self._cohort.clients[client].share for client in left)
 
-    def all_updates(self, state: Any, round_num: int, clients: Iterable[str] | None = None) -> dict[str, Any]:
-        """Returns what each of `clients` (None: every client) would send in round `round_num`, or `Failed`."""
-        asked = self._cohort.clients if clients is None else clients
-        inputs = {client: self._client_input(state, client, round_num) for client in asked}
+    def updates(self, state: Any, round_num: int, clients: Iterable[str]) -> dict[str, Any]:
+        """Returns what each of `clients` would send in round `round_num` if it took part, or `Failed`."""
+        inputs = {client: self._client_input(state, client, round_num) for client in clients}
         return _each(self._computations.train, state, inputs)
 
     def _sample(self, state: Any, round_num: int, excluded: Collection[str]) -> list[str]:

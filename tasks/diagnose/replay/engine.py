@@ -129,15 +129,19 @@ class Replayer:
         found = faults.examples(simulated, told, tf.constant(x), tf.constant(y), self.cohort.num_classes)
         return found[0].numpy(), found[1].numpy()
 
-    def updates(self, round_num: int, clients: Sequence[str] | None = None) -> dict[str, Any]:
+    def updates(self, round_num: int, clients: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
         """Returns what `clients` (None: all) send in round `round_num` from the model that the replays start from.
 
-        That counts as the rounds that it takes until each of them has been drawn once.
+        That counts as the rounds that it takes until each of them has been drawn once. Another `seed` draws other
+        batches.
         """
         asked = list(self.cohort.clients) if clients is None else clients
         per_round = clients_per_round(self.settings.federate.sampling, len(self.cohort.clients))
         self.spent += -(-len(asked) // per_round)
-        return self._initial.all_updates(self._state, round_num, asked)
+        if not seed:
+            return self._initial.updates(self._state, round_num, asked)
+        again = self.course(NOTHING, seed)
+        return again.runner.updates(again.state, round_num, asked)
 
     def course(self, change: Change, seed: int) -> Course:
         """Returns a replay that has not begun; seed 0 draws what the run drew.

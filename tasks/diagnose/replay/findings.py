@@ -38,6 +38,8 @@ _ROUNDS = 10
 """Rounds of the rise in which the log is looked at: long enough to meet most clients where few take part."""
 _RECENT = 10
 """Of a client's rounds before the rise, those whose losses say what was usual for it."""
+_FLOOR = 0.02
+"""Share of the median loss that is added to all before the logarithm: a loss of 0 has none."""
 _LEVEL = 5
 """Rounds before the rise whose median is the mean client's loss then."""
 _INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 50, 5
@@ -59,9 +61,9 @@ class Captured:
     steps: Mapping[str, int]
 
 
-def capture(replays: Replayer, round_num: int, clients: Sequence[str] | None = None) -> Captured:
+def capture(replays: Replayer, round_num: int, clients: Sequence[str] | None = None, seed: int = 0) -> Captured:
     """Returns what `clients` (None: all) send in `round_num`; those that fail are left out."""
-    results = replays.updates(round_num, clients)
+    results = replays.updates(round_num, clients, seed)
     used = {c: r for c, r in results.items() if not isinstance(r, Failed) and r["finite"]}
     return Captured(
         round_num,
@@ -128,12 +130,11 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             one = replace(one, learnable=taught, structure=structure(examples[0], test[0]))
         found.append(one)
     gradients = _gradients(replays, probe, data)
-    follows = settings.federate.client.kind in _FOLLOW_THEIR_OWN
-    look = _Look(gradients if follows else {}, log, first, _reference(found, sent))
+    look = _Look(_of_objectives(replays, gradients), log, first, _reference(found, sent))
     once = [look.at(one, [sent]) for one in found]
     suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
     # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
-    again = [capture(replays, sent.round_num + k, suspects) for k in range(1, _AGAIN + 1)] if suspects else []
+    again = [capture(replays, sent.round_num, suspects, seed) for seed in range(1, _AGAIN + 1)] if suspects else []
     return Findings(
         clients=tuple(look.at(one, [sent, *again]) if one.client in suspects else one for one in once),
         label_skew=mean_label_distance(sizes),
@@ -165,14 +166,20 @@ def _some(sent: Captured) -> dict[str, Params]:
 
 
 def _gradients(replays: Replayer, probe: Probe, data: Sites) -> dict[str, Floats]:
-    """Each client's gradient of the loss on all its data and of the weight decay, where it is finite."""
-    decay = replays.settings.federate.client.weight_decay
+    """Each client's gradient of the loss on all its data, where it is finite."""
     with np.errstate(all="ignore"):
-        found = {
-            client: probe.gradient(replays.params, examples)[1] + decay * replays.params
-            for client, examples in data.items()
-        }
+        found = {client: probe.gradient(replays.params, examples)[1] for client, examples in data.items()}
     return {client: gradient for client, gradient in found.items() if np.isfinite(gradient).all()}
+
+
+def _of_objectives(replays: Replayer, gradients: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The gradients of what the clients minimise; none where what they follow is not that of their data alone."""
+    federate = replays.settings.federate
+    client = federate.client
+    clipped = client.clip_norm > 0 and client.weight_decay > 0  # the loss's part only
+    if client.kind not in _FOLLOW_THEIR_OWN or federate.shared_fraction > 0 or clipped:
+        return {}
+    return {name: gradient + client.weight_decay * replays.params for name, gradient in gradients.items()}
 
 
 def _dissimilarity(replays: Replayer, gradients: Mapping[str, Floats]) -> float:
@@ -289,8 +296,8 @@ def _reference(found: Sequence[ClientFinding], sent: Captured) -> _Reference | N
 class _Look:
     """At what clients send from the model before the rise."""
 
-    uphill: Mapping[str, Floats]
-    """Of each client the gradient of what it minimises, at the model that it gets; none where it follows others too."""
+    gradients: Mapping[str, Floats]
+    """Of each client that of what it minimises, at the model that it gets; none where it follows others too."""
     log: ClientLog
     first: int
     reference: _Reference | None
@@ -321,7 +328,7 @@ class _Look:
         return float(np.median(before / np.maximum(steps, 1))) if len(before) and len(before) == len(steps) else np.nan
 
     def _slope(self, client: str, sent: Captured) -> float:
-        return _cosine(sent.updates[client], self.uphill[client]) if client in self.uphill else np.nan
+        return _cosine(sent.updates[client], self.gradients[client]) if client in self.gradients else np.nan
 
 
 def _cosine(one: Params, other: Floats) -> float:
@@ -335,13 +342,13 @@ def _usual_losses(log: ClientLog, first: int) -> dict[str, float]:
     known = (log.rounds < first) & (log.rounds >= first - BEFORE) & np.isfinite(losses) & (losses > 0)
     if not known.any():
         return {}
-    clients, rounds, losses = np.array(log.clients)[known], log.rounds[known], losses[known]
-    at, level = common(clients, rounds, losses)
-    apart = np.log(losses / level[np.searchsorted(at, rounds)])
+    clients, rounds = np.array(log.clients)[known], log.rounds[known]
+    least = _FLOOR * float(np.median(losses[known]))
+    at, level = common(clients, rounds, losses[known], least)
+    apart = np.log((losses[known] + least) / level[np.searchsorted(at, rounds)])
     now = float(np.median(level[-_LEVEL:]))
-    return {
-        client: now * float(np.exp(np.median(apart[clients == client][-_RECENT:]))) for client in np.unique(clients)
-    }
+    usual = {client: now * np.exp(np.median(apart[clients == client][-_RECENT:])) for client in np.unique(clients)}
+    return {client: max(float(loss) - least, 0.0) for client, loss in usual.items()}
 
 
 def _length(sent: Captured, client: str) -> float:

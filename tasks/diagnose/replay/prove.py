@@ -33,6 +33,7 @@ _LEAST, _MOST = 3, 12
 """Rounds of the rise that a replay runs at least, and rounds that it has at most."""
 _EVIDENT = ("faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift", "server_learning_rate")
 _WITH_OTHERS = (*_EVIDENT, "client_learning_rate")
+_SKEWS, _OF_DATA = ("quantity_skew", "label_skew"), ("faulty_clients", "feature_shift")
 _LASTING = 0.15
 """Causes that are proposed only where something speaks for them, those that may come second, and the fall of the log
 loss that then suffices."""
@@ -208,8 +209,8 @@ class _Case:
     def _acquit(self, findings: Findings, sent: Captured) -> Findings:
         """Clears suspects whose updates harm the model no more than honest ones do.
 
-        Not those whose data contradict it or whose updates alone became longer: one round's harm is small beside what
-        honest clients with different data do to each other, and it is the replay that decides.
+        Not those whose data contradict it, whose updates go uphill or alone became longer: one round's harm is small
+        beside what honest clients with different data do to each other, and it is the replay that decides.
         """
         suspects = findings.faulty()
         guilty = harmful(self._replays, self._probe, sent, suspects)
@@ -240,7 +241,7 @@ class _Case:
         for candidate in proposed:
             seat = _Seat(candidate)
             if self._run(seat, 0, self._halfway()):
-                best = min(1.0, max([self._removes(one) for one in self._seats], default=0.0))
+                best = max([self._removes(one) for one in self._seats], default=0.0)
                 evident = candidate.cause in _EVIDENT
                 self._seats.append(seat)
                 if self._removes(seat) >= (_HOPELESS if evident else max(_HOPELESS, best - 2 * _MARGIN)):
@@ -268,7 +269,7 @@ class _Case:
         return True
 
     def _effect(self, seat: _Seat, loss: str = "") -> Effect:
-        level = self._level if loss in ("", self._loss) else self._level_of_other() or self._level
+        level = self._level_of(loss or self._loss) or self._level
         by_seed = [
             _removed(self._window(self._baselines[seed], loss), self._window(course, loss), level)
             for seed, course in sorted(seat.courses.items())
@@ -281,32 +282,47 @@ class _Case:
         return effect.mean if effect.by_seed else 0.0
 
     def _decide(self) -> list[Proof]:
+        left = list(self._seats)
+        while (first := self._likeliest(left)) is not None:
+            if proven := self._confirmed(first):
+                return proven
+            left = [seat for seat in left if seat is not first]
+            if not self._affords(2):
+                break
+        if pair := self._pair():
+            return pair
         # Training that ends before the rise cannot rise: it explains only what nothing else does.
-        last = [seat for seat in self._seats if seat.candidate.cause == "overfitting"]
-        slower = [seat for seat in self._seats if seat.candidate.cause == "client_learning_rate"]
-        others = [seat for seat in self._seats if seat not in last and seat not in slower]
+        last = self._first_cause([seat for seat in left if seat.candidate.cause == "overfitting"])
+        return self._confirmed(last) if last is not None else []
+
+    def _likeliest(self, seats: Sequence[_Seat]) -> _Seat | None:
+        last = [seat for seat in seats if seat.candidate.cause == "overfitting"]
+        slower = [seat for seat in seats if seat.candidate.cause == "client_learning_rate"]
+        others = [seat for seat in seats if seat not in last and seat not in slower]
         if self._steep:
-            first = self._first_cause([*others, *slower])
-        else:
-            # Where no step overshoots, a lower rate only puts off what else raises the loss.
-            first = self._first_cause(others)
-            if first is None and (slow := self._first_cause(slower)):
-                first = self._first_cause(last) or slow
-        if first is None:
-            pair = self._pair()
-            first = self._first_cause(last) if not pair else None
-            if first is None:
-                return pair
+            return self._first_cause([*others, *slower])
+        # Where no step overshoots, a lower rate only puts off what else raises the loss.
+        first = self._first_cause(others)
+        if first is None and (slow := self._first_cause(slower)):
+            first = self._first_cause(last) or slow
+        return first
+
+    def _confirmed(self, first: _Seat) -> list[Proof]:
+        """The proof of a cause, and of one beside it if there is one; empty if other seeds do not confirm it."""
         # Before the other seeds of the first, which would use up the budget: one cause may hide another.
         second = self._second(first)
         self._confirm(first)
         if not self._effect(first).proven:
-            return self._pair()
-        return [self._proof(first)] if second is None else [self._proof(first), second]
+            return []
+        if second is None:
+            return [self._proof(first)]
+        # Data that have changed come before what they always were.
+        changed = first.candidate.cause in _SKEWS and second.candidate.cause in _OF_DATA
+        return [second, self._proof(first)] if changed else [self._proof(first), second]
 
     def _first_cause(self, seats: Sequence[_Seat]) -> _Seat | None:
         """The most specific of the candidates that remove nearly as much as the best does."""
-        known = {id(seat): min(self._removes(seat), 1.0) for seat in seats}
+        known = {id(seat): self._removes(seat) for seat in seats}
         if not known or max(known.values()) < PROVEN:
             return None
         bar = max(PROVEN, max(known.values()) - _MARGIN)
@@ -337,7 +353,8 @@ class _Case:
             both = self._together(first, other)
             if not self._run(both, 0, self._halfway()):
                 continue
-            if max(self._fall(first, both), self._fall(first, both, self._other)) < _NOTHING:
+            falls = [self._fall(first, both, loss) for loss in (self._loss, self._other)]
+            if (max(falls) if cause in _EVIDENT else falls[0]) < _NOTHING:
                 continue
             self._run(both, 0)
             gain, loss = self._gain(first, both, cause)
@@ -351,32 +368,36 @@ class _Case:
 
     def _gain(self, first: _Seat, both: _Seat, cause: str) -> tuple[float, str]:
         """The fall of the log loss by which `cause` counts as the second, and of which loss; 0 if it does not."""
-        gain = self._fall(first, both)
-        share = min(self._removes(both), 1.0) - min(self._removes(first), 1.0)
+        gain = self._fall(first, both, self._loss)
+        share = self._removes(both) - self._removes(first)
         if share >= _REST or (cause in _EVIDENT and gain >= _LASTING):
             return gain, self._loss
         if cause in _EVIDENT and self._ends_the_rest(first, both):
             return self._fall(first, both, self._other), self._other
         return 0.0, self._loss
 
-    def _fall(self, one: _Seat, other: _Seat, loss: str = "") -> float:
-        """Mean fall of the log loss from the replay of `one` to that of `other`."""
+    def _fall(self, one: _Seat, other: _Seat, loss: str) -> float:
+        """Mean fall of the log of a loss from the replay of `one` to that of `other`."""
+        level = self._level_of(loss)
+        if level is None:
+            return 0.0
         losses = [self._window(seat.courses[0], loss) for seat in (one, other)]
-        before, after = (height(part[: min(map(len, losses))], self._level) for part in losses)
+        before, after = (height(part[: min(map(len, losses))], level) for part in losses)
         return before - after
 
     def _ends_the_rest(self, first: _Seat, both: _Seat) -> bool:
-        """Whether the other loss is still up without the first cause, and comes down without the second, too."""
-        level = self._level_of_other()
-        if level is None:
+        """Whether the other loss rose, is still up without the first cause, and comes down without the second, too."""
+        level = self._level_of(self._other)
+        if level is None or height(self._window(self._baselines[0], self._other), level) < _REMAINS:
             return False
-        losses = [self._window(seat.courses[0], self._other) for seat in (first, both)]
-        remains, then = (height(part[: min(map(len, losses))], level) for part in losses)
-        return remains >= _REMAINS and remains - then >= max(0.5 * remains, _LASTING)
+        remains = height(self._window(first.courses[0], self._other), level)
+        return remains >= _REMAINS and self._fall(first, both, self._other) >= max(0.5 * remains, _LASTING)
 
-    def _level_of_other(self) -> float | None:
-        """The other loss before the rise; None if that is not known."""
-        if self._other == "val_loss":
+    def _level_of(self, loss: str) -> float | None:
+        """A loss before the rise; None if that is not known."""
+        if loss == self._loss:
+            return self._level
+        if loss == "val_loss":
             return self._replays.loss
         means = _mean_losses_of(self._log, range(self._first - _BEFORE, self._first))
         return float(np.exp(np.mean(np.log(means)))) if means else None
@@ -431,7 +452,7 @@ class _Case:
                 loss = float(np.mean(self._window(seat.courses[0])))
                 tried.append(Tried(remedy, self._removes(seat), loss))
         # Below the level before the rise there is nothing left to take back: then the most fitting stays first.
-        return tuple(sorted(tried, key=lambda one: -round(min(one.recovers, 1.0), 2)))
+        return tuple(sorted(tried, key=lambda one: -round(one.recovers, 2)))
 
 
 def _removed(without: Sequence[float], with_change: Sequence[float], level: float) -> float:
@@ -456,10 +477,10 @@ def _loss_of_others(log: ClientLog, hidden: tuple[str, ...], first: int, last: i
 
 
 def _mean_losses_of(log: ClientLog, rounds: Iterable[int], without: tuple[str, ...] = ()) -> list[float]:
-    """The training loss in each of `rounds` that has one above 0, without the clients `without`."""
-    weights = log.signals.get("num_examples", np.ones(len(log.rounds)))
-    losses = log.signals["loss_before"]
-    usable = ~log.of(*without) & np.isfinite(losses) & np.isfinite(weights) & (losses > 0)
+    """The training loss in each of `rounds` that has one above 0, without the clients `without`; as in rounds.csv."""
+    weights = log.signals.get("weight", log.signals.get("num_examples", np.ones(len(log.rounds))))
+    losses = log.signals.get("loss_before", np.full(len(log.rounds), np.nan))
+    usable = ~log.of(*without) & ~log.failed & np.isfinite(losses) & (losses > 0) & (weights > 0)
     rows = [(log.rounds == round_num) & usable for round_num in rounds]
     return [float(np.average(losses[at], weights=weights[at])) for at in rows if at.any()]
 

@@ -273,7 +273,7 @@ def _without(plant: Plant, cause: str) -> Plant:
     if cause in _FAST_OR_SERVER:
         return replace(plant, causes=(other,), changed={}, of_base={})
     if cause == "architecture_variation":
-        return replace(plant, causes=(other,), by_client=None, by_others=False)
+        return replace(plant, causes=(other,), by_client=None)
     return replace(plant, causes=(other,), operation=None)
 
 

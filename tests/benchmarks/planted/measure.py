@@ -40,7 +40,7 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     causes, truth = found["causes"], PLANTS[case.plant].causes
     above = {name: _above([line["row"][name] for line in planted.lines]) for name in rounds.losses}
-    own = max((_above(_own(clients, client), OWN_WINDOW) for client in planted.clients), default=-math.inf)
+    own = max((_own_rise(clients, client, planted.onset) for client in planted.clients), default=-math.inf)
     real = any(gaps[name] >= REAL and above[name] >= ABOVE for name in gaps)
     harmful = [cause for cause in truth if _harmful(cause, planted)]
     named = sorted({client for one in causes if one["cause"] == "faulty_clients" for client in one["clients"]})
@@ -86,20 +86,21 @@ def _harmful(cause: str, planted: Planted) -> bool:
     )
 
 
-OWN_WINDOW = 3
+_OWN_WINDOW = 3
 
 
-def _own(log: ClientLog, client: str) -> list[float]:
-    """The client's loss before its local work, by round; NaN where it took no part."""
-    found = [math.nan] * ROUNDS
-    for row in np.flatnonzero(np.array(log.clients) == client):
-        found[int(log.rounds[row]) - 1] = float(log.signals["loss_before"][row])
-    return found
+def _own_rise(log: ClientLog, client: str, onset: int | None) -> float:
+    """Returns ln of the mean of the client's first 3 losses from the onset on over that of its last 3 before it."""
+    rows = log.of(client) & ~np.isnan(log.signals["loss_before"])
+    rounds, losses = log.rounds[rows], log.signals["loss_before"][rows]
+    after = [_finite(loss) for loss in losses[rounds >= (onset or ONSET)][:_OWN_WINDOW]]
+    before = [_finite(loss) for loss in losses[rounds < ONSET][-_OWN_WINDOW:]]
+    return float(np.log(np.mean(after) / np.mean(before))) if after and before else -math.inf
 
 
-def _above(losses: Sequence[float], window: int = 8) -> float:
-    """Returns ln of the mean of the rounds from the onset on over that of the 3 (known) rounds before it."""
-    after = [_finite(loss) for loss in losses[ONSET - 1 : ONSET - 1 + window] if not _missing(loss)]
+def _above(losses: Sequence[float]) -> float:
+    """Returns ln of the mean of the 8 rounds from the onset on over that of the 3 (known) rounds before it."""
+    after = [_finite(loss) for loss in losses[ONSET - 1 : ONSET + 7] if not _missing(loss)]
     before = [_finite(loss) for loss in losses[: ONSET - 1] if not _missing(loss)][-3:]
     return float(np.log(np.mean(after) / np.mean(before))) if after and before else -math.inf
 
