@@ -1,15 +1,18 @@
 """Replays of real rounds, and what is found of clients from the model before the rise."""
 
 import shutil
+from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tasks.diagnose import diagnosis
+from tasks.diagnose.causes import Candidate
 from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
-from tasks.diagnose.replay.engine import replayer
+from tasks.diagnose.replay.engine import Course, replayer
 from tasks.diagnose.replay.examine import (
     Probe,
     curvature,
@@ -21,6 +24,7 @@ from tasks.diagnose.replay.examine import (
     local_path,
 )
 from tasks.diagnose.replay.findings import _usual_losses
+from tasks.diagnose.replay.prove import _Case, _Seat
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
 
@@ -317,3 +321,47 @@ def test_usual_loss_is_that_of_the_client_at_the_level_before_the_rise():
     # logarithm bends that by a few per cent.
     assert usual["1"] == pytest.approx(2 * np.exp(-2.7), rel=0.05)
     assert usual["0"] == pytest.approx(4 * np.exp(-2.7), rel=0.15)
+
+
+def course(val: Sequence[float], train: Sequence[float]) -> Course:
+    return Course(NOTHING, None, None, 16 + len(val), {"val_loss": [*val], "train_loss": [*train]})
+
+
+def case(unchanged: Course, first: int = 16, last: int = 19) -> _Case:
+    """The tournament of a rise of val_loss from 0.3 in round 16; train_loss was 0.3 before it, too."""
+    made = object.__new__(_Case)
+    made._replays = SimpleNamespace(from_round=15, loss=0.3)
+    made._loss, made._other, made._level, made._hidden = "val_loss", "train_loss", 0.3, ()
+    made._first, made._last, made._telling, made._baselines = first, last, set(range(1, 31)), {0: unchanged}
+    before = np.arange(1, 16)
+    losses, no = np.full(15, 0.3), np.zeros(15, bool)
+    made._log = ClientLog(before, ("00",) * 15, {"loss_before": losses}, no, no)
+    return made
+
+
+def seat(val: Sequence[float], train: Sequence[float]) -> _Seat:
+    return _Seat(Candidate("", NOTHING), {0: course(val, train)})
+
+
+def test_a_second_cause_is_asked_for_by_the_other_loss_where_that_is_still_up():
+    low, high = [0.3] * 4, [1.2] * 4
+    without_first, without_both = seat(low, high), seat(low, low)
+    gain = case(course([2.0] * 4, [2.0] * 4))._gain
+    # train_loss falls from 1.2 to 0.3, by ln 4, and val_loss has nothing left to fall by.
+    assert gain(without_first, without_both, "faulty_clients") == (pytest.approx(np.log(4)), "train_loss")
+    assert gain(without_first, without_both, "client_learning_rate")[0] == 0  # nothing speaks for it
+    assert gain(without_both, without_both, "faulty_clients")[0] == 0  # nothing is left
+    # A loss that rose only with the first change is no rise that a second one explains.
+    assert case(course([2.0] * 4, low))._gain(without_first, without_both, "faulty_clients")[0] == 0
+    # What falls of val_loss itself counts, too: from 0.6 to 0.3 is ln 2.
+    assert gain(seat([0.6] * 4, low), without_both, "faulty_clients") == (pytest.approx(np.log(2)), "val_loss")
+
+
+def test_replays_end_where_half_of_the_rise_is_seen():
+    made = case(course([1.0] * 4, [1.0] * 4))
+    made._rounds, made._losses, made._alarm = np.arange(14, 22), np.array([0.3, 0.3, 0.35, 0.5, 0.7, 1.2, 1.2, 1.2]), 21
+    # From 0.3 to 1.2 is ln 4; half of it, 0.6, is passed in round 18.
+    made._rise = SimpleNamespace(loss_after=1.2)
+    assert made._half_risen() == 18
+    made._rise = SimpleNamespace(loss_after=None)  # not finite
+    assert made._half_risen() == 21

@@ -33,10 +33,11 @@ _LEAST, _MOST = 3, 12
 """Rounds of the rise that a replay runs at least, and rounds that it has at most."""
 _EVIDENT = ("faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift", "server_learning_rate")
 _WITH_OTHERS = (*_EVIDENT, "client_learning_rate")
+"""Causes that are proposed only where something speaks for them, and those that may come second."""
 _SKEWS, _OF_DATA = ("quantity_skew", "label_skew"), ("faulty_clients", "feature_shift")
+"""What the clients' data have always been, and what has changed of them."""
 _LASTING = 0.15
-"""Causes that are proposed only where something speaks for them, those that may come second, and the fall of the log
-loss that then suffices."""
+"""The fall of the log loss that suffices for a second cause with evidence of its own."""
 _REMAINS = 0.1
 """Of the other loss: the log of what remains of its rise without the first cause, from which on it asks for a second
 one. That must take half of it away, and a lasting part of the loss."""
