@@ -159,6 +159,14 @@ def page_of(found: dict[str, Any], clients: list[str] | None = None, losses: Any
     return to_html(found, round_log(losses), client_log(clients or ["03", "00", "01"], len(losses)), more.get("held"))
 
 
+def test_share_that_all_seeds_agree_on_has_no_interval() -> None:
+    found = diagnosis()
+    found["causes"][0]["replay"]["removes"] = {"mean": 1.0, "low": 0.998, "high": 1.0}
+    said = Page(page_of(found)).said
+    assert "That removes 100 % of the rise." in said
+    assert "100 % to 100 %" not in said
+
+
 def test_replay_of_the_other_loss_says_of_which() -> None:
     found = diagnosis()
     found["causes"][0]["replay"]["loss"] = "train_loss"

@@ -80,6 +80,7 @@ SIGNALS = {
     "update_norm": "length of its update",
     "update_cosine": "agreement with the mean update",
     "update_cosine_robust": "agreement with the other updates",
+    "slope": "direction on its own data (-1: downhill)",
     "loss_before": "own loss before local work",
     "loss_after": "own loss after local work",
     "loss_change": "change of its own loss",

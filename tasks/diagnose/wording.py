@@ -200,10 +200,11 @@ def _effect(remedy: Remedy) -> str:
 
 
 def removal(replay: Replay) -> str:
-    """Returns the share of the rise that the change removes, with its interval: `95 % (90 % to 100 %)`."""
-    if replay.low is None or replay.high is None:
-        return percent(replay.removes)
-    return f"{percent(replay.removes)} ({percent(replay.low)} to {percent(replay.high)})"
+    """Returns the share of the rise that the change removes, and its interval if it has one: `95 % (90 % to 98 %)`."""
+    share, low, high = percent(replay.removes), percent(replay.low), percent(replay.high)
+    if replay.low is None or replay.high is None or low == high == share:
+        return share
+    return f"{share} ({low} to {high})"
 
 
 def change_of(replay: Replay) -> str:
