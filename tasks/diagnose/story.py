@@ -52,11 +52,11 @@ class Replay:
     from_round: int | None
     unchanged: Series
     changed: Series
-    loss: str
     seeds: int | None
     removes: float | None
     low: float | None
     high: float | None
+    loss: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,11 @@ def _replay(raw: Mapping[str, Any]) -> Replay:
         _whole(raw, "from_round"),
         _series(raw, "loss_without"),
         _series(raw, "loss_with"),
-        _text(raw, "loss"),
         _whole(raw, "seeds"),
         _share(raw),
         number(interval.get("low")),
         number(interval.get("high")),
+        _text(raw, "loss"),
     )
 
 
