@@ -139,6 +139,11 @@ class ClientFinding:
         return self.feature_distance > SHIFTED
 
     @property
+    def changed(self) -> bool:
+        """Whether its data contradict the model, or fit it worse than they did and have features unlike the others'."""
+        return self.in_conflict or (self.worse and self.shifted)
+
+    @property
     def took_part(self) -> bool:
         """Whether it took part in the rounds of the rise that were looked at: else its updates explain none of it."""
         return bool(np.isfinite(self.epochs)) or self.failed is not None
@@ -224,7 +229,7 @@ class Findings:
         return tuple(one.client for one in self.clients if self._faulty(one))
 
     def _faulty(self, one: ClientFinding) -> bool:
-        if one.in_conflict or (one.worse and one.shifted):
+        if one.changed:
             return not one.shifted or not one.makes_sense
         if one.client in self.cleared or not one.took_part or self.steepness > TOO_STEEP:
             return False  # where the rate makes steps diverge, honest updates are of any length and direction
@@ -244,9 +249,7 @@ class Findings:
 
     def shifted(self) -> tuple[str, ...]:
         """Clients whose features are unlike the others', and new to the model, but whose data make sense."""
-        return tuple(
-            one.client for one in self.clients if one.shifted and (one.in_conflict or one.worse) and one.makes_sense
-        )
+        return tuple(one.client for one in self.clients if one.shifted and one.changed and one.makes_sense)
 
     def failed(self) -> tuple[str, ...]:
         """Clients whose updates were not finite, the first to fail first.

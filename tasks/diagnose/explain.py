@@ -182,7 +182,7 @@ def _evidence(cause: str, clients: tuple[str, ...], found: Findings, settings: S
 
 def _of_faulty(one: ClientFinding) -> Evidence:
     who = f"client {one.client}"
-    if one.in_conflict or (one.worse and one.shifted):
+    if one.changed:
         yield (
             "loss_on_its_data",
             one.loss,

@@ -125,7 +125,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
         )
         if one.failed is not None:
             one = replace(one, first_broken=local_path(probe, replays.params, examples, rate, batch, 3).first_broken)
-        if one.shifted and (one.in_conflict or one.worse):
+        if one.shifted and one.changed:
             taught = learnable(probe, replays.params, examples, min(rate, 0.1), batch)
             one = replace(one, learnable=taught, structure=structure(examples[0], test[0]))
         found.append(one)

@@ -400,8 +400,7 @@ class _Case:
             return self._level
         if loss == "val_loss":
             return self._replays.loss
-        means = _mean_losses_of(self._log, range(self._first - _BEFORE, self._first))
-        return float(np.exp(np.mean(np.log(means)))) if means else None
+        return _training_loss(self._log, range(self._first - _BEFORE, self._first))
 
     def _affords(self, courses: int) -> bool:
         return self._replays.spent + courses * (self._last - self._replays.from_round) <= self._allowed
@@ -473,17 +472,17 @@ def _loss_of_others(log: ClientLog, hidden: tuple[str, ...], first: int, last: i
 
     A loss that rose for a few only lies above that; the rounds before may have been of other clients.
     """
-    means = _mean_losses_of(log, [r for r in _telling(log, hidden) if first <= r <= last], hidden)
-    return float(np.exp(np.mean(np.log(means)))) if means else None
+    return _training_loss(log, [r for r in _telling(log, hidden) if first <= r <= last], hidden)
 
 
-def _mean_losses_of(log: ClientLog, rounds: Iterable[int], without: tuple[str, ...] = ()) -> list[float]:
-    """The training loss in each of `rounds` that has one above 0, without the clients `without`; as in rounds.csv."""
+def _training_loss(log: ClientLog, rounds: Iterable[int], without: tuple[str, ...] = ()) -> float | None:
+    """The training loss as in rounds.csv, its geometric mean over `rounds`, without some clients; None if not known."""
     weights = log.signals.get("weight", log.signals.get("num_examples", np.ones(len(log.rounds))))
     losses = log.signals.get("loss_before", np.full(len(log.rounds), np.nan))
     usable = ~log.of(*without) & ~log.failed & np.isfinite(losses) & (losses > 0) & (weights > 0)
     rows = [(log.rounds == round_num) & usable for round_num in rounds]
-    return [float(np.average(losses[at], weights=weights[at])) for at in rows if at.any()]
+    means = [np.average(losses[at], weights=weights[at]) for at in rows if at.any()]
+    return float(np.exp(np.mean(np.log(means)))) if means else None
 
 
 def _mean_losses(courses: Sequence[Sequence[float]]) -> tuple[float, ...]:
