@@ -22,12 +22,15 @@ def test_statistic_by_hand():
     # 0 0 0 0 | 4 4 on the logarithm, the last split with two after it: no spread within, so with the noise of 0.5 in 4
     # of 4 + 2 - 2 + 4 = 8 degrees of freedom, t = 4 / (0.5 sqrt(4 / 8) sqrt(1/2 + 1/4)), as a normal deviate.
     z = np.array([[0.0, 0, 0, 0, 4, 4]])
-    (_, two), (width, rest) = _heights(z, z, np.array([0.5]))
+    (_, one), (_, two), (width, rest) = _heights(z, z, np.array([0.5]))
     assert width == 6
+    # The last loss alone, after 0 0 0 0 4 with 4 - ... : the spread before it is 5 - 1 = 4 times its variance of 3.2.
+    last = (4 - 0.8) / np.sqrt((4 * 3.2 + 4 * 0.5**2) / 8 * (1 + 1 / 5))
+    np.testing.assert_allclose(one[0, 2], norm.isf(student.sf(last, 8)), rtol=0.02)
     t = 4 / (0.5 * np.sqrt(4 / 8) * np.sqrt(1 / 2 + 1 / 4))
     np.testing.assert_allclose([two[0, 1], rest[0, 1]], norm.isf(student.sf(t, 8)), rtol=0.02)
     # Where it rose by itself by less than half as much as beside the others, it counts for nothing.
-    _, (_, rest) = _heights(z / 4, z, np.array([0.5]))
+    *_, (_, rest) = _heights(z / 4, z, np.array([0.5]))
     assert rest[0, 1] == 0
     # The smaller half of |1|, |2|, |3|, |4| is 1 and 2; differences of independent noise have sqrt(2) of its sd.
     np.testing.assert_allclose(_sd(np.array([[4.0, -1, 3, -2]])), [1.5 / 0.3247 / np.sqrt(2)])
@@ -61,8 +64,8 @@ def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
 def statistics(z, d, noise):
     """Every window and split, as the docstring of `risen` says it, one by one."""
     n, found = len(z), {}
-    for width in [w for w in (2, 4, 8) if w < n - 3] + [n]:
-        for split in range(3, n - 1):
+    for width in [w for w in (1, 2, 4, 8) if w < n - 3] + [n]:
+        for split in range(3, n):
             end = min(split + width, n)
             if width < n and split + width > n:
                 continue

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.scan import SMALLER_HALF, critical, deviate, p_value, smaller_half
+from tasks.scan import SMALLER_HALF, deviate, p_value, smaller_half
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -17,12 +17,14 @@ Series = tuple[Ints, Floats, Floats]
 
 _TAIL = 5
 _DRAWS, _CHUNK = 4000, 500
-_BEFORE, _AFTER = 3, 2
-"""Fewest losses before and after a split: one loss out of line is no rise that stays."""
+_BEFORE, _AFTER = 3, 1
+"""Fewest losses before and after a split: where few take part, a client's second loss comes rounds after its first."""
+_SINGLE = 0.25
+"""Share of the significance for single losses: those of few clients a round are far out of line or say nothing."""
 _SETTLING = 5
 """First rounds of a log in which no rise is dated: away from its first weights, a model moves towards most clients."""
 _RECENT = 4
-_WINDOWS = (2, 4, 8)
+_WINDOWS = (1, 2, 4, 8)
 _AROUND = 2
 """Rounds before and after one whose losses tell what is typical of it."""
 _POLISHED = 3
@@ -58,7 +60,7 @@ class Risen:
 
 
 def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance: float) -> list[Risen]:
-    """Returns the clients whose loss rose and stayed up for at least two of their rounds, sorted by id.
+    """Returns the clients whose loss rose, sorted by id: one that stayed up, or a single one far out of line.
 
     Args:
         clients: (M,) ids, one row for each round that a client took part in.
@@ -68,13 +70,14 @@ def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance:
 
     **Test.** H0: a client's loss = its own factor · what is typical of the round · noise, and only the second changes.
     With z the log losses of a client in the order of its rounds and d what remains of them without that factor and
-    what is typical (see `_polished`), the statistic of a split and a window of 2, 4, 8 or all losses after it is
+    what is typical (see `_polished`), the statistic of a split and a window of 1, 2, 4, 8 or all losses after it is
     Student's t of d in the window against d before the split, as the normal deviate that is as improbable; the spread
     is that within the two parts, with 4 degrees of freedom of all clients' noise (the mean of the smaller half of all
     |d_t - d_(t-1)|). It counts only where z rose by at least half as much as d, from the 4 losses before: the client is
-    up against the others, and against its own recent past. A client is claimed if its largest statistic is above the
-    critical value of the largest of all clients. The law under H0 is simulated: independent Student-t(5) noise in a
-    panel of the same shape. z is ln(loss + a quarter of the median loss), for a loss near 0 is noise.
+    up against the others, and against its own recent past. Of single losses and of several, each has its own law of the
+    largest of all clients, and a client is claimed if the smaller p-value, over a quarter and three quarters, is below
+    what the smallest such is under H0. The laws are simulated: independent Student-t(5) noise in a panel of the same
+    shape. z is ln(loss + a quarter of the median loss), for a loss near 0 is noise.
 
     **False alarms.** On noise as assumed, as promised. Of 128 healthy runs of 30 rounds (digits with all and with 6
     of 20 clients a round, linear and not, under five divisions; chest X-rays; FedProx's synthetic data), two, both
@@ -82,7 +85,7 @@ def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance:
     fell.
 
     **Limiting cases.** A rise of most clients is typical, and not found here; nor is one in the first 5 rounds. Clients
-    with fewer than 5 losses are not tested; equal losses are no rise. Where a client has more than 100 losses, all are
+    with fewer than 4 losses are not tested; equal losses are no rise. Where a client has more than 100 losses, all are
     averaged in blocks: it is then dated to the block.
     """
     series = _blocks(_apart(clients, rounds, _logarithm(losses)))
@@ -90,19 +93,41 @@ def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance:
     if not series:
         return []
     noise = _sd(np.concatenate([np.diff(d) for _, _, d in series.values()])[None])
-    maxima = _null(tuple(sorted(len(z) for _, z, _ in series.values())))
-    claimed = critical(maxima, significance)
+    law = _null(tuple(sorted(len(z) for _, z, _ in series.values())))
     found = []
     for client, (at, z, d) in sorted(series.items()):
-        height, split, end = _highest(z, d, noise)
-        if height <= claimed or at[split] < rounds.min() + _SETTLING:
+        p, split, end = _clearest(z, d, noise, law)
+        if p > significance or at[split] < rounds.min() + _SETTLING:
             continue
         ends = range(split + _AFTER, end)
-        alarm = next((i for i in ends if _highest(z[:i], d[:i], noise)[0] > claimed), end)
+        alarm = next((i for i in ends if _clearest(z[:i], d[:i], noise, law)[0] <= significance), end)
         middle = (d[:split].mean() + d[split:end].mean()) / 2
         until = int(at[max(end - 1, int(np.flatnonzero(d > middle)[-1]))])
-        found.append(Risen(client, int(at[split]), until, int(at[alarm - 1]), 1 - p_value(maxima, height)))
+        found.append(Risen(client, int(at[split]), until, int(at[alarm - 1]), 1 - p))
     return found
+
+
+@dataclass(frozen=True)
+class _Law:
+    """What the clearest rise of any client is under H0, from (draws,) simulated panels, each ascending.
+
+    Attributes:
+        single: largest statistic of one loss.
+        lasting: largest statistic of several.
+        smallest: smallest of the two p-values, each over its share of the significance.
+    """
+
+    single: Floats
+    lasting: Floats
+    smallest: Floats
+
+    def over_share(self, height: float, width: int) -> float:
+        """The p-value of a height among those of its kind, over the share of its kind."""
+        return p_value(self.single, height) / _SINGLE if width == 1 else p_value(self.lasting, height) / (1 - _SINGLE)
+
+    def p_value(self, over_share: float) -> float:
+        """The probability that noise alone is as clear in either kind."""
+        return float((1 + np.searchsorted(self.smallest, over_share, side="right")) / (1 + len(self.smallest)))
 
 
 def common(clients: NDArray[np.str_], rounds: Ints, losses: Floats, least: float | None = None) -> tuple[Ints, Floats]:
@@ -170,13 +195,16 @@ def _blocks(series: Mapping[str, Series]) -> dict[str, Series]:
     return found
 
 
-def _highest(z: Floats, d: Floats, noise: Floats) -> tuple[float, int, int]:
-    """The largest statistic of a client, and its window: first, and that after the last."""
+def _clearest(z: Floats, d: Floats, noise: Floats, law: _Law) -> tuple[float, int, int]:
+    """The p-value of a client's clearest rise, and its window: first, and that after the last."""
     found = []
     for width, heights in _heights(z[None], d[None], noise):
         at = int(heights[0].argmax())
-        found.append((float(heights[0, at]), at + _BEFORE, min(len(z), at + _BEFORE + width)))
-    return max(found)
+        height, split = float(heights[0, at]), at + _BEFORE
+        # Of rises that no draw reaches, the highest is the clearest.
+        found.append((law.over_share(height, width), -height, split, min(len(z), split + width)))
+    least, _, split, end = min(found)
+    return law.p_value(least), split, end
 
 
 def _sd(steps: Floats) -> Floats:
@@ -209,12 +237,18 @@ def _heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]
 
 
 @lru_cache(maxsize=64)
-def _null(lengths: tuple[int, ...]) -> Floats:
-    """The largest statistics of 4,000 panels of noise with as many losses a client, ascending."""
+def _null(lengths: tuple[int, ...]) -> _Law:
+    """The law of 4,000 panels of noise with as many losses a client."""
     rng = np.random.default_rng([len(lengths), sum(lengths)])
-    maxima = []
+    drawn: tuple[list[Floats], list[Floats]] = ([], [])
     for _ in range(_DRAWS // _CHUNK):
         panels = [rng.standard_t(_TAIL, (_CHUNK, n)) for n in lengths]
         noise = _sd(np.concatenate([np.diff(z, axis=1) for z in panels], axis=1))
-        maxima.append(np.max([heights.max(axis=1) for z in panels for _, heights in _heights(z, z, noise)], axis=0))
-    return np.sort(np.concatenate(maxima))
+        tops = [(width, heights.max(axis=1)) for z in panels for width, heights in _heights(z, z, noise)]
+        drawn[0].append(np.max([top for width, top in tops if width == 1], axis=0, initial=-np.inf))
+        drawn[1].append(np.max([top for width, top in tops if width > 1], axis=0))
+    single, lasting = (np.concatenate(maxima) for maxima in drawn)
+    shares = [(single, _SINGLE), (lasting, 1 - _SINGLE)]
+    # The rank from above is the p-value of a draw among all.
+    ranks = [(len(m) - np.argsort(np.argsort(m))) / (1 + len(m)) / share for m, share in shares]
+    return _Law(np.sort(single), np.sort(lasting), np.sort(np.minimum(*ranks)))
