@@ -89,10 +89,25 @@ class Case:
         plant = PLANTS[self.plant]
         return self._drawn(sizes)[0] if plant.operation or plant.by_client else []
 
-    def onset(self, sizes: Mapping[str, int], taking_part: Sequence[Collection[str]]) -> int | None:
+    @property
+    def changes_data(self) -> bool:
+        """Whether the planted clients are those whose data an operation changes."""
+        plant = PLANTS[self.plant]
+        return plant.operation is not None and not plant.to_others
+
+    @property
+    def changes_updates(self) -> bool:
+        """Whether the planted clients are those that send something else than their training gives."""
+        plant = PLANTS[self.plant]
+        return plant.by_client is not None and plant.causes == _FAULTY
+
+    def onset(
+        self, sizes: Mapping[str, int], taking_part: Sequence[Collection[str]], unchanged: Collection[str] = ()
+    ) -> int | None:
         """Returns the first round with something planted in it, None if there is none.
 
-        Where data or settings of some clients were changed, it is the first from ONSET on in which one takes part.
+        Where data or settings of some clients were changed, it is the first from ONSET on in which one takes part;
+        those in `unchanged` were drawn, and have the data that they had.
         """
         plant = PLANTS[self.plant]
         if not plant.causes:
@@ -102,7 +117,7 @@ class Case:
         drawn, others = self._drawn(sizes)
         touched: set[str] = set()
         if plant.operation:
-            touched |= set(sizes) - set(drawn) if plant.to_others else set(drawn)
+            touched |= set(sizes) - set(drawn) if plant.to_others else set(drawn) - set(unchanged)
         if plant.by_client:
             touched |= set(others if plant.by_others else drawn)
         rounds = enumerate(taking_part, start=1)

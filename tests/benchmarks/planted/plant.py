@@ -71,6 +71,8 @@ class Planter:
         named = self._with_data(case.planted(sizes))
         settings = parse(nested(named))
         self._write_data(case, settings, healthy, clients, workspace)
+        same = _unchanged(healthy.folder / CLIENTS, workspace / CLIENTS, clients) if case.changes_data else []
+        clients = [client for client in clients if client not in same]
         cohort, model, runner = self._runner(settings, workspace)
         fresh = runner.fresh()
         identity = identity_of(settings, cohort, model, PHASE)
@@ -96,7 +98,10 @@ class Planter:
             cause: self.plant(other, self._folder / "without" / "workspace").lines
             for cause, other in case.without().items()
         }
-        onset = case.onset(sizes, [[row["client"] for row in line["clients"]] for line in lines])
+        if case.changes_updates:
+            drawn = {row["client"] for line in lines[ONSET - 1 :] for row in line["clients"]}
+            clients = [client for client in clients if client in drawn]
+        onset = case.onset(sizes, [[row["client"] for row in line["clients"]] for line in lines], same)
         return Planted(settings, clients, onset, lines, healthy.lines, without)
 
     def _with_data(self, named: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +169,18 @@ class Planter:
 
 def _sizes(root: Path) -> dict[str, int]:
     return {client: len(read_client(root / client)[1]) for client in client_ids(root)}
+
+
+def _unchanged(before: Path, after: Path, clients: list[str]) -> list[str]:
+    """The clients whose data an operation left as they were: turned round, the label in the middle stays."""
+    return [
+        client
+        for client in clients
+        if all(
+            np.array_equal(*pair)
+            for pair in zip(read_client(before / client), read_client(after / client), strict=True)
+        )
+    ]
 
 
 def _change(root: Path, clients: Sequence[str], operation: Operation, seed: int) -> None:
