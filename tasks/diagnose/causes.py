@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.diagnose.change import Change
-from tasks.diagnose.surgery import features_aligned, labels_dealt_evenly, sizes_made_equal
+from tasks.diagnose.memory import Memory, as_trained
+from tasks.diagnose.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
 from tasks.settings import Settings
 from tasks.skew import earth_mover
 
@@ -87,6 +88,10 @@ class ClientFinding:
         first_broken: index of the first step of plain SGD on its data whose loss is not finite, where it failed.
         left_out: ln of the hold-out loss of the mean of all their models over that without the client: above 0, the
             model is better without it; NaN if it failed.
+        memory: a loss that it logged before the rise, and the same with its data of today; None where there is none to
+            compare.
+        sent_over_trained: length of an update that it sent in the rise over that of what training on its data gives
+            from the same model: 1 if it sent that; NaN if not known.
     """
 
     client: str
@@ -111,18 +116,25 @@ class ClientFinding:
     failed: int | None
     first_broken: int | None
     left_out: float
+    memory: Memory | None = None
+    sent_over_trained: float = np.nan
 
     @property
     def as_ever(self) -> bool:
-        """Whether its data fit the model before the rise as well as they fitted those before: they explain no rise."""
+        """Whether its data are those before, or fit the model as well as they fitted it then: they explain no rise."""
+        if self.memory is not None:
+            return not self.memory.changed
         return bool(self.loss <= WORSE * self.usual_loss)
 
     @property
     def in_conflict(self) -> bool:
         """Whether its data contradict the model before the rise, more than its label mix explains, and did not before.
 
-        Honest clients whose data are unlike the others' have always contradicted the model.
+        Honest clients whose data are unlike the others' have always contradicted the model. Where the log remembers
+        what the data were, that decides.
         """
+        if self.memory is not None:
+            return self.memory.changed
         lossy = not self.loss <= CONFLICT_LOSS * self.expected_loss
         wrong = self.accuracy < self.expected_accuracy - CONFLICT_ACCURACY
         far_worse = self.loss > FAR_WORSE * self.usual_loss and self.accuracy < 1 - CONFLICT_ACCURACY
@@ -137,6 +149,11 @@ class ClientFinding:
     def shifted(self) -> bool:
         """Whether its features are far from the hold-out data's."""
         return self.feature_distance > SHIFTED
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether its data are those before but for their labels."""
+        return self.memory is not None and self.memory.relabelling is not None
 
     @property
     def changed(self) -> bool:
@@ -230,12 +247,17 @@ class Findings:
 
     def _faulty(self, one: ClientFinding) -> bool:
         if one.changed:
-            return not one.shifted or not one.makes_sense
+            return one.relabelled or not one.shifted or not one.makes_sense
+        if np.isfinite(one.sent_over_trained):
+            return not as_trained(one.sent_over_trained)
         if one.client in self.cleared or not one.took_part or self.steepness > TOO_STEEP:
             return False  # where the rate makes steps diverge, honest updates are of any length and direction
         if self.works_unequally(one) or one.width < 1 or (one.shifted and np.isnan(one.grown)):
             return False  # unequal work, a narrow model and unusual features make unusual updates, these from the start
         return one.turned or one.uphill or one.oversized or self.outgrown(one)
+
+    def _sent_odd(self, one: ClientFinding) -> bool:
+        return bool(np.isfinite(one.norm)) and not one.changed and self._faulty(one)
 
     def _usual_growth(self) -> float:
         """Median `grown` of the clients whose data contradict nothing; NaN if it is not known of any."""
@@ -249,14 +271,16 @@ class Findings:
 
     def shifted(self) -> tuple[str, ...]:
         """Clients whose features are unlike the others', and new to the model, but whose data make sense."""
-        return tuple(one.client for one in self.clients if one.shifted and one.changed and one.makes_sense)
+        moved = [one for one in self.clients if one.shifted and one.changed and not one.relabelled]
+        return tuple(one.client for one in moved if one.makes_sense)
 
     def failed(self) -> tuple[str, ...]:
         """Clients whose updates were not finite, the first to fail first.
 
         Where the local steps themselves diverge, only those whose data are beyond all bounds: the others fail of that.
+        Nor those whose updates were finite at first, and not what they should be: they fail of what these did.
         """
-        failed = [one for one in self.clients if one.failed is not None]
+        failed = [one for one in self.clients if one.failed is not None and not self._sent_odd(one)]
         if self.steepness > TOO_STEEP:
             failed = [one for one in failed if not one.loss <= BEYOND * one.expected_loss]
         return tuple(one.client for one in sorted(failed, key=lambda one: (one.failed or 0, one.client)))
@@ -264,11 +288,19 @@ class Findings:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cause, and the change that takes it away."""
+    """A cause, and the change that takes it away.
+
+    Attributes:
+        cause: its name.
+        change: what a replay does without it.
+        clients: through which it acts, if not through all.
+        instead: another change, to be tried where the first removes less than half of the rise.
+    """
 
     cause: str
     change: Change
     clients: tuple[str, ...] = ()
+    instead: Change | None = None
 
 
 def order(found: Findings) -> tuple[str, ...]:
@@ -295,7 +327,8 @@ def candidates(found: Findings, settings: Settings, last_sound: int = 1) -> list
     if failed and len(failed) < len(found.clients) / 2:
         proposed.append(Candidate("non_finite", Change(f"without {_named(failed)}", without=failed), failed))
     if faulty and len(faulty) < len(found.clients) / 2:
-        proposed.append(Candidate("faulty_clients", Change(f"without {_named(faulty)}", without=faulty), faulty))
+        left_out = Change(f"without {_named(faulty)}", without=faulty)
+        proposed.append(Candidate("faulty_clients", left_out, faulty, _labels_back(found, faulty)))
     if federate.width and min(federate.width.values()) < 1:
         narrow = tuple(sorted(c for c, width in federate.width.items() if width < 1))
         whole = Change("with the whole model at every client", whole_model(settings))
@@ -327,6 +360,19 @@ def candidates(found: Findings, settings: Settings, last_sound: int = 1) -> list
         stopped = Change(f"with training ended after round {last_sound}", {"federate.rounds": max(1, last_sound)})
         proposed.append(Candidate("overfitting", stopped))
     return proposed
+
+
+def _labels_back(found: Findings, faulty: tuple[str, ...]) -> Change | None:
+    """With the labels that they had; None unless these are known of each.
+
+    Whoever is left out takes along what only it knows: of a large client, that alone raises the loss.
+    """
+    memories = {one.client: one.memory for one in found.clients if one.client in faulty}
+    then = {client: memory.relabelling for client, memory in memories.items() if memory and memory.relabelling}
+    if set(then) != set(faulty):
+        return None
+    says = f"the labels of {_named(faulty)} changed back"
+    return Change(f"with {says}", surgery={says: labels_changed_back(then)})
 
 
 def plain_server(settings: Settings) -> Change:

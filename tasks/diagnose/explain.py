@@ -6,6 +6,7 @@ from typing import Any
 
 from tasks.diagnose.causes import SHIFTED, ClientFinding, Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
+from tasks.diagnose.memory import as_trained, told
 from tasks.settings import Settings
 
 _SHOWN = 5
@@ -102,6 +103,7 @@ def _evidence(cause: str, clients: tuple[str, ...], found: Findings, settings: S
                     f"The features of client {one.client} are {one.feature_distance:.2g} standard deviations from "
                     "those of hold-out data that look like the same classes; its labels make sense.",
                 )
+                yield from _remembered(one)
         case "label_skew":
             yield (
                 "label_skew",
@@ -199,6 +201,7 @@ def _of_faulty(one: ClientFinding) -> Evidence:
                 f"Trained on one half of the data of {who}, the model gets {100 * one.learnable[0]:.0f} % of the other "
                 f"half right; always answering its most frequent label, {100 * one.learnable[1]:.0f} %.",
             )
+        yield from _remembered(one)
     else:
         yield (
             "update_norm",
@@ -206,6 +209,14 @@ def _of_faulty(one: ClientFinding) -> Evidence:
             1.0,
             f"The updates of {who} are {_short(one.norm)} times as long as the median client's, for as much work, and "
             f"{_short(one.grown)} times as long as its own before the rise, step for step.",
+        )
+    if math.isfinite(one.sent_over_trained) and not as_trained(one.sent_over_trained):
+        yield (
+            "sent_over_trained",
+            one.sent_over_trained,
+            1.0,
+            f"In the rise {who} sent an update {_short(one.sent_over_trained)} times as long as training on its "
+            f"data gives from the same model.",
         )
     if one.turned:
         yield (
@@ -230,6 +241,20 @@ def _of_faulty(one: ClientFinding) -> Evidence:
             0.0,
             f"Without {who}, the hold-out loss after a round is {100 * -math.expm1(-one.left_out):.1f} % lower.",
         )
+
+
+def _remembered(one: ClientFinding) -> Evidence:
+    """What the log says of the data that the client had."""
+    memory = one.memory
+    if memory is None or not memory.changed:
+        return
+    says = (
+        f"In round {memory.round}, client {one.client} logged a loss of {memory.logged:.7g} on its first batch; with "
+        f"its data of today, the same model has {memory.now:.7g} on the same examples: they have changed since."
+    )
+    if memory.relabelling:
+        says += f" With their labels changed back ({told(memory.relabelling)}), they give the logged loss again."
+    yield "loss_of_first_batch", memory.now, memory.logged, says
 
 
 def _of_failed(one: ClientFinding) -> Evidence:
@@ -272,8 +297,12 @@ def _signals(found: Findings) -> dict[str, Any]:
                 "cosine_during",
                 "epochs",
                 "left_out",
+                "sent_over_trained",
             )
         }
+        if one.memory is not None:
+            kept = {name: _number(value) for name, value in (("logged", one.memory.logged), ("now", one.memory.now))}
+            values["memory"] = {"round": one.memory.round, **kept}
         local = found.local_models.get(one.client)
         if local is not None:
             numbers = {name: value for name, value in vars(local).items() if name != "recalls"}

@@ -1,5 +1,7 @@
 """The clients' data with one difference between them taken away: what no federation can do, and a replay can."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -58,6 +60,19 @@ def sizes_made_equal(seed: int) -> Surgery:
         return resized
 
     return resize
+
+
+def labels_changed_back(then: Mapping[str, Sequence[int]]) -> Surgery:
+    """Returns a surgery that gives clients the labels that they had: of each, (C,) the one of every label of today."""
+
+    def change_back(sites: Sites) -> Sites:
+        changed = {
+            client: (sites[client][0], np.asarray(labels, np.int32)[sites[client][1]])
+            for client, labels in then.items()
+        }
+        return {**sites, **changed}
+
+    return change_back
 
 
 def features_aligned(sites: Sites) -> Sites:

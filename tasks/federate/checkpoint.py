@@ -30,10 +30,13 @@ def finish(folder: Path, phase: str) -> None:
 
 
 def saved_states(folder: Path, phase: str, identity: dict[str, Any]) -> dict[int, Path]:
-    """Returns the checkpoints of a phase by their round, to be read only; none if they are of another run."""
+    """Returns the checkpoints of a phase by their round, to be read only; none if they are of another run.
+
+    Of the run is what agrees in all that `identity` names, which may be less than the run's own.
+    """
     found = checkpoints_of(folder, phase)
-    run = _read_run(found / "run.json")
-    return _saved(found) if run is not None and run.get("identity") == identity else {}
+    saved = (_read_run(found / "run.json") or {}).get("identity", {})
+    return _saved(found) if {name: saved.get(name) for name in identity} == identity else {}
 
 
 def load_state(path: Path, template: Any) -> Any:

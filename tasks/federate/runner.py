@@ -208,6 +208,12 @@ class Runner:
         inputs = {client: self._client_input(state, client, round_num) for client in clients}
         return _each(self._computations.train, state, inputs)
 
+    def order(self, client: str, round_num: int) -> NDArray[np.int32]:
+        """Returns the order (E·N,) in which the client visits its examples in round `round_num`."""
+        rng = schedule.client_rng(self._local_seed, round_num, client)
+        num_epochs = schedule.epochs(self._settings.local_work, client, rng)
+        return schedule.visits(self._cohort.clients[client].num_examples, num_epochs, rng)
+
     def _sample(self, state: Any, round_num: int, excluded: Collection[str]) -> list[str]:
         left = {c: info for c, info in self._cohort.clients.items() if c not in excluded}
         if not left:
@@ -224,14 +230,12 @@ class Runner:
 
     def _client_input(self, state: Any, client: str, round_num: int, whole: float = 1.0) -> OrderedDict[str, Any]:
         info, settings = self._cohort.clients[client], self._settings
-        rng = schedule.client_rng(self._local_seed, round_num, client)
-        num_epochs = schedule.epochs(settings.local_work, client, rng)
         step, steps = round_num - self._phase.first + 1, self._phase.last - self._phase.first + 1
         factor = schedule.learning_rate_factor(settings.client.schedule, step, steps)
         given = OrderedDict(
             folder=info.folder,
             num_examples=np.int32(info.num_examples),
-            order=schedule.visits(info.num_examples, num_epochs, rng),
+            order=self.order(client, round_num),
             weight=np.float32(info.weight),
             share=np.float32(info.share / whole),
             learning_rate=np.float32(settings.client.learning_rate * factor),

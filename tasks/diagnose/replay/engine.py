@@ -21,6 +21,7 @@ from tasks.federate import faults, runner
 from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import load_state, saved_states
 from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
+from tasks.federate.in_process import Failed
 from tasks.federate.models import build
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
@@ -80,6 +81,9 @@ class Replayer:
         self._cohorts: dict[str, Cohort] = {}
         self._initial = Runner(self.settings, self.cohort, self.model, self.phase, self._of(self.settings, self.cohort))
         self._fresh = self._initial.fresh()
+        # Data that changed in the course of the run are what a diagnosis looks for: the model may be of others.
+        identity = identity_of(settings, self.cohort, self.model, self.phase)
+        self._saved = saved_states(folder, self.phase.name, {k: v for k, v in identity.items() if k != "data"})
         self.spent = 0
         self.from_round = 0
         self._state = self._fresh
@@ -90,12 +94,10 @@ class Replayer:
 
         Where no checkpoints are, as after a run that came from DVC's cache, the rounds up to there are run again.
         """
-        identity = identity_of(self._run, self.cohort, self.model, self.phase)
-        saved = saved_states(self._folder, self.phase.name, identity)
-        usable = [round_num for round_num in saved if round_num <= latest]
+        usable = [round_num for round_num in self._saved if round_num <= latest]
         if usable:
             self.from_round = max(usable)
-            self._state = load_state(saved[self.from_round], self._fresh)
+            self._state = load_state(self._saved[self.from_round], self._fresh)
         else:
             every = self.settings.federate.checkpoint_every
             self.from_round = latest // every * every
@@ -136,12 +138,50 @@ class Replayer:
         batches.
         """
         asked = list(self.cohort.clients) if clients is None else clients
-        per_round = clients_per_round(self.settings.federate.sampling, len(self.cohort.clients))
-        self.spent += -(-len(asked) // per_round)
+        self._spend(len(asked))
         if not seed:
             return self._initial.updates(self._state, round_num, asked)
         again = self.course(NOTHING, seed)
         return again.runner.updates(again.state, round_num, asked)
+
+    @property
+    def saved(self) -> list[int]:
+        """The rounds after which the run's model is known, ascending: 0, before the first, and its checkpoints."""
+        return sorted({0, *self._saved})
+
+    def params_after(self, saved: int) -> NDArray[np.float32]:
+        """Returns the run's model (P,) after round `saved`, one of `saved`."""
+        return np.asarray(self._after(saved)["server"]["params"])
+
+    def _after(self, saved: int) -> Any:
+        return load_state(self._saved[saved], self._fresh) if saved else self._fresh
+
+    def repeated(self, saved: int, clients: Sequence[str]) -> dict[str, Any]:
+        """Returns what training on today's data gives `clients` in the round after `saved`; who fails is left out.
+
+        What a fault makes of an update is not in it, and what it makes of data is, from whichever round on either is
+        simulated. It counts as the rounds that drawing the clients takes.
+        """
+        self._spend(len(clients))
+        found = self._trained().updates(self._after(saved), saved + 1, clients)
+        return {client: result for client, result in found.items() if not isinstance(result, Failed)}
+
+    def _trained(self) -> Runner:
+        simulated = self.settings.federate.faults
+        if simulated.kind == "none":
+            return self._initial
+        honest = (
+            FaultSettings() if simulated.kind not in faults.OF_DATA else simulated.model_copy(update={"from_round": 1})
+        )
+        return self.course(Change("", {"federate.faults": honest.model_dump(mode="json")}), 0).runner
+
+    def first_batch(self, round_num: int, client: str) -> NDArray[np.int32]:
+        """Returns which of its examples the client's first batch of the round holds."""
+        return self._initial.order(client, round_num)[: self.settings.federate.client.batch_size]
+
+    def _spend(self, num_clients: int) -> None:
+        per_round = clients_per_round(self.settings.federate.sampling, len(self.cohort.clients))
+        self.spent += -(-num_clients // per_round)
 
     def course(self, change: Change, seed: int) -> Course:
         """Returns a replay that has not begun; seed 0 draws what the run drew.

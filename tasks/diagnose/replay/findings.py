@@ -26,6 +26,7 @@ from tasks.diagnose.replay.examine import (
 )
 from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.diagnose.replay.local_models import local_models
+from tasks.diagnose.replay.remember import remember, sent_over_trained
 from tasks.federate.in_process import Failed
 from tasks.federate.statistics import geometric_median, gram
 from tasks.skew import gini
@@ -93,6 +94,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     fits = {client: probe.fit(replays.params, examples) for client, examples in data.items()}
     local = local_models(probe, sent.params, _some(sent), sent.weights, sent.steps, fits, data, test)
     found, usually = [], _usual_losses(log, first)
+    memories = remember(replays, probe, data, log, first)
     for client, examples in data.items():
         fit = fits[client]
         usual = expected(fit, reference)
@@ -122,6 +124,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
             failed=_first_failure(log, client, first),
             first_broken=None,
             left_out=influence.get(client, np.nan),
+            memory=memories.get(client),
         )
         if one.failed is not None:
             one = replace(one, first_broken=local_path(probe, replays.params, examples, rate, batch, 3).first_broken)
@@ -133,10 +136,13 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     look = _Look(_of_objectives(replays, gradients), log, first, _reference(found, sent))
     once = [look.at(one, [sent]) for one in found]
     suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
+    ratios = sent_over_trained(replays, log, first, first + _ROUNDS - 1) if suspects else {}
+    once = [replace(one, sent_over_trained=ratios.get(one.client, np.nan)) for one in once]
     # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
-    again = [capture(replays, sent.round_num, suspects, seed) for seed in range(1, _AGAIN + 1)] if suspects else []
+    unknown = [client for client in suspects if client not in ratios]
+    again = [capture(replays, sent.round_num, unknown, seed) for seed in range(1, _AGAIN + 1)] if unknown else []
     return Findings(
-        clients=tuple(look.at(one, [sent, *again]) if one.client in suspects else one for one in once),
+        clients=tuple(look.at(one, [sent, *again]) if one.client in unknown else one for one in once),
         label_skew=mean_label_distance(sizes),
         size_skew=gini(np.array([len(y) for _, y in data.values()])),
         steepness=_steepness(replays, probe, data),

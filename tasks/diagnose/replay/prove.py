@@ -216,6 +216,7 @@ class _Case:
         suspects = findings.faulty()
         guilty = harmful(self._replays, self._probe, sent, suspects)
         odd = {one.client for one in findings.clients if one.in_conflict or one.uphill or findings.outgrown(one)}
+        odd |= {one.client for one in findings.clients if np.isfinite(one.sent_over_trained)}
         return replace(findings, cleared=tuple(c for c in suspects if c not in guilty and c not in odd))
 
     def _reproduced(self) -> bool:
@@ -240,13 +241,18 @@ class _Case:
         """Replays every candidate with the run's own seed; those that the settings do not allow stay out."""
         proposed = [candidate for candidate in proposed if candidate.cause != "non_finite"]
         for candidate in proposed:
-            seat = _Seat(candidate)
-            if self._run(seat, 0, self._halfway()):
-                best = max([self._removes(one) for one in self._seats], default=0.0)
-                evident = candidate.cause in _EVIDENT
-                self._seats.append(seat)
-                if self._removes(seat) >= (_HOPELESS if evident else max(_HOPELESS, best - 2 * _MARGIN)):
-                    self._run(seat, 0)
+            self._seat(candidate)
+            if candidate.instead and self._seats and self._removes(self._seats[-1]) < PROVEN:
+                self._seat(replace(candidate, change=candidate.instead))
+
+    def _seat(self, candidate: Candidate) -> None:
+        seat = _Seat(candidate)
+        if self._run(seat, 0, self._halfway()):
+            best = max([self._removes(one) for one in self._seats], default=0.0)
+            evident = candidate.cause in _EVIDENT
+            self._seats.append(seat)
+            if self._removes(seat) >= (_HOPELESS if evident else max(_HOPELESS, best - 2 * _MARGIN)):
+                self._run(seat, 0)
 
     def _halfway(self) -> int:
         return max(self._first, (self._first + self._last) // 2)
@@ -290,10 +296,12 @@ class _Case:
             left = [seat for seat in left if seat is not first]
             if not self._affords(2):
                 break
-        if pair := self._pair():
-            return pair
         # Training that ends before the rise cannot rise: it explains only what nothing else does.
         last = self._first_cause([seat for seat in left if seat.candidate.cause == "overfitting"])
+        if last and not any(seat.candidate.cause in _EVIDENT for seat in left) and (proven := self._confirmed(last)):
+            return proven
+        if pair := self._pair():
+            return pair
         return self._confirmed(last) if last is not None else []
 
     def _likeliest(self, seats: Sequence[_Seat]) -> _Seat | None:
@@ -305,7 +313,10 @@ class _Case:
         # Where no step overshoots, a lower rate only puts off what else raises the loss.
         first = self._first_cause(others)
         if first is None and (slow := self._first_cause(slower)):
-            first = self._first_cause(last) or slow
+            return self._first_cause(last) or slow
+        if first is not None and first.candidate.cause in _SKEWS:
+            # A skew that explains less than that the model learns by heart is what lets it do so.
+            return self._first_cause([first, *last])
         return first
 
     def _confirmed(self, first: _Seat) -> list[Proof]:
@@ -332,7 +343,9 @@ class _Case:
 
     def _confirm(self, seat: _Seat) -> None:
         for seed in range(1, SEEDS):
-            if seed > 1 and not self._affords(2):
+            # Two seeds that disagree settle nothing: a third does, and costs less than going on to other causes.
+            doubtful = seed > 1 and self._effect(seat).mean >= PROVEN and not self._effect(seat).proven
+            if seed > 1 and not self._affords(2) and not doubtful:
                 break
             self._run(seat, seed)
 
@@ -344,7 +357,7 @@ class _Case:
         hide data that have changed. Else, a cause with evidence whose removal alone takes the rise away as well: it
         took both to raise the loss.
         """
-        best: tuple[float, Proof] | None = None
+        best: tuple[bool, float, Proof] | None = None
         others = [seat for seat in self._seats if seat.candidate.cause != first.candidate.cause]
         for other in others:
             cause = other.candidate.cause
@@ -359,10 +372,11 @@ class _Case:
                 continue
             self._run(both, 0)
             gain, loss = self._gain(first, both, cause)
-            if gain > 0 and (best is None or gain > best[0]):
-                best = gain, self._joint(both, other, loss)
+            # A lower client rate slows whatever raises the loss: it is the second only where nothing evident is.
+            if gain > 0 and (best is None or (cause in _EVIDENT, gain) > best[:2]):
+                best = cause in _EVIDENT, gain, self._joint(both, other, loss)
         if best:
-            return best[1]
+            return best[2]
         known = _WITH_OTHERS if self._steep else _EVIDENT
         alone = [seat for seat in others if seat.candidate.cause in known and self._removes(seat) >= PROVEN]
         return self._proof(max(alone, key=self._removes)) if alone else None

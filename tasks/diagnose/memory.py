@@ -1,0 +1,84 @@
+"""What a log remembers of a client's data: the loss that they once had under a model that is still known."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+
+_RELATIVE, _ABSOLUTE = 1e-3, 1e-5
+"""Within which two losses are the same: the same data give it to some 1e-7 (float32)."""
+
+_AS_TRAINED = 0.05
+"""Around 1: steps that diverge blow up what float32 rounds off."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A loss that a client logged before the rise, and the same with the data of today.
+
+    The same model, the same batch, the same augmentation: whoever has the data that the round was made with gets the
+    same number, to the digits of float32. It says nothing of what lies outside the batch.
+
+    Attributes:
+        round: that logged it.
+        logged: loss of the round's first batch, nats.
+        now: the same with the data of today.
+        relabelling: (C,) for each label of today the one that it had then, where changing them back gives every loss
+            that was compared again; None where the data are the same or nothing as simple explains the difference.
+    """
+
+    round: int
+    logged: float
+    now: float
+    relabelling: tuple[int, ...] | None = None
+
+    @property
+    def difference(self) -> float:
+        """How far the losses are apart, over the one that was logged."""
+        return abs(self.now - self.logged) / (self.logged + _ABSOLUTE)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the data of today are others."""
+        return not same(self.now, self.logged)
+
+
+def same(loss: float, other: float) -> bool:
+    """Returns whether two losses are one measured twice."""
+    return bool(abs(loss - other) <= _ABSOLUTE + _RELATIVE * abs(other))
+
+
+def as_trained(ratio: float) -> bool:
+    """Returns whether a client sent what training on its data gives; see ClientFinding.sent_over_trained."""
+    return bool(abs(ratio - 1) <= _AS_TRAINED)
+
+
+def relabellings(num_classes: int) -> Iterator[Labels]:
+    """Yields (C,) how labels get mixed up in practice, each as the label then of every label of today.
+
+    Turned round (y to C - 1 - y: Fang 2020, arXiv 1911.11815), counted from elsewhere (y to y + k modulo C), and two
+    labels in each other's place.
+    """
+    labels = np.arange(num_classes)
+    yield labels[::-1].copy()
+    for by in range(1, num_classes):
+        yield (labels - by) % num_classes
+    for one in range(num_classes):
+        for other in range(one + 1, num_classes):
+            swapped = labels.copy()
+            swapped[[one, other]] = other, one
+            yield swapped
+
+
+def told(then: Sequence[int]) -> str:
+    """Returns a relabelling in words, from the labels of today to those of then."""
+    num = len(then)
+    if list(then) == list(range(num))[::-1]:
+        return f"y to {num - 1} - y"
+    moved = [label for label in range(num) if then[label] != label]
+    if len(moved) == 2:
+        return f"{moved[0]} and {moved[1]} swapped"
+    return f"y to y + {then[0]} modulo {num}"

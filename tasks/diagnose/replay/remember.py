@@ -1,0 +1,169 @@
+"""Are a client's data those before the rise, and what it sent that which they give? Known models and the log tell."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.diagnose.change import Sites
+from tasks.diagnose.logs import ClientLog
+from tasks.diagnose.memory import Labels, Memory, as_trained, relabellings, same
+from tasks.diagnose.replay.engine import Replayer
+from tasks.diagnose.replay.examine import Floats, Probe
+from tasks.federate.statistics import gram, update_statistics
+
+_MODELS, _TIMES = 4, 2
+"""Most models that the clients' losses are compared under, and how often a client's is at most."""
+_EARLY = 0.7
+"""Of the rounds before the rise, those in which data that are the same today had not changed yet."""
+_ROUNDS = 2
+"""Most rounds of the rise whose updates are compared."""
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A client's loss in the round after the model of round `saved`."""
+
+    saved: int
+    logged: float
+    now: float
+
+    @property
+    def memory(self) -> Memory:
+        return Memory(self.saved + 1, self.logged, self.now)
+
+
+def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first: int) -> dict[str, Memory]:
+    """Returns what the log remembers of the clients' data: of each client the loss that differs most from today's.
+
+    Compared are losses of the earliest rounds whose model is known, all before round `first`. Left out are clients
+    whose number of examples is another, or that train a part of the model; and all where most have changed: then the
+    division is another, which says nothing of one of them. Only a difference counts under the first weights, which may
+    give any labels the same loss, and right before the rise, which may have begun before it was seen.
+
+    Args:
+        replays: at the checkpoint before the rise.
+        probe: of their model.
+        data: the clients' examples of today.
+        log: clients.csv.
+        first: round in which the rise began.
+    """
+    found: dict[str, list[_Compared]] = defaultdict(list)
+    resized: set[str] = set()
+    narrow = {client for client, width in replays.settings.federate.width.items() if width < 1}
+    asked = 0
+    for saved in [saved for saved in replays.saved if saved < first - 1]:
+        logged = _logged(log, saved + 1, "loss_before")
+        resized |= {client for client, (num, _) in logged.items() if client in data and num != _size(replays, client)}
+        able = [c for c in logged if c in data and c not in narrow | resized and len(found[c]) < _TIMES]
+        if not able or asked == _MODELS:
+            continue
+        asked += 1
+        for client, loss in _first_losses(replays, probe, data, saved, able).items():
+            one = _Compared(saved, logged[client][1], loss)
+            if np.isfinite(one.now) and (one.memory.changed or 0 < saved <= _EARLY * first - 1):
+                found[client].append(one)
+    memories = {client: _clearest(compared) for client, compared in found.items() if compared}
+    changed = [client for client, memory in memories.items() if memory.changed]
+    if 2 * len({*changed, *resized}) > len({*memories, *resized}):
+        return {}
+    for client in changed:
+        differing = [one for one in found[client] if one.memory.changed]
+        back = _relabelled(replays, probe, data, client, differing)
+        memories[client] = replace(memories[client], relabelling=back)
+    return memories
+
+
+def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) -> dict[str, float]:
+    """Returns of each client how long an update it sent over what training on its data gives: 1 if it sent that.
+
+    Left out is one as long as it should be whose cosine to the geometric median of the round's updates has the other
+    sign: it may be reversed, or honest where others turn the median. Compared are the updates of rounds first ... last
+    whose model before is known, where a client did as many steps as the settings say; of several the first that
+    training does not give. Empty where most differ: then the rounds were of other settings.
+    """
+    found: dict[str, float] = {}
+    for saved in [saved for saved in replays.saved if first - 1 <= saved < last][:_ROUNDS]:
+        logged, steps = (_logged(log, saved + 1, name) for name in ("update_norm", "num_steps"))
+        cosines = _logged(log, saved + 1, "update_cosine_robust")
+        asked = [c for c, (num, _) in logged.items() if num == _size(replays, c)]
+        if not np.isfinite(replays.params_after(saved)).all() or not asked:
+            continue
+        trained = {c: r for c, r in replays.repeated(saved, asked).items() if r["finite"]}
+        if not trained:
+            continue
+        updates = [trained[client]["update"] for client in trained]
+        inner = gram(updates)
+        statistics = update_statistics(inner, np.full(len(updates), 1 / len(updates)))
+        for client, norm, cosine in zip(trained, statistics.norm, statistics.cosine_robust, strict=True):
+            if not norm > 0 or steps.get(client, (0, -1))[1] != trained[client]["num_steps"]:
+                continue
+            ratio, seen = logged[client][1] / float(norm), cosines.get(client, (0, np.nan))[1]
+            turned = abs(seen + cosine) < abs(seen - cosine)
+            if not (turned and as_trained(ratio)) and as_trained(found.get(client, 1.0)):
+                found[client] = ratio
+    odd = [client for client, ratio in found.items() if not as_trained(ratio)]
+    return {} if 2 * len(odd) > len(found) else found
+
+
+def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, float]]:
+    """Each client's number of examples and a signal in the round, where both are known."""
+    if not {"num_examples", name} <= set(log.signals):
+        return {}
+    sizes, values = log.signals["num_examples"], log.signals[name]
+    usable = (log.rounds == round_num) & ~log.failed & np.isfinite(sizes) & np.isfinite(values)
+    return {log.clients[row]: (int(sizes[row]), float(values[row])) for row in np.flatnonzero(usable)}
+
+
+def _clearest(compared: Sequence[_Compared]) -> Memory:
+    return max((one.memory for one in compared), key=lambda memory: memory.difference)
+
+
+def _of_own_data_alone(replays: Replayer) -> bool:
+    """Whether a batch holds the client's examples as they are: no augmented and no public ones."""
+    augment = replays.settings.preprocess.augment
+    return not (augment.flip or augment.brightness > 0 or replays.settings.federate.shared_fraction > 0)
+
+
+def _first_losses(replays: Replayer, probe: Probe, data: Sites, saved: int, clients: Sequence[str]) -> dict[str, float]:
+    """The `loss_before` of clients in the round after `saved`, with the data of today."""
+    if not _of_own_data_alone(replays):
+        return {client: float(r["loss_before"]) for client, r in replays.repeated(saved, clients).items()}
+    found = {}
+    for client in clients:
+        losses, labels = _batch(replays, probe, data, saved, client)
+        found[client] = _mean(losses, labels)
+    return found
+
+
+def _batch(replays: Replayer, probe: Probe, data: Sites, saved: int, client: str) -> tuple[Floats, NDArray[np.int32]]:
+    """A client's first batch in the round after `saved`: its loss (B, C) if each label were right, and labels (B,)."""
+    x, y = data[client]
+    batch = replays.first_batch(saved + 1, client)
+    logits = probe.logits(replays.params_after(saved), x[batch]).astype(np.float64)
+    with np.errstate(all="ignore"):
+        return np.logaddexp.reduce(logits, axis=1, keepdims=True) - logits, y[batch]
+
+
+def _relabelled(
+    replays: Replayer, probe: Probe, data: Sites, client: str, compared: Sequence[_Compared]
+) -> tuple[int, ...] | None:
+    """The simplest relabelling with which the data of today give all the losses that were logged; None if none does."""
+    if not _of_own_data_alone(replays):
+        return None
+    batches = [(_batch(replays, probe, data, one.saved, client), one.logged) for one in compared]
+    for then in relabellings(replays.cohort.num_classes):
+        if all(same(_mean(losses, then[labels]), logged) for (losses, labels), logged in batches):
+            return tuple(int(label) for label in then)
+    return None
+
+
+def _mean(losses: Floats, labels: NDArray[np.int32] | Labels) -> float:
+    return float(losses[np.arange(len(labels)), labels].mean())
+
+
+def _size(replays: Replayer, client: str) -> int:
+    info = replays.cohort.clients.get(client)
+    return info.num_examples if info else -1

@@ -1,0 +1,145 @@
+"""What the log remembers: data that are the same give the same loss, and others do not."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tasks.diagnose.logs import read_clients
+from tasks.diagnose.memory import Memory, as_trained, relabellings, same, told
+from tasks.diagnose.replay.engine import replayer
+from tasks.diagnose.replay.examine import Probe
+from tasks.diagnose.replay.remember import remember, sent_over_trained
+from tasks.diagnose.surgery import labels_changed_back
+from tasks.federate import federate
+from tasks.federate.cohort import CLIENTS
+from tasks.files import read_client, write_client
+
+SETTINGS = {
+    "federate.model": "logistic",
+    "federate.rounds": 20,
+    "federate.client.batch_size": 10,
+    "federate.client.learning_rate": 0.2,
+}
+FIRST = 16
+
+
+@pytest.fixture(scope="module")
+def run(make_clients, settings_of, tmp_path_factory):
+    """A finished run of 6 clients, with checkpoints after rounds 5, 10, 15 and 20."""
+    made = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path_factory.mktemp("run"))
+    federate(settings_of(SETTINGS), made)
+    return made
+
+
+def remembered(folder, settings):
+    log = read_clients(folder / "reports/clients.csv")
+    with replayer(settings, folder) as replays:
+        return remember(replays, Probe(replays.model), replays.data(), log, FIRST)
+
+
+def changed(run, to, client, change):
+    shutil.copytree(run, to)
+    x, y = read_client(to / CLIENTS / client)
+    write_client(to / CLIENTS / client, *change(x, y))
+    return to
+
+
+def test_data_that_are_the_same_give_the_logged_loss_again(run, settings_of):
+    found = remembered(run, settings_of(SETTINGS))
+    assert sorted(found) == [f"{k:02}" for k in range(6)]
+    for memory in found.values():
+        assert not memory.changed
+        assert memory.now == pytest.approx(memory.logged, rel=1e-5)
+
+
+def test_augmented_data_give_it_again_too(make_clients, settings_of, tmp_path):
+    settings = settings_of({**SETTINGS, "federate.rounds": 12, "preprocess.augment.brightness": 0.3})
+    folder = make_clients(sizes=(30,) * 4, num_test=40).write(tmp_path)
+    federate(settings, folder)
+    found = remembered(folder, settings)
+    assert len(found) == 4
+    assert not any(memory.changed for memory in found.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y, classes: classes - 1 - y, "y to {last} - y"),
+        (lambda y, classes: (y + 1) % classes, "y to y + {last} modulo {classes}"),
+        (lambda y, classes: np.where(y == 0, 1, np.where(y == 1, 0, y)), "0 and 1 swapped"),
+    ],
+)
+def test_labels_that_were_mixed_up_are_known(change, words, run, settings_of, tmp_path):
+    classes = 1 + max(int(read_client(run / CLIENTS / f"{k:02}")[1].max()) for k in range(6))
+    assert classes > 2
+    folder = changed(run, tmp_path / "run", "02", lambda x, y: (x, change(y, classes).astype(np.int32)))
+    found = remembered(folder, settings_of(SETTINGS))
+    assert [client for client, memory in found.items() if memory.changed] == ["02"]
+    then = found["02"].relabelling
+    assert told(then) == words.format(last=classes - 1, classes=classes)
+    back = labels_changed_back({"02": then})({"02": read_client(folder / CLIENTS / "02")})
+    np.testing.assert_array_equal(back["02"][1], read_client(run / CLIENTS / "02")[1])
+
+
+def test_other_features_are_a_change_and_no_relabelling(run, settings_of, tmp_path):
+    folder = changed(run, tmp_path / "run", "04", lambda x, y: (-x, y))
+    memory = remembered(folder, settings_of(SETTINGS))["04"]
+    assert memory.changed
+    assert memory.relabelling is None
+
+
+def test_another_number_of_examples_is_not_compared(run, settings_of, tmp_path):
+    folder = changed(run, tmp_path / "run", "04", lambda x, y: (x[:20], y[:20]))
+    found = remembered(folder, settings_of(SETTINGS))
+    assert "04" not in found
+    assert len(found) == 5
+
+
+def test_where_most_have_changed_nothing_is_said_of_one(run, settings_of, tmp_path):
+    folder = changed(run, tmp_path / "0", "00", lambda x, y: (-x, y))
+    for k in range(1, 4):
+        folder = changed(folder, tmp_path / f"{k}", f"{k:02}", lambda x, y: (-x, y))
+    assert remembered(folder, settings_of(SETTINGS)) == {}
+
+
+def test_checkpoints_of_other_data_are_those_of_the_run(run, settings_of, tmp_path):
+    folder = changed(run, tmp_path / "run", "02", lambda x, y: (-x, y))
+    with replayer(settings_of(SETTINGS), folder) as replays:
+        assert replays.saved == [0, 5, 10, 15, 20]
+        replays.go_to(17)
+        assert replays.from_round == 15
+
+
+@pytest.mark.parametrize("kind", ["scaled_update", "reversed_update"])
+def test_updates_that_training_does_not_give_are_known(kind, make_clients, settings_of, tmp_path):
+    fault = {"kind": kind, "clients": ["02"], "from_round": FIRST, "factor": 8.0}
+    settings = settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}})
+    folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
+    federate(settings, folder)
+    with replayer(settings, folder) as replays:
+        found = sent_over_trained(replays, read_clients(folder / "reports/clients.csv"), FIRST, FIRST + 9)
+    assert len(found) >= 4  # reversed updates turn the median, and then honest ones may seem turned
+    assert found.pop("02") == pytest.approx(8, rel=1e-4)
+    assert all(as_trained(value) for value in found.values())
+
+
+def test_relabellings_by_hand():
+    # Of three labels: turned round, moved by one and by two, and two of them swapped; 2 1 0 is the first and a swap.
+    found = [tuple(int(label) for label in then) for then in relabellings(3)]
+    assert found == [(2, 1, 0), (2, 0, 1), (1, 2, 0), (1, 0, 2), (2, 1, 0), (0, 2, 1)]
+    assert [told(then) for then in found[:4]] == [
+        "y to 2 - y",
+        "y to y + 2 modulo 3",
+        "y to y + 1 modulo 3",
+        "0 and 1 swapped",
+    ]
+
+
+def test_what_counts_as_the_same():
+    assert same(1.0005, 1.0)
+    assert not same(1.002, 1.0)
+    assert same(0.000005, 0.0)  # a batch that is learnt by heart
+    assert Memory(3, logged=0.5, now=0.6).changed
+    assert as_trained(1.04)
+    assert not as_trained(0.9)
