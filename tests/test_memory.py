@@ -5,15 +5,17 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.diagnose.logs import read_clients
+from tasks.diagnose import diagnosis
+from tasks.diagnose.logs import read_clients, read_rounds
 from tasks.diagnose.memory import Memory, as_trained, relabellings, same, told
+from tasks.diagnose.observe import observe
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.examine import Probe
-from tasks.diagnose.replay.remember import remember, sent_over_trained
+from tasks.diagnose.replay.remember import remember, risen_with_their_data, sent_over_trained
 from tasks.diagnose.surgery import labels_changed_back
 from tasks.federate import federate
 from tasks.federate.cohort import CLIENTS
-from tasks.files import read_client, write_client
+from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json, write_rows
 
 SETTINGS = {
     "federate.model": "logistic",
@@ -122,6 +124,59 @@ def test_updates_that_training_does_not_give_are_known(kind, make_clients, setti
     assert len(found) >= 4  # reversed updates turn the median, and then honest ones may seem turned
     assert found.pop("02") == pytest.approx(8, rel=1e-4)
     assert all(as_trained(value) for value in found.values())
+
+
+@pytest.fixture(scope="module")
+def changed_in_between(make_clients, settings_of, tmp_path_factory):
+    """A run in which the labels of client 02 were turned round before round 13, as its data and its log say."""
+    folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path_factory.mktemp("between"))
+    for client in [f"{k:02}" for k in range(6)] + [TEST]:  # labels that a model can learn: where the light comes from
+        x, y = read_client(folder / CLIENTS / client)
+        x[np.arange(len(y)), y] += 2
+        write_client(folder / CLIENTS / client, x, y)
+    fault = {"kind": "flipped_labels", "clients": ["02"], "from_round": 13}
+    federate(settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}}), folder)
+    x, y = read_client(folder / CLIENTS / "02")
+    classes = read_json(folder / CLIENTS / "preprocess.json")["num_classes"]
+    write_client(folder / CLIENTS / "02", x, (classes - 1 - y).astype(np.int32))
+    # What it began with stays, but that nothing was simulated.
+    written = folder / "models/checkpoints/federate/run.json"
+    run = read_json(written)
+    run["identity"]["settings"] = settings_of(SETTINGS).model_dump(
+        mode="json", include=set(run["identity"]["settings"])
+    )
+    write_json(written, run)
+    return folder
+
+
+def test_a_rise_that_came_with_other_data_is_known_and_dated(changed_in_between, settings_of):
+    log = read_clients(changed_in_between / "reports/clients.csv")
+    (one,) = risen_with_their_data(settings_of(SETTINGS), changed_in_between, log)
+    assert (one.client, one.round, one.alarm) == ("02", 13, 13)
+    assert one.until >= 13
+
+
+def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, settings_of, tmp_path):
+    # A log of three rounds: too few losses for any test.
+    folder = shutil.copytree(changed_in_between, tmp_path / "run")
+    for name in ("rounds.csv", "clients.csv"):
+        rows = read_rows(folder / "reports" / name)
+        kept = [row for row in rows if int(row["round"]) in {11, 13, 16}]
+        write_rows(folder / "reports" / name, list(rows[0]), kept)
+    logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
+    settings = settings_of(SETTINGS)
+    assert not observe(*logs, settings.diagnose.significance).increase.detected
+    found = diagnosis(*logs, settings, folder)
+    assert found["detection"]["clients"] == ["02"]
+    assert (found["increase"]["round"], found["verdict"]) == (13, "faulty_clients")
+    says = " ".join(one["says"] for one in found["causes"][0]["evidence"])
+    assert "they give the logged loss again" in says
+
+
+def test_data_as_they_were_are_not_looked_at_twice(run, settings_of, monkeypatch):
+    logs = read_rounds(run / "reports/rounds.csv"), read_clients(run / "reports/clients.csv")
+    monkeypatch.setattr("tasks.diagnose._with_changed_data", lambda *_: pytest.fail("the data are the same"))
+    assert not diagnosis(*logs, settings_of(SETTINGS), run)["increase"]["detected"]
 
 
 def test_relabellings_by_hand():

@@ -10,10 +10,13 @@ from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.diagnose.observe import Observation, observe, sound_after
 from tasks.diagnose.report import headline, to_json, to_markdown
 from tasks.errors import UndriftError
-from tasks.files import read_json, replacing, write_json
+from tasks.files import TEST, client_ids, data_digest, read_client, read_json, replacing, write_json
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+_SHORTLY = 10
+"""Rounds."""
 
 
 def diagnose(settings: Settings, folder: Path) -> None:
@@ -45,7 +48,9 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
 def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path | None) -> dict[str, Any]:
     """Returns what diagnosis.json holds."""
     significance = settings.diagnose.significance
-    seen = observe(rounds, clients, significance)
+    seen, changed = observe(rounds, clients, significance), None
+    if workspace is not None and _data_changed(settings, workspace):
+        seen, changed = _with_changed_data(seen, rounds, clients, settings, workspace)
     unknown = limits(seen, rounds, clients, significance)
     found = to_json(seen, significance, unknown)
     if not seen.increase.detected:
@@ -53,14 +58,46 @@ def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspac
     why = not_replayed(seen, workspace)
     if why is None and workspace is not None:
         try:
-            return _with_proof(found, seen, rounds, clients, settings, workspace)
+            return _with_proof(found, seen, changed, rounds, clients, settings, workspace)
         except UndriftError as exc:
             why = f"The rounds could not be replayed, so no cause is proven: {exc}."
     return found | {"limits": [why, *unknown]}
 
 
+def _data_changed(settings: Settings, workspace: Path) -> bool:
+    """Whether the clients' data are others than those that the run began with, as far as its checkpoints tell."""
+    run, folder = workspace / "models/checkpoints/federate/run.json", workspace / "data/clients"
+    try:
+        began_with = read_json(run)["identity"]["data"]
+        names = [name for name in client_ids(folder) if name not in settings.federate.exclude]
+        return bool(data_digest((name, *read_client(folder / name)) for name in [*names, TEST]) != began_with)
+    except (UndriftError, OSError, KeyError, TypeError):
+        return False  # without checkpoints or data there is nothing to compare
+
+
+def _with_changed_data(
+    seen: Observation, rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path
+) -> tuple[Observation, int | None]:
+    """What is seen with the clients whose loss rose as their data changed, and from which round theirs did."""
+    from tasks.diagnose.replay.remember import risen_with_their_data
+
+    try:
+        risen = risen_with_their_data(settings, workspace, clients)
+    except UndriftError as exc:
+        _log.info("whose data have changed is not known: %s", exc)
+        return seen, None
+    significance = settings.diagnose.significance
+    return observe(rounds, clients, significance, risen), min((one.round for one in risen), default=None)
+
+
 def _with_proof(
-    found: dict[str, Any], seen: Observation, rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path
+    found: dict[str, Any],
+    seen: Observation,
+    changed: int | None,
+    rounds: RoundLog,
+    clients: ClientLog,
+    settings: Settings,
+    workspace: Path,
 ) -> dict[str, Any]:
     # TensorFlow takes seconds to import, and most diagnoses find no rise.
     from tasks.diagnose.replay.prove import Rise, investigate
@@ -69,7 +106,11 @@ def _with_proof(
     measured = rounds.rounds[column.given], column.values[column.given]
     trends = seen.train_trend, seen.val_trend
     hidden = () if seen.increase.kind == "not_finite" else seen.hidden
-    what = Rise(seen.increase, seen.loss, *measured, trends, sound_after(seen, rounds), hidden)
+    # Data that changed shortly before the rise was seen had changed the model by then.
+    sound, began = sound_after(seen, rounds), seen.increase.round or 0
+    if changed is not None and began - _SHORTLY <= changed <= began:
+        sound = min(sound, changed - 1)
+    what = Rise(seen.increase, seen.loss, *measured, trends, sound, hidden)
     shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
     unknown = list(found["limits"])
     if not shown.reproduced:

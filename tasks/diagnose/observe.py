@@ -1,5 +1,6 @@
 """What the logs of a run show: a rise or none, who drifted then, and what they cannot tell."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,9 +66,18 @@ class Observation:
         return tuple(c for c in self.clients if c not in self.failures and c not in self.unusual)
 
 
-def observe(rounds: RoundLog, clients: ClientLog, significance: float) -> Observation:
-    """Returns what the two logs show; `significance` is the probability of a rise claimed where there is none."""
+def observe(rounds: RoundLog, clients: ClientLog, significance: float, known: Sequence[Risen] = ()) -> Observation:
+    """Returns what the two logs show.
+
+    Args:
+        rounds: rounds.csv.
+        clients: clients.csv.
+        significance: the probability of a rise claimed where there is none.
+        known: clients whose loss is known to have risen from elsewhere, which counts where no test finds a rise.
+    """
     loss, increase, hidden, later = _increase(rounds, clients, significance)
+    if known and not increase.detected:
+        loss, increase, hidden, later = _of_some(loss, rounds, clients, known, 1.0)
     window = _window(rounds, loss, increase)
     drifts = drift(clients, *window, significance) if window else []
     place = {client: number for number, client in enumerate(ranking(drifts))}
@@ -110,9 +120,8 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> Found:
 
     A value that is not finite counts in whichever loss it came first. Half of the significance goes to the clients,
     whose short series need it most, and the other half to the columns, three fifths of it to the first, so that any
-    claim has it as a whole. Where both rose, the
-    first is told, unless the second did so clearly before it. Where the clients' losses are known, the mean client's
-    stands for train_loss, whose noise is that of who took part (`common`).
+    claim has it as a whole. Where both rose, the first is told, unless the second did so clearly before it. Where the
+    clients' losses are known, the mean client's stands for train_loss, whose noise is that of who took part (`common`).
     """
     names = tested_losses(log)
     shares = [0.3, 0.2, 0.5] if len(names) > 1 else [0.5, 0.5]
@@ -160,22 +169,26 @@ def _hidden(tested: str, log: RoundLog, clients: ClientLog, significance: float,
     """A rise of a few clients, or failures that the loss of all hides; None if there is neither."""
     hidden = _of_clients(log, clients, significance * share)
     if hidden:
-        first = min(hidden, key=lambda one: one.round)
-        rise = Increase(
-            detected=True,
-            round=first.round,
-            until=max(one.until for one in hidden),
-            confidence=max(0.0, 1 - (1 - max(one.confidence for one in hidden)) / share),
-            alarm=min(one.alarm for one in hidden),
-            kind="level",
-        )
-        column = "train_loss" if "train_loss" in log.losses else tested
-        names = [one.client for one in hidden]
-        return column, _of_their_own(rise, clients, names), tuple(names), None
+        return _of_some(tested, log, clients, hidden, share)
     if clients.not_finite.any():
         names_failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
         return tested, _failing(log.losses[tested], log, clients), tuple(sorted(names_failed)), None
     return None
+
+
+def _of_some(tested: str, log: RoundLog, clients: ClientLog, hidden: Sequence[Risen], share: float) -> Found:
+    """The rise of some clients, from the first of theirs to the last."""
+    rise = Increase(
+        detected=True,
+        round=min(one.round for one in hidden),
+        until=max(one.until for one in hidden),
+        confidence=max(0.0, 1 - (1 - max(one.confidence for one in hidden)) / share),
+        alarm=min(one.alarm for one in hidden),
+        kind="level",
+    )
+    column = "train_loss" if "train_loss" in log.losses else tested
+    names = [one.client for one in hidden]
+    return column, _of_their_own(rise, clients, names), tuple(names), None
 
 
 def _of_their_own(rise: Increase, log: ClientLog, clients: list[str]) -> Increase:

@@ -1,6 +1,5 @@
 """The clients of a run as the rounds see them: where their files are, how many examples, which weight."""
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import DataError, SettingsError
 from tasks.federate.aggregators import client_weights, weighting_of
-from tasks.files import TEST, client_ids, read_client, read_json
+from tasks.files import TEST, client_ids, data_digest, read_client, read_json
 from tasks.settings import Settings
 
 CLIENTS = Path("data/clients")
@@ -92,7 +91,6 @@ def load_cohort(
     root = (folder / CLIENTS).resolve()
     described = read_json(root / "preprocess.json")
     shape, num_classes = tuple(described["input_shape"]), int(described["num_classes"])
-    digest = hashlib.md5(usedforsecurity=False)
     features: dict[str, NDArray[np.float32]] = {}
     labels: dict[str, NDArray[np.int32]] = {}
     broken: dict[str, str] = {}
@@ -102,10 +100,11 @@ def load_cohort(
         except DataError as exc:
             broken[client] = _to_publish(exc, root / client)
             continue
-        digest.update(client.encode() + b"\0" + x.tobytes() + y.tobytes())
         features[client], labels[client] = x, y
     if not features:
         raise DataError(f"no client can be used: {'; '.join(f'{c}: {reason}' for c, reason in broken.items())}")
+    test_x, test_y = _read_checked(root / TEST, shape, num_classes)
+    digest = data_digest([*((client, x, labels[client]) for client, x in features.items()), (TEST, test_x, test_y)])
     shared = _public(features, labels, shared_fraction, seed) if shared_fraction else None
     if shared is not None:
         features = {client: np.concatenate([x, shared[0]]) for client, x in features.items()}
@@ -122,9 +121,7 @@ def load_cohort(
         )
         for client, x in features.items()
     }
-    test_x, test_y = _read_checked(root / TEST, shape, num_classes)
-    digest.update(test_x.tobytes() + test_y.tobytes())
-    return Cohort(clients, broken, shape, num_classes, digest.hexdigest(), test_x, test_y, shared)
+    return Cohort(clients, broken, shape, num_classes, digest, test_x, test_y, shared)
 
 
 def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]:

@@ -3,19 +3,25 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.diagnose.causes import WORSE
 from tasks.diagnose.change import Sites
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.memory import Labels, Memory, as_trained, relabellings, same
-from tasks.diagnose.replay.engine import Replayer
+from tasks.diagnose.panel import Risen
+from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.examine import Floats, Probe
 from tasks.federate.statistics import gram, update_statistics
+from tasks.settings import Settings
 
 _MODELS, _TIMES = 4, 2
 """Most models that the clients' losses are compared under, and how often a client's is at most."""
+_BEFORE, _FLOOR = 4, 0.25
+"""Rounds before a client's rise that tell its loss then; share of its median loss added to all before the logarithm."""
 _EARLY = 0.7
 """Of the rounds before the rise, those in which data that are the same today had not changed yet."""
 _ROUNDS = 2
@@ -52,6 +58,7 @@ def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first
     """
     found: dict[str, list[_Compared]] = defaultdict(list)
     resized: set[str] = set()
+    looked_at: set[str] = set()
     narrow = {client for client, width in replays.settings.federate.width.items() if width < 1}
     asked = 0
     for saved in [saved for saved in replays.saved if saved < first - 1]:
@@ -61,13 +68,14 @@ def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first
         if not able or asked == _MODELS:
             continue
         asked += 1
+        looked_at |= set(able)
         for client, loss in _first_losses(replays, probe, data, saved, able).items():
             one = _Compared(saved, logged[client][1], loss)
             if np.isfinite(one.now) and (one.memory.changed or 0 < saved <= _EARLY * first - 1):
                 found[client].append(one)
     memories = {client: _clearest(compared) for client, compared in found.items() if compared}
     changed = [client for client, memory in memories.items() if memory.changed]
-    if 2 * len({*changed, *resized}) > len({*memories, *resized}):
+    if 2 * len({*changed, *resized}) > len(looked_at | resized):
         return {}
     for client in changed:
         differing = [one for one in found[client] if one.memory.changed]
@@ -106,6 +114,55 @@ def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) 
                 found[client] = ratio
     odd = [client for client, ratio in found.items() if not as_trained(ratio)]
     return {} if 2 * len(odd) > len(found) else found
+
+
+def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> list[Risen]:
+    """Returns the clients whose loss rose because their data changed in the course of the run, sorted by id.
+
+    Under the models of earlier checkpoints today's data do not give the loss that was logged, and from one on they do:
+    in between the data became what they are. Named is whose loss they raise by half or more under the last model
+    before, and whose logged loss rose as far within; none where the data of most have changed, and where batches hold
+    more than a client's own examples. What a test of few losses leaves to chance, this knows.
+    """
+    with replayer(settings, folder) as replays:
+        if not _of_own_data_alone(replays):
+            return []
+        probe, data = Probe(replays.model), replays.data()
+        compared: dict[str, list[_Compared]] = defaultdict(list)
+        resized: set[str] = set()
+        for saved in replays.saved:
+            logged = _logged(log, saved + 1, "loss_before")
+            resized |= {client for client, (num, _) in logged.items() if num != _size(replays, client)}
+            able = [client for client in logged if client in data and client not in resized]
+            for client, loss in _first_losses(replays, probe, data, saved, able).items():
+                compared[client].append(_Compared(saved, logged[client][1], loss))
+    changed = [client for client, those in compared.items() if any(one.memory.changed for one in those)]
+    if 2 * len({*changed, *resized}) > len({*compared, *resized}):
+        return []
+    found = [_risen_between(log, client, compared[client]) for client in sorted(changed)]
+    return [one for one in found if one is not None]
+
+
+def _risen_between(log: ClientLog, client: str, compared: Sequence[_Compared]) -> Risen | None:
+    """The rise of a client's loss between the last round with other data and the next that was compared."""
+    last = max(number for number, one in enumerate(compared) if one.memory.changed)
+    if last + 1 == len(compared) or not compared[last].now >= WORSE * compared[last].logged:
+        return None
+    mine = log.of(client) & np.isfinite(log.signals["loss_before"]) & ~log.failed
+    rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
+    since, until = compared[last].saved + 1, compared[last + 1].saved + 1
+    places = [i for i in range(1, len(rounds)) if since < rounds[i] <= until]
+    # A batch that is nearly learnt by heart doubles its loss for nothing.
+    level = np.log(losses + _FLOOR * np.median(losses))
+    start = max(places, key=lambda i: level[i : i + 2].mean() - level[max(0, i - _BEFORE) : i].mean(), default=0)
+    if not start:
+        return None
+    before = float(np.median(losses[:start][-_BEFORE:]))
+    if not losses[start] >= WORSE * before:
+        return None
+    high = np.flatnonzero(losses > np.sqrt(before * losses[start]))
+    first = int(rounds[start])
+    return Risen(client, first, int(rounds[high[-1]]), first, 1.0)
 
 
 def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, float]]:

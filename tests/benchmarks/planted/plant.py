@@ -75,7 +75,9 @@ class Planter:
         clients = [client for client in clients if client not in same]
         cohort, model, runner = self._runner(settings, workspace)
         fresh = runner.fresh()
-        identity = identity_of(settings, cohort, model, PHASE)
+        # What a run writes down as it begins is of the data that it begins with.
+        begun = cohort_of(healthy.settings, healthy.folder).digest
+        identity = {**identity_of(settings, cohort, model, PHASE), "data": begun}
         checkpoints = Checkpoints(checkpoints_of(workspace, PHASE.name), identity)
         every = settings.federate.checkpoint_every
         for done in {*range(every, ONSET, every), ONSET - 1}:
