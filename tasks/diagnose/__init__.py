@@ -15,6 +15,10 @@ from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_FROM_DATA = (
+    "No test of the losses alone finds this rise: it is known from the clients' data, which have changed in the course "
+    "of the run."
+)
 _SHORTLY = 10
 """Rounds."""
 
@@ -49,9 +53,12 @@ def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspac
     """Returns what diagnosis.json holds."""
     significance = settings.diagnose.significance
     seen, changed = observe(rounds, clients, significance), None
+    tested = seen.increase.detected
     if workspace is not None and _data_changed(settings, workspace):
         seen, changed = _with_changed_data(seen, rounds, clients, settings, workspace)
     unknown = limits(seen, rounds, clients, significance)
+    if seen.increase.detected and not tested:
+        unknown.insert(0, _FROM_DATA)
     found = to_json(seen, significance, unknown)
     if not seen.increase.detected:
         return found
