@@ -169,6 +169,7 @@ def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, 
     found = diagnosis(*logs, settings, folder)
     assert found["detection"]["clients"] == ["02"]
     assert (found["increase"]["round"], found["verdict"]) == (13, "faulty_clients")
+    assert found["causes"][0]["fault"] == "labels"
     assert "No test of the losses alone" in found["limits"][0]
     says = " ".join(one["says"] for one in found["causes"][0]["evidence"])
     assert "they give the logged loss again" in says

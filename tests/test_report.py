@@ -26,6 +26,21 @@ def test_headline_names_rise_cause_proof_and_remedy() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("labels", "because the labels of client 03 are wrong (proven"),
+        ("data", "because the data of client 03 are faulty (proven"),
+        ("updates", "because the updates of client 03 are faulty (proven"),
+        ("?", "because the updates or the data of client 03 are faulty (proven"),
+    ],
+)
+def test_headline_says_what_is_faulty_where_that_is_known(fault: str, words: str) -> None:
+    found = diagnosis()
+    found["causes"][0]["fault"] = fault
+    assert words in headline(found)
+
+
 def test_headline_without_a_rise_says_so() -> None:
     found = {**MINIMAL, "detection": {"loss": "train_loss", "num_losses": 1}}
     assert headline(found) == "train_loss did not rise beyond its noise in 1 measured round."

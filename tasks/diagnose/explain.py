@@ -47,6 +47,7 @@ def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, A
         "cause": candidate.cause,
         "score": max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
         "clients": list(candidate.clients),
+        **_fault(candidate.cause, candidate.clients, seen.findings),
         "rounds": list(seen.window),
         "evidence": [
             {"signal": signal, "value": _number(value), "expected": _number(expected), "says": says}
@@ -182,6 +183,18 @@ def _evidence(cause: str, clients: tuple[str, ...], found: Findings, settings: S
             )
 
 
+def _fault(cause: str, clients: tuple[str, ...], found: Findings) -> dict[str, str]:
+    """What is faulty, where it is the same of all the clients: `labels`, `data` or `updates`."""
+    named = [one for one in found.clients if one.client in clients]
+    if cause != "faulty_clients" or not named:
+        return {}
+    if all(one.relabelled for one in named):
+        return {"fault": "labels"}
+    if all(one.changed for one in named):
+        return {"fault": "data"}
+    return {} if any(one.changed for one in named) else {"fault": "updates"}
+
+
 def _of_faulty(one: ClientFinding) -> Evidence:
     who = f"client {one.client}"
     if one.changed:
@@ -253,7 +266,8 @@ def _remembered(one: ClientFinding) -> Evidence:
         f"its data of today, the same model has {memory.now:.7g} on the same examples: they have changed since."
     )
     if memory.relabelling:
-        says += f" With their labels changed back ({told(memory.relabelling)}), they give the logged loss again."
+        says += f" With the labels changed back ({told(memory.relabelling)}), they give the logged loss again."
+        says += " Put right where they are, the client can stay."
     yield "loss_of_first_batch", memory.now, memory.logged, says
 
 

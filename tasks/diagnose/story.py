@@ -72,7 +72,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause that is claimed."""
+    """A cause that is claimed; `fault`: what is wrong of faulty clients, `labels`, `data`, `updates` or "" (unknown)."""
 
     cause: str
     score: float | None
@@ -81,6 +81,7 @@ class Cause:
     evidence: tuple[Evidence, ...]
     replay: Replay | None
     remedy: Remedy | None
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,7 @@ def _cause(raw: Mapping[str, Any], tried: tuple[Remedy, ...]) -> Cause:
         tuple(_evidence(one) for one in _objects(raw, "evidence")),
         _replay(replay) if isinstance(replay, dict) else None,
         remedy,
+        _text(raw, "fault"),
     )
 
 

@@ -75,12 +75,20 @@ CAUSES = {
         "The loss on the training data goes on falling while that on other data rises.",
     ),
 }
+FAULTS = {
+    "labels": "the labels of {} are wrong",
+    "data": "the data of {} are faulty",
+    "updates": "the updates of {} are faulty",
+}
+"""What ends `the loss rose because …` where it is known what is faulty."""
 SIGNALS = {
     "finite": "rounds in which it failed",
     "update_norm": "length of its update",
     "update_cosine": "agreement with the mean update",
     "update_cosine_robust": "agreement with the other updates",
     "slope": "direction on its own data (-1: downhill)",
+    "loss_of_first_batch": "loss of a batch: of today's data, and logged",
+    "sent_over_trained": "what it sent over what training gives",
     "loss_before": "own loss before local work",
     "loss_after": "own loss after local work",
     "loss_change": "change of its own loss",

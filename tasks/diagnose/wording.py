@@ -6,7 +6,7 @@ from statistics import fmean
 
 from tasks.diagnose.patch import flags, plain
 from tasks.diagnose.story import Cause, Evidence, Remedy, Replay, Rise, Series, Story
-from tasks.diagnose.vocabulary import CAUSES, SIGNALS
+from tasks.diagnose.vocabulary import CAUSES, FAULTS, SIGNALS
 
 _NAMED = 5
 """Most clients named in one sentence."""
@@ -38,6 +38,8 @@ def because(cause: Cause) -> str:
     if cause.cause not in CAUSES:
         return f"of {name_of(cause.cause)}" + (f" ({who(cause.clients)})" if cause.clients else "")
     words = CAUSES[cause.cause]
+    if cause.fault in FAULTS and cause.clients:
+        return FAULTS[cause.fault].format(who(cause.clients))
     return words.because.format(who(cause.clients)) if cause.clients else words.alone
 
 
