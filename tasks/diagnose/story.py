@@ -72,7 +72,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause that is claimed; `fault`: what is wrong of faulty clients, `labels`, `data`, `updates` or "" (unknown)."""
+    """A cause that is claimed; `fault`: what is wrong of faulty clients, labels, data or updates; empty if unknown."""
 
     cause: str
     score: float | None
