@@ -64,7 +64,7 @@ def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
 def statistics(z, d, noise):
     """Every window and split, as the docstring of `risen` says it, one by one."""
     n, found = len(z), {}
-    for width in [w for w in (1, 2, 4, 8) if w < n - 3] + [n]:
+    for width in [w for w in (1, 2, 4, 8) if w == 1 or w < n - 3] + [n]:
         for split in range(3, n):
             end = min(split + width, n)
             if width < n and split + width > n:
@@ -80,7 +80,7 @@ def statistics(z, d, noise):
     return found
 
 
-@pytest.mark.parametrize("n", [5, 6, 7, 11, 20])
+@pytest.mark.parametrize("n", [4, 5, 6, 7, 11, 20])
 def test_statistic_is_that_of_the_slow_reference(n):
     rng = np.random.default_rng(n)
     z, d = rng.standard_normal((2, 3, n))
@@ -145,6 +145,17 @@ def test_a_rise_of_all_clients_is_not_one_of_a_few():
     rng = np.random.default_rng(4)
     clients, rounds, losses = panel(rng, share=0.5, noise=0.1)
     assert risen(clients, rounds, np.where(rounds >= 16, 5 * losses, losses), SIGNIFICANCE) == []
+
+
+@pytest.mark.parametrize("num_rounds", range(1, 12))
+def test_logs_of_any_length_can_be_tested(num_rounds):
+    rounds, clients = np.repeat(np.arange(1, num_rounds + 1), 4), np.tile(list("abcd"), num_rounds)
+    losses = 1 + 0.1 * np.random.default_rng(num_rounds).random(len(rounds))
+    assert risen(clients, rounds, losses, SIGNIFICANCE) == []
+    late = (clients == "b") & (rounds == num_rounds)  # the last loss, of a client with at least three before it
+    found = risen(clients, rounds, np.where(late, 1e6, losses), SIGNIFICANCE)
+    assert [one.client for one in found] in ([], ["b"])
+    assert not found or (num_rounds > 5 and found[0].round == num_rounds)
 
 
 def test_long_logs_are_tested_in_blocks():

@@ -221,7 +221,7 @@ def _heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]
     # Around the mean, so that the squares keep their digits.
     z, d = (values - values.mean(axis=1, keepdims=True) for values in (z, d))
     total_z, total, square = (np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0))) for values in (z, d, d**2))
-    for width in (*(w for w in _WINDOWS if w < n - _BEFORE), n):
+    for width in (*(w for w in _WINDOWS if w == 1 or w < n - _BEFORE), n):
         split = np.arange(_BEFORE, n - (width if width < n else _AFTER) + 1)
         end = np.minimum(split + width, n)
         recent, size = np.maximum(split - _RECENT, 0), end - split
@@ -244,7 +244,7 @@ def _null(lengths: tuple[int, ...]) -> _Law:
         panels = [rng.standard_t(_TAIL, (_CHUNK, n)) for n in lengths]
         noise = _sd(np.concatenate([np.diff(z, axis=1) for z in panels], axis=1))
         tops = [(width, heights.max(axis=1)) for z in panels for width, heights in _heights(z, z, noise)]
-        drawn[0].append(np.max([top for width, top in tops if width == 1], axis=0, initial=-np.inf))
+        drawn[0].append(np.max([top for width, top in tops if width == 1], axis=0))
         drawn[1].append(np.max([top for width, top in tops if width > 1], axis=0))
     single, lasting = (np.concatenate(maxima) for maxima in drawn)
     shares = [(single, _SINGLE), (lasting, 1 - _SINGLE)]
