@@ -74,7 +74,8 @@ class ClientFinding:
         learnable: accuracy on one half after training on the other, and the share of the most frequent label.
         structure: how much its features hang together, over how much the hold-out data's do; NaN if not known.
         norm: length of its update over the median client's, all from the model before the rise; NaN if it failed. This
-            and the next four are of one round, and of clients with an odd update in it the median of four draws.
+            and the next four are of one round, and of clients with an odd update in it the median of four draws if
+            `sent_over_trained` is not known.
         norm_per_step: the same of the length over the number of steps.
         grown: length of its update for each step, over the median of its own in the 20 rounds before the rise; NaN if
             it took part in none.

@@ -244,8 +244,8 @@ def _of_faulty(one: ClientFinding) -> Evidence:
             "slope",
             one.slope,
             -1.0,
-            f"What {who} sends goes uphill on its own data: in the median of several rounds its cosine to the gradient "
-            f"of its loss is {_short(one.slope)}. Training goes downhill.",
+            f"What {who} sends goes uphill on its own data: its cosine to the gradient of its loss is "
+            f"{_short(one.slope)}. Training goes downhill.",
         )
     if math.isfinite(one.left_out):
         yield (

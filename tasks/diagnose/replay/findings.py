@@ -81,7 +81,8 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     Args:
         replays: at the checkpoint before the rise.
         probe: of their model.
-        sent: a round of all clients; those whose update is odd in it are asked again in three more.
+        sent: a round of all clients; those whose update is odd in it, and not known to be what training gives or not,
+            are asked again in three more.
         log: clients.csv.
         first: round in which the rise began.
     """
