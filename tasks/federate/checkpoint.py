@@ -9,12 +9,14 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tasks.errors import DataError
 from tasks.files import replacing, write_json
 
 
@@ -40,9 +42,16 @@ def saved_states(folder: Path, phase: str, identity: dict[str, Any]) -> dict[int
 
 
 def load_state(path: Path, template: Any) -> Any:
-    """Returns the state in the checkpoint `path`, in the structure of `template`."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return tf.nest.pack_sequence_as(template, [arrays[name] for name in arrays.files])
+    """Returns the state in the checkpoint `path`, in the structure of `template`.
+
+    Raises:
+        DataError: the file is damaged, or of a run with other clients or another model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return tf.nest.pack_sequence_as(template, [arrays[name] for name in arrays.files])
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as exc:
+        raise DataError(f"{path} is not a checkpoint of this run: {exc}") from exc
 
 
 class Checkpoints:

@@ -19,7 +19,7 @@ from tasks.diagnose.logs import LOSSES
 from tasks.errors import NoClientLeft
 from tasks.federate import faults, runner
 from tasks.federate.aggregators import check
-from tasks.federate.checkpoint import load_state, saved_states
+from tasks.federate.checkpoint import checkpoints_of, load_state, saved_states
 from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
 from tasks.federate.in_process import Failed
 from tasks.federate.models import build
@@ -28,7 +28,7 @@ from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.runtime import runtime
 from tasks.federate.schedule import clients_per_round
-from tasks.files import TEST, read_client, write_client
+from tasks.files import TEST, read_client, read_rows, write_client
 from tasks.settings import FaultSettings, RuntimeSettings, Settings, with_settings
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,10 @@ class Replayer:
         self._fresh = self._initial.fresh()
         # Data that changed in the course of the run are what a diagnosis looks for: the model may be of others.
         identity = identity_of(settings, self.cohort, self.model, self.phase)
-        self._saved = saved_states(folder, self.phase.name, {k: v for k, v in identity.items() if k != "data"})
+        self._saved = saved_states(folder, self.phase.name, identity)
+        if not self._saved and _logged_as_reported(folder, self.phase.name):
+            others = {name: value for name, value in identity.items() if name != "data"}
+            self._saved = saved_states(folder, self.phase.name, others)
         self.spent = 0
         self.from_round = 0
         self._state = self._fresh
@@ -287,6 +290,24 @@ class Replayer:
                 del _COMPUTATIONS[next(iter(_COMPUTATIONS))]
             _COMPUTATIONS[key] = build_computations(settings, cohort, self.model, masked=False)
         return _COMPUTATIONS[key]
+
+
+def _logged_as_reported(folder: Path, phase: str) -> bool:
+    """Whether the log beside the checkpoints is that of reports/rounds.csv: else they are of another run."""
+    log, reported = checkpoints_of(folder, phase) / "log.jsonl", folder / "reports/rounds.csv"
+    if not log.is_file() or not reported.is_file():
+        return False
+    rows = {row["round"]: row.get("train_loss", "") for row in read_rows(reported)}
+    try:
+        lines = [json.loads(line)["row"] for line in log.read_text(encoding="utf-8").splitlines()]
+        pairs = [
+            (line["train_loss"], float(rows[str(line["round"])])) for line in lines if rows.get(str(line["round"]))
+        ]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(pairs) and all(
+        one is not None and np.isclose(one, other, rtol=1e-5, equal_nan=True) for one, other in pairs
+    )
 
 
 def _shares(cohort: Cohort) -> dict[str, float]:

@@ -77,11 +77,27 @@ def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first
     changed = [client for client, memory in memories.items() if memory.changed]
     if 2 * len({*changed, *resized}) > len(looked_at | resized):
         return {}
-    for client in changed:
+    for client in _changed_later(replays, probe, data, log, first, changed):
+        del memories[client]
+    for client in set(changed) & set(memories):
         differing = [one for one in found[client] if one.memory.changed]
         back = _relabelled(replays, probe, data, client, differing)
         memories[client] = replace(memories[client], relabelling=back)
     return memories
+
+
+def _changed_later(
+    replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first: int, changed: Sequence[str]
+) -> set[str]:
+    """Those whose data of today do not give what they logged in the rise either: they changed after it."""
+    found: set[str] = set()
+    for saved in [saved for saved in replays.saved if saved >= first]:
+        logged = _logged(log, saved + 1, "loss_before")
+        asked = [client for client in changed if client in logged]
+        for client, loss in _first_losses(replays, probe, data, saved, asked).items() if asked else ():
+            if np.isfinite(loss) and not same(loss, logged[client][1]):
+                found.add(client)
+    return found
 
 
 def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) -> dict[str, float]:
@@ -95,7 +111,7 @@ def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) 
     found: dict[str, float] = {}
     for saved in [saved for saved in replays.saved if first - 1 <= saved < last][:_ROUNDS]:
         logged, steps = (_logged(log, saved + 1, name) for name in ("update_norm", "num_steps"))
-        cosines = _logged(log, saved + 1, "update_cosine_robust")
+        cosines, losses = (_logged(log, saved + 1, name) for name in ("update_cosine_robust", "loss_before"))
         asked = [c for c, (num, _) in logged.items() if num == _size(replays, c)]
         if not np.isfinite(replays.params_after(saved)).all() or not asked:
             continue
@@ -106,6 +122,8 @@ def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) 
         inner = gram(updates)
         statistics = update_statistics(inner, np.full(len(updates), 1 / len(updates)))
         for client, norm, cosine in zip(trained, statistics.norm, statistics.cosine_robust, strict=True):
+            if not same(float(trained[client]["loss_before"]), losses.get(client, (0, np.inf))[1]):
+                continue  # trained on other data
             if not norm > 0 or steps.get(client, (0, -1))[1] != trained[client]["num_steps"]:
                 continue
             ratio, seen = logged[client][1] / float(norm), cosines.get(client, (0, np.nan))[1]
@@ -208,11 +226,14 @@ def _relabelled(
     replays: Replayer, probe: Probe, data: Sites, client: str, compared: Sequence[_Compared]
 ) -> tuple[int, ...] | None:
     """The simplest relabelling with which the data of today give all the losses that were logged; None if none does."""
-    if not _of_own_data_alone(replays):
-        return None
+    if not _of_own_data_alone(replays) or len(compared) < _TIMES or not compared[-1].saved:
+        return None  # among so many relabellings one fits a single loss, or those of the first weights, by chance
     batches = [(_batch(replays, probe, data, one.saved, client), one.logged) for one in compared]
     for then in relabellings(replays.cohort.num_classes):
-        if all(same(_mean(losses, then[labels]), logged) for (losses, labels), logged in batches):
+        if all(
+            np.isclose(_mean(losses, then[labels]), logged, rtol=1e-5, atol=1e-6)
+            for (losses, labels), logged in batches
+        ):
             return tuple(int(label) for label in then)
     return None
 
