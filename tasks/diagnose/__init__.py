@@ -93,8 +93,9 @@ def _with_changed_data(
     except UndriftError as exc:
         _log.info("whose data have changed is not known: %s", exc)
         return seen, None
-    significance = settings.diagnose.significance
-    return observe(rounds, clients, significance, risen), min((one.round for one in risen), default=None)
+    if risen and not seen.increase.detected:
+        seen = observe(rounds, clients, settings.diagnose.significance, risen)
+    return seen, min((one.round for one in risen), default=None)
 
 
 def _with_proof(

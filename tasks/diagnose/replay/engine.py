@@ -87,6 +87,7 @@ class Replayer:
         if not self._saved and _logged_as_reported(folder, self.phase.name):
             others = {name: value for name, value in identity.items() if name != "data"}
             self._saved = saved_states(folder, self.phase.name, others)
+        self._loaded: tuple[int, Any] | None = None
         self.spent = 0
         self.from_round = 0
         self._state = self._fresh
@@ -100,7 +101,7 @@ class Replayer:
         usable = [round_num for round_num in self._saved if round_num <= latest]
         if usable:
             self.from_round = max(usable)
-            self._state = load_state(self._saved[self.from_round], self._fresh)
+            self._state = self._after(self.from_round)
         else:
             every = self.settings.federate.checkpoint_every
             self.from_round = latest // every * every
@@ -157,7 +158,12 @@ class Replayer:
         return np.asarray(self._after(saved)["server"]["params"])
 
     def _after(self, saved: int) -> Any:
-        return load_state(self._saved[saved], self._fresh) if saved else self._fresh
+        if not saved:
+            return self._fresh
+        # Whoever asks for one client after the other asks for the same state, which may be of gigabytes.
+        if self._loaded is None or self._loaded[0] != saved:
+            self._loaded = saved, load_state(self._saved[saved], self._fresh)
+        return self._loaded[1]
 
     def repeated(self, saved: int, clients: Sequence[str]) -> dict[str, Any]:
         """Returns what training on today's data gives `clients` in the round after `saved`; who fails is left out.

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +28,6 @@ _ROUNDS = 2
 """Most rounds of the rise whose updates are compared."""
 
 
-@dataclass(frozen=True)
-class _Compared:
-    """A client's loss in the round after the model of round `saved`."""
-
-    saved: int
-    logged: float
-    now: float
-
-    @property
-    def memory(self) -> Memory:
-        return Memory(self.saved + 1, self.logged, self.now)
-
-
 def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first: int) -> dict[str, Memory]:
     """Returns what the log remembers of the clients' data: of each client the loss that differs most from today's.
 
@@ -56,7 +43,7 @@ def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first
         log: clients.csv.
         first: round in which the rise began.
     """
-    found: dict[str, list[_Compared]] = defaultdict(list)
+    found: dict[str, list[Memory]] = defaultdict(list)
     resized: set[str] = set()
     looked_at: set[str] = set()
     narrow = {client for client, width in replays.settings.federate.width.items() if width < 1}
@@ -70,8 +57,8 @@ def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first
         asked += 1
         looked_at |= set(able)
         for client, loss in _first_losses(replays, probe, data, saved, able).items():
-            one = _Compared(saved, logged[client][1], loss)
-            if np.isfinite(one.now) and (one.memory.changed or 0 < saved <= _EARLY * first - 1):
+            one = Memory(saved + 1, logged[client][1], loss)
+            if np.isfinite(one.now) and (one.changed or 0 < saved <= _EARLY * first - 1):
                 found[client].append(one)
     memories = {client: _clearest(compared) for client, compared in found.items() if compared}
     changed = [client for client, memory in memories.items() if memory.changed]
@@ -80,7 +67,7 @@ def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first
     for client in _changed_later(replays, probe, data, log, first, changed):
         del memories[client]
     for client in set(changed) & set(memories):
-        differing = [one for one in found[client] if one.memory.changed]
+        differing = [one for one in found[client] if one.changed]
         back = _relabelled(replays, probe, data, client, differing)
         memories[client] = replace(memories[client], relabelling=back)
     return memories
@@ -146,29 +133,29 @@ def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> l
         if not _of_own_data_alone(replays):
             return []
         probe, data = Probe(replays.model), replays.data()
-        compared: dict[str, list[_Compared]] = defaultdict(list)
+        compared: dict[str, list[Memory]] = defaultdict(list)
         resized: set[str] = set()
         for saved in replays.saved:
             logged = _logged(log, saved + 1, "loss_before")
             resized |= {client for client, (num, _) in logged.items() if num != _size(replays, client)}
             able = [client for client in logged if client in data and client not in resized]
             for client, loss in _first_losses(replays, probe, data, saved, able).items():
-                compared[client].append(_Compared(saved, logged[client][1], loss))
-    changed = [client for client, those in compared.items() if any(one.memory.changed for one in those)]
+                compared[client].append(Memory(saved + 1, logged[client][1], loss))
+    changed = [client for client, those in compared.items() if any(one.changed for one in those)]
     if 2 * len({*changed, *resized}) > len({*compared, *resized}):
         return []
     found = [_risen_between(log, client, compared[client]) for client in sorted(changed)]
     return [one for one in found if one is not None]
 
 
-def _risen_between(log: ClientLog, client: str, compared: Sequence[_Compared]) -> Risen | None:
+def _risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> Risen | None:
     """The rise of a client's loss between the last round with other data and the next that was compared."""
-    last = max(number for number, one in enumerate(compared) if one.memory.changed)
+    last = max(number for number, one in enumerate(compared) if one.changed)
     if last + 1 == len(compared) or not compared[last].now >= WORSE * compared[last].logged:
         return None
     mine = log.of(client) & np.isfinite(log.signals["loss_before"]) & ~log.failed
     rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
-    since, until = compared[last].saved + 1, compared[last + 1].saved + 1
+    since, until = compared[last].round, compared[last + 1].round
     places = [i for i in range(1, len(rounds)) if since < rounds[i] <= until]
     # A batch that is nearly learnt by heart doubles its loss for nothing.
     level = np.log(losses + _FLOOR * np.median(losses))
@@ -192,8 +179,8 @@ def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, f
     return {log.clients[row]: (int(sizes[row]), float(values[row])) for row in np.flatnonzero(usable)}
 
 
-def _clearest(compared: Sequence[_Compared]) -> Memory:
-    return max((one.memory for one in compared), key=lambda memory: memory.difference)
+def _clearest(compared: Sequence[Memory]) -> Memory:
+    return max(compared, key=lambda memory: memory.difference)
 
 
 def _of_own_data_alone(replays: Replayer) -> bool:
@@ -223,12 +210,12 @@ def _batch(replays: Replayer, probe: Probe, data: Sites, saved: int, client: str
 
 
 def _relabelled(
-    replays: Replayer, probe: Probe, data: Sites, client: str, compared: Sequence[_Compared]
+    replays: Replayer, probe: Probe, data: Sites, client: str, compared: Sequence[Memory]
 ) -> tuple[int, ...] | None:
     """The simplest relabelling with which the data of today give all the losses that were logged; None if none does."""
-    if not _of_own_data_alone(replays) or len(compared) < _TIMES or not compared[-1].saved:
+    if not _of_own_data_alone(replays) or len(compared) < _TIMES or compared[-1].round == 1:
         return None  # among so many relabellings one fits a single loss, or those of the first weights, by chance
-    batches = [(_batch(replays, probe, data, one.saved, client), one.logged) for one in compared]
+    batches = [(_batch(replays, probe, data, one.round - 1, client), one.logged) for one in compared]
     for then in relabellings(replays.cohort.num_classes):
         if all(
             np.isclose(_mean(losses, then[labels]), logged, rtol=1e-5, atol=1e-6)
