@@ -241,18 +241,21 @@ class _Case:
         """Replays every candidate with the run's own seed; those that the settings do not allow stay out."""
         proposed = [candidate for candidate in proposed if candidate.cause != "non_finite"]
         for candidate in proposed:
-            self._seat(candidate)
-            if candidate.instead and self._seats and self._removes(self._seats[-1]) < PROVEN:
+            removes = self._seat(candidate)
+            if candidate.instead and removes < PROVEN:
                 self._seat(replace(candidate, change=candidate.instead))
 
-    def _seat(self, candidate: Candidate) -> None:
+    def _seat(self, candidate: Candidate) -> float:
+        """Replays one candidate, to the end if it is worth it; returns the share of the rise that it removes."""
         seat = _Seat(candidate)
-        if self._run(seat, 0, self._halfway()):
-            best = max([self._removes(one) for one in self._seats], default=0.0)
-            evident = candidate.cause in _EVIDENT
-            self._seats.append(seat)
-            if self._removes(seat) >= (_HOPELESS if evident else max(_HOPELESS, best - 2 * _MARGIN)):
-                self._run(seat, 0)
+        if not self._run(seat, 0, self._halfway()):
+            return 0.0
+        best = max([self._removes(one) for one in self._seats], default=0.0)
+        evident = candidate.cause in _EVIDENT
+        self._seats.append(seat)
+        if self._removes(seat) >= (_HOPELESS if evident else max(_HOPELESS, best - 2 * _MARGIN)):
+            self._run(seat, 0)
+        return self._removes(seat)
 
     def _halfway(self) -> int:
         return max(self._first, (self._first + self._last) // 2)
