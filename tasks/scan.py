@@ -296,13 +296,16 @@ def _null(n: int, rho: float, draws: int) -> Null:
 def null(n: int, correlation: float, significance: float) -> Null:
     """Returns the null law of the scan for N losses: the same for the same arguments, simulated once a process.
 
-    4,000 curves, or 10 / significance if that is more, at most 40,000; 4,000 take 0.02 s (N = 10) to 1 s (N = 200) on
-    one core. Above 32, N is rounded up to a multiple of 8, above 128 of 32, so that a live run need not simulate anew
-    in every round.
+    4,000 curves (see `draws_for`) take 0.02 s (N = 10) to 1 s (N = 200) on one core. Above 32, N is rounded up to a
+    multiple of 8, above 128 of 32, so that a live run need not simulate anew in every round.
     """
     step = 1 if n <= 32 else 8 if n <= 128 else 32
-    draws = int(min(MOST_DRAWS, max(4_000, np.ceil(10 / significance / _CHUNK) * _CHUNK)))
-    return _null(-(-n // step) * step, round(correlation, 1), draws)
+    return _null(-(-n // step) * step, round(correlation, 1), draws_for(significance))
+
+
+def draws_for(significance: float) -> int:
+    """Returns how many curves to simulate: so many that 10 are that improbable, from 4,000 to 40,000."""
+    return int(min(MOST_DRAWS, max(4_000, np.ceil(10 / significance / _CHUNK) * _CHUNK)))
 
 
 def scan(z: Floats, scale: float, law: Null) -> Cells:

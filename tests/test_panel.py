@@ -67,7 +67,7 @@ def statistics(z, d, noise):
     for width in [w for w in (1, 2, 4, 8) if w == 1 or w < n - 3] + [n]:
         for split in range(3, n):
             end = min(split + width, n)
-            if width < n and split + width > n:
+            if (width < n and split + width > n) or (width == n and split > n - 2):
                 continue
             before, after = d[:split], d[split:end]
             freedom = len(before) + len(after) - 2 + 4
@@ -156,6 +156,16 @@ def test_logs_of_any_length_can_be_tested(num_rounds):
     found = risen(clients, rounds, np.where(late, 1e6, losses), SIGNIFICANCE)
     assert [one.client for one in found] in ([], ["b"])
     assert not found or (num_rounds > 5 and found[0].round == num_rounds)
+
+
+def test_a_small_significance_can_be_reached():
+    # Of 4,000 simulated panels none is as clear, which says 1/4001 at best: more of them can say less than that.
+    rng = np.random.default_rng(8)
+    clients, rounds, losses = panel(rng, clients=6, rounds=20, share=1.0, noise=0.1)
+    hit = (clients == "02") & (rounds >= 14)
+    (found,) = risen(clients, rounds, np.where(hit, 20 * losses, losses), 0.0001)
+    assert (found.client, found.round) == ("02", 14)
+    assert 1 - found.confidence < 0.0001
 
 
 def test_long_logs_are_tested_in_blocks():

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.scan import SMALLER_HALF, deviate, p_value, smaller_half
+from tasks.scan import SMALLER_HALF, deviate, draws_for, p_value, smaller_half
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -16,11 +16,9 @@ Series = tuple[Ints, Floats, Floats]
 """Of one client (n,): rounds, log losses, and how far they are from what is typical of their rounds and of it."""
 
 _TAIL = 5
-_DRAWS, _CHUNK = 4000, 500
+_CHUNK = 500
 _BEFORE, _AFTER = 3, 1
 """Fewest losses before and after a split: where few take part, a client's second loss comes rounds after its first."""
-_SINGLE = 0.25
-"""Share of the significance for single losses: those of few clients a round are far out of line or say nothing."""
 _SETTLING = 5
 """First rounds of a log in which no rise is dated: away from its first weights, a model moves towards most clients."""
 _RECENT = 4
@@ -75,9 +73,9 @@ def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance:
     is that within the two parts, with 4 degrees of freedom of all clients' noise (the mean of the smaller half of all
     |d_t - d_(t-1)|). It counts only where z rose by at least half as much as d, from the 4 losses before: the client is
     up against the others, and against its own recent past. Of single losses and of several, each has its own law of the
-    largest of all clients, and a client is claimed if the smaller p-value, over a quarter and three quarters, is below
-    what the smallest such is under H0. The laws are simulated: independent Student-t(5) noise in a panel of the same
-    shape. z is ln(loss + a quarter of the median loss), for a loss near 0 is noise.
+    largest of all clients, and a client is claimed if the smaller of its two p-values is one that noise seldom reaches,
+    by the law of that. The laws are simulated: independent Student-t(5) noise in panels of the same shape, as many as
+    `draws_for` says. z is ln(loss + a quarter of the median loss), for a loss near 0 is noise.
 
     **False alarms.** On noise as assumed, as promised. Of 152 healthy runs of 30 rounds (digits with all and with 6
     of 20 clients a round, linear and not, under five divisions; chest X-rays; FedProx's synthetic data), two were
@@ -92,7 +90,7 @@ def risen(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance:
     if not series:
         return []
     noise = _sd(np.concatenate([np.diff(d) for _, _, d in series.values()])[None])
-    law = _null(tuple(sorted(len(z) for _, z, _ in series.values())))
+    law = _null(tuple(sorted(len(z) for _, z, _ in series.values())), draws_for(significance))
     found = []
     for client, (at, z, d) in sorted(series.items()):
         p, split, end = _clearest(z, d, noise, law)
@@ -113,20 +111,20 @@ class _Law:
     Attributes:
         single: largest statistic of one loss.
         lasting: largest statistic of several.
-        smallest: smallest of the two p-values, each over its share of the significance.
+        smallest: smaller of the p-values of these two.
     """
 
     single: Floats
     lasting: Floats
     smallest: Floats
 
-    def over_share(self, height: float, width: int) -> float:
-        """The p-value of a height among those of its kind, over the share of its kind."""
-        return p_value(self.single, height) / _SINGLE if width == 1 else p_value(self.lasting, height) / (1 - _SINGLE)
+    def of_its_kind(self, height: float, width: int) -> float:
+        """The p-value of a height among those of one loss, or of several."""
+        return p_value(self.single if width == 1 else self.lasting, height)
 
-    def p_value(self, over_share: float) -> float:
+    def p_value(self, smaller: float) -> float:
         """The probability that noise alone is as clear in either kind."""
-        return float((1 + np.searchsorted(self.smallest, over_share, side="right")) / (1 + len(self.smallest)))
+        return float((1 + np.searchsorted(self.smallest, smaller, side="right")) / (1 + len(self.smallest)))
 
 
 def common(clients: NDArray[np.str_], rounds: Ints, losses: Floats, least: float | None = None) -> tuple[Ints, Floats]:
@@ -201,7 +199,7 @@ def _clearest(z: Floats, d: Floats, noise: Floats, law: _Law) -> tuple[float, in
         at = int(heights[0].argmax())
         height, split = float(heights[0, at]), at + _BEFORE
         # Of rises that no draw reaches, the highest is the clearest.
-        found.append((law.over_share(height, width), -height, split, min(len(z), split + width)))
+        found.append((law.of_its_kind(height, width), -height, split, min(len(z), split + width)))
     least, _, split, end = min(found)
     return law.p_value(least), split, end
 
@@ -215,14 +213,16 @@ def _heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]
     """Yields for each window its width and the statistic of the splits from 3 losses on (draws, splits).
 
     `z` and `d` are (draws, n), `noise` (draws,) the sd of all clients'. The last width is n: all losses after the
-    split. Where z rose by less than half as much as d, the statistic is at most 0.
+    split, two at least, for a single one has its own law. Where z rose by less than half as much as d, the statistic is
+    at most 0.
     """
     n = z.shape[1]
     # Around the mean, so that the squares keep their digits.
     z, d = (values - values.mean(axis=1, keepdims=True) for values in (z, d))
     total_z, total, square = (np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0))) for values in (z, d, d**2))
-    for width in (*(w for w in _WINDOWS if w == 1 or w < n - _BEFORE), n):
-        split = np.arange(_BEFORE, n - (width if width < n else _AFTER) + 1)
+    windows = [width for width in _WINDOWS if width == 1 or width < n - _BEFORE]
+    for width in windows if n < _BEFORE + 2 else [*windows, n]:
+        split = np.arange(_BEFORE, n - (width if width < n else 2) + 1)
         end = np.minimum(split + width, n)
         recent, size = np.maximum(split - _RECENT, 0), end - split
         after, before = (total[:, end] - total[:, split]) / size, total[:, split] / split
@@ -236,18 +236,18 @@ def _heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]
 
 
 @lru_cache(maxsize=64)
-def _null(lengths: tuple[int, ...]) -> _Law:
-    """The law of 4,000 panels of noise with as many losses a client."""
+def _null(lengths: tuple[int, ...], draws: int) -> _Law:
+    """The law of panels of noise with as many losses a client; `draws` is a multiple of 500."""
     rng = np.random.default_rng([len(lengths), sum(lengths)])
     drawn: tuple[list[Floats], list[Floats]] = ([], [])
-    for _ in range(_DRAWS // _CHUNK):
+    for _ in range(draws // _CHUNK):
         panels = [rng.standard_t(_TAIL, (_CHUNK, n)) for n in lengths]
         noise = _sd(np.concatenate([np.diff(z, axis=1) for z in panels], axis=1))
         tops = [(width, heights.max(axis=1)) for z in panels for width, heights in _heights(z, z, noise)]
-        drawn[0].append(np.max([top for width, top in tops if width == 1], axis=0))
-        drawn[1].append(np.max([top for width, top in tops if width > 1], axis=0))
-    single, lasting = (np.concatenate(maxima) for maxima in drawn)
-    shares = [(single, _SINGLE), (lasting, 1 - _SINGLE)]
-    # The rank from above is the p-value of a draw among all.
-    ranks = [(len(m) - np.argsort(np.argsort(m))) / (1 + len(m)) / share for m, share in shares]
-    return _Law(np.sort(single), np.sort(lasting), np.sort(np.minimum(*ranks)))
+        none = np.full(_CHUNK, -np.inf)  # of clients with four losses each: none has several after three
+        for maxima, lasting in zip(drawn, (False, True), strict=True):
+            maxima.append(np.max([none, *(top for width, top in tops if (width > 1) == lasting)], axis=0))
+    single, several = (np.concatenate(maxima) for maxima in drawn)
+    # The share of draws that are as high is the p-value of a draw among all.
+    values = [(len(m) - np.searchsorted(np.sort(m), m)) / (1 + len(m)) for m in (single, several)]
+    return _Law(np.sort(single), np.sort(several), np.sort(np.minimum(*values)))
