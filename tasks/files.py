@@ -1,7 +1,6 @@
 """How steps exchange files: whole or not at all, and the same bytes for the same values."""
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -149,11 +148,3 @@ def client_ids(folder: Path) -> list[str]:
     if not ids:
         raise DataError(f"{folder} holds no client: run the step that makes it first")
     return ids
-
-
-def data_digest(examples: Iterable[tuple[str, NDArray[np.float32], NDArray[np.int32]]]) -> str:
-    """Returns the md5 of (name, x, y) one after the other: of all that the rounds read, the hold-out data last."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for name, x, y in examples:
-        digest.update(name.encode() + b"\0" + x.tobytes() + y.tobytes())
-    return digest.hexdigest()

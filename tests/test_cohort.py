@@ -1,3 +1,5 @@
+import hashlib
+import json
 import shutil
 
 import numpy as np
@@ -122,6 +124,30 @@ def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, t
     test_x, test_y = clients.data[TEST]
     write_client(site(tmp_path, TEST), test_x + 1, test_y)
     assert len({first, changed_x, changed_y, renamed, digest()}) == 5
+
+
+def test_digest_is_the_md5_of_ids_and_bytes(clients, tmp_path):
+    # What checkpoints are told apart by: another digest of the same data would make every killed run start afresh.
+    (x, y), (test_x, test_y) = clients.data["00"], clients.data[TEST]
+    for other in ("01", "02"):
+        clients.data.pop(other)
+    whole = b"00\0" + x.astype("<f4").tobytes() + y.astype("<i4").tobytes() + test_x.tobytes() + test_y.tobytes()
+    assert load_cohort(clients.write(tmp_path), "examples", 0.0).digest == hashlib.md5(whole).hexdigest()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"input_shape": 4, "num_classes": 3}', '{"input_shape": [4]}'])
+def test_preprocess_json_that_does_not_say_the_shape_is_an_error(text, clients, tmp_path):
+    (clients.write(tmp_path) / "data/clients/preprocess.json").write_text(text)
+    with pytest.raises(DataError, match="must say input_shape and num_classes"):
+        load_cohort(tmp_path, "examples", 0.0)
+
+
+def test_preprocess_json_without_an_sd_is_an_error_where_that_is_needed(clients, tmp_path):
+    path = clients.write(tmp_path) / "data/clients/preprocess.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"statistics": {}}))
+    assert load_cohort(tmp_path, "examples", 0.0).clients
+    with pytest.raises(DataError, match="must say client 00's sd"):
+        load_cohort(tmp_path, "examples", 0.1)
 
 
 def test_digest_does_not_depend_on_where_the_workspace_is(clients, tmp_path):

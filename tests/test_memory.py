@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.diagnose import diagnosis
+from tasks.diagnose import _data_changed, diagnosis
 from tasks.diagnose.logs import read_clients, read_rounds
 from tasks.diagnose.memory import Memory, as_trained, relabellings, same, told
 from tasks.diagnose.observe import observe
@@ -132,6 +132,26 @@ def test_checkpoints_of_another_run_are_not_used(run, settings_of, tmp_path):
         assert replays.saved == [0]
 
 
+def test_checkpoints_of_other_clients_are_not_used(run, settings_of, tmp_path):
+    # What SCAFFOLD and FedDyn keep of each client is stored by place: of another one it would go to the wrong client.
+    folder = shutil.copytree(run, tmp_path / "run")
+    (folder / CLIENTS / "02").rename(folder / CLIENTS / "0X")
+    with replayer(settings_of(SETTINGS), folder) as replays:
+        assert replays.saved == [0]
+
+
+def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, settings_of, tmp_path):
+    settings = settings_of({**SETTINGS, "federate.model": "mlp", "federate.width": {"02": 0.5}})
+    folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
+    federate(settings, folder)
+    assert sorted(remembered(folder, settings)) == ["00", "01", "03", "04", "05"]
+    for client in ("02", "03"):  # both have changed, and of one of them that cannot be told
+        x, y = read_client(folder / CLIENTS / client)
+        write_client(folder / CLIENTS / client, 3 * x, y)
+    assert [client for client, memory in remembered(folder, settings).items() if memory.changed] == ["03"]
+    assert risen_with_their_data(settings, folder, read_clients(folder / "reports/clients.csv")) == []
+
+
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
     (tmp_path / "round_00005.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"round_00005\.npz is not a checkpoint"):
@@ -200,10 +220,36 @@ def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, 
     assert "they have changed since" in says
 
 
+def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp_path):
+    # Training that ended after round 15, and pruning from then on: round 16 is not one of training from its checkpoint.
+    folder = shutil.copytree(changed_in_between, tmp_path / "run")
+    rows = read_rows(folder / "reports/rounds.csv")
+    told = [{**row, "phase": "prune" if int(row["round"]) > 15 else "federate"} for row in rows]
+    write_rows(folder / "reports/rounds.csv", list(rows[0]), told)
+    rounds, clients = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
+    training = clients.without(rounds.rounds[rounds.pruning])
+    assert set(training.rounds) == set(range(1, 16))
+    assert len(training.clients) == len(training.signals["loss_before"]) == len(training.failed) == 6 * 15
+    # No checkpoint is left from which the data of today give what was logged.
+    assert risen_with_their_data(settings_of(SETTINGS), folder, training) == []
+    with replayer(settings_of(SETTINGS), folder) as replays:
+        assert sent_over_trained(replays, training, 16, 20) == {}
+
+
 def test_data_as_they_were_are_not_looked_at_twice(run, settings_of, monkeypatch):
     logs = read_rounds(run / "reports/rounds.csv"), read_clients(run / "reports/clients.csv")
-    monkeypatch.setattr("tasks.diagnose._with_changed_data", lambda *_: pytest.fail("the data are the same"))
+    monkeypatch.setattr("tasks.diagnose._risen_with_their_data", lambda *_: pytest.fail("the data are the same"))
     assert not diagnosis(*logs, settings_of(SETTINGS), run)["increase"]["detected"]
+
+
+def test_a_client_that_could_not_be_read_changes_no_data(make_clients, settings_of, tmp_path):
+    folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
+    (folder / CLIENTS / "02" / "x.npy").write_bytes(b"no array")
+    federate(settings_of(SETTINGS), folder)
+    assert not _data_changed(settings_of(SETTINGS), folder)
+    x, y = read_client(folder / CLIENTS / "03")
+    write_client(folder / CLIENTS / "03", -x, y)
+    assert _data_changed(settings_of(SETTINGS), folder)
 
 
 def test_relabellings_by_hand():
@@ -225,3 +271,37 @@ def test_what_counts_as_the_same():
     assert Memory(3, logged=0.5, now=0.6).changed
     assert as_trained(1.04)
     assert not as_trained(0.9)
+
+
+def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_clients, settings_of, tmp_path):
+    # Only client 02 has the classes 0 and 2, and from round 13 on each for the other. Without it the model forgets
+    # them, so that leaving it out takes nothing of the rise away.
+    folder = make_clients(sizes=(80, 80, 120, 80, 80), num_test=120).write(tmp_path)
+    rng = np.random.default_rng(3)
+    for client in [f"{k:02}" for k in range(5)] + [TEST]:
+        x, y = read_client(folder / CLIENTS / client)
+        y = np.where(rng.random(len(y)) < 0.5, 0, 2).astype(np.int32) if client == "02" else y
+        y = y if client in ("02", TEST) else np.ones_like(y)
+        x[np.arange(len(y)), y] += 0.5
+        write_client(folder / CLIENTS / client, x, y)
+    settings = settings_of(SETTINGS)
+    fault = {"kind": "flipped_labels", "clients": ["02"], "from_round": 13}
+    federate(settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}}), folder)
+    x, y = read_client(folder / CLIENTS / "02")
+    write_client(folder / CLIENTS / "02", x, (2 - y).astype(np.int32))
+    written = folder / "models/checkpoints/federate/run.json"
+    run = read_json(written)
+    run["identity"]["settings"]["federate"]["faults"] = settings.federate.faults.model_dump(mode="json")
+    write_json(written, run)
+    found = diagnosis(
+        read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv"), settings, folder
+    )
+    cause = found["causes"][0]
+    assert (found["verdict"], cause["clients"], cause["fault"]) == ("faulty_clients", ["02"], "labels")
+    assert cause["replay"]["change"] == {"data": "the labels of client 02 changed back"}
+    assert cause["replay"]["removes"]["mean"] > 0.9
+    left_out = next(one for one in found["ruled_out"] + found["remedies"] if "leave out 02" in one["says"])
+    assert left_out["recovers"] < 0
+    assert cause["remedy"] is None or cause["remedy"]["recovers"] > 0
+    says = next(one["says"] for one in cause["evidence"] if one["signal"] == "left_out")
+    assert "higher: the others lack what it knows" in says

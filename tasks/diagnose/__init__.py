@@ -1,16 +1,19 @@
 """Why did the loss go up? What rose, who drifted, which cause a replay proves, and which remedy."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.client_data import read_client_data
 from tasks.diagnose.explain import with_causes
 from tasks.diagnose.limits import limits, not_replayed
 from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.diagnose.observe import Observation, observe, sound_after
+from tasks.diagnose.panel import Risen
 from tasks.diagnose.report import headline, to_json, to_markdown
 from tasks.errors import UndriftError
-from tasks.files import TEST, client_ids, data_digest, read_client, read_json, replacing, write_json
+from tasks.files import read_json, replacing, write_json
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -52,10 +55,12 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
 def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path | None) -> dict[str, Any]:
     """Returns what diagnosis.json holds."""
     significance = settings.diagnose.significance
-    seen, changed = observe(rounds, clients, significance), None
-    tested = seen.increase.detected
+    seen, risen = observe(rounds, clients, significance), list[Risen]()
+    tested, training = seen.increase.detected, clients.without(rounds.rounds[rounds.pruning])
     if workspace is not None and _data_changed(settings, workspace):
-        seen, changed = _with_changed_data(seen, rounds, clients, settings, workspace)
+        risen = _risen_with_their_data(training, settings, workspace)
+    if risen and not tested:
+        seen = observe(rounds, clients, significance, risen)
     unknown = limits(seen, rounds, clients, significance)
     if seen.increase.detected and not tested:
         unknown.insert(0, _FROM_DATA)
@@ -65,7 +70,7 @@ def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspac
     why = not_replayed(seen, workspace)
     if why is None and workspace is not None:
         try:
-            return _with_proof(found, seen, changed, rounds, clients, settings, workspace)
+            return _with_proof(found, seen, risen, rounds, training, settings, workspace)
         except UndriftError as exc:
             why = f"The rounds could not be replayed, so no cause is proven: {exc}."
     return found | {"limits": [why, *unknown]}
@@ -73,35 +78,30 @@ def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspac
 
 def _data_changed(settings: Settings, workspace: Path) -> bool:
     """Whether the clients' data are others than those that the run began with, as far as its checkpoints tell."""
-    run, folder = workspace / "models/checkpoints/federate/run.json", workspace / "data/clients"
     try:
-        began_with = read_json(run)["identity"]["data"]
-        names = [name for name in client_ids(folder) if name not in settings.federate.exclude]
-        return bool(data_digest((name, *read_client(folder / name)) for name in [*names, TEST]) != began_with)
+        began_with = read_json(workspace / "models/checkpoints/federate/run.json")["identity"]["data"]
+        return bool(read_client_data(workspace / "data/clients", settings.federate.exclude).digest != began_with)
     except (UndriftError, OSError, KeyError, TypeError):
         return False  # without checkpoints or data there is nothing to compare
 
 
-def _with_changed_data(
-    seen: Observation, rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path
-) -> tuple[Observation, int | None]:
-    """What is seen with the clients whose loss rose as their data changed, and from which round theirs did."""
+def _risen_with_their_data(clients: ClientLog, settings: Settings, workspace: Path) -> list[Risen]:
+    """The clients whose loss rose as their data changed; none where that cannot be known."""
+    if not {"num_examples", "loss_before"} <= set(clients.signals):
+        return []
     from tasks.diagnose.replay.remember import risen_with_their_data
 
     try:
-        risen = risen_with_their_data(settings, workspace, clients)
+        return risen_with_their_data(settings, workspace, clients)
     except UndriftError as exc:
         _log.info("whose data have changed is not known: %s", exc)
-        return seen, None
-    if risen and not seen.increase.detected:
-        seen = observe(rounds, clients, settings.diagnose.significance, risen)
-    return seen, min((one.round for one in risen), default=None)
+        return []
 
 
 def _with_proof(
     found: dict[str, Any],
     seen: Observation,
-    changed: int | None,
+    risen: Sequence[Risen],
     rounds: RoundLog,
     clients: ClientLog,
     settings: Settings,
@@ -116,8 +116,8 @@ def _with_proof(
     hidden = () if seen.increase.kind == "not_finite" else seen.hidden
     # Data that changed shortly before the rise was seen had changed the model by then.
     sound, began = sound_after(seen, rounds), seen.increase.round or 0
-    if changed is not None and began - _SHORTLY <= changed <= began:
-        sound = min(sound, changed - 1)
+    changed = [one.round for one in risen if began - _SHORTLY <= one.round <= began]
+    sound = min([sound, *(round_num - 1 for round_num in changed)])
     what = Rise(seen.increase, seen.loss, *measured, trends, sound, hidden)
     shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
     unknown = list(found["limits"])

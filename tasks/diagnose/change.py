@@ -4,11 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from tasks.client_data import Examples
 
-Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
-"""x (N, ...), y (N,)"""
 Sites = Mapping[str, Examples]
 """The clients' examples by id."""
 Surgery = Callable[[Sites], Sites]

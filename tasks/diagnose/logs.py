@@ -9,6 +9,7 @@ An empty cell is a value that was not measured; `nan`, `inf` and `-inf` are valu
 """
 
 import csv
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class RoundLog:
     losses: dict[str, Column]
     sparsity: Column | None
 
+    @property
+    def pruning(self) -> Bools:
+        """(R,) true in the rounds of pruning."""
+        return np.array([phase == "prune" for phase in self.phases], dtype=np.bool_)
+
 
 @dataclass(frozen=True)
 class ClientLog:
@@ -72,6 +78,13 @@ class ClientLog:
     def of(self, *clients: str) -> Bools:
         """Returns (M,) true in the rows of `clients`."""
         return np.isin(self._names, clients)
+
+    def without(self, rounds: NDArray[np.int64]) -> "ClientLog":
+        """Returns the log without the rows of `rounds`."""
+        kept = ~np.isin(self.rounds, rounds)
+        clients = tuple(itertools.compress(self.clients, kept))
+        signals = {name: values[kept] for name, values in self.signals.items()}
+        return ClientLog(self.rounds[kept], clients, signals, self.failed[kept], self.not_finite[kept])
 
     @cached_property
     def _names(self) -> NDArray[np.str_]:

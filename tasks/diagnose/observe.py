@@ -228,8 +228,7 @@ def _every(log: RoundLog) -> Bools:
 
 def _of_clients(log: RoundLog, clients: ClientLog, significance: float) -> list[Risen]:
     """The clients whose loss under the global model rose before pruning."""
-    pruning = log.rounds[[phase == "prune" for phase in log.phases]]
-    usable = _usable(clients) & ~np.isin(clients.rounds, pruning)
+    usable = _usable(clients) & ~np.isin(clients.rounds, log.rounds[log.pruning])
     if not usable.any():
         return []
     return risen(np.array(clients.clients)[usable], clients.rounds[usable], _own(clients)[usable], significance)
@@ -250,7 +249,7 @@ def _stages(log: RoundLog) -> list[Bools]:
 
     So pruning hides no rise before it, in whichever loss or clients. Each stage gets half of the significance.
     """
-    training = np.array([phase != "prune" for phase in log.phases])
+    training = ~log.pruning
     return [_every(log)] if training.all() or not training.any() else [training, _every(log)]
 
 

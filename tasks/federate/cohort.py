@@ -1,6 +1,6 @@
 """The clients of a run as the rounds see them: where their files are, how many examples, which weight."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.client_data import read_client_data
 from tasks.errors import DataError, SettingsError
 from tasks.federate.aggregators import client_weights, weighting_of
-from tasks.files import TEST, client_ids, data_digest, read_client, read_json
 from tasks.settings import Settings
 
 CLIENTS = Path("data/clients")
@@ -89,22 +89,10 @@ def load_cohort(
             client or all clients.
     """
     root = (folder / CLIENTS).resolve()
-    described = read_json(root / "preprocess.json")
-    shape, num_classes = tuple(described["input_shape"]), int(described["num_classes"])
-    features: dict[str, NDArray[np.float32]] = {}
-    labels: dict[str, NDArray[np.int32]] = {}
-    broken: dict[str, str] = {}
-    for client in _not_excluded(client_ids(root), exclude):
-        try:
-            x, y = _read_checked(root / client, shape, num_classes)
-        except DataError as exc:
-            broken[client] = _to_publish(exc, root / client)
-            continue
-        features[client], labels[client] = x, y
-    if not features:
-        raise DataError(f"no client can be used: {'; '.join(f'{c}: {reason}' for c, reason in broken.items())}")
-    test_x, test_y = _read_checked(root / TEST, shape, num_classes)
-    digest = data_digest([*((client, x, labels[client]) for client, x in features.items()), (TEST, test_x, test_y)])
+    held = read_client_data(root, exclude)
+    described, num_classes = held.described, held.num_classes
+    features = {client: x for client, (x, _) in held.clients.items()}
+    labels = {client: y for client, (_, y) in held.clients.items()}
     shared = _public(features, labels, shared_fraction, seed) if shared_fraction else None
     if shared is not None:
         features = {client: np.concatenate([x, shared[0]]) for client, x in features.items()}
@@ -121,19 +109,7 @@ def load_cohort(
         )
         for client, x in features.items()
     }
-    return Cohort(clients, broken, shape, num_classes, digest, test_x, test_y, shared)
-
-
-def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]:
-    unknown = sorted(set(exclude) - set(clients))
-    if unknown:
-        raise SettingsError(
-            f"federate.exclude names {', '.join(unknown)}, which the data does not have: {', '.join(clients)}"
-        )
-    left = [client for client in clients if client not in set(exclude)]
-    if not left:
-        raise SettingsError(f"federate.exclude must leave a client, got all of them: {', '.join(clients)}")
-    return left
+    return Cohort(clients, held.broken, held.input_shape, num_classes, held.digest, *held.test, shared)
 
 
 def _public(
@@ -158,29 +134,10 @@ def _public(
     return x[chosen], y[chosen]
 
 
-def _to_publish(error: DataError, folder: Path) -> str:
-    """Returns the reason for clients.csv, where the client stands beside it: the same wherever the workspace is."""
-    reason = str(error).removeprefix(f"client {folder.name}: ")
-    return " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "its files").split())
-
-
 def _brightness(described: Mapping[str, Any], client: str, brightness: float) -> NDArray[np.float32]:
     if not brightness:
         return np.zeros(0, np.float32)
-    return np.asarray(brightness / np.asarray(described["statistics"][client]["sd"]), np.float32)
-
-
-def _read_checked(
-    folder: Path, shape: tuple[int, ...], num_classes: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    x, y = read_client(folder)
-    if x.shape[1:] != shape or len(x) == 0:
-        raise DataError(f"client {folder.name}: x must be (N, {', '.join(map(str, shape))}), N > 0, got {x.shape}")
-    if not x.flags.c_contiguous:
-        raise DataError(f"client {folder.name}: x must be in C order, got Fortran order")
-    outside = int(np.sum((y < 0) | (y >= num_classes)))
-    if outside:
-        raise DataError(f"client {folder.name}: labels must be 0 to {num_classes - 1}, got {outside} others")
-    if not np.isfinite(x).all():
-        raise DataError(f"client {folder.name}: x must be finite, got {np.sum(~np.isfinite(x))} values that are not")
-    return x, y
+    try:
+        return np.asarray(brightness / np.asarray(described["statistics"][client]["sd"]), np.float32)
+    except (KeyError, TypeError) as exc:
+        raise DataError(f"preprocess.json must say client {client}'s sd: run the step preprocess again") from exc

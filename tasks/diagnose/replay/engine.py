@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.diagnose.change import NOTHING, Change, Examples
+from tasks.client_data import Examples
+from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.logs import LOSSES
 from tasks.errors import NoClientLeft
 from tasks.federate import faults, runner
@@ -84,7 +85,7 @@ class Replayer:
         # Data that changed in the course of the run are what a diagnosis looks for: the model may be of others.
         identity = identity_of(settings, self.cohort, self.model, self.phase)
         self._saved = saved_states(folder, self.phase.name, identity)
-        if not self._saved and _logged_as_reported(folder, self.phase.name):
+        if not self._saved and _logged_as_reported(folder, self.phase.name, self.cohort):
             others = {name: value for name, value in identity.items() if name != "data"}
             self._saved = saved_states(folder, self.phase.name, others)
         self._loaded: tuple[int, Any] | None = None
@@ -298,20 +299,23 @@ class Replayer:
         return _COMPUTATIONS[key]
 
 
-def _logged_as_reported(folder: Path, phase: str) -> bool:
-    """Whether the log beside the checkpoints is that of reports/rounds.csv: else they are of another run."""
+def _logged_as_reported(folder: Path, phase: str, cohort: Cohort) -> bool:
+    """Whether the log beside the checkpoints is that of reports/rounds.csv, and of the cohort: else of another run.
+
+    A checkpoint holds what clients keep by their place among all, so that of others it would go to the wrong ones.
+    """
     log, reported = checkpoints_of(folder, phase) / "log.jsonl", folder / "reports/rounds.csv"
     if not log.is_file() or not reported.is_file():
         return False
     rows = {row["round"]: row.get("train_loss", "") for row in read_rows(reported)}
     try:
-        lines = [json.loads(line)["row"] for line in log.read_text(encoding="utf-8").splitlines()]
-        pairs = [
-            (line["train_loss"], float(rows[str(line["round"])])) for line in lines if rows.get(str(line["round"]))
-        ]
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        took_part = {row["client"] for line in lines for row in line["clients"]}
+        reported_lines = [(line["row"]["train_loss"], rows.get(str(line["round"]))) for line in lines]
+        pairs = [(loss, float(text)) for loss, text in reported_lines if text]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(pairs) and all(
+    return bool(pairs and took_part <= {*cohort.clients, *cohort.broken}) and all(
         one is not None and np.isclose(one, other, rtol=1e-5, equal_nan=True) for one, other in pairs
     )
 

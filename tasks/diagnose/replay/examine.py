@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.diagnose.change import Examples
+from tasks.client_data import Examples
 from tasks.federate.parameters import assign
 
 Params = NDArray[np.float32]

@@ -1,8 +1,8 @@
 """Are a client's data those before the rise, and what it sent that which they give? Known models and the log tell."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,63 +28,89 @@ _ROUNDS = 2
 """Most rounds of the rise whose updates are compared."""
 
 
+@dataclass
+class _Comparison:
+    """Losses that clients logged under known models, beside those of today's data, as far as they were looked at.
+
+    Left out are clients whose number of examples is another, which are `resized`, clients that train a part of the
+    model, and losses that are not finite.
+    """
+
+    replays: Replayer
+    probe: Probe
+    data: Sites
+    log: ClientLog
+    found: dict[str, list[Memory]] = field(default_factory=lambda: defaultdict(list))
+    resized: set[str] = field(default_factory=set)
+
+    def look(self, saved: int, wanted: Collection[str]) -> bool:
+        """Compares the losses of the round after `saved`; returns whether one of the `wanted` took part in it."""
+        logged = {c: those for c, those in _logged(self.log, saved + 1, "loss_before").items() if c in self.data}
+        self.resized |= {client for client, (num, _) in logged.items() if num != _size(self.replays, client)}
+        widths = self.replays.settings.federate.width
+        able = [c for c in logged if c in wanted and c not in self.resized and widths.get(c, 1.0) == 1]
+        if not able:
+            return False
+        for client, loss in _first_losses(self.replays, self.probe, self.data, saved, able).items():
+            if np.isfinite(loss):
+                self.found[client].append(Memory(saved + 1, logged[client][1], loss))
+        return True
+
+    def look_at_some(self, models: Sequence[int], clients: Collection[str], counts: Callable[[Memory], bool]) -> None:
+        """Looks at the first few of the models that tell of a client of which too few losses count yet."""
+        asked = 0
+        for saved in models:
+            unknown = [client for client in clients if sum(map(counts, self.found[client])) < _TIMES]
+            asked += self.look(saved, unknown if asked < _MODELS else ())
+
+    @property
+    def changed(self) -> list[str]:
+        """The clients that had other data in some round, sorted."""
+        odd = [client for client, those in self.found.items() if any(one.changed for one in those)]
+        return sorted({*odd} - self.resized)
+
+    @property
+    def of_most(self) -> bool:
+        """Whether most clients had other data: then the division is another, which says nothing of one of them."""
+        known = {client for client, those in self.found.items() if those}
+        return 2 * len({*self.changed, *self.resized}) > len(known | self.resized)
+
+
 def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first: int) -> dict[str, Memory]:
     """Returns what the log remembers of the clients' data: of each client the loss that differs most from today's.
 
-    Compared are losses of the earliest rounds whose model is known, all before round `first`. Left out are clients
-    whose number of examples is another, or that train a part of the model; and all where most have changed: then the
-    division is another, which says nothing of one of them. Only a difference counts under the first weights, which may
-    give any labels the same loss, and right before the rise, which may have begun before it was seen.
+    Compared are losses of the earliest rounds whose model is known, all before round `first`; none where most clients'
+    data have changed. Only a difference counts under the first weights, which may give any labels the same loss, and
+    right before the rise, which may have begun before it was seen.
 
     Args:
         replays: at the checkpoint before the rise.
         probe: of their model.
         data: the clients' examples of today.
-        log: clients.csv.
+        log: clients.csv, without rounds of pruning.
         first: round in which the rise began.
     """
-    found: dict[str, list[Memory]] = defaultdict(list)
-    resized: set[str] = set()
-    looked_at: set[str] = set()
-    narrow = {client for client, width in replays.settings.federate.width.items() if width < 1}
-    asked = 0
-    for saved in [saved for saved in replays.saved if saved < first - 1]:
-        logged = _logged(log, saved + 1, "loss_before")
-        resized |= {client for client, (num, _) in logged.items() if client in data and num != _size(replays, client)}
-        able = [c for c in logged if c in data and c not in narrow | resized and len(found[c]) < _TIMES]
-        if not able or asked == _MODELS:
-            continue
-        asked += 1
-        looked_at |= set(able)
-        for client, loss in _first_losses(replays, probe, data, saved, able).items():
-            one = Memory(saved + 1, logged[client][1], loss)
-            if np.isfinite(one.now) and (one.changed or 0 < saved <= _EARLY * first - 1):
-                found[client].append(one)
-    memories = {client: _clearest(compared) for client, compared in found.items() if compared}
-    changed = [client for client, memory in memories.items() if memory.changed]
-    if 2 * len({*changed, *resized}) > len(looked_at | resized):
+
+    def counts(one: Memory) -> bool:
+        return one.changed or 1 < one.round <= _EARLY * first
+
+    seen = _Comparison(replays, probe, data, log)
+    seen.look_at_some([saved for saved in replays.saved if saved < first - 1], data, counts)
+    if seen.of_most:
         return {}
-    for client in _changed_later(replays, probe, data, log, first, changed):
-        del memories[client]
-    for client in set(changed) & set(memories):
-        differing = [one for one in found[client] if one.changed]
-        back = _relabelled(replays, probe, data, client, differing)
-        memories[client] = replace(memories[client], relabelling=back)
+    after = _Comparison(replays, probe, data, log)
+    after.look_at_some([saved for saved in replays.saved if saved >= first], seen.changed, lambda _: True)
+    memories = {}
+    for client, compared in seen.found.items():
+        known = [one for one in compared if counts(one)]
+        # Data that do not give what was logged in the rise either have changed after it.
+        if not known or client in {*seen.resized, *after.changed, *after.resized}:
+            continue
+        clearest = max(known, key=lambda one: one.difference)
+        differing = [one for one in known if one.changed]
+        back = _relabelled(replays, probe, data, client, differing) if differing else None
+        memories[client] = replace(clearest, relabelling=back)
     return memories
-
-
-def _changed_later(
-    replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first: int, changed: Sequence[str]
-) -> set[str]:
-    """Those whose data of today do not give what they logged in the rise either: they changed after it."""
-    found: set[str] = set()
-    for saved in [saved for saved in replays.saved if saved >= first]:
-        logged = _logged(log, saved + 1, "loss_before")
-        asked = [client for client in changed if client in logged]
-        for client, loss in _first_losses(replays, probe, data, saved, asked).items() if asked else ():
-            if np.isfinite(loss) and not same(loss, logged[client][1]):
-                found.add(client)
-    return found
 
 
 def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) -> dict[str, float]:
@@ -93,7 +119,7 @@ def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) 
     Left out is one as long as it should be whose cosine to the geometric median of the round's updates has the other
     sign: it may be reversed, or honest where others turn the median. Compared are the updates of rounds first ... last
     whose model before is known, where a client did as many steps as the settings say; of several the first that
-    training does not give. Empty where most differ: then the rounds were of other settings.
+    training does not give. Empty where most differ: then the rounds were of other settings. `log` as for `remember`.
     """
     found: dict[str, float] = {}
     for saved in [saved for saved in replays.saved if first - 1 <= saved < last][:_ROUNDS]:
@@ -127,24 +153,18 @@ def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> l
     Under the models of earlier checkpoints today's data do not give the loss that was logged, and from one on they do:
     in between the data became what they are. Named is whose loss they raise by half or more under the last model
     before, and whose logged loss rose as far within; none where the data of most have changed, and where batches hold
-    more than a client's own examples. What a test of few losses leaves to chance, this knows.
+    more than a client's own examples. What a test of few losses leaves to chance, this knows. `log` is clients.csv
+    without rounds of pruning.
     """
     with replayer(settings, folder) as replays:
         if not _of_own_data_alone(replays):
             return []
-        probe, data = Probe(replays.model), replays.data()
-        compared: dict[str, list[Memory]] = defaultdict(list)
-        resized: set[str] = set()
+        seen = _Comparison(replays, Probe(replays.model), replays.data(), log)
         for saved in replays.saved:
-            logged = _logged(log, saved + 1, "loss_before")
-            resized |= {client for client, (num, _) in logged.items() if num != _size(replays, client)}
-            able = [client for client in logged if client in data and client not in resized]
-            for client, loss in _first_losses(replays, probe, data, saved, able).items():
-                compared[client].append(Memory(saved + 1, logged[client][1], loss))
-    changed = [client for client, those in compared.items() if any(one.changed for one in those)]
-    if 2 * len({*changed, *resized}) > len({*compared, *resized}):
+            seen.look(saved, seen.data)
+    if seen.of_most:
         return []
-    found = [_risen_between(log, client, compared[client]) for client in sorted(changed)]
+    found = [_risen_between(log, client, seen.found[client]) for client in seen.changed]
     return [one for one in found if one is not None]
 
 
@@ -177,10 +197,6 @@ def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, f
     sizes, values = log.signals["num_examples"], log.signals[name]
     usable = (log.rounds == round_num) & ~log.failed & np.isfinite(sizes) & np.isfinite(values)
     return {log.clients[row]: (int(sizes[row]), float(values[row])) for row in np.flatnonzero(usable)}
-
-
-def _clearest(compared: Sequence[Memory]) -> Memory:
-    return max(compared, key=lambda memory: memory.difference)
 
 
 def _of_own_data_alone(replays: Replayer) -> bool:
