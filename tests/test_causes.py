@@ -8,7 +8,7 @@ import pytest
 from tasks.diagnose.causes import CAUSES, ClientFinding, Findings, candidates, mean_label_distance, order
 from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.effect import Effect, height, removed
-from tasks.diagnose.remedies import remedies
+from tasks.diagnose.remedies import Remedy, remedies
 from tasks.diagnose.surgery import features_aligned, labels_dealt_evenly, sizes_made_equal
 from tasks.errors import SettingsError
 from tasks.settings import Settings, parse, with_settings
@@ -231,6 +231,18 @@ def test_remedies_are_settings_that_differ_and_that_mostly_fit(cause: str) -> No
             except SettingsError:
                 pass  # the replays pass it over
         assert fitting or (settings == Settings() and cause == "architecture_variation")
+
+
+def test_two_remedies_at_once() -> None:
+    slower = Remedy("slower", {"federate.client.learning_rate": 0.1})
+    one, other = (Remedy(f"leave out {c}", {"federate.exclude": [c]}) for c in ("07", "03"))
+    aligned = Remedy("aligned", {"preprocess.normalize": "client"}, aligned=True)
+    both = one | slower
+    assert both == Remedy("leave out 07, and slower", {**one.settings, **slower.settings})
+    assert (one | other) == Remedy("leave out 07, and leave out 03", {"federate.exclude": ["03", "07"]})
+    assert (slower | aligned) == Remedy("slower, and aligned", {**slower.settings, **aligned.settings}, aligned=True)
+    assert (slower | Remedy("slowest", {"federate.client.learning_rate": 0.01})) is None  # one setting, two values
+    assert (both and both | slower) is None  # nothing that is not in one of them
 
 
 def test_effect_is_the_share_of_the_logarithm() -> None:

@@ -9,9 +9,12 @@ import pytest
 import tensorflow as tf
 
 from tasks.diagnose import diagnosis
-from tasks.diagnose.causes import Candidate
+from tasks.diagnose.causes import Candidate, Findings
 from tasks.diagnose.change import NOTHING, Change
+from tasks.diagnose.effect import Effect
+from tasks.diagnose.investigation import Proof, Tried
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
+from tasks.diagnose.remedies import remedies
 from tasks.diagnose.replay.engine import Course, replayer
 from tasks.diagnose.replay.examine import (
     Probe,
@@ -27,6 +30,7 @@ from tasks.diagnose.replay.findings import _usual_losses
 from tasks.diagnose.replay.prove import _Case, _Seat
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
+from tasks.settings import Settings
 
 BASE = {
     "federate.model": "logistic",
@@ -36,6 +40,7 @@ BASE = {
     "federate.sampling.kind": "uniform",
     "federate.sampling.clients_per_round": 4,
 }
+HEALTHY = Findings((), 0.0, 0.0, 0.5, 0.0, 0.0, 1.0, (), (), {}, 0.0)
 ONSET = 13
 FAULT = {
     "federate.faults.kind": "reversed_update",
@@ -365,3 +370,37 @@ def test_replays_end_where_half_of_the_rise_is_seen():
     assert made._half_risen() == 18
     made._rise = SimpleNamespace(loss_after=None)  # not finite
     assert made._half_risen() == 21
+
+
+def test_remedies_of_two_causes_are_tried_at_once_too():
+    rates = [one.says for one in remedies("client_learning_rate", Settings(), (), HEALTHY)]
+    robust = [one.says for one in remedies("faulty_clients", Settings(), ("03",), HEALTHY)]
+    # The loss with each: of the rates the first is best, of the others multi-Krum, which is best beside that rate, too.
+    losses = dict.fromkeys([*rates, *robust], 1.5) | {rates[0]: 1.0, "multi-Krum": 1.2}
+    together = dict.fromkeys(robust, 1.1)
+    asked = []
+
+    def tried(_, proposed):
+        asked.append([one.says for one in proposed])
+        loss = {one.says: losses.get(one.says) or together[one.says.split(", and ")[1]] for one in proposed}
+        return tuple(sorted((Tried(one, 2 - loss[one.says], loss[one.says]) for one in proposed), key=lambda o: o.loss))
+
+    made = case(course([2.0] * 4, [2.0] * 4))
+    made._replays, made._try = SimpleNamespace(from_round=15, settings=Settings()), tried
+    causes = Candidate("client_learning_rate", NOTHING), Candidate("faulty_clients", NOTHING, ("03",))
+    proven = [Proof(cause, Effect((1.0,)), "val_loss", (), ()) for cause in causes]
+
+    # Beside the best of the first cause, each of the second's; kept is the best of those, here not the best of all.
+    found = made._remedies(proven, HEALTHY)
+    assert asked[:2] == [rates, robust]
+    assert sorted(asked[2]) == sorted(f"{rates[0]}, and {says}" for says in robust)
+    assert [one.remedy.says for one in found["client_learning_rate"]][:1] == [rates[0]]
+    assert len(found["client_learning_rate"]) == len(rates) + 1
+    assert found["faulty_clients"][0].remedy.says == "multi-Krum"
+    # 0.96 of the loss of the best alone is not worth another setting, 0.9 is.
+    for loss, first in ((0.96, rates[0]), (0.9, f"{rates[0]}, and multi-Krum")):
+        together["multi-Krum"] = loss
+        assert made._remedies(proven, HEALTHY)["client_learning_rate"][0].remedy.says == first
+    # Of one cause there is nothing to combine.
+    assert list(made._remedies(proven[1:], HEALTHY)) == ["faulty_clients"]
+    assert len(asked) == 3 * 3 + 1

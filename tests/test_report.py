@@ -15,7 +15,7 @@ from tasks.diagnose.patch import flags, patch
 from tasks.diagnose.report import headline
 from tasks.diagnose.story import Replay, read
 from tasks.diagnose.vocabulary import CAUSES
-from tasks.diagnose.wording import during, figure, joined, who
+from tasks.diagnose.wording import during, figure, joined, percent, who
 
 
 def test_headline_names_rise_cause_proof_and_remedy() -> None:
@@ -39,6 +39,23 @@ def test_headline_says_what_is_faulty_where_that_is_known(fault: str, words: str
     found = diagnosis()
     found["causes"][0]["fault"] = fault
     assert words in headline(found)
+
+
+def test_remedies_of_two_causes_say_what_they_are_against() -> None:
+    found = diagnosis()
+    first, second = found["causes"][0], copy.deepcopy(found["causes"][0]) | {"cause": "client_learning_rate"}
+    second["remedy"] = {"settings": {"federate.client.learning_rate": 0.1}, "recovers": 0.2}
+    found["causes"].append(second)
+    assert "Against faulty clients: " in to_markdown(found)
+    first["remedy"]["settings"] = {"federate.exclude": ["03"], **second["remedy"]["settings"]}
+    told = to_markdown(found)
+    assert "Against both causes: " in told
+    assert told.count("Against ") == 2
+    assert "Against faulty clients" not in told
+    second["remedy"] = None
+    told = to_markdown(found)
+    assert "Against faulty clients: " in told
+    assert "takes any of the rise back." in told
 
 
 def test_headline_without_a_rise_says_so() -> None:
@@ -221,6 +238,10 @@ def test_many_clients_are_counted_not_listed() -> None:
     assert who(["1", "2"]) == "clients 1 and 2"
     assert who([str(k) for k in range(9)]) == "clients 0, 1, 2, 3, 4 and 4 more"
     assert joined([]) == ""
+
+
+def test_percentages_are_whole_and_nothing_is_less_than_nothing() -> None:
+    assert [percent(value) for value in (0.956, -0.004, -0.006, None)] == ["96 %", "0 %", "-1 %", "–"]
 
 
 def test_figures_have_three_digits_and_a_dash_for_none() -> None:

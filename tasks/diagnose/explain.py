@@ -42,7 +42,8 @@ def with_causes(diagnosis: dict[str, Any], seen: Investigation, settings: Settin
 
 def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, Any]:
     candidate, effect = proof.candidate, proof.effect
-    best = next(iter(seen.tried.get(candidate.cause, ())), None)
+    # What takes nothing back is no remedy, however it compares with the others.
+    best = next((one for one in seen.tried.get(candidate.cause, ()) if _share(one.recovers) > 0), None)
     return {
         "cause": candidate.cause,
         "score": max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
@@ -252,8 +253,12 @@ def _of_faulty(one: ClientFinding) -> Evidence:
             "left_out",
             one.left_out,
             0.0,
-            f"Without {who}, the hold-out loss after a round is {100 * -math.expm1(-one.left_out):.1f} % lower.",
+            f"Without {who}, the hold-out loss after a round is {_lower(-math.expm1(-one.left_out))}.",
         )
+
+
+def _lower(share: float) -> str:
+    return f"{100 * abs(share):.1f} % {'lower' if share >= 0 else 'higher: the others lack what it knows'}"
 
 
 def _remembered(one: ClientFinding) -> Evidence:

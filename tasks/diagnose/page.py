@@ -121,10 +121,10 @@ def _remedy(story: Story) -> Iterator[Markup]:
     for cause in story.causes:
         if cause.remedy:
             if len(story.causes) > 1:
-                yield tag("h3", f"Against {name_of(cause.cause)}")
+                yield tag("h3", wording.against(cause, story))
             yield from _proposed(cause.remedy)
         else:
-            yield paragraph(f"No remedy against {name_of(cause.cause)} was found.")
+            yield paragraph(f"No setting that was tried against {name_of(cause.cause)} takes any of the rise back.")
     if not story.causes:
         yield paragraph("Without a proven cause, no remedy is proposed.")
     if story.worse:

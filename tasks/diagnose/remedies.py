@@ -21,6 +21,18 @@ class Remedy:
     settings: dict[str, Any] = field(default_factory=dict)
     aligned: bool = False
 
+    def __or__(self, other: "Remedy") -> "Remedy | None":
+        """Returns both remedies at once; None if they want different things of one setting, or the same of all."""
+        both = {**self.settings, **other.settings}
+        for name in self.settings.keys() & other.settings.keys():
+            if name == "federate.exclude":
+                both[name] = sorted({*self.settings[name], *other.settings[name]})
+            elif self.settings[name] != other.settings[name]:
+                return None
+        if both in (self.settings, other.settings):
+            return None
+        return Remedy(f"{self.says}, and {other.says}", both, self.aligned or other.aligned)
+
 
 def remedies(
     cause: str, settings: Settings, clients: tuple[str, ...], found: Findings, last_sound: int = 1

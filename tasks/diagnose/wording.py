@@ -113,6 +113,14 @@ def replayed(cause: Cause, rise: Rise) -> str:
     return told
 
 
+def against(cause: Cause, story: Story) -> str:
+    """Returns what the remedy of one of several causes is against: `Against both causes` if the other's is in it."""
+    others = [one.remedy for one in story.causes if one is not cause]
+    if all(other and cause.remedy and other.settings.items() <= cause.remedy.settings.items() for other in others):
+        return "Against both causes"
+    return f"Against {name_of(cause.cause)}"
+
+
 def effect(remedy: Remedy) -> str:
     """Returns what a remedy does, in sentences."""
     told = "What it takes back of the rise is not known."
@@ -245,7 +253,7 @@ def figure(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     """Returns a fraction as a whole percentage, a dash for None."""
-    return "–" if value is None else f"{100 * value:.0f} %"
+    return "–" if value is None else f"{round(100 * value)} %"  # a little below 0 is not `-0`
 
 
 def _loss(value: float | None) -> str:

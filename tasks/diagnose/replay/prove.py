@@ -14,7 +14,7 @@ from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.effect import PROVEN, Effect, height, removed
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
-from tasks.diagnose.remedies import remedies
+from tasks.diagnose.remedies import Remedy, remedies
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
 from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.findings import Captured, capture, find, harmful
@@ -48,6 +48,8 @@ _HOPELESS = 0.1
 the best."""
 _MARGIN = 0.2
 """A more specific cause is believed if it explains at most this much less than the best."""
+_CLEARLY = 0.95
+"""Of the loss with the best remedy of one cause, that below which those of both are worth more settings."""
 _REST = 0.2
 """Share of the rise that a second cause must take away beyond the first."""
 
@@ -149,7 +151,7 @@ class _Case:
             self._enter(proposed)
             proven = self._decide()
         spent = self._replays.spent
-        tried = {proof.candidate.cause: self._try(proof, findings) for proof in proven}
+        tried = self._remedies(proven, findings)
         causes = {proof.candidate.cause for proof in proven}
         out = [self._proof(seat) for seat in self._seats if seat.candidate.cause not in causes]
         return Investigation(
@@ -459,12 +461,26 @@ class _Case:
             _mean_losses([seat.courses[seed].losses[loss] for seed in seeds]),
         )
 
-    def _try(self, proof: Proof, findings: Findings) -> tuple[Tried, ...]:
-        candidate, settings = proof.candidate, self._replays.settings
+    def _remedies(self, proven: Sequence[Proof], findings: Findings) -> dict[str, tuple[Tried, ...]]:
+        """The remedies of each cause; of two, among those of the first the best that is against both at once."""
+        settings, begun = self._replays.settings, self._replays.from_round
+        tried = {
+            cause: self._try(cause, remedies(cause, settings, clients, findings, begun))
+            for cause, clients in ((proof.candidate.cause, proof.candidate.clients) for proof in proven)
+        }
+        if len(tried) == 2 and all(tried.values()):
+            (first, those), (_, others) = tried.items()
+            both = [those[0].remedy | other.remedy for other in others]
+            at_once = self._try(first, [remedy for remedy in both if remedy is not None])[:1]
+            better = at_once and at_once[0].loss < _CLEARLY * those[0].loss
+            tried[first] = (*at_once, *those) if better else (*those, *at_once)
+        return tried
+
+    def _try(self, cause: str, proposed: Sequence[Remedy]) -> tuple[Tried, ...]:
         tried = []
-        for remedy in remedies(candidate.cause, settings, candidate.clients, findings, self._replays.from_round):
+        for remedy in proposed:
             surgery = {"features standardised by each client": features_aligned} if remedy.aligned else {}
-            seat = _Seat(Candidate(candidate.cause, Change(remedy.says, remedy.settings, surgery=surgery)))
+            seat = _Seat(Candidate(cause, Change(remedy.says, remedy.settings, surgery=surgery)))
             if self._run(seat, 0):
                 loss = float(np.mean(self._window(seat.courses[0])))
                 tried.append(Tried(remedy, self._removes(seat), loss))

@@ -70,9 +70,10 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     if "replays" in found:
         result["replay_rounds"] = found["replays"]["rounds"]
         result["allowed_rounds"] = found["replays"]["allowed"]
-    if causes and truth and causes[0]["remedy"] is not None and result["rose"]:
-        result["remedy"] = causes[0]["remedy"]["settings"]
-        result["taken_back"] = _taken_back(result["remedy"], planted, workspace, gaps)
+    if causes and truth and result["rose"]:
+        remedy = (causes[0]["remedy"] or {}).get("settings")
+        result["remedy"] = remedy
+        result["taken_back"] = _taken_back(remedy, planted, workspace, gaps) if remedy else 0.0
     return result
 
 
