@@ -194,13 +194,16 @@ class ClientFinding:
     @property
     def odd(self) -> bool:
         """Whether its update is worth a second look."""
-        return bool(self.turned or self.slope > 0 or self.oversized or self.grown > GROWN)
+        return bool(self.turned or self.slope > 0 or self._longer or self.grown > GROWN)
 
     @property
     def oversized(self) -> bool:
         """Whether its update is far longer than its work explains, and than it was before, if that is known."""
-        longer = min(self.norm, self.norm_per_step) > ABNORMAL_NORM
-        return bool(longer and (np.isnan(self.grown) or self.grown > FAR_GROWN))
+        return bool(self._longer and (np.isnan(self.grown) or self.grown > FAR_GROWN))
+
+    @property
+    def _longer(self) -> bool:
+        return bool(min(self.norm, self.norm_per_step) > ABNORMAL_NORM)
 
 
 @dataclass(frozen=True)

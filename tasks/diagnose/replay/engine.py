@@ -90,15 +90,17 @@ class Replayer:
             self._saved = saved_states(folder, self.phase.name, others)
         self._loaded: tuple[int, Any] | None = None
         self.spent = 0
-        self.from_round = 0
+        self.from_round = self.sound_after = 0
         self._state = self._fresh
         self._loss = np.nan
+        self._unchanged: Course | None = None
 
     def go_to(self, latest: int) -> None:
-        """Starts the replays from the last checkpoint at or before round `latest`.
+        """Starts the replays from the last checkpoint at or before round `latest`, after which the model was sound.
 
         Where no checkpoints are, as after a run that came from DVC's cache, the rounds up to there are run again.
         """
+        self.sound_after, self._unchanged = latest, None
         usable = [round_num for round_num in self._saved if round_num <= latest]
         if usable:
             self.from_round = max(usable)
@@ -166,14 +168,35 @@ class Replayer:
             self._loaded = saved, load_state(self._saved[saved], self._fresh)
         return self._loaded[1]
 
-    def repeated(self, saved: int, clients: Sequence[str]) -> dict[str, Any]:
-        """Returns what training on today's data gives `clients` in the round after `saved`; who fails is left out.
+    @property
+    def unchanged(self) -> Course:
+        """The replay that changes nothing and draws what the run drew, as far as it has been run."""
+        if self._unchanged is None:
+            self._unchanged = self.course(NOTHING, 0)
+        return self._unchanged
+
+    def reaches(self, round_num: int) -> bool:
+        """Whether the model before a round is known, or given by the replay that changes nothing."""
+        return round_num - 1 in self.saved or round_num >= self.unchanged.next_round
+
+    def _before(self, round_num: int) -> Any:
+        if round_num - 1 in self.saved:
+            return self._after(round_num - 1)
+        self.advance(self.unchanged, round_num - 1)
+        return self.unchanged.state
+
+    def repeated(self, round_num: int, clients: Sequence[str]) -> dict[str, Any]:
+        """Returns what training on today's data gives `clients` in a round that is reached; who fails is left out.
 
         What a fault makes of an update is not in it, and what it makes of data is, from whichever round on either is
-        simulated. It counts as the rounds that drawing the clients takes.
+        simulated. It counts as the rounds that drawing the clients takes. If the replay has not come to the run's model
+        before that round, neither is the `loss_before` of its clients the logged one.
         """
+        state = self._before(round_num)
+        if not np.isfinite(state["server"]["params"]).all():
+            return {}
         self._spend(len(clients))
-        found = self._trained().updates(self._after(saved), saved + 1, clients)
+        found = self._trained().updates(state, round_num, clients)
         return {client: result for client, result in found.items() if not isinstance(result, Failed)}
 
     def _trained(self) -> Runner:

@@ -137,7 +137,7 @@ def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first:
     look = _Look(_of_objectives(replays, gradients), log, first, _reference(found, sent))
     once = [look.at(one, [sent]) for one in found]
     suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
-    ratios = sent_over_trained(replays, log, first, first + _ROUNDS - 1) if suspects else {}
+    ratios = sent_over_trained(replays, log, suspects, first + _ROUNDS - 1) if suspects else {}
     once = [replace(one, sent_over_trained=ratios.get(one.client, np.nan)) for one in once]
     # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
     unknown = [client for client in suspects if client not in ratios]

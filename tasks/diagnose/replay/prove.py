@@ -141,7 +141,7 @@ class _Case:
             # Of the rounds that are compared: in later ones, the others' loss has fallen on.
             rest = _loss_of_others(self._log, self._hidden, self._first, self._last)
             self._level = self._level if rest is None else rest
-        self._baselines[0] = self._replays.course(NOTHING, 0)
+        self._baselines[0] = self._replays.unchanged
         self._replays.advance(self._baselines[0], self._last)
         reproduced = self._reproduced()
         proven = self._failures(proposed)

@@ -25,7 +25,7 @@ _BEFORE, _FLOOR = 4, 0.25
 _EARLY = 0.7
 """Of the rounds before the rise, those in which data that are the same today had not changed yet."""
 _ROUNDS = 2
-"""Most rounds of the rise whose updates are compared."""
+"""Most rounds whose updates are compared."""
 
 
 @dataclass
@@ -113,22 +113,28 @@ def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first
     return memories
 
 
-def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) -> dict[str, float]:
+def sent_over_trained(replays: Replayer, log: ClientLog, suspects: Collection[str], last: int) -> dict[str, float]:
     """Returns of each client how long an update it sent over what training on its data gives: 1 if it sent that.
 
-    Left out is one as long as it should be whose cosine to the geometric median of the round's updates has the other
-    sign: it may be reversed, or honest where others turn the median. Compared are the updates of rounds first ... last
-    whose model before is known, where a client did as many steps as the settings say; of several the first that
-    training does not give. Empty where most differ: then the rounds were of other settings. `log` as for `remember`.
+    Compared are updates of the rounds up to `last` that made the rise, those in which one of `suspects` took part, if
+    the model before is known from a checkpoint or from rounds that were run again as they were. Left out are clients
+    that did not do as many steps as the settings say; and an update as long as it should be whose cosine to the
+    geometric median of the round's updates has the other sign: it may be reversed, or honest where others turn the
+    median. Of several rounds, the first counts whose update training does not give. Empty where most differ: then the
+    rounds were of other settings. `log` as for `remember`.
     """
     found: dict[str, float] = {}
-    for saved in [saved for saved in replays.saved if first - 1 <= saved < last][:_ROUNDS]:
-        logged, steps = (_logged(log, saved + 1, name) for name in ("update_norm", "num_steps"))
-        cosines, losses = (_logged(log, saved + 1, name) for name in ("update_cosine_robust", "loss_before"))
+    compared = 0
+    for round_num in range(replays.sound_after + 1, last + 1):
+        logged, steps = (_logged(log, round_num, name) for name in ("update_norm", "num_steps"))
+        cosines, losses = (_logged(log, round_num, name) for name in ("update_cosine_robust", "loss_before"))
         asked = [c for c, (num, _) in logged.items() if num == _size(replays, c)]
-        if not np.isfinite(replays.params_after(saved)).all() or not asked:
+        unclear = {client for client in suspects if as_trained(found.get(client, 1.0))}
+        if compared == _ROUNDS or not unclear & {*asked} or not replays.reaches(round_num):
             continue
-        trained = {c: r for c, r in replays.repeated(saved, asked).items() if r["finite"]}
+        compared += 1
+        trained = replays.repeated(round_num, asked)
+        trained = {client: result for client, result in trained.items() if result["finite"]}
         if not trained:
             continue
         updates = [trained[client]["update"] for client in trained]
@@ -136,7 +142,7 @@ def sent_over_trained(replays: Replayer, log: ClientLog, first: int, last: int) 
         statistics = update_statistics(inner, np.full(len(updates), 1 / len(updates)))
         for client, norm, cosine in zip(trained, statistics.norm, statistics.cosine_robust, strict=True):
             if not same(float(trained[client]["loss_before"]), losses.get(client, (0, np.inf))[1]):
-                continue  # trained on other data
+                continue  # trained on other data, or from another model
             if not norm > 0 or steps.get(client, (0, -1))[1] != trained[client]["num_steps"]:
                 continue
             ratio, seen = logged[client][1] / float(norm), cosines.get(client, (0, np.nan))[1]
@@ -208,7 +214,7 @@ def _of_own_data_alone(replays: Replayer) -> bool:
 def _first_losses(replays: Replayer, probe: Probe, data: Sites, saved: int, clients: Sequence[str]) -> dict[str, float]:
     """The `loss_before` of clients in the round after `saved`, with the data of today."""
     if not _of_own_data_alone(replays):
-        return {client: float(r["loss_before"]) for client, r in replays.repeated(saved, clients).items()}
+        return {client: float(r["loss_before"]) for client, r in replays.repeated(saved + 1, clients).items()}
     found = {}
     for client in clients:
         losses, labels = _batch(replays, probe, data, saved, client)
