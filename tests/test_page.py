@@ -213,7 +213,8 @@ def test_every_cause_is_told() -> None:
     for cause, words in CAUSES.items():
         assert f"Against {words.name}" in said
         assert f"Replay: without {cause}" in said
-    assert "also different amounts of data, different inputs, unequal local work" in said
+    others = [words.because.format("client 03") for words in list(CAUSES.values())[1:3]]
+    assert f"; also because {', '.join(others)}, " in said
 
 
 def test_cause_that_is_not_in_the_vocabulary_is_told_by_its_name() -> None:

@@ -41,6 +41,15 @@ def test_headline_says_what_is_faulty_where_that_is_known(fault: str, words: str
     assert words in headline(found)
 
 
+def test_headline_says_both_of_two_causes() -> None:
+    found = diagnosis()
+    found["causes"].insert(0, copy.deepcopy(found["causes"][0]) | {"cause": "client_learning_rate", "clients": []})
+    found["causes"][1]["fault"] = "labels"
+    told = headline(found)
+    assert "because the clients' learning rate is too high (proven" in told
+    assert "; also because the labels of client 03 are wrong; remedy:" in told
+
+
 def test_remedies_of_two_causes_say_what_they_are_against() -> None:
     found = diagnosis()
     first, second = found["causes"][0], copy.deepcopy(found["causes"][0]) | {"cause": "client_learning_rate"}

@@ -66,7 +66,7 @@ def _told(story: Story) -> str:
     first = story.causes[0]
     told = f"{_rose(rise)} because {because(first)}{_proof(first, rise)}"
     if len(story.causes) > 1:
-        told += f"; also {joined([name_of(cause.cause) for cause in story.causes[1:]])}"
+        told += f"; also because {joined([because(cause) for cause in story.causes[1:]])}"
     return told
 
 
@@ -114,9 +114,9 @@ def replayed(cause: Cause, rise: Rise) -> str:
 
 
 def against(cause: Cause, story: Story) -> str:
-    """Returns what the remedy of one of several causes is against: `Against both causes` if the other's is in it."""
-    others = [one.remedy for one in story.causes if one is not cause]
-    if all(other and cause.remedy and other.settings.items() <= cause.remedy.settings.items() for other in others):
+    """Returns what a cause's remedy is against: `Against both causes` if the only other cause's is in it."""
+    others = [one.remedy.settings if one.remedy else {} for one in story.causes if one is not cause]
+    if cause.remedy and len(others) == 1 and others[0] and others[0].items() <= cause.remedy.settings.items():
         return "Against both causes"
     return f"Against {name_of(cause.cause)}"
 
