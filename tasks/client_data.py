@@ -58,7 +58,7 @@ def read_client_data(root: Path, exclude: Collection[str] = ()) -> ClientData:
     described = read_json(root / "preprocess.json")
     try:
         shape, num_classes = tuple(int(size) for size in described["input_shape"]), int(described["num_classes"])
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise DataError(
             f"{root / 'preprocess.json'} must say input_shape and num_classes: run the step preprocess again"
         ) from exc

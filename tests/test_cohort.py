@@ -135,7 +135,16 @@ def test_digest_is_the_md5_of_ids_and_bytes(clients, tmp_path):
     assert load_cohort(clients.write(tmp_path), "examples", 0.0).digest == hashlib.md5(whole).hexdigest()
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", '{"input_shape": 4, "num_classes": 3}', '{"input_shape": [4]}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        '{"input_shape": 4, "num_classes": 3}',
+        '{"input_shape": [4]}',
+        '{"input_shape": [4], "num_classes": Infinity}',
+    ],
+)
 def test_preprocess_json_that_does_not_say_the_shape_is_an_error(text, clients, tmp_path):
     (clients.write(tmp_path) / "data/clients/preprocess.json").write_text(text)
     with pytest.raises(DataError, match="must say input_shape and num_classes"):

@@ -206,8 +206,12 @@ def test_page_holds_the_answer_the_proof_and_the_remedy() -> None:
 def test_every_cause_is_told() -> None:
     found = diagnosis()
     found["causes"] = [
-        {**diagnosis(cause)["causes"][0], "replay": {**diagnosis()["causes"][0]["replay"], "says": f"without {cause}"}}
-        for cause in CAUSES
+        {
+            **diagnosis(cause)["causes"][0],
+            "replay": {**diagnosis()["causes"][0]["replay"], "says": f"without {cause}"},
+            "remedy": {"settings": {"seed": number}, "recovers": 0.5},
+        }
+        for number, cause in enumerate(CAUSES)
     ]
     said = Page(page_of(found)).said
     for cause, words in CAUSES.items():

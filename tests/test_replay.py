@@ -12,7 +12,7 @@ from tasks.diagnose import diagnosis
 from tasks.diagnose.causes import Candidate, Findings
 from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.effect import Effect
-from tasks.diagnose.investigation import Proof, Tried
+from tasks.diagnose.investigation import Proof
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.remedies import remedies
 from tasks.diagnose.replay.engine import Course, replayer
@@ -372,35 +372,69 @@ def test_replays_end_where_half_of_the_rise_is_seen():
     assert made._half_risen() == 21
 
 
-def test_remedies_of_two_causes_are_tried_at_once_too():
+def test_remedies_of_a_second_cause_are_tried_beside_the_best_of_the_first():
     rates = [one.says for one in remedies("client_learning_rate", Settings(), (), HEALTHY)]
     robust = [one.says for one in remedies("faulty_clients", Settings(), ("03",), HEALTHY)]
-    # The loss with each: of the rates the first is best, of the others multi-Krum, which is best beside that rate, too.
-    losses = dict.fromkeys([*rates, *robust], 1.5) | {rates[0]: 1.0, "multi-Krum": 1.2}
-    together = dict.fromkeys(robust, 1.1)
-    asked = []
+    made = case(course([1.2] * 4, [1.2] * 4))
+    made._replays = SimpleNamespace(from_round=15, loss=0.3, settings=Settings())
+    # What each replay gives of the two losses, from 1.2 with nothing changed down to 0.3 before the rise.
+    val, train, ran = {}, {}, []
 
-    def tried(_, proposed):
-        asked.append([one.says for one in proposed])
-        loss = {one.says: losses.get(one.says) or together[one.says.split(", and ")[1]] for one in proposed}
-        return tuple(sorted((Tried(one, 2 - loss[one.says], loss[one.says]) for one in proposed), key=lambda o: o.loss))
+    def run(one, seed):
+        says = one.candidate.change.says
+        ran.append(says)
+        one.courses[seed] = course([val.get(says, 1.2)] * 4, [train.get(says, 1.2)] * 4)
+        return True
 
-    made = case(course([2.0] * 4, [2.0] * 4))
-    made._replays, made._try = SimpleNamespace(from_round=15, settings=Settings()), tried
-    causes = Candidate("client_learning_rate", NOTHING), Candidate("faulty_clients", NOTHING, ("03",))
-    proven = [Proof(cause, Effect((1.0,)), "val_loss", (), ()) for cause in causes]
+    made._run = run
+    proven = [
+        Proof(Candidate("client_learning_rate", NOTHING), Effect((1.0,)), "val_loss", (), ()),
+        Proof(Candidate("faulty_clients", NOTHING, ("03",)), Effect((1.0,)), "train_loss", (), ()),
+    ]
+    both = {says: f"{rates[0]}, and {says}" for says in robust}
 
-    # Beside the best of the first cause, each of the second's; kept is the best of those, here not the best of all.
-    found = made._remedies(proven, HEALTHY)
-    assert asked[:2] == [rates, robust]
-    assert sorted(asked[2]) == sorted(f"{rates[0]}, and {says}" for says in robust)
-    assert [one.remedy.says for one in found["client_learning_rate"]][:1] == [rates[0]]
-    assert len(found["client_learning_rate"]) == len(rates) + 1
-    assert found["faulty_clients"][0].remedy.says == "multi-Krum"
-    # 0.96 of the loss of the best alone is not worth another setting, 0.9 is.
-    for loss, first in ((0.96, rates[0]), (0.9, f"{rates[0]}, and multi-Krum")):
-        together["multi-Krum"] = loss
-        assert made._remedies(proven, HEALTHY)["client_learning_rate"][0].remedy.says == first
-    # Of one cause there is nothing to combine.
-    assert list(made._remedies(proven[1:], HEALTHY)) == ["faulty_clients"]
-    assert len(asked) == 3 * 3 + 1
+    # The rate takes all of val_loss's rise back, and multi-Krum beside it all of train_loss's.
+    val |= {rates[0]: 0.3, rates[1]: 0.6, **dict.fromkeys(both.values(), 0.3)}
+    train[both["multi-Krum"]] = 0.3
+    tried, proposed = made._remedies(proven, HEALTHY)
+    assert ran == [*rates, *both.values()]
+    assert sorted(one.remedy.says for one in tried) == sorted(ran)
+    assert [one.recovers for one in tried] == sorted((one.recovers for one in tried), reverse=True)
+    # 0.6 is half of the way from 1.2 to 0.3, on the logarithm.
+    assert {one.remedy.says: one.recovers for one in tried}[rates[1]] == pytest.approx(0.5)
+    assert {cause: one.remedy.says for cause, one in proposed.items()} == dict.fromkeys(
+        ("client_learning_rate", "faulty_clients"), both["multi-Krum"]
+    )
+    assert proposed["faulty_clients"].against == ("client_learning_rate", "faulty_clients")
+    # Where it takes nothing back beyond the first, the first alone is proposed, and nothing against the second.
+    train.clear()
+    _, proposed = made._remedies(proven, HEALTHY)
+    assert {cause: one.remedy.says for cause, one in proposed.items()} == {"client_learning_rate": rates[0]}
+    # What takes nothing back is not proposed.
+    val.clear()
+    assert made._remedies(proven[:1], HEALTHY)[1] == {}
+    assert made._remedies([], HEALTHY) == ((), {})
+
+
+def test_failures_that_no_loss_shows_have_a_remedy(make_clients, settings_of, tmp_path):
+    fault = {"kind": "not_finite", "clients": ["02"], "from_round": 7}
+    settings = settings_of(
+        {
+            "federate.model": "logistic",
+            "federate.rounds": 15,
+            "federate.client.learning_rate": 0.02,
+            "federate.guard": "continue",
+            **{f"federate.faults.{name}": value for name, value in fault.items()},
+        }
+    )
+    folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
+    federate(settings, folder)
+    logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
+    found = diagnosis(*logs, settings, folder)
+    cause = found["causes"][0]
+    assert (cause["cause"], cause["clients"]) == ("non_finite", ["02"])
+    # A failure in each of the rounds 7 to 15 that are compared, and none without the client.
+    assert cause["remedy"] == {"settings": {"federate.exclude": ["02"]}, "recovers": 1.0}
+    clipped = next(one for one in found["remedies"] if "clipped" in one["says"])
+    assert clipped["recovers"] == 0
+    assert clipped["against"] == ["non_finite"]

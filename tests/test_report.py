@@ -55,16 +55,27 @@ def test_remedies_of_two_causes_say_what_they_are_against() -> None:
     first, second = found["causes"][0], copy.deepcopy(found["causes"][0]) | {"cause": "client_learning_rate"}
     second["remedy"] = {"settings": {"federate.client.learning_rate": 0.1}, "recovers": 0.2}
     found["causes"].append(second)
-    assert "Against faulty clients: " in to_markdown(found)
-    first["remedy"]["settings"] = {"federate.exclude": ["03"], **second["remedy"]["settings"]}
-    told = to_markdown(found)
-    assert "Against both causes: " in told
-    assert told.count("Against ") == 2
-    assert "Against faulty clients" not in told
-    second["remedy"] = None
     told = to_markdown(found)
     assert "Against faulty clients: " in told
-    assert "takes any of the rise back." in told
+    assert "Against too high a learning rate of the clients: " in told
+    # One remedy of both is told once.
+    second["remedy"] = first["remedy"]
+    told = to_markdown(found)
+    assert told.count("Against ") == 1
+    assert "Against faulty clients and too high a learning rate of the clients: " in told
+
+
+def test_a_cause_without_a_remedy_says_whether_one_was_tried() -> None:
+    found = diagnosis()
+    found["causes"].append(found["causes"][0] | {"cause": "client_learning_rate", "remedy": None})
+    assert "Against too high a learning rate of the clients, no remedy was found." in to_markdown(found)
+    for one in found["remedies"]:
+        one["against"] = ["faulty_clients", "client_learning_rate"]
+    told = to_markdown(found)
+    assert "Against too high a learning rate of the clients, no setting that was tried beside that takes" in told
+    found["causes"][0]["remedy"] = None
+    assert told.count("Against faulty clients, ") == 0
+    assert "Against faulty clients, no setting that was tried takes any of the rise back." in to_markdown(found)
 
 
 def test_headline_without_a_rise_says_so() -> None:

@@ -15,7 +15,6 @@ _SHOWN = 5
 
 def with_causes(diagnosis: dict[str, Any], seen: Investigation, settings: Settings) -> dict[str, Any]:
     """Returns the diagnosis with `verdict`, `causes`, and our own `ruled_out`, `remedies`, `replays` and `signals`."""
-    remedies = [{**_remedy(one), "cause": cause} for cause, tried in seen.tried.items() for one in tried]
     return diagnosis | {
         "verdict": seen.causes[0].candidate.cause if seen.causes else "none",
         "causes": [_cause(proof, seen, settings) for proof in seen.causes],
@@ -27,7 +26,7 @@ def with_causes(diagnosis: dict[str, Any], seen: Investigation, settings: Settin
             }
             for proof in seen.ruled_out
         ],
-        "remedies": sorted(remedies, key=lambda one: -one["recovers"]),
+        "remedies": [_remedy(one) for one in seen.tried],
         "replays": {
             "from_round": seen.from_round,
             "rounds": seen.spent,
@@ -42,8 +41,7 @@ def with_causes(diagnosis: dict[str, Any], seen: Investigation, settings: Settin
 
 def _cause(proof: Proof, seen: Investigation, settings: Settings) -> dict[str, Any]:
     candidate, effect = proof.candidate, proof.effect
-    # What takes nothing back is no remedy, however it compares with the others.
-    best = next((one for one in seen.tried.get(candidate.cause, ()) if _share(one.recovers) > 0), None)
+    best = seen.proposed.get(candidate.cause)
     return {
         "cause": candidate.cause,
         "score": max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
@@ -79,6 +77,7 @@ def _remedy(one: Tried) -> dict[str, Any]:
         "says": one.remedy.says,
         "recovers": _share(one.recovers),
         "loss_after": _number(one.loss),
+        "against": list(one.against),
     }
 
 
@@ -258,7 +257,8 @@ def _of_faulty(one: ClientFinding) -> Evidence:
 
 
 def _lower(share: float) -> str:
-    return f"{100 * abs(share):.1f} % {'lower' if share >= 0 else 'higher: the others lack what it knows'}"
+    size = f"{100 * abs(share):.1f} %"
+    return "the same" if size == "0.0 %" else f"{size} {'lower' if share > 0 else 'higher'}"
 
 
 def _remembered(one: ClientFinding) -> Evidence:

@@ -28,6 +28,8 @@ class Tried:
     recovers: float
     loss: float
     """Mean over the rounds of the rise."""
+    against: tuple[str, ...]
+    """The proven causes that it is against."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Investigation:
         reproduced: whether the rise came again with nothing changed.
         causes: proven, the first cause first.
         ruled_out: replayed and not proven.
-        tried: remedies of each proven cause, the best first.
+        tried: remedies, the best first.
+        proposed: the remedy that is proposed against each proven cause, where one takes anything back.
         findings: of the clients.
         spent: rounds that the replays for causes took.
         allowed: rounds that they may take.
@@ -51,7 +54,8 @@ class Investigation:
     reproduced: bool
     causes: tuple[Proof, ...]
     ruled_out: tuple[Proof, ...]
-    tried: dict[str, tuple[Tried, ...]]
+    tried: tuple[Tried, ...]
+    proposed: dict[str, Tried]
     findings: Findings
     spent: int
     allowed: int

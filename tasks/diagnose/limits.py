@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.diagnose.logs import ClientLog, RoundLog
-from tasks.diagnose.observe import Observation, tested_losses
+from tasks.diagnose.observe import SHARES, Observation, tested_losses
 from tasks.diagnose.report import count
 from tasks.scan import FEWEST, MOST_DRAWS
 
@@ -60,8 +60,10 @@ def _of_the_loss(seen: Observation, rounds: RoundLog) -> Iterator[str]:
 
 def _of_the_test(seen: Observation, significance: float) -> Iterator[str]:
     rise = seen.increase
-    if significance * (MOST_DRAWS + 1) < 1:
-        yield f"diagnose.significance {significance:g} is below 1 / {MOST_DRAWS + 1}, the least that the test resolves."
+    # A loss is tested in two ways, and each loss has its share.
+    least = 2 / (MOST_DRAWS + 1) / min(SHARES)
+    if significance < least:
+        yield f"diagnose.significance {significance:g} is below {least:.2g}: not every loss can be tested so strictly."
     elif not rise.detected and rise.noise is not None:
         if rise.visible is None:
             yield "The loss is too noisy, or its curve too short, for any rise to be told from noise."

@@ -71,17 +71,15 @@ def _losses(cause: Cause) -> str:
 
 
 def _remedy(story: Story) -> Iterator[str]:
-    for cause in story.causes:
-        if cause.remedy:
-            says = f"**{escape(cause.remedy.says)}.** " if cause.remedy.says else ""
-            against = f"{wording.against(cause, story)}: " if len(story.causes) > 1 else ""
-            yield f"{escape(against)}{says}{wording.effect(cause.remedy)}"
-            if cause.remedy.settings:
-                if given := patch.flags(cause.remedy.settings):
-                    yield _block("sh", given)
-                yield _block("yaml", patch.patch(cause.remedy.settings))
-        else:
-            yield f"No setting that was tried against {escape(name_of(cause.cause))} takes any of the rise back."
+    for causes, remedy in story.proposed:
+        says = f"**{escape(remedy.says)}.** " if remedy.says else ""
+        against = f"{wording.against(causes)}: " if len(story.causes) > 1 else ""
+        yield f"{escape(against)}{says}{wording.effect(remedy)}"
+        if remedy.settings:
+            if given := patch.flags(remedy.settings):
+                yield _block("sh", given)
+            yield _block("yaml", patch.patch(remedy.settings))
+    yield from map(escape, wording.without_remedy(story))
     if story.worse:
         yield "Tried, and not better:" if story.remedy else "Tried:"
         yield _table(("remedy", "takes back", "loss then", "time of a round", "settings"), map(_tried, story.worse))

@@ -19,6 +19,9 @@ found where it begins."""
 _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""
 
+SHARES = (0.3, 0.2, 0.5)
+"""Of the significance, for the first loss, the second, and the clients' own."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -124,7 +127,7 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> Found:
     clients' losses are known, the mean client's stands for train_loss, whose noise is that of who took part (`common`).
     """
     names = tested_losses(log)
-    shares = [0.3, 0.2, 0.5] if len(names) > 1 else [0.5, 0.5]
+    shares = SHARES if len(names) > 1 else (0.5, 0.5)
     broken = {
         name: _test(log, name, _every(log), significance) for name in log.losses if log.losses[name].not_finite.any()
     }

@@ -118,13 +118,12 @@ def _evidence(story: Story) -> Iterator[Markup]:
 
 
 def _remedy(story: Story) -> Iterator[Markup]:
-    for cause in story.causes:
-        if cause.remedy:
-            if len(story.causes) > 1:
-                yield tag("h3", wording.against(cause, story))
-            yield from _proposed(cause.remedy)
-        else:
-            yield paragraph(f"No setting that was tried against {name_of(cause.cause)} takes any of the rise back.")
+    for causes, remedy in story.proposed:
+        if len(story.causes) > 1:
+            yield tag("h3", wording.against(causes))
+        yield from _proposed(remedy)
+    for says in wording.without_remedy(story):
+        yield paragraph(says)
     if not story.causes:
         yield paragraph("Without a proven cause, no remedy is proposed.")
     if story.worse:

@@ -61,13 +61,17 @@ class Replay:
 
 @dataclass(frozen=True)
 class Remedy:
-    """Settings, the share of the rise that they take back, and the time of a round relative to before."""
+    """Settings, the share of the rise that they take back, the time of a round relative to before, and which causes.
+
+    `against` is empty where that is not known.
+    """
 
     settings: dict[str, Any]
     says: str
     recovers: float | None
     loss_after: float | None
     extra_cost: float | None
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,18 @@ class Story:
     def remedy(self) -> Remedy | None:
         """The remedy of the first cause that has one."""
         return next((cause.remedy for cause in self.causes if cause.remedy), None)
+
+    @property
+    def proposed(self) -> list[tuple[list[str], Remedy]]:
+        """The causes' remedies, each once, with the names of its causes."""
+        found: list[tuple[list[str], Remedy]] = []
+        for cause in self.causes:
+            same = next((names for names, one in found if cause.remedy and one.settings == cause.remedy.settings), None)
+            if same is not None:
+                same.append(cause.cause)
+            elif cause.remedy:
+                found.append(([cause.cause], cause.remedy))
+        return found
 
     @property
     def worse(self) -> tuple[Remedy, ...]:
@@ -225,7 +241,7 @@ def _replay(raw: Mapping[str, Any]) -> Replay:
 
 def _remedy(raw: Mapping[str, Any]) -> Remedy:
     recovers, after, cost = (number(raw.get(name)) for name in ("recovers", "loss_after", "extra_cost"))
-    return Remedy(_object(raw, "settings"), _text(raw, "says"), recovers, after, cost)
+    return Remedy(_object(raw, "settings"), _text(raw, "says"), recovers, after, cost, _texts(raw, "against"))
 
 
 def _share(raw: Mapping[str, Any]) -> float | None:

@@ -113,12 +113,23 @@ def replayed(cause: Cause, rise: Rise) -> str:
     return told
 
 
-def against(cause: Cause, story: Story) -> str:
-    """Returns what a cause's remedy is against: `Against both causes` if the only other cause's is in it."""
-    others = [one.remedy.settings if one.remedy else {} for one in story.causes if one is not cause]
-    if cause.remedy and len(others) == 1 and others[0] and others[0].items() <= cause.remedy.settings.items():
-        return "Against both causes"
-    return f"Against {name_of(cause.cause)}"
+def against(causes: Sequence[str]) -> str:
+    """Returns `Against faulty clients and different labels`."""
+    return f"Against {joined([name_of(cause) for cause in causes])}"
+
+
+def without_remedy(story: Story) -> Iterator[str]:
+    """Yields a sentence for each cause against which no remedy is proposed."""
+    for cause in story.causes:
+        if cause.remedy:
+            continue
+        tried = any(cause.cause in one.against for one in story.remedies)
+        if not tried:
+            yield f"{against([cause.cause])}, no remedy was found."
+        elif story.remedy:
+            yield f"{against([cause.cause])}, no setting that was tried beside that takes back more."
+        else:
+            yield f"{against([cause.cause])}, no setting that was tried takes any of the rise back."
 
 
 def effect(remedy: Remedy) -> str:

@@ -49,9 +49,14 @@ def load_state(path: Path, template: Any) -> Any:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return tf.nest.pack_sequence_as(template, [arrays[name] for name in arrays.files])
+            found = [arrays[name] for name in arrays.files]
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as exc:
-        raise DataError(f"{path} is not a checkpoint of this run: {exc}") from exc
+        raise DataError(f"{path} cannot be read as a checkpoint: {exc}") from exc
+    wanted = len(tf.nest.flatten(template))
+    if len(found) != wanted:
+        # TensorFlow's own words for it have every array in them.
+        raise DataError(f"{path} must hold {wanted} arrays, got {len(found)}: it is of other clients or another model")
+    return tf.nest.pack_sequence_as(template, found)
 
 
 class Checkpoints:

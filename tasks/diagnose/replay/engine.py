@@ -85,7 +85,9 @@ class Replayer:
         # Data that changed in the course of the run are what a diagnosis looks for: the model may be of others.
         identity = identity_of(settings, self.cohort, self.model, self.phase)
         self._saved = saved_states(folder, self.phase.name, identity)
-        if not self._saved and _logged_as_reported(folder, self.phase.name, self.cohort):
+        if not self._saved and _logged_as_reported(
+            folder, self.phase.name, self.cohort, by_place="kept" in self._fresh
+        ):
             others = {name: value for name, value in identity.items() if name != "data"}
             self._saved = saved_states(folder, self.phase.name, others)
         self._loaded: tuple[int, Any] | None = None
@@ -322,10 +324,10 @@ class Replayer:
         return _COMPUTATIONS[key]
 
 
-def _logged_as_reported(folder: Path, phase: str, cohort: Cohort) -> bool:
+def _logged_as_reported(folder: Path, phase: str, cohort: Cohort, by_place: bool) -> bool:
     """Whether the log beside the checkpoints is that of reports/rounds.csv, and of the cohort: else of another run.
 
-    A checkpoint holds what clients keep by their place among all, so that of others it would go to the wrong ones.
+    What clients keep is stored `by_place` among all: of other clients, it would go to the wrong ones.
     """
     log, reported = checkpoints_of(folder, phase) / "log.jsonl", folder / "reports/rounds.csv"
     if not log.is_file() or not reported.is_file():
@@ -333,12 +335,13 @@ def _logged_as_reported(folder: Path, phase: str, cohort: Cohort) -> bool:
     rows = {row["round"]: row.get("train_loss", "") for row in read_rows(reported)}
     try:
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        took_part = {row["client"] for line in lines for row in line["clients"]}
+        took_part = {row["client"] for line in lines for row in line["clients"] if row["finite"]}
         reported_lines = [(line["row"]["train_loss"], rows.get(str(line["round"]))) for line in lines]
         pairs = [(loss, float(text)) for loss, text in reported_lines if text]
     except (ValueError, KeyError, TypeError):
         return False
-    return bool(pairs and took_part <= {*cohort.clients, *cohort.broken}) and all(
+    same = took_part == {*cohort.clients} if by_place else took_part <= {*cohort.clients, *cohort.broken}
+    return bool(pairs and same) and all(
         one is not None and np.isclose(one, other, rtol=1e-5, equal_nan=True) for one, other in pairs
     )
 

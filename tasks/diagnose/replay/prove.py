@@ -48,8 +48,8 @@ _HOPELESS = 0.1
 the best."""
 _MARGIN = 0.2
 """A more specific cause is believed if it explains at most this much less than the best."""
-_CLEARLY = 0.95
-"""Of the loss with the best remedy of one cause, that below which those of both are worth more settings."""
+_MORE = 0.05
+"""Share of the rise by which a remedy of two causes must take back more than one of the first: it changes more."""
 _REST = 0.2
 """Share of the rise that a second cause must take away beyond the first."""
 
@@ -151,7 +151,7 @@ class _Case:
             self._enter(proposed)
             proven = self._decide()
         spent = self._replays.spent
-        tried = self._remedies(proven, findings)
+        tried, proposed_remedies = self._remedies(proven, findings)
         causes = {proof.candidate.cause for proof in proven}
         out = [self._proof(seat) for seat in self._seats if seat.candidate.cause not in causes]
         return Investigation(
@@ -161,6 +161,7 @@ class _Case:
             tuple(proven),
             tuple(out),
             tried,
+            proposed_remedies,
             findings,
             spent,
             self._allowed,
@@ -289,8 +290,8 @@ class _Case:
         # A seed without a rise says nothing about its cause.
         return Effect(tuple(value for value in by_seed if np.isfinite(value)))
 
-    def _removes(self, seat: _Seat) -> float:
-        effect = self._effect(seat)
+    def _removes(self, seat: _Seat, loss: str = "") -> float:
+        effect = self._effect(seat, loss)
         return effect.mean if effect.by_seed else 0.0
 
     def _decide(self) -> list[Proof]:
@@ -453,39 +454,73 @@ class _Case:
 
     def _proof(self, seat: _Seat, loss: str = "", candidate: Candidate | None = None) -> Proof:
         loss, seeds = loss or self._loss, sorted(seat.courses)
+        rounds = self._last - self._replays.from_round  # beyond these, the one that changes nothing may have run on
         return Proof(
             candidate or seat.candidate,
             self._effect(seat, loss),
             loss,
-            _mean_losses([self._baselines[seed].losses[loss] for seed in seeds]),
-            _mean_losses([seat.courses[seed].losses[loss] for seed in seeds]),
+            _mean_losses([self._baselines[seed].losses[loss][:rounds] for seed in seeds]),
+            _mean_losses([seat.courses[seed].losses[loss][:rounds] for seed in seeds]),
         )
 
-    def _remedies(self, proven: Sequence[Proof], findings: Findings) -> dict[str, tuple[Tried, ...]]:
-        """The remedies of each cause; of two, among those of the first the best that is against both at once."""
-        settings, begun = self._replays.settings, self._replays.from_round
-        tried = {
-            cause: self._try(cause, remedies(cause, settings, clients, findings, begun))
-            for cause, clients in ((proof.candidate.cause, proof.candidate.clients) for proof in proven)
-        }
-        if len(tried) == 2 and all(tried.values()):
-            (first, those), (_, others) = tried.items()
-            both = [those[0].remedy | other.remedy for other in others]
-            at_once = self._try(first, [remedy for remedy in both if remedy is not None])[:1]
-            better = at_once and at_once[0].loss < _CLEARLY * those[0].loss
-            tried[first] = (*at_once, *those) if better else (*those, *at_once)
-        return tried
+    def _remedies(self, proven: Sequence[Proof], findings: Findings) -> tuple[tuple[Tried, ...], dict[str, Tried]]:
+        """The remedies that were tried, the best first, and the one that is proposed against each cause.
 
-    def _try(self, cause: str, proposed: Sequence[Remedy]) -> tuple[Tried, ...]:
-        tried = []
+        Those of a second cause are tried beside the best of the first, whose cause hides what they do alone; the best
+        of them is proposed against both if it takes back clearly more. What takes nothing back is not proposed.
+        """
+        if not proven:
+            return (), {}
+        first, others = proven[0], proven[1:]
+        alone = self._best_first(self._trials(self._fitting(first, findings)), [first])
+        best = alone[:1]
+        tried = [self._tried(*one, first, [first]) for one in alone]
+        against = {first.candidate.cause: tried[0]} if tried else {}
+        for second in others:
+            options = self._fitting(second, findings)
+            both = [best[0][0] | one for one in options] if best else options
+            beside = self._best_first(self._trials(filter(None, both)), proven)
+            told = [self._tried(*one, first, proven if best else [second]) for one in beside]
+            gains = [self._takes_back(seat, proven) for _, seat in (*beside[:1], *best)]
+            if beside and (not best or gains[0] >= gains[1] + _MORE):
+                against |= dict.fromkeys(told[0].against, told[0])
+            tried += told
+        ranked = sorted(tried, key=lambda one: -round(one.recovers, 2))
+        return tuple(ranked), {cause: one for cause, one in against.items() if round(one.recovers, 2) > 0}
+
+    def _fitting(self, proof: Proof, findings: Findings) -> list[Remedy]:
+        cause, clients = proof.candidate.cause, proof.candidate.clients
+        return remedies(cause, self._replays.settings, clients, findings, self._replays.from_round)
+
+    def _trials(self, proposed: Iterable[Remedy]) -> list[tuple[Remedy, _Seat]]:
+        """The replays of the remedies that the settings allow."""
+        found = []
         for remedy in proposed:
             surgery = {"features standardised by each client": features_aligned} if remedy.aligned else {}
-            seat = _Seat(Candidate(cause, Change(remedy.says, remedy.settings, surgery=surgery)))
+            seat = _Seat(Candidate("", Change(remedy.says, remedy.settings, surgery=surgery)))
             if self._run(seat, 0):
-                loss = float(np.mean(self._window(seat.courses[0])))
-                tried.append(Tried(remedy, self._removes(seat), loss))
+                found.append((remedy, seat))
+        return found
+
+    def _best_first(
+        self, trials: Sequence[tuple[Remedy, _Seat]], proven: Sequence[Proof]
+    ) -> list[tuple[Remedy, _Seat]]:
         # Below the level before the rise there is nothing left to take back: then the most fitting stays first.
-        return tuple(sorted(tried, key=lambda one: -round(one.recovers, 2)))
+        return sorted(trials, key=lambda one: -round(self._takes_back(one[1], proven), 2))
+
+    def _takes_back(self, seat: _Seat, proven: Sequence[Proof]) -> float:
+        """The share of the rise that is gone, the mean over the losses by which the causes are proven.
+
+        Of failures, of which no loss need show anything, the share that is gone of these.
+        """
+        if any(proof.candidate.cause == "non_finite" for proof in proven):
+            return 1 - self._failed(seat.courses[0]) / max(1, self._failed(self._baselines[0]))
+        losses = dict.fromkeys([self._loss, *(proof.loss for proof in proven)])
+        return float(np.mean([self._removes(seat, loss) for loss in losses]))
+
+    def _tried(self, remedy: Remedy, seat: _Seat, first: Proof, against: Sequence[Proof]) -> Tried:
+        loss = float(np.mean(self._window(seat.courses[0])))
+        return Tried(remedy, self._takes_back(seat, [first]), loss, tuple(proof.candidate.cause for proof in against))
 
 
 def _removed(without: Sequence[float], with_change: Sequence[float], level: float) -> float:

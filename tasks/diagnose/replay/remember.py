@@ -26,6 +26,8 @@ _EARLY = 0.7
 """Of the rounds before the rise, those in which data that are the same today had not changed yet."""
 _ROUNDS = 2
 """Most rounds whose updates are compared."""
+_NEAR = 4
+"""Rounds after the last sound one that are run again for that: no more than the replays that decide run as well."""
 
 
 @dataclass
@@ -130,7 +132,8 @@ def sent_over_trained(replays: Replayer, log: ClientLog, suspects: Collection[st
         cosines, losses = (_logged(log, round_num, name) for name in ("update_cosine_robust", "loss_before"))
         asked = [c for c, (num, _) in logged.items() if num == _size(replays, c)]
         unclear = {client for client in suspects if as_trained(found.get(client, 1.0))}
-        if compared == _ROUNDS or not unclear & {*asked} or not replays.reaches(round_num):
+        near = round_num - 1 in replays.saved or round_num <= replays.sound_after + _NEAR
+        if compared == _ROUNDS or not unclear & {*asked} or not near or not replays.reaches(round_num):
             continue
         compared += 1
         trained = replays.repeated(round_num, asked)
