@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.detection import find_increase
 from tasks.diagnose import diagnose
 from tasks.diagnose.drift import drift, limit, ranking
-from tasks.diagnose.logs import read_clients, read_rounds
+from tasks.diagnose.logs import ClientLog, Column, RoundLog, read_clients, read_rounds
+from tasks.diagnose.observe import Observation, observe
 from tasks.errors import DataError
 from tasks.files import write_rows
 from tasks.settings import parse
@@ -422,3 +424,35 @@ def test_limit_grows_with_the_number_of_comparisons() -> None:
 def test_diagnosis_needs_no_tensorflow() -> None:
     code = "import sys, tasks.diagnose; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_two_losses_that_rise_at_once_need_less_each() -> None:
+    rounds, rng = np.arange(1, 31), np.random.default_rng(5)
+    noise = {name: np.exp(0.1 * rng.standard_normal(30)) for name in ("val_loss", "train_loss")}
+    share = {"val_loss": 0.3, "train_loss": 0.2}
+    # Of each loss a step in round 18 that is a rise at half of the significance, and none at the loss's own share.
+    unsure = {}
+    for name, flat in noise.items():
+        steps = [np.where(rounds >= 18, height, 1.0) * flat for height in np.arange(1.1, 3, 0.01)]
+        unsure[name] = next(
+            step
+            for step in steps
+            if find_increase(rounds, step, 0.005).detected
+            and not find_increase(rounds, step, 0.01 * share[name]).detected
+        )
+
+    def seen(**losses: np.ndarray) -> Observation:
+        given = np.ones(30, dtype=np.bool_)
+        columns = {name: Column(values, given) for name, values in {**noise, **losses}.items()}
+        none = np.zeros(1, dtype=np.bool_)
+        clients = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, none, none)
+        return observe(RoundLog(rounds, ("federate",) * 30, columns, None), clients, 0.01)
+
+    for name, step in unsure.items():
+        assert not seen(**{name: step}).increase.detected
+    both = seen(**unsure)
+    assert both.increase.detected
+    assert (both.loss, both.increase.round) == ("val_loss", 18)
+    # Not so where the second one is over before the first begins.
+    early = np.where(rounds <= 5, 3.0, 1.0) * noise["train_loss"]
+    assert not seen(val_loss=unsure["val_loss"], train_loss=early).increase.detected

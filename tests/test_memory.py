@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from tasks.diagnose import _data_changed, diagnosis
-from tasks.diagnose.logs import read_clients, read_rounds
+from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.memory import Memory, as_trained, relabellings, same, told
 from tasks.diagnose.observe import observe
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.examine import Probe
-from tasks.diagnose.replay.remember import remember, risen_with_their_data, sent_over_trained
+from tasks.diagnose.replay.remember import _risen_between, remember, risen_with_their_data, sent_over_trained
 from tasks.diagnose.surgery import labels_changed_back
 from tasks.errors import DataError
 from tasks.federate import federate
@@ -223,6 +223,17 @@ def test_a_rise_that_came_with_other_data_is_known_and_dated(changed_in_between,
     (one,) = risen_with_their_data(settings_of(SETTINGS), changed_in_between, log)
     assert (one.client, one.round, one.alarm) == ("02", 13, 13)
     assert one.until >= 13
+
+
+@pytest.mark.parametrize("after", [8.0, 0.02])
+def test_a_loss_is_dated_to_its_first_high_value_also_where_the_next_is_low_again(after):
+    # Client 02's losses of rounds 11 to 20: 0.1 until it jumps to 5 in round 16. Other data in 11, the same in 21.
+    losses = np.array([0.1, 0.12, 0.1, 0.11, 0.17, 5.0, after, 4.0, 3.0, 5.0])
+    rounds, no = np.arange(11, 21), np.zeros(10, dtype=np.bool_)
+    log = ClientLog(rounds, ("02",) * 10, {"loss_before": losses}, no, no)
+    one = _risen_between(log, "02", [Memory(11, 0.1, 6.0), Memory(21, 4.0, 4.0)])
+    assert one is not None
+    assert (one.round, one.until) == (16, 20)
 
 
 def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, settings_of, tmp_path):

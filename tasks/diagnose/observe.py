@@ -123,8 +123,10 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> Found:
 
     A value that is not finite counts in whichever loss it came first. Half of the significance goes to the clients,
     whose short series need it most, and the other half to the columns, three fifths of it to the first, so that any
-    claim has it as a whole. Where both rose, the first is told, unless the second did so clearly before it. Where the
-    clients' losses are known, the mean client's stands for train_loss, whose noise is that of who took part (`common`).
+    claim has it as a whole; two columns that rise in the same rounds need no more than their half each (Simes 1986,
+    doi 10.1093/biomet/73.3.751, which holds where the noise of the two goes together or not at all). Where both rose,
+    the first is told, unless the second did so clearly before it. Where the clients' losses are known, the mean
+    client's stands for train_loss, whose noise is that of who took part (`common`).
     """
     names = tested_losses(log)
     shares = SHARES if len(names) > 1 else (0.5, 0.5)
@@ -133,10 +135,11 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> Found:
     }
     stages = _stages(log)
     for number, rows in enumerate(stages):
-        tests = [
-            (name, _test_of(log, clients, name, rows, significance * share / len(stages)), share / len(stages))
-            for name, share in zip(names, shares[: len(names)], strict=True)
-        ]
+        parts = [share / len(stages) for share in shares[: len(names)]]
+        tests = _tests(log, clients, names, rows, significance, parts)
+        if len(tests) == 2 and not any(rise.detected for _, rise, _ in tests):
+            both = _tests(log, clients, names, rows, significance, [sum(parts)] * 2)
+            tests = both if _at_once(*(rise for _, rise, _ in both)) else tests
         tested, rise, share = _told(log, tests)
         for name, other in broken.items():
             if rise.round is None or (other.round is not None and other.round < rise.round):
@@ -147,6 +150,23 @@ def _increase(log: RoundLog, clients: ClientLog, significance: float) -> Found:
         if number == 0 and (found := _hidden(tested, log, clients, significance, shares[-1])) is not None:
             return found
     return tested, _whole(rise, share), (), None
+
+
+def _tests(
+    log: RoundLog, clients: ClientLog, names: Sequence[str], rows: Bools, significance: float, shares: Sequence[float]
+) -> list[tuple[str, Increase, float]]:
+    """The test of each loss with its share of the significance."""
+    return [
+        (name, _test_of(log, clients, name, rows, significance * share), share)
+        for name, share in zip(names, shares, strict=True)
+    ]
+
+
+def _at_once(one: Increase, other: Increase) -> bool:
+    """Whether both rose in some round; train_loss is measured one round later than val_loss."""
+    if not (one.detected and other.detected):
+        return False
+    return (one.round or 0) <= (other.until or 0) + 1 and (other.round or 0) <= (one.until or 0) + 1
 
 
 def _told(log: RoundLog, tests: list[tuple[str, Increase, float]]) -> tuple[str, Increase, float]:

@@ -186,17 +186,18 @@ def _risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> R
     rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
     since, until = compared[last].round, compared[last + 1].round
     places = [i for i in range(1, len(rounds)) if since < rounds[i] <= until]
+    if not places:
+        return None
     # A batch that is nearly learnt by heart doubles its loss for nothing.
     level = np.log(losses + _FLOOR * np.median(losses))
-    start = max(places, key=lambda i: level[i : i + 2].mean() - level[max(0, i - _BEFORE) : i].mean(), default=0)
-    if not start:
-        return None
+    usual = float(np.mean(level[max(0, places[0] - _BEFORE) : places[0]]))
+    start = next(i for i in places if level[i] >= (usual + level[places].max()) / 2)
     before = float(np.median(losses[:start][-_BEFORE:]))
     if not losses[start] >= WORSE * before:
         return None
-    high = np.flatnonzero(losses > np.sqrt(before * losses[start]))
+    up = np.flatnonzero(losses > np.sqrt(before * losses[start]))
     first = int(rounds[start])
-    return Risen(client, first, int(rounds[high[-1]]), first, 1.0)
+    return Risen(client, first, int(rounds[up[-1]]), first, 1.0)
 
 
 def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, float]]:
