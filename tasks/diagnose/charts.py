@@ -49,7 +49,7 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     if rise.detected and rise.before is not None:
         axes.axhline(rise.before, color=INK, linestyle=":", linewidth=1.2, label=f"level before: {digits(rise.before)}")
     _lost(axes, at, rounds.losses[first].not_finite)
-    pruning = [int(t) for t, phase in zip(rounds.rounds, rounds.phases, strict=True) if phase == "prune"]
+    pruning = rounds.rounds[rounds.pruning].tolist()
     if pruning and len(pruning) < len(at):
         axes.axvline(min(pruning) - 0.5, color=INK, linestyle="-.", linewidth=1, label="pruning starts")
     _finish(figure, axes, drawn)

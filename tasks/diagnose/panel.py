@@ -19,6 +19,8 @@ _TAIL = 5
 _CHUNK = 500
 _BEFORE, _AFTER = 3, 1
 """Fewest losses before and after a split: where few take part, a client's second loss comes rounds after its first."""
+_LASTING = 2
+"""Fewest losses of a rise that lasts."""
 _SETTLING = 5
 """First rounds of a log in which no rise is dated: away from its first weights, a model moves towards most clients."""
 _RECENT = 4
@@ -221,8 +223,8 @@ def _heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]
     z, d = (values - values.mean(axis=1, keepdims=True) for values in (z, d))
     total_z, total, square = (np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0))) for values in (z, d, d**2))
     windows = [width for width in _WINDOWS if width == 1 or width < n - _BEFORE]
-    for width in windows if n < _BEFORE + 2 else [*windows, n]:
-        split = np.arange(_BEFORE, n - (width if width < n else 2) + 1)
+    for width in windows if n < _BEFORE + _LASTING else [*windows, n]:
+        split = np.arange(_BEFORE, n - (width if width < n else _LASTING) + 1)
         end = np.minimum(split + width, n)
         recent, size = np.maximum(split - _RECENT, 0), end - split
         after, before = (total[:, end] - total[:, split]) / size, total[:, split] / split

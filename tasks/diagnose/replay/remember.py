@@ -62,20 +62,19 @@ class _Comparison:
         """Looks at the first few of the models that tell of a client of which too few losses count yet."""
         asked = 0
         for saved in models:
-            unknown = [client for client in clients if sum(map(counts, self.found[client])) < _TIMES]
+            unknown = [client for client in clients if sum(map(counts, self.found.get(client, ()))) < _TIMES]
             asked += self.look(saved, unknown if asked < _MODELS else ())
 
     @property
     def changed(self) -> list[str]:
         """The clients that had other data in some round, sorted."""
-        odd = [client for client, those in self.found.items() if any(one.changed for one in those)]
-        return sorted({*odd} - self.resized)
+        known = self.found.keys() - self.resized
+        return sorted(client for client in known if any(one.changed for one in self.found[client]))
 
     @property
     def of_most(self) -> bool:
         """Whether most clients had other data: then the division is another, which says nothing of one of them."""
-        known = {client for client, those in self.found.items() if those}
-        return 2 * len({*self.changed, *self.resized}) > len(known | self.resized)
+        return 2 * len({*self.changed, *self.resized}) > len(self.found.keys() | self.resized)
 
 
 def remember(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first: int) -> dict[str, Memory]:

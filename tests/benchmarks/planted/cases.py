@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
+from tasks.client_data import Examples
+
 Operation = Callable[[NDArray[np.float32], NDArray[np.int32], int, np.random.Generator], Examples]
 
 ROUNDS, ONSET = 30, 16
