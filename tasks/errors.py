@@ -13,6 +13,11 @@ UndriftError
 ```
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST = 300
+
 
 class UndriftError(Exception):
     """Base of all errors with a message for the user: one line that names what, got, allowed and where."""
@@ -52,3 +57,28 @@ class TrackingLost(RunError):
 
 class WorkerLost(RunError):
     """TFF's worker process died, or missed its deadline, more often than allowed."""
+
+
+@contextmanager
+def reading(what: str, refused: type[InputError] = DataError) -> Iterator[None]:
+    """The net at an edge: whatever the block raises for foreign bytes, text or code becomes `refused`, in one line.
+
+    What NumPy, Pillow, HDF5 or PyYAML raise for damaged input cannot be listed, so nothing is. Keep the block to the
+    one foreign call: a defect of ours in it would be reported as the user's. UndriftErrors and signals pass.
+
+    Args:
+        what: the file or setting and what it must be; the message is "<what>, got <error>".
+        refused: the class of the error.
+    """
+    try:
+        yield
+    except UndriftError:
+        raise
+    except Exception as exc:
+        raise refused(f"{what}, got {one_line(exc)}") from exc
+
+
+def one_line(exc: BaseException) -> str:
+    """Returns "<type>: <message>" in one line of at most 300 characters."""
+    text = f"{type(exc).__name__}: {' '.join(str(exc).split())}".removesuffix(": ")
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError
+from tasks.errors import DataError, reading
 
 TEST = "test"
 """The folder of the hold-out data beside the clients' folders; no client may have this id."""
@@ -77,12 +77,19 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: there is no such file, or it is not JSON.
     """
+    with reading(f"{path} must be JSON"), _existing(path) as opened:
+        return json.load(opened)
+
+
+@contextmanager
+def _existing(path: Path) -> Iterator[TextIO]:
+    """Opens the text of a file that an earlier step made."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        opened = path.open(encoding="utf-8", newline="")
     except FileNotFoundError as exc:
         raise DataError(f"{path} is missing: run the step that makes it first") from exc
-    except ValueError as exc:
-        raise DataError(f"{path} is not JSON: {exc}") from exc
+    with opened:
+        yield opened
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -95,17 +102,27 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, A
         fresh.write_text(text.getvalue(), encoding="utf-8")
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """Returns the rows of a CSV as text by column.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file; it is no CSV in UTF-8 with a header; a column stands there twice; a row has
+            not as many cells as the header; or one of `columns` is missing.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as opened:
-            return list(csv.DictReader(opened))
-    except FileNotFoundError as exc:
-        raise DataError(f"{path} is missing: run the step that makes it first") from exc
+    with reading(f"{path} must be a CSV file in UTF-8"), _existing(path) as opened:
+        reader = csv.DictReader(opened)
+        header, rows = reader.fieldnames, list(reader)
+    if header is None:
+        raise DataError(f"{path} is empty: run the step that makes it again")
+    if len(set(header)) < len(header):
+        raise DataError(f"{path} must have each column once, got {', '.join(header)[:300]}")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise DataError(f"{path}: row {number} has not as many cells as the header")
+    for name in columns:
+        if name not in header:
+            raise DataError(f"{path} has no column {name}, got {', '.join(header)[:300]}")
+    return rows
 
 
 def write_client(folder: Path, x: NDArray[np.float32], y: NDArray[np.int32]) -> None:

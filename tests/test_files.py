@@ -3,11 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.errors import DataError
+from tasks.errors import DataError, SettingsError, reading
 from tasks.files import (
     check_client_id,
     client_ids,
     read_client,
+    read_json,
     read_rows,
     replacing,
     write_client,
@@ -100,3 +101,45 @@ def test_clients_are_the_folders_beside_the_test_set_sorted(tmp_path: Path) -> N
     assert client_ids(tmp_path) == ["a", "b"]
     with pytest.raises(DataError, match="no client"):
         client_ids(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"\xff\xfe\x00", "must be a CSV file in UTF-8, got UnicodeDecodeError"),
+        (b"a,b\n1\n", "row 1 has not as many cells"),
+        (b"a,b\n1,2\n1,2,3\n", "row 2 has not as many cells"),
+        (b"a,a\n1,2\n", "must have each column once"),
+        (b"a\n1\n", "has no column b"),
+        (b"a,b\n1," + b"9" * 200_000 + b"\n", "must be a CSV file"),
+    ],
+)
+def test_rows_of_a_damaged_csv_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "rounds.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_rows(path, ["a", "b"])
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"{", b"[" * 100_000, b"1" * 5000])
+def test_damaged_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="must be JSON, got"):
+        read_json(path)
+
+
+def test_net_lets_errors_with_a_message_for_the_user_and_signals_through() -> None:
+    with (
+        pytest.raises(DataError, match=r"^alpha must be a number, got ValueError: 1 2$"),
+        reading("alpha must be a number"),
+    ):
+        raise ValueError("1\n 2")
+    for passes in (SettingsError("as it is"), KeyboardInterrupt(), SystemExit(3)):
+        with pytest.raises(type(passes)) as caught, reading("alpha"):
+            raise passes
+        assert caught.value is passes

@@ -8,7 +8,6 @@ are given: in rounds.csv `phase` and `sparsity`, in clients.csv `finite`,
 An empty cell is a value that was not measured; `nan`, `inf` and `-inf` are values that are not finite.
 """
 
-import csv
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -144,15 +143,9 @@ def read_clients(path: Path) -> ClientLog:
 
 
 def _rows(path: Path) -> Rows:
-    try:
-        rows = read_rows(path)
-    except (UnicodeDecodeError, csv.Error) as exc:
-        raise DataError(f"{path} is not a CSV file in UTF-8: {exc}") from exc
+    rows = read_rows(path)
     if not rows:
         raise DataError(f"{path} holds no row below its header: at least one round is needed")
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise DataError(f"{path}: row {number} has not as many cells as the header")
     return rows
 
 
