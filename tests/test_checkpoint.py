@@ -1,5 +1,6 @@
 import json
 import resource
+import shutil
 from collections import OrderedDict
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.federate.checkpoint import Checkpoints, checkpoints_of, finish
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of, finish, saved_states
 
 IDENTITY = {"phase": ["federate", 1, 9], "settings": {"seed": 0, "rate": 0.1}, "data": "abc"}
 
@@ -39,10 +40,32 @@ def opened(tmp_path):
         checkpoints.close()
 
 
-def test_new_folder_has_no_rounds_and_no_log(opened):
+def run_to(checkpoints, last, every=1, first=1):
+    """Rounds `first` to `last`, the phase's checkpoint before them among it, as a run writes them."""
+    checkpoints.save(first - 1, make_state(first - 1))
+    for round_num in range(first, last + 1):
+        checkpoints.append({"round": round_num, "row": {"loss": 0.1 * round_num, "val_loss": None}})
+        if round_num % every == 0:
+            checkpoints.save(round_num, make_state(round_num))
+
+
+def lines_to(last, first=1):
+    return [{"round": r, "row": {"loss": 0.1 * r, "val_loss": None}} for r in range(first, last + 1)]
+
+
+def assert_goes_on_after(checkpoints, last, before=0):
+    """The newest checkpoint that counts is that of round `last`, and nothing after it is left."""
+    done, state, lines = checkpoints.resume(before, make_state())
+    assert done == last
+    assert_same(state, make_state(last))
+    assert lines == lines_to(last, before + 1)
+    assert checkpoints.rounds()[-1] == last
+
+
+def test_new_folder_has_no_rounds_and_nothing_to_go_on_from(opened):
     checkpoints = opened()
     assert checkpoints.rounds() == []
-    assert checkpoints.log(0) == []
+    assert checkpoints.resume(0, make_state()) is None
 
 
 def test_state_comes_back_with_its_structure_and_bits(opened):
@@ -69,76 +92,156 @@ def test_rounds_are_ascending_numbers(opened):
     assert_same(opened().load(100_000, make_state()), make_state(100_000))
 
 
-def test_killed_run_finds_its_checkpoints_and_its_log(opened):
-    checkpoints = opened()
-    checkpoints.save(0, make_state(0))
-    for round_num in (1, 2, 3):
-        checkpoints.append({"round": round_num, "row": {"loss": 0.1 * round_num, "val_loss": None}})
-        if round_num == 2:
-            checkpoints.save(2, make_state(2))
-    # Not closed: the process is gone.
+def test_killed_run_finds_its_checkpoints_and_its_log(opened, tmp_path):
+    run_to(opened(), 3, every=2)  # and is not closed: the process is gone
     found = opened()
     assert found.rounds() == [0, 2]
-    assert found.log(2) == [{"round": r, "row": {"loss": 0.1 * r, "val_loss": None}} for r in (1, 2)]
+    assert_goes_on_after(found, 2)
     # Round 3 will run again: its old line is forgotten, on disk too.
-    found.append({"round": 3, "row": {}})
-    assert [line["round"] for line in opened().log(9)] == [1, 2, 3]
+    assert len((checkpoints_of(tmp_path, "federate") / "log.jsonl").read_text().splitlines()) == 2
+    found.append(lines_to(3)[-1])
+    found.save(3, make_state(3))
+    assert_goes_on_after(opened(), 3)
 
 
-@pytest.mark.parametrize("missing", range(1, 23))
-def test_cut_off_last_line_is_tolerated(missing, opened, tmp_path):
-    checkpoints = opened()
-    for round_num in (1, 2, 3):
-        checkpoints.append({"round": round_num, "row": {}})
+def test_phase_that_begins_later_counts_its_rounds_from_there(opened):
+    run_to(opened(), 12, every=3, first=8)
+    assert opened().rounds() == [7, 9, 12]
+    assert_goes_on_after(opened(), 12, before=7)
+
+
+def test_cut_off_last_line_costs_its_round_alone(opened, tmp_path):
     path = checkpoints_of(tmp_path, "federate") / "log.jsonl"
-    content = path.read_bytes()
-    assert len(content) == 3 * len('{"round": 3, "row": {}}\n')
-    path.write_bytes(content[:-missing])
-    found = opened()
-    # Without its newline alone, the line is whole.
-    assert [line["round"] for line in found.log(9)] == ([1, 2, 3] if missing == 1 else [1, 2])
-    found.append({"round": 3, "row": {}})
-    lines = path.read_text().splitlines()
-    assert [json.loads(line)["round"] for line in lines] == ([1, 2, 3] if missing > 1 else [1, 2, 3, 3])
+    for missing in range(1, 24):
+        checkpoints = opened()
+        run_to(checkpoints, 3, every=2)
+        content = path.read_bytes()
+        path.write_bytes(content[:-missing])
+        found = opened()
+        assert_goes_on_after(found, 2)
+        found.append(lines_to(3)[-1])
+        assert path.read_bytes() == content
+        finish(tmp_path, "federate")  # the next try starts afresh
 
 
 @pytest.mark.parametrize(
-    "identity",
+    ("damage", "last"),
     [
-        {**IDENTITY, "phase": ["federate", 1, 10]},
-        {**IDENTITY, "settings": {"seed": 1, "rate": 0.1}},
-        {**IDENTITY, "data": "abd"},
+        # Of six rounds, each with a checkpoint: the first whose log is another one, less one.
+        (lambda lines: lines[:3], 3),
+        (lambda lines: [*lines[:2], lines[1], *lines[2:]], 2),
+        (lambda lines: [line for line in lines for _ in range(2)], 1),
+        (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], 1),
+        (lambda lines: [*lines[:4], lines[4].replace("0.5", "0.6"), lines[5]], 4),
+        (lambda lines: [*lines[:4], "", *lines[4:]], 4),
+        (lambda lines: [*lines[:4], "{", *lines[4:]], 4),
+        (lambda lines: lines[1:], 0),
+        (lambda lines: [], 0),
+    ],
+    ids=["cut", "one doubled", "all doubled", "swapped", "a number", "an empty line", "no JSON", "no first", "empty"],
+)
+def test_checkpoint_counts_only_if_its_log_holds_exactly_its_rounds(damage, last, opened, tmp_path, caplog):
+    run_to(opened(), 6)
+    path = checkpoints_of(tmp_path, "federate") / "log.jsonl"
+    path.write_text("".join(f"{line}\n" for line in damage(path.read_text().splitlines())))
+    assert_goes_on_after(opened(), last)
+    # Each that did not count is named, and gone.
+    assert [f"round_{r:05}.npz" in caplog.text for r in range(7)] == [r > last for r in range(7)]
+
+
+def test_log_that_is_gone_leaves_the_beginning(opened, tmp_path):
+    run_to(opened(), 4)
+    (checkpoints_of(tmp_path, "federate") / "log.jsonl").unlink()
+    assert_goes_on_after(opened(), 0)
+
+
+def test_stray_checkpoints_do_not_count(opened, tmp_path):
+    folder = checkpoints_of(tmp_path, "federate")
+    run_to(opened(), 4, every=2)
+    (folder / "round_00099.npz").write_bytes((folder / "round_00004.npz").read_bytes())
+    (folder / "round_00003.npz").write_bytes((folder / "round_00002.npz").read_bytes())
+    np.savez(folder / "round_00005.npz", *make_state(5)["server"]["params"])
+    (folder / "round_x.npz").write_bytes(b"")
+    assert_goes_on_after(opened(), 4)
+
+
+def test_checkpoint_of_another_run_does_not_count(opened, tmp_path):
+    other = Checkpoints(tmp_path / "other", {**IDENTITY, "data": "abd"})
+    for checkpoints in (other, opened()):
+        run_to(checkpoints, 4, every=2)
+    other.close()
+    # The same log line by line, and a state of the same shapes.
+    shutil.copy(tmp_path / "other" / "round_00004.npz", checkpoints_of(tmp_path, "federate") / "round_00004.npz")
+    assert_goes_on_after(opened(), 2)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("how", ["cut", "flipped"])
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(at, how, opened, tmp_path, caplog):
+    run_to(opened(), 4, every=2)
+    path = checkpoints_of(tmp_path, "federate") / "round_00004.npz"
+    content = bytearray(path.read_bytes())
+    place = int(at * len(content))
+    if how == "cut":
+        del content[place:]
+    else:
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    done, state, lines = opened().resume(0, make_state())
+    # A flip that changes nothing that is read (a date in the archive) may leave it as it is.
+    assert done in (2, 4) if how == "flipped" else done == 2
+    assert_same(state, make_state(done))
+    assert lines == lines_to(done)
+    assert ("round_00004.npz" in caplog.text) == (done == 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"phase": ["federate", 1, 10]},
+        {"settings": {"seed": 1, "rate": 0.1}},
+        {"data": "abd"},
     ],
     ids=["rounds", "seed", "data"],
 )
-def test_another_run_starts_afresh(identity, opened):
-    checkpoints = opened()
-    checkpoints.save(4, make_state())
-    checkpoints.append({"round": 1})
-    other = opened(identity)
+def test_another_run_starts_afresh(change, opened):
+    run_to(opened(), 4)
+    other = opened({**IDENTITY, **change})
     assert other.rounds() == []
-    assert other.log(99) == []
+    assert other.resume(0, make_state()) is None
     # And back again: nothing of the first is left either.
     assert opened().rounds() == []
 
 
 def test_finished_run_starts_afresh(opened, tmp_path):
     checkpoints = opened()
-    checkpoints.save(4, make_state())
-    checkpoints.append({"round": 1})
+    run_to(checkpoints, 4, every=4)
     finish(tmp_path, "federate")
-    assert checkpoints.rounds() == [4]  # kept for a replay until the next run
+    assert checkpoints.rounds() == [0, 4]  # kept for a replay until the next run
     assert opened().rounds() == []
-    assert opened().log(99) == []
+    assert opened().resume(0, make_state()) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", None])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, None])
 def test_unreadable_description_of_the_run_starts_afresh(content, opened, tmp_path):
-    opened().save(4, make_state())
+    run_to(opened(), 4)
     path = checkpoints_of(tmp_path, "federate") / "run.json"
     path.unlink() if content is None else path.write_bytes(content)
     assert opened().rounds() == []
     assert json.loads(path.read_text()) == {"identity": IDENTITY, "finished": False}
+
+
+def test_replays_use_the_checkpoints_that_count(opened, tmp_path, caplog):
+    run_to(opened(), 6, every=2)
+    folder = checkpoints_of(tmp_path, "federate")
+    assert sorted(saved_states(tmp_path, "federate", IDENTITY)) == [0, 2, 4, 6]
+    assert saved_states(tmp_path, "federate", {"data": "abd"}) == {}
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in [*lines[:3], lines[2], *lines[3:]]))
+    (folder / "round_00002.npz").write_bytes(b"no archive")
+    assert saved_states(tmp_path, "federate", IDENTITY) == {0: folder / "round_00000.npz"}
+    assert [f"round_{r:05}.npz" in caplog.text for r in (0, 2, 4, 6)] == [False, True, True, True]
+    assert len(list(folder.glob("round_*"))) == 4  # they are only read
 
 
 # NumPy's half-written archive complains once more when it is collected.
@@ -168,14 +271,51 @@ def test_log_and_checkpoints_agree_wherever_the_run_is_cut(tmp_path_factory, cut
     """A run of `cut` rounds, one more line, and a kill: the log up to the last checkpoint is whole."""
     folder = tmp_path_factory.mktemp("run")
     run = Checkpoints(folder / "run", IDENTITY)
-    run.save(0, make_state())
-    for round_num in range(1, cut + 1):
-        run.append({"round": round_num})
-        if round_num % every == 0:
-            run.save(round_num, make_state(round_num))
+    run_to(run, cut, every)
     again = Checkpoints(folder / "run", IDENTITY)
-    last = again.rounds()[-1]
-    assert last == cut // every * every
-    assert [line["round"] for line in again.log(last)] == list(range(1, last + 1))
+    assert_goes_on_after(again, cut // every * every)
     run.close()
     again.close()
+
+
+def mutated(content, rng):
+    """Some bytes changed, cut out, doubled or put in."""
+    found = bytearray(content)
+    for _ in range(int(rng.integers(1, 4))):
+        begin = int(rng.integers(0, len(found) + 1))
+        end = min(len(found), begin + int(rng.integers(1, 40)))
+        match rng.integers(0, 4):
+            case 0:
+                found[begin:end] = rng.bytes(end - begin)
+            case 1:
+                del found[begin:end]
+            case 2:
+                found[begin:begin] = found[begin:end]
+            case 3:
+                del found[begin:]
+    return bytes(found)
+
+
+@pytest.mark.parametrize("name", ["round_00004.npz", "log.jsonl", "run.json"])
+@pytest.mark.parametrize("times", [50, pytest.param(2000, marks=pytest.mark.slow)])
+def test_mutated_files_give_a_state_of_the_run_or_none(times, name, tmp_path):
+    """Never another state, other lines or a traceback; and the run can go on from there."""
+    rng = np.random.default_rng(times)
+    whole = Checkpoints(tmp_path / "whole", IDENTITY)
+    run_to(whole, 5, every=2)
+    whole.close()
+    for _ in range(times):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / "run")
+        (folder / name).write_bytes(mutated((folder / name).read_bytes(), rng))
+        opened = Checkpoints(folder, IDENTITY)
+        found = opened.resume(0, make_state())
+        done = 0
+        if found is not None:
+            done, state, lines = found
+            assert done in (0, 2, 4)
+            assert_same(state, make_state(done))
+            assert lines == lines_to(done)
+        opened.append({"round": done + 1})
+        opened.close()
+        assert len((folder / "log.jsonl").read_text().splitlines()) == done + 1
+        shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """What the log remembers: data that are the same give the same loss, and others do not."""
 
+import json
 import shutil
 
 import numpy as np
@@ -15,9 +16,9 @@ from tasks.diagnose.replay.remember import _risen_between, remember, risen_with_
 from tasks.diagnose.surgery import labels_changed_back
 from tasks.errors import DataError
 from tasks.federate import federate
-from tasks.federate.checkpoint import load_state
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state
 from tasks.federate.cohort import CLIENTS
-from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json, write_rows
+from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_rows
 
 SETTINGS = {
     "federate.model": "logistic",
@@ -26,6 +27,23 @@ SETTINGS = {
     "federate.client.learning_rate": 0.2,
 }
 FIRST = 16
+
+
+def record_as(folder, identity):
+    """Writes the run's checkpoints and log again, as those of a run with another `identity`."""
+    place = checkpoints_of(folder, "federate")
+    lines = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
+    states = {}
+    for path in place.glob("round_*.npz"):
+        with np.load(path) as arrays:
+            states[int(path.stem[6:])] = [arrays[name] for name in arrays.files if name != "log"]
+    checkpoints = Checkpoints(place, identity)
+    checkpoints.save(0, states[0])
+    for line in lines:
+        checkpoints.append(line)
+        if line["round"] in states:
+            checkpoints.save(line["round"], states[line["round"]])
+    checkpoints.close()
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +190,10 @@ def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, s
 
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
     (tmp_path / "round_00005.npz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"round_00005\.npz cannot be read as a checkpoint"):
+    with pytest.raises(DataError, match=r"round_00005\.npz must be a checkpoint, got"):
         load_state(tmp_path / "round_00005.npz", {})
     np.savez(tmp_path / "round_00006.npz", np.zeros(3), np.ones(3))
-    with pytest.raises(DataError, match=r"round_00006\.npz must hold 1 arrays, got 2: it is of other clients"):
+    with pytest.raises(DataError, match=r"round_00006\.npz must hold 1 arrays .* got 2: it is of other clients"):
         load_state(tmp_path / "round_00006.npz", {"server": np.zeros(3)})
 
 
@@ -209,12 +227,9 @@ def changed_in_between(make_clients, settings_of, tmp_path_factory):
     classes = read_json(folder / CLIENTS / "preprocess.json")["num_classes"]
     write_client(folder / CLIENTS / "02", x, (classes - 1 - y).astype(np.int32))
     # What it began with stays, but that nothing was simulated.
-    written = folder / "models/checkpoints/federate/run.json"
-    run = read_json(written)
-    run["identity"]["settings"] = settings_of(SETTINGS).model_dump(
-        mode="json", include=set(run["identity"]["settings"])
-    )
-    write_json(written, run)
+    identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
+    begun_with = settings_of(SETTINGS).model_dump(mode="json", include=set(identity["settings"]))
+    record_as(folder, {**identity, "settings": begun_with})
     return folder
 
 
@@ -325,10 +340,9 @@ def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_client
     federate(settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}}), folder)
     x, y = read_client(folder / CLIENTS / "02")
     write_client(folder / CLIENTS / "02", x, (2 - y).astype(np.int32))
-    written = folder / "models/checkpoints/federate/run.json"
-    run = read_json(written)
-    run["identity"]["settings"]["federate"]["faults"] = settings.federate.faults.model_dump(mode="json")
-    write_json(written, run)
+    identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
+    identity["settings"]["federate"]["faults"] = settings.federate.faults.model_dump(mode="json")
+    record_as(folder, identity)
     found = diagnosis(
         read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv"), settings, folder
     )

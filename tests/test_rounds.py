@@ -45,7 +45,7 @@ def reports(folder):
 
 def checkpoint(folder, round_num):
     with np.load(folder / "models" / "checkpoints" / "federate" / f"round_{round_num:05}.npz") as arrays:
-        return [arrays[name] for name in arrays.files]
+        return [arrays[name] for name in arrays.files if name != "log"]
 
 
 def after(round_num, action):

@@ -155,19 +155,18 @@ class _Loop:
         """Returns the state to go on from, the last checkpoint's or the beginning's, with the log up to there."""
         fresh = self._runner.fresh()
         before = self._phase.first - 1
-        rounds = self._checkpoints.rounds()
-        now = _Progress(self._checkpoints.load(rounds[-1], fresh) if rounds else fresh)
-        self.lines = self._checkpoints.log(rounds[-1] if rounds else before)
-        if rounds and rounds[-1] > before:
-            log.info("%s goes on after round %d, from its checkpoint", self._phase.name, rounds[-1])
-            now.excluded = set(self.lines[-1]["excluded"])
-            now.model_rollbacks = self.lines[-1]["model_rollbacks"]
-            now.watched_from = self.lines[-1]["watched_from"]
-        elif not rounds:
-            self._checkpoints.save(before, fresh)
+        found = self._checkpoints.resume(before, fresh)
         for client, reason in self._cohort.broken.items():
             log.warning("%s: left out: %s", client, reason)
-        return now
+        if found is None:
+            self._checkpoints.save(before, fresh)
+            return _Progress(fresh)
+        done, state, self.lines = found
+        if done == before:
+            return _Progress(state)
+        log.info("%s goes on after round %d, from its checkpoint", self._phase.name, done)
+        last = self.lines[-1]
+        return _Progress(state, set(last["excluded"]), last["model_rollbacks"], last["watched_from"])
 
     def _stops_early(self) -> bool:
         settings = self._settings.early_stopping

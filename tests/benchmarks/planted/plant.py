@@ -80,8 +80,11 @@ class Planter:
         identity = {**identity_of(settings, cohort, model, PHASE), "data": begun}
         checkpoints = Checkpoints(checkpoints_of(workspace, PHASE.name), identity)
         every = settings.federate.checkpoint_every
-        for done in {*range(every, ONSET, every), ONSET - 1}:
-            checkpoints.save(done, _carried(healthy, settings, fresh, done))
+        due = {*range(every, ONSET, every), ONSET - 1}
+        for line in healthy.lines[: ONSET - 1]:
+            checkpoints.append(line)
+            if line["round"] in due:
+                checkpoints.save(line["round"], _carried(healthy, settings, fresh, line["round"]))
         state, lines = _carried(healthy, settings, fresh, ONSET - 1), healthy.lines[: ONSET - 1]
         for round_num in range(ONSET, ROUNDS + 1):
             try:
@@ -89,10 +92,9 @@ class Planter:
             except NoClientLeft:
                 break
             state, lines = stepped.state, [*lines, stepped.line]
+            checkpoints.append(stepped.line)
             if round_num % every == 0:
                 checkpoints.save(round_num, state)
-        for line in lines:
-            checkpoints.append(line)
         checkpoints.close()
         write_log(workspace / "reports", lines)
         (workspace / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
