@@ -14,11 +14,19 @@ import yaml
 
 from flows import tracking, versions
 from tasks import files
+from tasks.outputs import OUTPUTS
 from tasks.settings import STEPS, Settings
 
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-WITHOUT_EFFECT = {"tasks/__init__.py", "tasks/command.py", "tasks/timings.py", "flows/__init__.py"}
+WITHOUT_EFFECT = {
+    "tasks/__init__.py",
+    "tasks/command.py",
+    "tasks/lock.py",
+    "tasks/outputs.py",
+    "tasks/timings.py",
+    "flows/__init__.py",
+}
 """Imported by what runs a step, or writes what is no output: no reason to run a stage again."""
 
 
@@ -119,6 +127,12 @@ def test_track_depends_on_all_that_it_logs() -> None:
     logged = {*tracking.FILES, *tracking.MODELS.values()} - {"params.yaml"}
     assert {path for path in logged if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)} == set()
     assert set(tracking.DATA) <= set(deps)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_removes_what_its_stage_makes(stage: str) -> None:
+    of_prune_until_it_runs = {"reports/clients.csv", "reports/rounds.csv"} if stage == "federate" else set()
+    assert set(OUTPUTS[stage]) == {*outputs(stage)} | of_prune_until_it_runs
 
 
 def test_the_timings_are_no_output() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks import outputs
 from tasks.client_data import read_client_data
 from tasks.diagnose.explain import with_causes
 from tasks.diagnose.limits import limits, not_replayed
@@ -42,6 +43,11 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
 
     `workspace` holds the clients' data and perhaps checkpoints; None: nothing can be replayed.
     """
+    with outputs.renewed([reports / Path(name).name for name in outputs.OUTPUTS["diagnose"]]):
+        return _diagnose_logs(reports, settings, workspace)
+
+
+def _diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> str:
     rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
     found = diagnosis(rounds, clients, settings, workspace)
     _write_text(reports / "diagnosis.md", to_markdown(found))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import outputs
 from tasks.errors import DataError
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
@@ -52,6 +53,11 @@ def evaluate(settings: Settings, folder: Path) -> None:
     Raises:
         DataError: a model, the hold-out set, the round log or prune.json is missing or cannot be used.
     """
+    with outputs.renewed(outputs.of("evaluate", folder)):
+        _evaluate(settings, folder)
+
+
+def _evaluate(settings: Settings, folder: Path) -> None:
     reports = folder / "reports"
     classes, clients = _read_partition(folder / "data" / "partition" / "partition.json")
     curves = read_curves(reports / "rounds.csv")

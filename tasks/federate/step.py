@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tasks import outputs
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.models import build, num_params
@@ -27,6 +28,11 @@ def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     Writes models/global.h5, and rounds.csv and clients.csv into both reports/federate/ (the step's own output) and
     reports/, where the step `prune` puts its rounds after them.
     """
+    with outputs.renewed(outputs.of("federate", folder)):
+        _federate(settings, folder, watch)
+
+
+def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
     began = time.perf_counter()
     cohort = cohort_of(settings, folder)
     model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import outputs
 from tasks.datasets import Examples, load
 from tasks.files import TEST, replacing, write_client, write_json
 from tasks.partition.division import divide
@@ -37,6 +38,11 @@ def partition(settings: Settings, folder: Path) -> None:
     Raises:
         DataError: the data cannot be used, or not divided as `settings.partition` says; nothing was written.
     """
+    with outputs.renewed(outputs.of("partition", folder)):
+        _partition(settings, folder)
+
+
+def _partition(settings: Settings, folder: Path) -> None:
     seed = settings.seed if settings.partition.seed < 0 else settings.partition.seed
     data = load(settings.data, seed, folder)
     change = change_for(settings.partition, data.x, seed)

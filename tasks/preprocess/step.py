@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import outputs
 from tasks.errors import DataError
 from tasks.files import TEST, check_client_id, read_client, read_json, replacing, write_client, write_json
 from tasks.preprocess.resize import resize_images
@@ -37,6 +38,11 @@ def preprocess(settings: Settings, folder: Path) -> None:
         DataError: a client's files are missing, broken, empty, not finite or of another shape than the partition's;
             or `resize` or `augment` is asked of a table.
     """
+    with outputs.renewed(outputs.of("preprocess", folder)):
+        _preprocess(settings, folder)
+
+
+def _preprocess(settings: Settings, folder: Path) -> None:
     chosen = settings.preprocess
     source = folder / "data" / "partition"
     partition = _read_partition(source / "partition.json")

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tasks import outputs
 from tasks.errors import DataError, RunError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
@@ -39,6 +40,11 @@ def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     Raises:
         RunError: the float TFLite file gives other logits than the Keras model.
     """
+    with outputs.renewed(outputs.of("prune", folder)):
+        _prune(settings, folder, watch)
+
+
+def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     began = time.perf_counter()
     cohort = cohort_of(settings, folder)
     model = _load(folder / "models" / "global.h5")

@@ -1,0 +1,84 @@
+"""What each step makes, so that a step that begins removes what an earlier run of it left.
+
+DVC does that before it runs a stage. A step that is run by hand, and then stopped by its guard, would leave the earlier
+run's model beside its own log, and the next steps would report the one with the other.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import InputError
+
+OUTPUTS = {
+    "partition": ("data/partition", "reports/labels.png"),
+    "preprocess": ("data/clients",),
+    # The logs in reports/ are the step prune's, which puts its rounds after these; until then they are these.
+    "federate": (
+        "models/global.h5",
+        "reports/federate/clients.csv",
+        "reports/federate/rounds.csv",
+        "reports/clients.csv",
+        "reports/rounds.csv",
+    ),
+    "prune": (
+        "models/pruned.h5",
+        "models/pruned.tflite",
+        "models/pruned_float.tflite",
+        "reports/clients.csv",
+        "reports/prune.json",
+        "reports/rounds.csv",
+    ),
+    "evaluate": (
+        "reports/confusion.png",
+        "reports/drift.png",
+        "reports/evaluation.json",
+        "reports/loss.png",
+        "reports/metrics.json",
+    ),
+    "diagnose": ("reports/diagnosis.html", "reports/diagnosis.json", "reports/diagnosis.md"),
+    "track": ("reports/mlflow.json",),
+}
+"""By step, relative to the workspace."""
+
+_BEFORE = "before"
+
+
+def of(step: str, folder: Path) -> list[Path]:
+    """Returns what `step` makes in the workspace `folder`."""
+    return [folder / name for name in OUTPUTS[step]]
+
+
+@contextmanager
+def renewed(paths: Sequence[Path]) -> Iterator[None]:
+    """Makes `paths` anew in the block: what an earlier run left there is gone from its beginning on.
+
+    If the block raises an InputError, nothing was begun, and the earlier run's are put back. However else the block
+    ends, by a kill too, they are not there any more. What a killed process left half-written is removed as well.
+    """
+    for path in paths:
+        for left in (path.with_name(f".{path.name}.{_BEFORE}"), *path.parent.glob(f".{path.name}.????????")):
+            _remove(left)
+    aside = {path: path.with_name(f".{path.name}.{_BEFORE}") for path in paths if os.path.lexists(path)}
+    for path, before in aside.items():
+        path.rename(before)
+    try:
+        yield
+    except InputError:
+        for path, before in aside.items():
+            if not os.path.lexists(path):
+                before.rename(path)
+        raise
+    finally:
+        for before in aside.values():
+            _remove(before)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file, a link (not its target) or a folder with all that it holds, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
