@@ -16,7 +16,7 @@ from prefect.states import Completed, Failed
 
 from flows import artifacts
 from flows.session import Session
-from tasks import command, timings
+from tasks import command, lock, timings
 from tasks.__main__ import PURPOSE
 from tasks.errors import TrackingLost, UndriftError, WorkerLost
 from tasks.settings import STEPS, Settings
@@ -61,12 +61,13 @@ def _task(name: str, description: str, run: Callable[[Session, bool], State[Any]
 
 def restore_or_run(step: str, session: Session, force: bool, run: Callable[[], None]) -> bool:
     """Takes the step's outputs from DVC's cache, or runs it and puts them there; returns whether they were there."""
-    if not force and session.workspace.restore(step):
-        return True
-    session.workspace.clear(step)
-    run()
-    session.workspace.commit(step)
-    return False
+    with lock.held(session.workspace.folder, step):
+        if not force and session.workspace.restore(step):
+            return True
+        session.workspace.clear(step)
+        run()
+        session.workspace.commit(step)
+        return False
 
 
 def _restored_or(step: str, session: Session, force: bool, run: Callable[[], None]) -> State[Any]:

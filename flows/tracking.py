@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import store
-from tasks import command, files
+from tasks import command, files, lock, outputs
 from tasks.errors import DataError, UndriftError
 from tasks.settings import Settings, load
 
@@ -206,6 +206,12 @@ def errors(uri: str) -> Iterator[None]:
         raise store.error(uri, exc) from exc
 
 
+def _track() -> None:
+    settings = load(Path("params.yaml"))
+    with lock.held(Path(), "track"), outputs.renewed(outputs.of("track", Path())):
+        track(settings, Path())
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
@@ -217,7 +223,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.parse_args(arguments)
     command.prepare()
-    return command.run(lambda: track(load(Path("params.yaml")), Path()))
+    command.end_with_parent()
+    return command.run(_track)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 try:
-    from tasks import command, timings
+    from tasks import command, lock, timings
     from tasks.settings import STEPS, load
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {sys.executable} lacks {missing.name}: put the environment first (. .venv/bin/activate)")
@@ -25,17 +25,19 @@ PURPOSE = {
 def run_step(step: str, folder: Path) -> None:
     """Runs `step` in the workspace `folder` by its params.yaml, and records its seconds.
 
-    Only this step's package is imported, after the settings were found good: a wrong setting is answered at once.
+    Only this step's package is imported, after the settings were found good: a wrong setting is answered at once. So
+    is a folder in which another process runs a step.
 
     Raises:
         UndriftError: wrong settings or data, or a run that could not be finished.
     """
     settings = load(folder / "params.yaml")
     start = time.monotonic()
-    with command.loading():
-        function = getattr(importlib.import_module(f"tasks.{step}"), step)
-    function(settings, folder)
-    timings.record(folder, step, time.monotonic() - start)
+    with lock.held(folder, step):
+        with command.loading():
+            function = getattr(importlib.import_module(f"tasks.{step}"), step)
+        function(settings, folder)
+        timings.record(folder, step, time.monotonic() - start)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=STEPS, metavar="STEP", help="one of those below")
     step = parser.parse_args(arguments).step
     command.prepare()
+    command.end_with_parent()
     return command.run(lambda: run_step(step, Path()))
 
 

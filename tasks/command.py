@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import contextlib
 import errno
 import gc
 import logging
@@ -9,16 +10,27 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tasks.errors import RunError, UndriftError
 
+if TYPE_CHECKING:
+    import psutil
+
 INTERRUPTED = 130
 TERMINATED = 143
+
+_SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"}
+_LOOK_EVERY = 0.2
+_GRACE = 5.0
+"""Seconds between two looks at the parent, and seconds that an orderly end may take."""
+
+log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 _QUIET = ("absl", "tensorflow", "jax", "h5py", "matplotlib", "PIL", "alembic", "mlflow", "git", "urllib3")
@@ -100,6 +112,49 @@ def as_error(exc: UndriftError | OSError) -> UndriftError:
     if exc.errno not in _FULL:
         raise exc
     return RunError(str(exc))
+
+
+def end_with_parent() -> None:
+    """Ends this process, as SIGTERM does, when the one that started it has ended: its results are nobody's then.
+
+    `kill` of `dvc repro` reaches DVC alone; the step that it runs would go on, and write into the next run's files.
+    Shells are looked through: DVC starts a step in one, which waits for it whatever becomes of DVC. Whoever ignores
+    SIGHUP, as under `nohup`, is meant to outlive its parent.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return
+    import psutil
+
+    starters: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):
+        starter = psutil.Process().parent()
+        while starter is not None:
+            starters.append(starter)
+            starter = starter.parent() if starter.name() in _SHELLS else None
+    if starters:
+        threading.Thread(target=_watch, args=(starters,), name="parent", daemon=True).start()
+
+
+def _watch(starters: "Sequence[psutil.Process]") -> None:
+    while all(map(_is_alive, starters)):
+        time.sleep(_LOOK_EVERY)
+    log.error("the process that started this one has ended, and so does this one")
+    os.kill(os.getpid(), signal.SIGTERM)
+    # A signal's handler waits for TensorFlow's present call; what a process ended here has written is whole.
+    time.sleep(_GRACE)
+    os._exit(TERMINATED)
+
+
+def _is_alive(process: "psutil.Process") -> bool:
+    import psutil
+
+    try:
+        # A dead process that nobody has waited for is still listed.
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks import files
+from tasks.errors import DataError
 
 PATH = Path("reports/timings.csv")
 COLUMNS = ("step", "round", "seconds")
@@ -23,7 +24,7 @@ def record(
         first_round: the number of the first of `rounds`.
     """
     path = folder / PATH
-    rows = files.read_rows(path) if path.exists() else []
+    rows = _read(path)
     others = [row for row in rows if row["step"] != step]
     whole = [row for row in rows if row["step"] == step and not row["round"]]
     each = [row for row in rows if row["step"] == step and row["round"]]
@@ -33,6 +34,15 @@ def record(
         each = [row for row in each if int(row["round"]) < first_round]
         each += [_row(step, str(number), value) for number, value in enumerate(rounds, first_round)]
     files.write_rows(path, COLUMNS, [*others, *each, *whole])
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """Returns the rows; none of a damaged file, for which no step that did its work may fail."""
+    try:
+        rows = files.read_rows(path, COLUMNS)
+        return [row for row in rows if row["round"] == "" or row["round"].isdecimal()]
+    except DataError:
+        return []
 
 
 def _row(step: str, number: str, seconds: float) -> dict[str, str]:

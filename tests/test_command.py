@@ -1,16 +1,21 @@
 """`python -m tasks`: what it says, how it exits, what it records."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tasks import files, timings
+from tasks import files, lock, timings
 from tasks.__main__ import PURPOSE
+from tasks.errors import InputError
 from tasks.settings import STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +179,135 @@ def test_what_a_command_loads_is_never_searched_for_cycles() -> None:
     code += "loose = [[] for _ in range(5000)]\nprint(gc.get_stats()[0]['collections'] - begun > 0)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["0 True", "True"]
+
+
+LONG = {"rounds": "100000", "checkpoint_every": "10", "model": "logistic"}
+"""Settings of a `federate` that would take many minutes."""
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace ready for `federate`."""
+    folder = workspace(tmp_path_factory.mktemp("divided"), **LONG)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("prune:\n  rounds: 100000", "prune:\n  rounds: 10"))
+    for step in ("partition", "preprocess"):
+        assert run(folder, "-m", "tasks", step).returncode == 0
+    return folder
+
+
+def training(folder: Path) -> bool:
+    return any((folder / "models/checkpoints/federate").glob("round_0001?.npz"))
+
+
+def until(true: Callable[[], bool], seconds: float = 90.0) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+def holder(folder: Path) -> int:
+    """The process that the folder's lock names."""
+    return int((folder / lock.NAME).read_text().split("process ")[1].rstrip(")\n"))
+
+
+def is_free(folder: Path) -> bool:
+    try:
+        with lock.held(folder, "test"):
+            return True
+    except InputError:
+        return False
+
+
+STARTS = {
+    "directly": [sys.executable, "-m", "tasks", "federate"],
+    "in a shell that waits": ["sh", "-c", f"{sys.executable} -m tasks federate; true"],
+}
+PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(600)"
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+def test_a_step_ends_with_the_process_that_started_it(
+    start: str, sent: signal.Signals, divided: Path, tmp_path: Path
+) -> None:
+    """As `kill` of `dvc repro` does. The parent is not waited for: a zombie is dead, too."""
+    folder = Path(shutil.copytree(divided, tmp_path / "run"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *STARTS[start]], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert until(lambda: training(folder))
+        step = psutil.Process(holder(folder))
+        assert run(folder, "-m", "tasks", "federate").returncode == 2
+        parent.send_signal(sent)
+        assert until(lambda: not step.is_running() or step.status() == psutil.STATUS_ZOMBIE, 10)
+        assert is_free(folder)
+        # What was written before is whole: the next start goes on from it.
+        assert list((folder / "models").glob(".*")) == []
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def test_a_step_under_nohup_outlives_its_parent(divided: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(divided, tmp_path / "run"))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, "nohup", *STARTS["directly"]],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    assert until(lambda: training(folder))
+    step = psutil.Process(holder(folder))
+    try:
+        parent.kill()
+        parent.wait()
+        time.sleep(2)
+        assert step.is_running()
+    finally:
+        step.kill()
+        assert until(lambda: is_free(folder), 10)
+
+
+def test_a_second_process_in_a_folder_is_refused_and_changes_nothing(divided: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(divided, tmp_path / "run"))
+    first = subprocess.Popen(
+        [sys.executable, "-m", "tasks", "federate"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert until(lambda: training(folder))
+        for step in ("federate", "partition", "diagnose"):
+            done = run(folder, "-m", "tasks", step)
+            assert (done.returncode, done.stdout) == (2, "")
+            line = only_line(done.stderr)
+            assert f"federate (process {first.pid}) runs in this folder" in line
+            assert step in line
+        assert first.poll() is None
+        rounds = [json.loads(line)["round"] for line in _whole_lines(folder)]
+        assert rounds == list(range(1, len(rounds) + 1))
+    finally:
+        first.kill()
+        first.wait()
+    assert is_free(folder)
+
+
+def _whole_lines(folder: Path) -> list[str]:
+    return (folder / "models/checkpoints/federate/log.jsonl").read_text().split("\n")[:-1]
+
+
+def test_timings_that_are_damaged_are_begun_anew(tmp_path: Path) -> None:
+    for content in (b"", b"\xff", b"step,round\n", b"step,round,seconds\nfederate,x,1\n"):
+        (tmp_path / timings.PATH).parent.mkdir(exist_ok=True)
+        (tmp_path / timings.PATH).write_bytes(content)
+        timings.record(tmp_path, "federate", rounds=[0.5], first_round=3)
+        assert rows(tmp_path) == [("federate", "3", 0.5)]
 
 
 def rows(folder: Path) -> list[tuple[str, str, float]]:

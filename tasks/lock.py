@@ -1,0 +1,42 @@
+"""One process at a time in a workspace: two that run a step there would mix their logs, checkpoints and models."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.errors import InputError
+
+NAME = ".undrift.lock"
+"""The file in a workspace that a running step holds. It stays: to remove it would let two processes hold two files."""
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Holds the workspace `folder` in the block, for `what`, a step's name. The system frees it however this ends.
+
+    On a file system without locks a warning says so, and the block runs.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with (folder / NAME).open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read(100).strip() or "another step"
+            raise InputError(
+                f"{folder.resolve()}: {owner} runs in this folder, and {what} would mix its results with that one's: "
+                "wait for it, or end that process"
+            ) from None
+        except OSError as exc:
+            log.warning("%s cannot be locked (%s): run no second step in this folder meanwhile", folder.resolve(), exc)
+        lock.truncate(0)
+        lock.write(f"{what} (process {os.getpid()})\n")
+        lock.flush()
+        yield
