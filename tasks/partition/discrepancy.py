@@ -104,11 +104,15 @@ def maximum_mean_discrepancies(xs: Sequence[Features], of: Moments, rng: np.rand
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
-    """Returns the (M, N) squared distances between the rows of a (M, F) and b (N, F); exactly 0 between equal rows."""
+    """Returns the (M, N) squared distances between the rows of a (M, F) and b (N, F); exactly 0 between equal rows.
+
+    Also 0 are distances whose square is below 1e-10 of the rows' squared norms, or below the smallest normal float.
+    """
     norms = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
     squares = norms - 2 * a @ b.T
-    # What the subtraction leaves of equal rows is of the order of the norms' last bits.
-    return np.where(squares > 1e-10 * norms, squares, 0)
+    # What the subtraction leaves of equal rows is of the order of the norms' last bits. Of norms below the smallest
+    # normal float those are no fraction any more, but a fixed 5e-324.
+    return np.where(squares > np.maximum(1e-10 * norms, np.finfo(np.float64).tiny), squares, 0)
 
 
 def _scaled(x: Features, chosen: NDArray[np.int64], of: Moments) -> Floats:
