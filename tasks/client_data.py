@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError, SettingsError
-from tasks.files import TEST, client_ids, read_client, read_json
+from tasks.errors import DataError, SettingsError, reading
+from tasks.files import TEST, client_sizes, read_client, read_json
 
 Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
 """x (N, ...) and labels y (N,)."""
@@ -23,7 +23,8 @@ class ClientData:
 
     Attributes:
         clients: each usable client's examples, N > 0.
-        broken: the clients whose files cannot be used, with the reason.
+        broken: the clients that preprocess.json names and whose files are missing, cannot be used or hold another
+            number of examples, with the reason.
         test: the hold-out examples.
         described: preprocess.json.
         input_shape: of an example.
@@ -48,25 +49,23 @@ class ClientData:
 
 
 def read_client_data(root: Path, exclude: Collection[str] = ()) -> ClientData:
-    """Returns the examples in the folder `root`, without the clients `exclude`; each file is read once and checked.
+    """Returns the examples of the clients that preprocess.json names, without `exclude`; each file is read and checked.
 
     Raises:
-        DataError: no client, no usable client, unusable hold-out data, or a preprocess.json that does not say what
-            they are.
+        DataError: no usable client, unusable hold-out data, a folder of a client that preprocess.json does not name, or
+            a preprocess.json that does not say what there must be.
         SettingsError: `exclude` names an unknown client or all clients.
     """
-    described = read_json(root / "preprocess.json")
-    try:
+    path = root / "preprocess.json"
+    described = read_json(path)
+    with reading(f"{path} must say input_shape and num_classes: run the step preprocess again"):
         shape, num_classes = tuple(int(size) for size in described["input_shape"]), int(described["num_classes"])
-    except (KeyError, TypeError, ValueError, OverflowError) as exc:
-        raise DataError(
-            f"{root / 'preprocess.json'} must say input_shape and num_classes: run the step preprocess again"
-        ) from exc
+    sizes = client_sizes(described, path, "preprocess")
     clients: dict[str, Examples] = {}
     broken: dict[str, str] = {}
-    for client in _not_excluded(client_ids(root), exclude):
+    for client in _not_excluded(list(sizes), exclude):
         try:
-            clients[client] = _read_checked(root / client, shape, num_classes)
+            clients[client] = _read_checked(root / client, shape, num_classes, sizes[client])
         except DataError as exc:
             broken[client] = _to_publish(exc, root / client)
     if not clients:
@@ -92,8 +91,10 @@ def _to_publish(error: DataError, folder: Path) -> str:
     return " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "its files").split())
 
 
-def _read_checked(folder: Path, shape: tuple[int, ...], num_classes: int) -> Examples:
+def _read_checked(folder: Path, shape: tuple[int, ...], num_classes: int, num_examples: int | None = None) -> Examples:
     x, y = read_client(folder)
+    if num_examples is not None and len(x) != num_examples:
+        raise DataError(f"client {folder.name}: must hold the {num_examples} examples of preprocess.json, got {len(x)}")
     if x.shape[1:] != shape or len(x) == 0:
         raise DataError(f"client {folder.name}: x must be (N, {', '.join(map(str, shape))}), N > 0, got {x.shape}")
     if not x.flags.c_contiguous:

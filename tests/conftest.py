@@ -63,6 +63,7 @@ class Clients:
         described = {
             "input_shape": list(shape),
             "num_classes": self.num_classes,
+            "clients": {client: len(self.data[client][1]) for client in self.ids},
             "classes": [f"class {c}" for c in range(self.num_classes)],
             "images": len(shape) == 3,
             "normalize": "none",

@@ -1,6 +1,11 @@
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +13,8 @@ import pytest
 from tasks.errors import DataError, SettingsError
 from tasks.federate.cohort import load_cohort
 from tasks.files import TEST, write_client
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -49,7 +56,29 @@ def test_brightness_is_divided_by_each_clients_own_sd(clients, tmp_path):
     assert load_cohort(tmp_path, "examples", 0.0).clients["01"].brightness.shape == (0,)
 
 
+def _promise_more(file):
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"(8,", b"(80000000000,").replace(b" " * 10 + b"\n", b"\n"))
+
+
+def _link_in_a_circle(folder):
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+
+
 BREAK = {
+    "no folder": lambda folder, x, y: shutil.rmtree(folder),
+    "a file for a folder": lambda folder, x, y: (shutil.rmtree(folder), folder.write_text("")),
+    "a link in a circle": lambda folder, x, y: _link_in_a_circle(folder),
+    "a link to nothing": lambda folder, x, y: (shutil.rmtree(folder), folder.symlink_to("nowhere")),
+    "a folder for a file": lambda folder, x, y: ((folder / "x.npy").unlink(), (folder / "x.npy").mkdir()),
+    "a link of a file in a circle": lambda folder, x, y: (
+        (folder / "y.npy").unlink(),
+        (folder / "y.npy").symlink_to("y.npy"),
+    ),
+    "an example more": lambda folder, x, y: write_client(folder, np.concatenate([x, x[:1]]), np.append(y, y[0])),
+    "an example less": lambda folder, x, y: write_client(folder, x[1:], y[1:]),
+    "a header that promises more": lambda folder, x, y: _promise_more(folder / "x.npy"),
     "no x.npy": lambda folder, x, y: (folder / "x.npy").unlink(),
     "no y.npy": lambda folder, x, y: (folder / "y.npy").unlink(),
     "an empty folder": lambda folder, x, y: (shutil.rmtree(folder), folder.mkdir()),
@@ -69,6 +98,22 @@ BREAK = {
     "NaN": lambda folder, x, y: write_client(folder, np.where(x == x.max(), np.nan, x), y),
     "infinity": lambda folder, x, y: write_client(folder, np.where(x == x.max(), np.inf, x), y),
 }
+
+
+def test_a_client_that_may_not_be_read_is_left_out_with_a_reason(clients):
+    # Root may read everything: another user reads the files, in a folder that this one can enter.
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom tasks.client_data import read_client_data\n"
+        "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
+        "print(dict(read_client_data(Path(sys.argv[1])).broken))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.chmod(site(clients.write(Path(folder)), "01"), 0)
+        command = [sys.executable, "-c", script, site(Path(folder), "")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        os.chmod(site(Path(folder), "01"), 0o700)
+    assert done.stdout == "{'01': 'cannot read x.npy: Permission denied'}\n", done.stderr
 
 
 @pytest.mark.parametrize("fault", BREAK)
@@ -118,9 +163,8 @@ def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, t
     changed_y = digest()
     write_client(site(tmp_path, "02"), x, y)
     assert digest() == first
-    site(tmp_path, "02").rename(site(tmp_path, "03"))
-    renamed = digest()
-    site(tmp_path, "03").rename(site(tmp_path, "02"))
+    clients.data["03"] = clients.data.pop("02")
+    renamed = load_cohort(clients.write(tmp_path / "renamed"), "examples", 0.0).digest
     test_x, test_y = clients.data[TEST]
     write_client(site(tmp_path, TEST), test_x + 1, test_y)
     assert len({first, changed_x, changed_y, renamed, digest()}) == 5
@@ -149,6 +193,17 @@ def test_preprocess_json_that_does_not_say_the_shape_is_an_error(text, clients, 
     (clients.write(tmp_path) / "data/clients/preprocess.json").write_text(text)
     with pytest.raises(DataError, match="must say input_shape and num_classes"):
         load_cohort(tmp_path, "examples", 0.0)
+
+
+@pytest.mark.parametrize("named", [None, {}, {"00": 3, "01": 8}, {"00": 3, "01": 8, "02": "5"}])
+def test_clients_that_preprocess_json_does_not_name_are_an_error(named, clients, tmp_path):
+    path = clients.write(tmp_path) / "data/clients/preprocess.json"
+    described = json.loads(path.read_text())
+    del described["clients"]
+    path.write_text(json.dumps(described if named is None else described | {"clients": named}))
+    with pytest.raises(DataError, match="run the step preprocess again") as caught:
+        load_cohort(tmp_path, "examples", 0.0)
+    assert "\n" not in str(caught.value)
 
 
 def test_preprocess_json_without_an_sd_is_an_error_where_that_is_needed(clients, tmp_path):

@@ -96,7 +96,7 @@ def test_a_step_runs_and_its_seconds_are_recorded(tmp_path: Path) -> None:
     done = run(workspace(tmp_path), "-m", "tasks", "partition")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     only_line(done.stderr)  # the step's own
-    assert len(files.client_ids(tmp_path / "data/partition")) == 10
+    assert len(files.read_json(tmp_path / "data/partition/partition.json")["clients"]) == 10
     (row,) = files.read_rows(tmp_path / timings.PATH)
     assert (row["step"], row["round"]) == ("partition", "")
     assert 0 < float(row["seconds"]) < 120

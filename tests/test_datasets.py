@@ -596,6 +596,35 @@ def test_client_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert "a file" in refusal("clients", home / "a.npz")
 
 
+@pytest.mark.parametrize("name", [".git.npz", ".a.npz", "__pycache__.npz", "a.pyc.npz", "Test.npz", "nul.npz"])
+def test_client_files_whose_folder_would_be_lost_are_refused_not_skipped(tmp_path: Path, name: str) -> None:
+    home = clients(tmp_path)
+    np.savez(home / name, x=np.ones((2, 3)), y=[0, 1])
+    message = refusal("clients", home)
+    assert message.startswith(f"{home / name}: a client id must ")
+
+
+def test_clients_that_differ_in_capitals_only_are_refused(tmp_path: Path) -> None:
+    home = clients(tmp_path, A={"x": np.ones((2, 3)), "y": [0, 1]})
+    assert "client ids must differ in more than capitals, got 'A' and 'a'" in refusal("clients", home)
+
+
+def test_a_client_may_be_called_license(tmp_path: Path) -> None:
+    home = clients(tmp_path, license={"x": np.ones((2, 3)), "y": [0, 1]})
+    (home / "LICENSE").write_text("of the data")
+    (home / "._a.npz").write_bytes(b"left by macOS")
+    owners = read("clients", home).clients
+    assert owners is not None
+    assert set(owners.tolist()) == {"a", "b", "license"}
+
+
+def test_a_class_may_be_called_readme(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    (home / "cat").rename(home / "readme")
+    (home / "readme.md").write_text("about the data")
+    assert read("images", home).classes == ("dog", "readme")
+
+
 # Wrong input: images
 
 

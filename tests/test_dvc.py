@@ -14,6 +14,7 @@ import yaml
 
 from flows import tracking, versions
 from tasks import files
+from tasks.errors import DataError
 from tasks.outputs import OUTPUTS
 from tasks.settings import STEPS, Settings
 
@@ -135,6 +136,25 @@ def test_a_step_removes_what_its_stage_makes(stage: str) -> None:
     assert set(OUTPUTS[stage]) == {*outputs(stage)} | of_prune_until_it_runs
 
 
+NAMES = [".git", ".dvc", ".hg", ".dvcignore", "__pycache__", "x.pyc", ".runs", ".venv", ".mypy_cache", ".hypothesis"]
+
+
+def test_dvc_ignores_no_client_that_may_have_its_id() -> None:
+    """What DVC ignores is gone after `dvc checkout`, without a word: its own defaults, and those of .dvcignore."""
+    from dvc.repo import Repo
+
+    lines = [line.strip("/*") for line in (ROOT / ".dvcignore").read_text().split()]
+    held = [ROOT / "data" / name / client for name in ("partition", "clients") for client in [*NAMES, *lines]]
+    with Repo(str(ROOT)) as repo:
+        lost = {path.name for path in held if repo.dvcignore.is_ignored_dir(str(path))}
+        files_lost = [path for path in held if repo.dvcignore.is_ignored_file(str(path.with_name("x.npy")))]
+    assert {".git", ".dvc", ".hg", "__pycache__", "x.pyc"} <= lost
+    assert files_lost == []
+    for client in lost:
+        with pytest.raises(DataError, match="a client id must"):
+            files.check_client_id(client)
+
+
 def test_the_timings_are_no_output() -> None:
     assert "reports/timings.csv" not in [out for stage in STAGES for out in outputs(stage)]
 
@@ -231,5 +251,5 @@ def test_the_data_s_path_is_a_dependency_of_its_own(clone: Path, tmp_path: Path)
 
 
 def test_the_stages_made_the_files_of_the_contract(clone: Path) -> None:
-    for name in ("partition", "clients"):
-        assert len(files.client_ids(clone / "data" / name)) == Settings().partition.num_clients
+    for name in ("partition/partition.json", "clients/preprocess.json"):
+        assert len(files.read_json(clone / "data" / name)["clients"]) == Settings().partition.num_clients

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tasks.datasets import load
 from tasks.errors import DataError
-from tasks.files import client_ids, read_client, read_json
+from tasks.files import TEST, read_client, read_json
 from tasks.partition import partition
 from tasks.partition.division import divide
 from tasks.partition.picture import draw_labels
@@ -24,6 +24,11 @@ def run(folder: Path, seed: int = 0, **chosen: Any) -> Settings:
     return settings
 
 
+def folders(written: Path) -> list[str]:
+    """The clients that have a folder, sorted."""
+    return sorted(entry.name for entry in written.iterdir() if entry.is_dir() and entry.name != TEST)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
@@ -33,7 +38,7 @@ def test_step_writes_each_clients_examples_in_the_order_of_the_data(tmp_path: Pa
     data = load(settings.data, settings.seed, tmp_path)
     divided = divide(data, settings.partition, settings.seed)
     written = tmp_path / "data" / "partition"
-    assert client_ids(written) == divided.ids == [f"{k:02}" for k in range(10)]
+    assert folders(written) == divided.ids == [f"{k:02}" for k in range(10)]
     for client, part in zip(divided.ids, divided.parts, strict=True):
         x, y = read_client(written / client)
         np.testing.assert_array_equal(x, data.x[part])
@@ -57,9 +62,9 @@ def test_step_records_what_it_wrote(tmp_path: Path) -> None:
     assert (record["kind"], record["seed"], record["images"]) == ("classes", 3, True)
     assert record["classes"] == [str(digit) for digit in range(10)]
     assert record["dropped"] == []
-    assert sorted(record["clients"]) == client_ids(written)
+    assert sorted(record["clients"]) == folders(written)
     total = 0
-    for client in client_ids(written):
+    for client in folders(written):
         x, y = read_client(written / client)
         described = record["clients"][client]
         assert described["counts"] == np.bincount(y, minlength=10).tolist()
@@ -102,7 +107,7 @@ def test_step_keeps_shifted_images_in_range_and_says_the_shift(tmp_path: Path) -
     run(tmp_path, kind="feature_shift", brightness=1.0, contrast=0.9, rotation=180.0)
     written = tmp_path / "data" / "partition"
     record = read_json(written / "partition.json")
-    for client in client_ids(written):
+    for client in folders(written):
         x = read_client(written / client)[0]
         assert x.min() >= 0
         assert x.max() <= 1
@@ -115,7 +120,7 @@ def test_step_drops_and_reports_empty_clients(tmp_path: Path, caplog: pytest.Log
         run(tmp_path, num_clients=100, alpha=0.01, min_examples=0)
     written = tmp_path / "data" / "partition"
     record = read_json(written / "partition.json")
-    kept = client_ids(written)
+    kept = folders(written)
     assert sorted(kept + record["dropped"]) == [f"{k:02}" for k in range(100)]
     assert record["dropped"]
     assert sum(len(read_client(written / client)[1]) for client in kept) == record["num_examples"]
@@ -193,7 +198,7 @@ def test_step_that_fails_leaves_the_earlier_result_as_it_was(tmp_path: Path) -> 
 def test_step_replaces_the_clients_of_an_earlier_run(tmp_path: Path) -> None:
     run(tmp_path, num_clients=12, kind="iid")
     run(tmp_path, num_clients=3, kind="iid")
-    assert client_ids(tmp_path / "data" / "partition") == ["00", "01", "02"]
+    assert folders(tmp_path / "data" / "partition") == ["00", "01", "02"]
 
 
 @pytest.mark.parametrize(("num_clients", "num_classes"), [(1, 2), (2, 100), (100, 2), (100, 100), (10, 10)])

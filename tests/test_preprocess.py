@@ -1,5 +1,5 @@
-import json
 import logging
+import shutil
 import time
 
 import numpy as np
@@ -232,6 +232,7 @@ def test_preprocess_none_without_resize_copies_the_data(tmp_path):
     assert read_json(target / "preprocess.json") == {
         "input_shape": [8, 6, 2],
         "num_classes": 2,
+        "clients": {"00": 5, "01": 9, "02": 2},
         "classes": ["no", "yes"],
         "images": True,
         "normalize": "none",
@@ -319,6 +320,11 @@ def _put(x):
     return lambda folder: write_client(folder / "01", x, np.zeros(len(x)))
 
 
+def _say(folder, clients=None, **changes):
+    path = folder / "partition.json"
+    write_json(path, read_json(path) | changes | ({} if clients is None else {"clients": clients}))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -328,10 +334,19 @@ def _put(x):
         (lambda folder: np.save(folder / "01" / "x.npy", np.float32(3)), "client 01: x must be float32"),
         (_put(np.zeros((9, 8, 5, 2))), r"client 01: .*\(8, 6, 2\), got \(8, 5, 2\)"),
         (_put(np.zeros((0, 8, 6, 2))), "client 01: .*at least one"),
-        (_put(np.full((2, 8, 6, 2), np.nan)), "client 01: .*nan or infinity in 2 of 2"),
+        (_put(np.full((9, 8, 6, 2), np.nan)), "client 01: .*nan or infinity in 9 of 9"),
+        (_put(np.zeros((8, 8, 6, 2))), "client 01: x must hold 9 examples, got 8"),
+        (lambda folder: shutil.rmtree(folder / "01"), "client 01: cannot read .*01/x.npy: No such file"),
+        (lambda folder: write_client(folder / "07", np.zeros((1, 8, 6, 2)), np.zeros(1)), "got 1 more .07.: run"),
         (lambda folder: (folder / "partition.json").unlink(), "partition.json is missing"),
         (lambda folder: (folder / "partition.json").write_text("{}"), "must hold clients"),
-        (lambda folder: (folder / "partition.json").write_text(json.dumps({"clients": {"../x": 1}})), "client id"),
+        (lambda folder: (folder / "partition.json").write_text("[]"), "must hold clients"),
+        (lambda folder: _say(folder, {"../x": 1}), "client id"),
+        (lambda folder: _say(folder, {"00": 5, "01": 9}), "names, got 1 more .02.: run the step partition again"),
+        (lambda folder: _say(folder, {}), "names no client: run the step partition again"),
+        (lambda folder: _say(folder, images="false"), "neither true nor false"),
+        (lambda folder: _say(folder, classes=[0, 1]), "classes that are no texts"),
+        (lambda folder: _say(folder, input_shape=[8, "6", 2]), "no list of sizes"),
     ],
 )
 def test_broken_partition_is_an_error_that_leaves_everything_as_it_was(tmp_path, spoil, message):

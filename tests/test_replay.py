@@ -28,6 +28,7 @@ from tasks.diagnose.replay.examine import (
 )
 from tasks.diagnose.replay.findings import _usual_losses
 from tasks.diagnose.replay.prove import _Case, _Seat
+from tasks.diagnose.surgery import labels_dealt_evenly, sizes_made_equal
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
 from tasks.settings import Settings
@@ -137,6 +138,19 @@ def test_state_goes_on_under_other_algorithms(folder, settings_of):
             np.testing.assert_array_equal(course.state["server"]["params"], first)
             replays.advance(course, 11)
             assert np.isfinite(course.losses["val_loss"]).all()
+
+
+def test_examples_dealt_anew_leave_out_who_was_left_out_in_the_run(folder, settings_of, tmp_path):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data/clients/05")
+    surgery = {"dealt": labels_dealt_evenly(0), "equal": sizes_made_equal(0)}
+    with replayer(settings_of({**BASE, "federate.exclude": ["02"]}), tmp_path) as replays:
+        course = replays.course(Change("", surgery=surgery), 0)
+        cohort = course.runner._cohort
+    assert list(cohort.clients) == ["00", "01", "03", "04"]
+    assert list(cohort.broken) == ["05"]
+    # 20, 24, 30 and 22 examples: 24 each.
+    assert {info.num_examples for info in cohort.clients.values()} == {24}
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,13 @@
 import json
 import logging
 import re
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.errors import GuardStop, NoClientLeft
+from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
 from tasks.federate.cohort import cohort_of
 from tasks.federate.models import build
@@ -276,6 +277,24 @@ def test_client_that_is_broken_from_the_beginning_is_named_once(clients, setting
     assert (row["round"], row["finite"], row["weight"], row["num_examples"]) == ("1", "False", "0.0", "")
     assert "x.npy" in row["failure"]
     assert str(tmp_path) not in row["failure"]
+
+
+def test_a_client_whose_folder_is_gone_since_preprocess_is_named(clients, settings_of, tmp_path, caplog):
+    shutil.rmtree(clients.write(tmp_path) / "data/clients/01")
+    federate(settings_of({**BASE, "federate.rounds": 2}), tmp_path)
+    rounds, rows = reports(tmp_path)
+    assert [(row["num_clients"], row["num_failed"]) for row in rounds] == [("5", "1"), ("4", "0")]
+    (row,) = (row for row in rows if row["client"] == "01")
+    assert row["failure"] == "cannot read x.npy: No such file or directory"
+    assert "01: left out: cannot read x.npy: No such file or directory" in caplog.messages
+
+
+def test_a_client_that_preprocess_did_not_write_ends_federate_before_it_begins(clients, settings_of, tmp_path):
+    folder = clients.write(tmp_path)
+    shutil.copytree(folder / "data/clients/01", folder / "data/clients/07")
+    with pytest.raises(DataError, match=r"got 1 more \(07\): run the step preprocess again"):
+        federate(settings_of(BASE), folder)
+    assert [path.name for path in folder.iterdir()] == ["data"]
 
 
 ONSET = 13

@@ -7,6 +7,9 @@ needed. Pickled data is never loaded.
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tasks.datasets import clients, digits, images, npz, synthetic, table
 from tasks.datasets.examples import Examples, Source
 from tasks.datasets.hold_out import hold_out
@@ -41,4 +44,15 @@ def load(settings: DataSettings, seed: int, folder: Path) -> Examples:
         raise DataError(
             f"data.kind {settings.kind}: the labels must be of at least two classes, got only {source.classes[0]!r}"
         )
+    if source.clients is not None:
+        _refuse_twins(source.clients)
     return hold_out(source, settings.test_fraction, seed)
+
+
+def _refuse_twins(clients: NDArray[np.str_]) -> None:
+    """Refuses ids that are one folder where a file system takes capitals for small letters: a client would be lost."""
+    seen: dict[str, str] = {}
+    for client in np.unique(clients).tolist():
+        twin = seen.setdefault(client.lower(), client)
+        if twin != client:
+            raise DataError(f"client ids must differ in more than capitals, got {twin!r} and {client!r}: rename one")

@@ -23,6 +23,9 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
             allows, or unlike those of the other clients. The client is named.
     """
     files = {file.stem: file for file in entries(path) if _is_client(file)}
+    # `entries` leaves hidden files out; macOS puts a `._a.npz` beside each `a.npz`.
+    for file in path.glob(".[!_]*.npz"):
+        _is_client(file)
     test_file = files.pop(TEST, None)
     if not files:
         raise DataError(f"{path} must hold a file <client id>.npz for each client, got none")

@@ -5,7 +5,9 @@ from pathlib import Path
 from tasks.errors import DataError
 
 _LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
-_ABOUT_THE_DATA = {"readme", "license", "licence"}
+_ABOUT_THE_DATA = {
+    f"{name}{suffix}" for name in ("readme", "license", "licence") for suffix in ("", ".md", ".txt", ".rst")
+}
 
 
 def entries(folder: Path) -> list[Path]:
@@ -21,5 +23,6 @@ def entries(folder: Path) -> list[Path]:
         for entry in folder.iterdir()
         if not entry.name.startswith(".")
         and entry.name.lower() not in _LEFT_BY_SYSTEMS
-        and entry.stem.lower() not in _ABOUT_THE_DATA
+        # A class may be called `license`, a client too: only what is a text is about the data.
+        and not (entry.name.lower() in _ABOUT_THE_DATA and entry.is_file())
     )

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.errors import DataError
-from tasks.files import TEST, check_client_id, read_client, read_json, replacing, write_client, write_json
+from tasks.errors import DataError, reading
+from tasks.files import TEST, client_sizes, read_client, read_json, replacing, write_client, write_json
 from tasks.preprocess.resize import resize_images
 from tasks.preprocess.standardise import Moments, moments, standardisations, standardise
 from tasks.settings import PreprocessSettings, Settings
@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 class _Partition:
     """What partition.json says of every site."""
 
-    clients: list[str]
+    clients: dict[str, int]
+    """the number of examples by id, sorted"""
     classes: list[str]
     images: bool
     shape: tuple[int, ...]
@@ -50,7 +51,7 @@ def _preprocess(settings: Settings, folder: Path) -> None:
         _refuse_settings_of_images(chosen)
     sites = [*partition.clients, TEST]
     with replacing(folder / "data" / "clients") as fresh:
-        sums = {site: _resize_site(source / site, fresh / site, partition.shape, chosen.resize) for site in sites}
+        sums = {site: _resize_site(source / site, fresh / site, partition, chosen.resize) for site in sites}
         by_site = standardisations(chosen.normalize, sums)
         if chosen.normalize != "none":
             for site in sites:
@@ -62,6 +63,7 @@ def _preprocess(settings: Settings, folder: Path) -> None:
             {
                 "input_shape": shape,
                 "num_classes": len(partition.classes),
+                "clients": partition.clients,
                 "classes": partition.classes,
                 "images": partition.images,
                 "normalize": chosen.normalize,
@@ -79,15 +81,14 @@ def _preprocess(settings: Settings, folder: Path) -> None:
 
 def _read_partition(path: Path) -> _Partition:
     raw = read_json(path)
-    try:
-        return _Partition(
-            clients=sorted(check_client_id(client) for client in raw["clients"]),
-            classes=list(raw["classes"]),
-            images=bool(raw["images"]),
-            shape=tuple(raw["input_shape"]),
-        )
-    except (KeyError, TypeError) as exc:
-        raise DataError(f"{path} must hold clients, classes, images and input_shape: {exc!r}") from exc
+    clients = client_sizes(raw, path, "partition") if isinstance(raw, dict) and "clients" in raw else {}
+    with reading(f"{path} must hold clients, classes, images and input_shape (run the step partition again)"):
+        classes, images, shape = raw["classes"], raw["images"], raw["input_shape"]
+        if not all(isinstance(name, str) for name in classes) or type(images) is not bool:
+            raise TypeError("classes that are no texts, or images that is neither true nor false")
+        if not clients or not all(type(size) is int and size > 0 for size in shape):
+            raise TypeError("no clients, or an input_shape that is no list of sizes")
+        return _Partition(clients, list(classes), images, tuple(shape))
 
 
 def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
@@ -100,21 +101,25 @@ def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
             raise DataError(f"preprocess.{name} needs images, and the data is a table: leave it unset, got {value}")
 
 
-def _resize_site(source: Path, target: Path, shape: tuple[int, ...], size: tuple[int, ...]) -> Moments:
+def _resize_site(source: Path, target: Path, partition: _Partition, size: tuple[int, ...]) -> Moments:
     """Writes one site's resized examples into `target` and returns their moments: all that it tells anyone."""
     x, y = read_client(source)
-    _check(source.name, x, shape)
+    _check(source.name, x, partition)
     if size:
         x = resize_images(x, (size[0], size[1]))
     write_client(target, x, y)
     return moments(x)
 
 
-def _check(client: str, x: NDArray[np.float32], shape: tuple[int, ...]) -> None:
+def _check(client: str, x: NDArray[np.float32], partition: _Partition) -> None:
     if len(x) == 0:
         raise DataError(f"client {client}: x must hold at least one example, got none")
-    if x.shape[1:] != shape:
-        raise DataError(f"client {client}: examples must have the partition's shape {shape}, got {x.shape[1:]}")
+    if len(x) != partition.clients.get(client, len(x)):
+        raise DataError(f"client {client}: x must hold {partition.clients[client]} examples, got {len(x)}")
+    if x.shape[1:] != partition.shape:
+        raise DataError(
+            f"client {client}: examples must have the partition's shape {partition.shape}, got {x.shape[1:]}"
+        )
     bad = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
     if bad:
         raise DataError(f"client {client}: x must be finite, got nan or infinity in {bad} of {len(x)} examples")

@@ -23,7 +23,7 @@ from peer_case import Case, flat, write
 from tasks.federate import federate, schedule
 from tasks.federate.models import build
 from tasks.federate.parameters import flatten
-from tasks.files import client_ids, read_client
+from tasks.files import read_client, read_json
 from tasks.partition import partition
 from tasks.preprocess import preprocess
 from tasks.settings import Settings, parse
@@ -114,7 +114,8 @@ def dotted(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def run(name: str, settings: Settings, folder: Path) -> Case:
     """Runs the step `federate` in the workspace `folder`."""
     federate(settings, folder)
-    clients = {c: read_client(folder / "data" / "clients" / c) for c in client_ids(folder / "data" / "clients")}
+    held = folder / "data" / "clients"
+    clients = {client: read_client(held / client) for client in read_json(held / "preprocess.json")["clients"]}
     sizes = {client: len(y) for client, (_, y) in clients.items()}
     x = next(iter(clients.values()))[0]
     model = build(settings.federate.model, x.shape[1:], 10, settings.seed)

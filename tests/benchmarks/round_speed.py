@@ -75,11 +75,15 @@ def write_data(folder: Path, num_clients: int) -> None:
     rng = np.random.default_rng(0)
     prototypes = rng.random((CLASSES, *SHAPE), np.float32)
     width = max(2, len(str(num_clients - 1)))
-    for client in [*(f"{k:0{width}}" for k in range(num_clients)), TEST]:
+    clients = [f"{k:0{width}}" for k in range(num_clients)]
+    for client in [*clients, TEST]:
         y = rng.integers(0, CLASSES, EXAMPLES * (10 if client == TEST else 1), np.int32)
         x = 0.3 * prototypes[y] + 0.7 * rng.random((len(y), *SHAPE), np.float32)
         write_client(folder / CLIENTS / client, x, y)
-    write_json(folder / CLIENTS / "preprocess.json", {"input_shape": list(SHAPE), "num_classes": CLASSES})
+    sizes = dict.fromkeys(clients, EXAMPLES)
+    write_json(
+        folder / CLIENTS / "preprocess.json", {"input_shape": list(SHAPE), "num_classes": CLASSES, "clients": sizes}
+    )
 
 
 class Stopwatch:

@@ -29,7 +29,7 @@ from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.runtime import runtime
 from tasks.federate.schedule import clients_per_round
-from tasks.files import TEST, read_client, read_rows, write_client
+from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json
 from tasks.settings import FaultSettings, RuntimeSettings, Settings, with_settings
 
 _log = logging.getLogger(__name__)
@@ -306,7 +306,10 @@ class Replayer:
         for client, (x, y) in sites.items():
             write_client(folder / CLIENTS / client, x, y)
         shutil.copytree(self._folder / CLIENTS / TEST, folder / CLIENTS / TEST)
-        shutil.copy(self._folder / CLIENTS / "preprocess.json", folder / CLIENTS)
+        described = read_json(self._folder / CLIENTS / "preprocess.json")
+        # Clients that are excluded or broken stay named, so that they are here what they were in the run.
+        described["clients"] |= {client: len(y) for client, (_, y) in sites.items()}
+        write_json(folder / CLIENTS / "preprocess.json", described)
         return folder
 
     def _of(self, settings: Settings, cohort: Cohort) -> Round:

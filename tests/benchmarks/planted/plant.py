@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tasks.federate.record import write_log
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
-from tasks.files import client_ids, read_client, write_client, write_json
+from tasks.files import read_client, read_json, write_client, write_json
 from tasks.partition import partition
 from tasks.preprocess import preprocess
 from tasks.settings import Settings, parse
@@ -131,7 +131,7 @@ class Planter:
         partition(settings, folder)
         preprocess(settings, folder)
         if at_first:
-            _change(folder / CLIENTS, client_ids(folder / CLIENTS), at_first, case.seed)
+            _change(folder / CLIENTS, _sizes(folder / CLIENTS), at_first, case.seed)
         _, _, runner = self._runner(settings, folder)
         states, lines = [runner.fresh()], []
         for round_num in range(1, ROUNDS + 1):
@@ -153,7 +153,7 @@ class Planter:
         # The division would tell which clients' data were changed since.
         shutil.rmtree(workspace / "data/partition", ignore_errors=True)
         if plant.operation is not None:
-            known = client_ids(workspace / CLIENTS)
+            known = _sizes(workspace / CLIENTS)
             changed = [name for name in known if (name in clients) != plant.to_others]
             _change(workspace / CLIENTS, changed, plant.operation, case.seed)
 
@@ -172,7 +172,8 @@ class Planter:
 
 
 def _sizes(root: Path) -> dict[str, int]:
-    return {client: len(read_client(root / client)[1]) for client in client_ids(root)}
+    sizes: dict[str, int] = read_json(root / "preprocess.json")["clients"]
+    return sizes
 
 
 def _unchanged(before: Path, after: Path, clients: list[str]) -> list[str]:
@@ -187,11 +188,14 @@ def _unchanged(before: Path, after: Path, clients: list[str]) -> list[str]:
     ]
 
 
-def _change(root: Path, clients: Sequence[str], operation: Operation, seed: int) -> None:
-    num_classes = json.loads((root / "preprocess.json").read_text())["num_classes"]
+def _change(root: Path, clients: Iterable[str], operation: Operation, seed: int) -> None:
+    described = read_json(root / "preprocess.json")
     for client in clients:
         rng = np.random.default_rng([78, seed, *client.encode()])
-        write_client(root / client, *operation(*read_client(root / client), num_classes, rng))
+        x, y = operation(*read_client(root / client), described["num_classes"], rng)
+        write_client(root / client, x, y)
+        described["clients"][client] = len(y)
+    write_json(root / "preprocess.json", described)
 
 
 def _carried(healthy: Healthy, settings: Settings, fresh: Any, done: int) -> Any:
