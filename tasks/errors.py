@@ -13,16 +13,31 @@ UndriftError
 ```
 """
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _LONGEST = 300
+_LONGEST_MESSAGE = 600
+"""Characters: what a user reads in a terminal or a Prefect state."""
 
 
 class UndriftError(Exception):
-    """Base of all errors with a message for the user: one line that names what, got, allowed and where."""
+    """Base of all errors with a message for the user: one line that names what, got, allowed and where.
+
+    Whatever names and values went into it, its text is one line of at most 600 characters that every terminal and file
+    can take: the middle of a longer one is left out, since the way on stands at the end.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().split())
+        if not text.isprintable():  # such as half a character in the name of a file that is not in UTF-8
+            text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        half = _LONGEST_MESSAGE // 2 - 1
+        return text if len(text) <= _LONGEST_MESSAGE else f"{text[:half]}…{text[-half:]}"
 
 
 class InputError(UndriftError):
@@ -82,3 +97,24 @@ def one_line(exc: BaseException) -> str:
     """Returns "<type>: <message>" in one line of at most 300 characters."""
     text = f"{type(exc).__name__}: {' '.join(str(exc).split())}".removesuffix(": ")
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def shown(value: Any) -> str:
+    """Returns the `repr` of a value that a user gave, cut where it is long or deep.
+
+    `repr` itself raises for an integer of more than 4300 digits, and a few lines of YAML whose aliases name each other
+    stand for more text than any memory holds.
+    """
+    return _SHORT.repr(value)
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 80, 80
+
+    def repr_int(self, value: int, level: int) -> str:
+        return repr(value) if value.bit_length() <= 256 else f"an integer of {value.bit_length()} bits"
+
+
+_SHORT = _Short()

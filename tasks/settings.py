@@ -7,7 +7,8 @@ those of params.yaml, and a test holds the two equal: a form needs them, and so 
 
 import difflib
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -23,11 +24,20 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails
 
-from tasks.errors import SettingsError
+from tasks.errors import DataError, RunError, SettingsError, one_line, reading, shown
 
 STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
 """The steps in the order of the pipeline."""
 
+
+MOST_CLIENTS = 100_000
+"""Clients of a run, a folder each; where they do not fit the data or memory, that is said later."""
+
+_MOST_ERRORS = 10
+_LONGEST_NUMBER = 100
+"""Characters of a number in params.yaml: longer ones Python does not read, or takes minutes for (1:1:1:…, base 60)."""
+_MOST_KEYS = 10_000
+"""Keys of a mapping after its merges (`<<`), which a few lines can make more than any memory holds."""
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 
@@ -48,6 +58,9 @@ def _items(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+Integer = Annotated[int, Field(lt=2**31)]
+"""What TensorFlow's int32 bears; each `int` of a section is one."""
+
 ClientIds = Annotated[tuple[str, ...], BeforeValidator(_items)]
 
 
@@ -57,6 +70,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
     chooser: ClassVar[str] = "kind"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Bounds every integer of the section, so that none can be forgotten; pydantic reads the annotations later."""
+        for name, kind in list(vars(cls).get("__annotations__", {}).items()):
+            if kind is int:
+                cls.__annotations__[name] = Integer
+        super().__init_subclass__(**options)
 
     @model_validator(mode="before")
     @classmethod
@@ -74,9 +94,9 @@ class Section(BaseModel):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Adds to a form's help of a field with which kinds it has an effect."""
         schema = handler(core)
-        for shown in handler.resolve_ref_schema(schema)["properties"].values():
-            if "used_by" in shown:
-                shown["description"] += cls._when(shown["used_by"])
+        for entry in handler.resolve_ref_schema(schema)["properties"].values():
+            if "used_by" in entry:
+                entry["description"] += cls._when(entry["used_by"])
         return schema
 
     @classmethod
@@ -150,7 +170,12 @@ class DataSettings(Section):
         json_schema_extra=_only("synthetic"),
     )
     num_clients: int = Field(
-        30, ge=1, title="Synthetic clients", description="clients drawn", json_schema_extra=_only("synthetic")
+        30,
+        ge=1,
+        le=MOST_CLIENTS,
+        title="Synthetic clients",
+        description="clients drawn",
+        json_schema_extra=_only("synthetic"),
     )
 
 
@@ -173,6 +198,7 @@ class PartitionSettings(Section):
     num_clients: int = Field(
         10,
         ge=1,
+        le=MOST_CLIENTS,
         title="Clients",
         description="number of clients",
         json_schema_extra=_only(*(kind for kind in get_args(PartitionKind) if kind != "natural")),
@@ -258,7 +284,7 @@ class AugmentSettings(Section):
 class PreprocessSettings(Section):
     """What a client does to its own data before the first round."""
 
-    resize: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_size)] = Field(
+    resize: Annotated[tuple[Annotated[Integer, Field(ge=1)], ...], BeforeValidator(_size)] = Field(
         (),
         max_length=2,
         title="Resize",
@@ -413,6 +439,7 @@ class AggregatorSettings(Section):
     num_faulty: int = Field(
         1,
         ge=0,
+        le=MOST_CLIENTS,
         title="Faulty clients",
         description="f, how many clients may send anything at all; a round needs at least 2f + 3",
         json_schema_extra=_only("krum", "multi_krum"),
@@ -420,6 +447,7 @@ class AggregatorSettings(Section):
     num_selected: int = Field(
         0,
         ge=0,
+        le=MOST_CLIENTS,
         title="Selected clients",
         description="m, how many of the best updates are averaged, at most all but num_faulty; 0: those",
         json_schema_extra=_only("multi_krum"),
@@ -531,6 +559,7 @@ class SamplingSettings(Section):
     clients_per_round: int = Field(
         5,
         ge=1,
+        le=MOST_CLIENTS,
         title="Clients a round",
         description="clients drawn",
         json_schema_extra=_only("uniform", "by_examples", "stratified", "power_of_choice"),
@@ -538,6 +567,7 @@ class SamplingSettings(Section):
     candidates: int = Field(
         10,
         ge=1,
+        le=MOST_CLIENTS,
         title="Candidates",
         description="clients that measure their loss (d), from which those of the highest are taken",
         json_schema_extra=_only("power_of_choice"),
@@ -565,7 +595,7 @@ class LocalWorkSettings(Section):
         description="passes over the client's data; with per_client, of the clients not named",
         json_schema_extra=_only("same", "per_client"),
     )
-    by_client: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    by_client: dict[str, Annotated[Integer, Field(ge=1)]] = Field(
         {}, title="By client", description="client id: epochs", json_schema_extra=_only("per_client")
     )
     low: int = Field(1, ge=1, title="Fewest epochs", description="epochs, included", json_schema_extra=_only("range"))
@@ -861,10 +891,13 @@ def parse(raw: Any) -> Settings:
     """
     if not isinstance(raw, dict):
         raise SettingsError(f"params.yaml must hold a mapping of settings, got {type(raw).__name__}")
-    try:
-        return Settings.model_validate(raw)
-    except ValidationError as exc:
-        raise SettingsError("; ".join(_say(error) for error in exc.errors())) from exc
+    with reading("params.yaml must hold a mapping of settings", SettingsError):
+        try:
+            return Settings.model_validate(raw)
+        except ValidationError as exc:
+            more = exc.error_count() - _MOST_ERRORS
+            said = [*map(_say, exc.errors()[:_MOST_ERRORS]), *([f"and {more} more"] if more > 0 else [])]
+            raise SettingsError("; ".join(said)) from exc
 
 
 def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
@@ -900,28 +933,77 @@ def load(path: Path) -> Settings:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         raise SettingsError(f"cannot read {path}: {exc}") from exc
-    try:
-        raw = yaml.load(text, _Loader)
-    except yaml.YAMLError as exc:
-        raise SettingsError(f"{path} is not YAML: {' '.join(str(exc).split())}") from exc
+    with reading(f"{path} must be YAML, nested a few levels deep", SettingsError):
+        try:
+            raw = yaml.load(text, _Loader)
+        except yaml.YAMLError as exc:
+            raise SettingsError(f"{path} is not YAML: {exc}") from exc
     if not isinstance(raw, dict):
-        got = "nothing" if raw is None else repr(raw)[:50]
-        raise SettingsError(f"{path} must hold a mapping of settings, got {got}")
+        raise SettingsError(f"{path} must hold a mapping of settings, got {'nothing' if raw is None else shown(raw)}")
     return parse(raw)
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, as DVC does; PyYAML would take the last."""
+    """Refuses what DVC refuses or pydantic cannot say well, and names the line of every value that is wrong."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Returns the value of `node`; what Python refuses, such as 2026-99-99 or `!!int abc`, is an error of YAML."""
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+            raise _wrong(f"a number must have at most {_LONGEST_NUMBER} digits, got {len(node.value)}", node)
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as exc:
+            raise _wrong(one_line(exc), node) from exc
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Returns the mapping; a key that stands twice, of which PyYAML would take the last, is refused as DVC does."""
         seen: set[str] = set()
         for key, _ in node.value:
-            if str(key.value) in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
-            seen.add(str(key.value))
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEYS:
+                got = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
+                raise _wrong(f"a key must be text (in quotes if it looks like a number), got {got}", key)
+            if key.value in seen:
+                raise _wrong(f"{key.value} stands there twice", key)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what `<<` names into the mapping."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:
+            raise _wrong(f"a mapping must have at most {_MOST_KEYS} keys, got {len(node.value)}", node)
+
+
+_NUMBERS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"}
+_KEYS = {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}
+
+
+def _wrong(says: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, says, node.start_mark)
+
+
+@contextmanager
+def naming(*names: str) -> Iterator[None]:
+    """Makes every error of the block name a setting, for the user has to know which one to change.
+
+    A DataError or a lack of memory that names none gets `names`; an OSError (a path too long, a link in a circle, a
+    folder that may not be read) becomes a DataError. Within each other, the innermost counts.
+    """
+    among = f" ({', '.join(names)})"
+    try:
+        yield
+    except DataError as exc:
+        if any(re.search(rf"(?<![\w./]){re.escape(name)}(?![\w/])", str(exc)) for name in fields()):
+            raise
+        raise DataError(f"{exc}{among}") from exc
+    except OSError as exc:
+        raise DataError(f"cannot read {exc.filename or 'the data'}: {exc.strerror or one_line(exc)}{among}") from exc
+    except MemoryError as exc:
+        raise RunError(f"not enough memory: {one_line(exc)}{among}") from exc
 
 
 def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any]:
@@ -936,8 +1018,8 @@ def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any
 
 
 def _say(error: ErrorDetails) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    got, context = error["input"], error.get("ctx", {})
+    name = ".".join(str(part)[:_LONGEST_NUMBER] for part in error["loc"])
+    got, context = shown(error["input"]), error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
             close = difflib.get_close_matches(name, fields(), n=1)
@@ -945,14 +1027,14 @@ def _say(error: ErrorDetails) -> str:
         case "value_error":
             return f"{name}.{context['error']}" if name else str(context["error"])
         case "literal_error":
-            return f"{name} must be one of {context['expected']}, got {got!r}"
+            return f"{name} must be one of {context['expected']}, got {got}"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             (key, bound), *_ = context.items()
             sign = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}[key]
-            return f"{name} must be {sign} {bound}, got {got!r}"
-        case "float_type" | "int_type" if isinstance(got, str):
-            return f"{name} must be a number, got {got!r}"
+            return f"{name} must be {sign} {bound}, got {got}"
+        case "float_type" | "int_type" if isinstance(error["input"], str):
+            return f"{name} must be a number, got {got}"
         case "model_type" | "dict_type":
-            return f"{name} must be a section of settings, got {got!r}"
+            return f"{name} must be a section of settings, got {got}"
         case _:
-            return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {got!r}"
+            return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {got}"

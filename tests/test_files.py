@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.errors import DataError, SettingsError, reading
+from tasks.errors import DataError, SettingsError, reading, shown
 from tasks.files import (
     check_client_id,
     client_sizes,
@@ -215,3 +215,28 @@ def test_net_lets_errors_with_a_message_for_the_user_and_signals_through() -> No
         with pytest.raises(type(passes)) as caught, reading("alpha"):
             raise passes
         assert caught.value is passes
+
+
+def test_an_error_is_one_printable_line_of_600_characters_that_keeps_both_ends() -> None:
+    text = str(DataError(f"begin \udcff\x1b\n\n{'x' * 10_000} end"))
+    assert text.startswith(r"begin \udcff\x1b xxx")
+    assert text.endswith("xxx end")
+    assert len(text) <= 600
+    assert text.isprintable()
+    assert str(DataError("ä 'b' → c")) == "ä 'b' → c"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (10**6, "1000000"),
+        (1 << 5000, "an integer of 5001 bits"),
+        ("x" * 1000, f"'{'x' * 37}...{'x' * 38}'"),
+        ([[[[1]]]], "[[[...]]]"),
+        ({"a": {"b": 1}}, "{'a': {'b': 1}}"),
+        (None, "None"),
+        ((1, 2), "(1, 2)"),
+    ],
+)
+def test_a_value_is_shown_short(value: Any, text: str) -> None:
+    assert shown(value) == text

@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -11,8 +12,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from tasks.errors import SettingsError
-from tasks.settings import Section, Settings, fields, load, parse
+from tasks.errors import DataError, RunError, SettingsError
+from tasks.settings import Section, Settings, fields, load, naming, parse
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -270,6 +271,107 @@ def test_a_file_that_is_no_mapping_is_one_line(text: str, tmp_path: Path) -> Non
     with pytest.raises(SettingsError) as caught:
         load(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
+
+
+BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+MERGES = "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed: 2026-99-99\n", "month must be in 1..12"),
+        ("seed: 2026-01-01\n", "seed: input should be a valid integer, got datetime.date(2026, 1, 1)"),
+        ("data:\n  num_clients: !!int abc\n", "line 2, column 16"),
+        ("seed: !!float abc\n", "could not convert string to float"),
+        ("seed: !!bool abc\n", "line 1, column 7"),
+        ("seed: !!timestamp abc\n", "line 1, column 7"),
+        ("seed: !!python/object/apply:os.system [true]\n", "could not determine a constructor"),
+        ("seed: 0x_\n", "invalid literal for int()"),
+        (f"seed: {'9' * 5000}\n", "a number must have at most 100 digits, got 5000"),
+        (f"seed: 0x{'f' * 5000}\n", "a number must have at most 100 digits, got 5002"),
+        (f"seed: 1{':1' * 5000}\n", "a number must have at most 100 digits, got 10001"),
+        (f"seed: {'9' * 90}\n", f"seed must be < 2147483648, got an integer of {(10**90 - 1).bit_length()} bits"),
+        (f"seed: {'[' * 3000}{']' * 3000}\n", "nested a few levels deep, got RecursionError"),
+        (f"seed: {'[' * 100}{']' * 100}\n", "seed: input should be a valid integer, got [[[...]]]"),
+        ("".join(f"{' ' * n}a:\n" for n in range(3000)), "nested a few levels deep, got RecursionError"),
+        (f"a0: &a0 [x]\n{BOMB}seed: *a11\n", "seed: input should be a valid integer, got [[[...], [...], [...], "),
+        (re.sub(r"^a\d+:", "-", f"a0: &a0 [x]\n{BOMB}", flags=re.M), "must hold a mapping of settings, got [['x'], [["),
+        (f"a0: &a0 {{x: 1}}\n{MERGES}", "a mapping must have at most 10000 keys"),
+        ("seed: &a [*a]\n", "seed: input should be a valid integer, got [[[...]]]"),
+        ("&a {federate: {client: *a}}\n", "federate.client.federate is not a setting"),
+        (".nan: 1\n", "a key must be text (in quotes if it looks like a number), got '.nan'"),
+        ("federate: {width: {00: 0.5}}\n", "a key must be text (in quotes if it looks like a number), got '00'"),
+        ("? [seed]\n: 1\n", "a key must be text (in quotes if it looks like a number), got a list or mapping"),
+        (f"a0: &a0 [x]\n{BOMB}? *a11\n: 1\n", "got a list or mapping"),
+        ("null: 1\n", "a key must be text"),
+        ('data: {path: "\\ud800"}\n', "data.path: input should be a valid string"),
+        ('seed: "\\e[31m\\n\\0"\n', r"seed must be a number, got '\x1b[31m\n\x00'"),
+        ("data: {num_clients: 1000000000}\n", "data.num_clients must be <= 100000, got 1000000000"),
+        ("partition: {num_clients: 100001}\n", "partition.num_clients must be <= 100000, got 100001"),
+        ("federate: {rounds: 2147483648}\n", "federate.rounds must be < 2147483648, got 2147483648"),
+        ("preprocess: {resize: 2147483648}\n", "preprocess.resize.0 must be < 2147483648, got 2147483648"),
+        (
+            "federate: {local_work: {kind: per_client, by_client: {a: 9999999999}}}\n",
+            "federate.local_work.by_client.a must be < 2147483648, got 9999999999",
+        ),
+        ("".join(f"k{n}: 1\n" for n in range(5000)), "k9 is not a setting; and 4990 more"),
+        (f"? {'k' * 5000}\n: 1\n", "kkk is not a setting"),
+        (f"data: {{path: {'x' * 5000}, kind: digits}}\n", "data.path has no effect with kind digits"),
+    ],
+    ids=range(35),
+)
+def test_what_yaml_can_hold_and_no_setting_can_is_one_short_line(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path / "params.yaml")
+    # Milliseconds each; an alias bomb or a comparison of all keys with all settings would take minutes.
+    assert time.monotonic() - begun < 10
+    assert says in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 600
+
+
+def test_a_path_that_no_system_knows_is_one_line() -> None:
+    for path in (Path("a\0b"), Path("x" * 5000), Path("/dev/null/params.yaml")):
+        with pytest.raises(SettingsError, match=r"^cannot read "):
+            load(path)
+
+
+def bounds(schema: Any) -> Iterator[bool]:
+    """Of every integer in a JSON schema whether it has an upper bound that int32 bears."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "integer":
+            yield schema.get("exclusiveMaximum", schema.get("maximum", 2**31) + 1) <= 2**31
+        schema = list(schema.values())
+    for part in schema if isinstance(schema, list) else []:
+        yield from bounds(part)
+
+
+def test_every_integer_has_a_bound_that_int32_bears() -> None:
+    found = list(bounds(Settings.model_json_schema()))
+    assert len(found) > 20
+    assert all(found)
+
+
+def test_an_error_of_the_block_names_the_setting_to_change() -> None:
+    for raised, says in (
+        (DataError("x.npz must hold x"), r"^x.npz must hold x \(data.kind, data.path\)$"),
+        (DataError("data.npz must hold x"), r"\(data.kind, data.path\)$"),
+        (DataError("no data.label_column 'y'"), "^no data.label_column 'y'$"),
+        (OSError(36, "File name too long", "xx"), r"^cannot read xx: File name too long \(data.kind, data.path\)$"),
+    ):
+        with pytest.raises(DataError, match=says), naming("data.kind", "data.path"):
+            raise raised
+    with pytest.raises(RunError, match=r"^not enough memory: MemoryError \(data.path\)$"), naming("data.path"):
+        raise MemoryError
+    with (
+        pytest.raises(DataError, match=r"^empty \(data.label_column\)$"),
+        naming("data.path"),
+        naming("data.label_column"),
+    ):
+        raise DataError("empty")
 
 
 def test_settings_cannot_be_changed() -> None:
