@@ -14,26 +14,26 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from flows import runs
-from flows.store import Store, one_line
-from tasks.errors import DataError
+from flows.store import Store
+from tasks.client_data import read_shape
 from tasks.settings import Settings
 
 NEEDS = ("tensorflow-cpu", "numpy")
 """What a logged model needs to be served; MLflow would start another TensorFlow to guess it."""
 
 
-def load(path: Path) -> Any:
-    """Returns the Keras model in the H5 file `path`.
+def load(settings: Settings, folder: Path, paths: Mapping[str, str]) -> dict[str, Any]:
+    """Returns the run's Keras models in the H5 files `paths` of the workspace `folder`, by the same names.
 
     Raises:
-        DataError: it is not one, or has layers that plain Keras does not know.
+        DataError: a file is damaged, or is of another model than the settings and the data say.
+        SettingsError: the model cannot be built.
     """
-    import tensorflow as tf
+    from tasks.models import load_model
 
-    try:
-        return tf.keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError) as exc:
-        raise DataError(f"{path} is no model that Keras can load: {one_line(exc)}") from exc
+    shape, num_classes = read_shape(folder / "data/clients/preprocess.json")
+    model = settings.federate.model
+    return {name: load_model(folder / path, model, shape, num_classes) for name, path in paths.items()}
 
 
 def log(

@@ -50,10 +50,10 @@ def track(settings: Settings, folder: Path) -> None:
     """Logs the finished run in the workspace `folder` as a new MLflow run, and writes reports/mlflow.json.
 
     Raises:
-        DataError: a step has not been run, or a model cannot be loaded; nothing was logged.
+        DataError: a step has not been run, or a model is damaged or another one; nothing was logged.
         TrackingLost, RunError: MLflow could not take it; its run is FAILED, or KILLED if this process was stopped.
     """
-    loaded = _finished(folder)
+    loaded = _finished(settings, folder)
     opened = store.connect(folder)
     from flows import runs
 
@@ -69,14 +69,14 @@ def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
 
     Its status stays as it is. Raises as `track` does.
     """
-    loaded = _finished(folder)
+    loaded = _finished(settings, folder)
     opened = store.connect(folder)
     with errors(opened.uri):
         _log(opened, run_id, settings, folder, loaded)
     _report(opened, run_id, folder)
 
 
-def _finished(folder: Path) -> dict[str, Any]:
+def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
     """Returns the models of a run of which no file is missing."""
     for path in (*FILES, *MODELS.values()):
         if not (folder / path).is_file():
@@ -85,7 +85,7 @@ def _finished(folder: Path) -> dict[str, Any]:
     with command.loading():
         from flows import models
 
-    return {name: models.load(folder / path) for name, path in MODELS.items()}
+    return models.load(settings, folder, MODELS)
 
 
 def _log(opened: store.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]) -> None:

@@ -73,6 +73,17 @@ def read_client_data(root: Path, exclude: Collection[str] = ()) -> ClientData:
     return ClientData(clients, broken, _read_checked(root / TEST, shape, num_classes), described, shape, num_classes)
 
 
+def read_shape(path: Path) -> tuple[tuple[int, ...], int]:
+    """Returns the shape of an example and the number of classes in the preprocess.json `path`.
+
+    Raises:
+        DataError: there is no such file, or it does not say them.
+    """
+    described = read_json(path)
+    with reading(f"{path} must say input_shape and num_classes (run the step preprocess again)"):
+        return tuple(int(size) for size in described["input_shape"]), int(described["num_classes"])
+
+
 def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]:
     unknown = sorted(set(exclude) - set(clients))
     if unknown:

@@ -13,12 +13,12 @@ from tasks.federate.aggregators import mean
 from tasks.federate.architecture import narrower, whole
 from tasks.federate.client_updates import ClientUpdate
 from tasks.federate.descent import LocalTraining
-from tasks.federate.models import build, num_params
 from tasks.federate.parameters import assign, flatten
 from tasks.federate.round import build_round
 from tasks.federate.schedule import client_rng, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import read_rows
+from tasks.models import build, num_params
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 
 SHAPE, CLASSES = (4, 4, 1), 3
@@ -188,7 +188,10 @@ def test_run_with_narrow_clients_trains_the_whole_model(make_clients, settings_o
     ("changes", "text"),
     [
         ({"federate.model": "logistic"}, "federate.model logistic has no width 0.5 .*no layer is narrower"),
-        ({"federate.model": "resnet8", "federate.width": {"00": 0.25}}, "federate.model resnet8 has no width 0.25"),
+        (
+            {"federate.model": "resnet8", "federate.width": {"00": 0.25}},
+            "model resnet8 must give .* of width 0.25 .federate.width., got ValueError",
+        ),
         ({"federate.width": {"77": 0.5}}, "federate.width names 77, which the data does not have"),
     ],
 )

@@ -1,4 +1,3 @@
-import csv
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ from tasks.errors import DataError
 from tasks.evaluate.metrics import ClientScores, area_under_roc, cross_entropy, over_clients, predict, score
 from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, relative_norms, save
 from tasks.evaluate.round_log import Curves, Drift, read_curves, read_drift
-from tasks.files import TEST, read_json, write_client, write_json, write_rows
+from tasks.files import TEST, read_json, read_rows, write_client, write_json, write_rows
 from tasks.settings import parse
 
 LN = math.log
@@ -173,7 +172,7 @@ def test_read_drift_tells_not_sampled_from_failed(tmp_path):
     path.write_text(
         "round,client,update_norm,update_cosine,finite\n1,a,0.5,0.9,True\n1,b,,,False\n3,a,nan,,True\n3,c,2.0,-0.5,1\n"
     )
-    drift = read_drift(path, ["a", "b", "d"], np.array([1, 2]))
+    drift = read_drift(path, ["a", "b", "d"], np.array([1, 2, 3]))
     assert drift.clients == ["a", "b", "c", "d"]
     assert drift.rounds.tolist() == [1, 2, 3]
     nan = np.nan
@@ -196,10 +195,19 @@ def test_read_curves_skips_empty_cells_and_finds_the_prune_phase(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("round,phase,train_loss,val_loss,val_accuracy\n", "at least one round"),
+        (
+            "round,phase,train_loss,val_loss,val_accuracy\n",
+            "rounds of federate and then of prune, got no round",
+        ),
         ("round,phase,train_loss,val_loss\n1,federate,1,1\n", "column val_accuracy"),
-        ("round,phase,train_loss,val_loss,val_accuracy\n1,federate,x,1,1\n", "train_loss must be a number or empty"),
-        ("round,phase,train_loss,val_loss,val_accuracy\n1.5,federate,1,1,1\n", "round must be a whole number"),
+        (
+            "round,phase,train_loss,val_loss,val_accuracy\n1,federate,x,1,1\n2,prune,1,1,1\n",
+            "train_loss must be a number or empty, got 'x' in round 1",
+        ),
+        (
+            "round,phase,train_loss,val_loss,val_accuracy\n1.5,federate,1,1,1\n",
+            "the rounds 1 to 1 .*got '1.5'",
+        ),
     ],
 )
 def test_broken_round_log_is_named(tmp_path, text, message):
@@ -314,11 +322,22 @@ CLIENTS = ["round", "client", "update_norm", "update_cosine", "finite"]
 SIZES = {"global_h5": 900, "pruned_h5": 890, "pruned_tflite": 300}
 
 
+def describe(folder, shape, num_classes):
+    described = {"input_shape": list(shape), "num_classes": num_classes}
+    write_json(folder / "data" / "clients" / "preprocess.json", described)
+
+
+def save_logistic(folder, name, shape, kernel, bias):
+    from tasks.models import build, save_model
+
+    model = build("logistic", shape, len(bias), seed=0)
+    model.set_weights([kernel, bias])
+    save_model(model, folder / "models" / f"{name}.h5")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run: logistic regression on 8x8 images of three classes, class k bright in row k."""
-    import tensorflow as tf
-
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     sizes = {"00": 12, "01": 7, "02": 1, TEST: 10}
@@ -331,11 +350,10 @@ def finished(tmp_path_factory):
         folder / "data" / "partition" / "partition.json",
         {"classes": ["zero", "one", "two"], "clients": {site: {} for site in sizes if site != TEST}},
     )
-    (folder / "models").mkdir()
+    describe(folder, (8, 8, 1), 3)
     for name, seed in (("global", 0), ("pruned", 1)):
-        model = tf.keras.Sequential([tf.keras.Input((8, 8, 1)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)])
-        model.set_weights([np.random.default_rng(seed).normal(0, 0.3, (64, 3)), np.array([0.1, 0.2, -0.3])])
-        model.save(folder / "models" / f"{name}.h5", include_optimizer=False)
+        kernel = np.random.default_rng(seed).normal(0, 0.3, (64, 3))
+        save_logistic(folder, name, (8, 8, 1), kernel, np.array([0.1, 0.2, -0.3]))
     reports = folder / "reports"
     write_rows(
         reports / "rounds.csv",
@@ -371,7 +389,7 @@ def workspace(finished, tmp_path):
 def run(folder, **chosen):
     from tasks.evaluate import evaluate
 
-    evaluate(parse({"evaluate": chosen}), folder)
+    evaluate(parse({"federate": {"model": "logistic"}, "evaluate": chosen}), folder)
     reports = folder / "reports"
     return read_json(reports / "metrics.json"), read_json(reports / "evaluation.json")
 
@@ -466,12 +484,9 @@ def test_evaluate_without_any_readable_client_still_scores_the_test_set(workspac
 
 
 def test_evaluate_of_two_classes_has_the_auc(workspace):
-    import tensorflow as tf
-
+    describe(workspace, (1,), 2)
     for name, sign in (("global", 1), ("pruned", -1)):
-        model = tf.keras.Sequential([tf.keras.Input((1,)), tf.keras.layers.Dense(2)])
-        model.set_weights([np.array([[0.0, sign]]), np.zeros(2)])
-        model.save(workspace / "models" / f"{name}.h5", include_optimizer=False)
+        save_logistic(workspace, name, (1,), np.array([[0.0, sign]]), np.zeros(2))
     write_json(workspace / "data" / "partition" / "partition.json", {"classes": ["no", "yes"], "clients": {"00": {}}})
     for site in ("00", TEST):
         # Pairs (negative, positive) of 0, 2 and 1, 3: 3 of 4 in order.
@@ -482,12 +497,7 @@ def test_evaluate_of_two_classes_has_the_auc(workspace):
 
 
 def test_evaluate_of_a_model_that_overflows_has_no_loss_and_says_so(workspace, caplog):
-    import tensorflow as tf
-
-    model = tf.keras.models.load_model(workspace / "models" / "pruned.h5", compile=False)
-    kernel, bias = model.get_weights()
-    model.set_weights([np.full_like(kernel, 3e38), bias])
-    model.save(workspace / "models" / "pruned.h5", include_optimizer=False)
+    save_logistic(workspace, "pruned", (8, 8, 1), np.full((64, 3), 3e38), np.zeros(3))
     with caplog.at_level(logging.WARNING):
         metrics, evaluation = run(workspace)
     assert "pruned_loss" not in metrics
@@ -499,18 +509,40 @@ def test_evaluate_of_a_model_that_overflows_has_no_loss_and_says_so(workspace, c
     assert "NaN" not in json.dumps([metrics, evaluation])
 
 
+def without_pruning(folder):
+    """The log as the step `federate` leaves it: the pruned model is of an earlier run."""
+    path = folder / "reports" / "rounds.csv"
+    write_rows(path, ROUNDS, [row for row in read_rows(path) if row["phase"] == "federate"])
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda folder: (folder / "models" / "global.h5").unlink(), "global.h5 is missing"),
-        (lambda folder: (folder / "models" / "pruned.h5").write_bytes(b"no"), "pruned.h5 must be a model"),
+        (
+            lambda folder: (folder / "models" / "pruned.h5").write_bytes(b"no"),
+            "pruned.h5 must be federate.model",
+        ),
         (lambda folder: (folder / "reports" / "rounds.csv").unlink(), "rounds.csv is missing"),
         (lambda folder: (folder / "reports" / "clients.csv").unlink(), "clients.csv is missing"),
         (lambda folder: write_json(folder / "reports" / "prune.json", {}), "prune.json must hold a number at sparsity"),
         (lambda folder: shutil.rmtree(folder / "data" / "clients" / TEST), "client test: cannot read"),
         (
             lambda folder: write_client(folder / "data" / "clients" / TEST, np.zeros((2, 9, 8, 1)), np.zeros(2)),
-            r"global.h5 must take \(None, 9, 8, 1\) and give \(None, 3\)",
+            r"client test: examples must be of shape \(8, 8, 1\) \(preprocess.json\), got \(9, 8, 1\)",
+        ),
+        (lambda folder: describe(folder, (9, 8, 1), 3), r"examples must be of shape \(9, 8, 1\) \(preprocess.json\)"),
+        (
+            lambda folder: describe(folder, (8, 8, 1), 4),
+            "must say the 3 classes of partition.json, got 4",
+        ),
+        (
+            lambda folder: write_json(folder / "data/clients/preprocess.json", {}),
+            "must say input_shape and num_classes",
+        ),
+        (
+            without_pruning,
+            r"rounds.csv must hold rounds of federate and then of prune, got 'federate': run the step prune",
         ),
     ],
 )
@@ -521,12 +553,3 @@ def test_evaluate_names_what_it_cannot_use_and_writes_nothing(workspace, spoil, 
     assert "\n" not in str(caught.value)
     written = {path.name for path in (workspace / "reports").iterdir()}
     assert written <= {"rounds.csv", "clients.csv", "prune.json"}
-
-
-def test_evaluate_reads_rounds_of_a_run_without_pruning_rounds(workspace):
-    path = workspace / "reports" / "rounds.csv"
-    with path.open(newline="") as opened:
-        rows = [row for row in csv.DictReader(opened) if row["phase"] == "federate"]
-    write_rows(path, ROUNDS, rows)
-    metrics, _ = run(workspace)
-    assert (metrics["rounds"], metrics["prune_rounds"]) == (4, 0)

@@ -14,9 +14,9 @@ from tasks.federate.architecture import Architecture
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.descent import LocalTraining
 from tasks.federate.local_update import build_local_update, build_measure, client_type
-from tasks.federate.models import build
 from tasks.federate.parameters import flatten
 from tasks.files import read_rows, write_client
+from tasks.models import build
 from tasks.settings import AggregatorSettings, ClientKind, ClientSettings, FaultKind, FaultSettings
 
 OUTPUTS = ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv")

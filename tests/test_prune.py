@@ -95,8 +95,8 @@ def test_making_masks_leaves_the_model_alone(dense_model, masks_of):
 
 @pytest.mark.parametrize("name", ["logistic", "mlp", "cnn", "resnet8"])
 def test_every_kernel_of_the_built_in_models_is_pruned_and_nothing_else(masks_of, name):
-    from tasks.federate.models import build
     from tasks.federate.parameters import flatten, prunable
+    from tasks.models import build
 
     model = build(name, (16, 16, 1), 4, seed=0)
     mask = masks_of(model).update(10, flatten(model))
@@ -180,7 +180,7 @@ def test_pruning_before_training_is_one_clear_error(tmp_path, make_clients, sett
     from tasks.prune import prune
 
     folder = make_clients().write(tmp_path)
-    with pytest.raises(DataError, match=r"global\.h5: run the step federate first"):
+    with pytest.raises(DataError, match=r"global\.h5 is missing: run the step federate first"):
         prune(settings_of({}), folder)
     assert not (folder / "models").exists()
     assert not (folder / "reports").exists()

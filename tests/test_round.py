@@ -10,12 +10,12 @@ from tasks.federate.architecture import whole
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.descent import LocalTraining
 from tasks.federate.in_process import Failed
-from tasks.federate.models import build, num_params
 from tasks.federate.parameters import assign, flatten
 from tasks.federate.round import build_round
 from tasks.federate.schedule import client_rng, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import write_client
+from tasks.models import build, num_params
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 
 SHAPE, CLASSES, RATE = (3, 3, 1), 3, 0.1

@@ -12,10 +12,10 @@ import tensorflow as tf
 from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
 from tasks.federate.cohort import cohort_of
-from tasks.federate.models import build
 from tasks.federate.parameters import flatten
 from tasks.federate.schedule import sample, stops_early
 from tasks.files import TEST, read_rows, write_client
+from tasks.models import build
 from tasks.prune import prune
 
 BASE = {

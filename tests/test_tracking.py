@@ -68,13 +68,10 @@ def write_reports(folder: Path) -> None:
 
 
 def write_models(folder: Path) -> None:
-    import tensorflow as tf
+    from tasks.models import build, save_model
 
-    (folder / "models").mkdir()
     for seed, name in enumerate(("global", "pruned")):
-        tf.keras.utils.set_random_seed(seed)
-        layers = [tf.keras.layers.Input((4, 4, 1)), tf.keras.layers.Flatten(), tf.keras.layers.Dense(3)]
-        tf.keras.Sequential(layers).save(folder / f"models/{name}.h5", save_format="h5")
+        save_model(build("mlp", (4, 4, 1), 3, seed), folder / f"models/{name}.h5")
     for name in ("pruned", "pruned_float"):
         (folder / f"models/{name}.tflite").write_bytes(b"TFL3")
 

@@ -6,32 +6,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError
-
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From x (N, ...), N > 0, to (N, C)."""
 
 
-def load_logits(path: Path, example: tuple[int, ...], num_classes: int, batch_size: int) -> Logits:
-    """Returns the model in the H5 file `path` for examples of shape `example`, computing `batch_size` at a time.
+def load_logits(path: Path, name: str, input_shape: tuple[int, ...], num_classes: int, batch_size: int) -> Logits:
+    """Returns the model `name` with the weights in the H5 file `path`, computing `batch_size` examples at a time.
 
     Raises:
-        DataError: no such file, Keras cannot load it, or it takes other examples or gives other outputs.
+        DataError: no such file, it is damaged, or it is of another model.
+        SettingsError: there is no model `name`, or it cannot be built.
     """
-    import tensorflow as tf  # 4 s that metrics and pictures do without
+    from tasks.models import load_model  # TensorFlow's 4 s, which metrics and pictures do without
 
-    if not path.is_file():
-        raise DataError(f"{path} is missing: run the step that makes it first")
-    try:
-        model = tf.keras.models.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError, ImportError) as exc:
-        raise DataError(f"{path} must be a model in Keras 2's H5 format: {' '.join(str(exc).split())}") from exc
-    expected = (None, *example), (None, num_classes)
-    if (model.input_shape, model.output_shape) != expected:
-        raise DataError(
-            f"{path} must take {expected[0]} and give {expected[1]}, as the data does, "
-            f"got {model.input_shape} and {model.output_shape}"
-        )
+    model = load_model(path, name, input_shape, num_classes)
 
     def logits(x: NDArray[np.float32]) -> NDArray[np.float32]:
         batches = [model.predict_on_batch(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]

@@ -1,6 +1,8 @@
 """The step: models, client data and the round log become scores and pictures."""
 
 import logging
+import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.errors import DataError
+from tasks.client_data import read_shape
+from tasks.errors import DataError, reading
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, save
 from tasks.evaluate.round_log import Curves, read_curves, read_drift
-from tasks.files import TEST, read_client, read_json, write_json
+from tasks.files import TEST, check_client_id, read_client, read_json, write_json
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -64,13 +67,19 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     drift = read_drift(reports / "clients.csv", clients, curves.rounds)
     of_prune = _numbers_of_prune(reports / "prune.json")
     data = folder / "data" / "clients"
-    x, y = _read_examples(data / TEST, len(classes), None)
+    shape, num_classes = read_shape(data / "preprocess.json")
+    if num_classes != len(classes):
+        raise DataError(
+            f"{data / 'preprocess.json'} must say the {len(classes)} classes of partition.json, got {num_classes}: "
+            "run the step preprocess again"
+        )
+    x, y = _read_examples(data / TEST, len(classes), shape)
+    model, batch_size = settings.federate.model, settings.evaluate.batch_size
     models = {
-        name: load_logits(folder / "models" / f"{name}.h5", x.shape[1:], len(classes), settings.evaluate.batch_size)
-        for name in _MODELS
+        name: load_logits(folder / "models" / f"{name}.h5", model, shape, len(classes), batch_size) for name in _MODELS
     }
     tests = {name: _score_test(name, y, logits(x)) for name, logits in models.items()}
-    per_client, left_out = _score_clients(models, data, clients, len(classes), x.shape[1:])
+    per_client, left_out = _score_clients(models, data, clients, len(classes), shape)
     evaluations = {name: Evaluation(tests[name], per_client[name]) for name in models}
     metrics = _flat(evaluations, curves) | of_prune
     write_json(reports / "metrics.json", metrics)
@@ -91,10 +100,8 @@ def _evaluate(settings: Settings, folder: Path) -> None:
 
 def _read_partition(path: Path) -> tuple[list[str], list[str]]:
     raw = read_json(path)
-    try:
-        return [str(name) for name in raw["classes"]], sorted(raw["clients"])
-    except (KeyError, TypeError) as exc:
-        raise DataError(f"{path} must hold classes and clients: {exc!r}") from exc
+    with reading(f"{path} must hold classes and clients"):
+        return [str(name) for name in raw["classes"]], sorted(map(check_client_id, raw["clients"]))
 
 
 def _score_clients(
@@ -128,13 +135,13 @@ def _score_test(name: str, y: NDArray[np.int32], logits: NDArray[np.float32]) ->
 
 
 def _read_examples(
-    folder: Path, num_classes: int, shape: tuple[int, ...] | None
+    folder: Path, num_classes: int, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     x, y = read_client(folder)
     if len(y) == 0:
         raise DataError(f"client {folder.name}: x must hold at least one example, got none")
-    if shape is not None and x.shape[1:] != shape:
-        raise DataError(f"client {folder.name}: examples must have the test set's shape {shape}, got {x.shape[1:]}")
+    if x.shape[1:] != shape:
+        raise DataError(f"client {folder.name}: examples must be of shape {shape} (preprocess.json), got {x.shape[1:]}")
     if not np.isfinite(x).all():
         raise DataError(f"client {folder.name}: x must be finite, got nan or infinity")
     if y.min() < 0 or y.max() >= num_classes:
@@ -149,8 +156,9 @@ def _numbers_of_prune(path: Path) -> dict[str, float]:
         value = raw
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, int | float):
-            raise DataError(f"{path} must hold a number at {'.'.join(keys)}, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
+            got = reprlib.repr(value)
+            raise DataError(f"{path} must hold a number at {'.'.join(keys)}, got {got}: run the step prune again")
         numbers[name] = value
     return numbers
 

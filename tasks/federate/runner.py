@@ -18,12 +18,12 @@ from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
 from tasks.federate.descent import LocalTraining
 from tasks.federate.in_process import Failed
-from tasks.federate.models import build, num_params
 from tasks.federate.parameters import build_validation, flatten, prunable
 from tasks.federate.privacy import epsilon
 from tasks.federate.record import Outcome, client_rows, round_row
 from tasks.federate.round import Round, build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
+from tasks.models import build, num_params
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)

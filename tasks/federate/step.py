@@ -2,21 +2,17 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
-
 from tasks import outputs
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
-from tasks.federate.models import build, num_params
 from tasks.federate.record import write_log
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
-from tasks.files import replacing
+from tasks.models import build, num_params, save_model
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -54,10 +50,3 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
         row["val_accuracy"],
         time.perf_counter() - began,
     )
-
-
-def save_model(model: tf.keras.Model, path: Path) -> None:
-    """Writes `model` as H5, whose bytes are the same for the same parameters, unlike `.keras` and SavedModel."""
-    with replacing(path) as fresh, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file")
-        model.save(fresh, save_format="h5", include_optimizer=False)

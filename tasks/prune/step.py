@@ -18,10 +18,11 @@ from tasks.federate.parameters import flatten, prunable
 from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
-from tasks.federate.step import save_model
-from tasks.files import read_rows, replacing, write_json, write_rows
+from tasks.files import replacing, write_json, write_rows
+from tasks.models import load_model, save_model
 from tasks.prune.export import sizes, tflite_logits, to_tflite
 from tasks.prune.masks import PruningMasks
+from tasks.round_log import Rows, read_clients, read_rounds
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     reports/rounds.csv and clients.csv: the rounds of `federate`, then these.
 
     Raises:
+        DataError: the global model or the log of `federate` is missing, damaged, or of another model.
         RunError: the float TFLite file gives other logits than the Keras model.
     """
     with outputs.renewed(outputs.of("prune", folder)):
@@ -47,15 +49,19 @@ def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
 def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     began = time.perf_counter()
     cohort = cohort_of(settings, folder)
-    model = _load(folder / "models" / "global.h5")
+    model = load_model(folder / "models" / "global.h5", settings.federate.model, cohort.input_shape, cohort.num_classes)
+    rounds, clients = _log_of_training(folder / "reports" / "federate")
+    trained = len(rounds)  # not federate.rounds: training may have stopped early
     before = model.predict(cohort.test_x, batch_size=1024, verbose=0)
-    masks, trained = PruningMasks(settings.prune, model), _last_round(folder / "reports" / "federate" / "rounds.csv")
+    masks = PruningMasks(settings.prune, model)
 
     def next_mask(round_num: int, params: NDArray[np.float32]) -> NDArray[np.float32] | None:
         return masks.update(round_num - trained, params)
 
     def report(lines: Sequence[Mapping[str, Any]]) -> None:
-        _write_log(folder / "reports", lines)
+        own = [row for line in lines for row in line["clients"]]
+        write_rows(folder / "reports" / "rounds.csv", ROUND_COLUMNS, [*rounds, *(line["row"] for line in lines)])
+        write_rows(folder / "reports" / "clients.csv", CLIENT_COLUMNS, [*clients, *own])
 
     phase = Phase("prune", trained + 1, trained + settings.prune.rounds, next_mask)
     run_rounds(settings, folder, cohort, model, phase, report, watch)
@@ -74,23 +80,15 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     )
 
 
-def _last_round(log: Path) -> int:
-    """Returns the number of rounds of `federate`, which may have stopped early."""
-    return int(read_rows(log)[-1]["round"])
-
-
-def _load(path: Path) -> tf.keras.Model:
-    try:
-        return tf.keras.models.load_model(path, compile=False)
-    except OSError as exc:
-        raise DataError(f"cannot read {path}: run the step federate first ({str(exc).partition(':')[0]})") from exc
-
-
-def _write_log(reports: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    trained = read_rows(reports / "federate" / "rounds.csv"), read_rows(reports / "federate" / "clients.csv")
-    write_rows(reports / "rounds.csv", ROUND_COLUMNS, [*trained[0], *(line["row"] for line in lines)])
-    clients = [row for line in lines for row in line["clients"]]
-    write_rows(reports / "clients.csv", CLIENT_COLUMNS, [*trained[1], *clients])
+def _log_of_training(reports: Path) -> tuple[Rows, Rows]:
+    """Returns the rows of rounds.csv and clients.csv of `federate`, in the columns that this step writes."""
+    rounds = read_rounds(reports / "rounds.csv", ROUND_COLUMNS, ["federate"], "federate")
+    clients = read_clients(reports / "clients.csv", CLIENT_COLUMNS, len(rounds), "federate")
+    for name, columns, rows in (("rounds.csv", ROUND_COLUMNS, rounds), ("clients.csv", CLIENT_COLUMNS, clients)):
+        unknown = [column for row in rows[:1] for column in row if column not in columns]
+        if unknown:
+            raise DataError(f"{reports / name} has an unknown column {unknown[0][:50]!r}: run the step federate again")
+    return rounds, clients
 
 
 def _export(

@@ -28,7 +28,7 @@ from tensorflow.keras import Model, Sequential, layers
 from tasks.federate import rounds, runner
 from tasks.federate.aggregators import RULES
 from tasks.federate.cohort import Cohort, cohort_of
-from tasks.federate.models import build, num_params
+from tasks.models import build, num_params
 from tasks.settings import Settings, parse
 from tests.benchmarks.round_speed import NEVER, SHAPE, write_data
 from tests.benchmarks.round_variants import BATCH, LEARNING_RATE

@@ -26,8 +26,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from peer_case import Batch, Case, Row, Vector, arguments, compare, flat
 
-from tasks.federate.models import build
 from tasks.federate.runtime import runtime
+from tasks.models import build
 from tasks.settings import RuntimeSettings
 
 algorithms, optimizers = tff.learning.algorithms, tff.learning.optimizers

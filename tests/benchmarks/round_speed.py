@@ -41,10 +41,10 @@ from tasks.federate import rounds, runner
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.cohort import CLIENTS, Cohort, load_cohort
 from tasks.federate.in_process import in_process
-from tasks.federate.models import BUILDERS, build, num_params
 from tasks.federate.parameters import build_validation, flatten
 from tasks.federate.worker import owned_worker
 from tasks.files import TEST, write_client, write_json
+from tasks.models import BUILDERS, build, num_params
 from tasks.settings import Settings, parse
 from tests.benchmarks import round_variants
 from tests.benchmarks.round_variants import BATCH, LEARNING_RATE, HandWritten, Stock, Unrecorded, Variant, flat

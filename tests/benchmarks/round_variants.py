@@ -17,10 +17,10 @@ from tasks.federate.architecture import whole
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
 from tasks.federate.descent import LocalTraining
-from tasks.federate.models import num_params
 from tasks.federate.round import build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import read_client
+from tasks.models import num_params
 from tasks.settings import Settings
 
 BATCH, LEARNING_RATE = 20, 0.05

@@ -23,13 +23,13 @@ from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import checkpoints_of, load_state, saved_states
 from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
 from tasks.federate.in_process import Failed
-from tasks.federate.models import build
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.runtime import runtime
 from tasks.federate.schedule import clients_per_round
 from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json
+from tasks.models import build
 from tasks.settings import FaultSettings, RuntimeSettings, Settings, with_settings
 
 _log = logging.getLogger(__name__)

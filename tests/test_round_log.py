@@ -1,0 +1,84 @@
+"""rounds.csv and clients.csv between the steps: what no run writes is refused, in one line."""
+
+import pytest
+
+from tasks.errors import DataError
+from tasks.files import write_rows
+from tasks.round_log import read_clients, read_rounds
+
+ROUNDS, CLIENTS = ("round", "phase", "val_loss"), ("round", "client", "finite")
+
+
+def rounds_of(*rows):
+    """(round, phase), ... -> rows of rounds.csv."""
+    return [{"round": number, "phase": phase, "val_loss": 1.5} for number, phase in rows]
+
+
+def clients_of(*rows):
+    return [{"round": number, "client": client, "finite": True} for number, client in rows]
+
+
+def test_rounds_from_1_of_both_phases_are_read(tmp_path):
+    written = rounds_of((1, "federate"), (2, "federate"), (3, "prune"))
+    write_rows(tmp_path / "rounds.csv", ROUNDS, written)
+    found = read_rounds(tmp_path / "rounds.csv", ["val_loss"], ["federate", "prune"], "prune")
+    assert found == [{name: str(value) for name, value in row.items()} for row in written]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (rounds_of(), "must hold rounds of federate and then of prune, got no round"),
+        (rounds_of((1, "federate"), (1, "federate"), (2, "prune")), "got '1' in row 2"),
+        (rounds_of((1, "federate"), (3, "prune")), "must hold the rounds 1 to 2 in their order, got '3' in row 2"),
+        (rounds_of((2, "federate"), (3, "prune")), "got '2' in row 1"),
+        (rounds_of((2, "federate"), (1, "prune")), "got '2' in row 1"),
+        (rounds_of((1, "federate"), ("2.0", "prune")), "got '2.0' in row 2"),
+        (rounds_of((1, "federate"), ("", "prune")), "got '' in row 2"),
+        (rounds_of((1, "federate"), (2, "federate")), "got 'federate': run the step prune first"),
+        (rounds_of((1, "prune"), (2, "prune")), "got 'prune'"),
+        (rounds_of((1, "prune"), (2, "federate")), "rounds of federate and then of prune"),
+        (rounds_of((1, "federate"), (2, "other"), (3, "prune")), "got 'federate', 'other', 'prune'"),
+    ],
+)
+def test_rounds_that_no_run_writes_are_refused(tmp_path, rows, says):
+    path = tmp_path / "rounds.csv"
+    write_rows(path, ROUNDS, rows)
+    with pytest.raises(DataError) as caught:
+        read_rounds(path, ["val_loss"], ["federate", "prune"], "prune")
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "run the step prune" in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", ["round", "phase", "val_loss"])
+def test_a_log_that_lacks_a_column_is_refused(tmp_path, missing):
+    columns = [name for name in ROUNDS if name != missing]
+    write_rows(tmp_path / "rounds.csv", columns, [dict.fromkeys(columns, 1)])
+    with pytest.raises(DataError, match=f"rounds.csv has no column {missing}"):
+        read_rounds(tmp_path / "rounds.csv", ["val_loss"], ["federate"], "federate")
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (clients_of((1, "a"), (3, "a")), "of the 2 in rounds.csv, got client 'a' of round '3' in row 2"),
+        (clients_of((0, "a")), "got client 'a' of round '0'"),
+        (clients_of((1, "a"), (2, "a"), (1, "a")), "each client once a round, .* in row 3"),
+        (clients_of(("x", "a")), "of round 'x'"),
+        (clients_of((1, "../a")), "row 1: a client id must be"),
+        (clients_of((1, "")), "row 1: a client id must be"),
+    ],
+)
+def test_clients_that_no_run_writes_are_refused(tmp_path, rows, says):
+    write_rows(tmp_path / "clients.csv", CLIENTS, rows)
+    with pytest.raises(DataError, match=says) as caught:
+        read_clients(tmp_path / "clients.csv", ["finite"], 2, "federate")
+    assert str(tmp_path / "clients.csv") in str(caught.value)
+    assert "run the step federate again" in str(caught.value)
+
+
+def test_clients_of_a_round_in_which_not_all_took_part_are_read(tmp_path):
+    rows = clients_of((1, "a"), (1, "b"), (2, "b"))
+    write_rows(tmp_path / "clients.csv", CLIENTS, rows)
+    assert [row["client"] for row in read_clients(tmp_path / "clients.csv", ["finite"], 2, "prune")] == ["a", "b", "b"]
