@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import sys
 import warnings
 
@@ -9,7 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
+from flows import tracking
 from tasks.errors import DataError
+from tasks.files import write_json
 
 SHAPE, CLASSES = (8, 8, 1), 4
 OWN = """
@@ -269,6 +272,57 @@ def test_code_in_a_file_is_never_run(booby_trapped):
     with pytest.raises(DataError, match="got another model"):
         loaded(path)
     assert not mark.exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, make_clients, settings_of):
+    """A workspace after federate and prune, and its settings."""
+    from tasks.federate import federate
+    from tasks.prune import prune
+
+    folder = make_clients(sizes=(9, 8), shape=SHAPE, num_classes=CLASSES).write(tmp_path_factory.mktemp("finished"))
+    clients = {"classes": ["a", "b", "c", "d"], "clients": {"00": {}, "01": {}}}
+    write_json(folder / "data/partition/partition.json", clients)
+    settings = settings_of({"federate.rounds": 1, "prune.rounds": 2, "prune.begin_round": 1, "prune.end_round": 2})
+    federate(settings, folder)
+    prune(settings, folder)
+    for name in tracking.FILES:  # to be logged as they are
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder, settings
+
+
+def steps():
+    """Each that reads models/global.h5, by its name."""
+    from tasks.evaluate import evaluate
+    from tasks.prune import prune
+
+    return {"prune": prune, "evaluate": evaluate, "track": tracking.track}
+
+
+@pytest.mark.parametrize("step", ["prune", "evaluate", "track"])
+def test_a_step_runs_no_code_of_a_model_file(finished, tmp_path, booby_trapped, step):
+    folder, settings = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
+    path, mark = booby_trapped
+    shutil.copy(path, folder / "models/global.h5")
+    with pytest.raises(DataError, match=r"models/global\.h5 must be federate\.model mlp .* got another model"):
+        steps()[step](settings, folder)
+    assert not mark.exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_model_of_fewer_classes_is_refused_before_a_label_is_looked_at(finished, tmp_path, caplog, capfd):
+    from tasks.models import save_model
+
+    folder, settings = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
+    save_model(built(num_classes=2), folder / "models/global.h5")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match=f"and {CLASSES} classes .run the step federate again., got another model"):
+        steps()["prune"](settings, folder)
+    said = caplog.text + "".join(capfd.readouterr())
+    assert "abel" not in said
+    assert "left out" not in said
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def _code(content):
