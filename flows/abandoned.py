@@ -4,14 +4,13 @@ A flow run holds a lock, which the system takes from it however it ends. The nex
 runs whose lock is free and whose MLflow run never ended.
 """
 
-import fcntl
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from flows import live, task_runs
+from flows import begun, locks, task_runs
 from flows.cell import STOP
 from flows.workspace import RUNS
 from tasks.errors import UndriftError
@@ -19,31 +18,61 @@ from tasks.errors import UndriftError
 log = logging.getLogger(__name__)
 
 _LOCKS = Path(RUNS, ".alive")
-_TOLD = "its process was killed; found by a later run"
+KILLED = "its process was killed; found by a later run"
 
 
 @contextmanager
 def alive(repository: Path, run_id: str) -> Iterator[None]:
     """Holds the lock of the flow run in the block. Take it first: `end_all` would end the run's earlier attempt."""
     path = repository / _LOCKS / run_id
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX)  # held for a moment by one who ends what an earlier attempt left
+    with locks.held(path):  # for a moment it may be with one who ends, or takes over, what an earlier attempt left
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
+@contextmanager
+def dead(repository: Path, run_id: str) -> Iterator[bool]:
+    """Yields whether no process runs the flow run; none begins to, not even its retry, while the block lasts."""
+    path = repository / _LOCKS / run_id
+    known = path.exists()
+    with locks.held(path, wait=False) as is_dead:
+        try:
+            yield is_dead
+        finally:
+            if is_dead and not known:
+                path.unlink(missing_ok=True)
+
+
+def forget(repository: Path, run_id: str) -> None:
+    """Removes the lock of a flow run whose folder is gone. For who holds it, as in a block of `dead`."""
+    (repository / _LOCKS / run_id).unlink(missing_ok=True)
+
+
+def end(repository: Path, run_id: str, status: str) -> None:
+    """Ends in MLflow what a flow run left running there, unless a process goes on with it.
+
+    A store that does not answer costs a warning.
+    """
+    with dead(repository, run_id) as is_dead:
+        for folder in _folders(repository / RUNS / run_id) if is_dead else []:
+            try:
+                begun.end_abandoned(folder, status)
+            except UndriftError as exc:
+                log.warning("%s", exc)
+
+
 def end_all(repository: Path) -> None:
     """Ends in MLflow (FAILED) and in Prefect (Crashed) what killed flow runs left there as running.
 
-    Their workspaces stay: a retry of such a run goes on in it and in its MLflow run.
+    Their workspaces stay: a retry of such a run, or the same run started again, goes on in it and in its MLflow run.
     """
     for lock in sorted((repository / _LOCKS).glob("*")):
-        folders = _folders(repository / RUNS / lock.name)
-        if any(map(live.is_unfinished, folders)):
-            _end(lock, folders)
+        with dead(repository, lock.name) as is_dead:
+            folders = _folders(repository / RUNS / lock.name)
+            if is_dead and any(map(begun.is_unfinished, folders)):
+                _end(lock.name, folders)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -51,19 +80,14 @@ def _folders(folder: Path) -> list[Path]:
     return [folder, *sorted(folder.glob("cell-*"))]
 
 
-def _end(lock: Path, folders: list[Path]) -> None:
-    with lock.open("w") as opened:
+def _end(run_id: str, folders: list[Path]) -> None:
+    if len(folders) > 1:
+        (folders[0] / STOP).touch()  # cells on a Dask cluster may still run
+    log.info("flow run %s was killed: it is ended in MLflow and in Prefect", run_id)
+    for folder in folders:
         try:
-            fcntl.flock(opened.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            begun.end_abandoned(folder, "FAILED")
+        except UndriftError as exc:  # the run that looked will say so itself, if it needs MLflow
+            log.debug("%s", exc)
             return
-        if len(folders) > 1:
-            (folders[0] / STOP).touch()  # cells on a Dask cluster may still run
-        log.info("flow run %s was killed: it is ended in MLflow and in Prefect", lock.name)
-        for folder in folders:
-            try:
-                live.end_abandoned(folder, "FAILED")
-            except UndriftError as exc:  # the run that looked will say so itself, if it needs MLflow
-                log.debug("%s", exc)
-                return
-        task_runs.crash_flow_run(UUID(lock.name), _TOLD)
+    task_runs.crash_flow_run(UUID(run_id), KILLED)

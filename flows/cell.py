@@ -4,7 +4,6 @@ It runs in a process of a pool, on a Dask worker or in the flow's own process, a
 This is a module of its own because those processes import it by its name.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -26,7 +25,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.states import Completed, Failed
 
-from flows import live, store
+from flows import begun, locks, store
 from flows.session import Session
 from flows.steps import RETRY_AFTER, compute, restore_or_run, worth_retrying
 from flows.workspace import RUNS, Workspace
@@ -38,6 +37,8 @@ log = logging.getLogger(__name__)
 
 STOP = "stop"
 """The file in the comparison's folder that ends cells which no signal reaches, those on other machines."""
+LOCKS = ".locks"
+"""The folder in it with a lock for each cell that runs, and for each step that several cells would run alike."""
 
 # TensorFlow, the current folder and DVC's lock belong to a process: a Dask worker may have several threads.
 _ONE_AT_A_TIME = threading.Lock()
@@ -130,16 +131,23 @@ def _run(plan: Plan) -> bool:
     """Runs the stages; returns whether every one was in the cache."""
     if not (plan.repository / "dvc.yaml").is_file():
         raise RunError(f"{plan.repository} is not there: a Dask worker must see the repository's folder by this path")
+    if not plan.folder.parent.is_dir():
+        raise RunError(f"the comparison {plan.comparison} is gone: it was killed, and another goes on with its folder")
+    with locks.held(plan.folder.parent / LOCKS / plan.name):
+        return _stages(plan)
+
+
+def _stages(plan: Plan) -> bool:
     settings = parse(yaml.safe_load(plan.params))
     workspace = Workspace.open(plan.repository, f"{plan.comparison}/{plan.name}", plan.params, settings.data.path)
     session = Session(workspace, settings, plan.tags, plan.parent)
     _find_parent(plan)
     with _ending(session):
-        if not live.has_finished(workspace.folder):
-            session.live()
+        if not begun.has_finished(workspace.folder):
+            session.begin()
         restored = [_stage(plan, session, step) for step in STEPS]
         # A retry of a comparison finds cells that are in MLflow already, whole.
-        if not (all(restored) and live.has_finished(workspace.folder)):
+        if not (all(restored) and begun.has_finished(workspace.folder)):
             restore_or_run("track", session, True, session.finish)
     return all(restored)
 
@@ -167,10 +175,7 @@ def _alone(plan: Plan, step: str) -> Iterator[None]:
     names = {name for before in STEPS[: STEPS.index(step) + 1] for name in stages[before].get("params", [])}
     values = {name: _at(params, name) for name in sorted(names)}
     key = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
-    locks = plan.folder.parent / ".locks"
-    locks.mkdir(exist_ok=True)
-    with (locks / f"{step}-{key}").open("w") as lock:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+    with locks.held(plan.folder.parent / LOCKS / f"{step}-{key}"):
         yield
 
 

@@ -1,7 +1,7 @@
 """The flow `compare`: every combination of a grid of settings on the same clients, and one table.
 
 Each cell is a task, whose stages run in `.runs/<flow run id>/<cell>/`. What any run has computed before comes from
-DVC's cache, so a comparison that was killed goes on when it is run again.
+DVC's cache; a comparison that was killed and is run again goes on in the same folder, its cells from their checkpoints.
 """
 
 import logging
@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import abandoned, artifacts, curves, fan_out, grid, live, overrides, results, table, task_runs
+from flows import abandoned, artifacts, begun, curves, fan_out, grid, overrides, results, table, takeover, task_runs
 from flows.cell import Plan
 from flows.grid import Cell
 from flows.parent_run import ParentRun
@@ -44,8 +44,8 @@ def _flow_run_name() -> str:
 def _end_cells(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends the runs of a comparison's cells, and those in MLflow, if it was stopped before it could do so itself."""
     task_runs.crash_all(flow_run.id, "the comparison was stopped")
-    folder = find_repository(Path.cwd()) / RUNS / str(flow_run.id)
-    _end_abandoned([folder, *sorted(folder.glob("cell-*"))], "FAILED" if state.is_crashed() else "KILLED")
+    status = "FAILED" if state.is_crashed() else "KILLED"
+    abandoned.end(find_repository(Path.cwd()), str(flow_run.id), status)
 
 
 @flow(
@@ -84,8 +84,14 @@ def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: 
     if dask:
         fan_out.check_dask(dask)
     folder = repository / RUNS / str(runtime.flow_run.id)
-    folder.mkdir(parents=True, exist_ok=True)
+    places = {str((repository / cell.settings.data.path).resolve()) for cell in cells}
+    described = [part for cell in cells for part in (cell.label, cell.params)]
+    identity = takeover.identity(repository, "compare", *sorted(places), *described)
     with abandoned.alive(repository, folder.name):
+        if not folder.is_dir():
+            takeover.take_over(repository, folder.name, identity)
+        folder.mkdir(parents=True, exist_ok=True)
+        takeover.mark(folder, identity)
         abandoned.end_all(repository)
         return _in_folder(folder, repository, cells, axes, jobs, dask)
 
@@ -135,7 +141,7 @@ def _run(cells: Sequence[Cell], plans: Sequence[Plan], jobs: int, dask: str) -> 
 
 
 def _result(cell: Cell, plan: Plan, state: State[Any]) -> Result:
-    run_id = live.read_run_id(plan.folder) if plan.folder.is_dir() else ""
+    run_id = begun.read_run_id(plan.folder) if plan.folder.is_dir() else ""
     if state.is_completed():
         try:
             return results.read(cell, plan.folder, run_id)
@@ -182,7 +188,7 @@ def _clients(found: Sequence[Result]) -> str:
 def _end_abandoned(folders: Sequence[Path], status: str) -> None:
     for folder in folders:
         try:
-            live.end_abandoned(folder, status)
+            begun.end_abandoned(folder, status)
         except UndriftError as exc:
             log.warning("%s", exc)
 

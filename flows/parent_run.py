@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow.entities import Param
 
-from flows import live, runs, store
+from flows import begun, runs, store
 from flows.grid import Cell, short
 from flows.results import Result
 from flows.tracking import errors
@@ -27,7 +27,7 @@ class ParentRun:
         """`values` are those of each setting of the grid."""
         self._folder, self.store = folder, store.connect(folder)
         with errors(self.store.uri):
-            self.run_id = live.begin(self.store.client, folder, lambda: self._start(cells, values, tags))
+            self.run_id = begun.begin(self.store.client, folder, lambda: self._start(cells, values, tags), tags)
 
     def _start(self, cells: Sequence[Cell], values: Mapping[str, Sequence[str]], tags: dict[str, str]) -> str:
         grid = {name: ",".join(each) for name, each in values.items()}
@@ -70,7 +70,7 @@ class ParentRun:
 
     def end(self, status: str) -> None:
         """Ends the run in MLflow: FINISHED, FAILED or KILLED."""
-        live.terminate(self.store.client, self._folder, self.run_id, status)
+        begun.terminate(self.store.client, self._folder, self.run_id, status)
 
     def as_report(self) -> dict[str, str]:
         """Returns the run as reports/mlflow.json names one."""

@@ -21,7 +21,7 @@ from prefect import Flow, flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import abandoned, artifacts, live, overrides
+from flows import abandoned, artifacts, overrides, takeover
 from flows.commands import error_of
 from flows.names import run_name
 from flows.session import Session
@@ -56,11 +56,8 @@ def _flow_run_name() -> str:
 
 def end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends the MLflow run of a flow run that was cancelled or killed before it could do so itself."""
-    folder = find_repository(Path.cwd()) / RUNS / str(flow_run.id)
-    try:
-        live.end_abandoned(folder, "FAILED" if state.is_crashed() else "KILLED")
-    except UndriftError as exc:
-        log.warning("%s", exc)
+    status = "FAILED" if state.is_crashed() else "KILLED"
+    abandoned.end(find_repository(Path.cwd()), str(flow_run.id), status)
 
 
 @flow(
@@ -76,15 +73,15 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
 
     Args:
         settings: everything in params.yaml.
-        force: run every step, also those whose results are in DVC's cache.
+        force: run every step, also those whose results are in DVC's cache, and go on with no run that was killed.
         push: send the run's data and models to DVC's default remote at the end.
     """
     command.quiet()
     try:
         repository = find_repository(Path.cwd())
         with abandoned.alive(repository, str(runtime.flow_run.id)):
+            session = _open(repository, _parsed(settings), force)
             abandoned.end_all(repository)
-            session = _open(repository, _parsed(settings))
             with _ending(session):
                 return _run(session, force, push)
     except (UndriftError, OSError) as exc:
@@ -92,9 +89,18 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
         return Failed(message=str(error), data=error)
 
 
-def _open(repository: Path, settings: Settings) -> Session:
-    params = PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
-    workspace = Workspace.open(repository, str(runtime.flow_run.id), params, settings.data.path)
+def _open(repository: Path, settings: Settings, force: bool) -> Session:
+    """Opens the workspace: that of an earlier attempt at this flow run, of a killed run of the same, or a new one."""
+    params, run_id = (
+        PARAMS.get() or overrides.params_text(repository / "params.yaml", settings),
+        str(runtime.flow_run.id),
+    )
+    data = str((repository / settings.data.path).resolve())
+    identity = takeover.identity(repository, "pipeline", params, data)
+    if not force and not (repository / RUNS / run_id).is_dir():
+        takeover.take_over(repository, run_id, identity)
+    workspace = Workspace.open(repository, run_id, params, settings.data.path)
+    takeover.mark(workspace.folder, identity)
     return Session(workspace, settings, {**artifacts.mlflow_tags(), "mlflow.source.name": "python -m flows.pipeline"})
 
 

@@ -1,14 +1,17 @@
 """What the tasks of one flow run share: its workspace, its settings, and its MLflow run once there is one."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import tracking
-from flows.live import LiveRun, read_run_id
+from flows import begun, tracking
+from flows.live import LiveRun
 from flows.workspace import Workspace
 from tasks.files import read_json
 from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -25,13 +28,31 @@ class Session:
     @property
     def is_live(self) -> bool:
         """Whether this run, or an earlier attempt at it, has a run in MLflow."""
-        return self._live is not None or bool(read_run_id(self.workspace.folder))
+        return self._live is not None or bool(begun.read_run_id(self.workspace.folder))
 
-    def live(self) -> LiveRun:
+    def begin(self) -> LiveRun:
         """Returns the MLflow run, made or resumed at the first call."""
         if self._live is None:
             self._live = LiveRun(self.workspace.folder, self.settings, self._tags)
         return self._live
+
+    def live(self) -> LiveRun:
+        """Returns the MLflow run for rounds over the clients' data as they are now, which must be there.
+
+        If the data have changed since an earlier attempt, that attempt's run is ended, and another is made: its rounds
+        are of other data.
+        """
+        folder, data = self.workspace.folder, self.workspace.hashes().get("data/clients", "")
+        if begun.is_of_other_data(folder, data):
+            log.warning(
+                "the data have changed since MLflow run %s was begun: another is made", begun.read_run_id(folder)
+            )
+            self.begin().end("KILLED")
+            self._live = None
+            begun.forget(folder)
+        live = self.begin()
+        begun.note_data(folder, data)
+        return live
 
     def finish(self) -> None:
         """Logs the finished run, and writes reports/mlflow.json."""

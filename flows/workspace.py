@@ -191,10 +191,20 @@ def _fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: s
 
 
 def _refresh(repository: Path, folder: Path) -> None:
-    """Copies the code again: it is what a retry will run, and what DVC must know its results by."""
+    """Makes the folder of an earlier attempt ready for another.
+
+    The code is copied again: it is what the attempt will run, and what DVC must know its results by. The configuration
+    is written again, since the folder may have had another name; what DVC noted about its files by that name goes.
+    """
     for name in CODE:
         with replacing(folder / name) as fresh:
             _copy_code(repository / name, fresh)
+    config = folder / ".dvc" / "config"
+    before = config.read_bytes() if config.is_file() else b""
+    _write_config(repository, folder, folder)
+    if config.read_bytes() != before:
+        for name in ("site", "tmp"):
+            shutil.rmtree(folder / ".dvc" / name, ignore_errors=True)
 
 
 def _copy_code(source: Path, target: Path) -> None:
@@ -217,9 +227,8 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
         "cache": {**shared["cache"], "dir": str(cache)},
         **{f'remote "{name}"': dict(remote) for name, remote in shared["remote"].items()},
     }
-    (fresh / ".dvc").mkdir()
     written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
-    with (fresh / ".dvc" / "config").open("wb") as opened:
+    with replacing(fresh / ".dvc" / "config") as path, path.open("wb") as opened:
         written.write(opened)
 
 

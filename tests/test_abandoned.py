@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import abandoned, live, runs, store
+from flows import abandoned, begun, runs, store
 from tasks.settings import Settings
 
 HOLD = """
@@ -26,12 +26,12 @@ def left(tmp_path: Path) -> Path:
     folder = tmp_path / ".runs" / "0b5e2f0c-6f5e-4f7b-9d0e-000000000000"
     folder.mkdir(parents=True)
     opened = store.connect(folder)
-    live.begin(opened.client, folder, lambda: runs.start(opened.client, opened.experiment_id, Settings(), folder))
+    begun.begin(opened.client, folder, lambda: runs.start(opened.client, opened.experiment_id, Settings(), folder))
     return folder
 
 
 def status(folder: Path) -> str:
-    return str(store.connect(folder).client.get_run(live.read_run_id(folder)).info.status)
+    return str(store.connect(folder).client.get_run(begun.read_run_id(folder)).info.status)
 
 
 def test_a_run_is_ended_once_its_process_was_killed_and_not_before(left: Path, prefect_server: str) -> None:
@@ -48,7 +48,7 @@ def test_a_run_is_ended_once_its_process_was_killed_and_not_before(left: Path, p
     with temporary_settings({PREFECT_API_URL: prefect_server}):  # which does not know it
         abandoned.end_all(repository)
     assert status(left) == "FAILED"
-    assert not live.is_unfinished(left)
+    assert not begun.is_unfinished(left)
 
 
 def test_a_retry_leaves_the_run_that_it_goes_on_in_alone(left: Path) -> None:

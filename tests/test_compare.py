@@ -245,6 +245,11 @@ def statuses(compare: Shell) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in found}
 
 
+def rounds_of(cell: Path) -> int:
+    log = cell / "models/checkpoints/federate/log.jsonl"
+    return len(log.read_text().splitlines()) if log.is_file() else 0
+
+
 def wait_until_they_train(compare: Shell, *names: str) -> None:
     until = time.monotonic() + 60
     while {statuses(compare).get(name) for name in names} != {"RUNNING"}:
@@ -253,13 +258,16 @@ def wait_until_they_train(compare: Shell, *names: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(
-    compare: Shell, prefect_server: str
-) -> None:
+def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_in_its_runs(compare: Shell, prefect_server: str) -> None:
     killed = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
     # The cells of one epoch end long before those of twenty.
     wait_for_line(killed, r"flows\.comparison - 2/4 ")
     wait_until_they_train(compare, "epochs=20, seed=0", "epochs=20, seed=1")
+    folder = max((compare.repository / ".runs").glob("[!.]*"), key=lambda each: each.stat().st_mtime)
+    every, until = load(folder / "cell-02/params.yaml").federate.checkpoint_every, time.monotonic() + 120
+    while min(rounds_of(folder / name) for name in ("cell-02", "cell-03")) <= every:
+        assert time.monotonic() < until
+        time.sleep(0.1)
     processes = below(killed.pid)
     assert len(processes) >= 2
     killed.send_signal(signal.SIGKILL)
@@ -268,16 +276,31 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_from_the_cache(
     assert (len(gone), alive) == (len(processes), [])
     left = [name for name, status in statuses(compare).items() if status == "RUNNING"]
     assert sorted(left) == ["compare epochs × seed", *(f"epochs=20, seed={seed}" for seed in (0, 1))]
-    folder = max((compare.repository / ".runs").glob("[!.]*"), key=lambda each: each.stat().st_mtime)
+    reached = {cell.name: rounds_of(cell) for cell in folder.glob("cell-*")}
     again = compare.run(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
     assert again.status == 0, again.said
+    assert f"goes on with flow run {folder.name}" in again.said
+    assert not folder.exists()
     ended = states(again.said)
     assert [ended[f"epochs=1, seed={seed}"] for seed in (0, 1)] == ["Cached", "Cached"]
     assert [row["status"] for row in compare.rows()] == ["finished"] * 4
-    # What the killed one left running was ended by the next.
+    # The same five runs in MLflow, each with every round once.
     client = compare.mlflow()
-    ended_there = client.search_runs(["1"], f"tags.`prefect.flow_run_id` = '{folder.name}'")
-    assert sorted(run.info.status for run in ended_there) == ["FAILED", "FAILED", "FAILED", "FINISHED", "FINISHED"]
+    parent = (again.folder / ".mlflow-run").read_text().split()[0]
+    children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert sorted(run.info.run_name for run in children) == sorted(
+        f"epochs={epochs}, seed={seed}" for epochs in (1, 20) for seed in (0, 1)
+    )
+    assert {run.info.status for run in (*children, client.get_run(parent))} == {"FINISHED"}
+    assert client.get_run(parent).data.tags["prefect.flow_run_id"] == again.folder.name
+    for row in compare.rows():
+        points = client.get_metric_history(row["mlflow_run_id"], "num_clients")
+        assert sorted(point.step for point in points) == list(range(1, 20 + 2 + 1))
+    # The killed cells went on from their checkpoints: only the rounds after them cost seconds again.
+    for name in ("cell-02", "cell-03"):
+        seconds = files.read_rows(again.folder / name / "reports/timings.csv")
+        first = min(int(row["round"]) for row in seconds if row["step"] == "federate" and row["round"])
+        assert 1 < first <= reached[name] + 1
     killed_run = httpx.get(f"{prefect_server}/flow_runs/{folder.name}", trust_env=False).json()
     assert killed_run["state"]["type"] == "CRASHED"
 
