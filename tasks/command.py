@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from tasks.errors import RunError, UndriftError
+from tasks.errors import InputError, RunError, UndriftError, one_line
 
 if TYPE_CHECKING:
     import psutil
@@ -32,7 +32,21 @@ _GRACE = 5.0
 
 log = logging.getLogger(__name__)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+_TO_MEND = {
+    errno.EEXIST: "move away what stands there",
+    errno.EISDIR: "move away the folder that stands there",
+    errno.ELOOP: "remove the links that go in a circle",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOTDIR: "move away the file that stands for a folder",
+}
+"""What the user can do about a path, as wrong input; all else that a system refuses is a run that failed."""
+
+_TO_FREE = {
+    errno.EDQUOT: "make room and run again",
+    errno.EFBIG: "allow larger files (ulimit -f) and run again",
+    errno.ENOSPC: "make room and run again",
+}
+
 _QUIET = ("absl", "tensorflow", "jax", "h5py", "matplotlib", "PIL", "alembic", "mlflow", "git", "urllib3")
 
 
@@ -90,12 +104,12 @@ def loading() -> Iterator[None]:
 def run(action: Callable[[], None]) -> int:
     """Runs `action` and returns the exit status: 0, or that of its UndriftError, said in one line on stderr.
 
-    A full or forbidden disk gives 1 and one line, Ctrl-C 130 and one line; SIGTERM leaves as SystemExit(143). Any
-    other exception is a defect of ours and keeps its traceback.
+    What the system refuses and a lack of memory give one line, see `as_error`, Ctrl-C 130 and one line; SIGTERM leaves
+    as SystemExit(143). Any other exception is a defect of ours and keeps its traceback.
     """
     try:
         action()
-    except (UndriftError, OSError) as exc:
+    except (UndriftError, OSError, MemoryError) as exc:
         error = as_error(exc)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_status
@@ -105,13 +119,20 @@ def run(action: Callable[[], None]) -> int:
     return 0
 
 
-def as_error(exc: UndriftError | OSError) -> UndriftError:
-    """Returns `exc`, or a RunError for a full or forbidden disk. Any other OSError is a defect of ours, and raised."""
+def as_error(exc: UndriftError | OSError | MemoryError) -> UndriftError:
+    """Returns `exc`, or what it is to the user: an InputError for a path to mend, a RunError for all else.
+
+    That is a full or forbidden disk, a file that is too large, a lack of memory.
+    """
     if isinstance(exc, UndriftError):
         return exc
-    if exc.errno not in _FULL:
-        raise exc
-    return RunError(str(exc))
+    if isinstance(exc, MemoryError):
+        return RunError(f"not enough memory: {one_line(exc)}")
+    if exc.errno in _TO_MEND:
+        return InputError(f"{exc}: {_TO_MEND[exc.errno]}")
+    if exc.errno in _TO_FREE:
+        return RunError(f"{exc}: {_TO_FREE[exc.errno]}")
+    return RunError(str(exc) if exc.errno else one_line(exc))
 
 
 def end_with_parent() -> None:

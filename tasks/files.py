@@ -95,7 +95,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; when the block ends, what was written there takes `path`'s place.
 
     A file is replaced in one step, a folder in two renames. If the block raises, `path` stays as it was. Readers and
-    DVC never see half a file, and a link into DVC's cache is replaced, never written through.
+    DVC never see half a file, and a link into DVC's cache is replaced, never written through. An OSError that names no
+    file, as that of a full disk, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -113,6 +114,9 @@ def replacing(path: Path) -> Iterator[Path]:
             if (holder / "old").exists():
                 (holder / "old").rename(path)
             raise
+    except OSError as exc:
+        exc.filename = exc.filename or str(path)
+        raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

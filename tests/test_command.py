@@ -1,5 +1,6 @@
 """`python -m tasks`: what it says, how it exits, what it records."""
 
+import errno
 import json
 import os
 import shutil
@@ -9,13 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
-from tasks import files, lock, timings
-from tasks.__main__ import PURPOSE
+from tasks import command, files, lock, timings
+from tasks.__main__ import PURPOSE, run_step
 from tasks.errors import InputError
+from tasks.partition.picture import draw_labels
 from tasks.settings import STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +34,14 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=120,
     )
+
+
+def run_program(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str] | None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    try:
+        return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    except FileNotFoundError:
+        return None
 
 
 def workspace(folder: Path, **changes: str) -> Path:
@@ -100,6 +112,126 @@ def test_a_step_runs_and_its_seconds_are_recorded(tmp_path: Path) -> None:
     (row,) = files.read_rows(tmp_path / timings.PATH)
     assert (row["step"], row["round"]) == ("partition", "")
     assert 0 < float(row["seconds"]) < 120
+
+
+def partitioned(folder: Path) -> Path:
+    assert run(workspace(folder), "-m", "tasks", "partition").returncode == 0
+    return folder
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "timings.csv")
+
+
+@pytest.mark.parametrize("step", ["partition", "preprocess"])
+def test_a_file_that_is_too_large_is_one_line_and_no_half_is_left(step: str, tmp_path: Path) -> None:
+    partitioned(tmp_path) if step == "preprocess" else workspace(tmp_path)
+    before = tree(tmp_path)
+    # A client's x.npy has about 140 examples of 64 values in 4 bytes.
+    script = "import resource, sys; from tasks.__main__ import main; "
+    script += f"resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.exit(main([{step!r}]))"
+    done = run(tmp_path, "-B", "-c", script)
+    target = "partition" if step == "partition" else "clients"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert only_line(done.stderr) == (
+        f"error: [Errno 27] File too large: 'data/{target}': allow larger files (ulimit -f) and run again"
+    )
+    assert sorted({*tree(tmp_path)} - {"data", "reports"}) == sorted({*before} - {"data", "reports"})
+
+
+@pytest.mark.parametrize("step", ["partition", "preprocess"])
+def test_a_full_disk_is_one_line_and_no_half_is_left(step: str, tmp_path: Path) -> None:
+    workspace(tmp_path)
+    (tmp_path / "disk").mkdir()
+    # A disk of 800 kB takes data/partition, 600 kB, and not data/clients beside it; one of 60 kB takes neither.
+    size, target = (60, "partition") if step == "partition" else (800, "clients")
+    script = f"""
+        mount -t tmpfs -o size={size}k none disk && cp params.yaml disk && cd disk || exit 77
+        if [ {step} = preprocess ]; then "$0" -B -m tasks partition 2>/dev/null || exit 78; fi
+        "$0" -B -m tasks {step}
+        status=$?
+        ls -A data
+        exit $status
+    """
+    done = run_program(tmp_path, "unshare", "--map-root-user", "--mount", "sh", "-c", script, sys.executable)
+    if done is None or done.returncode == 77:
+        pytest.skip("this system lets nobody mount a disk of his own")
+    assert done.returncode == 1, done.stderr
+    assert only_line(done.stderr) == (
+        f"error: [Errno 28] No space left on device: 'data/{target}': make room and run again"
+    )
+    assert done.stdout == ("" if step == "partition" else "partition\n")
+
+
+def _file(path: Path) -> None:
+    path.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        ("data", _file, "File exists: 'data': move away what stands there"),
+        ("reports", _file, "File exists: 'reports': move away what stands there"),
+        ("data", lambda path: path.symlink_to("data"), "'data': "),
+        ("reports", lambda path: path.symlink_to("nowhere"), "File exists: 'reports': move away what stands there"),
+        ("reports/labels.png", lambda path: path.mkdir(parents=True), "labels.png': move away the folder"),
+    ],
+)
+def test_what_stands_in_the_way_is_said_in_one_line(
+    name: str,
+    make: Any,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make(workspace(tmp_path) / name)
+    monkeypatch.chdir(tmp_path)
+    assert command.run(lambda: run_step("partition", Path())) == 2
+    assert says in only_line(capsys.readouterr().err)
+    assert [path for path in tree(tmp_path) if "partition" in path] == []
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1),
+        (OSError(errno.EROFS, "Read-only file system"), 1),
+        (OSError(errno.EACCES, "Permission denied"), 1),
+        (OSError(errno.EIO, "Input/output error"), 1),
+        (OSError(errno.EMFILE, "Too many open files"), 1),
+        (OSError("1 requested and 0 written"), 1),
+        (OSError(), 1),
+        (MemoryError(), 1),
+        (MemoryError("Unable to allocate 8 TiB"), 1),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 5000), 2),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links", "a\nb"), 2),
+        (OSError(errno.ENOTDIR, "Not a directory", b"\xff"), 2),
+    ],
+    ids=repr,
+)
+def test_what_the_system_refuses_is_one_line(
+    raised: Exception, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action() -> None:
+        raise raised
+
+    assert command.run(action) == status
+    line = only_line(capsys.readouterr().err)
+    assert line.startswith("error: ")
+    assert 10 < len(line) <= 610
+
+
+def test_arrays_and_pictures_say_that_the_disk_is_full() -> None:
+    # NumPy and Pillow themselves raise an OSError without errno, which could be anything.
+    full = Path("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write_npy(full, np.zeros(10_000, np.float32))
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="No space left") as caught:
+        draw_labels(full, np.ones((2, 2), np.int64), ["a", "b"], ["x", "y"])
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_an_interpreter_without_the_packages_is_told_what_to_do(tmp_path: Path) -> None:

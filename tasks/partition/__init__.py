@@ -16,7 +16,7 @@ from tasks.partition.division import divide
 from tasks.partition.features import change_for
 from tasks.partition.picture import draw_labels
 from tasks.partition.skew import skew_by_client, summary
-from tasks.settings import Settings
+from tasks.settings import Settings, naming
 
 __all__ = ["partition"]
 
@@ -45,24 +45,25 @@ def partition(settings: Settings, folder: Path) -> None:
 def _partition(settings: Settings, folder: Path) -> None:
     seed = settings.seed if settings.partition.seed < 0 else settings.partition.seed
     data = load(settings.data, seed, folder)
-    change = change_for(settings.partition, data.x, seed)
-    division = divide(data, settings.partition, seed)
-
     clients: dict[str, _Client] = {}
-    for k, (name, part) in enumerate(zip(division.ids, division.parts, strict=True)):
-        if len(part):
-            x, changes = change(data.x[part], k)
-            clients[name] = _Client(x, data.y[part], changes)
+    with naming("partition.kind"):
+        change = change_for(settings.partition, data.x, seed)
+        division = divide(data, settings.partition, seed)
+        for k, (name, part) in enumerate(zip(division.ids, division.parts, strict=True)):
+            if len(part):
+                x, changes = change(data.x[part], k)
+                clients[name] = _Client(x, data.y[part], changes)
 
     counts = np.array([_counts(client.y, data.classes) for client in clients.values()])
     record = _record(settings.partition.kind, seed, data, clients, counts)
     record["dropped"] = [name for name in division.ids if name not in clients]
-    with replacing(folder / "data" / "partition") as fresh, replacing(folder / "reports" / "labels.png") as picture:
+    with replacing(folder / "data" / "partition") as fresh:
         for name, client in clients.items():
             write_client(fresh / name, client.x, client.y)
         write_client(fresh / TEST, data.test_x, data.test_y)
         write_json(fresh / "partition.json", record)
-        draw_labels(picture, counts, list(clients), data.classes)
+        with replacing(folder / "reports" / "labels.png") as picture:
+            draw_labels(picture, counts, list(clients), data.classes)
     _report(record)
 
 

@@ -112,9 +112,11 @@ def classes(y: NDArray[np.int32], num_clients: int, per_client: int, rng: np.ran
             f"so that each has a holder, got {num_clients} * {per_client}"
         )
     held = np.zeros((num_clients, len(labels)), dtype=bool)
+    num_holders = np.zeros(len(labels), dtype=np.int64)
     for own in held:
-        fewest_holders_first = np.lexsort((rng.random(len(labels)), held.sum(axis=0)))
+        fewest_holders_first = np.lexsort((rng.random(len(labels)), num_holders))
         own[fewest_holders_first[:per_client]] = True
+        num_holders += own
     parts: list[list[Indices]] = [[] for _ in range(num_clients)]
     for label, holds in zip(labels, held.T, strict=True):
         holders = rng.permutation(np.flatnonzero(holds))

@@ -1,5 +1,6 @@
 """The picture of who holds what: labels per client."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,10 @@ def draw_labels(path: Path, counts: NDArray[np.int64], clients: Sequence[str], c
     middle.tick_params(axis="x", rotation=0 if max(map(len, clients)) <= 3 else 90)
     middle.set_xlabel(f"client ({num_clients} in all)")
     middle.set_ylabel("class")
-    figure.savefig(path, format="png", metadata={"Software": None})
+    # Pillow writes to a file by itself, and what it says of a full disk has no errno.
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    path.write_bytes(drawn.getvalue())
 
 
 def _name(axis: Axis, names: Sequence[str]) -> None:
