@@ -93,6 +93,17 @@ def reading(what: str, refused: type[InputError] = DataError) -> Iterator[None]:
         raise refused(f"{what}, got {one_line(exc)}") from exc
 
 
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Adds the way on to every DataError of the block that does not say it."""
+    try:
+        yield
+    except DataError as exc:
+        if advice in str(exc):
+            raise
+        raise DataError(f"{exc} ({advice})") from exc
+
+
 def one_line(exc: BaseException) -> str:
     """Returns "<type>: <message>" in one line of at most 300 characters."""
     text = f"{type(exc).__name__}: {' '.join(str(exc).split())}".removesuffix(": ")

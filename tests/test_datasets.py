@@ -1,21 +1,26 @@
 import io
 import logging
+import os
 import pickle
+import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from pyarrow import parquet
 from sklearn.datasets import load_digits
 
 from tasks.datasets import KINDS, Examples, load
-from tasks.datasets.checks import as_features, as_labels, named_classes
+from tasks.datasets.checks import as_features, as_labels, check_memory, named_classes
 from tasks.datasets.hold_out import stratified
 from tasks.datasets.synthetic import client_examples
 from tasks.errors import DataError, SettingsError
@@ -34,6 +39,17 @@ def refusal(kind: DataKind, path: Path, **fields: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def outcome(kind: DataKind, path: Path) -> str | None:
+    """The one line that refuses the data; None where it was read."""
+    try:
+        read(kind, path)
+    except DataError as exc:
+        message = str(exc)
+        assert "\n" not in message
+        return message
+    return None
 
 
 def arrays(**changed: Any) -> dict[str, Any]:
@@ -539,6 +555,77 @@ def test_any_array_is_checked_or_refused(raw: Any) -> None:
         assert checked.size == raw.size
 
 
+def lying(path: Path, shape: str, size: int | None = None) -> Path:
+    """An .npz whose x_train promises `shape`; `size`: what the archive says of its bytes when unpacked."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(12 * 3 * 4)
+    npz(path.parent, x_train=None).rename(path)
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.writestr("x_train.npy", array)
+    if size is not None:
+        content, entry = bytearray(path.read_bytes()), b"PK\x01\x02"
+        at = content.rindex(entry) + 24
+        content[at : at + 4] = size.to_bytes(4, "little")
+        path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("(12, 3, 10000000000)", "144 bytes of data where the header promises 1440000000000"),
+        ("(12, 2)", "144 bytes of data where the header promises 96"),
+        (f"({2**62}, 4)", "144 bytes of data where the header promises"),
+        ("(-1, 3)", "144 bytes of data where"),
+        (f"({'9' * 5000},)", "x_train must be a whole array"),
+    ],
+)
+def test_a_header_that_lies_about_its_shape_is_refused_before_memory_is_asked_for(
+    shape: str, says: str, tmp_path: Path
+) -> None:
+    assert says in refusal("npz", lying(tmp_path / "lie.npz", shape))
+
+
+def test_an_archive_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    assert "x_train must be a whole array" in refusal("npz", lying(tmp_path / "a.npz", f"({2**29 - 20},)", 2**31 - 8))
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_unpacked() -> None:
+    # A view of one number, 8 bytes of memory, as an array of 80 TB.
+    with pytest.raises(DataError, match="x must fit into memory"):
+        as_features(np.broadcast_to(np.float32(0), (10**13, 2)), "x")
+    with pytest.raises(DataError, match=r"x must fit into memory \([0-9]+ GB\), got 1,024 GB"):
+        check_memory(2**40, "x")
+
+
+def test_an_array_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path)
+    with zipfile.ZipFile(path, "a") as opened, pytest.warns(UserWarning, match="Duplicate"):
+        opened.writestr("y_train.npy", b"")
+    assert "must hold each array once, got x_train, y_train, x_test, y_test, y_train" in refusal("npz", path)
+
+
+# Wrong input: every kind
+
+
+@pytest.mark.parametrize("kind", ["npz", "clients", "images", "table"])
+def test_every_error_names_the_setting_to_change(kind: DataKind, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file.csv").write_bytes(b"\0")
+    below = "file.csv/x"
+    for path in ("empty", "circle", "file.csv", "nowhere", "x" * 300, "y/" * 3000, "a\0b", below):
+        message = refusal(kind, tmp_path / path)
+        assert "data.path" in message or "data.label_column" in message
+        assert len(message) <= 600
+        assert message.isprintable()
+
+
+def test_the_default_path_of_another_kind_is_said() -> None:
+    message = refusal("npz", Path(__file__).parents[1] / "tasks/datasets")
+    assert message.endswith("tasks/datasets must be an .npz file, got a folder (data.kind, data.path)")
+
+
 # Wrong input: clients
 
 
@@ -643,6 +730,47 @@ def test_first_image_of_another_size_or_mode_is_named(
     assert got in message
 
 
+def test_a_class_folder_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    os.rename(home / "cat", os.fsencode(home) + b"/c\xe4t")
+    assert r"every name must be in UTF-8, got b'c\xe4t'" in refusal("images", home)
+
+
+def test_an_image_s_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    os.rename(home / "cat" / "0.png", os.fsencode(home) + b"/cat/\xff.png")
+    assert r"every name must be in UTF-8, got b'\xff.png'" in refusal("images", home)
+
+
+def test_a_client_file_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    home = clients(tmp_path)
+    os.rename(home / "a.npz", os.fsencode(home) + b"/\xff.npz")
+    assert "every name must be in UTF-8" in refusal("clients", home)
+
+
+@pytest.mark.parametrize("tag", [256, 257, 258, 259, 262, 273, 279])  # width, height, bits, … of baseline TIFF
+def test_a_tiff_without_dimensions_or_another_tag_is_read_or_refused(tag: int, tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    (home / "cat" / "0.png").unlink()
+    path = picture(home / "cat" / "0.tif")
+    content = bytearray(path.read_bytes())
+    order = "little" if content[:2] == b"II" else "big"
+    place = content.index(tag.to_bytes(2, order), 8)
+    content[place : place + 2] = (60000).to_bytes(2, order)
+    path.write_bytes(content)
+    assert str(path) in (refusal("images", home) if tag in (256, 257) else outcome("images", home) or str(path))
+
+
+def test_an_image_of_more_pixels_than_memory_is_refused(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    path = home / "cat" / "0.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = (2**31 - 1).to_bytes(4, "big") * 2  # width and height
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert refusal("images", home).startswith(f"{path} must be a whole image")
+
+
 def test_image_of_a_palette_is_refused(tmp_path: Path) -> None:
     home = class_folders(tmp_path)
     Image.new("P", (5, 4)).save(home / "cat" / "0.png")
@@ -715,6 +843,37 @@ def test_wrong_csv_of_images_is_refused_by_row(tmp_path: Path, text: str, got: s
     assert got in refusal("images", tmp_path / "list.csv")
 
 
+@pytest.mark.parametrize(
+    "twin", ["a/0.png", "./a//0.png", "a/../a/0.png", "link/0.png", "link/../a/0.png", "a/up/a/0.png"]
+)
+def test_one_image_cannot_stand_there_twice_under_two_names(twin: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "0.png")
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "a" / "up").symlink_to("..")
+    (tmp_path / "list.csv").write_text(f"path,label\na/0.png,x\n{twin},y\n")
+    message = refusal("images", tmp_path / "list.csv")
+    assert f"list.csv row 2: '{twin}' must occur once, got it in row 1 (data." in message
+
+
+def test_equal_images_are_two_where_dvc_links_both_to_its_cache(tmp_path: Path) -> None:
+    cached = picture(tmp_path / "cache" / "0.png")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "0.png").symlink_to(cached)
+    (tmp_path / "raw" / "1.png").symlink_to(cached)
+    os.link(cached, tmp_path / "raw" / "2.png")
+    os.link(cached, tmp_path / "raw" / "3.png")
+    rows = "".join(f"raw/{n}.png,{'xy'[n % 2]}\n" for n in range(4))
+    (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
+    assert len(read("images", tmp_path / "list.csv").y) == 2
+
+
+def test_one_image_cannot_be_in_two_class_folders(tmp_path: Path) -> None:
+    home = class_folders(tmp_path)
+    (home / "cow").symlink_to("cat")
+    message = refusal("images", home)
+    assert message.startswith(f"{home / 'cow' / '0.png'} must occur once, got it as {home / 'cat' / '0.png'}")
+
+
 def test_csv_of_images_in_another_encoding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_bytes("path,label\n0.png,é\n".encode("latin-1"))
     assert "UTF-8" in refusal("images", tmp_path / "list.csv")
@@ -764,6 +923,44 @@ def test_wrong_clients_of_a_table_are_refused(tmp_path: Path, text: str, got: st
     assert got in refusal("table", table(tmp_path, text), client_column="site")
 
 
+@pytest.mark.parametrize("digits", [201, 5000])
+def test_a_label_of_many_digits_is_refused(digits: int, tmp_path: Path) -> None:
+    for label in ("9" * digits, f"{'9' * digits}.0", f"1e{digits}", "x" * digits):
+        message = refusal("table", table(tmp_path, f"a,label\n1,1.0\n2,{label}\n"))
+        assert message.endswith("(data.label_column)")
+        assert len(message) < 400
+
+
+def test_labels_beyond_2_to_53_stay_apart(tmp_path: Path) -> None:
+    # As float64 both are 9007199254740992.
+    text = "a,label\n" + "".join(f"{n},{label}\n" for label in ("9007199254740992", "9007199254740993.0") for n in "12")
+    assert read("table", table(tmp_path, text)).classes == ("9007199254740992", "9007199254740993")
+
+
+@pytest.mark.parametrize("cell", ["9" * 5000, "9" * 300, "1e400", "-" + "9" * 5000])
+def test_a_number_of_many_digits_is_refused(cell: str, tmp_path: Path) -> None:
+    message = refusal("table", table(tmp_path, f"a,label\n1,x\n{cell},y\n"))
+    assert "column 'a' must hold" in message
+
+
+def test_a_long_cell_that_is_no_number_takes_no_minute(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    for cell in ("1" * 100_000 + "x", "1" * 100_000 + ".1x"):
+        refusal("table", table(tmp_path, f"a,label\n1,x\n{cell},y\n"))
+        refusal("table", table(tmp_path, f"a,label\n1,1.5\n2,{cell}\n"))
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("last", ["label,c0", "other"])
+def test_a_header_of_100_000_columns_takes_no_minute(last: str, tmp_path: Path) -> None:
+    header = ",".join([*(f"c{n}" for n in range(100_000)), last])
+    begun = time.monotonic()
+    message = refusal("table", table(tmp_path, f"{header}\n"))
+    assert time.monotonic() - begun < 5
+    assert "got 'c0'" in message
+    assert len(message) <= 600
+
+
 def test_one_column_cannot_be_label_and_client(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="'label' for both"):
         read("table", table(tmp_path), client_column="label")
@@ -778,6 +975,14 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path) -> None:
     pd.DataFrame({"a": [1, 2], "label": ["x", "y"]}).to_parquet(tmp_path / "cut.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "cut.parquet").read_bytes()[:-20])
     assert "cut.parquet" in refusal("table", tmp_path / "cut.parquet")
+
+
+@pytest.mark.parametrize("metadata", [b"[]", b"{}", b"null", b"1", b"\xff", b"[" * 100_000, b'{"columns": 3}'])
+def test_parquet_with_metadata_of_another_form_is_read_or_refused(metadata: bytes, tmp_path: Path) -> None:
+    held = pa.table({"a": [1.0, 2.0, 3.0, 4.0], "label": ["x", "y", "x", "y"]})
+    path = tmp_path / "table.parquet"
+    parquet.write_table(held.replace_schema_metadata({b"pandas": metadata}), path)
+    assert str(path) in (outcome("table", path) or str(path))
 
 
 def test_parquet_columns_of_objects_are_refused(tmp_path: Path) -> None:

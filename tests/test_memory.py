@@ -18,7 +18,7 @@ from tasks.errors import DataError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state
 from tasks.federate.cohort import CLIENTS
-from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_rows
+from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json, write_rows
 
 SETTINGS = {
     "federate.model": "logistic",
@@ -151,10 +151,19 @@ def test_checkpoints_of_another_run_are_not_used(run, settings_of, tmp_path):
         assert replays.saved == [0]
 
 
+def _rename(folder, client, other):
+    """Renames a client as a new run of preprocess would."""
+    (folder / CLIENTS / client).rename(folder / CLIENTS / other)
+    described = read_json(folder / CLIENTS / "preprocess.json")
+    described["clients"].pop(client, None)
+    described["clients"][other] = len(read_client(folder / CLIENTS / other)[1])
+    write_json(folder / CLIENTS / "preprocess.json", described)
+
+
 def test_checkpoints_of_other_clients_are_not_used(run, settings_of, tmp_path):
     # What SCAFFOLD and FedDyn keep of each client is stored by place: of another one it would go to the wrong client.
     folder = shutil.copytree(run, tmp_path / "run")
-    (folder / CLIENTS / "02").rename(folder / CLIENTS / "0X")
+    _rename(folder, "02", "0X")
     with replayer(settings_of(SETTINGS), folder) as replays:
         assert replays.saved == [0]
 
@@ -167,9 +176,10 @@ def test_what_clients_keep_goes_to_no_other_client(change, make_clients, setting
     if change == "broken":
         (folder / CLIENTS / "02" / "x.npy").write_bytes(b"no array")
     elif change == "added":
-        shutil.copytree(folder / CLIENTS / "02", folder / CLIENTS / "01b")
+        shutil.copytree(folder / CLIENTS / "02", folder / CLIENTS / "02b")
+        _rename(folder, "02b", "01b")
     else:
-        (folder / CLIENTS / "02").rename(folder / CLIENTS / "0X")
+        _rename(folder, "02", "0X")
     with replayer(settings, folder) as replays:
         assert replays.saved == [0]
         replays.go_to(7)

@@ -14,7 +14,7 @@ from tasks.datasets import clients, digits, images, npz, synthetic, table
 from tasks.datasets.examples import Examples, Source
 from tasks.datasets.hold_out import hold_out
 from tasks.errors import DataError
-from tasks.settings import DataKind, DataSettings
+from tasks.settings import DataKind, DataSettings, naming
 
 __all__ = ["KINDS", "Examples", "load"]
 
@@ -39,14 +39,15 @@ def load(settings: DataSettings, seed: int, folder: Path) -> Examples:
             range, or has only one class.
         SettingsError: `data.label_column` and `data.client_column` are one column.
     """
-    source = KINDS[settings.kind](settings, folder / settings.path, seed)
-    if len(source.classes) < 2:
-        raise DataError(
-            f"data.kind {settings.kind}: the labels must be of at least two classes, got only {source.classes[0]!r}"
-        )
-    if source.clients is not None:
-        _refuse_twins(source.clients)
-    return hold_out(source, settings.test_fraction, seed)
+    with naming("data.kind", "data.path"):
+        source = KINDS[settings.kind](settings, folder / settings.path, seed)
+        if len(source.classes) < 2:
+            raise DataError(
+                f"data.kind {settings.kind}: the labels must be of at least two classes, got only {source.classes[0]!r}"
+            )
+        if source.clients is not None:
+            _refuse_twins(source.clients)
+        return hold_out(source, settings.test_fraction, seed)
 
 
 def _refuse_twins(clients: NDArray[np.str_]) -> None:

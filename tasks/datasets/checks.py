@@ -3,6 +3,7 @@
 `where` names the file, key or client and begins every message.
 """
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.examples import Labelled
-from tasks.errors import DataError
+from tasks.errors import DataError, shown
 
 Raw = NDArray[np.generic]
+
+LONGEST_CLASS = 200
+"""Characters of a class's name: pictures, reports and tables show it, and a longer text is no class but a document."""
 
 _LARGEST_LABEL = int(np.iinfo(np.int32).max)
 
@@ -32,6 +36,7 @@ def as_features(raw: Raw, where: str) -> NDArray[np.float32]:
             f"{where} must be of shape (N, features), (N, height, width) or (N, height, width, channels), "
             f"got {raw.shape}"
         )
+    check_memory(8 * raw.size, where)  # as float32, and once more divided by 255
     if raw.size == 0:
         raise DataError(f"{where} must hold at least one example and one feature, got shape {raw.shape}")
     with np.errstate(over="ignore"):
@@ -128,13 +133,46 @@ def check_test_labels(y: NDArray[np.int32], num_classes: int, where: str) -> Non
 
 
 def named_classes(names: Iterable[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Returns labels (N,) and the classes: the sorted unique names, sorted as numbers where all are integers."""
+    """Returns labels (N,) and the classes: the sorted unique names, sorted as numbers where all are integers.
+
+    Raises:
+        DataError: a name is longer than LONGEST_CLASS characters, or not in UTF-8.
+    """
     listed = list(names)
     unique = set(listed)
+    for name in unique:
+        if len(name) > LONGEST_CLASS:
+            raise DataError(f"a label must have at most {LONGEST_CLASS} characters, got {shown(name)} of {len(name)}")
+        check_text(name, "a label")
     numeric = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in unique)
     classes = tuple(sorted(unique, key=lambda name: (int(name) if numeric else 0, name)))
     label = {name: index for index, name in enumerate(classes)}
     return np.array([label[name] for name in listed], dtype=np.int32), classes
+
+
+def check_text(text: str, where: str) -> None:
+    """Refuses half characters, which stand for bytes of a file's name that are not UTF-8: no report could be written.
+
+    Raises:
+        DataError: `text` holds one.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise DataError(f"{where} must be in UTF-8, got {os.fsencode(text[:LONGEST_CLASS])!r}") from exc
+
+
+def check_memory(num_bytes: int, where: str) -> None:
+    """Refuses what this machine cannot hold, before anything is unpacked: a small file may stand for terabytes.
+
+    Raises:
+        DataError: more than all of the machine's memory.
+    """
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if num_bytes > available:
+        raise DataError(
+            f"{where} must fit into memory ({available / 2**30:.0f} GB), got {num_bytes / 2**30:,.0f} GB when unpacked"
+        )
 
 
 def _shape(raw: Raw) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """`images`: a folder of images for each class, or a CSV that names images, their labels and their clients."""
 
 import csv
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets.checks import Raw, as_features, named_classes
+from tasks.datasets.checks import Raw, as_features, check_memory, named_classes
 from tasks.datasets.examples import Labelled, Source
 from tasks.datasets.listing import entries
-from tasks.errors import DataError
+from tasks.errors import DataError, reading, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings
 
@@ -26,10 +25,20 @@ LIST = "labels.csv"
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, and what is known of it; `client` is empty where nothing says whose it is."""
+    """An image file, and what is known of it.
+
+    Attributes:
+        path: the file.
+        label: its class.
+        named: where it stands, to begin an error with.
+        place: the same as an adverb, in an error of another one.
+        client: empty where nothing says whose it is.
+    """
 
     path: Path
     label: str
+    named: str
+    place: str
     client: str = ""
 
 
@@ -41,11 +50,13 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     labels. Turning marks of cameras (EXIF) are not applied.
 
     Raises:
-        DataError: a file is missing, no image, damaged, or of another size or mode than the first; a label is missing.
+        DataError: a file is missing, there twice, no image, damaged, or of another size or mode than the first; a
+            label is missing.
     """
     if path.is_dir() and (path / LIST).is_file():
         path = path / LIST
     pictures = _in_csv(path) if path.is_file() else _in_folders(path)
+    _refuse_twice(pictures)
     x = _stack([picture.path for picture in pictures])
     y, classes = named_classes(picture.label for picture in pictures)
     owners = np.array([picture.client for picture in pictures]) if pictures[0].client else None
@@ -64,36 +75,28 @@ def _in_folders(folder: Path) -> list[Picture]:
             if file.is_dir() or file.suffix.lower() not in SUFFIXES:
                 got = "a folder" if file.is_dir() else f"{file.suffix or 'no suffix'}"
                 raise DataError(f"{file} must be an image ({', '.join(SUFFIXES)}), got {got}")
-            pictures.append(Picture(file, of_class.name))
+            pictures.append(Picture(file, of_class.name, str(file), f"as {file}"))
     if not pictures:
         raise DataError(f"{folder} must hold one folder of images for each class, got none")
     return pictures
 
 
 def _in_csv(file: Path) -> list[Picture]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            columns = list(reader.fieldnames or [])
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise DataError(f"{file} must be a CSV in UTF-8, got {' '.join(str(exc).split())}") from exc
+    with reading(f"{file} must be a CSV in UTF-8"), file.open(encoding="utf-8-sig", newline="") as opened:
+        reader = csv.DictReader(opened, strict=True)
+        columns = list(reader.fieldnames or [])
+        rows = list(reader)
     if not {"path", "label"} <= set(columns) or len(set(columns)) < len(columns):
-        raise DataError(f"{file} must have the columns path, label and, if wanted, client once each, got {columns}")
+        raise DataError(
+            f"{file} must have the columns path, label and, if wanted, client once each, got {shown(columns)}"
+        )
     if not rows:
         raise DataError(f"{file} must name at least one image, got no row")
-    seen: dict[Path, int] = {}
-    pictures = []
-    for number, row in enumerate(rows, start=1):
-        picture = _in_row(file, row, f"{file} row {number}")
-        if picture.path in seen:
-            raise DataError(f"{file} row {number}: {row['path']!r} must occur once, got it in row {seen[picture.path]}")
-        seen[picture.path] = number
-        pictures.append(picture)
-    return pictures
+    return [_in_row(file, row, number) for number, row in enumerate(rows, start=1)]
 
 
-def _in_row(file: Path, row: dict[str, str], where: str) -> Picture:
+def _in_row(file: Path, row: dict[str, str], number: int) -> Picture:
+    where = f"{file} row {number}"
     if None in row or None in row.values():
         raise DataError(f"{where} must have as many cells as the header, got {'more' if None in row else 'fewer'}")
     cells = {column: row[column].strip() for column in ("path", "label", "client") if column in row}
@@ -107,12 +110,37 @@ def _in_row(file: Path, row: dict[str, str], where: str) -> Picture:
             check_client_id(cells["client"])
         except DataError as exc:
             raise DataError(f"{where}: {exc}") from exc
-    return Picture(file.parent / cells["path"], cells["label"], cells.get("client", ""))
+    return Picture(
+        path=file.parent / cells["path"],
+        label=cells["label"],
+        named=f"{where}: {cells['path']!r}",
+        place=f"in row {number}",
+        client=cells.get("client", ""),
+    )
+
+
+def _refuse_twice(pictures: Sequence[Picture]) -> None:
+    """Refuses a file that is named twice, also through `a/../a` or a link to its folder.
+
+    A link in the file's own place is not followed: where DVC links to its cache, equal images are one file there.
+    """
+    folders: dict[Path, tuple[int, int]] = {}
+    seen: dict[tuple[int, int, str], str] = {}
+    for picture in pictures:
+        _check_file(picture.path)
+        folder = picture.path.parent
+        if folder not in folders:
+            found = folder.stat()
+            folders[folder] = found.st_dev, found.st_ino
+        first = seen.setdefault((*folders[folder], picture.path.name), picture.place)
+        if first is not picture.place:
+            raise DataError(f"{picture.named} must occur once, got it {first}")
 
 
 def _stack(paths: Sequence[Path]) -> NDArray[np.float32]:
     """Returns the images (N, H, W, C), each pixel divided by its mode's full scale."""
     first, mode = _decode(paths[0])
+    check_memory(len(paths) * first.nbytes, f"{len(paths)} images like {paths[0]}")
     stacked = np.empty((len(paths), *first.shape), dtype=first.dtype)
     for index, path in enumerate(paths):
         pixels, its_mode = _decode(path)
@@ -128,20 +156,19 @@ def _stack(paths: Sequence[Path]) -> NDArray[np.float32]:
 def _decode(path: Path) -> tuple[Raw, str]:
     from PIL import Image
 
-    if not path.is_file():
-        raise DataError(f"{path} must be an image, got {'a folder' if path.is_dir() else 'nothing there'}")
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            frames, mode = getattr(image, "n_frames", 1), image.mode
-            pixels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as exc:
-        raise DataError(
-            f"{path} must be a whole image ({', '.join(FORMATS)}), got {' '.join(str(exc).split())}"
-        ) from exc
+    _check_file(path)
+    with reading(f"{path} must be a whole image ({', '.join(FORMATS)})"), Image.open(path, formats=FORMATS) as image:
+        frames, mode = getattr(image, "n_frames", 1), image.mode
+        pixels = np.asarray(image)
     if mode not in FULL_SCALE or frames != 1:
         got = f"mode {mode}" if frames == 1 else f"{frames} frames"
         raise DataError(f"{path} must be one image of mode {', '.join(FULL_SCALE)}, got {got}")
     return pixels, mode
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} must be an image, got {'a folder' if path.is_dir() else 'nothing there'}")
 
 
 def _say(pixels: Raw, mode: str) -> str:

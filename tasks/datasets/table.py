@@ -5,22 +5,25 @@ from __future__ import annotations
 import csv
 import re
 import warnings
+from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets.checks import named_classes
+from tasks.datasets.checks import LONGEST_CLASS, check_memory, named_classes
 from tasks.datasets.examples import Labelled, Source
-from tasks.errors import DataError, SettingsError
+from tasks.errors import DataError, SettingsError, reading, shown
 from tasks.files import check_client_id
-from tasks.settings import DataSettings
+from tasks.settings import DataSettings, naming
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# Each digit has one place: `[0-9]+\.?[0-9]*` would try every way to cut a long cell that is no number.
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def read(settings: DataSettings, path: Path, seed: int) -> Source:
@@ -36,15 +39,14 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     label, client = settings.label_column, settings.client_column
     if label == client:
         raise SettingsError(f"data.client_column must differ from data.label_column, got {client!r} for both")
-    frame = _load(path, [label, client] if client else [label])
-    columns = [str(column) for column in frame.columns]
-    for setting, column in (("data.label_column", label), ("data.client_column", client)):
-        if column and column not in columns:
-            raise DataError(f"{path} must have the {setting} {column!r}, got {', '.join(map(repr, columns))}")
+    frame = _load(path, {"data.label_column": label} | ({"data.client_column": client} if client else {}))
+    columns = list(frame.columns)
     if frame.empty:
         raise DataError(f"{path} must have at least one row, got none")
-    owners = np.array(_clients(frame[client], f"{path}: column {client!r}")) if client else None
-    y, classes = named_classes(_labels(frame[label], f"{path}: column {label!r}"))
+    with naming("data.client_column"):
+        owners = np.array(_clients(frame[client], f"{path}: column {client!r}")) if client else None
+    with naming("data.label_column"):
+        y, classes = named_classes(_labels(frame[label], f"{path}: column {label!r}"))
     features = [column for column in columns if column not in (label, client)]
     if not features:
         raise DataError(f"{path} must have a feature column beside {label!r}, got none")
@@ -54,42 +56,65 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     return Source(Labelled(x, y), classes, owners)
 
 
-def _load(path: Path, as_text: list[str]) -> pd.DataFrame:
+def _load(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
+    """Returns the table, whose columns are checked; CSV columns that are `wanted`, by setting, come as text."""
     import pandas as pd
 
     if not path.is_file():
         raise DataError(f"{path} must be a CSV or Parquet file, got {'a folder' if path.is_dir() else 'nothing there'}")
-    try:
+    with reading(f"{path} must be a whole CSV or Parquet file"):
         match path.suffix.lower():
             case ".csv":
-                _check_header(path)
+                columns = _check_header(path, wanted)
                 with warnings.catch_warnings():
                     # Rows longer than the header are only a warning where all are; mixed types come with big files.
                     warnings.simplefilter("error", pd.errors.ParserWarning)
-                    return pd.read_csv(path, index_col=False, dtype=dict.fromkeys(as_text, str), low_memory=False)
-            case ".parquet" | ".pq":
-                frame = pd.read_parquet(path, engine="pyarrow")
-                _check_columns(path, [str(column) for column in frame.columns])
+                    frame = pd.read_csv(
+                        path, index_col=False, dtype=dict.fromkeys(wanted.values(), str), low_memory=False
+                    )
+                if list(frame.columns) != columns:
+                    raise DataError(f"{path} must have a header of one line, got {shown(list(frame.columns))}")
                 return frame
-    except (OSError, ValueError, NotImplementedError, KeyError, csv.Error, pd.errors.ParserWarning) as exc:
-        raise DataError(f"{path} must be a whole CSV or Parquet file, got {' '.join(str(exc).split())}") from exc
+            case ".parquet" | ".pq":
+                return _load_parquet(path, wanted)
     raise DataError(f"{path} must be a .csv or .parquet file, got {path.suffix or 'no suffix'}")
 
 
-def _check_header(path: Path) -> None:
-    """Refuses what pandas would rename and keep: a saved index is a feature that gives away the order of the rows."""
+def _load_parquet(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
+    import pandas as pd
+    from pyarrow import parquet
+
+    described = parquet.read_metadata(path)
+    # A column of one value takes a few bytes, however many rows it has: 8 bytes a number, and 100 a label or client.
+    check_memory(described.num_rows * (8 * described.num_columns + 200), f"{path} ({described.num_rows} rows)")
+    frame = pd.read_parquet(path, engine="pyarrow")
+    frame.columns = pd.Index([str(column) for column in frame.columns])
+    _check_columns(path, list(frame.columns), wanted)
+    return frame
+
+
+def _check_header(path: Path, wanted: dict[str, str]) -> list[str]:
+    """Returns the columns, without what pandas would rename and keep: a saved index gives away the order of the rows.
+
+    A wide table takes pandas half a minute, so a wrong column is said before.
+    """
     with path.open(encoding="utf-8-sig", newline="") as opened:
-        _check_columns(path, next(csv.reader(opened), []))
+        columns = next(csv.reader(opened), [])
+    _check_columns(path, columns, wanted)
+    return columns
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
+def _check_columns(path: Path, columns: list[str], wanted: dict[str, str]) -> None:
     if not columns:
         raise DataError(f"{path} must have a header, got an empty file")
     if not all(columns):
         raise DataError(f"{path}: every column must have a name, got none for column {columns.index('') + 1}")
-    twice = sorted({column for column in columns if columns.count(column) > 1})
+    twice = sorted(column for column, count in Counter(columns).items() if count > 1)
     if twice:
-        raise DataError(f"{path}: every column must be there once, got {', '.join(map(repr, twice))} more often")
+        raise DataError(f"{path}: every column must be there once, got {', '.join(map(repr, twice[:20]))} more often")
+    for setting, column in wanted.items():
+        if column not in columns:
+            raise DataError(f"{path} must have the {setting} {column!r}, got {', '.join(map(repr, columns[:20]))}")
 
 
 def _numbers(column: pd.Series[Any], where: str) -> NDArray[np.float32]:
@@ -98,7 +123,7 @@ def _numbers(column: pd.Series[Any], where: str) -> NDArray[np.float32]:
     if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_complex_dtype(column):
         values = column.tolist()
         row = next((row for row, value in enumerate(values) if not _is_number(value)), 0)
-        raise DataError(f"{where} must hold numbers, got {values[row]!r} in row {row + 1}")
+        raise DataError(f"{where} must hold numbers, got {shown(values[row])} in row {row + 1}")
     with np.errstate(over="ignore"):
         numbers = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
     if not np.isfinite(numbers).all():
@@ -115,10 +140,14 @@ def _labels(column: pd.Series[Any], where: str) -> list[str]:
     names = _texts(column, where, "label")
     if not all(_NUMBER.fullmatch(name) for name in names) or not any("." in n or "e" in n.lower() for n in names):
         return names
+    labels = []
     for row, name in enumerate(names, start=1):
-        if not float(name).is_integer():
-            raise DataError(f"{where} must hold text or integers as labels, got {name} in row {row}")
-    return [str(int(float(name))) for name in names]
+        # As a float, integers from 2^53 on would be rounded, and two classes become one.
+        number = Decimal(name)
+        if number.adjusted() > LONGEST_CLASS or number != number.to_integral_value():
+            raise DataError(f"{where} must hold text or integers as labels, got {name[:80]} in row {row}")
+        labels.append(str(int(number)))
+    return labels
 
 
 def _clients(column: pd.Series[Any], where: str) -> list[str]:
@@ -141,6 +170,6 @@ def _texts(column: pd.Series[Any], where: str, what: str) -> list[str]:
             value = int(value)
         text = str(value).strip() if isinstance(value, (str, int, float)) else ""
         if not text:
-            raise DataError(f"{where} must hold text or integers, got {value!r} in row {row}")
+            raise DataError(f"{where} must hold text or integers, got {shown(value)} in row {row}")
         texts.append(text)
     return texts

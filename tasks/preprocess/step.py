@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.errors import DataError, reading
+from tasks.errors import DataError, advising, reading
 from tasks.files import TEST, client_sizes, read_client, read_json, replacing, write_client, write_json
 from tasks.preprocess.resize import resize_images
 from tasks.preprocess.standardise import Moments, moments, standardisations, standardise
-from tasks.settings import PreprocessSettings, Settings
+from tasks.settings import PreprocessSettings, Settings, naming
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ def preprocess(settings: Settings, folder: Path) -> None:
 def _preprocess(settings: Settings, folder: Path) -> None:
     chosen = settings.preprocess
     source = folder / "data" / "partition"
-    partition = _read_partition(source / "partition.json")
+    with advising("run the step partition again"):
+        partition = _read_partition(source / "partition.json")
     if not partition.images:
         _refuse_settings_of_images(chosen)
     sites = [*partition.clients, TEST]
@@ -82,7 +83,7 @@ def _preprocess(settings: Settings, folder: Path) -> None:
 def _read_partition(path: Path) -> _Partition:
     raw = read_json(path)
     clients = client_sizes(raw, path, "partition") if isinstance(raw, dict) and "clients" in raw else {}
-    with reading(f"{path} must hold clients, classes, images and input_shape (run the step partition again)"):
+    with reading(f"{path} must hold clients, classes, images and input_shape"):
         classes, images, shape = raw["classes"], raw["images"], raw["input_shape"]
         if not all(isinstance(name, str) for name in classes) or type(images) is not bool:
             raise TypeError("classes that are no texts, or images that is neither true nor false")
@@ -103,10 +104,12 @@ def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
 
 def _resize_site(source: Path, target: Path, partition: _Partition, size: tuple[int, ...]) -> Moments:
     """Writes one site's resized examples into `target` and returns their moments: all that it tells anyone."""
-    x, y = read_client(source)
-    _check(source.name, x, partition)
+    with advising("run the step partition again"):
+        x, y = read_client(source)
+        _check(source.name, x, partition)
     if size:
-        x = resize_images(x, (size[0], size[1]))
+        with naming("preprocess.resize"):
+            x = resize_images(x, (size[0], size[1]))
     write_client(target, x, y)
     return moments(x)
 
