@@ -990,8 +990,8 @@ def _wrong(says: str, node: yaml.Node) -> yaml.YAMLError:
 def naming(*names: str) -> Iterator[None]:
     """Makes every error of the block name a setting, for the user has to know which one to change.
 
-    A DataError or a lack of memory that names none gets `names`; an OSError (a path too long, a link in a circle, a
-    folder that may not be read) becomes a DataError. Within each other, the innermost counts.
+    A DataError or a lack of memory that names none gets `names`, with their values if you like. An OSError (a path too
+    long, a link in a circle, a folder that may not be read) becomes a DataError. The innermost block counts.
     """
     among = f" ({', '.join(names)})"
     try:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 TASKS = sorted((ROOT / "tasks").rglob("*.py"))
 FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
-LIBRARIES |= {"dp_accounting", "h5py", "psutil", "threadpoolctl"}
+LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
 TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras", "grpc"}
 CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/diagnose/replay")
 

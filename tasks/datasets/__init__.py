@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tasks.datasets import clients, digits, images, npz, synthetic, table
 from tasks.datasets.examples import Examples, Source
 from tasks.datasets.hold_out import hold_out
-from tasks.errors import DataError
+from tasks.errors import DataError, shown
 from tasks.settings import DataKind, DataSettings, naming
 
 __all__ = ["KINDS", "Examples", "load"]
@@ -39,11 +39,12 @@ def load(settings: DataSettings, seed: int, folder: Path) -> Examples:
             range, or has only one class.
         SettingsError: `data.label_column` and `data.client_column` are one column.
     """
-    with naming("data.kind", "data.path"):
+    with naming(f"data.kind {settings.kind}", f"data.path {shown(settings.path)}"):
         source = KINDS[settings.kind](settings, folder / settings.path, seed)
         if len(source.classes) < 2:
             raise DataError(
-                f"data.kind {settings.kind}: the labels must be of at least two classes, got only {source.classes[0]!r}"
+                f"the labels at data.path {shown(settings.path)} must be of at least two classes, got only "
+                f"{source.classes[0]!r}"
             )
         if source.clients is not None:
             _refuse_twins(source.clients)

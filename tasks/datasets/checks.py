@@ -132,7 +132,7 @@ def check_test_labels(y: NDArray[np.int32], num_classes: int, where: str) -> Non
         )
 
 
-def named_classes(names: Iterable[str]) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+def named_classes(names: Iterable[str], where: str = "a label") -> tuple[NDArray[np.int32], tuple[str, ...]]:
     """Returns labels (N,) and the classes: the sorted unique names, sorted as numbers where all are integers.
 
     Raises:
@@ -142,8 +142,8 @@ def named_classes(names: Iterable[str]) -> tuple[NDArray[np.int32], tuple[str, .
     unique = set(listed)
     for name in unique:
         if len(name) > LONGEST_CLASS:
-            raise DataError(f"a label must have at most {LONGEST_CLASS} characters, got {shown(name)} of {len(name)}")
-        check_text(name, "a label")
+            raise DataError(f"{where} must have at most {LONGEST_CLASS} characters, got {shown(name)} of {len(name)}")
+        check_text(name, where)
     numeric = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in unique)
     classes = tuple(sorted(unique, key=lambda name: (int(name) if numeric else 0, name)))
     label = {name: index for index, name in enumerate(classes)}

@@ -46,7 +46,8 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     with naming("data.client_column"):
         owners = np.array(_clients(frame[client], f"{path}: column {client!r}")) if client else None
     with naming("data.label_column"):
-        y, classes = named_classes(_labels(frame[label], f"{path}: column {label!r}"))
+        where = f"{path}: column {label!r}"
+        y, classes = named_classes(_labels(frame[label], where), f"{where}: a label")
     features = [column for column in columns if column not in (label, client)]
     if not features:
         raise DataError(f"{path} must have a feature column beside {label!r}, got none")
