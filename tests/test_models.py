@@ -188,6 +188,13 @@ def test_module_that_does_not_exist_is_refused():
         build("no_such_module:f", (4, 4, 1), 3, seed=0)
 
 
+@pytest.mark.parametrize(("width", "units"), [(0.55, 110), (0.1, 20), (0.29, 58), (0.001, 1), (0.333, 67)])
+def test_a_width_gives_so_many_units_rounded_up(width, units):
+    # 200 · 0.55 is 110.00000000000001 in floating point, which is not 111 units; 200 · 0.333 = 66.6.
+    layer = build("mlp", (4,), 3, seed=0, width=width).get_layer("hidden_1")
+    assert layer.units == units
+
+
 def test_dropout_of_rate_zero_is_harmless(own_models):
     build(f"{own_models}:no_drops", (4, 4, 1), 3, seed=0)
 

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from tasks.errors import DataError, SettingsError
+from tasks.errors import DataError, RunError, SettingsError
 from tasks.files import read_json, read_rows
 
 
@@ -187,11 +187,50 @@ def test_pruning_before_training_is_one_clear_error(tmp_path, make_clients, sett
 
 
 def test_logits_of_a_model_that_has_diverged_are_compared_where_they_are_finite():
-    from tasks.prune.step import _apart
+    from tasks.prune.export import checked_difference
 
     logits = np.array([[1.0, np.inf], [-3e38, np.nan]], np.float32)
-    exported = np.array([[1.5, np.inf], [3e38, 2.0]], np.float32)
-    # |1.5 - 1| and |3e38 + 3e38|, which float32 cannot hold.
-    largest, unit = _apart(exported, logits)
-    np.testing.assert_allclose([largest, unit], [6e38, 3e38], rtol=1e-6)
-    assert _apart(exported[:1, 1:], logits[:1, 1:]) == (0.0, 1.0)
+    # Of the two that are finite in both, one differs by 2^100, less than 1e-3 of the largest.
+    exported = np.array([[2.0**100, np.nan], [-3e38, 2.0]], np.float32)
+    assert checked_difference(exported, logits) == pytest.approx(2.0**100)
+    assert checked_difference(exported[:1, 1:], logits[:1, 1:]) == 0
+    # -3e38 and 3e38 are 6e38 apart, which float32 cannot hold.
+    with pytest.raises(RunError, match=r"by up to 6e\+38 in a logit"):
+        checked_difference(np.array([[1.0, np.inf], [3e38, 2.0]], np.float32), logits)
+
+
+def test_an_export_that_is_not_finite_where_the_model_is_is_refused():
+    from tasks.prune.export import checked_difference
+
+    logits = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    for bad in (np.nan, np.inf, -np.inf):
+        exported = logits.copy()
+        exported[1, 0] = bad
+        with pytest.raises(RunError, match=r"differs from models/pruned\.h5: by up to inf in a logit"):
+            checked_difference(exported, logits)
+
+
+@pytest.mark.parametrize("unit", [1.0, 50.0])
+def test_an_export_may_differ_by_a_thousandth_of_the_largest_logit_and_no_more(unit):
+    from tasks.prune.export import checked_difference
+
+    logits = unit * np.array([[1.0, -0.5], [0.25, 0.0]])
+    for off in (0.0005, -0.0005):
+        exported = logits.copy()
+        exported[1, 1] += off * unit
+        assert checked_difference(exported, logits) == pytest.approx(0.0005 * unit)
+    for off in (0.002, -0.1):
+        exported = logits.copy()
+        exported[1, 1] += off * unit
+        with pytest.raises(RunError, match=rf"by up to {abs(off) * unit:.4g} in a logit"):
+            checked_difference(exported, logits)
+
+
+def test_the_sparsity_of_a_layer_is_that_of_the_parameters_not_of_the_last_mask(dense_model, masks_of):
+    """After a rollback the parameters are of an earlier round than the last mask."""
+    from tasks.federate.parameters import flatten
+
+    masks, params = masks_of(dense_model), flatten(dense_model)
+    masks.update(10, params)  # 0.8 of each kernel
+    params[:100] = 0  # 100 of 400 of the first kernel's, none of the second's 200
+    assert [layer["sparsity"] for layer in masks.layers(params).values()] == [0.25, 0]

@@ -7,7 +7,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tasks.errors import RunError
+
 _BATCH = 256
+_SAME_LOGITS = 1e-3
+"""Largest difference between a logit of the float TFLite file and of Keras that the order of additions explains,
+relative to the largest logit."""
 
 
 def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
@@ -35,6 +40,25 @@ def tflite_logits(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]
         interpreter.invoke()
         parts.append(interpreter.get_tensor(result["index"]))
     return np.concatenate(parts)
+
+
+def checked_difference(exported: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
+    """Returns the largest difference of the float TFLite file's logits (N, C) from Keras's.
+
+    A model that has diverged is pruned and exported all the same: where a logit of Keras's is not finite, only those
+    that are finite in both are compared, since an overflow depends on the order of additions.
+
+    Raises:
+        RunError: they differ by more than the order of additions explains, or only the file's are not finite.
+    """
+    finite = np.isfinite(exported) & np.isfinite(logits)
+    one, other = exported[finite].astype(np.float64), logits[finite].astype(np.float64)
+    largest = float(np.abs(one - other).max(initial=0.0))
+    if np.isfinite(logits).all() and not finite.all():
+        largest = np.inf
+    if largest > _SAME_LOGITS * np.abs(other).max(initial=1.0):
+        raise RunError(f"models/pruned_float.tflite differs from models/pruned.h5: by up to {largest:.4g} in a logit")
+    return largest
 
 
 def sizes(path: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.errors import DataError, RunError
+from tasks.errors import DataError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.parameters import flatten, prunable
@@ -20,16 +20,12 @@ from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.files import replacing, write_json, write_rows
 from tasks.models import load_model, save_model
-from tasks.prune.export import sizes, tflite_logits, to_tflite
+from tasks.prune.export import checked_difference, sizes, tflite_logits, to_tflite
 from tasks.prune.masks import PruningMasks
 from tasks.round_log import Rows, read_clients, read_rounds
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
-
-# Largest difference between a logit of the float TFLite file and of Keras that the order of additions explains,
-# relative to the largest logit.
-_SAME_LOGITS = 1e-3
 
 
 def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
@@ -103,9 +99,7 @@ def _export(
         exported[name] = tflite_logits(content, cohort.test_x)
         with replacing(models / names[name]) as fresh:
             fresh.write_bytes(content)
-    largest, unit = _apart(exported["tflite_float"], logits)
-    if largest > _SAME_LOGITS * unit:
-        raise RunError(f"models/pruned_float.tflite differs from models/pruned.h5: by up to {largest:.4g} in a logit")
+    largest = checked_difference(exported["tflite_float"], logits)
     size: dict[str, int] = {}
     for file in ("global.h5", "pruned.h5", "pruned_float.tflite", "pruned.tflite"):
         key = file.replace(".", "_")
@@ -121,16 +115,6 @@ def _export(
         },
         "tflite_largest_difference": largest,
     }
-
-
-def _apart(exported: NDArray[np.float32], logits: NDArray[np.float32]) -> tuple[float, float]:
-    """Returns the largest difference of two models' logits (N, C), and the largest logit, at least 1.
-
-    Over those that are finite in both: a model that has diverged is pruned and exported all the same.
-    """
-    finite = np.isfinite(exported) & np.isfinite(logits)
-    one, other = exported[finite].astype(np.float64), logits[finite].astype(np.float64)
-    return float(np.abs(one - other).max(initial=0.0)), float(np.abs(other).max(initial=1.0))
 
 
 def _accuracy(logits: NDArray[np.float32], cohort: Cohort) -> float:
