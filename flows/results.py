@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flows.grid import Cell
 from tasks import files
-from tasks.errors import DataError
+from tasks.errors import reading
+from tasks.round_log import read_rounds
 
 DRIFT, ROUNDS_TO_TARGET = "drift_mean", "rounds_to_target"
 _FIRST = ("accuracy", "loss", "pruned_accuracy", "pruned_loss", "client_accuracy_worst", DRIFT, ROUNDS_TO_TARGET)
@@ -57,29 +58,34 @@ def read(cell: Cell, folder: Path, run_id: str) -> Result:
     """Returns the result of a finished cell from its workspace.
 
     Raises:
-        DataError: a file of it is missing.
+        DataError: a file of it is missing or damaged.
     """
-    rows = files.read_rows(folder / "reports/rounds.csv")
+    log, metrics, partition = (
+        folder / path for path in ("reports/rounds.csv", "reports/metrics.json", "data/partition/partition.json")
+    )
+    rows = read_rounds(log, ["val_loss", "val_accuracy", "drift"], ["federate", "prune"], "prune")
     trained = [row for row in rows if row["phase"] == "federate"]
-    pruned = [int(row["round"]) for row in rows if row["phase"] == "prune"]
-    numbers = finite(files.read_json(folder / "reports/metrics.json"))
-    drifts = list(_column(trained, "drift").values())
+    with reading(f"{metrics} must hold numbers by their names"):
+        numbers = finite(files.read_json(metrics))
+    drifts = list(_column(log, trained, "drift").values())
     if drifts:
         numbers[DRIFT] = sum(drifts) / len(drifts)
-    counts = files.read_json(folder / "data/partition/partition.json")
-    one_example = 1 / counts["test"]["num_examples"]
+    with reading(f"{partition} must hold the number of examples of the test set and of each client"):
+        counts = files.read_json(partition)
+        one_example = 1 / counts["test"]["num_examples"]
+        one_of_a_client = 1 / min(client["num_examples"] for client in counts["clients"].values())
     return Result(
         cell,
         "finished",
         run_id=run_id,
         numbers=numbers,
-        curve=_column(rows, "val_loss"),
-        accuracies=_column(trained, "val_accuracy"),
-        prune_from=min(pruned, default=None),
+        curve=_column(log, rows, "val_loss"),
+        accuracies=_column(log, trained, "val_accuracy"),
+        prune_from=1 + len(trained),
         resolution={
             "accuracy": one_example,
             "pruned_accuracy": one_example,
-            "client_accuracy_worst": 1 / min(client["num_examples"] for client in counts["clients"].values()),
+            "client_accuracy_worst": one_of_a_client,
             ROUNDS_TO_TARGET: float(cell.settings.federate.evaluate_every),
         },
     )
@@ -138,14 +144,12 @@ def _spell(value: float) -> float | int:
     return int(value) if value.is_integer() else value
 
 
-def _column(rows: Sequence[Mapping[str, str]], name: str) -> dict[int, float]:
-    """Returns round → the finite number in the column `name`."""
+def _column(log: Path, rows: Sequence[Mapping[str, str]], name: str) -> dict[int, float]:
+    """Returns round → the finite number in the column `name` of the rounds.csv `log`."""
     found: dict[int, float] = {}
     for row in rows:
-        try:
+        with reading(f"{log}, round {row['round']}: {name} must be a number"):
             value = float(row[name] or "nan")
-        except (KeyError, ValueError) as exc:
-            raise DataError(f"rounds.csv, round {row.get('round')}: {name} must be a number") from exc
         if math.isfinite(value):
             found[int(row["round"])] = value
     return found

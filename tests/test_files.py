@@ -240,3 +240,9 @@ def test_an_error_is_one_printable_line_of_600_characters_that_keeps_both_ends()
 )
 def test_a_value_is_shown_short(value: Any, text: str) -> None:
     assert shown(value) == text
+
+
+def test_an_error_that_quotes_a_file_stays_one_line(tmp_path: Path) -> None:
+    (tmp_path / "rounds.csv").write_text('"rou\nnd",b\u2028c\r\n1,2\r\n')
+    with pytest.raises(DataError, match=r"has no column a, got rou nd, b c$"):
+        read_rows(tmp_path / "rounds.csv", ["a"])

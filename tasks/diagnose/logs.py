@@ -126,7 +126,7 @@ def read_clients(path: Path) -> ClientLog:
     seen: set[tuple[int, str]] = set()
     for key in zip(rounds, clients, strict=True):
         if key in seen:
-            raise DataError(f"{path}: client {key[1]} stands there twice in round {key[0]}; one row is allowed")
+            raise DataError(f"{path}: client {key[1][:50]} stands there twice in round {key[0]}; one row is allowed")
         seen.add(key)
     order = np.lexsort((np.array(clients), np.array(rounds)))
     columns = {name: _column(path, rows, name, order) for name in (*SIGNALS, *WORK) if name in rows[0]}
@@ -152,9 +152,9 @@ def _rows(path: Path) -> Rows:
 def _require(path: Path, rows: Rows, all_of: Sequence[str], one_of: Sequence[str]) -> None:
     missing = [name for name in all_of if name not in rows[0]]
     if missing:
-        raise DataError(f"{path} has no column {missing[0]}, got {', '.join(rows[0])}")
+        raise DataError(f"{path} has no column {missing[0]}, got {', '.join(rows[0])[:300]}")
     if not any(name in rows[0] for name in one_of):
-        raise DataError(f"{path} needs one of the columns {', '.join(one_of)}, got {', '.join(rows[0])}")
+        raise DataError(f"{path} needs one of the columns {', '.join(one_of)}, got {', '.join(rows[0])[:300]}")
 
 
 def _cells(path: Path, rows: Rows, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
@@ -163,7 +163,7 @@ def _cells(path: Path, rows: Rows, name: str, parse: Callable[[str], Parsed]) ->
         try:
             parsed.append(parse(row[name].strip()))
         except ValueError as exc:
-            raise DataError(f"{path}: row {number}, column {name} must be {exc}, got {row[name]!r}") from exc
+            raise DataError(f"{path}: row {number}, column {name} must be {exc}, got {row[name][:50]!r}") from exc
     return parsed
 
 

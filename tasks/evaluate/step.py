@@ -62,10 +62,10 @@ def evaluate(settings: Settings, folder: Path) -> None:
 
 def _evaluate(settings: Settings, folder: Path) -> None:
     reports = folder / "reports"
-    classes, clients = _read_partition(folder / "data" / "partition" / "partition.json")
+    classes, clients = read_partition(folder / "data" / "partition" / "partition.json")
     curves = read_curves(reports / "rounds.csv")
     drift = read_drift(reports / "clients.csv", clients, curves.rounds)
-    of_prune = _numbers_of_prune(reports / "prune.json")
+    of_prune = numbers_of_prune(reports / "prune.json")
     data = folder / "data" / "clients"
     shape, num_classes = read_shape(data / "preprocess.json")
     if num_classes != len(classes):
@@ -98,10 +98,21 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     )
 
 
-def _read_partition(path: Path) -> tuple[list[str], list[str]]:
+def read_partition(path: Path) -> tuple[list[str], list[str]]:
+    """Returns the names of the classes, and the clients' ids, sorted, in partition.json.
+
+    Raises:
+        DataError: there is no such file, or it does not hold them.
+    """
     raw = read_json(path)
     with reading(f"{path} must hold classes and clients"):
-        return [str(name) for name in raw["classes"]], sorted(map(check_client_id, raw["clients"]))
+        classes, clients = [str(name) for name in raw["classes"]], sorted(map(str, raw["clients"]))
+    for client in clients:
+        try:
+            check_client_id(client)
+        except DataError as exc:
+            raise DataError(f"{path}: {str(exc)[:300]}") from exc
+    return classes, clients
 
 
 def _score_clients(
@@ -149,7 +160,12 @@ def _read_examples(
     return x, y
 
 
-def _numbers_of_prune(path: Path) -> dict[str, float]:
+def numbers_of_prune(path: Path) -> dict[str, float]:
+    """Returns the numbers of prune.json by their names in metrics.json.
+
+    Raises:
+        DataError: there is no such file, or one of them is missing or not finite.
+    """
     raw = read_json(path)
     numbers = {}
     for name, keys in _FROM_PRUNE.items():
