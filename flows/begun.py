@@ -84,16 +84,17 @@ def forget(folder: Path) -> None:
     (folder / RUN_ID).unlink(missing_ok=True)
 
 
-def end_abandoned(folder: Path, status: str) -> None:
+def end_abandoned(folder: Path, status: str, with_reports: bool = True) -> None:
     """Ends the run of the workspace `folder` in MLflow if there is one that its process left running."""
     if is_unfinished(folder):
-        terminate(store.connect(folder).client, folder, read_run_id(folder), status)
+        terminate(store.connect(folder).client, folder, read_run_id(folder), status, with_reports)
 
 
-def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str) -> None:
-    """Ends the run of `folder` in MLflow, if the store answers."""
+def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, with_reports: bool = True) -> None:
+    """Ends the run of `folder` in MLflow, if the store answers; `with_reports`, the folder's reports are the run's."""
     try:
-        if status != "FINISHED":  # what is needed for a diagnosis; a finished run's are logged with all the rest
+        # What is needed for a diagnosis; a finished run's are logged with all the rest.
+        if status != "FINISHED" and with_reports:
             for path in ("reports/rounds.csv", "reports/clients.csv"):
                 if (folder / path).is_file():
                     client.log_artifact(run_id, str(folder / path), "reports")

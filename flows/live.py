@@ -37,13 +37,14 @@ class LiveRun:
         with tracking.errors(self.store.uri):
             experiment = self.store.experiment_id
             self.run_id = begun.begin(
-                self._client, folder, lambda: runs.start(self._client, experiment, settings, folder, tags), tags
+                self._client, folder, lambda: runs.create(self._client, experiment, settings, folder, tags), tags
             )
+            runs.log_settings(self._client, self.run_id, settings)
             self._last = runs.last_round(self._client, self.run_id)
         self._rows: list[dict[str, str]] = []
         self._flushing = threading.Lock()
         self._lock, self._wake = threading.Lock(), threading.Event()
-        self._status, self._ended = "", False
+        self._with_reports, self._status, self._ended = True, "", False
         self._thread = threading.Thread(target=self._loop, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -57,9 +58,12 @@ class LiveRun:
         """Logs what waits now, if the store answers."""
         self._flush()
 
-    def end(self, status: str) -> None:
-        """Logs what waits and ends the run in MLflow, FINISHED, FAILED or KILLED, if the store answers in time."""
-        self._status, self._ended = status, True
+    def end(self, status: str, with_reports: bool = True) -> None:
+        """Logs what waits and ends the run in MLflow, FINISHED, FAILED or KILLED, if the store answers in time.
+
+        `with_reports`: an unfinished run gets the round log that lies in the workspace.
+        """
+        self._with_reports, self._status, self._ended = with_reports, status, True
         self._wake.set()
         self._thread.join(timeout=_PATIENCE[status])
 
@@ -72,7 +76,7 @@ class LiveRun:
             while not self._ended and time.monotonic() < end:
                 time.sleep(0.05)
         self._flush()
-        begun.terminate(self._client, self._folder, self.run_id, self._status)
+        begun.terminate(self._client, self._folder, self.run_id, self._status, self._with_reports)
 
     def _flush(self) -> bool:
         from flows import runs

@@ -27,14 +27,15 @@ class ParentRun:
         """`values` are those of each setting of the grid."""
         self._folder, self.store = folder, store.connect(folder)
         with errors(self.store.uri):
-            self.run_id = begun.begin(self.store.client, folder, lambda: self._start(cells, values, tags), tags)
+            grid = {name: ",".join(each) for name, each in values.items()}
+            self.run_id = begun.begin(self.store.client, folder, lambda: self._create(grid, tags), tags)
+            self._log_settings(cells, grid)
 
-    def _start(self, cells: Sequence[Cell], values: Mapping[str, Sequence[str]], tags: dict[str, str]) -> str:
-        grid = {name: ",".join(each) for name, each in values.items()}
+    def _create(self, grid: Mapping[str, str], tags: Mapping[str, str]) -> str:
         described = " ".join(f"{name}={each}" for name, each in grid.items())
         run = self.store.client.create_run(
             self.store.experiment_id,
-            run_name=f"compare {' × '.join(short(name) for name in values)}",
+            run_name=f"compare {' × '.join(short(name) for name in grid)}",
             tags={
                 **runs.origin(self._folder),
                 "mlflow.source.name": "python -m flows.compare",
@@ -42,13 +43,14 @@ class ParentRun:
                 **tags,
             },
         )
-        run_id = str(run.info.run_id)
+        return str(run.info.run_id)
+
+    def _log_settings(self, cells: Sequence[Cell], grid: Mapping[str, str]) -> None:
         each = [runs.flatten(cell.settings) for cell in cells]
         shared = {name: value for name, value in each[0].items() if all(other[name] == value for other in each)}
         params = [Param(name, value) for name, value in {**shared, **grid}.items()]
         for begin in range(0, len(params), runs.PARAMS_PER_CALL):
-            self.store.client.log_batch(run_id, params=params[begin : begin + runs.PARAMS_PER_CALL])
-        return run_id
+            self.store.client.log_batch(self.run_id, params=params[begin : begin + runs.PARAMS_PER_CALL])
 
     def log(self, results: Sequence[Result], told: str, reports: Sequence[Path]) -> None:
         """Logs the reports, the table and the Markdown `told` as the run's description.

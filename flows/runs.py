@@ -31,11 +31,18 @@ def start(
     client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
 ) -> str:
     """Creates a run for the workspace `folder` and returns its id; its settings and its origin are in it at once."""
-    name = (tags or {}).get("mlflow.runName") or run_name(settings)
-    run = client.create_run(experiment_id, run_name=name, tags={**origin(folder), **(tags or {})})
-    run_id = str(run.info.run_id)
+    run_id = create(client, experiment_id, settings, folder, tags)
     log_settings(client, run_id, settings)
     return run_id
+
+
+def create(
+    client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
+) -> str:
+    """Creates a run as `start` does, without its settings."""
+    name = (tags or {}).get("mlflow.runName") or run_name(settings)
+    run = client.create_run(experiment_id, run_name=name, tags={**origin(folder), **(tags or {})})
+    return str(run.info.run_id)
 
 
 def flatten(settings: Settings) -> dict[str, str]:

@@ -47,7 +47,7 @@ class Session:
             log.warning(
                 "the data have changed since MLflow run %s was begun: another is made", begun.read_run_id(folder)
             )
-            self.begin().end("KILLED")
+            self.begin().end("KILLED", with_reports=False)  # those that lie there may be of the new data
             self._live = None
             begun.forget(folder)
         live = self.begin()

@@ -2,12 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import store
+from flows import begun, store
 from tasks import command, files, lock, outputs
 from tasks.errors import DataError, UndriftError
 from tasks.settings import Settings, load
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DATA = {"data/partition": "partition", "data/clients": "training"}
 DATA_JSON = {"data/partition": "partition.json", "data/clients": "preprocess.json"}
 MODELS = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
+_DIGEST = "dvc.digest"
+"""The tag of a logged model that is whole, and in the registry if it should be: the hash of its file."""
 FILES = (
     "params.yaml",
     "data/partition/partition.json",
@@ -49,6 +51,8 @@ log = logging.getLogger("flows.tracking")  # by its name: run as a command, it i
 def track(settings: Settings, folder: Path) -> None:
     """Logs the finished run in the workspace `folder` as a new MLflow run, and writes reports/mlflow.json.
 
+    A run that a killed process left running there is ended: what it holds may be of other settings or data.
+
     Raises:
         DataError: a step has not been run, or a model is damaged or another one; nothing was logged.
         TrackingLost, RunError: MLflow could not take it; its run is FAILED, or KILLED if this process was stopped.
@@ -57,11 +61,40 @@ def track(settings: Settings, folder: Path) -> None:
     opened = store.connect(folder)
     from flows import runs
 
-    with errors(opened.uri):
-        run_id = runs.start(opened.client, opened.experiment_id, settings, folder)
+    with errors(opened.uri), _beginning(opened.client, folder) as begin:
+        run_id = begin(lambda: runs.create(opened.client, opened.experiment_id, settings, folder))
         with ending(opened.client, run_id):
+            runs.log_settings(opened.client, run_id, settings)
             _log(opened, run_id, settings, folder, loaded)
     _report(opened, run_id, folder)
+
+
+@contextmanager
+def _beginning(client: "MlflowClient", folder: Path) -> Iterator[Callable[[Callable[[], str]], str]]:
+    """Yields what begins a run and records it in `folder`; a run that a killed process left running there is ended.
+
+    The folder of a flow run is left alone: the record in it is the flow run's. Call it with the folder's lock held.
+    """
+    if store.repository(folder) != folder.absolute():
+        yield lambda create: create()
+        return
+    begun.end_abandoned(folder, "KILLED", with_reports=False)  # which may be of other settings by now
+    begun.forget(folder)
+    try:
+        yield lambda create: begun.begin(client, folder, create, {})
+    finally:
+        _forget_ended(client, folder)
+
+
+def _forget_ended(client: "MlflowClient", folder: Path) -> None:
+    """Removes the record of the run that was begun in `folder`, once the store knows how that ended."""
+    try:
+        ended = client.get_run(begun.read_run_id(folder)).info.status != "RUNNING"
+    except Exception as lost:  # the next one will end it
+        log.debug("%s", lost)
+        return
+    if ended:
+        begun.forget(folder)
 
 
 def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
@@ -93,6 +126,7 @@ def _log(opened: store.Store, run_id: str, settings: Settings, folder: Path, loa
 
     client = opened.client
     digests = {path: versions.dvc_hash(folder / path) for path in (*DATA, *MODELS.values())}
+    there = _logged_models(opened, run_id, digests)
     runs.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
     data = {path: data_set(folder, path, digests[path]) for path in DATA}
     runs.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
@@ -104,11 +138,25 @@ def _log(opened: store.Store, run_id: str, settings: Settings, folder: Path, loa
     classes = files.read_json(folder / "data/partition/partition.json")["classes"]
     origin = runs.origin(folder)
     # All models before any score: MLflow gives a new model all numbers that stand at the step of its log, 0.
-    ids = {name: models.log(opened, run_id, name, loaded[name], settings, classes, origin) for name in loaded}
+    ids = dict(there)
+    for name in [each for each in loaded if each not in there]:
+        ids[name] = models.log(opened, run_id, name, loaded[name], settings, classes, origin)
+        client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODELS[name]]})
     for name, model_id in ids.items():
         mine = {key: value for key, value in scores.items() if _is_of(key) == name}
         runs.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
     runs.log_tags(client, run_id, {"mlflow.note.content": note(settings, scores)})
+
+
+def _logged_models(opened: store.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
+    """Returns the models that an earlier attempt has logged whole, by name; one that it only began is deleted."""
+    client, whole = opened.client, {}
+    for model in client.search_logged_models([opened.experiment_id], filter_string=f"source_run_id = '{run_id}'"):
+        if model.tags.get(_DIGEST) == digests[MODELS[model.name]]:
+            whole[model.name] = str(model.model_id)
+        elif _DIGEST not in model.tags and not client.search_model_versions(f"run_id = '{run_id}'"):
+            client.delete_logged_model(model.model_id)
+    return whole
 
 
 def _report(opened: store.Store, run_id: str, folder: Path) -> None:

@@ -26,7 +26,7 @@ def left(tmp_path: Path) -> Path:
     folder = tmp_path / ".runs" / "0b5e2f0c-6f5e-4f7b-9d0e-000000000000"
     folder.mkdir(parents=True)
     opened = store.connect(folder)
-    begun.begin(opened.client, folder, lambda: runs.start(opened.client, opened.experiment_id, Settings(), folder))
+    begun.begin(opened.client, folder, lambda: runs.start(opened.client, opened.experiment_id, Settings(), folder), {})
     return folder
 
 

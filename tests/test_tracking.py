@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -14,10 +15,10 @@ import pytest
 import yaml
 from mlflow.entities import ViewType
 
-from flows import runs, store, tracking, versions
+from flows import models, runs, store, tracking, versions
 from tasks import files
 from tasks.errors import RunError
-from tasks.settings import load
+from tasks.settings import load, with_settings
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 300  # with these columns more points than one call to MLflow may hold (1000)
@@ -283,6 +284,97 @@ def test_a_run_that_was_begun_gets_what_it_lacks(tracked: Path, opened: store.St
     run = mine.client.get_run(run_id)
     assert (run.info.status, run.data.tags["flow"], run.data.metrics["accuracy"]) == ("RUNNING", "42", 0.75)
     assert files.read_json(tmp_path / "reports/mlflow.json")["run_id"] == run_id
+
+
+def copy_of(finished: Path, folder: Path) -> Path:
+    for name in ("data", "models", "params.yaml", "mlflow.db", "mlartifacts"):
+        (folder / name).symlink_to(finished / name)
+    shutil.copytree(finished / "reports", folder / "reports")
+    return folder
+
+
+def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(
+    tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has logged one model and begun the second; the other goes on in the same run."""
+    folder = copy_of(tracked, tmp_path)
+    settings, mine = load(folder / "params.yaml"), store.connect(folder)
+    run_id = runs.start(mine.client, mine.experiment_id, settings, folder)
+
+    def die_in_second(store: store.Store, run: str, name: str, *others: object) -> str:
+        if name == "pruned":
+            store.client.create_logged_model(store.experiment_id, name=name, source_run_id=run)
+            raise SystemExit(9)
+        return log(store, run, name, *others)  # type: ignore[arg-type]
+
+    log = models.log
+    settings = with_settings(settings, {"track.register_as": ""})
+    with monkeypatch.context() as killed:
+        killed.setattr(models, "log", die_in_second)
+        with pytest.raises(SystemExit):
+            tracking.log_finished(settings, folder, run_id)
+    tracking.log_finished(settings, folder, run_id)
+    found = mine.client.search_logged_models([mine.experiment_id], filter_string=f"source_run_id = '{run_id}'")
+    assert sorted(model.name for model in found) == ["global", "pruned"]
+    assert {str(model.status) for model in found} == {"READY"}
+    pruned = next(model for model in found if model.name == "pruned")
+    assert {metric.key for metric in pruned.metrics} >= {"pruned_accuracy", "pruned_loss"}
+
+
+def run_ids(folder: Path) -> dict[str, str]:
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return {run.info.run_id: run.info.status for run in client.search_runs(["1"])}
+
+
+def test_a_run_left_by_a_killed_track_is_ended_by_the_next(finished: Path, tmp_path: Path) -> None:
+    for name in ("data", "models"):
+        (tmp_path / name).symlink_to(finished / name)
+    shutil.copytree(finished / "reports", tmp_path / "reports")
+    shutil.copy(finished / "params.yaml", tmp_path)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "flows.tracking"],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    until = time.monotonic() + 120
+    while not (tmp_path / ".mlflow-run").exists():
+        assert killed.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    ((first, status),) = run_ids(tmp_path).items()
+    assert status == "RUNNING"
+    params = tmp_path / "params.yaml"
+    params.write_text(params.read_text().replace("seed: 0", "seed: 1", 1))  # its rounds may be other ones by now
+    done = run_command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    second = files.read_json(tmp_path / "reports/mlflow.json")["run_id"]
+    assert run_ids(tmp_path) == {first: "KILLED", second: "FINISHED"}
+    assert not (tmp_path / ".mlflow-run").exists()
+
+
+def test_git_does_not_see_the_record_of_a_run() -> None:
+    names = [".mlflow-run", ".mlflow-run.lock"]
+    ignored = subprocess.run(["git", "check-ignore", "--no-index", *names], cwd=ROOT, capture_output=True, text=True)
+    assert ignored.stdout.split() == names
+
+
+def test_the_record_of_a_flow_run_is_left_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when `python -m flows.tracking` is called in the folder of a flow run."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / ".runs" / "some-id"
+    folder.mkdir(parents=True)
+    for name in ("data", "models", "params.yaml"):
+        (folder / name).symlink_to(finished / name)
+    shutil.copytree(finished / "reports", folder / "reports")
+    (folder / ".mlflow-run").write_text("0123 KILLED")
+    tracking.track(with_settings(load(folder / "params.yaml"), {"track.register_as": ""}), folder)
+    assert (folder / ".mlflow-run").read_text() == "0123 KILLED"
 
 
 def test_a_step_that_was_not_run_is_named(tmp_path: Path) -> None:
