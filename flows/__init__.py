@@ -2,6 +2,8 @@
 
 import os
 
+from flows import addresses
+
 ENVIRONMENT = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -21,3 +23,6 @@ for _name, _value in ENVIRONMENT.items():
 # Set and empty, it would have Prefect start a temporary server and then look for its events elsewhere.
 if os.environ.get("PREFECT_API_URL") == "":
     del os.environ["PREFECT_API_URL"]
+
+# Every process of ours that could log an address comes by here: also a worker's, a pool's and Dask's.
+addresses.guard()

@@ -7,6 +7,7 @@ from typing import Any
 from prefect import runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.addresses import without_password
 from flows.session import Session
 from tasks.files import read_json, read_rows
 
@@ -19,7 +20,7 @@ def mlflow_tags() -> dict[str, str]:
     run = runtime.flow_run
     tags = {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name)}
     if run.ui_url:
-        tags["prefect.url"] = str(run.ui_url)
+        tags["prefect.url"] = without_password(str(run.ui_url))
     return tags
 
 
@@ -60,7 +61,11 @@ def link(session: Session) -> None:
 
 def link_to(run: Mapping[str, str]) -> None:
     """Creates the link to an MLflow run, given as reports/mlflow.json has it."""
-    address = os.environ.get("MLFLOW_UI_URL") or run["tracking_uri"]
+    address = (
+        without_password(os.environ.get("MLFLOW_UI_URL", ""))
+        if os.environ.get("MLFLOW_UI_URL")
+        else run["tracking_uri"]
+    )
     page = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
     if address.startswith(("http:", "https:")):
         create_link_artifact(

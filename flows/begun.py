@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import store
+from flows.addresses import one_line
 from tasks.files import replacing
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, wi
                     client.log_artifact(run_id, str(folder / path), "reports")
         client.set_terminated(run_id, status)
     except Exception as lost:  # the store is gone: what ended the run says more
-        log.warning("MLflow run %s could not be marked %s: %s", run_id, status, store.one_line(lost))
+        log.warning("MLflow run %s could not be marked %s: %s", run_id, status, one_line(lost))
     else:
         _write(folder, _Begun(run_id, status, _read(folder).data))
 

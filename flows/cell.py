@@ -26,6 +26,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.states import Completed, Failed
 
 from flows import begun, locks, store
+from flows.addresses import one_line
 from flows.session import Session
 from flows.steps import RETRY_AFTER, compute, restore_or_run, worth_retrying
 from flows.workspace import RUNS, Workspace
@@ -209,7 +210,7 @@ def _find_parent(plan: Plan) -> None:
         opened.client.get_run(plan.parent)
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise TrackingLost(f"MLflow at {opened.uri}: {store.one_line(exc)}") from exc
+            raise TrackingLost(f"MLflow at {opened.uri}: {one_line(exc)}") from exc
         raise RunError(
             f"MLflow at {opened.uri} does not know the comparison's run {plan.parent}: give every Dask worker the "
             "MLFLOW_TRACKING_URI of the comparison"

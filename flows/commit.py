@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.addresses import one_line
 from tasks.errors import RunError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class _Failures(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         exc = record.exc_info[1] if record.exc_info else None
         if not isinstance(exc, OSError):
-            self.errors.append(RunError(f"{record.getMessage()}: {exc}"))
+            self.errors.append(RunError(f"{record.getMessage()}: {one_line(exc) if exc else 'no reason'}"))
             return
         self.errors.append(OSError(exc.errno, exc.strerror or str(exc)))
         for name in (exc.filename, exc.filename2):

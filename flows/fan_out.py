@@ -3,6 +3,7 @@
 One lost process costs no other cell: a pool that broke is made anew, and who was in it goes on alone.
 """
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -18,15 +19,17 @@ from prefect.futures import PrefectFuture
 from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from flows import task_runs
+from flows import addresses, task_runs
+from flows.addresses import one_line
 from flows.cell import STOP, Plan, begin_process, cell
-from flows.store import one_line
 from tasks.errors import InputError, RunError
 
 MEMORY = 1.5 * 2**30
 """Bytes that a process with TensorFlow, TFF and the data of a small run takes."""
 
 _CONNECT = 10.0
+_DASK_SCHEMES = ("tcp", "tls")
+"""Dask's others need what its configuration or other packages give, and do not keep to a time limit."""
 _LOOK_EVERY = 30.0
 _WITHOUT_WORKER = 10
 """Looks in a row that may find a cluster without any worker."""
@@ -69,23 +72,39 @@ def check_dask(address: str) -> None:
     Raises:
         InputError: no scheduler answers there within 10 s, or it has no worker.
     """
-    from distributed import Client
     from distributed.comm.addressing import parse_address, parse_host_port
-    from distributed.comm.registry import get_backend
 
+    addresses.remember(address if "://" in address else f"tcp://{address}")
+    shown = shown_dask(address)
+    wrong = f"--dask must be a scheduler's address like tcp://127.0.0.1:8786, got {shown}"
     try:
         scheme, place = parse_address(address)
-        get_backend(scheme)
         parse_host_port(place)
-    except ValueError as exc:
-        raise InputError(f"a Dask scheduler's address is like tcp://127.0.0.1:8786, got {address!r}: {exc}") from exc
+    except Exception as exc:  # its parser has no error of its own
+        raise InputError(f"{wrong}: {one_line(exc)}") from exc
+    if scheme not in _DASK_SCHEMES:
+        raise InputError(f"{wrong}: undrift reaches Dask by {' or '.join(_DASK_SCHEMES)}")
     try:
-        with Client(address, timeout=_CONNECT, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-            workers = client.scheduler_info()["workers"]
-    except OSError as exc:
-        raise InputError(f"no Dask scheduler answers at {address}: {one_line(exc)}") from exc
+        workers = asyncio.run(asyncio.wait_for(_workers(address), _CONNECT + 5))
+    except Exception as exc:  # of the address, of certificates, of what answers there and is no scheduler
+        raise InputError(f"no Dask scheduler answers at {shown}: {one_line(exc)}") from exc
     if not workers:
-        raise InputError(f"the Dask scheduler at {address} has no worker: start some with `dask worker {address}`")
+        raise InputError(f"the Dask scheduler at {shown} has no worker: start some with `dask worker {shown}`")
+
+
+async def _workers(address: str) -> Any:
+    """Returns the workers of a scheduler. Not by a Client: one that cannot connect holds its process up as it ends."""
+    from distributed import Security
+    from distributed.core import rpc
+
+    arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    async with rpc(address, connection_args=arguments, timeout=_CONNECT) as scheduler:  # type: ignore[no-untyped-call]
+        return (await scheduler.identity())["workers"]
+
+
+def shown_dask(address: str) -> str:
+    """Returns the address of a scheduler as it may be shown; Dask takes `tcp://` for granted."""
+    return addresses.without_password(address if "://" in address else f"tcp://{address}")
 
 
 def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
@@ -148,7 +167,9 @@ def _workers_left(runner: Any, address: str) -> Callable[[], None]:
         nonlocal misses
         misses = 0 if runner.client.scheduler_info()["workers"] else misses + 1
         if misses >= _WITHOUT_WORKER:
-            raise RunError(f"the Dask scheduler at {address} has had no worker for {misses * _LOOK_EVERY:.0f} s")
+            raise RunError(
+                f"the Dask scheduler at {shown_dask(address)} has had no worker for {misses * _LOOK_EVERY:.0f} s"
+            )
 
     return look
 

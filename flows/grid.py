@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import yaml
 
 from flows import overrides
+from flows.addresses import one_line
 from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, parse
 
@@ -136,8 +137,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
         else:
             values = [str(value) for value in override.sweep_string_iterator()]
     except HydraException as exc:
-        reason = (str(exc).strip().splitlines() or [""])[0]
-        raise SettingsError(f"{wrong}: {reason}") from exc
+        raise SettingsError(f"{wrong}: {one_line(exc)}") from exc
     if name not in fields():
         raise SettingsError(f"--grid {_unknown(name)}")
     return name, values

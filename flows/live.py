@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import begun, store, tracking
+from flows.addresses import one_line
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class LiveRun:
             try:
                 self._last = max(self._last, runs.log_rounds(self._client, self.run_id, rows))
             except Exception as lost:
-                log.warning("MLflow: %s; the rounds will be logged when it answers", store.one_line(lost))
+                log.warning("MLflow: %s; the rounds will be logged when it answers", one_line(lost))
                 self._wake.set()
                 return False
             with self._lock:

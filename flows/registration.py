@@ -9,6 +9,7 @@ from typing import Any
 
 import flows
 from flows import server
+from flows.addresses import without_password
 from tasks.errors import InputError, SettingsError
 from tasks.settings import fields, laid_over, load, parse, value_at
 
@@ -170,4 +171,4 @@ def _ensure_pool(name: str) -> None:
 def _ui() -> str:
     from prefect.settings import PREFECT_UI_URL
 
-    return str(PREFECT_UI_URL.value() or server.address().removesuffix("/api"))
+    return without_password(str(PREFECT_UI_URL.value() or server.address().removesuffix("/api")))

@@ -3,10 +3,14 @@
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows import store
-from flows.store import one_line, without_password
+from flows import addresses, store
+from flows.addresses import one_line, without_password
 from tasks.errors import InputError, TrackingLost
+
+if TYPE_CHECKING:
+    from prefect.settings import Settings
 
 _PATIENCE = 15.0
 
@@ -15,9 +19,45 @@ log = logging.getLogger(__name__)
 
 def address() -> str:
     """Returns the API's address by PREFECT_API_URL or the active Prefect profile; empty: there is no server."""
-    from prefect.settings import PREFECT_API_URL
+    found = str(prefect_settings().api.url or "").rstrip("/")
+    addresses.remember(found)
+    return found
 
-    return str(PREFECT_API_URL.value() or "").rstrip("/")
+
+def prefect_settings() -> "Settings":
+    """Returns Prefect's settings, by the environment and the active profile.
+
+    Raises:
+        InputError: one of them is wrong; Prefect finds out as it is imported.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        check_address(given)
+    try:
+        from prefect.settings import get_current_settings
+
+        found = get_current_settings()
+    except Exception as exc:  # pydantic's, of a TOML file, of an address: whatever Prefect's settings are made of
+        raise InputError(f"Prefect cannot use its settings (PREFECT_... or its profile): {_wrong(exc)}") from exc
+    for secret in (found.api.auth_string, found.api.key):
+        if secret is not None:
+            addresses.remember_secrets(secret.get_secret_value(), secret.get_secret_value().partition(":")[2])
+    return found
+
+
+def check_address(url: str) -> None:
+    """Raises InputError if PREFECT_API_URL holds `url` and no library can read that."""
+    addresses.check("PREFECT_API_URL", url, "http://127.0.0.1:4200/api")
+
+
+def _wrong(exc: Exception) -> str:
+    """Returns what is wrong with a setting. Not as pydantic says it: that quotes all settings, passwords too."""
+    import pydantic
+
+    if not isinstance(exc, pydantic.ValidationError):
+        return one_line(exc)
+    first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+    return addresses.scrubbed(" ".join([exc.title, *map(str, first["loc"])]) + f": {first['msg']}")
 
 
 def check() -> None:
@@ -27,13 +67,13 @@ def check() -> None:
         InputError: it does not answer within 15 s, is no Prefect server, or refuses the password.
     """
     import httpx
-    from prefect.settings import get_current_settings
 
     url = address()
     if not url:
         return
+    check_address(url)
     shown = without_password(url)
-    secret = get_current_settings().api.auth_string
+    secret = prefect_settings().api.auth_string
     user, _, password = (secret.get_secret_value() if secret else "").partition(":")
     try:
         answer = httpx.get(f"{url}/admin/version", auth=(user, password) if user else None, timeout=_PATIENCE)
@@ -67,11 +107,12 @@ def check_mlflow(repository: Path) -> None:
     url = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not url:
         return
+    store.check_address(url)
     try:
         if url.startswith(("http:", "https:")):
             store.knock(url, _PATIENCE)
         store.connect(repository)
     except OSError as exc:
-        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={without_password(url)}: {exc}") from exc
+        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={without_password(url)}: {one_line(exc)}") from exc
     except TrackingLost as exc:
         raise InputError(str(exc)) from exc

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import addresses
+from flows.addresses import one_line, without_password
 from tasks.errors import InputError, RunError, TrackingLost, UndriftError
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
 
     home = repository(folder)
     given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        check_address(given)
     uri = given or f"sqlite:///{home / DATABASE}"
     shown = without_password(given) if given else f"sqlite:///{DATABASE}"
     try:
@@ -96,6 +100,11 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
     except raised() as exc:
         raise error(shown, exc, InputError) from exc
     return Store(client, shown, experiment_id)
+
+
+def check_address(given: str) -> None:
+    """Raises InputError if MLFLOW_TRACKING_URI holds `given` and no library can read that."""
+    addresses.check("MLFLOW_TRACKING_URI", given, "http://127.0.0.1:5000 or sqlite:///mlflow.db")
 
 
 def raised() -> tuple[type[Exception], ...]:
@@ -125,21 +134,6 @@ def unauthenticated(shown: str) -> str:
     given = os.environ.get("MLFLOW_TRACKING_USERNAME") or "@" in os.environ.get("MLFLOW_TRACKING_URI", "")
     which = "refuses the password" if given else "wants a password"
     return f"MLflow at {shown} {which}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-
-
-def without_password(uri: str) -> str:
-    """Returns `uri` without the user and password that it may hold: it is written into reports and messages."""
-    return re.sub(r"([?&]password=)[^&\s]*", r"\1***", re.sub(r"//[^/\s]*@", "//", uri))
-
-
-def one_line(exc: BaseException) -> str:
-    """Returns the first line of an error, without a password."""
-    text = str(exc).strip() or type(exc).__name__
-    if "Max retries exceeded" in text:
-        return "it does not answer"
-    # SQLAlchemy may say first what it was about to do.
-    lines = [line for line in text.splitlines() if not line.startswith("(raised as a result")]
-    return without_password((lines or [text])[0])[:300]
 
 
 def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:

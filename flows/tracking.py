@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import begun, store
+from flows.addresses import one_line
 from tasks import command, files, lock, outputs
 from tasks.errors import DataError, UndriftError
 from tasks.settings import Settings, load
@@ -238,7 +239,7 @@ def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
         try:
             client.set_terminated(run_id, status)
         except Exception as lost:  # the store is gone: the error that brought us here says more
-            log.warning("MLflow run %s could not be marked %s: %s", run_id, status, store.one_line(lost))
+            log.warning("MLflow run %s could not be marked %s: %s", run_id, status, one_line(lost))
         raise
     client.set_terminated(run_id, "FINISHED")
 

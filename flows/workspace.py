@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows import addresses
+from flows.addresses import one_line
 from flows.commit import commit, copying
 from tasks.errors import InputError, RunError
 from tasks.files import replacing
@@ -88,7 +90,7 @@ class Workspace:
             except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step will say so
                 return False
             except (DvcException, OSError) as exc:
-                raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {exc}") from exc
+                raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {one_line(exc)}") from exc
             return True
 
     def clear(self, step: str) -> None:
@@ -108,7 +110,7 @@ class Workspace:
             try:
                 commit(repo, _stage(repo, step))
             except (DvcException, OSError, RunError) as exc:
-                raise RunError(f"the outputs of {step} could not be put into DVC's cache: {exc}") from exc
+                raise RunError(f"the outputs of {step} could not be put into DVC's cache: {one_line(exc)}") from exc
 
     def check_remote(self) -> None:
         """Raises InputError if `push` has nowhere to go: better before the first step than after the last."""
@@ -133,7 +135,7 @@ class Workspace:
                 with copying():
                     return int(repo.push(run_cache=True))
             except (DvcException, OSError, RunError) as exc:
-                raise RunError(f"dvc push: {exc}") from exc
+                raise RunError(f"dvc push: {one_line(exc)}") from exc
 
     def hashes(self) -> dict[str, str]:
         """Returns DVC's hash of every output, by its path, as dvc.lock of the workspace has them."""
@@ -154,6 +156,7 @@ class Workspace:
             os.chdir(self.folder)
             try:
                 with _reading():
+                    _remember_remotes(Path())
                     repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
                     with lock_repo(repo):  # counts: DVC's own commands below, as push, take it again
                         yield repo
@@ -169,7 +172,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except DvcException as exc:
-        raise InputError(f"DVC: {' '.join(str(exc).split())}") from exc
+        raise InputError(f"DVC: {addresses.in_full(exc)}") from exc
 
 
 def _stage(repo: "Repo", step: str) -> "Stage":
@@ -219,6 +222,7 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
     from configobj import ConfigObj
     from dvc.config import Config
 
+    _remember_remotes(repository)
     with _reading():
         shared = Config(dvc_dir=str(repository / ".dvc"), validate=True)
     cache = shared["cache"].get("dir") or repository / ".dvc" / "cache"
@@ -230,6 +234,14 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
     written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
     with replacing(fresh / ".dvc" / "config") as path, path.open("wb") as opened:
         written.write(opened)
+
+
+def _remember_remotes(folder: Path) -> None:
+    """Keeps the remotes' addresses and passwords out of what is shown. Read as text: DVC may refuse and quote it."""
+    for name in ("config", "config.local"):
+        path = folder / ".dvc" / name
+        if path.is_file():
+            addresses.remember_config(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:

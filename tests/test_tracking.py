@@ -357,7 +357,7 @@ def test_a_run_left_by_a_killed_track_is_ended_by_the_next(finished: Path, tmp_p
 
 
 def test_git_does_not_see_the_record_of_a_run() -> None:
-    names = [".mlflow-run", ".mlflow-run.lock"]
+    names = [".mlflow-run", ".undrift.lock"]
     ignored = subprocess.run(["git", "check-ignore", "--no-index", *names], cwd=ROOT, capture_output=True, text=True)
     assert ignored.stdout.split() == names
 
@@ -415,6 +415,34 @@ def test_a_server_that_does_not_answer_is_one_line(tracked: Path) -> None:
     assert "secret" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:pass/se cret@127.0.0.1:9",
+        "http://127.0.0.1:9?token=secret",
+        "postgresql://me:secret@127.0.0.1:9/db?sslpassword=secret",
+        "me:secret@127.0.0.1:9",
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused_without_its_password(tracked: Path, address: str) -> None:
+    done = run_command(tracked, MLFLOW_TRACKING_URI=address, MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode in (1, 2), line.startswith("error: ")) == (True, True)
+    assert not any(word in line for word in ("secret", "se cret", "cret@"))
+
+
+def test_the_report_holds_no_password_of_the_store(tracked: Path, tmp_path: Path) -> None:
+    for name in ("data", "models", "params.yaml"):
+        (tmp_path / name).symlink_to(tracked / name)
+    shutil.copytree(tracked / "reports", tmp_path / "reports")
+    address = f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=30&token=s3cret/77"
+    done = run_command(tmp_path, MLFLOW_TRACKING_URI=address)
+    assert done.returncode == 0, done.stderr
+    report = files.read_json(tmp_path / "reports/mlflow.json")
+    assert report["tracking_uri"] == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert "s3cret" not in done.stderr
+
+
 def test_processes_that_begin_at_once_share_one_fresh_database(tmp_path: Path) -> None:
     script = "from pathlib import Path; from flows import store; print(store.connect(Path()).experiment_id)"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
@@ -436,11 +464,6 @@ def test_private_workspaces_share_the_repository_s_store(tmp_path: Path) -> None
     assert store.repository(tmp_path / ".runs/some-id") == tmp_path
     assert store.repository(tmp_path / ".dvc/tmp/exps/tmp1") == tmp_path
     assert store.repository(tmp_path) == tmp_path
-
-
-def test_an_address_is_shown_without_its_password() -> None:
-    assert store.without_password("postgresql://me:pw@host/db") == "postgresql://host/db"
-    assert store.without_password("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
 
 
 def test_a_deleted_experiment_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
