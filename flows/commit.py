@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.addresses import one_line
+from flows.hashes import remove_damaged
 from tasks.errors import RunError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
 
+log = logging.getLogger(__name__)
+
 _BLOCK = 4096
 _SPARE = 64 * 1024
 """Bytes for the listings of folders and the run-cache's entry."""
 
 
-def commit(repo: "Repo", stage: "Stage") -> None:
+def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
     """Puts the stage's outputs into the cache, and then the run into the run-cache and dvc.lock.
+
+    An object that is there already is read again, and replaced if it is damaged: DVC would put a link to it into the
+    place of the output. Not if `is_sound` says that this was just done.
 
     Raises:
         OSError: the disk is full, or cannot be written.
@@ -33,6 +39,9 @@ def commit(repo: "Repo", stage: "Stage") -> None:
         DvcException: an output is missing.
     """
     stage.save(run_cache=False)
+    for out in () if is_sound else stage.outs:
+        for path in remove_damaged(repo, str(out.hash_info.value)):
+            log.warning("%s: %s was damaged in DVC's cache and is replaced", stage.name, path.name)
     _check_space(repo, stage)
     with copying():
         stage.commit()

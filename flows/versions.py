@@ -9,20 +9,9 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.schema import TensorDatasetSchema
 
+from flows.hashes import dvc_hash
 
-def dvc_hash(path: Path) -> str:
-    """Returns DVC's hash of a file, or of a folder (`<32 hex>.dir`), as it is on disk.
-
-    Not read from dvc.lock: that is behind when steps were run by hand, and absent in a folder that DVC does not know.
-    """
-    from dvc_data.hashfile.build import build
-    from dvc_data.hashfile.db import HashFileDB
-    from dvc_objects.fs.local import LocalFileSystem
-    from dvc_objects.fs.memory import MemoryFileSystem
-
-    nowhere = HashFileDB(MemoryFileSystem(), "/")  # type: ignore[no-untyped-call]
-    disk = LocalFileSystem()  # type: ignore[no-untyped-call]
-    return str(build(nowhere, str(path.resolve()), disk, "md5", dry_run=True)[2].hash_info.value)
+__all__ = ["DvcFolder", "DvcSource", "dvc_hash", "lock_of_results", "locked"]
 
 
 def locked(lock: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from flows import addresses
 from flows.addresses import one_line
 from flows.commit import commit, copying
+from flows.hashes import dvc_hash, remove_damaged
 from tasks.errors import InputError, RunError
 from tasks.files import replacing
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 RUNS = ".runs"
 COPIED = ("dvc.yaml", "dvc.lock", ".dvcignore")
 CODE = ("tasks", "flows")
+
+log = logging.getLogger(__name__)
 
 # DVC resolves every path against the process's current folder.
 _IN_FOLDER = threading.RLock()
@@ -74,23 +77,30 @@ class Workspace:
     def restore(self, step: str) -> bool:
         """Takes the step's outputs from the cache, if a run with the same code, data and settings is there.
 
-        The outputs of an unfinished or another run are removed first, as `dvc repro` does.
+        The outputs of an unfinished or another run are removed first, as `dvc repro` does. What is restored is read
+        and held to its hashes: if a file was damaged, it is removed from the cache too, and the step must run.
         """
-        from dvc.exceptions import DvcException
         from dvc.stage.cache import RunCacheNotFoundError
 
         with self._repo() as repo:
             stage = _stage(repo, step)
             try:
-                if not stage.changed():
+                if not stage.changed() and _is_sound(repo, stage, ""):
                     return True
                 stage.remove_outs(ignore_remove=False, force=False)
                 repo.stage_cache.restore(stage)
-                commit(repo, stage)
+                if not _is_sound(repo, stage, ": the step runs"):
+                    stage.remove_outs(ignore_remove=False, force=False)
+                    return False
+                commit(repo, stage, is_sound=True)
             except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step will say so
                 return False
-            except (DvcException, OSError) as exc:
+            except OSError as exc:
                 raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {one_line(exc)}") from exc
+            except Exception as exc:  # what DVC raises for a damaged entry or list cannot be listed
+                log.warning("%s: DVC's cache is damaged, %s: the step runs", step, one_line(exc))
+                _forget(repo, stage)
+                return False
             return True
 
     def clear(self, step: str) -> None:
@@ -177,6 +187,37 @@ def _reading() -> Iterator[None]:
 
 def _stage(repo: "Repo", step: str) -> "Stage":
     return repo.stage.load_one("dvc.yaml", step)
+
+
+def _is_sound(repo: "Repo", stage: "Stage", then: str) -> bool:
+    """Returns whether each output has the bytes that dvc.lock or the run-cache names.
+
+    Otherwise what is damaged of it in the cache is removed there.
+
+    Args:
+        repo: the workspace's.
+        stage: whose outputs are in the workspace.
+        then: what a warning says will be done.
+    """
+    entry = repo.stage_cache._load(stage) or {}
+    named = {out["path"]: {out.get("md5")} for out in entry.get("outs", [])}
+    for out in stage.outs:
+        path, known = Path(out.fs_path), named.get(out.def_path, set()) | {out.hash_info.value}
+        if path.exists() and dvc_hash(path) in known:
+            continue
+        removed = [each for oid in known if oid for each in remove_damaged(repo, oid)]
+        where = f", as {len(removed)} files of DVC's cache that are removed" if removed else ""
+        log.warning("%s: %s is damaged%s%s", stage.name, out.def_path, where, then)
+        return False
+    return True
+
+
+def _forget(repo: "Repo", stage: "Stage") -> None:
+    """Removes the run-cache's entries of a stage, and its outputs: the next commit would read the entries again."""
+    from dvc.stage.cache import _get_stage_hash
+
+    stage.remove_outs(ignore_remove=False, force=False)
+    shutil.rmtree(repo.stage_cache._get_cache_dir(_get_stage_hash(stage)), ignore_errors=True)
 
 
 def _fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: str) -> None:

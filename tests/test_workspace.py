@@ -1,5 +1,6 @@
 """flows/workspace.py with real DVC: what a run's private folder takes from the repository, and never changes there."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,3 +53,99 @@ def test_a_step_that_runs_over_links_leaves_the_cache_as_it_was(repository: Path
     assert (third.folder / "data/partition/00/y.npy").read_bytes() != before
     for name, path in cache_of(repository).items():
         assert versions.dvc_hash(path) == name.removesuffix(".dir")
+
+
+def damage(path: Path) -> None:
+    """Flips a bit in the middle, as a bad disk does: size, time and write protection stay."""
+    mode, times = path.stat().st_mode, (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.chmod(0o644)
+    with path.open("r+b") as opened:
+        opened.write(content)
+    path.chmod(mode)
+    os.utime(path, ns=times)
+
+
+def fresh_repository(copy_repository: Callable[..., Path], folder: Path, link: str) -> Workspace:
+    """A repository of its own, as tests damage its cache, in which `partition` was run once."""
+    repository = copy_repository(folder)
+    with (repository / ".dvc/config").open("a") as config:
+        config.write(f"[cache]\n    type = {link}\n")
+    first = open_workspace(repository, "first")
+    run_partition(first)
+    first.commit("partition")
+    return first
+
+
+LINKS = ("copy", "hardlink", "symlink")
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("damaged", ["data/partition/00/x.npy", "reports/labels.png", "data/partition"])
+def test_a_damaged_file_of_the_cache_is_a_miss_and_is_made_anew(
+    link: str, damaged: str, copy_repository: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = fresh_repository(copy_repository, tmp_path / "repository", link)
+    digest = versions.dvc_hash(first.folder / damaged)
+    sound = versions.dvc_hash(first.folder / "data/partition")
+    damage(cache_of(first.repository)[digest])
+    second = open_workspace(first.repository, "second")
+    assert not second.restore("partition")
+    # A damaged list of a folder's files may also name files that are not there: then DVC finds nothing to restore.
+    assert damaged == "data/partition" or [record for record in caplog.messages if "is damaged" in record]
+    run_partition(second)
+    second.commit("partition")
+    assert versions.dvc_hash(second.folder / "data/partition") == sound
+    third = open_workspace(first.repository, "third")
+    assert third.restore("partition")
+    assert versions.dvc_hash(third.folder / "data/partition") == sound
+    for name, path in cache_of(first.repository).items():
+        assert versions.dvc_hash(path) == name.removesuffix(".dir")
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_an_output_damaged_in_the_workspace_is_never_taken_for_done(
+    link: str, copy_repository: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = fresh_repository(copy_repository, tmp_path / "repository", link)
+    sound = versions.dvc_hash(first.folder / "data/partition")
+    assert first.restore("partition")  # unchanged: as a retry finds it
+    damage(first.folder / "data/partition/00/x.npy")
+    taken = first.restore("partition")
+    assert "data/partition is damaged" in caplog.text
+    assert taken == (link == "copy")  # only a copy leaves a sound one in the cache
+    if not taken:
+        run_partition(first)
+        first.commit("partition")
+    assert versions.dvc_hash(first.folder / "data/partition") == sound
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_a_forced_run_replaces_what_is_damaged_in_the_cache(
+    link: str, copy_repository: Callable[..., Path], tmp_path: Path
+) -> None:
+    first = fresh_repository(copy_repository, tmp_path / "repository", link)
+    path = "data/partition/00/x.npy"
+    sound = versions.dvc_hash(first.folder / path)
+    damage(cache_of(first.repository)[sound])
+    forced = open_workspace(first.repository, "forced")
+    forced.clear("partition")
+    run_partition(forced)
+    forced.commit("partition")
+    assert versions.dvc_hash(forced.folder / path) == sound
+    assert versions.dvc_hash(cache_of(first.repository)[sound]) == sound
+
+
+def test_a_damaged_entry_of_the_run_cache_is_a_miss(copy_repository: Callable[..., Path], tmp_path: Path) -> None:
+    first = fresh_repository(copy_repository, tmp_path / "repository", "copy")
+    (entry,) = [path for path in (first.repository / ".dvc/cache/runs").rglob("*") if path.is_file()]
+    kept = entry.read_bytes()
+    for number, content in enumerate((b"", b"\xff\xfe\x00", b"- a\n- b", b"outs: 3\n", b"{")):
+        entry.parent.mkdir(exist_ok=True)
+        entry.write_bytes(content)
+        again = open_workspace(first.repository, f"again-{number}")
+        assert not again.restore("partition")
+        run_partition(again)
+        again.commit("partition")
+        assert entry.read_bytes() == kept
