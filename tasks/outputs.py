@@ -58,12 +58,14 @@ def renewed(paths: Sequence[Path]) -> Iterator[None]:
     If the block raises an InputError, nothing was begun, and the earlier run's are put back. However else the block
     ends, by a kill too, they are not there any more. What a killed process left half-written is removed as well.
     """
-    for path in paths:
-        for left in (path.with_name(f".{path.name}.{_BEFORE}"), *path.parent.glob(f".{path.name}.????????")):
+    aside = {}
+    for path in filter(_may_be_ours, paths):
+        before = path.with_name(f".{path.name}.{_BEFORE}")
+        for left in (before, *path.parent.glob(f".{path.name}.????????")):
             _remove(left)
-    aside = {path: path.with_name(f".{path.name}.{_BEFORE}") for path in paths if os.path.lexists(path)}
-    for path, before in aside.items():
-        path.rename(before)
+        if os.path.lexists(path):
+            path.rename(before)
+            aside[path] = before
     try:
         yield
     except InputError:
@@ -74,6 +76,12 @@ def renewed(paths: Sequence[Path]) -> Iterator[None]:
     finally:
         for before in aside.values():
             _remove(before)
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether `path` can be what a step made; a folder in place of a file is the user's, and the step will say so."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    return path.parent.is_dir() and not (is_folder and path.suffix)
 
 
 def _remove(path: Path) -> None:

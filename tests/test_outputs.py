@@ -78,6 +78,14 @@ def test_a_link_in_place_of_a_folder_is_removed_and_its_target_stays(tmp_path: P
     assert tree(tmp_path) == ["data", "shared", "shared/x"]
 
 
+def test_a_user_s_folder_in_place_of_a_file_stays(tmp_path: Path) -> None:
+    (tmp_path / "reports/labels.png").mkdir(parents=True)
+    (tmp_path / "reports/labels.png/mine").touch()
+    with outputs.renewed(outputs.of("partition", tmp_path)):
+        pass
+    assert tree(tmp_path) == ["reports", "reports/labels.png", "reports/labels.png/mine"]
+
+
 def test_of_nothing_nothing_is_removed(tmp_path: Path) -> None:
     for step in outputs.OUTPUTS:
         with outputs.renewed(outputs.of(step, tmp_path)):
