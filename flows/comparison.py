@@ -7,6 +7,7 @@ DVC's cache; a comparison that was killed and is run again goes on in the same f
 import logging
 from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -16,7 +17,20 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import abandoned, artifacts, begun, curves, fan_out, grid, overrides, results, table, takeover, task_runs
+from flows import (
+    abandoned,
+    artifacts,
+    begun,
+    curves,
+    fan_out,
+    grid,
+    overrides,
+    raw_data,
+    results,
+    table,
+    takeover,
+    task_runs,
+)
 from flows.cell import Plan
 from flows.grid import Cell
 from flows.parent_run import ParentRun
@@ -80,7 +94,7 @@ def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: 
         raise InputError(f"jobs must be >= 0, got {jobs}")
     repository = find_repository(Path.cwd())
     base = PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
-    cells = grid.cells(base, axes, same_clients)
+    cells = [_placed(repository, cell) for cell in grid.cells(base, axes, same_clients)]
     if dask:
         fan_out.check_dask(dask)
     folder = repository / RUNS / str(runtime.flow_run.id)
@@ -94,6 +108,11 @@ def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: 
         takeover.mark(folder, identity)
         abandoned.end_all(repository)
         return _in_folder(folder, repository, cells, axes, jobs, dask)
+
+
+def _placed(repository: Path, cell: Cell) -> Cell:
+    params, settings = raw_data.placed(repository, cell.params, cell.settings)
+    return replace(cell, params=params, settings=settings)
 
 
 def _in_folder(

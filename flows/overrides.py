@@ -61,7 +61,11 @@ def laid_over(text: str, overrides: Sequence[str]) -> str:
 
 def params_text(params: Path, settings: Settings) -> str:
     """Returns a params.yaml that holds `settings`, with the spelling of the file `params` where the values agree."""
-    text = params.read_text(encoding="utf-8")
+    return merged(params.read_text(encoding="utf-8"), settings)
+
+
+def merged(text: str, settings: Settings) -> str:
+    """Returns the text of a params.yaml that holds `settings`, with the spelling of `text` where the values agree."""
     raw = yaml.safe_load(text)
     if parse(raw) == settings:
         return text

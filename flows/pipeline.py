@@ -21,7 +21,7 @@ from prefect import Flow, flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 
-from flows import abandoned, artifacts, overrides, takeover
+from flows import abandoned, artifacts, overrides, raw_data, takeover
 from flows.commands import error_of
 from flows.names import run_name
 from flows.session import Session
@@ -95,6 +95,7 @@ def _open(repository: Path, settings: Settings, force: bool) -> Session:
         PARAMS.get() or overrides.params_text(repository / "params.yaml", settings),
         str(runtime.flow_run.id),
     )
+    params, settings = raw_data.placed(repository, params, settings)
     data = str((repository / settings.data.path).resolve())
     identity = takeover.identity(repository, "pipeline", params, data)
     if not force and not (repository / RUNS / run_id).is_dir():

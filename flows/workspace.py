@@ -19,6 +19,7 @@ from flows import addresses
 from flows.addresses import one_line
 from flows.commit import commit, copying
 from flows.hashes import dvc_hash, remove_damaged
+from flows.raw_data import is_inside
 from tasks.errors import InputError, RunError
 from tasks.files import replacing
 
@@ -229,7 +230,8 @@ def _fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: s
         _copy_code(repository / name, fresh / name)
     _write_config(repository, folder, fresh)
     source = repository / data_path
-    if not Path(data_path).is_absolute() and not (fresh / data_path).exists() and source.exists():
+    apart = Path(data_path).is_absolute() or not is_inside(data_path)  # where a link would be outside this folder
+    if not apart and not (fresh / data_path).exists() and source.exists():
         (fresh / data_path).parent.mkdir(parents=True, exist_ok=True)
         (fresh / data_path).symlink_to(source.resolve(), target_is_directory=source.is_dir())
 
