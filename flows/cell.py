@@ -31,7 +31,7 @@ from flows.session import Session
 from flows.steps import RETRY_AFTER, compute, restore_or_run, worth_retrying
 from flows.workspace import RUNS, Workspace
 from tasks import command
-from tasks.errors import RunError, TrackingLost, UndriftError, WorkerLost
+from tasks.errors import RunError, TrackingLost, UndriftError
 from tasks.settings import STEPS, parse
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def _attempt(plan: Plan) -> State[Any]:
             restored = _run(plan)
     except (UndriftError, OSError) as exc:
         error = command.as_error(exc)
-        if isinstance(error, TrackingLost | WorkerLost) and runtime.task_run.run_count <= len(RETRY_AFTER):
+        if isinstance(error, TrackingLost) and runtime.task_run.run_count <= len(RETRY_AFTER):
             raise
         return Failed(message=" ".join(str(error).split()), data=error)
     except SystemExit as exc:

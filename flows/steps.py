@@ -18,14 +18,14 @@ from flows import artifacts
 from flows.session import Session
 from tasks import command, lock, timings
 from tasks.__main__ import PURPOSE
-from tasks.errors import TrackingLost, UndriftError, WorkerLost
+from tasks.errors import TrackingLost, UndriftError
 from tasks.settings import STEPS, Settings
 
 log = logging.getLogger(__name__)
 
 _SHOW_EVERY = 2.0
 RETRY_AFTER = [5.0, 30.0]
-"""Seconds before each new try of a step whose MLflow server or worker process was lost."""
+"""Seconds before each new try of a step whose MLflow server was lost."""
 
 
 class _WithoutTraceback(logging.Filter):
@@ -42,7 +42,7 @@ logging.getLogger("prefect.task_runs").addFilter(_WithoutTraceback())
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Whether a failed step may succeed the next time: what it needs was away. Wrong settings stay wrong."""
-    return isinstance(state.result(raise_on_failure=False), TrackingLost | WorkerLost)
+    return isinstance(state.result(raise_on_failure=False), TrackingLost)
 
 
 def _task(name: str, description: str, run: Callable[[Session, bool], State[Any]]) -> Task[[Session, bool], State[Any]]:

@@ -8,8 +8,7 @@ UndriftError
 └── RunError           the run began and could not be finished: exit status 1
     ├── GuardStop      `federate.guard` ended the run (a failed client, a model that is not finite)
     ├── NoClientLeft   every client of a round failed
-    ├── TrackingLost   MLflow did not answer, or refused
-    └── WorkerLost     TFF's worker process died or did not answer, more often than allowed
+    └── TrackingLost   MLflow did not answer, or refused
 ```
 """
 
@@ -68,10 +67,6 @@ class NoClientLeft(RunError):
 
 class TrackingLost(RunError):
     """MLflow's store did not answer, or refused what it was given."""
-
-
-class WorkerLost(RunError):
-    """TFF's worker process died, or missed its deadline, more often than allowed."""
 
 
 @contextmanager

@@ -651,26 +651,24 @@ class FaultSettings(Section):
 class RuntimeSettings(Section):
     """Where the rounds are computed."""
 
-    kind: Literal["in_process", "worker"] = Field(
-        "in_process",
-        title="Kind",
-        description="this process, or TFF's worker process (it listens on every interface)",
-    )
+    kind: Literal["in_process"] = Field("in_process", title="Kind", description="in_process: this process")
     threads: int = Field(0, ge=0, title="Threads", description="clients computed at a time; 0: one a core")
-    deadline: float = Field(
-        600.0,
-        gt=0,
-        title="Deadline",
-        description="seconds that one call may take before the worker counts as lost",
-        json_schema_extra=_only("worker"),
-    )
-    restarts: int = Field(
-        3,
-        ge=0,
-        title="Restarts",
-        description="times that a lost worker is started again",
-        json_schema_extra=_only("worker"),
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _worker_is_gone(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        wrong = []
+        if raw.get("kind") == "worker":
+            wrong.append("kind must be in_process, got 'worker': TFF's worker process let the whole network run code")
+        obsolete = [name for name in ("deadline", "restarts") if name in raw]
+        if obsolete:
+            them = "them" if len(obsolete) > 1 else "it"
+            wrong.append(f"{' and '.join(obsolete)} went with kind worker: delete {them}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return raw
 
 
 class EarlyStoppingSettings(Section):

@@ -22,8 +22,8 @@ from mlflow import MlflowClient
 
 from flows import registration
 
-ROUNDS, PRUNE_ROUNDS = {"in_process": 800, "worker": 300}, 2
-"""Some 20 s and more in either runtime: long enough to be cancelled, and to be killed after a retry."""
+ROUNDS, PRUNE_ROUNDS = 800, 2
+"""Some 20 s and more: long enough to be cancelled, and to be killed after a retry."""
 
 
 def command(folder: Path, shell: dict[str, str], *arguments: str, **environment: str) -> tuple[int, list[str]]:
@@ -142,14 +142,13 @@ def test_of_a_setting_changed_in_the_ui_and_in_params_yaml_the_ui_s_stays() -> N
 
 
 class Run:
-    """A run of the deployment `pipeline`, with many rounds; `kind` is `federate.runtime.kind`."""
+    """A run of the deployment `pipeline`, with many rounds."""
 
-    def __init__(self, deployed: Any, kind: str, force: bool = False, **settings: Any) -> None:
+    def __init__(self, deployed: Any, force: bool = False, **settings: Any) -> None:
         self.deployed, self.api = deployed, deployed.api
         made = ask(self.api, "GET", "deployments/name/pipeline/pipeline")
         wanted = made["parameters"]["settings"]
-        self.kind = kind
-        wanted["federate"] |= {"rounds": ROUNDS[kind], "runtime": wanted["federate"]["runtime"] | {"kind": kind}}
+        wanted["federate"] |= {"rounds": ROUNDS}
         wanted |= settings
         body = {"parameters": {"settings": wanted, "force": force}, "state": {"type": "SCHEDULED"}}
         self.id = str(ask(self.api, "POST", f"deployments/{made['id']}/create_flow_run", **body)["id"])
@@ -187,9 +186,9 @@ class Run:
         return len(log.read_text().splitlines()) if log.is_file() else 0
 
     def processes(self) -> list[psutil.Process]:
-        """Returns what runs for it: its process first, and TFF's worker, if it has one, among the others."""
+        """Returns what runs for it, its process first."""
         found = psutil.Process(self.deployed.worker.pid).children(recursive=True)
-        assert ("worker_binary" in [each.name() for each in found]) == (self.kind == "worker")
+        assert "worker_binary" not in [each.name() for each in found]
         return [psutil.Process(each.pid) for each in found]
 
     def mlflow(self) -> tuple[str, str]:
@@ -229,14 +228,13 @@ def wait_until(condition: Callable[[], object], seconds: float) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["in_process", "worker"])
-def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(deployed: Any, kind: str) -> None:
-    run = Run(deployed, kind)
+def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(deployed: Any) -> None:
+    run = Run(deployed)
     run.wait_for_rounds(20)
     processes = run.processes()
     run.set_state(type="CANCELLING", name="Cancelling", message="Cancelled by the user")
     took = wait_until(lambda: not any(map(is_alive, processes)), 15)
-    print(f"{kind}: cancelled, nothing alive after {took:.1f} s")
+    print(f"cancelled, nothing alive after {took:.1f} s")
     run.wait_for("Cancelled")
     assert not psutil.Process(deployed.worker.pid).children(recursive=True)
     run_id, status = run.mlflow()
@@ -254,7 +252,7 @@ def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(
     killed = time.monotonic()
     processes[0].kill()
     crashed = run.wait_for("Crashed", 15)
-    print(f"{kind}: killed, Crashed after {time.monotonic() - killed:.1f} s")
+    print(f"killed, Crashed after {time.monotonic() - killed:.1f} s")
     assert "SIGKILL" in crashed["state"]["message"]
     wait_until(lambda: not any(map(is_alive, processes)), 5)
     wait_until(lambda: run.mlflow() == (run_id, "FAILED"), 120)  # by a hook in a process that starts first
@@ -263,11 +261,11 @@ def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(
     run.wait_for("Completed", 300)
     assert run.mlflow() == (run_id, "FINISHED")
     points = run.store().get_metric_history(run_id, "num_clients")  # rounds lost with the killed process come last
-    assert sorted(point.step for point in points) == list(range(1, ROUNDS[kind] + PRUNE_ROUNDS + 1))
+    assert sorted(point.step for point in points) == list(range(1, ROUNDS + PRUNE_ROUNDS + 1))
     first, second = run.resumed_after()
-    assert 5 <= first < second < ROUNDS[kind]
+    assert 5 <= first < second < ROUNDS
 
-    undisturbed = Run(deployed, kind, force=True)
+    undisturbed = Run(deployed, force=True)
     undisturbed.wait_for("Completed", 300)
     assert undisturbed.resumed_after() == []
     for path in ("reports/rounds.csv", "reports/clients.csv", "reports/metrics.json", "models/global.h5"):
@@ -276,7 +274,7 @@ def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(
 
 @pytest.mark.slow
 def test_a_stopped_worker_ends_its_runs_and_leaves_nothing(deployed: Any) -> None:
-    run = Run(deployed, "worker", seed=1)
+    run = Run(deployed, seed=1)
     run.wait_for_rounds(10)
     processes = run.processes()
     deployed.worker.send_signal(signal.SIGTERM)

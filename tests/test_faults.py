@@ -1,10 +1,12 @@
 import functools
 import logging
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import get_args
 
 import numpy as np
+import oracle
 import pytest
 import tensorflow as tf
 
@@ -359,16 +361,17 @@ def test_reversed_update_throws_the_mean_and_not_the_median(make_clients, settin
     ],
     ids=["noise", "reversed with scaffold", "not finite with median"],
 )
-def test_the_worker_runtime_agrees_with_this_process(changes, clients, settings_of, tmp_path):
+def test_numbers_are_those_of_tffs_own_runtime(changes, clients, settings_of, tmp_path):
     found = {}
-    for kind in ("in_process", "worker"):
-        folder = clients.write(tmp_path / kind)
-        federate(settings_of({**BASE, **changes, "federate.runtime.kind": kind}), folder)
-        found[kind] = load_params(folder), [(row["client"], row["failure"]) for row in reports(folder)[1]]
-    np.testing.assert_allclose(found["worker"][0], found["in_process"][0], atol=1e-6)
-    assert found["worker"][1] == found["in_process"][1]
+    for name, runs in (("ours", nullcontext()), ("oracle", oracle.asked())):
+        folder = clients.write(tmp_path / name)
+        with runs:
+            federate(settings_of({**BASE, **changes}), folder)
+        found[name] = load_params(folder), [(row["client"], row["failure"]) for row in reports(folder)[1]]
+    np.testing.assert_allclose(found["oracle"][0], found["ours"][0], atol=1e-6)
+    assert found["oracle"][1] == found["ours"][1]
     start = flatten(build("logistic", (3, 3, 1), 3, 0))
-    assert np.abs(found["worker"][0] - start).max() > 0.01
+    assert np.abs(found["oracle"][0] - start).max() > 0.01
 
 
 def test_unknown_client_is_refused_before_anything_is_written(clients, settings_of, tmp_path):

@@ -14,7 +14,7 @@ TASKS = sorted((ROOT / "tasks").rglob("*.py"))
 FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
-TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras", "grpc"}
+TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras"}
 CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/diagnose/replay")
 
 
@@ -77,6 +77,13 @@ def test_steps_never_import_each_other(path: Path) -> None:
 def test_a_diagnosis_needs_no_tensorflow(path: Path) -> None:
     if not relative(path).startswith("tasks/diagnose/replay"):
         assert not {name.split(".")[0] for name in imported(path)} & TENSORFLOW
+
+
+@pytest.mark.parametrize("path", [*TASKS, *sorted((ROOT / "flows").glob("*.py"))], ids=relative)
+def test_nothing_starts_tffs_own_runtime(path: Path) -> None:
+    """It listens on every network interface, without authentication."""
+    text = path.read_text(encoding="utf-8")
+    assert not [name for name in ("worker_binary", "grpc", "cpp_execution_context", "RemoteExecutor") if name in text]
 
 
 def test_no_part_of_matplotlib_keeps_global_state() -> None:

@@ -93,10 +93,9 @@ def assert_four_are_named(folder):
     assert (last["04"]["weight"], last["04"]["finite"], last["04"]["failure"]) == ("1.0", "True", "")
 
 
-@pytest.mark.parametrize("runtime", ["in_process", "worker"])
-def test_clients_that_break_during_the_run_are_left_out_and_named(runtime, clients, settings_of, tmp_path, caplog):
+def test_clients_that_break_during_the_run_are_left_out_and_named(clients, settings_of, tmp_path, caplog):
     clients.write(tmp_path)
-    settings = settings_of({**BASE, "federate.rounds": 3, "federate.runtime.kind": runtime})
+    settings = settings_of({**BASE, "federate.rounds": 3})
     with caplog.at_level(logging.WARNING, "tasks.federate"):
         federate(settings, tmp_path, after(2, lambda: break_four(tmp_path, clients)))
     assert_four_are_named(tmp_path)

@@ -374,6 +374,23 @@ def test_an_error_of_the_block_names_the_setting_to_change() -> None:
         raise DataError("empty")
 
 
+WENT = "went with kind worker: delete"
+NO_WORKER = "kind must be in_process, got 'worker': TFF's worker process let the whole network run code"
+
+
+@pytest.mark.parametrize(
+    ("old", "says"),
+    [
+        ({"kind": "worker"}, NO_WORKER),
+        ({"kind": "in_process", "threads": 2, "deadline": 600.0, "restarts": 3}, f"deadline and restarts {WENT} them"),
+        ({"restarts": None}, f"restarts {WENT} it"),
+        ({"kind": "worker", "deadline": 5.0}, f"{NO_WORKER}; deadline {WENT} it"),
+    ],
+)
+def test_settings_of_the_worker_process_are_told_what_to_do(old: dict[str, Any], says: str) -> None:
+    assert refusal(changed("federate.runtime", old)) == f"federate.runtime.{says}"
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().seed = 1  # type: ignore[misc]

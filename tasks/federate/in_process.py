@@ -76,7 +76,8 @@ class InProcessContext(tff.framework.SyncContext):
                 return value
             try:
                 return function(value)
-            except (tf.errors.OpError, ValueError, TypeError) as exc:
+            except Exception as exc:
+                # Whatever a client's data or a user's model does to TensorFlow: no list of it could be whole.
                 return Failed(exc)
 
         if self._pool is None or len(values) < 2:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.errors import NoClientLeft, RunError, SettingsError, UndriftError
+from tasks.errors import NoClientLeft, SettingsError
 from tasks.federate import faults, schedule
 from tasks.federate.aggregators import aggregator
 from tasks.federate.architecture import Architecture, narrower, whole
@@ -163,7 +163,8 @@ class Runner:
             state = self.settled(state, left)
         whole = self._whole(left)
         inputs = {client: self._client_input(state, client, round_num, whole) for client in sampled}
-        proposed, results = self._call(state, inputs)
+        proposed, in_order = self._computations.next(state, list(inputs.values()))
+        results = dict(zip(inputs, in_order, strict=True))
         failures = {c: _reason(r, inputs[c]["folder"]) for c, r in results.items() if _reason(r, "") != ""}
         if len(failures) == len(sampled):
             raise NoClientLeft(f"round {round_num}: every client failed: {listed(failures)}")
@@ -206,7 +207,7 @@ class Runner:
     def updates(self, state: Any, round_num: int, clients: Iterable[str]) -> dict[str, Any]:
         """Returns what each of `clients` would send in round `round_num` if it took part, or `Failed`."""
         inputs = {client: self._client_input(state, client, round_num) for client in clients}
-        return _each(self._computations.train, state, inputs)
+        return _by_client(self._computations.train, state, inputs)
 
     def order(self, client: str, round_num: int) -> NDArray[np.int32]:
         """Returns the order (E·N,) in which the client visits its examples in round `round_num`."""
@@ -224,7 +225,7 @@ class Runner:
         if sampling.kind != "power_of_choice" or len(sampled) <= sampling.clients_per_round:
             return sampled
         inputs = {client: self._client_input(state, client, round_num) for client in sampled}
-        measured = _each(self._computations.measure, state, inputs)
+        measured = _by_client(self._computations.measure, state, inputs)
         losses = {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in measured.items()}
         return schedule.highest(losses, sampling.clients_per_round)
 
@@ -248,29 +249,6 @@ class Runner:
             given["kept"] = state["kept"][client]
         return given
 
-    def _call(self, state: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Returns the next state and each client's result or `Failed`.
-
-        The worker runtime fails the whole round with an error that does not say whose it is: then each client is
-        tried alone, and the round is run again without those that fail.
-        """
-        try:
-            proposed, results = self._computations.next(state, list(inputs.values()))
-            return proposed, dict(zip(inputs, results, strict=True))
-        except UndriftError:
-            raise
-        except Exception as exc:
-            tried = _each_alone(self._computations.train, state, inputs)
-            failed = {client: found for client, found in tried.items() if isinstance(found, Failed)}
-            if not failed:
-                raise RunError(f"the round failed, but each of its clients alone did not: {exc}") from exc
-            rest = {client: given for client, given in inputs.items() if client not in failed}
-            if not rest:
-                return state, failed
-            proposed, results = self._computations.next(state, list(rest.values()))
-            found = {**dict(zip(rest, results, strict=True)), **failed}
-            return proposed, {client: found[client] for client in inputs}
-
     def _prune(self, state: Any, round_num: int) -> Any:
         if self._phase.next_mask is None:
             return state
@@ -286,32 +264,10 @@ class Runner:
         return self.validate(params)
 
 
-_Compute = Callable[[Any, Sequence[Any]], list[Any]]
-
-
-def _each(compute: _Compute, state: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what `compute` gives for each client, or `Failed`.
-
-    All at once; the worker runtime fails for all when one does, and then each client is tried alone.
-    """
-    try:
-        return dict(zip(inputs, compute(state, list(inputs.values())), strict=True))
-    except UndriftError:
-        raise
-    except Exception:
-        return _each_alone(compute, state, inputs)
-
-
-def _each_alone(compute: _Compute, state: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for client, given in inputs.items():
-        try:
-            (found[client],) = compute(state, [given])
-        except UndriftError:
-            raise
-        except Exception as exc:
-            found[client] = Failed(exc)
-    return found
+def _by_client(
+    compute: Callable[[Any, Sequence[Any]], list[Any]], state: Any, inputs: Mapping[str, Any]
+) -> dict[str, Any]:
+    return dict(zip(inputs, compute(state, list(inputs.values())), strict=True))
 
 
 def _with_kept(state: Any, results: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""TFF's own FedAvg, FedProx, MimeLite and FedAvgM against ours, in our environment and on a worker of ours.
+"""TFF's own FedAvg, FedProx, MimeLite and FedAvgM against ours, in our environment and in TFF's worker.
 
     .venv/bin/python tests/benchmarks/peer_tff.py FILE.npz
 
@@ -26,9 +26,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from peer_case import Batch, Case, Row, Vector, arguments, compare, flat
 
-from tasks.federate.runtime import runtime
 from tasks.models import build
-from tasks.settings import RuntimeSettings
+from tests.oracle import oracle
 
 algorithms, optimizers = tff.learning.algorithms, tff.learning.optimizers
 
@@ -107,5 +106,5 @@ def rows(cases: dict[str, Case]) -> Iterator[Row]:
 
 if __name__ == "__main__":
     chosen = arguments(__doc__)
-    with runtime(RuntimeSettings(kind="worker")):
+    with oracle(threads=2) as worker, tff.framework.get_context_stack().install(worker):
         sys.exit(compare("TFF 0.87", rows(chosen)))

@@ -42,12 +42,12 @@ from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.cohort import CLIENTS, Cohort, load_cohort
 from tasks.federate.in_process import in_process
 from tasks.federate.parameters import build_validation, flatten
-from tasks.federate.worker import owned_worker
 from tasks.files import TEST, write_client, write_json
 from tasks.models import BUILDERS, build, num_params
 from tasks.settings import Settings, parse
 from tests.benchmarks import round_variants
 from tests.benchmarks.round_variants import BATCH, LEARNING_RATE, HandWritten, Stock, Unrecorded, Variant, flat
+from tests.oracle import oracle
 
 SHAPE, CLASSES, EXAMPLES = (28, 28, 1), 10, 100
 NEVER = 10**6
@@ -134,7 +134,7 @@ def measure(name: str, num_clients: int, least: int, seconds: float, folder: Pat
     model = build(name if name in BUILDERS else f"{round_variants.__name__}:{name}", SHAPE, CLASSES, settings.seed)
     initial, threads = [v.numpy() for v in model.trainable_weights], len(os.sched_getaffinity(0))
     with ExitStack() as stack:
-        worker = stack.enter_context(owned_worker(threads, deadline=600.0, restarts=0))
+        worker = stack.enter_context(oracle(threads))
         stock = Stock(settings, cohort, model, worker)
         unrecorded = Unrecorded(settings, cohort, model, stack.enter_context(in_process(threads)))
         hand = HandWritten(settings, cohort, model)

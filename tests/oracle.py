@@ -1,0 +1,110 @@
+"""TFF's own C++ runtime, to whose numbers the tests hold ours.
+
+It listens on every network interface without authentication and runs any graph that it is sent. So it runs only while
+a test compares, and ends with the process of the tests, however that ends.
+"""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import grpc  # type: ignore[import-untyped]
+import tensorflow_federated as tff
+
+from tasks.federate import rounds
+from tasks.settings import RuntimeSettings
+
+# Holds a pipe whose other end is the tests': however their process ends, `read` returns, and the worker is killed.
+_WATCH = '"$@" </dev/null & read -r end; kill -9 $!; wait $!'
+_START_SECONDS = 60.0
+_CHANNEL = {
+    "grpc.enable_http_proxy": 0,  # a proxy in the environment would be asked for 127.0.0.1
+    "grpc.max_receive_message_length": -1,
+    "grpc.max_send_message_length": -1,
+}
+
+
+@contextmanager
+def oracle(threads: int) -> Iterator[Any]:
+    """Yields a TFF context that computes in the worker, `threads` clients at a time."""
+    with _process(threads) as port, grpc.insecure_channel(f"127.0.0.1:{port}", list(_CHANNEL.items())) as channel:
+        stub = tff.framework.RemoteExecutorGrpcStub(channel)
+
+        def executor(cardinalities: Any) -> Any:
+            cardinalities.setdefault(tff.CLIENTS, 0)
+            remote = tff.framework.RemoteExecutor(stub)
+            remote.set_cardinalities(cardinalities)
+            return remote
+
+        yield tff.framework.SyncExecutionContext(
+            executor_fn=tff.framework.ResourceManagingExecutorFactory(executor),
+            compiler_fn=tff.backends.native.desugar_and_transform_to_native,
+            transform_args=tff.tensorflow.transform_args,
+            transform_result=tff.tensorflow.transform_result,
+        )
+
+
+@contextmanager
+def asked(threads: int = 2) -> Iterator[None]:
+    """Runs the rounds of the block's steps in the oracle, in place of our own runtime."""
+    with oracle(threads) as context:
+
+        def installed(settings: RuntimeSettings) -> Any:
+            return tff.framework.get_context_stack().install(context)
+
+        with mock.patch.object(rounds, "runtime", installed):
+            yield
+
+
+@contextmanager
+def _process(threads: int) -> Iterator[int]:
+    """Yields the port of a worker."""
+    with socket.socket() as reservation:
+        # gRPC's server shares the port with this socket, which keeps it from everybody else.
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reservation.bind(("", 0))
+        port = int(reservation.getsockname()[1])
+        command = ["sh", "-c", _WATCH, "sh", str(_binary())]
+        command += [f"--port={port}", f"--max_concurrent_computation_calls={threads}"]
+        watch = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal must not end the shell before the worker
+        )
+        assert watch.stdin is not None
+        try:
+            _wait_for(port)
+            yield port
+        finally:
+            watch.stdin.close()
+            watch.wait()
+
+
+def _wait_for(port: int) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+        except OSError:
+            assert time.monotonic() < until, "TFF's worker does not answer"
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _binary() -> Path:
+    found = importlib.util.find_spec("tensorflow_federated")
+    assert found is not None
+    assert found.origin is not None
+    binary = Path(found.origin).parent / "data" / "worker_binary"
+    assert os.access(binary, os.X_OK)
+    return binary
