@@ -31,7 +31,7 @@ from flows.session import Session
 from flows.steps import RETRY_AFTER, compute, restore_or_run, worth_retrying
 from flows.workspace import RUNS, Workspace
 from tasks import command
-from tasks.errors import RunError, TrackingLost, UndriftError
+from tasks.errors import RunError, TrackingLost
 from tasks.settings import STEPS, parse
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def _attempt(plan: Plan) -> State[Any]:
     try:
         with _ONE_AT_A_TIME, _only_warnings():
             restored = _run(plan)
-    except (UndriftError, OSError) as exc:
+    except Exception as exc:
         error = command.as_error(exc)
         if isinstance(error, TrackingLost) and runtime.task_run.run_count <= len(RETRY_AFTER):
             raise

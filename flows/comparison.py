@@ -84,7 +84,7 @@ def compare(
     command.quiet()
     try:
         return _compare(grid, settings, same_clients, jobs, dask)
-    except (UndriftError, OSError) as exc:
+    except Exception as exc:
         error = command.as_error(exc)
         return Failed(message=str(error), data=error)
 

@@ -84,7 +84,7 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
             abandoned.end_all(repository)
             with _ending(session):
                 return _run(session, force, push)
-    except (UndriftError, OSError) as exc:
+    except Exception as exc:
         error = command.as_error(exc)
         return Failed(message=str(error), data=error)
 

@@ -18,7 +18,7 @@ from flows import artifacts
 from flows.session import Session
 from tasks import command, lock, timings
 from tasks.__main__ import PURPOSE
-from tasks.errors import TrackingLost, UndriftError
+from tasks.errors import TrackingLost
 from tasks.settings import STEPS, Settings
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def _restored_or(step: str, session: Session, force: bool, run: Callable[[], Non
     try:
         if restore_or_run(step, session, force, run):
             return Completed(name="Cached", message=f"{step}: the same code, data and settings were run before")
-    except (UndriftError, OSError) as exc:
+    except Exception as exc:
         error = command.as_error(exc)
         # `data/raw.npz` as params.yaml has it, not where it lies in the workspace.
         error = type(error)(str(error).replace(f"{session.workspace.folder}{os.sep}", ""))

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from tasks.errors import InputError, RunError, UndriftError, one_line
+from tasks.scrub import of_tensorflow, scrubbed
 
 if TYPE_CHECKING:
     import psutil
@@ -108,31 +109,38 @@ def run(action: Callable[[], None]) -> int:
     as SystemExit(143). Any other exception is a defect of ours and keeps its traceback.
     """
     try:
-        action()
-    except (UndriftError, OSError, MemoryError) as exc:
-        error = as_error(exc)
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_status
+        try:
+            action()
+        except Exception as exc:
+            error = as_error(exc)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
-def as_error(exc: UndriftError | OSError | MemoryError) -> UndriftError:
-    """Returns `exc`, or what it is to the user: an InputError for a path to mend, a RunError for all else.
+def as_error(exc: Exception) -> UndriftError:
+    """Returns the error with which a run that `exc` ended fails.
 
-    That is a full or forbidden disk, a file that is too large, a lack of memory.
+    That is `exc` itself; an InputError for a path that the user has to mend; a RunError for all else that a system
+    refuses (a full or forbidden disk, too large a file, no memory), and for an error of TensorFlow, without the data
+    that its text and its traceback hold. Any other exception is a defect of ours, and raised.
     """
     if isinstance(exc, UndriftError):
         return exc
     if isinstance(exc, MemoryError):
         return RunError(f"not enough memory: {one_line(exc)}")
-    if exc.errno in _TO_MEND:
-        return InputError(f"{exc}: {_TO_MEND[exc.errno]}")
-    if exc.errno in _TO_FREE:
-        return RunError(f"{exc}: {_TO_FREE[exc.errno]}")
-    return RunError(str(exc) if exc.errno else one_line(exc))
+    if isinstance(exc, OSError):
+        if exc.errno in _TO_MEND:
+            return InputError(f"{exc}: {_TO_MEND[exc.errno]}")
+        if exc.errno in _TO_FREE:
+            return RunError(f"{exc}: {_TO_FREE[exc.errno]}")
+        return RunError(str(exc) if exc.errno else one_line(exc))
+    if of_tensorflow(exc):
+        return RunError(f"TensorFlow failed: {scrubbed(exc)}")
+    raise exc
 
 
 def end_with_parent() -> None:

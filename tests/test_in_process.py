@@ -137,7 +137,7 @@ def test_client_that_fails_holds_its_place_and_is_not_aggregated():
     found, zipped, total, mean = roots([4.0, -1.0, 9.0])
     assert (found[0], found[2]) == (2, 3)
     assert isinstance(found[1], Failed)
-    assert "not positive" in str(found[1].error)
+    assert found[1].reason == "assertion failed: [not positive]"
     assert zipped[0] == (4, 2)
     assert zipped[1] is found[1]
     assert total == 5

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tasks.scrub import scrubbing
 
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From x (N, ...), N > 0, to (N, C)."""
@@ -21,8 +24,11 @@ def load_logits(path: Path, name: str, input_shape: tuple[int, ...], num_classes
 
     model = load_model(path, name, input_shape, num_classes)
 
+    def predicted(x: NDArray[np.float32], start: int) -> Any:
+        return model.predict_on_batch(x[start : start + batch_size])
+
     def logits(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        batches = [model.predict_on_batch(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
-        return np.concatenate(batches)
+        batches = range(0, len(x), batch_size)
+        return np.concatenate(scrubbing(f"{path} failed on the data", lambda: [predicted(x, at) for at in batches]))
 
     return logits

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from tasks.scrub import ours
+
 
 def read_examples(
     folder: tf.Tensor, num_examples: tf.Tensor, input_shape: tuple[int, ...], num_classes: int
@@ -17,10 +19,10 @@ def read_examples(
     # TensorFlow's own error for a bad label prints the labels of the whole batch: private data in a log.
     sizes = tf.debugging.Assert(
         tf.reduce_all(tf.equal([tf.shape(x)[0], tf.size(y)], num_examples)),
-        ["its files changed since the step began"],
+        [ours("its files changed since the step began")],
     )
     labels = tf.debugging.Assert(
-        tf.reduce_all((y >= 0) & (y < num_classes)), [f"labels must be 0 to {num_classes - 1}"]
+        tf.reduce_all((y >= 0) & (y < num_classes)), [ours(f"labels must be 0 to {num_classes - 1}")]
     )
     with tf.control_dependencies([sizes, labels]):
         return tf.identity(x), tf.identity(y)
@@ -33,6 +35,6 @@ def _npy(folder: tf.Tensor, name: str, dtype: tf.DType) -> tf.Tensor:
     begin = 10 + tf.cast(tf.io.decode_raw(tf.strings.substr(head, 8, 2), tf.uint16)[0], tf.int32)
     # TensorFlow's own error for a file cut short prints its content.
     whole = tf.equal(tf.strings.substr(head, 0, 7), b"\x93NUMPY\x01") & (begin <= length)
-    with tf.control_dependencies([tf.debugging.Assert(whole, [f"{name} is not a .npy file of version 1"])]):
+    with tf.control_dependencies([tf.debugging.Assert(whole, [ours(f"{name} is not a .npy file of version 1")])]):
         length = tf.identity(length)
     return tf.io.decode_raw(tf.strings.substr(content, begin, length - begin), dtype)

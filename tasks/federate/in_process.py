@@ -21,15 +21,21 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow.core.protobuf import config_pb2
 
+from tasks.scrub import scrubbed, scrubbing
+
 Value = Any
 """A leaf is an array, a structure a tuple, a function a callable, a CLIENTS-placed value a `_AtClients`."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What stands in the place of a client that failed."""
+    """What stands in the place of a client that failed.
 
-    error: Exception
+    Attributes:
+        reason: one line without values of its data. The exception itself is not kept: its text holds some.
+    """
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,14 @@ class InProcessContext(tff.framework.SyncContext):
             self._pool.shutdown(cancel_futures=True)
 
     def invoke(self, comp: Any, arg: Any) -> Any:
-        """Returns what `comp` gives for `arg`; a client that failed is a `Failed` in the CLIENTS-placed results."""
+        """Returns what `comp` gives for `arg`; a client that failed is a `Failed` in the CLIENTS-placed results.
+
+        Raises:
+            RunError: what runs on the server's side failed.
+        """
+        return scrubbing("what the server computes failed", lambda: self._invoke(comp, arg))
+
+    def _invoke(self, comp: Any, arg: Any) -> Any:
         if comp not in self._compiled:
             self._compiled[comp] = _Compiled(comp, self._map)
         signature = comp.type_signature
@@ -78,7 +91,7 @@ class InProcessContext(tff.framework.SyncContext):
                 return function(value)
             except Exception as exc:
                 # Whatever a client's data or a user's model does to TensorFlow: no list of it could be whole.
-                return Failed(exc)
+                return Failed(scrubbed(exc))
 
         if self._pool is None or len(values) < 2:
             return [call(value) for value in values]

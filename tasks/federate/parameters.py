@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tasks.scrub import scrubbing
+
 _BATCH = 1024
 
 
@@ -14,7 +16,7 @@ def build_validation(
 ) -> Callable[[NDArray[np.float32]], tuple[float, float]]:
     """Returns a function from flat parameters (P,) to (loss in nats per example, accuracy) on x (N, ...), y (N,).
 
-    It writes the parameters into `model`.
+    It writes the parameters into `model`, and raises a RunError where they cannot be measured.
     """
 
     # Autograph, which has nothing to convert here, leaves a file in the temporary folder whenever a run is killed.
@@ -27,9 +29,13 @@ def build_validation(
 
     batches = [(tf.constant(x[i : i + _BATCH]), tf.constant(y[i : i + _BATCH])) for i in range(0, len(x), _BATCH)]
 
+    def measured() -> list[list[float]]:
+        return [[float(part) for part in batch_sums(*batch)] for batch in batches]
+
     def validate(params: NDArray[np.float32]) -> tuple[float, float]:
         assign(model, params)
-        sums = np.sum([[float(part) for part in batch_sums(*batch)] for batch in batches], axis=0)
+        # What TensorFlow says of a label that the model has no class for is every label of the batch.
+        sums = np.sum(scrubbing("the model cannot be measured on the hold-out data", measured), axis=0)
         return float(sums[0] / len(y)), float(sums[1] / len(y))
 
     return validate

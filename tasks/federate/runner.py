@@ -165,7 +165,7 @@ class Runner:
         inputs = {client: self._client_input(state, client, round_num, whole) for client in sampled}
         proposed, in_order = self._computations.next(state, list(inputs.values()))
         results = dict(zip(inputs, in_order, strict=True))
-        failures = {c: _reason(r, inputs[c]["folder"]) for c, r in results.items() if _reason(r, "") != ""}
+        failures = {client: reason for client, result in results.items() if (reason := _reason(result))}
         if len(failures) == len(sampled):
             raise NoClientLeft(f"round {round_num}: every client failed: {listed(failures)}")
         if round_num == self._phase.first:
@@ -277,11 +277,10 @@ def _with_kept(state: Any, results: Mapping[str, Any]) -> Any:
     return OrderedDict(state, kept={**state["kept"], **{client: r["kept"] for client, r in results.items()}})
 
 
-def _reason(result: Any, folder: str) -> str:
+def _reason(result: Any) -> str:
     """Returns why a client's result cannot be used; empty if it can."""
     if isinstance(result, Failed):
-        text = str(getattr(result.error, "message", result.error)).strip().partition("\n")[0]
-        return text.replace(f"{folder}/", "").replace("assertion failed: ", "")[:200] or type(result.error).__name__
+        return result.reason
     return "" if result["finite"] else "its update is not finite"
 
 

@@ -23,6 +23,7 @@ from tasks.models import load_model, save_model
 from tasks.prune.export import checked_difference, sizes, tflite_logits, to_tflite
 from tasks.prune.masks import PruningMasks
 from tasks.round_log import Rows, read_clients, read_rounds
+from tasks.scrub import scrubbing
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     model = load_model(folder / "models" / "global.h5", settings.federate.model, cohort.input_shape, cohort.num_classes)
     rounds, clients = _log_of_training(folder / "reports" / "federate")
     trained = len(rounds)  # not federate.rounds: training may have stopped early
-    before = model.predict(cohort.test_x, batch_size=1024, verbose=0)
+    before = _logits(model, cohort)
     masks = PruningMasks(settings.prune, model)
 
     def next_mask(round_num: int, params: NDArray[np.float32]) -> NDArray[np.float32] | None:
@@ -87,11 +88,18 @@ def _log_of_training(reports: Path) -> tuple[Rows, Rows]:
     return rounds, clients
 
 
+def _logits(model: tf.keras.Model, cohort: Cohort) -> Any:
+    """Returns the logits (N, C) of the hold-out data."""
+    return scrubbing(
+        "the model failed on the hold-out data", lambda: model.predict(cohort.test_x, batch_size=1024, verbose=0)
+    )
+
+
 def _export(
     folder: Path, cohort: Cohort, model: tf.keras.Model, before: NDArray[np.float32], masks: PruningMasks
 ) -> dict[str, Any]:
     models, params = folder / "models", flatten(model)
-    logits = model.predict(cohort.test_x, batch_size=1024, verbose=0)
+    logits = _logits(model, cohort)
     files = {"tflite_float": to_tflite(model, quantise=False), "tflite_quantised": to_tflite(model, quantise=True)}
     names = {"tflite_float": "pruned_float.tflite", "tflite_quantised": "pruned.tflite"}
     exported = {}

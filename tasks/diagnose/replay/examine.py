@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tasks.client_data import Examples
 from tasks.federate.parameters import assign
+from tasks.scrub import scrubbing
 
 Params = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -54,8 +55,9 @@ class Probe:
             parts = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
             return loss, tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
 
-        self._logits: Callable[[Any], Any] = logits
-        self._gradient: Callable[[Any, Any], Any] = gradient
+        failed = "the model failed on a client's data"
+        self._logits: Callable[[Any], Any] = lambda x: scrubbing(failed, lambda: logits(x))
+        self._gradient: Callable[[Any, Any], Any] = lambda x, y: scrubbing(failed, lambda: gradient(x, y))
 
     def logits(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Returns the logits (N, C)."""
