@@ -33,6 +33,7 @@ from flows.workspace import RUNS, Workspace
 from tasks import command
 from tasks.errors import RunError, TrackingLost
 from tasks.settings import STEPS, parse
+from tasks.signals import masked
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +196,8 @@ def _ending(session: Session) -> Iterator[None]:
         status = "FINISHED"
     except Stopped:
         raise
-    except Exception:
-        status = "FAILED"
+    except Exception as exc:
+        status = "KILLED" if masked(exc) else "FAILED"
         raise
     finally:
         session.end(status)

@@ -39,6 +39,7 @@ from flows.workspace import RUNS, find_repository
 from tasks import command, files
 from tasks.errors import DataError, InputError, RunError, UndriftError
 from tasks.settings import Settings
+from tasks.signals import masked
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,8 @@ def _in_folder(
         _end_abandoned([plan.folder for plan in plans], "FAILED")
         _report(repository, folder, found, parent)
         status = "FINISHED" if all(each.is_finished for each in found) else "FAILED"
-    except Exception:
-        status = "FAILED"
+    except Exception as exc:
+        status = "KILLED" if masked(exc) else "FAILED"
         raise
     finally:
         _end_abandoned([plan.folder for plan in plans], status)

@@ -22,7 +22,7 @@ from flows.workspace import RUNS, find_repository
 from tasks import command
 from tasks.diagnose import diagnose_logs
 from tasks.diagnose.patch import flags
-from tasks.errors import DataError, InputError, RunError, TrackingLost, UndriftError
+from tasks.errors import DataError, InputError, RunError, TrackingLost
 from tasks.files import read_json
 from tasks.settings import Settings, load, parse, with_settings
 
@@ -47,8 +47,9 @@ def diagnose(run: str) -> State[Any]:
     command.quiet()
     try:
         answer, told = _diagnosed(run)
-    except UndriftError as exc:
-        return Failed(message=str(exc), data=exc)
+    except Exception as exc:
+        error = command.as_error(exc)
+        return Failed(message=str(error), data=error)
     create_markdown_artifact(told, key="diagnosis", description=f"of {run}")
     return Completed(message=answer)
 

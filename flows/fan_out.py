@@ -23,6 +23,7 @@ from flows import addresses, task_runs
 from flows.addresses import one_line
 from flows.cell import STOP, Plan, begin_process, cell
 from tasks.errors import InputError, RunError
+from tasks.signals import masked
 
 MEMORY = 1.5 * 2**30
 """Bytes that a process with TensorFlow, TFF and the data of a small run takes."""
@@ -218,6 +219,8 @@ def _state(future: PrefectFuture[Any]) -> State[Any] | None:
     except BrokenProcessPool:
         return None
     except Exception as exc:
+        if masked(exc):
+            raise
         return Crashed(message=one_line(exc))
     if state.is_final():
         return state

@@ -30,6 +30,7 @@ from flows.workspace import RUNS, Workspace, find_repository
 from tasks import command
 from tasks.errors import SettingsError, UndriftError
 from tasks.settings import Settings, parse
+from tasks.signals import masked
 
 log = logging.getLogger("flows.pipeline")
 
@@ -112,8 +113,8 @@ def _ending(session: Session) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
-    except Exception:
-        status = "FAILED"
+    except Exception as exc:
+        status = "KILLED" if masked(exc) else "FAILED"
         raise
     finally:
         session.end(status)

@@ -12,6 +12,7 @@ from flows.addresses import one_line
 from tasks import command, files, lock, outputs
 from tasks.errors import DataError, UndriftError
 from tasks.settings import Settings, load
+from tasks.signals import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -235,7 +236,7 @@ def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
     try:
         yield
     except BaseException as exc:
-        status = "FAILED" if isinstance(exc, Exception) else "KILLED"
+        status = "FAILED" if isinstance(exc, Exception) and not masked(exc) else "KILLED"
         try:
             client.set_terminated(run_id, status)
         except Exception as lost:  # the store is gone: the error that brought us here says more

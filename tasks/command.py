@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tasks.errors import InputError, RunError, UndriftError, one_line
 from tasks.scrub import of_tensorflow, scrubbed
+from tasks.signals import Terminated, masked, number_of
 
 if TYPE_CHECKING:
     import psutil
 
 INTERRUPTED = 130
-TERMINATED = 143
 
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"}
 _LOOK_EVERY = 0.2
@@ -122,12 +122,15 @@ def run(action: Callable[[], None]) -> int:
 
 
 def as_error(exc: Exception) -> UndriftError:
-    """Returns the error with which a run that `exc` ended fails.
+    """Returns the error with which a run that `exc` ended fails; a signal that `exc` masks is raised as what it was.
 
     That is `exc` itself; an InputError for a path that the user has to mend; a RunError for all else that a system
     refuses (a full or forbidden disk, too large a file, no memory), and for an error of TensorFlow, without the data
     that its text and its traceback hold. Any other exception is a defect of ours, and raised.
     """
+    sent = masked(exc)
+    if sent is not None:
+        raise sent
     if isinstance(exc, UndriftError):
         return exc
     if isinstance(exc, MemoryError):
@@ -187,7 +190,7 @@ def _is_alive(process: "psutil.Process") -> bool:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(TERMINATED)
+    raise Terminated
 
 
 def _deliver_again(lost: "sys.UnraisableHookArgs") -> None:
@@ -196,10 +199,7 @@ def _deliver_again(lost: "sys.UnraisableHookArgs") -> None:
     Python only prints what is raised in a finaliser or in a callback of the garbage collector, and JAX, which TFF
     imports, registers one: a Ctrl-C or SIGTERM that arrives there, as was seen, would have no effect at all.
     """
-    # A scheduler's exception for a signal, as Prefect's, says which one it was.
-    dropped = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(
-        lost.exc_type, getattr(lost.exc_value, "signal", None)
-    )
+    dropped = number_of(lost.exc_value)
     if dropped is None:
         sys.__unraisablehook__(lost)
     else:

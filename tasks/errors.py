@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tasks.signals import masked
+
 _LONGEST = 300
 _LONGEST_MESSAGE = 600
 """Characters: what a user reads in a terminal or a Prefect state."""
@@ -85,6 +87,9 @@ def reading(what: str, refused: type[InputError] = DataError) -> Iterator[None]:
     except UndriftError:
         raise
     except Exception as exc:
+        sent = masked(exc)
+        if sent is not None:
+            raise sent from None
         raise refused(f"{what}, got {one_line(exc)}") from exc
 
 

@@ -3,6 +3,7 @@
 What the UI's buttons send is sent here; tests/test_ui.py presses them.
 """
 
+import random
 import re
 import signal
 import socket
@@ -270,6 +271,21 @@ def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(
     assert undisturbed.resumed_after() == []
     for path in ("reports/rounds.csv", "reports/clients.csv", "reports/metrics.json", "models/global.h5"):
         assert (run.workspace / path).read_bytes() == (undisturbed.workspace / path).read_bytes(), path
+
+
+@pytest.mark.slow
+def test_a_cancellation_is_one_whenever_it_comes(deployed: Any) -> None:
+    """Also in the middle of a round, where it was once taken for the failure of one, and MLflow's run for FAILED."""
+    run, rng = Run(deployed, seed=2), random.Random(0)
+    for attempt in range(6):
+        run.wait_for_rounds(2)
+        time.sleep(rng.uniform(0, 0.2))
+        run.set_state(type="CANCELLING", name="Cancelling", message="Cancelled by the user")
+        run.wait_for("Cancelled", 30)
+        wait_until(lambda: run.mlflow()[1] == "KILLED", 10)
+        if attempt < 5:
+            run.retry()
+            run.wait_for("Running")
 
 
 @pytest.mark.slow

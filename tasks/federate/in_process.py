@@ -7,6 +7,9 @@ up, which is the order of the arguments: one thread and many give the same bits.
 
 A client whose call raises is one failed call, not a failed computation: it takes no further part, its place in every
 CLIENTS-placed result holds a `Failed`, and what is aggregated is aggregated over the others.
+
+All of it runs apart from the thread that calls (see tasks/signals.py): a cancellation is raised beside a computation,
+never in it, so that it cannot be taken for a client's failure.
 """
 
 import weakref
@@ -22,6 +25,7 @@ import tensorflow_federated as tff
 from tensorflow.core.protobuf import config_pb2
 
 from tasks.scrub import scrubbed, scrubbing
+from tasks.signals import Apart, Call
 
 Value = Any
 """A leaf is an array, a structure a tuple, a function a callable, a CLIENTS-placed value a `_AtClients`."""
@@ -60,9 +64,13 @@ class InProcessContext(tff.framework.SyncContext):
         """Computes at most `threads` >= 1 clients at a time."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client") if threads > 1 else None
         self._compiled: weakref.WeakKeyDictionary[Any, Callable[[int], Value]] = weakref.WeakKeyDictionary()
+        self._apart = Apart("computations", self._end)
 
     def close(self) -> None:
         """Waits for the clients under way, and starts no others."""
+        self._apart.close()
+
+    def _end(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -72,7 +80,12 @@ class InProcessContext(tff.framework.SyncContext):
         Raises:
             RunError: what runs on the server's side failed.
         """
-        return scrubbing("what the server computes failed", lambda: self._invoke(comp, arg))
+
+        def run(under_way: Call[Any]) -> Any:
+            self._under_way = under_way
+            return scrubbing("what the server computes failed", lambda: self._invoke(comp, arg))
+
+        return self._apart.call(run)
 
     def _invoke(self, comp: Any, arg: Any) -> Any:
         if comp not in self._compiled:
@@ -84,7 +97,10 @@ class InProcessContext(tff.framework.SyncContext):
         return _extract(self._compiled[comp](_num_clients(embedded))(embedded), signature.result)
 
     def _map(self, function: Callable[[Value], Value], values: Sequence[Value]) -> list[Value]:
+        under_way = self._under_way
+
         def call(value: Value) -> Value:
+            under_way.check()  # after a cancellation, only the clients that have begun go on to their end
             if isinstance(value, Failed):
                 return value
             try:
@@ -96,12 +112,7 @@ class InProcessContext(tff.framework.SyncContext):
         if self._pool is None or len(values) < 2:
             return [call(value) for value in values]
         futures = [self._pool.submit(call, value) for value in values]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+        return [future.result() for future in futures]
 
 
 class _Compiled:
