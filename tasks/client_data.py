@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import DataError, SettingsError, reading
-from tasks.files import TEST, client_sizes, read_client, read_json
+from tasks.files import TEST, as_size, client_sizes, read_client, read_json
 
 Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
 """x (N, ...) and labels y (N,)."""
@@ -59,7 +59,7 @@ def read_client_data(root: Path, exclude: Collection[str] = ()) -> ClientData:
     path = root / "preprocess.json"
     described = read_json(path)
     with reading(f"{path} must say input_shape and num_classes: run the step preprocess again"):
-        shape, num_classes = tuple(int(size) for size in described["input_shape"]), int(described["num_classes"])
+        shape, num_classes = tuple(map(as_size, described["input_shape"])), as_size(described["num_classes"])
     sizes = client_sizes(described, path, "preprocess")
     clients: dict[str, Examples] = {}
     broken: dict[str, str] = {}
@@ -107,12 +107,14 @@ def _read_checked(folder: Path, shape: tuple[int, ...], num_classes: int, num_ex
     if num_examples is not None and len(x) != num_examples:
         raise DataError(f"client {folder.name}: must hold the {num_examples} examples of preprocess.json, got {len(x)}")
     if x.shape[1:] != shape or len(x) == 0:
-        raise DataError(f"client {folder.name}: x must be (N, {', '.join(map(str, shape))}), N > 0, got {x.shape}")
+        said = f"(N, {', '.join(map(str, shape))}), N > 0, as preprocess.json says"
+        raise DataError(f"client {folder.name}: x must be {said}, got {x.shape}")
     if not x.flags.c_contiguous:
         raise DataError(f"client {folder.name}: x must be in C order, got Fortran order")
     outside = int(np.sum((y < 0) | (y >= num_classes)))
     if outside:
-        raise DataError(f"client {folder.name}: labels must be 0 to {num_classes - 1}, got {outside} others")
+        said = f"0 to {num_classes - 1}, as preprocess.json says"
+        raise DataError(f"client {folder.name}: labels must be {said}, got {outside} others")
     if not np.isfinite(x).all():
         raise DataError(f"client {folder.name}: x must be finite, got {np.sum(~np.isfinite(x))} values that are not")
     return x, y

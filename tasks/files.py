@@ -16,7 +16,7 @@ from typing import IO, Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError, reading
+from tasks.errors import DataError, reading, shown
 
 TEST = "test"
 """The folder of the hold-out data beside the clients' folders; no client may have this id."""
@@ -67,7 +67,10 @@ def client_sizes(record: Any, path: Path, step: str) -> dict[str, int]:
     with reading(f"{path} must name the clients with their numbers of examples (run the step {step} again)"):
         named = {client: _size(of_client) for client, of_client in sorted(record["clients"].items())}
     for client in named:
-        check_client_id(client)
+        try:
+            check_client_id(client)
+        except DataError as exc:
+            raise DataError(f"{path}: {exc}") from exc
     if not named:
         raise DataError(f"{path} names no client: run the step {step} again")
     others = [
@@ -85,9 +88,18 @@ def client_sizes(record: Any, path: Path, step: str) -> dict[str, int]:
 
 def _size(of_client: Any) -> int:
     size = of_client["num_examples"] if isinstance(of_client, dict) else of_client
-    if type(size) is not int or size < 1:
-        raise TypeError(f"a number of examples is {size!r}")
-    return size
+    return as_size(size)
+
+
+def as_size(value: Any) -> int:
+    """Returns `value` if it can be the length of an axis: an integer from 1, below 2^31.
+
+    Raises:
+        TypeError: otherwise; call this within `reading`.
+    """
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise TypeError(f"{shown(value)} where a length must be an integer from 1 to 2147483647")
+    return value
 
 
 @contextmanager

@@ -214,6 +214,18 @@ def test_preprocess_json_without_an_sd_is_an_error_where_that_is_needed(clients,
         load_cohort(tmp_path, "examples", 0.1)
 
 
+@pytest.mark.parametrize(
+    "sd", [None, "1", [1.0], [1.0, 0.0], [1.0, -1.0], [[1.0], [1.0, 2.0]], [1.0, "x"], [1.0, 1e999]]
+)
+def test_an_sd_that_nothing_can_be_divided_by_is_an_error(sd, clients, tmp_path):
+    path = clients.write(tmp_path) / "data/clients/preprocess.json"
+    described = json.loads(path.read_text())
+    described["statistics"]["01"]["sd"] = sd
+    path.write_text(json.dumps(described))
+    with pytest.raises(DataError, match=r"must say client 01's sd \(run the step preprocess again\), got"):
+        load_cohort(tmp_path, "examples", 0.1)
+
+
 def test_digest_does_not_depend_on_where_the_workspace_is(clients, tmp_path):
     one, other = (load_cohort(clients.write(tmp_path / name), "examples", 0.0).digest for name in ("a", "b"))
     assert one == other

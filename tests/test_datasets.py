@@ -626,6 +626,11 @@ def test_the_default_path_of_another_kind_is_said() -> None:
     assert "tasks/datasets must be an .npz file, got a folder (data.kind npz, data.path '/" in message
 
 
+def test_synthetic_features_beyond_float32_are_refused() -> None:
+    with pytest.raises(DataError, match=r"^data.beta is too large for float32 features, got 1e\+300$"):
+        read("synthetic", beta=1e300, num_clients=2)
+
+
 # Wrong input: clients
 
 

@@ -270,6 +270,11 @@ def test_classes_of_many_clients_take_no_minute() -> None:
     assert sum(map(len, parts)) == 20_000
 
 
+def test_more_shards_than_memory_holds_are_refused() -> None:
+    with pytest.raises(DataError, match=r"partition.shards_per_client must be <= 1000000, got 10 \* 2147483647"):
+        shards(np.zeros(20, np.int32), 10, 2**31 - 1, np.random.default_rng(0))
+
+
 def test_shards_aligned_with_classes_give_at_most_s_classes() -> None:
     # As in McMahan 2017: 100 shards of 10 from 10 classes of 100; none crosses a border.
     y = balanced(10, 100)

@@ -335,7 +335,7 @@ def _say(folder, clients=None, **changes):
         (_put(np.zeros((9, 8, 5, 2))), r"client 01: .*\(8, 6, 2\), got \(8, 5, 2\)"),
         (_put(np.zeros((0, 8, 6, 2))), "client 01: .*at least one"),
         (_put(np.full((9, 8, 6, 2), np.nan)), "client 01: .*nan or infinity in 9 of 9"),
-        (_put(np.zeros((8, 8, 6, 2))), "client 01: x must hold 9 examples, got 8"),
+        (_put(np.zeros((8, 8, 6, 2))), "client 01: x must hold the 9 examples of partition.json, got 8"),
         (lambda folder: shutil.rmtree(folder / "01"), "client 01: cannot read .*01/x.npy: No such file"),
         (lambda folder: write_client(folder / "07", np.zeros((1, 8, 6, 2)), np.zeros(1)), "got 1 more .07.: run"),
         (lambda folder: (folder / "partition.json").unlink(), "partition.json is missing"),
@@ -346,7 +346,7 @@ def _say(folder, clients=None, **changes):
         (lambda folder: _say(folder, {}), "names no client: run the step partition again"),
         (lambda folder: _say(folder, images="false"), "neither true nor false"),
         (lambda folder: _say(folder, classes=[0, 1]), "classes that are no texts"),
-        (lambda folder: _say(folder, input_shape=[8, "6", 2]), "no list of sizes"),
+        (lambda folder: _say(folder, input_shape=[8, "6", 2]), "'6' where a length must be an integer"),
     ],
 )
 def test_broken_partition_is_an_error_that_leaves_everything_as_it_was(tmp_path, spoil, message):

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.datasets.checks import named_classes
 from tasks.datasets.examples import Labelled, Source
+from tasks.errors import DataError
 from tasks.settings import DataSettings
 
 FEATURES = 60
@@ -29,6 +30,9 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     Departures: each client has a random stream of its own, so that client k is the same for every K; the test set is
     `data.test_fraction` of all examples, stratified, not the last tenth of each client; a class that no example has
     is left out of the classes (with very few clients).
+
+    Raises:
+        DataError: beta is too large for float32.
     """
     width = max(2, len(str(settings.num_clients - 1)))
     parts = [
@@ -37,7 +41,10 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     ]
     y, classes = named_classes(str(label) for _, labels in parts for label in labels)
     owners = np.repeat([f"{k:0{width}d}" for k in range(settings.num_clients)], [len(labels) for _, labels in parts])
-    return Source(Labelled(np.concatenate([x for x, _ in parts]), y), classes, owners)
+    x = np.concatenate([x for x, _ in parts])
+    if not np.isfinite(x).all():
+        raise DataError(f"data.beta is too large for float32 features, got {settings.beta}")
+    return Source(Labelled(x, y), classes, owners)
 
 
 def client_examples(
@@ -50,4 +57,6 @@ def client_examples(
     b = rng.normal(model_mean, 1, CLASSES)
     sd = np.arange(1, FEATURES + 1) ** (-1.2 / 2)
     x = v + sd * rng.standard_normal((int(rng.lognormal(4, 2)) + 50, FEATURES))
-    return x.astype(np.float32), np.argmax(x @ W + b, axis=1)
+    with np.errstate(over="ignore"):
+        features = x.astype(np.float32)
+    return features, np.argmax(x @ W + b, axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.client_data import read_client_data
-from tasks.errors import DataError, SettingsError
+from tasks.errors import SettingsError, reading, shown
 from tasks.federate.aggregators import client_weights, weighting_of
 from tasks.settings import Settings
 
@@ -137,7 +137,8 @@ def _public(
 def _brightness(described: Mapping[str, Any], client: str, brightness: float) -> NDArray[np.float32]:
     if not brightness:
         return np.zeros(0, np.float32)
-    try:
-        return np.asarray(brightness / np.asarray(described["statistics"][client]["sd"]), np.float32)
-    except (KeyError, TypeError) as exc:
-        raise DataError(f"preprocess.json must say client {client}'s sd: run the step preprocess again") from exc
+    with reading(f"preprocess.json must say client {client}'s sd (run the step preprocess again)"):
+        sd = np.asarray(described["statistics"][client]["sd"], np.float64)
+        if sd.shape != (described["input_shape"][-1],) or not (np.isfinite(sd) & (sd > 0)).all():
+            raise ValueError(f"{shown(sd.tolist())} for {described['input_shape'][-1]} channels")
+        return np.asarray(brightness / sd, np.float32)

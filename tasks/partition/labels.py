@@ -7,6 +7,9 @@ from scipy.special import softmax
 from tasks.errors import DataError
 from tasks.partition.shares import Indices, cut, dirichlet_logits, dirichlet_shares, gather
 
+MOST_SHARDS = 1_000_000
+"""Arrays of their own: a second or two, and 100 MB."""
+
 
 def dirichlet(y: NDArray[np.int32], num_clients: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
     """Returns a partition in which each class is divided over the clients by its own draw of Dir(alpha).
@@ -82,7 +85,15 @@ def shards(y: NDArray[np.int32], num_clients: int, per_client: int, rng: np.rand
     at most 1; each client gets s of them at random. Most shards lie within one class. There are at most K · s + C - 1
     pairs of a client and a class that it holds; where no class is smaller than a shard, a shard holds at most 2 classes
     and a client at most 2 s. With more shards than examples some are empty.
+
+    Raises:
+        DataError: more than MOST_SHARDS.
     """
+    if num_clients * per_client > MOST_SHARDS:
+        raise DataError(
+            f"partition.num_clients * partition.shards_per_client must be <= {MOST_SHARDS}, "
+            f"got {num_clients} * {per_client}"
+        )
     shuffled = rng.permutation(len(y))
     by_label = shuffled[np.argsort(y[shuffled], kind="stable")]
     pieces = np.array_split(by_label, num_clients * per_client)

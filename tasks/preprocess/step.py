@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tasks import outputs
 from tasks.errors import DataError, advising, reading
-from tasks.files import TEST, client_sizes, read_client, read_json, replacing, write_client, write_json
+from tasks.files import TEST, as_size, client_sizes, read_client, read_json, replacing, write_client, write_json
 from tasks.preprocess.resize import resize_images
 from tasks.preprocess.standardise import Moments, moments, standardisations, standardise
 from tasks.settings import PreprocessSettings, Settings, naming
@@ -87,9 +87,9 @@ def _read_partition(path: Path) -> _Partition:
         classes, images, shape = raw["classes"], raw["images"], raw["input_shape"]
         if not all(isinstance(name, str) for name in classes) or type(images) is not bool:
             raise TypeError("classes that are no texts, or images that is neither true nor false")
-        if not clients or not all(type(size) is int and size > 0 for size in shape):
-            raise TypeError("no clients, or an input_shape that is no list of sizes")
-        return _Partition(clients, list(classes), images, tuple(shape))
+        if not clients:
+            raise KeyError("clients")
+        return _Partition(clients, list(classes), images, tuple(map(as_size, shape)))
 
 
 def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
@@ -118,10 +118,12 @@ def _check(client: str, x: NDArray[np.float32], partition: _Partition) -> None:
     if len(x) == 0:
         raise DataError(f"client {client}: x must hold at least one example, got none")
     if len(x) != partition.clients.get(client, len(x)):
-        raise DataError(f"client {client}: x must hold {partition.clients[client]} examples, got {len(x)}")
+        raise DataError(
+            f"client {client}: x must hold the {partition.clients[client]} examples of partition.json, got {len(x)}"
+        )
     if x.shape[1:] != partition.shape:
         raise DataError(
-            f"client {client}: examples must have the partition's shape {partition.shape}, got {x.shape[1:]}"
+            f"client {client}: examples must have partition.json's shape {partition.shape}, got {x.shape[1:]}"
         )
     bad = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
     if bad:

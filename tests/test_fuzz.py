@@ -1,0 +1,307 @@
+"""Mutated files of every kind: each is taken, or refused in one line that names it, and no half is left."""
+
+import copy
+import io
+import json
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from tasks.client_data import read_client_data
+from tasks.datasets import load
+from tasks.errors import UndriftError
+from tasks.federate.cohort import load_cohort
+from tasks.files import TEST, write_client, write_json
+from tasks.preprocess import preprocess
+from tasks.settings import DataKind, DataSettings, parse
+from tasks.settings import load as load_settings
+
+ROOT = Path(__file__).parents[1]
+MANY, FEW = 2000, 50
+
+TOKENS = [
+    b"",
+    b"\0",
+    b"\xff",
+    b"\n",
+    b",",
+    b'"',
+    b"[",
+    b"{",
+    b"}",
+    b":",
+    b"-1",
+    b"0",
+    b"nan",
+    b"1e999",
+    b"null",
+    b"true",
+]
+TOKENS += [b"9" * 400, b"[" * 400, b"\xed\xa0\x80", b"../", b"/", b"a" * 300, b"\\ud800", b"2026-99-99", b"*a", b"&a "]
+NUMBERS = [0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1]
+
+
+VALUES = [None, True, -1, 0, 1, 3, 2**31, 10**30, 0.5, 1e308, float("nan"), float("inf"), "", "x", "1", "00", "test"]
+VALUES += [".git", "../a", "a\0b", "\ud800", "é", "x" * 1000, [], [[]], [1], ["a", "b", "c"], {}, {"a": 1}, {"00": 12}]
+
+
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """`content` after one to four random changes: bits turned, a part cut out, doubled, swapped, or written over."""
+    result = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        size = len(result)
+        begin = int(rng.integers(0, size + 1))
+        end = min(size, begin + int(rng.choice([1, 2, 4, 16, 200])))
+        match int(rng.integers(0, 8)):
+            case 0 if size:
+                for place in rng.integers(0, size, rng.integers(1, 9)):
+                    result[place] ^= 1 << int(rng.integers(0, 8))
+            case 1:
+                del result[begin:]
+            case 2:
+                del result[begin:end]
+            case 3:
+                result[begin:begin] = rng.bytes(int(rng.integers(1, 20)))
+            case 4:
+                result[begin:begin] = TOKENS[rng.integers(0, len(TOKENS))]
+            case 5:
+                result[begin:end] = TOKENS[rng.integers(0, len(TOKENS))]
+            case 6:
+                order = ("little", "big")[rng.integers(0, 2)]
+                result[begin : begin + 4] = NUMBERS[rng.integers(0, len(NUMBERS))].to_bytes(4, order)
+            case _:
+                other = int(rng.integers(0, size + 1))
+                result[begin:end], result[other:other] = result[other : other + end - begin], result[begin:end]
+    return bytes(result)
+
+
+def _mutated_in_zip(content: bytes, rng: np.random.Generator) -> bytes:
+    """Half of them with a mutated member in a whole archive, whose checksum would refuse it else."""
+    if rng.random() < 0.5:
+        return mutated(content, rng)
+    with zipfile.ZipFile(io.BytesIO(content)) as held:
+        members = {name: held.read(name) for name in held.namelist()}
+    name = str(rng.choice(list(members)))
+    members[name] = mutated(members[name], rng)
+    return zipped(members, zipfile.ZIP_DEFLATED if rng.random() < 0.3 else zipfile.ZIP_STORED)
+
+
+def _mutated_png(content: bytes, rng: np.random.Generator) -> bytes:
+    """Half of them with right checksums."""
+    result = bytearray(mutated(content, rng))
+    place = 8
+    while rng.random() < 0.9 and place + 12 <= len(result):
+        end = place + 8 + int.from_bytes(result[place : place + 4], "big")
+        result[end : end + 4] = zlib.crc32(result[place + 4 : end]).to_bytes(4, "big")
+        place = end + 4
+    return bytes(result)
+
+
+def _mutated_tree(content: bytes, rng: np.random.Generator) -> bytes:
+    """Half of them whole JSON or YAML, with other values or keys in one to three places."""
+    if rng.random() < 0.5:
+        return mutated(content, rng)
+    root: dict[str, object] = {"": yaml.safe_load(content)}
+    for _ in range(rng.integers(1, 4)):
+        held: object = root
+        while True:
+            places = list(held if isinstance(held, dict) else range(len(held)))  # type: ignore[arg-type]
+            place = places[rng.integers(0, len(places))]
+            inner = held[place]  # type: ignore[index]
+            if not isinstance(inner, dict | list) or not inner or rng.random() < 0.2:
+                break
+            held = inner
+        value = copy.deepcopy(VALUES[rng.integers(0, len(VALUES))])
+        if isinstance(held, dict) and isinstance(value, str) and held is not root and rng.random() < 0.3:
+            held[value] = held.pop(place)
+        else:
+            held[place] = value  # type: ignore[index]
+    return json.dumps(root[""]).encode()
+
+
+def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    opened = io.BytesIO()
+    with zipfile.ZipFile(opened, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return opened.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    opened = io.BytesIO()
+    np.savez(opened, **arrays)
+    return opened.getvalue()
+
+
+X = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+Y = np.arange(12) % 3
+
+
+@dataclass
+class Kind:
+    """What is mutated: `files` of a workspace, which `read` reads."""
+
+    make: Callable[[Path], None]
+    files: tuple[str, ...]
+    read: Callable[[Path], object]
+    mutate: Callable[[bytes, np.random.Generator], bytes] = mutated
+
+
+def _load(kind: DataKind, path: str, **chosen: str) -> Callable[[Path], object]:
+    return lambda folder: load(DataSettings(kind=kind, path=path, **chosen), 0, folder)  # type: ignore[arg-type]
+
+
+def _npz(folder: Path) -> None:
+    (folder / "data.npz").write_bytes(npz(x_train=X, y_train=Y, x_test=X[:4], y_test=Y[:4]))
+
+
+def _clients(folder: Path) -> None:
+    (folder / "raw").mkdir()
+    for name in ("a", "b", TEST):
+        (folder / "raw" / f"{name}.npz").write_bytes(npz(x=X, y=Y))
+
+
+def _images(suffix: str, **options: object) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        rng = np.random.default_rng(1)
+        for label in "ab":
+            (folder / "raw" / label).mkdir(parents=True)
+            for number in range(2):
+                pixels = rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "raw" / label / f"{number}.{suffix}", **options)
+
+    return make
+
+
+def _labels(folder: Path) -> None:
+    _images("png")(folder)
+    rows = [f"raw/{label}/{number}.png,{label},site-{number}\n" for label in "ab" for number in range(2)]
+    (folder / "labels.csv").write_text("path,label,client\n" + "".join(rows))
+
+
+def _frame() -> pd.DataFrame:
+    return pd.DataFrame({"a": X[:, 0], "b": np.arange(12), "label": list("xyz") * 4, "site": list("pq") * 6})
+
+
+def _csv(folder: Path) -> None:
+    _frame().to_csv(folder / "table.csv", index=False)
+
+
+def _parquet(folder: Path) -> None:
+    _frame().to_parquet(folder / "table.parquet", index=False)
+
+
+def _partition(folder: Path) -> None:
+    for site in ("00", "01", TEST):
+        write_client(folder / "data/partition" / site, X, Y.astype(np.int32))
+    sizes = {site: {"num_examples": 12, "counts": [4, 4, 4]} for site in ("00", "01")}
+    described = {"classes": ["a", "b", "c"], "images": False, "input_shape": [3], "clients": sizes}
+    write_json(folder / "data/partition/partition.json", described)
+
+
+def _preprocessed(folder: Path) -> None:
+    _partition(folder)
+    preprocess(parse({}), folder)
+
+
+def _settings(folder: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", folder)
+
+
+def _read_clients(folder: Path) -> None:
+    found = read_client_data(folder / "data/clients")
+    assert {*found.clients, *found.broken} == {"00", "01"}
+    for reason in found.broken.values():
+        assert reason.isprintable()
+        assert str(folder) not in reason
+
+
+PARTITION, CLIENTS = "data/partition", "data/clients"
+ARRAYS = tuple(f"{site}/{name}.npy" for site in ("01", TEST) for name in "xy")
+KINDS = {
+    "params.yaml": Kind(
+        _settings, ("params.yaml",), lambda folder: load_settings(folder / "params.yaml"), _mutated_tree
+    ),
+    "npz": Kind(_npz, ("data.npz",), _load("npz", "data.npz"), _mutated_in_zip),
+    "clients' npz": Kind(_clients, ("raw/a.npz", "raw/test.npz"), _load("clients", "raw"), _mutated_in_zip),
+    "labels.csv": Kind(_labels, ("labels.csv",), _load("images", "labels.csv")),
+    "png": Kind(_images("png"), ("raw/a/0.png", "raw/b/1.png"), _load("images", "raw"), _mutated_png),
+    "jpeg": Kind(_images("jpg"), ("raw/a/0.jpg", "raw/b/1.jpg"), _load("images", "raw")),
+    "tiff": Kind(_images("tif"), ("raw/a/0.tif", "raw/b/1.tif"), _load("images", "raw")),
+    "packed tiff": Kind(_images("tif", compression="tiff_lzw"), ("raw/a/0.tif",), _load("images", "raw")),
+    "bmp": Kind(_images("bmp"), ("raw/a/0.bmp", "raw/b/1.bmp"), _load("images", "raw")),
+    "csv": Kind(_csv, ("table.csv",), _load("table", "table.csv", client_column="site")),
+    "parquet": Kind(_parquet, ("table.parquet",), _load("table", "table.parquet", client_column="site")),
+    "partition's arrays": Kind(
+        _partition, tuple(f"{PARTITION}/{name}" for name in ARRAYS), lambda folder: preprocess(parse({}), folder)
+    ),
+    "partition.json": Kind(
+        _partition, (f"{PARTITION}/partition.json",), lambda folder: preprocess(parse({}), folder), _mutated_tree
+    ),
+    "clients' arrays": Kind(_preprocessed, tuple(f"{CLIENTS}/{name}" for name in ARRAYS), _read_clients),
+    "preprocess.json": Kind(
+        _preprocessed,
+        (f"{CLIENTS}/preprocess.json",),
+        lambda folder: load_cohort(folder, "examples", 0.1),
+        _mutated_tree,
+    ),
+}
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def faults(kind: Kind, folder: Path, cases: range) -> Iterator[str]:
+    """What went wrong, a line each: a foreign exception, not one line, a line without the file's name, a file left."""
+    kind.make(folder)
+    whole = {name: (folder / name).read_bytes() for name in kind.files}
+    for case in cases:
+        rng = np.random.default_rng([78, case])
+        name = str(rng.choice(kind.files))
+        content = kind.mutate(whole[name], rng)
+        (folder / name).write_bytes(content)
+        before = _tree(folder)
+        try:
+            kind.read(folder)
+        except UndriftError as exc:
+            text = str(exc)
+            if not text.isprintable() or len(text) > 600 or not _names(text, name):
+                yield f"case {case}: {text!r}"
+            if _tree(folder) != before:
+                yield f"case {case}: something was left behind"
+        except Exception as exc:
+            yield f"case {case}: {type(exc).__name__}: {exc} at {_place(exc)}; {content[:300]!r}"
+        shutil.rmtree(folder / "data/clients", ignore_errors=True) if name.startswith(PARTITION) else None
+        (folder / name).write_bytes(whole[name])
+
+
+def _names(text: str, name: str) -> bool:
+    """Whether an error names the file, or the client or setting whose file it is; a setting is its own name."""
+    file = Path(name)
+    words = [name, f"client {file.parent.name}", "data.path", *([file.name] if file.suffix == ".json" else [])]
+    return name == "params.yaml" or any(word in text for word in words)
+
+
+def _place(exc: BaseException) -> str:
+    places, trace = [], exc.__traceback__
+    while trace is not None:
+        places.append(f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " ".join(places[-6:])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cases", [range(FEW), pytest.param(range(MANY), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_a_mutated_file_is_taken_or_refused_in_one_line(kind: str, cases: range, tmp_path: Path) -> None:
+    assert list(faults(KINDS[kind], tmp_path, cases)) == []
