@@ -320,6 +320,10 @@ def _put(x):
     return lambda folder: write_client(folder / "01", x, np.zeros(len(x)))
 
 
+def _half_a_character(folder):
+    return (folder / "partition.json").read_text().replace('"yes"', r'"\ud800"')
+
+
 def _say(folder, clients=None, **changes):
     path = folder / "partition.json"
     write_json(path, read_json(path) | changes | ({} if clients is None else {"clients": clients}))
@@ -345,6 +349,7 @@ def _say(folder, clients=None, **changes):
         (lambda folder: _say(folder, {"00": 5, "01": 9}), "names, got 1 more .02.: run the step partition again"),
         (lambda folder: _say(folder, {}), "names no client: run the step partition again"),
         (lambda folder: _say(folder, images="false"), "neither true nor false"),
+        (lambda folder: (folder / "partition.json").write_text(_half_a_character(folder)), "UnicodeEncodeError"),
         (lambda folder: _say(folder, classes=[0, 1]), "classes that are no texts"),
         (lambda folder: _say(folder, input_shape=[8, "6", 2]), "'6' where a length must be an integer"),
     ],

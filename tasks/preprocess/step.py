@@ -89,6 +89,7 @@ def _read_partition(path: Path) -> _Partition:
             raise TypeError("classes that are no texts, or images that is neither true nor false")
         if not clients:
             raise KeyError("clients")
+        "".join(classes).encode()  # JSON can spell half a character, and preprocess.json could not be written
         return _Partition(clients, list(classes), images, tuple(map(as_size, shape)))
 
 
