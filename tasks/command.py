@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tasks.errors import InputError, RunError, UndriftError, one_line
 from tasks.scrub import of_tensorflow, scrubbed
-from tasks.signals import Terminated, masked, number_of
+from tasks.signals import TERMINATED, Terminated, masked, number_of
 
 if TYPE_CHECKING:
     import psutil

@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5py
@@ -30,9 +29,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.keras import Model, Sequential, layers
 
-from tasks import command
 from tasks.errors import DataError, SettingsError, reading
 from tasks.files import replacing
+from tasks.signals import Terminated
 
 Builder = Callable[..., Model]
 """(input_shape, num_classes), and `width=` for models that clients may train with fewer hidden units."""
@@ -192,9 +191,9 @@ def _foreign(wanted: str) -> Iterator[None]:
     try:
         with reading(wanted, SettingsError):
             yield
+    except Terminated:
+        raise
     except SystemExit as exc:
-        if exc.code == command.TERMINATED:
-            raise
         raise SettingsError(f"{wanted}, got an exit with status {exc.code!r}") from exc
     finally:
         tf.keras.backend.set_floatx(before[0])
@@ -205,8 +204,8 @@ def _load(name: str) -> Builder:
     module_name, _, function = name.partition(":")
     wanted = f"federate.model {name} must name a function of a module that can be imported"
     with _foreign(wanted):
+        _check_whose(name, module_name.partition(".")[0])
         module = importlib.import_module(module_name)
-        _check_whose(name, sys.modules[module_name.partition(".")[0]])
         builder = getattr(module, function, None)
     place = getattr(module, "__file__", None) or "which has no file"
     if builder is None:
@@ -216,24 +215,28 @@ def _load(name: str) -> Builder:
     return builder  # type: ignore[no-any-return]
 
 
-def _check_whose(name: str, module: ModuleType) -> None:
-    """Refuses Python's own modules, and a module that hides the user's file of the same name.
+def _check_whose(name: str, top: str) -> None:
+    """Refuses Python's own modules, and a module that hides the user's file of the same name, before its import.
 
     Python imports a name once, and its built-in modules before all files: a user's types.py is never read.
     """
-    spec = PathFinder.find_spec(module.__name__)
-    used, found = getattr(module, "__file__", None), spec.origin if spec else None
-    if found is not None and (used is None or Path(used).resolve() != Path(found).resolve()):
+    spec, loaded = PathFinder.find_spec(top), sys.modules.get(top)
+    if loaded is not None:
+        used = getattr(loaded, "__file__", None)
+    else:
+        used = spec.origin if spec is not None and top not in sys.builtin_module_names else None
+    if spec is not None and spec.origin is not None and not _same_file(used, spec.origin):
         raise SettingsError(
-            f"federate.model {name}: {found} cannot be imported, because Python has another module "
-            f"{module.__name__} ({used or 'built in'}): rename the file"
+            f"federate.model {name}: {spec.origin} cannot be imported, because Python has another module {top} "
+            f"({used or 'built in'}): rename the file"
         )
     standard = Path(sysconfig.get_path("stdlib")).resolve()
-    is_standard = module.__name__ in sys.stdlib_module_names
-    if is_standard and (used is None or Path(used).resolve().is_relative_to(standard)):
-        raise SettingsError(
-            f"federate.model {name} must name a module of yours, got {module.__name__} of Python's standard library"
-        )
+    if top in sys.stdlib_module_names and (used is None or Path(used).resolve().is_relative_to(standard)):
+        raise SettingsError(f"federate.model {name} must name a module of yours, got {top} of Python's own")
+
+
+def _same_file(one: str | None, other: str) -> bool:
+    return one is not None and Path(one).resolve() == Path(other).resolve()
 
 
 def _check_shapes(name: str, model: Model, input_shape: tuple[int, ...], num_classes: int) -> None:

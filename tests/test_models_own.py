@@ -271,9 +271,12 @@ def test_a_module_that_cannot_be_imported_is_one_line(builders, text, says):
     assert says in said
 
 
-@pytest.mark.parametrize("name", ["json:loads", "os.path:join", "code:interact", "math:hypot"])
-def test_a_module_of_python_s_own_is_refused(name):
-    assert f"must name a module of yours, got {name.split('.')[0].split(':')[0]} of Python's" in refusal(name)
+@pytest.mark.parametrize("name", ["json:loads", "os.path:join", "antigravity:fly", "math:hypot", "sys:exit"])
+def test_a_module_of_python_s_own_is_refused_and_not_imported(name):
+    """The import of antigravity opens a browser."""
+    top = name.split(".")[0].split(":")[0]
+    assert f"must name a module of yours, got {top} of Python's own" in refusal(name)
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize("module", ["types", "time", "yaml", "tasks"])

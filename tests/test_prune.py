@@ -1,6 +1,7 @@
 """The step prune: masks against their formula, zeros that stay, files that agree."""
 
 import gzip
+import sys
 
 import numpy as np
 import pytest
@@ -234,3 +235,55 @@ def test_the_sparsity_of_a_layer_is_that_of_the_parameters_not_of_the_last_mask(
     masks.update(10, params)  # 0.8 of each kernel
     params[:100] = 0  # 100 of 400 of the first kernel's, none of the second's 200
     assert [layer["sparsity"] for layer in masks.layers(params).values()] == [0.25, 0]
+
+
+OWN_MODELS = """
+import tensorflow as tf
+from tensorflow.keras import Sequential, layers
+
+
+def recurrent(input_shape, num_classes):
+    return Sequential([layers.Input(input_shape), layers.Reshape((3, 3)), layers.GRU(4), layers.Dense(num_classes)])
+
+
+def not_in_tflite(input_shape, num_classes):
+    return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Lambda(lambda x: tf.math.lgamma(x + 1)),
+                       layers.Dense(num_classes)])
+"""
+
+
+@pytest.fixture
+def own_models(tmp_path, monkeypatch):
+    (tmp_path / "prune_models.py").write_text(OWN_MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "prune_models"
+    sys.modules.pop("prune_models", None)
+
+
+def test_recurrent_layers_are_left_as_they_are(own_models, masks_of):
+    from tasks.federate.parameters import flatten
+    from tasks.models import build
+
+    model = build(f"{own_models}:recurrent", (3, 3, 1), 4, seed=0)
+    masks, params = masks_of(model), flatten(model)
+    mask = masks.update(10, params)
+    # A dense kernel of 4 · 4 entries, of which 0.8 are zero (to one entry); nothing of the GRU's.
+    assert list(masks.layers(params * mask)) == ["dense"]
+    assert int((mask == 0).sum()) in (12, 13)
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_the_rounds(
+    own_models, tmp_path, make_clients, settings_of, caplog
+):
+    from tasks.federate import federate
+    from tasks.prune import prune
+
+    folder = make_clients().write(tmp_path)
+    settings = settings_of({"federate.model": f"{own_models}:not_in_tflite", "federate.rounds": 1})
+    federate(settings, folder)
+    log = (folder / "reports/rounds.csv").read_bytes()
+    with pytest.raises(SettingsError, match=r"^federate\.model must be a model that TensorFlow") as caught:
+        prune(settings, folder)
+    assert "\n" not in str(caught.value)
+    assert (folder / "reports/rounds.csv").read_bytes() == log
+    assert not (folder / "models/checkpoints/prune").exists()

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.errors import RunError
+from tasks.errors import RunError, SettingsError, reading
 
 _BATCH = 256
 _SAME_LOGITS = 1e-3
@@ -16,11 +16,16 @@ relative to the largest logit."""
 
 
 def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
-    """Returns `model` as a TFLite file; with `quantise`, weights as 8-bit integers (dynamic range)."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    if quantise:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    return bytes(converter.convert())
+    """Returns `model` as a TFLite file; with `quantise`, weights as 8-bit integers (dynamic range).
+
+    Raises:
+        SettingsError: TensorFlow Lite has no operation for a part of it.
+    """
+    with reading("federate.model must be a model that TensorFlow Lite can hold, for prune exports it", SettingsError):
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        if quantise:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        return bytes(converter.convert())
 
 
 def tflite_logits(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:

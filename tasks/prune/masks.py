@@ -87,6 +87,8 @@ class PruningMasks:
 
 
 def _kernel_names(layer: tf.keras.layers.Layer) -> list[str]:
+    if PruneRegistry._is_rnn_layer(layer):
+        return []  # tfmot names the weights of the cells inside, and a mask for them is not ours to place
     return [name for name in PruneRegistry._weight_names(layer) if "bias" not in name]
 
 

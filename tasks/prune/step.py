@@ -49,6 +49,8 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     model = load_model(folder / "models" / "global.h5", settings.federate.model, cohort.input_shape, cohort.num_classes)
     rounds, clients = _log_of_training(folder / "reports" / "federate")
     trained = len(rounds)  # not federate.rounds: training may have stopped early
+    if ":" in settings.federate.model:
+        to_tflite(model, quantise=False)  # a builder's model that cannot be exported is refused before the rounds
     before = _logits(model, cohort)
     masks = PruningMasks(settings.prune, model)
 
