@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from prefect.states import Completed, Failed
 from flows import begun, locks, store
 from flows.addresses import one_line
 from flows.session import Session
-from flows.steps import RETRY_AFTER, compute, restore_or_run, worth_retrying
+from flows.steps import RETRY_AFTER, Watch, compute, restore_or_run, worth_retrying
 from flows.workspace import RUNS, Workspace
 from tasks import command
 from tasks.errors import RunError, TrackingLost
@@ -155,10 +155,10 @@ def _stages(plan: Plan) -> bool:
 
 
 def _stage(plan: Plan, session: Session, step: str) -> bool:
-    def watch(_rounds: range) -> Callable[[Mapping[str, Any]], None]:
+    def watch() -> Watch:
         run = session.live()
 
-        def tell(row: Mapping[str, Any]) -> None:
+        def tell(row: Mapping[str, Any], _done: int, _total: int) -> None:
             run.round(row)
             if (plan.folder.parent / STOP).exists():
                 raise Stopped("the comparison was stopped")

@@ -19,10 +19,14 @@ from flows.session import Session
 from tasks import command, lock, timings
 from tasks.__main__ import PURPOSE
 from tasks.errors import TrackingLost
-from tasks.settings import STEPS, Settings
+from tasks.settings import STEPS
 
 log = logging.getLogger(__name__)
 
+Watch = Callable[[Mapping[str, Any], int, int], None]
+"""As `tasks.federate.rounds.Watch`, which takes TensorFlow's import."""
+
+WITH_ROUNDS = ("federate", "prune")
 _SHOW_EVERY = 2.0
 RETRY_AFTER = [5.0, 30.0]
 """Seconds before each new try of a step whose MLflow server was lost."""
@@ -84,56 +88,51 @@ def _restored_or(step: str, session: Session, force: bool, run: Callable[[], Non
     return Completed(message=f"{step}: {time.monotonic() - begun:.1f} s")
 
 
-def compute(step: str, session: Session, watch: Callable[[range], Callable[[Mapping[str, Any]], None]]) -> None:
+def compute(step: str, session: Session, watch: Callable[[], Watch]) -> None:
     """Runs a step of `tasks` in the workspace, and records its seconds.
 
     Args:
         step: which.
         session: the run.
-        watch: given the numbers of the rounds that the step will run, returns what is told each round's row.
+        watch: returns what is told each round; called for a step that has rounds only.
     """
     begun = time.monotonic()
     with command.loading():
         function = getattr(importlib.import_module(f"tasks.{step}"), step)
     settings, folder = session.settings, session.workspace.folder
-    rounds = _rounds(step, settings)
-    if rounds:
-        function(settings, folder, watch(rounds))
+    if step in WITH_ROUNDS:
+        function(settings, folder, watch())
     else:
         function(settings, folder)
     timings.record(folder, step, time.monotonic() - begun)
 
 
-def _rounds(step: str, settings: Settings) -> range:
-    """Returns the numbers of the rounds that `step` runs; empty for a step without rounds."""
-    trained = settings.federate.rounds + 1
-    return {"federate": range(1, trained), "prune": range(trained, trained + settings.prune.rounds)}.get(step, range(0))
-
-
 class _Watch:
     """Passes each round on to MLflow, and every two seconds to a progress artifact."""
 
-    def __init__(self, step: str, rounds: range, log_round: Callable[[Mapping[str, Any]], None]) -> None:
-        self._rounds, self._log_round = rounds, log_round
-        self._shown = time.monotonic()
-        described = f"{step}: rounds {rounds[0]} to {rounds[-1]}"
-        self._artifact = create_progress_artifact(0.0, key=f"{step}-rounds", description=described)
+    def __init__(self, step: str, log_round: Callable[[Mapping[str, Any]], None]) -> None:
+        self._step, self._log_round, self._shown = step, log_round, time.monotonic()
+        self._artifact: UUID | None = None
 
-    def __call__(self, row: Mapping[str, Any]) -> None:
+    def __call__(self, row: Mapping[str, Any], done: int, total: int) -> None:
         self._log_round(row)
-        if time.monotonic() - self._shown < _SHOW_EVERY and row["round"] != self._rounds[-1]:
+        if self._artifact and time.monotonic() - self._shown < _SHOW_EVERY and done < total:
             return
         self._shown = time.monotonic()
-        done = self._rounds.index(row["round"]) + 1
-        update_progress_artifact(cast(UUID, self._artifact), 100 * done / len(self._rounds))
+        percent, described = 100 * done / total, f"{self._step}: {done} of {total} rounds, the last is {row['round']}"
+        if self._artifact is None:
+            made = create_progress_artifact(percent, key=f"{self._step}-rounds", description=described)
+            self._artifact = cast(UUID, made)
+        else:
+            update_progress_artifact(self._artifact, percent, description=described)
 
 
 def _step(step: str) -> Callable[[Session, bool], State[Any]]:
     def run(session: Session, force: bool) -> State[Any]:
-        def watch(rounds: range) -> _Watch:
+        def watch() -> _Watch:
             live = session.live()
             artifacts.link(session)
-            return _Watch(step, rounds, live.round)
+            return _Watch(step, live.round)
 
         return _restored_or(step, session, force, lambda: compute(step, session, watch))
 

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +147,7 @@ def _log(opened: store.Store, run_id: str, settings: Settings, folder: Path, loa
     for name, model_id in ids.items():
         mine = {key: value for key, value in scores.items() if _is_of(key) == name}
         runs.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
-    runs.log_tags(client, run_id, {"mlflow.note.content": note(settings, scores)})
+    runs.log_tags(client, run_id, {"mlflow.note.content": note(settings, rows, scores)})
 
 
 def _logged_models(opened: store.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
@@ -210,12 +210,13 @@ def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Ma
         client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
 
 
-def note(settings: Settings, scores: Mapping[str, Any]) -> str:
-    """Returns the run's description, Markdown: what was run, and how it came out."""
+def note(settings: Settings, rows: Sequence[Mapping[str, str]], scores: Mapping[str, Any]) -> str:
+    """Returns the run's description, Markdown: what was run, by the rows of rounds.csv, and how it came out."""
     federate, partition = settings.federate, settings.partition
+    pruned = sum(row["phase"] == "prune" for row in rows)
     lines = [
         f"**{federate.model}** on {settings.data.kind}, {partition.kind} partition, "
-        f"{federate.rounds} federated and {settings.prune.rounds} pruning rounds, seed {settings.seed}.",
+        f"{len(rows) - pruned} federated and {pruned} pruning rounds, seed {settings.seed}.",
         "",
         "| | global | pruned |",
         "|---|---|---|",

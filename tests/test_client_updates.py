@@ -550,7 +550,7 @@ def test_run_is_that_of_the_slow_reference(run, clients, finished):
 def test_killed_run_ends_with_the_same_bytes(kind, clients, finished, tmp_path):
     settings, whole = finished(kind)
 
-    def kill(row):
+    def kill(row, *_):
         if row["round"] == 3:
             raise KeyboardInterrupt
 

@@ -308,7 +308,7 @@ class Cut(BaseException):
 
 
 def cut_after(round_num):
-    def watch(row):
+    def watch(row, *_):
         if row["round"] == round_num:
             raise Cut
 
@@ -426,7 +426,7 @@ def test_finished_run_starts_afresh(plain_run, settings_of, tmp_path, caplog):
     shutil.copytree(plain_run, tmp_path, dirs_exist_ok=True)
     seen = []
     with caplog.at_level(logging.INFO, "tasks.federate"):
-        federate(settings_of(BASE), tmp_path, lambda row: seen.append(row["round"]))
+        federate(settings_of(BASE), tmp_path, lambda row, *_: seen.append(row["round"]))
     assert seen == list(range(1, 10))
     assert not any("goes on" in message for message in caplog.messages)
     assert outputs(tmp_path) == outputs(plain_run)

@@ -160,6 +160,29 @@ def test_a_run_that_fails_says_why_once_and_prefect_has_it(
     assert failed["state"]["message"] == why
 
 
+def test_a_step_that_ends_early_is_shown_whole_and_pruning_goes_on_from_there(
+    repository: Path, run: Run, prefect_server: str, first: Done
+) -> None:
+    # No loss falls by 5 nats: after the first round, `patience` rounds go by without a lower one.
+    early = {"federate.rounds": 20, "federate.early_stopping.patience": 3, "federate.early_stopping.min_delta": 5}
+    done = run(repository, "flows.pipeline", *(part for name in early for part in ("-S", f"{name}={early[name]}")))
+    assert done.status == 0, done.said
+    workspace, client = only_workspace(repository), mlflow_of(repository)
+    rows = files.read_rows(workspace / "reports/rounds.csv")
+    assert [(row["round"], row["phase"]) for row in rows] == [
+        *((str(number), "federate") for number in range(1, 5)),
+        *((str(number), "prune") for number in range(5, 5 + PRUNE_ROUNDS)),
+    ]
+    run_id = mlflow_run(repository, workspace)
+    assert [point.step for point in client.get_metric_history(run_id, "num_clients")] == [*range(1, 5 + PRUNE_ROUNDS)]
+    told = client.get_run(run_id).data.tags["mlflow.note.content"]
+    assert f"4 federated and {PRUNE_ROUNDS} pruning rounds" in told
+    for step in ("federate", "prune"):
+        asked = {"artifacts": {"key": {"any_": [f"{step}-rounds"]}, "flow_run_id": {"any_": [workspace.name]}}}
+        (artifact,) = httpx.post(f"{prefect_server}/artifacts/filter", json=asked, trust_env=False).json()
+        assert float(artifact["data"]) == 100.0
+
+
 @pytest.mark.slow
 def test_without_a_server_it_starts_one_and_leaves_no_traceback(repository: Path, run: Run, first: Done) -> None:
     done = run(repository, "flows.pipeline", PREFECT_API_URL="")

@@ -51,7 +51,7 @@ def checkpoint(folder, round_num):
 
 def after(round_num, action):
     """A watch that calls `action` once, when round `round_num` is over."""
-    return lambda row: action() if row["round"] == round_num else None
+    return lambda row, *_: action() if row["round"] == round_num else None
 
 
 def blow_up(clients, client):
@@ -167,7 +167,7 @@ def test_guard_continue_goes_on_and_tries_the_client_again(clients, settings_of,
     clients.write(tmp_path)
     x, y = clients.data["01"]
 
-    def watch(row):
+    def watch(row, *_):
         if row["round"] == 2:
             (site(tmp_path, "01") / "x.npy").unlink()
         if row["round"] == 4:
@@ -205,7 +205,7 @@ def test_guard_rollback_that_has_left_out_everyone_ends_the_run(make_clients, se
     clients = make_clients(sizes=(4, 4))
     settings = settings_of({**BASE, "federate.guard": "rollback"})
 
-    def watch(row):
+    def watch(row, *_):
         if row["round"] in (1, 2):
             break_one(tmp_path, f"0{row['round'] - 1}")()
 
@@ -409,6 +409,23 @@ def test_early_stopping_ends_the_phase_and_pruning_goes_on_from_there(clients, s
     assert [row["phase"] for row in merged[-3:]] == ["federate", "prune", "prune"]
 
 
+def test_a_watch_is_told_how_many_rounds_are_done_and_how_many_there_are(clients, settings_of, tmp_path):
+    told = []
+    early = {"federate.rounds": 9, "federate.early_stopping.patience": 2, "federate.early_stopping.min_delta": 50}
+    clients.write(tmp_path)
+    settings = settings_of({**BASE, **early, "prune.rounds": 2, "prune.begin_round": 1, "prune.end_round": 2})
+
+    def watch(row, done, total):
+        told.append((row["round"], done, total))
+
+    # No loss falls by 50 nats: two rounds after the first, training ends.
+    federate(settings, tmp_path, watch)
+    assert told == [(1, 1, 9), (2, 2, 9), (3, 3, 3)]
+    told.clear()
+    prune(settings, tmp_path, watch)
+    assert told == [(4, 1, 2), (5, 2, 2)]
+
+
 def test_run_that_stopped_early_and_is_killed_ends_with_the_same_bytes(clients, settings_of, tmp_path):
     dotted = {
         **BASE,
@@ -420,7 +437,7 @@ def test_run_that_stopped_early_and_is_killed_ends_with_the_same_bytes(clients, 
     federate(settings, clients.write(tmp_path / "whole"))
     last = len(reports(tmp_path / "whole")[0])
 
-    def kill(row):
+    def kill(row, *_):
         if row["round"] == last:
             raise KeyboardInterrupt
 

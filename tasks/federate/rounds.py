@@ -26,10 +26,14 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Watch = Callable[[Mapping[str, Any]], None]
+Watch = Callable[[Mapping[str, Any], int, int], None]
+"""Gets a finished round's row of rounds.csv, how many rounds of the phase are done, and how many there will be.
+
+With the last round the two are equal, also where early stopping ends the phase: nobody else needs to compute that.
+"""
 
 
-def ignore(row: Mapping[str, Any]) -> None:
+def ignore(row: Mapping[str, Any], done: int, total: int) -> None:
     """Watches nothing."""
 
 
@@ -63,7 +67,7 @@ def run_rounds(
 
     A run of the same phase with the same settings and data that was killed goes on from its last checkpoint, and ends
     with the same bits. `report` gets the lines however the rounds end, so that a run that was stopped can be diagnosed;
-    `watch` gets each finished round's row of rounds.csv at once.
+    `watch` gets each finished round at once.
 
     Raises:
         SettingsError: the clients, the model or the privacy budget do not allow what the settings ask for.
@@ -144,7 +148,8 @@ class _Loop:
                 # The first round also compiles.
                 left = float(np.median(self._seconds[1:] or self._seconds)) * (phase.last - round_num)
                 progress.show(line["row"], phase.last, left, failures)
-                self._watch(line["row"])
+                done_rounds = len(self.lines)
+                self._watch(line["row"], done_rounds, done_rounds if last else phase.last - phase.first + 1)
         return now.state
 
     def close(self) -> None:
