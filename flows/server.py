@@ -64,7 +64,8 @@ def check() -> None:
     """Finds out whether the server, if there is one, answers: Prefect itself would try for minutes.
 
     Raises:
-        InputError: it does not answer within 15 s, is no Prefect server, or refuses the password.
+        InputError: it does not answer within 15 s, is no Prefect server, refuses the password, or is older than the
+            Prefect here.
     """
     import httpx
 
@@ -83,8 +84,28 @@ def check() -> None:
         said = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
         raise InputError(f"the Prefect server at {shown} {said}: set PREFECT_API_AUTH_STRING=user:password")
     is_cloud = "/workspaces/" in url  # has no such page
-    if answer.status_code != 200 and not is_cloud:
+    if is_cloud:
+        return
+    if answer.status_code != 200:
         raise InputError(f"{shown} answers, but not as a Prefect server does: its address ends in /api")
+    _check_version(shown, answer.text)
+
+
+def _check_version(shown: str, told: str) -> None:
+    """Raises InputError for a server older than this Prefect: it takes a run well, and then knows none of its tasks."""
+    import prefect
+    from packaging.version import InvalidVersion, Version
+
+    text = told.strip().strip('"')
+    try:
+        is_older = Version(text) < Version(prefect.__version__)
+    except InvalidVersion as exc:
+        raise InputError(f"{shown} answers, but not as a Prefect server does: its version is {text[:50]!r}") from exc
+    if is_older:
+        raise InputError(
+            f"the Prefect server at {shown} must be of version {prefect.__version__} or newer, got {text}: upgrade it, "
+            "or start one from this environment with `prefect server start`"
+        )
 
 
 def require() -> None:
