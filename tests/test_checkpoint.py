@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, finish, saved_states
+from tests.mutations import mutated
 
 IDENTITY = {"phase": ["federate", 1, 9], "settings": {"seed": 0, "rate": 0.1}, "data": "abc"}
 
@@ -276,24 +277,6 @@ def test_log_and_checkpoints_agree_wherever_the_run_is_cut(tmp_path_factory, cut
     assert_goes_on_after(again, cut // every * every)
     run.close()
     again.close()
-
-
-def mutated(content, rng):
-    """Some bytes changed, cut out, doubled or put in."""
-    found = bytearray(content)
-    for _ in range(int(rng.integers(1, 4))):
-        begin = int(rng.integers(0, len(found) + 1))
-        end = min(len(found), begin + int(rng.integers(1, 40)))
-        match rng.integers(0, 4):
-            case 0:
-                found[begin:end] = rng.bytes(end - begin)
-            case 1:
-                del found[begin:end]
-            case 2:
-                found[begin:begin] = found[begin:end]
-            case 3:
-                del found[begin:]
-    return bytes(found)
 
 
 @pytest.mark.parametrize("name", ["round_00004.npz", "log.jsonl", "run.json"])

@@ -201,7 +201,7 @@ def test_an_address_that_can_be_read_is_taken(address: str) -> None:
     addresses.check("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000")
 
 
-OURS = {"UndriftError", "InputError", "SettingsError", "DataError", "RunError", "TrackingLost", "WorkerLost", "Stopped"}
+OURS = {"UndriftError", "InputError", "SettingsError", "DataError", "RunError", "TrackingLost", "Stopped"}
 
 
 def _caught(handler: ast.ExceptHandler) -> set[str]:

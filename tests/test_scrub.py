@@ -9,7 +9,6 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from hypothesis import given
 from hypothesis import strategies as st
-from tasks.federate.models import build
 
 from tasks import command
 from tasks.diagnose.replay.examine import Probe
@@ -18,6 +17,7 @@ from tasks.evaluate.model import load_logits
 from tasks.federate import federate
 from tasks.federate.parameters import build_validation, flatten
 from tasks.files import read_rows
+from tasks.models import build
 from tasks.prune import prune
 from tasks.scrub import of_tensorflow, ours, scrubbed, scrubbing
 
