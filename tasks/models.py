@@ -194,7 +194,7 @@ def _foreign(wanted: str) -> Iterator[None]:
     except Terminated:
         raise
     except SystemExit as exc:
-        raise SettingsError(f"{wanted}, got an exit with status {exc.code!r}") from exc
+        raise SettingsError(f"{wanted}, got an exit with status {exc.code!r:.100}") from exc
     finally:
         tf.keras.backend.set_floatx(before[0])
         tf.keras.mixed_precision.set_global_policy(before[1])
