@@ -28,7 +28,7 @@ from tasks.diagnose.replay.examine import (
 )
 from tasks.diagnose.replay.findings import _usual_losses
 from tasks.diagnose.replay.prove import _Case, _Seat
-from tasks.diagnose.surgery import labels_dealt_evenly, sizes_made_equal
+from tasks.diagnose.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
 from tasks.settings import Settings
@@ -452,3 +452,43 @@ def test_failures_that_no_loss_shows_have_a_remedy(make_clients, settings_of, tm
     clipped = next(one for one in found["remedies"] if "clipped" in one["says"])
     assert clipped["recovers"] == 0
     assert clipped["against"] == ["non_finite"]
+
+
+@pytest.mark.parametrize(
+    "surgery",
+    [labels_dealt_evenly(0), sizes_made_equal(0), features_aligned, labels_changed_back({"01": [0, 1, 2]})],
+    ids=["labels", "sizes", "features", "mixed up"],
+)
+def test_a_run_that_left_clients_out_is_replayed_with_other_data(surgery, make_clients, settings_of, tmp_path):
+    """What is operated on are the clients that take part; those that are out already stay out, by name."""
+    settings = settings_of({**BASE, "federate.rounds": 4, "federate.exclude": ["02", "05"]})
+    folder = make_clients(sizes=(20, 24, 17, 30, 22, 25), num_test=60).write(tmp_path)
+    federate(settings, folder)
+    with replayer(settings, folder) as replays:
+        replays.go_to(2)
+        further = {"federate.exclude": ["02", "03", "05"]}
+        for change, left in (
+            (Change("", surgery={"data": surgery}), {"00", "01", "03", "04"}),
+            (Change("", further, surgery={"data": surgery}), {"00", "01", "04"}),
+            (Change("", further), {"00", "01", "04"}),
+        ):
+            course = replays.course(change, 0)
+            replays.advance(course, 4)
+            assert np.isfinite(course.losses["val_loss"]).all()
+            assert {row["client"] for line in course.lines for row in line["clients"]} <= left
+            assert {*course.runner._cohort.clients} == left
+
+
+def test_after_a_remedy_left_clients_out_the_next_diagnosis_never_names_them(make_clients, settings_of, tmp_path):
+    again = {"federate.exclude": ["02", "05"], "federate.faults.clients": ["02", "03"], "federate.guard": "continue"}
+    settings = settings_of({**BASE, **FAULT, "federate.sampling.clients_per_round": 4, **again})
+    folder = make_clients(sizes=(20, 24, 17, 30, 22, 25), num_test=60).write(tmp_path)
+    federate(settings, folder)
+    logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
+    found = diagnosis(*logs, settings, folder)
+    named = {client for cause in found["causes"] for client in cause["clients"]}
+    assert found["causes"]
+    assert not named & {"02", "05"}
+    for cause in found["causes"]:
+        left_out = ((cause["remedy"] or {}).get("settings") or {}).get("federate.exclude", ["02", "05"])
+        assert {"02", "05"} <= {*left_out}
