@@ -1,6 +1,7 @@
 """The step prune: masks against their formula, zeros that stay, files that agree."""
 
 import gzip
+import shutil
 import sys
 
 import numpy as np
@@ -175,6 +176,33 @@ def test_the_report_says_what_is_on_disk(pruned):
     assert report["accuracy"]["after"] == pytest.approx(
         float(read_rows(folder / "reports/rounds.csv")[-1]["val_accuracy"]), abs=1e-6
     )
+
+
+def test_pruning_of_another_model_that_was_killed_starts_afresh(tmp_path, make_clients, settings_of):
+    from tasks.federate import federate
+    from tasks.prune import prune
+
+    def settings(seed):
+        chosen = {"federate.rounds": 2, "prune.rounds": 6, "prune.end_round": 6, "federate.checkpoint_every": 2}
+        return settings_of({**chosen, "federate.model": "logistic", "seed": seed})
+
+    def stop(row, *_):
+        if row["round"] == 2 + 5:
+            raise KeyboardInterrupt
+
+    for folder in ("killed", "whole"):
+        make_clients().write(tmp_path / folder)
+        federate(settings(1), tmp_path / folder)
+    federate(settings(0), tmp_path / "killed")
+    with pytest.raises(KeyboardInterrupt):
+        prune(settings(1), tmp_path / "killed", stop)
+    for name in ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv"):
+        shutil.copy(tmp_path / "whole" / name, tmp_path / "killed" / name)
+    for folder in ("killed", "whole"):
+        prune(settings(1), tmp_path / folder)
+    names = ("models/pruned.h5", "reports/rounds.csv", "reports/clients.csv", "reports/prune.json")
+    for name in names:
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_pruning_before_training_is_one_clear_error(tmp_path, make_clients, settings_of):

@@ -1,5 +1,6 @@
 """The rounds of one phase of a run, with checkpoints, the guard and early stopping."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tasks import timings
 from tasks.detection import Increase, find_increase
@@ -18,7 +20,7 @@ from tasks.federate import schedule
 from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort
-from tasks.federate.parameters import assign
+from tasks.federate.parameters import assign, flatten
 from tasks.federate.progress import RoundProgress
 from tasks.federate.runner import Phase, Runner, Stepped, build_computations, listed
 from tasks.federate.runtime import runtime
@@ -78,7 +80,8 @@ def run_rounds(
     schedule.check_clients(settings.federate, known)
     check(settings, len(cohort.clients))
     computations = build_computations(settings, cohort, model, masked=phase.next_mask is not None)
-    checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity_of(settings, cohort, model, phase))
+    identity = {**identity_of(settings, cohort, model, phase), "code": _code()}
+    checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity)
     with closing(checkpoints), runtime(settings.federate.runtime):
         runner = Runner(settings, cohort, model, phase, computations)
         loop = _Loop(settings, folder, cohort, runner, phase, checkpoints, watch)
@@ -91,13 +94,26 @@ def run_rounds(
 
 
 def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> dict[str, Any]:
-    """Returns what a checkpoint must be of to go on from it."""
+    """Returns what the checkpoints of a run are of; `model` has the parameters that it starts from."""
     return {
         "phase": [phase.name, phase.first, phase.last],
         "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
         "data": cohort.digest,
         "model": model.to_json(),
+        "start": hashlib.sha256(flatten(model).tobytes()).hexdigest(),
     }
+
+
+def _code() -> str:
+    """Returns the digest of what trains: this project's code up to the rounds, and the packages that compute them.
+
+    To go on with other code, the rounds so far must not be of the code before; a replay may be.
+    """
+    digest = hashlib.sha256(f"{tf.__version__} {tff.__version__} {np.__version__}".encode())
+    tasks = Path(__file__).parents[1]
+    for path in sorted([*tasks.glob("*.py"), *(tasks / "federate").rglob("*.py"), *(tasks / "prune").rglob("*.py")]):
+        digest.update(path.relative_to(tasks).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 class _Loop:

@@ -294,12 +294,7 @@ class Replayer:
             [*change.surgery, federate.aggregator.weighting, federate.shared_fraction, sorted(federate.exclude)]
         )
         if key not in self._cohorts:
-            folder = self._folder
-            if change.surgery:
-                folder = self._operated(change)
-                # Those are the data of the clients that take part: who is excluded already is not among them.
-                left = [client for client in federate.exclude if client in self.cohort.clients]
-                settings = with_settings(settings, {"federate.exclude": left})
+            folder = self._operated(change) if change.surgery else self._folder
             self._cohorts[key] = cohort_of(settings, folder)
         return self._cohorts[key]
 
