@@ -95,11 +95,11 @@ def reading(what: str, refused: type[InputError] = DataError) -> Iterator[None]:
 
 @contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Adds the way on to every DataError of the block that does not say it."""
+    """Adds the way on, a step to run again, to every DataError of the block that names none."""
     try:
         yield
     except DataError as exc:
-        if advice in str(exc):
+        if "run the step" in str(exc):
             raise
         raise DataError(f"{exc} ({advice})") from exc
 

@@ -342,7 +342,10 @@ def _say(folder, clients=None, **changes):
         (_put(np.zeros((8, 8, 6, 2))), "client 01: x must hold the 9 examples of partition.json, got 8"),
         (lambda folder: shutil.rmtree(folder / "01"), "client 01: cannot read .*01/x.npy: No such file"),
         (lambda folder: write_client(folder / "07", np.zeros((1, 8, 6, 2)), np.zeros(1)), "got 1 more .07.: run"),
-        (lambda folder: (folder / "partition.json").unlink(), "partition.json is missing"),
+        (
+            lambda folder: (folder / "partition.json").unlink(),
+            "partition.json is missing: run the step that makes it first$",
+        ),
         (lambda folder: (folder / "partition.json").write_text("{}"), "must hold clients"),
         (lambda folder: (folder / "partition.json").write_text("[]"), "must hold clients"),
         (lambda folder: _say(folder, {"../x": 1}), "client id"),
