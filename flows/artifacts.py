@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.settings import PREFECT_UI_URL
 
 from flows.addresses import without_password
 from flows.session import Session
@@ -19,7 +20,7 @@ def mlflow_tags() -> dict[str, str]:
     """Returns the tags of the MLflow run that lead back to this flow run."""
     run = runtime.flow_run
     tags = {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name)}
-    if run.ui_url:
+    if PREFECT_UI_URL.value():  # a temporary server has no pages
         tags["prefect.url"] = without_password(str(run.ui_url))
     return tags
 

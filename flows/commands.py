@@ -7,10 +7,12 @@ first, then the server is asked whether it is there, and then the flow begins.
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import overrides
+from flows.temporary_server import TemporaryServer
 from flows.workspace import find_repository
 from tasks import command
 from tasks.errors import InputError, RunError, UndriftError
@@ -43,7 +45,8 @@ def compare(arguments: list[str] | None = None) -> int:
         "reports/compare.csv, .md and .png, and logs a parent run with a child a cell to MLflow.",
         epilog="A list is one value: --grid preprocess.resize=[16,16],[8,8] has two. Unless the grid is about data or "
         "partition, or partition.seed is set, all cells share the clients of the base's seed. The workers of a Dask "
-        "cluster need the repository's folder by the same path, PYTHONPATH, PREFECT_API_URL and MLFLOW_TRACKING_URI.",
+        "cluster need the repository's folder by the same path, PYTHONPATH and MLFLOW_TRACKING_URI; those on other "
+        "machines must reach the Prefect server at the command's PREFECT_API_URL.",
     )
     parser.add_argument(
         "--grid",
@@ -87,9 +90,10 @@ def run_pipeline(repository: Path, params: str, force: bool = False, push: bool 
     """
     import yaml
 
-    _find_servers(repository)
+    ready = _find_servers(repository)
     from flows import pipeline
 
+    ready()
     pipeline.PARAMS.set(params)
     _end(pipeline.pipeline(parse(yaml.safe_load(params)), force=force, push=push, return_state=True))
 
@@ -105,17 +109,19 @@ def _compare(given: argparse.Namespace) -> None:
     text = overrides.overridden(given.params, given.overrides)
     same_clients = not any(change.lstrip("+").startswith("partition.seed=") for change in given.overrides)
     grid.cells(text, given.grid, same_clients)
-    _find_servers(repository)
+    ready = _find_servers(repository)
     from flows import comparison, fan_out
 
     if given.dask:
         fan_out.check_dask(given.dask)
+    ready()
     comparison.PARAMS.set(text)
     settings = parse(yaml.safe_load(text))
     _end(comparison.compare(given.grid, settings, same_clients, given.jobs, given.dask, return_state=True))
 
 
-def _find_servers(repository: Path) -> None:
+def _find_servers(repository: Path) -> Callable[[], None]:
+    """Finds out whether the servers answer; without one of Prefect, starts one, and returns what waits for it."""
     # Prefect, as it is imported, leaves a console alone that is there already: its lines would lack time and task.
     if "prefect" not in sys.modules:
         logging.getLogger().handlers.clear()
@@ -123,6 +129,7 @@ def _find_servers(repository: Path) -> None:
 
     server.check()
     server.check_mlflow(repository)
+    return (lambda: None) if server.address() else TemporaryServer().wait
 
 
 def _end(state: "State[Any]") -> None:

@@ -19,9 +19,10 @@ from prefect.futures import PrefectFuture
 from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from flows import addresses, task_runs
+from flows import addresses, server, task_runs
 from flows.addresses import one_line
 from flows.cell import STOP, Plan, begin_process, cell
+from flows.temporary_server import is_temporary
 from tasks.errors import InputError, RunError
 from tasks.signals import masked
 
@@ -71,9 +72,10 @@ def check_dask(address: str) -> None:
     """Finds out whether a Dask cluster answers.
 
     Raises:
-        InputError: no scheduler answers there within 10 s, or it has no worker.
+        InputError: no scheduler answers there within 10 s, it has no worker, or none that reaches the Prefect
+            server.
     """
-    from distributed.comm.addressing import parse_address, parse_host_port
+    from distributed.comm.addressing import get_address_host, parse_address, parse_host_port
 
     addresses.remember(address if "://" in address else f"tcp://{address}")
     shown = shown_dask(address)
@@ -91,6 +93,12 @@ def check_dask(address: str) -> None:
         raise InputError(f"no Dask scheduler answers at {shown}: {one_line(exc)}") from exc
     if not workers:
         raise InputError(f"the Dask scheduler at {shown} has no worker: start some with `dask worker {shown}`")
+    elsewhere = sorted(set(map(get_address_host, workers)) - _own_addresses())
+    if elsewhere and is_temporary(server.address()):
+        raise InputError(
+            f"the Dask workers on {', '.join(elsewhere)} cannot reach this command's temporary Prefect server: set "
+            "PREFECT_API_URL to a server that they reach too"
+        )
 
 
 async def _workers(address: str) -> Any:
@@ -106,6 +114,12 @@ async def _workers(address: str) -> Any:
 def shown_dask(address: str) -> str:
     """Returns the address of a scheduler as it may be shown; Dask takes `tcp://` for granted."""
     return addresses.without_password(address if "://" in address else f"tcp://{address}")
+
+
+def _own_addresses() -> set[str]:
+    import psutil
+
+    return {each.address for found in psutil.net_if_addrs().values() for each in found} | {"localhost"}
 
 
 def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
@@ -142,6 +156,8 @@ def _no_survivors() -> Iterator[None]:
 def _on_dask(plans: Sequence[Plan], address: str, ended: Ended) -> None:
     from prefect_dask.task_runners import DaskTaskRunner
 
+    from flows.dask_workers import server_on_workers
+
     stop = plans[0].folder.parent / STOP
     waiting, left = deque(plans), {plan.name: plan for plan in plans}
 
@@ -149,7 +165,7 @@ def _on_dask(plans: Sequence[Plan], address: str, ended: Ended) -> None:
         left.pop(plan.name)
         ended(plan, state)
 
-    with DaskTaskRunner(address=address) as runner:
+    with DaskTaskRunner(address=address) as runner, server_on_workers(runner.client):
         try:
             _feed(runner, waiting, len(plans), ticked, _workers_left(runner, address))
         except RunError as exc:

@@ -362,12 +362,16 @@ def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[by
 
 @pytest.fixture
 def cluster(compare: Shell, tmp_path: Path) -> Iterator[str]:
-    """The address of a Dask scheduler with two workers, each a process of one thread, outside the repository."""
+    """The address of a Dask scheduler with two workers, each a process of one thread, outside the repository.
+
+    They know of no Prefect server.
+    """
     address = f"tcp://127.0.0.1:{free_port()}"
     host, port = "127.0.0.1", address.rpartition(":")[2]
     options: dict[str, Any] = {
         "cwd": tmp_path,
-        "env": {**compare.environment, "PYTHONPATH": str(compare.repository)},
+        "env": {name: value for name, value in compare.environment.items() if name != "PREFECT_API_URL"}
+        | {"PYTHONPATH": str(compare.repository)},
     }
     dask = [sys.executable, "-m", "dask"]
     scheduler = [*dask, "scheduler", "--host", host, "--port", port, "--no-dashboard"]
@@ -376,9 +380,15 @@ def cluster(compare: Shell, tmp_path: Path) -> Iterator[str]:
         yield address
 
 
+def children_that_serve() -> set[int]:
+    """The processes below this one that are Prefect servers."""
+    everyone = psutil.Process().children(recursive=True)
+    return {each.pid for each in everyone if "prefect.server.api.server:create_app" in " ".join(each.cmdline())}
+
+
 @pytest.mark.slow
-def test_cells_run_on_a_dask_cluster(compare: Shell, cluster: str) -> None:
-    until = time.monotonic() + 60
+def test_cells_run_on_a_dask_cluster(compare: Shell, cluster: str, prefect_server: str) -> None:
+    before, until = children_that_serve(), time.monotonic() + 60
     while True:
         done = compare.run("--grid", "seed=40,41,42", "-S", "federate.model=logistic", "--dask", cluster)
         if done.status != 2 or time.monotonic() > until:  # the workers may not be there yet
@@ -387,6 +397,10 @@ def test_cells_run_on_a_dask_cluster(compare: Shell, cluster: str) -> None:
     rows = compare.rows()
     assert [row["status"] for row in rows] == ["finished"] * 3
     assert len({compare.mlflow().get_run(row["mlflow_run_id"]).data.tags["mlflow.parentRunId"] for row in rows}) == 1
+    flow_run = {"flow_runs": {"id": {"any_": [done.folder.name]}}}
+    tasks = httpx.post(f"{prefect_server}/task_runs/filter", json=flow_run, trust_env=False).json()
+    assert [task["state"]["type"] for task in tasks] == ["COMPLETED"] * 3
+    assert children_that_serve() == before  # no worker has started a server of its own
     local = compare.run("--grid", "seed=40,41,42", "-S", "federate.model=logistic", "--jobs", "1")
     assert {*states(local.said).values()} == {"Cached"}
 
@@ -399,3 +413,25 @@ def test_a_cluster_without_workers_is_refused(compare: Shell, compared: Done, tm
         done = compare.run("--grid", "seed=0,1", "--dask", f"tcp://127.0.0.1:{port}")
     (line,) = done.said.splitlines()
     assert (done.status, f"tcp://127.0.0.1:{port} has no worker" in line) == (2, True), line
+
+
+@pytest.mark.slow
+def test_workers_elsewhere_need_a_server_that_they_reach(compare: Shell, tmp_path: Path) -> None:
+    """A worker here that says it is at an address of the documentation's network, 192.0.2.0/24."""
+    address, at = f"tcp://127.0.0.1:{free_port()}", free_port()
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
+    worker = [*dask, "worker", address, "--listen-address", f"tcp://127.0.0.1:{at}", "--no-nanny", "--no-dashboard"]
+    worker += ["--contact-address", f"tcp://192.0.2.1:{at}"]
+    alone = {name: value for name, value in compare.environment.items() if name != "PREFECT_API_URL"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": alone}
+    until = time.monotonic() + 120
+    with running(scheduler, **options), running(worker, **options):
+        while True:
+            done = Shell(compare.repository, alone).run("--grid", "seed=0,1", "--dask", address)
+            if "has no worker" not in done.said and "no Dask scheduler" not in done.said:  # neither may be there yet
+                break
+            assert time.monotonic() < until, done.said
+    (line,) = done.said.splitlines()
+    assert done.status == 2
+    assert "192.0.2.1 cannot reach this command's temporary Prefect server: set PREFECT_API_URL" in line
