@@ -58,19 +58,18 @@ def read_client_data(root: Path, exclude: Collection[str] = ()) -> ClientData:
     """
     path = root / "preprocess.json"
     described = read_json(path)
-    with reading(f"{path} must say input_shape and num_classes: run the step preprocess again"):
-        shape, num_classes = tuple(map(as_size, described["input_shape"])), as_size(described["num_classes"])
+    shape, num_classes = read_shape(path)
     sizes = client_sizes(described, path, "preprocess")
     clients: dict[str, Examples] = {}
     broken: dict[str, str] = {}
     for client in _not_excluded(list(sizes), exclude):
         try:
-            clients[client] = _read_checked(root / client, shape, num_classes, sizes[client])
+            clients[client] = read_checked(root / client, shape, num_classes, sizes[client])
         except DataError as exc:
             broken[client] = _to_publish(exc, root / client)
     if not clients:
         raise DataError(f"no client can be used: {'; '.join(f'{c}: {reason}' for c, reason in broken.items())}")
-    return ClientData(clients, broken, _read_checked(root / TEST, shape, num_classes), described, shape, num_classes)
+    return ClientData(clients, broken, read_checked(root / TEST, shape, num_classes), described, shape, num_classes)
 
 
 def read_shape(path: Path) -> tuple[tuple[int, ...], int]:
@@ -81,7 +80,7 @@ def read_shape(path: Path) -> tuple[tuple[int, ...], int]:
     """
     described = read_json(path)
     with reading(f"{path} must say input_shape and num_classes (run the step preprocess again)"):
-        return tuple(int(size) for size in described["input_shape"]), int(described["num_classes"])
+        return tuple(map(as_size, described["input_shape"])), as_size(described["num_classes"])
 
 
 def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]:
@@ -102,7 +101,13 @@ def _to_publish(error: DataError, folder: Path) -> str:
     return " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "its files").split())
 
 
-def _read_checked(folder: Path, shape: tuple[int, ...], num_classes: int, num_examples: int | None = None) -> Examples:
+def read_checked(folder: Path, shape: tuple[int, ...], num_classes: int, num_examples: int | None = None) -> Examples:
+    """Returns the examples in a client's `folder`.
+
+    Raises:
+        DataError: its files are missing, damaged, empty, of another shape or another number than `num_examples` (None:
+            any number), not finite, or hold labels beyond 0 … num_classes - 1.
+    """
     x, y = read_client(folder)
     if num_examples is not None and len(x) != num_examples:
         raise DataError(f"client {folder.name}: must hold the {num_examples} examples of preprocess.json, got {len(x)}")

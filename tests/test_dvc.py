@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {
     "tasks/command.py",
     "tasks/lock.py",
     "tasks/outputs.py",
+    "tasks/signals.py",
     "tasks/timings.py",
     "flows/__init__.py",
 }

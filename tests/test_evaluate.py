@@ -323,8 +323,11 @@ SIZES = {"global_h5": 900, "pruned_h5": 890, "pruned_tflite": 300}
 
 
 def describe(folder, shape, num_classes):
-    described = {"input_shape": list(shape), "num_classes": num_classes}
-    write_json(folder / "data" / "clients" / "preprocess.json", described)
+    """Writes preprocess.json for the clients' folders that are there."""
+    clients = folder / "data" / "clients"
+    sizes = {path.name: len(np.load(path / "y.npy")) for path in clients.iterdir() if (path / "y.npy").is_file()}
+    del sizes[TEST]
+    write_json(clients / "preprocess.json", {"input_shape": list(shape), "num_classes": num_classes, "clients": sizes})
 
 
 def save_logistic(folder, name, shape, kernel, bias):
@@ -466,12 +469,18 @@ def test_evaluate_names_a_client_with_broken_files_and_goes_on(workspace, caplog
     with caplog.at_level(logging.WARNING):
         metrics, evaluation = run(workspace)
     assert sorted(evaluation["left_out"]) == ["01", "02"]
-    assert "labels must be 0..2, got 3..3" in evaluation["left_out"]["01"]
+    assert "labels must be 0 to 2, as preprocess.json says, got 7 others" in evaluation["left_out"]["01"]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("tasks")]
     assert [message.split(":")[0] for message in said] == ["client 01", "client 02"]
     assert list(evaluation["global"]["clients"]) == ["00"]
     assert metrics["client_accuracy_worst"] == metrics["client_accuracy_mean"] == metrics["client_accuracy_p10"]
     assert metrics["accuracy"] == whole["accuracy"]
+
+
+def test_evaluate_names_a_client_with_another_number_of_examples(workspace):
+    write_client(workspace / "data" / "clients" / "00", np.zeros((5, 8, 8, 1)), np.zeros(5))
+    _, evaluation = run(workspace)
+    assert evaluation["left_out"] == {"00": "client 00: must hold the 12 examples of preprocess.json, got 5"}
 
 
 def test_evaluate_without_any_readable_client_still_scores_the_test_set(workspace):
@@ -484,13 +493,15 @@ def test_evaluate_without_any_readable_client_still_scores_the_test_set(workspac
 
 
 def test_evaluate_of_two_classes_has_the_auc(workspace):
-    describe(workspace, (1,), 2)
+    for client in ("01", "02"):
+        shutil.rmtree(workspace / "data" / "clients" / client)
     for name, sign in (("global", 1), ("pruned", -1)):
         save_logistic(workspace, name, (1,), np.array([[0.0, sign]]), np.zeros(2))
     write_json(workspace / "data" / "partition" / "partition.json", {"classes": ["no", "yes"], "clients": {"00": {}}})
     for site in ("00", TEST):
         # Pairs (negative, positive) of 0, 2 and 1, 3: 3 of 4 in order.
         write_client(workspace / "data" / "clients" / site, np.array([[0], [2], [1], [3]]), np.array([0, 0, 1, 1]))
+    describe(workspace, (1,), 2)
     metrics, _ = run(workspace)
     assert metrics["auc"] == 3 / 4
     assert metrics["pruned_auc"] == 1 / 4
@@ -529,9 +540,9 @@ def without_pruning(folder):
         (lambda folder: shutil.rmtree(folder / "data" / "clients" / TEST), "client test: cannot read"),
         (
             lambda folder: write_client(folder / "data" / "clients" / TEST, np.zeros((2, 9, 8, 1)), np.zeros(2)),
-            r"client test: examples must be of shape \(8, 8, 1\) \(preprocess.json\), got \(9, 8, 1\)",
+            r"client test: x must be \(N, 8, 8, 1\), .* got \(2, 9, 8, 1\)",
         ),
-        (lambda folder: describe(folder, (9, 8, 1), 3), r"examples must be of shape \(9, 8, 1\) \(preprocess.json\)"),
+        (lambda folder: describe(folder, (9, 8, 1), 3), r"x must be \(N, 9, 8, 1\), .* as preprocess.json says"),
         (
             lambda folder: describe(folder, (8, 8, 1), 4),
             "must say the 3 classes of partition.json, got 4",

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.client_data import read_shape
+from tasks.client_data import read_checked, read_shape
 from tasks.errors import DataError, reading
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, save
 from tasks.evaluate.round_log import Curves, read_curves, read_drift
-from tasks.files import TEST, check_client_id, read_client, read_json, write_json
+from tasks.files import TEST, check_client_id, client_sizes, read_json, write_json
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -73,13 +73,18 @@ def _evaluate(settings: Settings, folder: Path) -> None:
             f"{data / 'preprocess.json'} must say the {len(classes)} classes of partition.json, got {num_classes}: "
             "run the step preprocess again"
         )
-    x, y = _read_examples(data / TEST, len(classes), shape)
+    sizes = client_sizes(read_json(data / "preprocess.json"), data / "preprocess.json", "preprocess")
+    if sorted(sizes) != clients:
+        raise DataError(
+            f"{data / 'preprocess.json'} must name the clients of partition.json: run the step preprocess again"
+        )
+    x, y = read_checked(data / TEST, shape, num_classes)
     model, batch_size = settings.federate.model, settings.evaluate.batch_size
     models = {
         name: load_logits(folder / "models" / f"{name}.h5", model, shape, len(classes), batch_size) for name in _MODELS
     }
     tests = {name: _score_test(name, y, logits(x)) for name, logits in models.items()}
-    per_client, left_out = _score_clients(models, data, clients, len(classes), shape)
+    per_client, left_out = _score_clients(models, data, sizes, num_classes, shape)
     evaluations = {name: Evaluation(tests[name], per_client[name]) for name in models}
     metrics = _flat(evaluations, curves) | of_prune
     write_json(reports / "metrics.json", metrics)
@@ -116,14 +121,14 @@ def read_partition(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _score_clients(
-    models: Mapping[str, Logits], data: Path, clients: list[str], num_classes: int, shape: tuple[int, ...]
+    models: Mapping[str, Logits], data: Path, sizes: Mapping[str, int], num_classes: int, shape: tuple[int, ...]
 ) -> tuple[dict[str, dict[str, ClientScores]], dict[str, str]]:
     """Returns each model's scores by client, and why each client that was left out could not be read."""
     scores: dict[str, dict[str, ClientScores]] = {name: {} for name in models}
     left_out = {}
-    for client in clients:
+    for client, size in sizes.items():
         try:
-            x, y = _read_examples(data / client, num_classes, shape)
+            x, y = read_checked(data / client, shape, num_classes, size)
         except DataError as exc:
             left_out[client] = str(exc)
             _log.warning("%s: left out of the scores over clients", exc)
@@ -143,21 +148,6 @@ def _score_test(name: str, y: NDArray[np.int32], logits: NDArray[np.float32]) ->
             name,
         )
     return scores
-
-
-def _read_examples(
-    folder: Path, num_classes: int, shape: tuple[int, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    x, y = read_client(folder)
-    if len(y) == 0:
-        raise DataError(f"client {folder.name}: x must hold at least one example, got none")
-    if x.shape[1:] != shape:
-        raise DataError(f"client {folder.name}: examples must be of shape {shape} (preprocess.json), got {x.shape[1:]}")
-    if not np.isfinite(x).all():
-        raise DataError(f"client {folder.name}: x must be finite, got nan or infinity")
-    if y.min() < 0 or y.max() >= num_classes:
-        raise DataError(f"client {folder.name}: labels must be 0..{num_classes - 1}, got {y.min()}..{y.max()}")
-    return x, y
 
 
 def numbers_of_prune(path: Path) -> dict[str, float]:
