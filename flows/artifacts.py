@@ -62,11 +62,8 @@ def link(session: Session) -> None:
 
 def link_to(run: Mapping[str, str]) -> None:
     """Creates the link to an MLflow run, given as reports/mlflow.json has it."""
-    address = (
-        without_password(os.environ.get("MLFLOW_UI_URL", ""))
-        if os.environ.get("MLFLOW_UI_URL")
-        else run["tracking_uri"]
-    )
+    # An earlier version of this code may have written a password into a report that DVC's cache brings back.
+    address = without_password(os.environ.get("MLFLOW_UI_URL") or run["tracking_uri"])
     page = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
     if address.startswith(("http:", "https:")):
         create_link_artifact(

@@ -23,10 +23,11 @@ from prefect import runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging.handlers import PrefectConsoleHandler
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import begun, locks, store
 from flows.addresses import one_line
+from flows.ends import failed
 from flows.session import Session
 from flows.steps import RETRY_AFTER, Watch, compute, restore_or_run, worth_retrying
 from flows.workspace import RUNS, Workspace
@@ -105,12 +106,12 @@ def _attempt(plan: Plan) -> State[Any]:
         error = command.as_error(exc)
         if isinstance(error, TrackingLost) and runtime.task_run.run_count <= len(RETRY_AFTER):
             raise
-        return Failed(message=" ".join(str(error).split()), data=error)
+        return failed(error)
     except SystemExit as exc:
         # A step, or a user's own model, that calls sys.exit: a pool would wait for its result for ever.
         if multiprocessing.parent_process() is None:
             raise
-        return Failed(message=f"something called sys.exit({exc.code!r})", data=RunError(f"sys.exit({exc.code!r})"))
+        return failed(RunError(f"something called sys.exit({exc.code!r})"))
     if restored:
         return Completed(name="Cached", message="the same code, data and settings were run before")
     return Completed(message=f"{time.monotonic() - begun:.1f} s")

@@ -1,4 +1,4 @@
-"""`python -m flows.pipeline` and `python -m flows.compare`, up to Prefect's import, which takes seconds.
+"""`python -m flows.pipeline`, `flows.compare` and `flows.diagnose`, up to Prefect's import, which takes seconds.
 
 `--help` and a setting that is wrong are answered at once: everything that can be known without a server is found out
 first, then the server is asked whether it is there, and then the flow begins.
@@ -65,6 +65,20 @@ def compare(arguments: list[str] | None = None) -> int:
     return command.run(lambda: _compare(given))
 
 
+def diagnose(arguments: list[str] | None = None) -> int:
+    """Runs the diagnosis' command; returns its exit status."""
+    parser = command.Parser(
+        prog="python -m flows.diagnose",
+        description="Why did the loss of a run go up? Writes diagnosis.json, .md and .html beside its rounds.csv, or "
+        "into its MLflow run. As a Prefect flow run when PREFECT_API_URL is set.",
+    )
+    parser.add_argument("run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv")
+    parser.add_argument("--apply", action="store_true", help="then run the pipeline again with the best remedy")
+    given = parser.parse_args(arguments)
+    command.prepare()
+    return command.run(lambda: _diagnose(given))
+
+
 def _add_settings(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "-S",
@@ -120,11 +134,25 @@ def _compare(given: argparse.Namespace) -> None:
     _end(comparison.compare(given.grid, settings, same_clients, given.jobs, given.dask, return_state=True))
 
 
-def _find_servers(repository: Path) -> Callable[[], None]:
-    """Finds out whether the servers answer; without one of Prefect, starts one, and returns what waits for it."""
+def _diagnose(given: argparse.Namespace) -> None:
+    _leave_the_console_to_prefect()
+    from flows import server
+
+    server.address()  # wrong settings of Prefect end its import
+    from flows import diagnose
+
+    (diagnose.apply if given.apply else diagnose.report)(given.run)
+
+
+def _leave_the_console_to_prefect() -> None:
     # Prefect, as it is imported, leaves a console alone that is there already: its lines would lack time and task.
     if "prefect" not in sys.modules:
         logging.getLogger().handlers.clear()
+
+
+def _find_servers(repository: Path) -> Callable[[], None]:
+    """Finds out whether the servers answer; without one of Prefect, starts one, and returns what waits for it."""
+    _leave_the_console_to_prefect()
     from flows import server
 
     server.check()

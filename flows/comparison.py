@@ -15,13 +15,14 @@ from uuid import UUID
 from prefect import Flow, flow, runtime
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import (
     abandoned,
     artifacts,
     begun,
     curves,
+    ends,
     fan_out,
     grid,
     overrides,
@@ -38,7 +39,7 @@ from flows.results import Result
 from flows.workspace import RUNS, find_repository
 from tasks import command, files
 from tasks.errors import DataError, InputError, RunError, UndriftError
-from tasks.settings import Settings
+from tasks.settings import Settings, parse
 from tasks.signals import masked
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ _DEFAULTS = Settings()
 
 
 def _flow_run_name() -> str:
-    given = runtime.flow_run.parameters["grid"]
+    given: Any = runtime.flow_run.parameters["grid"]
+    given = given if isinstance(given, list | tuple) else []  # the flow itself says that it is wrong
     return f"compare {' × '.join(grid.short(str(axis).partition('=')[0]) for axis in given)}"
 
 
@@ -67,6 +69,7 @@ def _end_cells(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> No
     name="compare",
     flow_run_name=_flow_run_name,
     persist_result=False,
+    validate_parameters=False,  # done by the flow itself, which says in one line what is wrong
     on_cancellation=[_end_cells],
     on_crashed=[_end_cells],
 )
@@ -84,15 +87,16 @@ def compare(
     """
     command.quiet()
     try:
-        return _compare(grid, settings, same_clients, jobs, dask)
+        return _compare(grid, settings if isinstance(settings, Settings) else parse(settings), same_clients, jobs, dask)
     except Exception as exc:
-        error = command.as_error(exc)
-        return Failed(message=str(error), data=error)
+        return ends.failed(exc)
 
 
 def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: int, dask: str) -> State[Any]:
-    if jobs < 0:
-        raise InputError(f"jobs must be >= 0, got {jobs}")
+    if not isinstance(jobs, int) or jobs < 0:
+        raise InputError(f"jobs must be a whole number >= 0, got {jobs!r}")
+    if not isinstance(axes, list | tuple) or not all(isinstance(axis, str) for axis in axes):
+        raise InputError(f"grid must be a list of lines NAME=VALUE,VALUE, got {str(axes)[:200]}")
     repository = find_repository(Path.cwd())
     base = PARAMS.get() or overrides.params_text(repository / "params.yaml", settings)
     cells = [_placed(repository, cell) for cell in grid.cells(base, axes, same_clients)]
@@ -218,4 +222,4 @@ def _state(found: Sequence[Result], run_id: str) -> State[Any]:
     if not failed:
         return Completed(message=f"{len(found)} cells, reports/compare.md, MLflow run {run_id}")
     told = f"{len(failed)} of {len(found)} cells failed: {failed[0].cell.label}: {failed[0].short_reason}"
-    return Failed(message=told, data=RunError(told))
+    return ends.failed(RunError(told))

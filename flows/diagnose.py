@@ -6,23 +6,30 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __name__ == "__main__":  # before Prefect's import, which takes seconds
+    from flows import commands
+
+    sys.exit(commands.diagnose())
+
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import overrides, server, store, tracking
+from flows.addresses import one_line
 from flows.commands import error_of, run_pipeline
+from flows.ends import failed
 from flows.workspace import RUNS, find_repository
 from tasks import command
 from tasks.diagnose import diagnose_logs
 from tasks.diagnose.patch import flags
-from tasks.errors import DataError, InputError, RunError, TrackingLost
+from tasks.errors import DataError, InputError, RunError, TrackingLost, reading
 from tasks.files import read_json
 from tasks.settings import Settings, load, parse, with_settings
 
@@ -48,8 +55,7 @@ def diagnose(run: str) -> State[Any]:
     try:
         answer, told = _diagnosed(run)
     except Exception as exc:
-        error = command.as_error(exc)
-        return Failed(message=str(error), data=error)
+        return failed(exc)
     create_markdown_artifact(told, key="diagnosis", description=f"of {run}")
     return Completed(message=answer)
 
@@ -110,14 +116,16 @@ def _logged(run_id: str) -> Iterator[_Found]:
     with tracking.errors(opened.uri), tempfile.TemporaryDirectory() as holder:
         run = _find(opened.client, run_id, opened.uri)
         for name in LOGS:
-            _download(opened.client, run_id, f"reports/{name}", holder)
+            _download(opened, run_id, f"reports/{name}", holder)
         reports = Path(holder)
         workspace = _workspace(repository, run_id)
         if workspace is not None:
             yield _Found(reports, load(workspace / "params.yaml"), workspace)
         else:
             given = run.data.params.get("diagnose.significance")
-            yield _Found(reports, parse({"diagnose": {"significance": float(given)}} if given else {}), None)
+            with reading(f"diagnose.significance of MLflow run {run_id} must be a number"):
+                settings = parse({"diagnose": {"significance": float(given)}} if given else {})
+            yield _Found(reports, settings, None)
         for name in WRITTEN:
             opened.client.log_artifact(run_id, str(reports / name), "reports")
         log.info("%s: reports/%s logged to run %s", opened.uri, ", ".join(WRITTEN), run_id)
@@ -126,8 +134,9 @@ def _logged(run_id: str) -> Iterator[_Found]:
 def _workspace(repository: Path, run_id: str) -> Path | None:
     """Returns the folder on this machine in which the run was made; None if it is gone, or has been used again."""
     for tracked in (repository / TRACKED, *sorted((repository / RUNS).rglob(TRACKED))):
-        if tracked.is_file() and read_json(tracked).get("run_id") == run_id:
-            return tracked.parents[1]
+        with suppress(DataError):  # a damaged report of another run says nothing of this one
+            if tracking.read_report(tracked)["run_id"] == run_id:
+                return tracked.parents[1]
     return None
 
 
@@ -142,28 +151,18 @@ def _find(client: "MlflowClient", run_id: str, uri: str) -> "Run":
         raise
 
 
-def _download(client: "MlflowClient", run_id: str, path: str, folder: str) -> None:
-    parent = path.rpartition("/")[0]
-    if path not in [each.path for each in client.list_artifacts(run_id, parent)]:
+def _download(opened: store.Store, run_id: str, path: str, folder: str) -> None:
+    try:
+        found = [each.path for each in opened.client.list_artifacts(run_id, path.rpartition("/")[0])]
+        if path in found:
+            opened.client.download_artifacts(run_id, path, folder)
+    except Exception as exc:  # of MLflow, or of whatever keeps its files: S3, Azure, SFTP have their own each
+        raise TrackingLost(f"MLflow at {opened.uri}: {path} of run {run_id} cannot be read: {one_line(exc)}") from exc
+    if path not in found:
         raise DataError(f"MLflow run {run_id} holds no {path}: it trained no round, or is not of this pipeline")
-    client.download_artifacts(run_id, path, folder)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    parser = command.Parser(
-        prog="python -m flows.diagnose",
-        description="Why did the loss of a run go up? Writes diagnosis.json, .md and .html beside its rounds.csv, or "
-        "into its MLflow run. As a Prefect flow run when PREFECT_API_URL is set.",
-    )
-    parser.add_argument("run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv")
-    parser.add_argument("--apply", action="store_true", help="then run the pipeline again with the best remedy")
-    given = parser.parse_args(arguments)
-    command.prepare()
-    return command.run(lambda: _apply(given.run) if given.apply else _command(given.run))
-
-
-def _apply(run: str) -> None:
+def apply(run: str) -> None:
     """Diagnoses, and runs the run's pipeline again with the remedy of the first cause."""
     repository = find_repository(Path.cwd())
     if not Path(run).is_dir():
@@ -180,7 +179,8 @@ def _apply(run: str) -> None:
     run_pipeline(repository, text)
 
 
-def _command(run: str) -> None:
+def report(run: str) -> None:
+    """Diagnoses, as a flow run if there is a server."""
     if not Path(run).is_dir():
         server.check_mlflow(find_repository(Path.cwd()))
     if not server.address():  # a temporary one takes half a minute to start
@@ -190,7 +190,3 @@ def _command(run: str) -> None:
     state = diagnose(run, return_state=True)
     if not state.is_completed():
         raise error_of(state)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -22,6 +22,7 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 from flows import addresses, server, task_runs
 from flows.addresses import one_line
 from flows.cell import STOP, Plan, begin_process, cell
+from flows.ends import failed
 from flows.temporary_server import is_temporary
 from tasks.errors import InputError, RunError
 from tasks.signals import masked
@@ -171,7 +172,7 @@ def _on_dask(plans: Sequence[Plan], address: str, ended: Ended) -> None:
         except RunError as exc:
             stop.touch()
             for plan in list(left.values()):
-                ticked(plan, Failed(message=str(exc), data=exc))
+                ticked(plan, failed(exc))
         except BaseException:
             stop.touch()  # no signal reaches a worker's thread
             raise

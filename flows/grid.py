@@ -20,6 +20,7 @@ SEED = "seed"
 """The setting whose values are repetitions: cells that differ in nothing else are one group."""
 _CLIENTS = ("data.", "partition.")
 _MOST_CELLS = 1000
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,8 @@ def _without_kind(name: str) -> tuple[str, ...]:
 def _axis(text: str) -> tuple[str, list[str]]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import OverrideType, ValueType
-    from hydra.errors import HydraException
 
-    wrong = f"--grid takes name=value,value, got {text!r}"
+    wrong = f"--grid takes name=value,value, got {text[:_LONGEST]!r}"
     try:
         override = OverridesParser.create().parse_override(text)
         if override.type != OverrideType.CHANGE or override.package is not None:
@@ -135,8 +135,11 @@ def _axis(text: str) -> tuple[str, list[str]]:
         elif override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
             raise SettingsError(f"{wrong}: name every value")
         else:
-            values = [str(value) for value in override.sweep_string_iterator()]
-    except HydraException as exc:
+            # One more than a grid may have: a range may have any number.
+            values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), _MOST_CELLS + 1)]
+    except SettingsError:
+        raise
+    except Exception as exc:  # Hydra's parser lets Python's own through, as for a number of 5,000 digits
         raise SettingsError(f"{wrong}: {one_line(exc)}") from exc
     if name not in fields():
         raise SettingsError(f"--grid {_unknown(name)}")

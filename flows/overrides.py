@@ -12,8 +12,12 @@ from typing import Any
 
 import yaml
 
+from flows import addresses
 from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, load, parse
+
+_LONGEST = 200
+"""Characters of an override or a reason in a message."""
 
 
 def overridden(params: Path, overrides: Sequence[str]) -> str:
@@ -41,7 +45,6 @@ def laid_over(text: str, overrides: Sequence[str]) -> str:
     """
     if not overrides:
         return text
-    from dvc.exceptions import DvcException
     from dvc.utils.hydra import apply_overrides
 
     with tempfile.TemporaryDirectory() as holder:
@@ -51,11 +54,11 @@ def laid_over(text: str, overrides: Sequence[str]) -> str:
             name, equals, _ = override.partition("=")
             # ~name=value, which would delete, is Hydra's: every setting has a value.
             if not (equals and name) or name.startswith("~"):
-                raise SettingsError(f"-S takes name=value, got {override!r}")
+                raise SettingsError(f"-S takes name=value, got {_short(override)!r}")
             try:
                 apply_overrides(copy, [override])
-            except DvcException as exc:
-                raise SettingsError(_unknown(override) or f"-S {override}: {_reason(exc)}") from exc
+            except Exception as exc:  # Hydra, OmegaConf and ruamel.yaml have their own for sweeps, loops of ${...}, ...
+                raise SettingsError(_unknown(override) or f"-S {_short(override)}: {_reason(exc)}") from exc
         return copy.read_text(encoding="utf-8")
 
 
@@ -87,12 +90,17 @@ def _unknown(override: str) -> str:
     if not name or any(f"{known}.".startswith(f"{name}.") or name.startswith(f"{known}.") for known in fields()):
         return ""
     close = difflib.get_close_matches(name, fields(), n=1)
-    return f"-S {override}: {name} is not a setting" + (f": did you mean {close[0]}?" if close else "")
+    return f"-S {_short(override)}: {_short(name)} is not a setting" + (f": did you mean {close[0]}?" if close else "")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _reason(exc: BaseException) -> str:
-    lines = [line for line in str(exc.__cause__ or exc).strip().splitlines() if line.strip()]
-    if lines[:1] and lines[0].startswith("Error merging override"):
+    lines = [line for line in addresses.scrubbed(str(exc.__cause__ or exc)).strip().splitlines() if line.strip()]
+    is_sweep = "Sweep" in lines[0] or "Glob(" in lines[0] if lines else False
+    if lines[:1] and (lines[0].startswith("Error merging override") or is_sweep):
         return "-S takes one value; python -m flows.compare --grid takes several"
     hint = [line for line in lines[1:2] if line.startswith("To append")]
-    return " ".join([*lines[:1], *hint]) or type(exc).__name__
+    return _short(" ".join([*lines[:1], *hint])) or type(exc).__name__

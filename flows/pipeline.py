@@ -19,10 +19,11 @@ if __name__ == "__main__":  # before Prefect's import, which takes seconds
 
 from prefect import Flow, flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import abandoned, artifacts, overrides, raw_data, takeover
 from flows.commands import error_of
+from flows.ends import failed
 from flows.names import run_name
 from flows.session import Session
 from flows.steps import TASKS
@@ -86,8 +87,7 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
             with _ending(session):
                 return _run(session, force, push)
     except Exception as exc:
-        error = command.as_error(exc)
-        return Failed(message=str(error), data=error)
+        return failed(exc)
 
 
 def _open(repository: Path, settings: Settings, force: bool) -> Session:

@@ -8,7 +8,6 @@ from typing import Any
 from flows import begun, tracking
 from flows.live import LiveRun
 from flows.workspace import Workspace
-from tasks.files import read_json
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -71,4 +70,4 @@ class Session:
             store = self._live.store
             return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}
         path = Path(self.workspace.folder, "reports/mlflow.json")
-        return dict(read_json(path)) if path.is_file() else {}
+        return tracking.read_report(path) if path.is_file() else {}

@@ -12,9 +12,10 @@ from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from flows import artifacts
+from flows.ends import failed
 from flows.session import Session
 from tasks import command, lock, timings
 from tasks.__main__ import PURPOSE
@@ -30,18 +31,6 @@ WITH_ROUNDS = ("federate", "prune")
 _SHOW_EVERY = 2.0
 RETRY_AFTER = [5.0, 30.0]
 """Seconds before each new try of a step whose MLflow server was lost."""
-
-
-class _WithoutTraceback(logging.Filter):
-    """Drops the line `NoneType: None` that Prefect logs as the traceback of a task that returned its failure."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[0] is None:
-            record.exc_info = None
-        return True
-
-
-logging.getLogger("prefect.task_runs").addFilter(_WithoutTraceback())
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -83,8 +72,7 @@ def _restored_or(step: str, session: Session, force: bool, run: Callable[[], Non
     except Exception as exc:
         error = command.as_error(exc)
         # `data/raw.npz` as params.yaml has it, not where it lies in the workspace.
-        error = type(error)(str(error).replace(f"{session.workspace.folder}{os.sep}", ""))
-        return Failed(message=str(error), data=error)
+        return failed(type(error)(str(error).replace(f"{session.workspace.folder}{os.sep}", "")))
     return Completed(message=f"{step}: {time.monotonic() - begun:.1f} s")
 
 

@@ -167,6 +167,19 @@ def _report(opened: store.Store, run_id: str, folder: Path) -> None:
     log.info("%s: run %s in experiment %s", opened.uri, run_id, store.EXPERIMENT)
 
 
+def read_report(path: Path) -> dict[str, str]:
+    """Returns the MLflow run that a reports/mlflow.json names, by `run_id`, `tracking_uri` and `experiment_id`.
+
+    Raises:
+        DataError: the file is missing, or is none of this kind.
+    """
+    found = files.read_json(path)
+    names = ("run_id", "tracking_uri", "experiment_id")
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), str) for name in names):
+        raise DataError(f"{path} must name an MLflow run by {', '.join(names)}: run the step track again")
+    return {name: found[name] for name in names}
+
+
 def data_set(folder: Path, path: str, digest: str) -> "DvcFolder":
     """Returns MLflow's data set for `data/partition` or `data/clients`: shapes, classes and counts in brief."""
     import numpy as np

@@ -99,6 +99,18 @@ def options(*overrides: str) -> tuple[str, ...]:
         # unknown keys
         ((PIPELINE, *options("federate.rondes=3")), "federate.rondes is not a setting: did you mean federate.rounds?"),
         ((PIPELINE, *options("+new.key=3")), "new is not a setting"),
+        # what Hydra takes and no run can have
+        ((PIPELINE, *options("seed=range(1,5)")), "-S takes one value; python -m flows.compare --grid takes several"),
+        ((PIPELINE, *options("seed=shuffle(range(1,3))")), "-S takes one value"),
+        ((PIPELINE, *options("seed=interval(0,1)")), "-S takes one value"),
+        ((PIPELINE, *options("seed=glob(*)")), "-S takes one value"),
+        ((PIPELINE, *options("seed=${seed}")), "Recursive interpolation"),
+        ((PIPELINE, *options("seed=${nope.x}")), "Interpolation key 'nope.x' not found"),
+        ((PIPELINE, *options("seed=${oc.env:NOPE_AT_ALL}")), "Environment variable 'NOPE_AT_ALL' not found"),
+        ((PIPELINE, *options("data.path=???")), "-S data.path=???: "),
+        ((PIPELINE, *options(f"seed={'9' * 5000}")), "Exceeds the limit"),
+        ((COMPARE, "--grid", f"seed={'9' * 5000},1"), "Exceeds the limit"),
+        ((COMPARE, "--grid", "seed=range(1,1000000000)"), "a grid may have at most 1000 cells"),
         # wrong types
         ((PIPELINE, *options("federate.rounds=many")), "federate.rounds must be a number, got 'many'"),
         ((PIPELINE, *options("federate.rounds=2.5")), "federate.rounds: input should be a valid integer, got 2.5"),
@@ -143,6 +155,30 @@ def test_wrong_settings_are_one_line_and_nothing_is_done(
     assert (done.status, done.out) == (2, ""), done.err
     assert done.line.startswith("error: ")
     assert says in done.line
+    assert tree(repository) == before
+
+
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [
+        ("PREFECT_API_URL", "http://[::1/api"),
+        ("PREFECT_API_URL", "127.0.0.1:4200/api"),
+        ("PREFECT_API_URL", "http://me:s3c/ret77@127.0.0.1:1/api"),
+        ("MLFLOW_TRACKING_URI", "localhost:5000"),
+        ("MLFLOW_TRACKING_URI", "http://[::1"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [(PIPELINE,), (COMPARE, "--grid", "seed=0,1"), (DIAGNOSE, RUN_ID)], ids=lambda c: c[0]
+)
+def test_an_address_that_cannot_be_read_is_one_line(
+    command: tuple[str, ...], variable: str, address: str, repository: Path, run: Run
+) -> None:
+    before = tree(repository)
+    done = run(repository, *command, **{variable: address})
+    assert (done.status, done.out) == (2, ""), done.err
+    assert done.line.startswith(f"error: {variable} must be an address like http://127.0.0.1:")
+    assert "ret77" not in done.err
     assert tree(repository) == before
 
 

@@ -299,3 +299,41 @@ def test_a_stopped_worker_ends_its_runs_and_leaves_nothing(deployed: Any) -> Non
     assert ask(deployed.api, "GET", f"flow_runs/{run.id}")["state_name"] == "Crashed"
     assert run.mlflow()[1] == "KILLED"
     assert "Traceback" not in deployed.said.read_text()
+
+
+def ended(api: str, deployment: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Runs a deployment to its end; returns the final state, and all that its logs on the server say."""
+    made = ask(api, "GET", f"deployments/name/{deployment}/{deployment}")
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "enforce_parameter_schema": False}
+    run_id = ask(api, "POST", f"deployments/{made['id']}/create_flow_run", **body)["id"]
+    until = time.monotonic() + 180
+    while (state := ask(api, "GET", f"flow_runs/{run_id}")["state"])["type"] not in ("FAILED", "COMPLETED", "CRASHED"):
+        assert time.monotonic() < until, state
+        time.sleep(0.2)
+    time.sleep(5)  # its process ends, and sends what it has logged every 2 s
+    found = ask(api, "POST", "logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200)
+    return state, "\n".join(line["message"] for line in found)
+
+
+@pytest.mark.slow
+def test_a_wrong_setting_in_a_form_is_the_run_s_message_and_no_traceback(
+    copy_repository: Callable[..., Path], deploy: Callable[..., Any], tmp_path: Path
+) -> None:
+    with deploy(copy_repository(tmp_path / "repository")) as deployed:
+        settings = yaml.safe_load((deployed.repository / "params.yaml").read_text())
+        wrong = settings | {"prune": settings["prune"] | {"end_round": 20}}
+        why = "prune.end_round must be <= prune.rounds (2), got 20"
+        nowhere = "RUN must be an MLflow run id or a folder that holds reports/rounds.csv, got 'nowhere'"
+        for deployment, parameters, says in (
+            ("pipeline", {"settings": wrong}, why),
+            ("pipeline", {"settings": settings | {"seed": "x"}}, "seed must be a number, got 'x'"),
+            ("compare", {"settings": wrong, "grid": ["seed=0,1"]}, why),
+            ("compare", {"settings": settings, "grid": ["sead=0,1"]}, "sead is not a setting: did you mean seed?"),
+            ("diagnose", {"run": "nowhere"}, nowhere),
+        ):
+            state, logged = ended(deployed.api, deployment, parameters)
+            assert (state["type"], says in state["message"]) == ("FAILED", True), state
+            assert "\n" not in state["message"]
+            assert not [word for word in ("Traceback", "unexpected exception", "Error(") if word in logged], logged
+        said = deployed.said.read_text()
+        assert "Traceback" not in said, said
