@@ -93,7 +93,7 @@ def _forget_ended(client: "MlflowClient", folder: Path) -> None:
     try:
         ended = client.get_run(begun.read_run_id(folder)).info.status != "RUNNING"
     except Exception as lost:  # the next one will end it
-        log.debug("%s", lost)
+        log.debug("%s", one_line(lost))
         return
     if ended:
         begun.forget(folder)
