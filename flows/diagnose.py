@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from flows.addresses import one_line
 from flows.commands import error_of, run_pipeline
 from flows.ends import failed
 from flows.workspace import RUNS, find_repository
-from tasks import command
+from tasks import command, lock
 from tasks.diagnose import diagnose_logs
 from tasks.diagnose.patch import flags
 from tasks.errors import DataError, InputError, RunError, TrackingLost, reading
@@ -81,10 +81,12 @@ def _found(run: str) -> Iterator[_Found]:
     """Yields the run; what the block writes into the folder of its logs belongs to it.
 
     Raises:
-        InputError: there is no such run or folder, or it lacks a file.
+        InputError: there is no such run or folder, it lacks a file, or another process runs a step in the folder.
     """
     if Path(run).is_dir():
-        yield _folder(Path(run))
+        found = _folder(Path(run))
+        with nullcontext() if found.workspace is None else lock.held(found.workspace, "diagnose"):
+            yield found
     elif re.fullmatch(r"[0-9a-f]{32}", run):
         with _logged(run) as found:
             yield found

@@ -15,6 +15,7 @@ import pytest
 
 from flows import versions
 from flows.workspace import Workspace
+from tasks import lock
 from tasks.errors import RunError
 from tasks.partition import partition
 from tasks.settings import load
@@ -256,6 +257,18 @@ def given_up(repository: Path, run: Run, silent: str) -> dict[tuple[str, str, st
         found = dict(zip(UNANSWERED, ended, strict=True))
     assert tree(repository) == before
     return found
+
+
+def test_a_diagnosis_waits_for_no_step_that_runs_in_the_folder(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (tmp_path / "reports/rounds.csv").write_text("round,val_loss\n1,1.0\n")
+    (tmp_path / "reports/clients.csv").write_text("round,client,update_norm\n1,00,1.0\n")
+    with lock.held(tmp_path, "federate"):
+        refused = run(tmp_path, DIAGNOSE, str(tmp_path))
+    assert (refused.status, refused.out) == (2, "")
+    assert f"federate (process {os.getpid()}) runs in this folder" in refused.line
+    assert not (tmp_path / "reports/diagnosis.json").exists()
 
 
 @pytest.mark.parametrize("case", UNANSWERED, ids=" ".join)
