@@ -80,7 +80,7 @@ def check_dask(address: str) -> None:
 
     addresses.remember(address if "://" in address else f"tcp://{address}")
     shown = shown_dask(address)
-    wrong = f"--dask must be a scheduler's address like tcp://127.0.0.1:8786, got {shown}"
+    wrong = f"a Dask scheduler's address is like tcp://127.0.0.1:8786, got {shown!r}"
     try:
         scheme, place = parse_address(address)
         parse_host_port(place)
@@ -114,7 +114,9 @@ async def _workers(address: str) -> Any:
 
 def shown_dask(address: str) -> str:
     """Returns the address of a scheduler as it may be shown; Dask takes `tcp://` for granted."""
-    return addresses.without_password(address if "://" in address else f"tcp://{address}")
+    if "://" in address:
+        return addresses.without_password(address)
+    return addresses.without_password(f"tcp://{address}").removeprefix("tcp://")
 
 
 def _own_addresses() -> set[str]:
