@@ -151,7 +151,7 @@ def test_a_run_that_fails_says_why_once_and_prefect_has_it(
     repository: Path, run: Run, prefect_server: str, first: Done
 ) -> None:
     done = run(repository, "flows.pipeline", "-S", "data.kind=npz", "-S", "data.path=nowhere.npz")
-    why = "partition: nowhere.npz must be an .npz file, got nothing there"
+    why = "partition: nowhere.npz must be an .npz file, got nothing there (data.kind npz, data.path 'nowhere.npz')"
     assert (done.status, done.said.splitlines()[-1]) == (2, f"error: {why}")
     assert "Traceback" not in done.said
     ours = {"flows": {"name": {"any_": ["pipeline"]}}, "flow_runs": {"state": {"type": {"any_": ["FAILED"]}}}}
