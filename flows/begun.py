@@ -132,7 +132,7 @@ def _resume(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> str
 
 def _read(folder: Path) -> _Begun:
     path = folder / RUN_ID
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     run_id, status = [*(lines or [""])[0].split(), "", ""][:2]
     return _Begun(run_id, status, lines[1] if len(lines) > 1 else "")
 

@@ -276,6 +276,7 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
     }
     written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
     with replacing(fresh / ".dvc" / "config") as path, path.open("wb") as opened:
+        path.chmod(0o600)  # a remote's password may stand in it, as in .dvc/config.local
         written.write(opened)
 
 

@@ -216,7 +216,7 @@ def test_saved_model_gives_logits_in_plain_keras(plain_run):
 
 def test_watch_gets_every_row_of_rounds_csv_at_once(clients, settings_of, tmp_path):
     seen = []
-    federate(settings_of({**BASE, "federate.rounds": 2}), clients.write(tmp_path), seen.append)
+    federate(settings_of({**BASE, "federate.rounds": 2}), clients.write(tmp_path), lambda row, *_: seen.append(row))
     assert [row["round"] for row in seen] == [1, 2]
     written = read_rows(tmp_path / "reports" / "rounds.csv")
     assert [{k: "" if v is None else str(v) for k, v in row.items()} for row in seen] == written
