@@ -63,12 +63,13 @@ def track(settings: Settings, folder: Path) -> None:
     opened = store.connect(folder)
     from flows import runs
 
-    with errors(opened.uri), _beginning(opened.client, folder) as begin:
-        run_id = begin(lambda: runs.create(opened.client, opened.experiment_id, settings, folder))
-        with ending(opened.client, run_id):
-            runs.log_settings(opened.client, run_id, settings)
-            _log(opened, run_id, settings, folder, loaded)
-    _report(opened, run_id, folder)
+    with outputs.renewed(outputs.of("track", folder)):
+        with errors(opened.uri), _beginning(opened.client, folder) as begin:
+            run_id = begin(lambda: runs.create(opened.client, opened.experiment_id, settings, folder))
+            with ending(opened.client, run_id):
+                runs.log_settings(opened.client, run_id, settings)
+                _log(opened, run_id, settings, folder, loaded)
+        _report(opened, run_id, folder)
 
 
 @contextmanager
@@ -272,7 +273,7 @@ def errors(uri: str) -> Iterator[None]:
 
 def _track() -> None:
     settings = load(Path("params.yaml"))
-    with lock.held(Path(), "track"), outputs.renewed(outputs.of("track", Path())):
+    with lock.held(Path(), "track"):
         track(settings, Path())
 
 
