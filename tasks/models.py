@@ -9,7 +9,6 @@ write for it, everywhere but where the weights are.
 """
 
 import importlib
-import io
 import json
 import math
 import re
@@ -145,7 +144,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int, 
         SettingsError: no such model; or the builder raises or leaves the process, gives no Sequential or functional
             Keras model from float32 examples to float32 logits, or another model the second time; or the model has
             parts that a federated round cannot train (BatchNorm; layers that draw random numbers of their own;
-            regularisers), or cannot be saved for plain Keras.
+            regularisers), or cannot be saved as H5.
     """
     if name in BUILDERS:
         return _build(name, BUILDERS[name], input_shape, num_classes, seed, width)
@@ -265,15 +264,11 @@ def _check_shapes(name: str, model: Model, input_shape: tuple[int, ...], num_cla
 
 
 def _check_same(name: str, first: Model, again: Model) -> None:
-    """Refuses a model that another process could not build again, or that plain Keras could not load."""
+    """Refuses a model that cannot be saved, or that another process could not build again."""
     if again is first:
         raise SettingsError(f"federate.model {name} must make a new model in each call, got the same one again")
-    with _foreign(f"federate.model {name} must give a model that plain Keras can save as H5 and load again"):
-        saved = _Layout(first).content
-        with h5py.File(io.BytesIO(saved), "r") as file:
-            # Of the builder's own layers, from memory: no file's configuration comes here.
-            tf.keras.models.load_model(file, compile=False)
-        layout = _Layout(again)
+    with _foreign(f"federate.model {name} must give a model that Keras can save as H5"):
+        saved, layout = _Layout(first).content, _Layout(again)
     values = layout.values(saved)
     if values is None:
         raise SettingsError(

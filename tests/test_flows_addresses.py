@@ -69,7 +69,7 @@ def _said_by_libraries(address: str) -> Iterator[str]:
             yield from (str(exc), repr(exc))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(secret=secrets, form=st.sampled_from(FORMS), spell=st.sampled_from(spelled))
 @example(secret="se cret/x", form=FORMS[5], spell=spelled[0])  # httpx: Invalid port: 'se cret'
 def test_no_secret_is_left_in_what_libraries_say(secret: str, form: str, spell) -> None:

@@ -52,8 +52,8 @@ def pruned(tmp_path_factory, make_clients, settings_of):
         }
     )
     seen = []
-    federate(settings, folder, seen.append)
-    prune(settings, folder, seen.append)
+    federate(settings, folder, lambda row, *_: seen.append(row))
+    prune(settings, folder, lambda row, *_: seen.append(row))
     return folder, settings, seen
 
 

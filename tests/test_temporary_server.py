@@ -27,7 +27,7 @@ def servers(shell: dict[str, str]) -> set[int]:
     for process in psutil.process_iter(["cmdline", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
         if (process.info["environ"] or {}).get("PREFECT_HOME") == shell["PREFECT_HOME"] and (
-            "flows.temporary_server" in line or "prefect.server.api.server:create_app" in line
+            "-m flows.temporary_server" in line or "prefect.server.api.server:create_app" in line
         ):
             found.add(process.pid)
     return found
