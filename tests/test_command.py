@@ -362,7 +362,12 @@ PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sle
 
 
 @pytest.mark.parametrize(
-    ("start", "sent"), [("directly", signal.SIGTERM), ("in a shell that waits", signal.SIGKILL)], ids=["term", "kill"]
+    ("start", "sent"),
+    [
+        pytest.param("directly", signal.SIGTERM, marks=pytest.mark.slow),
+        ("in a shell that waits", signal.SIGKILL),
+    ],
+    ids=["term", "kill"],
 )
 def test_a_step_ends_with_the_process_that_started_it(
     start: str, sent: signal.Signals, divided: Path, tmp_path: Path
@@ -386,6 +391,7 @@ def test_a_step_ends_with_the_process_that_started_it(
         parent.wait()
 
 
+@pytest.mark.slow
 def test_a_step_under_nohup_outlives_its_parent(divided: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(divided, tmp_path / "run"))
     parent = subprocess.Popen(

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -243,6 +244,18 @@ def refusal(name):
 )
 def test_a_builder_that_cannot_be_used_is_one_line(builders, function, says):
     assert says in refusal(f"{builders('odd_models', BUILDERS)}:{function}")
+
+
+def test_a_layer_of_ones_own_is_taken_and_its_weights_come_back_from_the_file(builders, tmp_path):
+    """Keras could not load the file without the layer's class; only its weights are read."""
+    from tasks.models import build, load_model, save_model
+
+    name = f"{builders('odd_models', BUILDERS)}:layer_of_ones_own"
+    saved = build(name, SHAPE, CLASSES, seed=3)
+    save_model(saved, tmp_path / "global.h5")
+    loaded = load_model(tmp_path / "global.h5", name, SHAPE, CLASSES)
+    for one, other in zip(saved.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_builder_may_draw_from_the_global_generators_that_the_run_seeds(builders):

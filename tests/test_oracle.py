@@ -28,7 +28,7 @@ with oracle(2) as context, tff.framework.get_context_stack().install(context):
 """
 
 
-@pytest.mark.parametrize(("end", "status"), [("whole", 0), ("killed", -9)])
+@pytest.mark.parametrize(("end", "status"), [pytest.param("whole", 0, marks=pytest.mark.slow), ("killed", -9)])
 def test_the_worker_ends_with_its_test(end: str, status: int) -> None:
     path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     environment = {**os.environ, "PYTHONPATH": path}

@@ -160,6 +160,7 @@ def test_a_run_that_fails_says_why_once_and_prefect_has_it(
     assert failed["state"]["message"] == why
 
 
+@pytest.mark.slow
 def test_a_step_that_ends_early_is_shown_whole_and_pruning_goes_on_from_there(
     repository: Path, run: Run, prefect_server: str, first: Done
 ) -> None:
