@@ -95,7 +95,8 @@ def scrubbed(text: str) -> str:
     Known are the addresses and passwords of MLflow, Prefect, DVC and proxies in the environment, and what was
     remembered. A secret of less than four characters stays.
     """
-    known = frozenset(_known.union(_environment()))
+    # An empty value, as of a variable that was taken back, stands between any two characters.
+    known = frozenset(each for each in _known.union(_environment()) if len(each[0]) >= _SHORTEST)
     if not known or not text:
         return text
     addresses, patterns = _compiled(known)

@@ -59,7 +59,7 @@ def take_over(repository: Path, run_id: str, identity: str) -> None:
                 task_runs.crash_flow_run(UUID(folder.name), abandoned.KILLED)
                 folder.rename(repository / RUNS / run_id)
                 abandoned.forget(repository, folder.name)
-                log.info("goes on with flow run %s, which was stopped: --force would run every step anew", folder.name)
+                log.info("goes on with flow run %s, which was stopped", folder.name)
                 return
 
 

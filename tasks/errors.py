@@ -106,7 +106,11 @@ def advising(advice: str) -> Iterator[None]:
 
 def one_line(exc: BaseException) -> str:
     """Returns "<type>: <message>" in one line of at most 300 characters."""
-    text = f"{type(exc).__name__}: {' '.join(str(exc).split())}".removesuffix(": ")
+    try:
+        said = " ".join(str(exc).split())
+    except Exception:  # of a user's own class
+        said = ""
+    text = f"{type(exc).__name__}: {said}".removesuffix(": ")
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 

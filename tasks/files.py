@@ -1,6 +1,7 @@
 """How steps exchange files: whole or not at all, and the same bytes for the same values."""
 
 import csv
+import errno
 import io
 import json
 import math
@@ -40,8 +41,8 @@ def check_client_id(client: str) -> str:
     """
     if not _CLIENT_ID.fullmatch(client):
         raise DataError(
-            "a client id must be letters, digits and ._- (at most 100, no dot at the begin or end, where DVC or a file "
-            f"system would lose it), got {client!r}: rename the client"
+            "a client id must be letters, digits and ._- (at most 100, no dot at the beginning or end, where DVC or a "
+            f"file system would lose it), got {client!r}: rename the client"
         )
     if _TAKEN.fullmatch(client):
         raise DataError(
@@ -153,12 +154,20 @@ def read_json(path: Path) -> Any:
 @contextmanager
 def _existing(path: Path) -> Iterator[TextIO]:
     """Opens the text of a file that an earlier step made."""
+    check_regular(path)
     try:
         opened = path.open(encoding="utf-8", newline="")
     except FileNotFoundError as exc:
         raise DataError(f"{path} is missing: run the step that makes it first") from exc
     with opened:
         yield opened
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError if something stands at `path` that is no file: to open a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        kind = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(kind, "it is no file" if kind == errno.EINVAL else os.strerror(kind), str(path))
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -253,6 +262,7 @@ def read_client(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
 def _array_of(folder: Path, name: str) -> NDArray[Any]:
     path = folder / name
     try:
+        check_regular(path)
         opened = path.open("rb")
     except OSError as exc:
         raise DataError(f"client {folder.name}: cannot read {path}: {exc.strerror}") from exc

@@ -31,8 +31,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
             lock.seek(0)
             owner = lock.read(100).strip() or "another step"
             raise InputError(
-                f"{folder.resolve()}: {owner} runs in this folder, and {what} would mix its results with that one's: "
-                "wait for it, or end that process"
+                f"{folder.resolve()}: {owner} runs in this folder, so {what} cannot begin: wait for it, or end it"
             ) from None
         except OSError as exc:
             log.warning("%s cannot be locked (%s): run no second step in this folder meanwhile", folder.resolve(), exc)

@@ -28,9 +28,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.keras import Model, Sequential, layers
 
-from tasks.errors import DataError, SettingsError, reading
+from tasks.errors import DataError, SettingsError, UndriftError, one_line, reading
 from tasks.files import replacing
-from tasks.signals import Terminated
+from tasks.signals import number_of
 
 Builder = Callable[..., Model]
 """(input_shape, num_classes), and `width=` for models that clients may train with fewer hidden units."""
@@ -190,10 +190,14 @@ def _foreign(wanted: str) -> Iterator[None]:
     try:
         with reading(wanted, SettingsError):
             yield
-    except Terminated:
-        raise
     except SystemExit as exc:
+        if number_of(exc) is not None:
+            raise
         raise SettingsError(f"{wanted}, got an exit with status {exc.code!r:.100}") from exc
+    except BaseException as exc:  # a class of the user's own
+        if isinstance(exc, UndriftError) or number_of(exc) is not None:
+            raise
+        raise SettingsError(f"{wanted}, got {one_line(exc)}") from exc
     finally:
         tf.keras.backend.set_floatx(before[0])
         tf.keras.mixed_precision.set_global_policy(before[1])

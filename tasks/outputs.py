@@ -4,6 +4,7 @@ DVC does that before it runs a stage. A step that is run by hand, and then stopp
 run's model beside its own log, and the next steps would report the one with the other.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -55,11 +56,14 @@ def of(step: str, folder: Path) -> list[Path]:
 def renewed(paths: Sequence[Path]) -> Iterator[None]:
     """Makes `paths` anew in the block: what an earlier run left there is gone from its beginning on.
 
+    A place that cannot be written to is an OSError before anything is moved.
     If the block raises an InputError, nothing was begun, and the earlier run's are put back. However else the block
     ends, by a kill too, they are not there any more. What a killed process left half-written is removed as well.
     """
+    for path in paths:
+        _check_place(path)
     aside = {}
-    for path in filter(_may_be_ours, paths):
+    for path in paths:
         before = path.with_name(f".{path.name}.{_BEFORE}")
         for left in (before, *path.parent.glob(f".{path.name}.????????")):
             _remove(left)
@@ -78,10 +82,13 @@ def renewed(paths: Sequence[Path]) -> Iterator[None]:
             _remove(before)
 
 
-def _may_be_ours(path: Path) -> bool:
-    """Whether `path` can be what a step made; a folder in place of a file is the user's, and the step will say so."""
-    is_folder = path.is_dir() and not path.is_symlink()
-    return path.parent.is_dir() and not (is_folder and path.suffix)
+def _check_place(path: Path) -> None:
+    """Raises OSError for a file where `path` needs a folder, or a user's folder in the place of a file."""
+    above = next((parent for parent in path.parents if os.path.lexists(parent)), None)
+    if above is not None and not above.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(above))
+    if path.suffix and path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 def _remove(path: Path) -> None:

@@ -1,6 +1,6 @@
 """rounds.csv and clients.csv as the steps exchange them: the reading that refuses what no run writes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tasks.errors import DataError
@@ -35,6 +35,33 @@ def read_rounds(path: Path, columns: Sequence[str], phases: Collection[str], ste
         wanted = " and then of ".join(sorted(phases))
         raise DataError(f"{path} must hold rounds of {wanted}, got {got}: run the step {step} first")
     return rows
+
+
+def check_data(path: Path, rows: Rows, sizes: Mapping[str, int], step: str) -> None:
+    """Checks that a clients.csv is of the clients' data that are there, as far as it has their numbers of examples.
+
+    Args:
+        path: the file, for the error.
+        rows: its rows.
+        sizes: the number of examples by client, as preprocess.json has them. A public set adds as many to each.
+        step: which makes the file.
+
+    Raises:
+        DataError: a client is missing in `sizes`, or has another number of examples.
+    """
+    public: set[int] = set()
+    for row in rows:
+        client, given = row["client"], row.get("num_examples", "")
+        if client not in sizes or not given.isdecimal():
+            wrong = client not in sizes or given != ""
+        else:
+            public.add(int(given) - sizes[client])
+            wrong = len(public) > 1 or min(public) < 0
+        if wrong:
+            raise DataError(
+                f"{path} must be of the clients in data/clients, got client {client[:50]} with {given[:20] or 'no'} "
+                f"examples, where there are {sizes.get(client, 'none')}: run the step {step} again"
+            )
 
 
 def read_clients(path: Path, columns: Sequence[str], num_rounds: int, step: str) -> Rows:

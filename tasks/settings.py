@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails
 
 from tasks.errors import DataError, RunError, SettingsError, one_line, reading, shown
+from tasks.files import check_regular
 
 STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
 """The steps in the order of the pipeline."""
@@ -930,6 +931,7 @@ def load(path: Path) -> Settings:
         SettingsError: no such file, not YAML, or wrong settings.
     """
     try:
+        check_regular(path)
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as exc:
         raise SettingsError(f"cannot read {path}: {exc}") from exc

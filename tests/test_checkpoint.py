@@ -150,6 +150,14 @@ def test_checkpoint_counts_only_if_its_log_holds_exactly_its_rounds(damage, last
     assert [f"round_{r:05}.npz" in caplog.text for r in range(7)] == [r > last for r in range(7)]
 
 
+def test_a_folder_in_the_place_of_a_checkpoint_does_not_count(opened, tmp_path):
+    run_to(opened(), 4, every=2)
+    path = checkpoints_of(tmp_path, "federate") / "round_00004.npz"
+    path.unlink()
+    path.mkdir()
+    assert_goes_on_after(opened(), 2)
+
+
 def test_log_that_is_gone_leaves_the_beginning(opened, tmp_path):
     run_to(opened(), 4)
     (checkpoints_of(tmp_path, "federate") / "log.jsonl").unlink()

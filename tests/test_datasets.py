@@ -838,6 +838,8 @@ def test_cut_image_is_named(tmp_path: Path, suffix: str) -> None:
         ("path,label,client\n0.png,a,../up\n", "row 1: a client id"),
         ("path,label\n0.png,a\n0.png,b\n", "row 2: '0.png' must occur once, got it in row 1"),
         ("path,label\n/0.png,a\n", "row 1: path must be relative"),
+        ("path,label\n../0.png,a\n", "row 1: path must stay in the folder of the CSV, got '../0.png'"),
+        ("path,label\na/../../0.png,a\n", "row 1: path must stay in the folder of the CSV"),
         ("path,label\n1.png,a\n", "1.png must be an image, got nothing there"),
         ('path,label\n"0.png,a\n', "must be a CSV"),
     ],

@@ -495,6 +495,8 @@ def test_evaluate_without_any_readable_client_still_scores_the_test_set(workspac
 def test_evaluate_of_two_classes_has_the_auc(workspace):
     for client in ("01", "02"):
         shutil.rmtree(workspace / "data" / "clients" / client)
+    log = workspace / "reports" / "clients.csv"
+    write_rows(log, CLIENTS, [row for row in read_rows(log) if row["client"] == "00"])
     for name, sign in (("global", 1), ("pruned", -1)):
         save_logistic(workspace, name, (1,), np.array([[0.0, sign]]), np.zeros(2))
     write_json(workspace / "data" / "partition" / "partition.json", {"classes": ["no", "yes"], "clients": {"00": {}}})

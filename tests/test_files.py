@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tasks.files import (
     write_npy,
     write_rows,
 )
+from tasks.settings import load
 
 
 def test_replacing_leaves_the_file_alone_when_the_block_raises(tmp_path: Path) -> None:
@@ -203,6 +205,18 @@ def test_damaged_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match="must be JSON, got"):
         read_json(path)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("rounds.csv", "x.npy", "params.yaml"):
+        os.mkfifo(tmp_path / name)
+    for read in (read_json, read_rows):
+        with pytest.raises(DataError, match="it is no file"):
+            read(tmp_path / "rounds.csv")
+    with pytest.raises(DataError, match="cannot read"):
+        read_client(tmp_path)
+    with pytest.raises(SettingsError, match="cannot read"):
+        load(tmp_path / "params.yaml")
 
 
 def test_net_lets_errors_with_a_message_for_the_user_and_signals_through() -> None:

@@ -201,6 +201,12 @@ def test_an_address_that_can_be_read_is_taken(address: str) -> None:
     addresses.check("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000")
 
 
+def test_a_variable_that_was_set_to_nothing_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_UI_URL", "MLFLOW_TRACKING_URI", "PREFECT_API_KEY"):
+        monkeypatch.setenv(name, "")
+    assert addresses.scrubbed("federate 1/30  loss 0.5") == "federate 1/30  loss 0.5"
+
+
 OURS = {"UndriftError", "InputError", "SettingsError", "DataError", "RunError", "TrackingLost", "Stopped"}
 
 

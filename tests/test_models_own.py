@@ -47,6 +47,23 @@ def leaves_with_words(input_shape, num_classes):
     sys.exit("good bye")
 
 
+class Odd(BaseException):
+    pass
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+def raises_what_is_no_exception(input_shape, num_classes):
+    raise Odd("odd")
+
+
+def raises_what_cannot_be_shown(input_shape, num_classes):
+    raise Speechless
+
+
 def nothing(input_shape, num_classes):
     pass
 
@@ -219,6 +236,8 @@ def refusal(name):
         ("recurses", "got RecursionError"),
         ("leaves", "got an exit with status 0"),
         ("leaves_with_words", "got an exit with status 'good bye'"),
+        ("raises_what_is_no_exception", "got Odd: odd"),
+        ("raises_what_cannot_be_shown", "got Speechless"),
         ("nothing", "must return a tf.keras.Model, got NoneType"),
         ("layer", "must return a tf.keras.Model, got Dense"),
         ("without_arguments", "got TypeError"),

@@ -1,5 +1,6 @@
 """A step that begins removes what an earlier run of it left; see tests/test_dvc.py for what each step makes."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from tasks.diagnose import diagnose
 from tasks.errors import DataError, GuardStop, InputError, RunError
 from tasks.evaluate import evaluate
 from tasks.federate import federate
+from tasks.files import write_json
 from tasks.prune import prune
 
 SMALL = {
@@ -78,12 +80,20 @@ def test_a_link_in_place_of_a_folder_is_removed_and_its_target_stays(tmp_path: P
     assert tree(tmp_path) == ["data", "shared", "shared/x"]
 
 
-def test_a_user_s_folder_in_place_of_a_file_stays(tmp_path: Path) -> None:
-    (tmp_path / "reports/labels.png").mkdir(parents=True)
-    (tmp_path / "reports/labels.png/mine").touch()
-    with outputs.renewed(outputs.of("partition", tmp_path)):
+def test_a_place_that_cannot_be_written_to_is_an_error_before_anything_is_moved(earlier: Path) -> None:
+    """A folder in the place of a file is the user's, and may hold anything."""
+    (earlier / "reports/labels.png").unlink()
+    (earlier / "reports/labels.png").mkdir()
+    (earlier / "reports/labels.png/mine").touch()
+    before = tree(earlier)
+    with pytest.raises(IsADirectoryError, match=r"labels\.png"), outputs.renewed(outputs.of("partition", earlier)):
         pass
-    assert tree(tmp_path) == ["reports", "reports/labels.png", "reports/labels.png/mine"]
+    assert tree(earlier) == before
+    shutil.rmtree(earlier / "reports")
+    (earlier / "reports").touch()
+    with pytest.raises(FileExistsError, match="reports"), outputs.renewed(outputs.of("partition", earlier)):
+        pass
+    assert (earlier / "data/partition/00/x.npy").read_text() == "kept"
 
 
 def test_of_nothing_nothing_is_removed(tmp_path: Path) -> None:
@@ -133,6 +143,24 @@ def test_wrong_settings_and_missing_input_leave_the_earlier_run_whole(finished, 
         with pytest.raises(InputError):
             federate(settings_of({**SMALL, **changes}), finished)
     assert {name: (finished / name).read_bytes() for name in made} == before
+
+
+def test_a_log_or_a_model_of_another_run_is_not_gone_on_with(finished, settings_of, make_clients):
+    """Other clients, other sizes, other rounds: by hand nobody runs `federate` again, as DVC would."""
+    with pytest.raises(DataError, match=r"must have the 3 rounds of federate\.rounds, got 4: run the step"):
+        prune(settings_of({**SMALL, "federate.rounds": 3}), finished)
+    for sizes in ((7, 4, 11), (7, 4, 11, 6)):
+        shutil.rmtree(finished / "data")
+        make_clients(sizes=sizes).write(finished)
+        partition = {"classes": ["a", "b", "c"], "clients": {f"{k:02}": {} for k in range(len(sizes))}}
+        write_json(finished / "data/partition/partition.json", partition)
+        for step in (prune, evaluate):
+            with pytest.raises(DataError, match=r"must be of the clients in data/clients, got client 03 with 5"):
+                step(settings_of(SMALL), finished)
+    # What a public set adds to every client is no other data.
+    public = {"federate.shared_fraction": 0.2}
+    federate(settings_of({**SMALL, **public}), finished)
+    prune(settings_of({**SMALL, **public}), finished)
 
 
 def test_evaluation_and_diagnosis_that_cannot_begin_write_nothing(finished, settings_of):

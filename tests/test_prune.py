@@ -205,6 +205,21 @@ def test_pruning_of_another_model_that_was_killed_starts_afresh(tmp_path, make_c
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_pruning_a_model_that_is_not_finite_is_one_clear_error(tmp_path, make_clients, settings_of):
+    from tasks.federate import federate
+    from tasks.models import load_model, save_model
+    from tasks.prune import prune
+
+    settings = settings_of({"federate.rounds": 1, "federate.model": "logistic"})
+    federate(settings, make_clients().write(tmp_path))
+    path = tmp_path / "models/global.h5"
+    model = load_model(path, "logistic", (3, 3, 1), 3)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    save_model(model, path)
+    with pytest.raises(DataError, match=r"models/global\.h5 must hold finite parameters.* run the step federate again"):
+        prune(settings, tmp_path)
+
+
 def test_pruning_before_training_is_one_clear_error(tmp_path, make_clients, settings_of):
     from tasks.prune import prune
 

@@ -72,6 +72,16 @@ def logged(folder, name="val_loss"):
     return [float(row[name]) for row in read_rows(folder / "reports/rounds.csv")]
 
 
+def test_a_run_of_more_rounds_than_the_settings_have_is_not_replayed(broken, settings_of):
+    settings = settings_of({**BASE, **FAULT, "federate.rounds": ONSET})
+    logs = read_rounds(broken / "reports/rounds.csv"), read_clients(broken / "reports/clients.csv")
+    found = diagnosis(*logs, settings, broken)
+    assert found["increase"]["detected"]
+    says = f"The log has {len(logged(broken))} rounds of training, and federate.rounds is {ONSET}: "
+    assert found["limits"][0].startswith(says)
+    assert found["causes"] == [] or all(cause["replay"] is None for cause in found["causes"])
+
+
 def test_replay_that_changes_nothing_gives_the_run_again(folder, settings_of):
     with replayer(settings_of(BASE), folder) as replays:
         replays.go_to(11)

@@ -40,8 +40,9 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
         parts.append(part)
         lengths.append(len(part.y))
     train = Labelled(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
-    classes = numbered_classes(train.y, f"{path}: y of all clients")
     owners = np.repeat(np.array(ids), lengths)
+    largest = f"client {owners[np.argmax(train.y)]} has the largest"
+    classes = numbered_classes(train.y, f"{path}: y of all clients ({largest})")
     if test_file is None or first is None:
         return Source(train, classes, owners)
     other, test = _read(test_file, str(test_file))

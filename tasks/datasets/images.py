@@ -1,6 +1,7 @@
 """`images`: a folder of images for each class, or a CSV that names images, their labels and their clients."""
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,8 @@ def _in_row(file: Path, row: dict[str, str], number: int) -> Picture:
             raise DataError(f"{where} has no {column}: every image must have one")
     if Path(cells["path"]).is_absolute():
         raise DataError(f"{where}: path must be relative to the folder of the CSV, got {cells['path']!r}")
+    if os.path.normpath(cells["path"]).split(os.sep)[0] == os.pardir:  # DVC does not watch what is elsewhere
+        raise DataError(f"{where}: path must stay in the folder of the CSV, got {cells['path']!r}")
     if "client" in cells:
         try:
             check_client_id(cells["client"])

@@ -73,7 +73,7 @@ def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspac
     found = to_json(seen, significance, unknown)
     if not seen.increase.detected:
         return found
-    why = not_replayed(seen, workspace)
+    why = not_replayed(seen, workspace, rounds, settings.federate.rounds)
     if why is None and workspace is not None:
         try:
             return _with_proof(found, seen, risen, rounds, training, settings, workspace)

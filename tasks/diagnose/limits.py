@@ -18,14 +18,20 @@ def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance
     ]
 
 
-def not_replayed(seen: Observation, workspace: Path | None) -> str | None:
-    """Returns why no replay can decide about causes; None if one can."""
+def not_replayed(seen: Observation, workspace: Path | None, rounds: RoundLog, most_rounds: int) -> str | None:
+    """Returns why no replay can decide about causes; None if one can. `most_rounds` is federate.rounds."""
+    trained = int((~rounds.pruning).sum())
     if seen.phase == "prune":
         return "The loss rose while the model was pruned: those rounds are not replayed, so no cause is proven."
     if workspace is None or not (workspace / "data" / "clients" / "preprocess.json").is_file():
         return (
             "The clients' data are not here, so the rounds could not be replayed: what was observed proposes causes, "
             "and proves none."
+        )
+    if trained > most_rounds:
+        return (
+            f"The log has {trained} rounds of training, and federate.rounds is {most_rounds}: params.yaml is of "
+            "another run, so no cause is proven."
         )
     return None
 

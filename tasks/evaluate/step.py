@@ -18,7 +18,8 @@ from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, sc
 from tasks.evaluate.model import Logits, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, save
 from tasks.evaluate.round_log import Curves, read_curves, read_drift
-from tasks.files import TEST, check_client_id, client_sizes, read_json, write_json
+from tasks.files import TEST, check_client_id, client_sizes, read_json, read_rows, write_json
+from tasks.round_log import check_data
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def _evaluate(settings: Settings, folder: Path) -> None:
         raise DataError(
             f"{data / 'preprocess.json'} must name the clients of partition.json: run the step preprocess again"
         )
+    check_data(reports / "clients.csv", read_rows(reports / "clients.csv", ["client"]), sizes, "federate")
     x, y = read_checked(data / TEST, shape, num_classes)
     model, batch_size = settings.federate.model, settings.evaluate.batch_size
     models = {

@@ -129,7 +129,7 @@ class Checkpoints:
                 state = load_state(path, template)
             except DataError as exc:
                 log.warning("a checkpoint is not used: %s", exc)
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
                 continue
             kept = lines[: round_num - before]
             self._keep(kept)

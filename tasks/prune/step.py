@@ -22,7 +22,7 @@ from tasks.files import replacing, write_json, write_rows
 from tasks.models import load_model, save_model
 from tasks.prune.export import checked_difference, sizes, tflite_logits, to_tflite
 from tasks.prune.masks import PruningMasks
-from tasks.round_log import Rows, read_clients, read_rounds
+from tasks.round_log import Rows, check_data, read_clients, read_rounds
 from tasks.scrub import scrubbing
 from tasks.settings import Settings
 
@@ -47,7 +47,9 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     began = time.perf_counter()
     cohort = cohort_of(settings, folder)
     model = load_model(folder / "models" / "global.h5", settings.federate.model, cohort.input_shape, cohort.num_classes)
-    rounds, clients = _log_of_training(folder / "reports" / "federate")
+    if not np.isfinite(flatten(model)).all():
+        raise DataError("models/global.h5 must hold finite parameters, got others: run the step federate again")
+    rounds, clients = _log_of_training(folder / "reports" / "federate", settings, cohort)
     trained = len(rounds)  # not federate.rounds: training may have stopped early
     if ":" in settings.federate.model:
         to_tflite(model, quantise=False)  # a builder's model that cannot be exported is refused before the rounds
@@ -79,7 +81,7 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     )
 
 
-def _log_of_training(reports: Path) -> tuple[Rows, Rows]:
+def _log_of_training(reports: Path, settings: Settings, cohort: Cohort) -> tuple[Rows, Rows]:
     """Returns the rows of rounds.csv and clients.csv of `federate`, in the columns that this step writes."""
     rounds = read_rounds(reports / "rounds.csv", ROUND_COLUMNS, ["federate"], "federate")
     clients = read_clients(reports / "clients.csv", CLIENT_COLUMNS, len(rounds), "federate")
@@ -87,6 +89,15 @@ def _log_of_training(reports: Path) -> tuple[Rows, Rows]:
         unknown = [column for row in rows[:1] for column in row if column not in columns]
         if unknown:
             raise DataError(f"{reports / name} has an unknown column {unknown[0][:50]!r}: run the step federate again")
+    chosen = settings.federate
+    if len(rounds) > chosen.rounds or (len(rounds) < chosen.rounds and not chosen.early_stopping.patience):
+        raise DataError(
+            f"{reports / 'rounds.csv'} must have the {chosen.rounds} rounds of federate.rounds, got {len(rounds)}: run "
+            "the step federate again"
+        )
+    sizes = {client: info.num_examples for client, info in cohort.clients.items()}
+    left_out = {*cohort.broken, *chosen.exclude}
+    check_data(reports / "clients.csv", [row for row in clients if row["client"] not in left_out], sizes, "federate")
     return rounds, clients
 
 
