@@ -15,7 +15,8 @@ from mlflow.types import Schema, TensorSpec
 
 from flows import runs
 from flows.store import Store
-from tasks.client_data import read_shape
+from tasks.client_data import shape_of
+from tasks.files import read_json
 from tasks.settings import Settings
 
 NEEDS = ("tensorflow-cpu", "numpy")
@@ -31,7 +32,8 @@ def load(settings: Settings, folder: Path, paths: Mapping[str, str]) -> dict[str
     """
     from tasks.models import load_model
 
-    shape, num_classes = read_shape(folder / "data/clients/preprocess.json")
+    path = folder / "data/clients/preprocess.json"
+    shape, num_classes = shape_of(read_json(path), path)
     model = settings.federate.model
     return {name: load_model(folder / path, model, shape, num_classes) for name, path in paths.items()}
 

@@ -58,7 +58,7 @@ def read_client_data(root: Path, exclude: Collection[str] = ()) -> ClientData:
     """
     path = root / "preprocess.json"
     described = read_json(path)
-    shape, num_classes = read_shape(path)
+    shape, num_classes = shape_of(described, path)
     sizes = client_sizes(described, path, "preprocess")
     clients: dict[str, Examples] = {}
     broken: dict[str, str] = {}
@@ -72,13 +72,12 @@ def read_client_data(root: Path, exclude: Collection[str] = ()) -> ClientData:
     return ClientData(clients, broken, read_checked(root / TEST, shape, num_classes), described, shape, num_classes)
 
 
-def read_shape(path: Path) -> tuple[tuple[int, ...], int]:
-    """Returns the shape of an example and the number of classes in the preprocess.json `path`.
+def shape_of(described: Any, path: Path) -> tuple[tuple[int, ...], int]:
+    """Returns the shape of an example and the number of classes that `described`, of the preprocess.json `path`, says.
 
     Raises:
-        DataError: there is no such file, or it does not say them.
+        DataError: it does not say them.
     """
-    described = read_json(path)
     with reading(f"{path} must say input_shape and num_classes (run the step preprocess again)"):
         return tuple(map(as_size, described["input_shape"])), as_size(described["num_classes"])
 

@@ -6,12 +6,12 @@ run's model beside its own log, and the next steps would report the one with the
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.errors import InputError
+from tasks.files import remove
 
 OUTPUTS = {
     "partition": ("data/partition", "reports/labels.png"),
@@ -66,7 +66,7 @@ def renewed(paths: Sequence[Path]) -> Iterator[None]:
     for path in paths:
         before = path.with_name(f".{path.name}.{_BEFORE}")
         for left in (before, *path.parent.glob(f".{path.name}.????????")):
-            _remove(left)
+            remove(left)
         if os.path.lexists(path):
             path.rename(before)
             aside[path] = before
@@ -79,7 +79,7 @@ def renewed(paths: Sequence[Path]) -> Iterator[None]:
         raise
     finally:
         for before in aside.values():
-            _remove(before)
+            remove(before)
 
 
 def _check_place(path: Path) -> None:
@@ -89,11 +89,3 @@ def _check_place(path: Path) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(above))
     if path.suffix and path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-
-
-def _remove(path: Path) -> None:
-    """Removes a file, a link (not its target) or a folder with all that it holds, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.client_data import read_checked, read_shape
+from tasks.client_data import read_checked, shape_of
 from tasks.errors import DataError, reading
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
@@ -67,18 +67,17 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     curves = read_curves(reports / "rounds.csv")
     drift = read_drift(reports / "clients.csv", clients, curves.rounds)
     of_prune = numbers_of_prune(reports / "prune.json")
-    data = folder / "data" / "clients"
-    shape, num_classes = read_shape(data / "preprocess.json")
+    data, path = folder / "data" / "clients", folder / "data" / "clients" / "preprocess.json"
+    described = read_json(path)
+    shape, num_classes = shape_of(described, path)
     if num_classes != len(classes):
         raise DataError(
-            f"{data / 'preprocess.json'} must say the {len(classes)} classes of partition.json, got {num_classes}: "
+            f"{path} must say the {len(classes)} classes of partition.json, got {num_classes}: "
             "run the step preprocess again"
         )
-    sizes = client_sizes(read_json(data / "preprocess.json"), data / "preprocess.json", "preprocess")
+    sizes = client_sizes(described, path, "preprocess")
     if sorted(sizes) != clients:
-        raise DataError(
-            f"{data / 'preprocess.json'} must name the clients of partition.json: run the step preprocess again"
-        )
+        raise DataError(f"{path} must name the clients of partition.json: run the step preprocess again")
     check_data(reports / "clients.csv", read_rows(reports / "clients.csv", ["client"]), sizes, "federate")
     x, y = read_checked(data / TEST, shape, num_classes)
     model, batch_size = settings.federate.model, settings.evaluate.batch_size

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from tasks.errors import DataError, reading
-from tasks.files import read_json, replacing, write_json
+from tasks.files import read_json, remove, replacing, write_json
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Checkpoints:
                 state = load_state(path, template)
             except DataError as exc:
                 log.warning("a checkpoint is not used: %s", exc)
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
                 continue
             kept = lines[: round_num - before]
             self._keep(kept)
