@@ -142,9 +142,9 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int, 
 
     Raises:
         SettingsError: no such model; or the builder raises or leaves the process, gives no Sequential or functional
-            Keras model from float32 examples to float32 logits, or another model the second time; or the model has
-            parts that a federated round cannot train (BatchNorm; layers that draw random numbers of their own;
-            regularisers), or cannot be saved as H5.
+            Keras model from float32 or integer examples to float32 logits (or probabilities, whose last softmax or
+            sigmoid is left out), or another model the second time; or the model has a BatchNormalization that is not
+            frozen, or cannot be saved as H5.
     """
     if name in BUILDERS:
         return _build(name, BUILDERS[name], input_shape, num_classes, seed, width)
@@ -177,6 +177,9 @@ def _build(
             )
         _check_layers(name, model)
         _check_shapes(name, model, tuple(input_shape), num_classes)
+        if name not in BUILDERS:
+            model = _giving_logits(name, model, num_classes)
+            _check_no_probabilities(name, model)
     return model
 
 
@@ -250,10 +253,12 @@ def _check_shapes(name: str, model: Model, input_shape: tuple[int, ...], num_cla
             f"federate.model {name} must take examples (None, {', '.join(map(str, input_shape))}), "
             f"got {model.input_shape}"
         )
-    if len(model.outputs) != 1 or tuple(model.output_shape) != (None, num_classes):
-        raise SettingsError(f"federate.model {name} must give logits (None, {num_classes}), got {model.output_shape}")
+    allowed = [(None, num_classes), *([(None, 1)] if num_classes == 2 else [])]
+    if len(model.outputs) != 1 or model.output_shape not in allowed:
+        said = " or ".join(map(str, allowed))
+        raise SettingsError(f"federate.model {name} must give logits {said}, got {model.output_shape}")
     types = {
-        "examples": model.inputs[0].dtype,
+        **({"examples": model.inputs[0].dtype} if model.inputs[0].dtype.is_floating else {}),
         "logits": model.outputs[0].dtype,
         **{f"the parameter {weight.name}": weight.dtype for weight in model.weights if weight.dtype.is_floating},
         **{
@@ -288,37 +293,77 @@ def _check_same(name: str, first: Model, again: Model) -> None:
 
 def _check_layers(name: str, model: Model) -> None:
     for layer in model.submodules:
-        kind = type(layer).__name__
-        if isinstance(layer, layers.BatchNormalization):
+        if isinstance(layer, layers.BatchNormalization) and layer.trainable:
             raise SettingsError(
-                f"federate.model {name}: layer {layer.name} is {kind}, whose running statistics belong to no "
-                "client and cannot be averaged with the parameters: use GroupNormalization or LayerNormalization"
+                f"federate.model {name}: layer {layer.name} is {type(layer).__name__}, whose running statistics belong "
+                "to no client and cannot be averaged with the parameters: use GroupNormalization or "
+                "LayerNormalization, or freeze it (trainable=False)"
             )
-        if isinstance(layer, layers.Layer) and _draws(layer):
-            raise SettingsError(
-                f"federate.model {name}: layer {layer.name} is {kind}, which draws random numbers that no seed "
-                "reproduces in a federated round: leave it out (preprocess.augment and weight_decay are reproducible)"
-            )
-    frozen = [variable.name for variable in model.non_trainable_weights if variable.trainable]
-    if frozen:
-        raise SettingsError(
-            f"federate.model {name}: {frozen[0]} is frozen (trainable=False), which TFF does not see: apply the frozen "
-            "layers to the data beforehand, or train them"
-        )
-    if model.losses:
-        raise SettingsError(
-            f"federate.model {name} must have no regularisers, got {len(model.losses)}, which a federated round does "
-            "not see: use federate.client.weight_decay"
-        )
 
 
-def _draws(layer: layers.Layer) -> bool:
-    random = layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise
-    if isinstance(layer, random):
-        # Attention layers hold a Dropout of rate 0, which draws nothing.
-        return bool(getattr(layer, "stddev", None) or getattr(layer, "rate", None))
-    rates = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout"))
-    return type(layer).__name__.startswith("Random") or any(isinstance(r, float) and r > 0 for r in rates)
+def _giving_logits(name: str, model: Model, num_classes: int) -> Model:
+    """Returns `model` with a logit for each class: without a last softmax or sigmoid, and with two for one output.
+
+    One output z, the log odds of the second class, becomes the logits (0, z), whose softmax is its sigmoid.
+    """
+    alone = num_classes == 2 and tuple(model.output_shape) == (None, 1)
+    model = _without_activation(name, model, "sigmoid" if alone else "softmax")
+    if alone:
+        fixed = tf.keras.initializers.Constant([[0.0, 1.0]])
+        both = layers.Dense(2, use_bias=False, kernel_initializer=fixed, trainable=False, name="two_logits")
+        model = Model(model.inputs, both(model.outputs[0]))
+    return model
+
+
+def _without_activation(name: str, model: Model, probability: str) -> Model:
+    """Returns `model` without the activation `probability` of its last layer.
+
+    Raises:
+        SettingsError: the last layer has another activation, or another layer gives the probabilities.
+    """
+    last = model
+    while isinstance(last, Model):
+        last = last.outputs[0]._keras_history.layer
+    found = _activation(last)
+    if found == probability and isinstance(last, (layers.Dense, layers.Activation)):
+        last.activation = tf.keras.activations.linear
+    elif found == probability and last is model.outputs[0]._keras_history.layer:
+        return Model(model.inputs, last.input)
+    elif found not in ("linear", "log_softmax"):
+        raise SettingsError(
+            f"federate.model {name} must give logits, or end in {probability}, got the activation {found} in its last "
+            f"layer {last.name}: leave it out"
+        )
+    return model
+
+
+_RECURRENT = (layers.RNN, layers.Bidirectional, layers.TimeDistributed)
+_OF_LAYER = {layers.Softmax: "softmax", layers.ReLU: "relu", layers.LeakyReLU: "leaky_relu", layers.ELU: "elu"}
+
+
+def _activation(layer: layers.Layer) -> str:
+    """Returns the name of the activation that `layer` ends in; `linear` for none, or none that can be seen."""
+    if type(layer) in _OF_LAYER:
+        return _OF_LAYER[type(layer)]
+    if type(layer).__name__ == "TFOpLambda":
+        operation = str(layer.symbol).rpartition(".")[2]
+        return operation if operation in ("softmax", "softmax_v2", "sigmoid", "relu", "tanh") else "linear"
+    activation = getattr(layer, "activation", None)
+    if activation is None or isinstance(layer, _RECURRENT) or type(layer).__module__.partition(".")[0] != "keras":
+        return "linear"
+    return str(getattr(activation, "__name__", type(activation).__name__))
+
+
+def _check_no_probabilities(name: str, model: Model) -> None:
+    """Refuses probabilities of a layer that nobody can look into: rows that add up to 1 for any example."""
+    for value in (0.0, 1.0):
+        given = np.full((1, *model.input_shape[1:]), value, np.float32)
+        row = model(given, training=False).numpy()[0].astype(np.float64)
+        if not ((row >= 0) & (row <= 1)).all() or abs(row.sum() - 1) > 1e-5:
+            return
+    raise SettingsError(
+        f"federate.model {name} must give logits, got probabilities, which add up to 1: leave the softmax out"
+    )
 
 
 def num_params(model: Model) -> int:

@@ -33,7 +33,7 @@ def in_this_process(one_thread):
 def held_of(name, width):
     """The full model, the narrow one, and for each parameter of the full model a mask of what the narrow one holds."""
     model, narrow = (build(name, SHAPE, CLASSES, seed=0, width=w) for w in (1.0, width))
-    architecture = narrower(model, narrow, SHAPE)
+    architecture = narrower("mlp", model, narrow)
     flat = np.zeros(num_params(model), bool)
     flat[architecture.held] = True
     masks, begin = {}, 0
@@ -79,10 +79,7 @@ def test_narrow_model_computes_what_keras_does_with_the_held_parameters(name):
 
     @tff.tensorflow.computation(tff.TensorType(np.float32, [num_params(model)]))
     def logits(vector):
-        return architecture.predict(architecture.take(vector), tf.constant(x))
-
-    # As at the end of `build_round`.
-    tf.keras.models.clone_model(narrow)
+        return architecture.forward(architecture.take(vector), tf.constant(x), None)[0]
 
     np.testing.assert_allclose(logits(params), narrow(x), rtol=1e-4, atol=1e-4)
     put = architecture.put(architecture.take(tf.constant(params)), len(params)).numpy()
@@ -95,7 +92,7 @@ def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, 
     root = clients.write(tmp_path) / "data" / "clients"
     model = build("mlp", SHAPE, CLASSES, seed=0)
     shapes = {1.0: model} | {w: build("mlp", SHAPE, CLASSES, seed=0, width=w) for w in (0.25, 0.5)}
-    architectures = [whole(model, SHAPE), *(narrower(model, shapes[w], SHAPE) for w in (0.25, 0.5))]
+    architectures = [whole("mlp", model), *(narrower("mlp", model, shapes[w]) for w in (0.25, 0.5))]
     training = LocalTraining(SHAPE, CLASSES, num_params(model), 4, ClientUpdate(ClientSettings()))
     optimizer = SERVER_OPTIMIZERS["sgd"](ServerOptimizerSettings())
     computations = build_round(architectures, training, mean(AggregatorSettings(), 3), optimizer, masked=False)
@@ -133,7 +130,7 @@ def test_five_rounds_with_narrow_clients_are_those_of_keras(make_clients, settin
     model = build("mlp", SHAPE, CLASSES, seed=settings.seed)
     params, size, whole_model = flatten(model), num_params(model), np.arange(num_params(model))
     thin = {c: build("mlp", SHAPE, CLASSES, seed=settings.seed, width=width) for c, width in widths.items()}
-    holds = {c: narrower(model, narrow, SHAPE).held for c, narrow in thin.items()}
+    holds = {c: narrower("mlp", model, narrow).held for c, narrow in thin.items()}
     for keras in (model, *thin.values()):
         tf.keras.models.clone_model(keras)  # as at the end of `build_round`
     for t in range(1, 6):

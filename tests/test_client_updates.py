@@ -132,9 +132,9 @@ def computations_of(client):
     return build_round([Architecture(residual, ((DIM,),))], training, aggregator, optimizer, False)
 
 
-def residual(params, x):
+def residual(params, x, seed):
     (w,) = params
-    return x[:, :DIM] @ w[:, None] - x[:, DIM:]
+    return x[:, :DIM] @ w[:, None] - x[:, DIM:], 0.0
 
 
 def squared(labels, residuals):
@@ -208,7 +208,7 @@ def test_when_a_client_leaves_the_others_end_at_their_own_minimum(kind, changes,
         left = {client: info for client, info in clients.items() if client not in without}
         total = sum(info.share for info in left.values())
         left = {client: replace(info, share=info.share / total) for client, info in left.items()}
-        cohort = Cohort(left, {}, (DIM + 1,), 1, "", *none)
+        cohort = Cohort(left, {}, (DIM + 1,), 1, "none", "", *none)
         phase, validate = Phase("federate", 1, 200), lambda params: (0.0, 0.0)
         return Runner(settings, cohort, model, phase, computations, absent=absent, validate=validate)
 

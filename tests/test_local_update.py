@@ -11,7 +11,7 @@ from tasks.federate.architecture import Architecture
 from tasks.federate.client_updates import ClientUpdate
 from tasks.federate.descent import LocalTraining
 from tasks.federate.local_update import build_local_update
-from tasks.federate.schedule import augment_seed, client_rng, visits
+from tasks.federate.schedule import client_rng, draw_seed, visits
 from tasks.files import write_client
 from tasks.settings import ClientSettings
 
@@ -22,9 +22,9 @@ TABLE = LocalTraining(input_shape=(DIM,), num_classes=CLASSES, num_params=SIZE, 
 NO_SHIFT = np.zeros(0, np.float32)
 
 
-def linear(params, x):
+def linear(params, x, seed):
     kernel, bias = params
-    return tf.reshape(x, [tf.shape(x)[0], kernel.shape[0]]) @ kernel + bias
+    return tf.reshape(x, [tf.shape(x)[0], kernel.shape[0]]) @ kernel + bias, 0.0
 
 
 @functools.cache
@@ -241,7 +241,7 @@ def seen(train):
             np.ones(1, np.int32),
             [0],
             np.zeros(26, np.float32),
-            seed=augment_seed(0, round_num, client),
+            seed=draw_seed(0, round_num, client),
             brightness=np.asarray(brightness, np.float32),
         )
         return result["update"][:24].reshape(12, 2)[:, 1].reshape(2, 3, 2) / (0.1 * 0.5)
@@ -304,7 +304,7 @@ def test_augmentation_is_fresh_in_every_step_and_epoch(train):
             order,
             np.zeros(26, np.float32),
             learning_rate=np.float32(1e-6),
-            seed=augment_seed(0, 1, "a"),
+            seed=draw_seed(0, 1, "a"),
             brightness=limits,
         )
         sums.append(result["update"][1] / 0.5e-6)
@@ -326,7 +326,7 @@ def test_images_of_one_batch_are_augmented_each_by_itself(train):
             np.ones(8, np.int32),
             np.arange(8),
             np.zeros(26, np.float32),
-            seed=augment_seed(0, round_num, "a"),
+            seed=draw_seed(0, round_num, "a"),
         )
         kernel = result["update"][:24].reshape(2, 3, 2, 2)[..., 1] / (0.1 * 0.5 / 8)
         assert kernel[0, 0, 0] + kernel[0, 2, 0] == pytest.approx(255, rel=1e-4)

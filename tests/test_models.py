@@ -27,14 +27,6 @@ def _with(*extra):
 batch_norm = _with(lambda: layers.BatchNormalization(name="bn"))
 sync_batch_norm = _with(lambda: layers.BatchNormalization(synchronized=True, name="bn"))
 nested_batch_norm = _with(lambda: Sequential([layers.BatchNormalization(name="bn")]))
-dropout = _with(lambda: layers.Dropout(0.5))
-spatial_dropout = _with(lambda: layers.SpatialDropout2D(0.5))
-noise = _with(lambda: layers.GaussianNoise(0.1))
-random_flip = _with(lambda: layers.RandomFlip())
-recurrent = _with(lambda: layers.Reshape((4, -1)), lambda: layers.LSTM(3, dropout=0.5))
-frozen = _with(lambda: layers.Dense(4, trainable=False, name="fixed"))
-regularised = _with(lambda: layers.Dense(2, kernel_regularizer="l2"))
-no_drops = _with(lambda: layers.Dropout(0.0))
 
 
 def too_many(input_shape, num_classes):
@@ -47,6 +39,25 @@ def not_flat(input_shape, num_classes):
 
 def nothing_to_train(input_shape, num_classes):
     return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Lambda(lambda x: x[:, :num_classes])])
+
+
+def _ends_in(activation):
+    def model(input_shape, num_classes):
+        return Sequential([layers.Input(input_shape), layers.Flatten(),
+                           layers.Dense(num_classes, activation, name="out")])
+    return model
+
+
+ends_in_relu, ends_in_sigmoids = _ends_in("relu"), _ends_in("sigmoid")
+
+
+class Shares(layers.Layer):
+    def call(self, x):
+        return tf.exp(x) / tf.reduce_sum(tf.exp(x), axis=1, keepdims=True)
+
+
+def hidden_softmax(input_shape, num_classes):
+    return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Dense(num_classes), Shares()])
 
 
 class Subclass(tf.keras.Model):
@@ -160,13 +171,9 @@ def test_own_builder_is_loaded_and_built_from_the_seed(own_models):
         ("batch_norm", "layer bn is BatchNormalization, whose running statistics belong to no client"),
         ("sync_batch_norm", "layer bn is BatchNormalization"),
         ("nested_batch_norm", "layer bn is BatchNormalization"),
-        ("dropout", "layer dropout is Dropout, which draws random numbers that no seed reproduces"),
-        ("spatial_dropout", "is SpatialDropout2D, which draws random numbers"),
-        ("noise", "is GaussianNoise, which draws random numbers"),
-        ("random_flip", "is RandomFlip, which draws random numbers"),
-        ("recurrent", "is LSTM, which draws random numbers"),
-        ("frozen", r"fixed/kernel:0 is frozen \(trainable=False\), which TFF does not see"),
-        ("regularised", "must have no regularisers, got 1, .*use federate.client.weight_decay"),
+        ("ends_in_relu", "must give logits, or end in softmax, got the activation relu in its last layer out"),
+        ("ends_in_sigmoids", "must give logits, or end in softmax, got the activation sigmoid in its last layer out"),
+        ("hidden_softmax", "must give logits, got probabilities, which add up to 1: leave the softmax out"),
         ("too_many", r"must give logits \(None, 3\), got \(None, 4\)"),
         ("not_flat", r"must give logits \(None, 3\), got \(None, 4, 4, 3\)"),
         ("nothing_to_train", "must have trainable parameters, got none"),
@@ -193,10 +200,6 @@ def test_a_width_gives_so_many_units_rounded_up(width, units):
     # 200 · 0.55 is 110.00000000000001 in floating point, which is not 111 units; 200 · 0.333 = 66.6.
     layer = build("mlp", (4,), 3, seed=0, width=width).get_layer("hidden_1")
     assert layer.units == units
-
-
-def test_dropout_of_rate_zero_is_harmless(own_models):
-    build(f"{own_models}:no_drops", (4, 4, 1), 3, seed=0)
 
 
 def test_prunable_marks_kernels_only(own_models):

@@ -89,11 +89,6 @@ def any_size(input_shape, num_classes):
     return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(inputs)))
 
 
-def whole_numbers(input_shape, num_classes):
-    inputs = layers.Input(input_shape, dtype="int32")
-    return Model(inputs, layers.Dense(num_classes)(layers.Flatten()(tf.cast(inputs, tf.float32))))
-
-
 def other_output(input_shape, num_classes):
     return dense(input_shape, num_classes + 1)
 
@@ -244,7 +239,6 @@ def refusal(name):
         ("other_input", "must take examples (None, 4, 4, 1), got (None, 4, 5, 1)"),
         ("fixed_batch", "must take examples (None, 4, 4, 1), got (20, 4, 4, 1)"),
         ("any_size", "must take examples (None, 4, 4, 1), got (None, None, None, 1)"),
-        ("whole_numbers", "must compute in float32 throughout, got examples in int32"),
         ("two_inputs", "must take examples (None, 4, 4, 1), got [(None, 4, 4, 1), (None, 4, 4, 1)]"),
         ("other_output", "must give logits (None, 3), got (None, 4)"),
         ("two_outputs", "must give logits (None, 3), got [(None, 3), (None, 3)]"),

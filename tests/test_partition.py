@@ -450,7 +450,7 @@ def test_min_examples_out_of_reach_ends_after_the_bound(monkeypatch: pytest.Monk
     assert len(drawn) == DRAWS
     # 10 classes of about one holder each cannot reach 100 clients.
     said = str(caught.value)
-    assert "partition.min_examples is 10, but the best of 100 draws leaves client " in said
+    assert "partition.min_examples is 10, but the best of 1000 draws leaves client " in said
     assert "with 0 of the 1800 training examples" in said
     assert "partition.num_clients" in said
     assert "partition.alpha" in said

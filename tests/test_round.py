@@ -62,7 +62,7 @@ def make_round(model, masked=False, server=None, **changes):
     )
     server = server or ServerOptimizerSettings()
     optimizer = SERVER_OPTIMIZERS[server.kind](server)
-    return build_round([whole(model, SHAPE)], training, aggregator(AggregatorSettings(), 4), optimizer, masked)
+    return build_round([whole("mlp", model)], training, aggregator(AggregatorSettings(), 4), optimizer, masked)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tasks.errors import SettingsError
 from tasks.federate.schedule import (
-    augment_seed,
     check_clients,
     client_rng,
+    draw_seed,
     epochs,
     highest,
     learning_rate_factor,
@@ -190,7 +190,7 @@ def test_a_longer_order_begins_with_the_shorter_one():
 def test_no_two_streams_coincide():
     keys = list(itertools.product((0, 1, 2, 2**31 - 1), (1, 2, 3, 50, 257), ("0", "1", "2", "00", "01", "10", "12")))
     streams = {tuple(client_rng(*key).integers(0, 2**63, 2).tolist()) for key in keys}
-    augments = {augment_seed(*key).tobytes() for key in keys}
+    augments = {draw_seed(*key).tobytes() for key in keys}
     assert len(streams) == len(augments) == len(keys)
     # The client's draws and its augmentation start from different words too.
     first = {np.random.SeedSequence(k).generate_state(2).tobytes() for k in ([2, *_words(key)] for key in keys)}
@@ -206,11 +206,11 @@ def _words(key):
 def test_different_keys_give_different_streams(one, other):
     same = one == other
     assert (client_rng(*one).integers(0, 2**63) == client_rng(*other).integers(0, 2**63)) == same
-    assert (augment_seed(*one).tobytes() == augment_seed(*other).tobytes()) == same
+    assert (draw_seed(*one).tobytes() == draw_seed(*other).tobytes()) == same
 
 
-def test_augment_seed_is_two_int32_words():
-    words = augment_seed(3, 4, "client-1")
+def test_draw_seed_is_two_int32_words():
+    words = draw_seed(3, 4, "client-1")
     assert words.dtype == np.int32
     assert words.shape == (2,)
 

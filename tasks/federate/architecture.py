@@ -4,16 +4,14 @@ Clients may train a narrower model of the same family (HeteroFL: Diao 2021, arXi
 each layer. It is a model of its own, as cheap as it is narrow; its parameters are some of the global model's.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_federated as tff
 from numpy.typing import NDArray
 
-Predict = Callable[[Sequence[tf.Tensor], tf.Tensor], tf.Tensor]
-"""(parameters, batch (B, ...)) -> logits (B, C)."""
+from tasks.federate.functional import Forward, build_forward
+
 Tensors = list[tf.Tensor]
 
 
@@ -21,13 +19,13 @@ Tensors = list[tf.Tensor]
 class Architecture:
     """A model that clients train: the global one, or a narrower one that holds some of its parameters."""
 
-    predict: Predict
+    forward: Forward
     shapes: tuple[tuple[int, ...], ...]
     """Shapes of its trainable parameters."""
     held: NDArray[np.int32] | None = None
     """Where each of its parameters stands in the global vector (P,); None: all of them, in order."""
-    model: tf.keras.Model | None = None
-    """The Keras model that `predict` came from, if any."""
+    draws: bool = False
+    """Whether it draws random numbers while it trains, as Dropout does."""
 
     @property
     def sizes(self) -> list[int]:
@@ -46,18 +44,26 @@ class Architecture:
         return vector if self.held is None else tf.scatter_nd(self.held[:, None], vector, [num_params])
 
 
-def whole(model: tf.keras.Model, input_shape: tuple[int, ...]) -> Architecture:
-    """Returns the architecture of `model`, whose parameters are not looked at."""
-    shapes = tuple(tuple(v.shape) for v in model.trainable_weights)
-    return Architecture(build_predict(model, input_shape), shapes, model=model)
+def whole(name: str, model: tf.keras.Model) -> Architecture:
+    """Returns the architecture of `model`, the federate.model `name`; its trainable parameters are not looked at."""
+    return _architecture(name, model, None)
 
 
-def narrower(model: tf.keras.Model, narrow: tf.keras.Model, input_shape: tuple[int, ...]) -> Architecture:
+def _architecture(name: str, model: tf.keras.Model, held: NDArray[np.int32] | None) -> Architecture:
+    forward, draws = build_forward(name, model)
+    return Architecture(forward, tuple(tuple(v.shape) for v in model.trainable_weights), held, draws)
+
+
+def narrower(name: str, model: tf.keras.Model, narrow: tf.keras.Model) -> Architecture:
     """Returns the architecture of `narrow`, whose layers hold the first units of those of `model`.
 
     Raises:
-        ValueError: the layers do not correspond, or none is narrower.
+        ValueError: the layers do not correspond, none is narrower, or some parameters are frozen.
     """
+    if model.non_trainable_weights:
+        raise ValueError(
+            f"{model.non_trainable_weights[0].name} is not trained, so that no update could bring it along"
+        )
     held, begin = [], 0
     pairs = [[layer for layer in m.layers if layer.weights] for m in (model, narrow)]
     if len(pairs[0]) != len(pairs[1]):
@@ -73,8 +79,7 @@ def narrower(model: tf.keras.Model, narrow: tf.keras.Model, input_shape: tuple[i
     indices = np.concatenate(held)
     if len(indices) == begin:
         raise ValueError("no layer is narrower")
-    shapes = tuple(tuple(v.shape) for v in narrow.trainable_weights)
-    return Architecture(build_predict(narrow, input_shape), shapes, indices, narrow)
+    return _architecture(name, narrow, indices)
 
 
 def _first(
@@ -96,24 +101,3 @@ def _first(
 def _flattened_channels(layer: tf.keras.layers.Layer) -> int:
     before = layer.input._keras_history.layer
     return int(before.input_shape[-1]) if isinstance(before, tf.keras.layers.Flatten) else 0
-
-
-def build_predict(model: tf.keras.Model, input_shape: tuple[int, ...]) -> Predict:
-    """Returns the architecture of `model` as a function of its parameters, in the order of its `trainable_weights`."""
-    numbered = tf.keras.models.clone_model(model)
-    numbered.set_weights(model.get_weights())
-    for number, variable in enumerate(numbered.trainable_weights):
-        variable.assign(tf.fill(variable.shape, float(number)))
-    functional = tff.learning.models.functional_model_from_keras(
-        numbered,
-        tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        (tf.TensorSpec((None, *input_shape), tf.float32), tf.TensorSpec((None,), tf.int32)),
-    )
-    # TFF takes parameters in the order in which the layers create them; a layer of layers may list them in another.
-    created, constants = functional.initial_weights
-    places = [int(parameter.flat[0]) for parameter in created]
-
-    def predict(params: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-        return functional.predict_on_batch((tuple(params[place] for place in places), constants), x, training=True)
-
-    return predict

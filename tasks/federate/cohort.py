@@ -43,6 +43,8 @@ class Cohort:
     """The clients whose files cannot be used, with the reason."""
     input_shape: tuple[int, ...]
     num_classes: int
+    normalize: str
+    """What `preprocess` did to the examples: its `normalize`."""
     digest: str
     """md5 of all that the rounds read."""
     test_x: NDArray[np.float32]
@@ -109,7 +111,8 @@ def load_cohort(
         )
         for client, x in features.items()
     }
-    return Cohort(clients, held.broken, held.input_shape, num_classes, held.digest, *held.test, shared)
+    normalize = str(described.get("normalize", "none"))
+    return Cohort(clients, held.broken, held.input_shape, num_classes, normalize, held.digest, *held.test, shared)
 
 
 def _public(

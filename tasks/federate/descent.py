@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.federate.architecture import Predict, Tensors
+from tasks.federate.architecture import Tensors
 from tasks.federate.client_updates import ClientUpdate
+from tasks.federate.functional import Forward
 from tasks.settings import FaultSettings
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -23,6 +24,10 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 PASS_BATCH = 128
 """Examples of which a pass over all data computes loss or gradient at a time: for the speed and the memory only."""
+
+
+_OF_MODEL = 2
+"""What sets the draws of the model apart from those of the augmentation, in one step."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class LocalTraining:
 
 
 def descend(
-    predict: Predict,
+    forward: Forward,
     training: LocalTraining,
     client: Any,
     x: tf.Tensor,
@@ -66,8 +71,10 @@ def descend(
         begin = epoch * client["num_examples"] + batch * size
         end = tf.minimum(begin + size, (epoch + 1) * client["num_examples"])
         visits = order[begin:end]
-        inputs = _augment(tf.gather(x, visits), training, client, state["step"])
-        losses, gradient = _gradient(predict, training.loss, state["params"], inputs, tf.gather(y, visits))
+        seed = tf.random.experimental.stateless_fold_in(client["seed"], state["step"])
+        inputs = _augment(tf.gather(x, visits), training, client, seed)
+        of_model = tf.random.experimental.stateless_fold_in(seed, _OF_MODEL)
+        losses, gradient = _gradient(forward, training.loss, state["params"], inputs, tf.gather(y, visits), of_model)
         total = tf.reduce_sum(losses)
         if settings.clip_norm:
             gradient, _ = tf.clip_by_global_norm(gradient, settings.clip_norm)
@@ -136,13 +143,13 @@ def mean_gradient(
     return [factor * u - c for u, c in zip(update, constant or [0.0] * len(update), strict=True)]
 
 
-def full_gradient(predict: Predict, training: LocalTraining, x: tf.Tensor, y: tf.Tensor, params: Tensors) -> Tensors:
-    """The gradient of the mean loss over all examples, as they are, at `params`."""
+def full_gradient(forward: Forward, training: LocalTraining, x: tf.Tensor, y: tf.Tensor, params: Tensors) -> Tensors:
+    """The gradient of the mean loss over all examples, as they are and without a draw, at `params`."""
     num = tf.shape(y)[0]
 
     def add(begin: tf.Tensor, sums: Tensors) -> tuple[tf.Tensor, Tensors]:
         labels = y[begin : begin + PASS_BATCH]
-        _, gradient = _gradient(predict, training.loss, params, x[begin : begin + PASS_BATCH], labels)
+        _, gradient = _gradient(forward, training.loss, params, x[begin : begin + PASS_BATCH], labels)
         size = tf.cast(tf.size(labels), tf.float32)
         return begin + PASS_BATCH, [s + size * g for s, g in zip(sums, gradient, strict=True)]
 
@@ -152,13 +159,25 @@ def full_gradient(predict: Predict, training: LocalTraining, x: tf.Tensor, y: tf
     return _decayed(gradient, params, training.update.settings.weight_decay)
 
 
-def _gradient(predict: Predict, loss: Loss, params: Tensors, x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, Tensors]:
+def losses_of(
+    forward: Forward, loss: Loss, params: Tensors, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Returns each example's loss (B,): its own and the penalty of the model's regularisers, as Keras adds them up."""
+    logits, penalty = forward(params, x, seed)
+    return loss(y, logits) + penalty
+
+
+def _gradient(
+    forward: Forward, loss: Loss, params: Tensors, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor | None = None
+) -> tuple[tf.Tensor, Tensors]:
     """Returns each example's loss (B,) and the gradient of their mean."""
     with tf.GradientTape() as tape:
         tape.watch(params)
-        losses = loss(y, predict(params, x))
+        losses = losses_of(forward, loss, params, x, y, seed)
         mean = tf.reduce_mean(losses)
-    return losses, tape.gradient(mean, params, unconnected_gradients="zero")
+    found = tape.gradient(mean, params, unconnected_gradients="zero")
+    # That of an Embedding is sparse, and of an unknown shape.
+    return losses, [tf.ensure_shape(tf.convert_to_tensor(g), p.shape) for g, p in zip(found, params, strict=True)]
 
 
 def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors:
@@ -167,11 +186,10 @@ def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors
     return [g + weight_decay * p for g, p in zip(gradient, params, strict=True)]
 
 
-def _augment(images: tf.Tensor, training: LocalTraining, client: Any, step: tf.Tensor) -> tf.Tensor:
-    """Mirrors and brightens each image of the batch by draws from (client's seed of the round, step)."""
+def _augment(images: tf.Tensor, training: LocalTraining, client: Any, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors and brightens each image of the batch by draws from the seed of the step."""
     if not (training.flip or training.brightness):
         return images
-    seed = tf.random.experimental.stateless_fold_in(client["seed"], step)
     flip_seed, brightness_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     per_image = [tf.shape(images)[0], 1, 1, 1]
     if training.flip:

@@ -17,16 +17,16 @@ from tasks.federate import faults
 from tasks.federate.architecture import Architecture
 from tasks.federate.client_files import read_examples
 from tasks.federate.client_updates.base import Trained
-from tasks.federate.descent import PASS_BATCH, LocalTraining, descend, full_gradient, mean_gradient
+from tasks.federate.descent import PASS_BATCH, LocalTraining, descend, full_gradient, losses_of, mean_gradient
 
 
 def client_type(training: LocalTraining) -> Any:
     """Returns the type of what the host tells a client.
 
     Its folder, N (with the public examples), the order of visits (E·N,), its weight in the average, its share of the
-    weight of all clients, this round's learning rate, a seed, the largest brightness shift in units of its preprocessed
-    pixels (channels,), which architecture it trains, what faults.py adds, and `kept` (P,) if the client update keeps a
-    vector.
+    weight of all clients, this round's learning rate, the seed of all that it draws, the largest brightness shift in
+    units of its preprocessed pixels (channels,), which architecture it trains, what faults.py adds, and `kept` (P,) if
+    the client update keeps a vector.
     """
     members = OrderedDict(
         folder=tff.TensorType(np.str_),
@@ -90,8 +90,8 @@ def build_measure(architecture: Architecture, training: LocalTraining) -> Any:
         num = client["num_examples"]
 
         def add(begin: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            logits = architecture.predict(tensors, x[begin : begin + PASS_BATCH])
-            losses = training.loss(y[begin : begin + PASS_BATCH], logits)
+            batch = slice(begin, begin + PASS_BATCH)
+            losses = losses_of(architecture.forward, training.loss, tensors, x[batch], y[batch])
             return begin + PASS_BATCH, total + tf.reduce_sum(losses)
 
         _, total = tf.while_loop(lambda begin, _: begin < num, add, (tf.constant(0), tf.constant(0.0)))
@@ -160,11 +160,11 @@ def _train(
     shared = architecture.take(broadcast["shared"]) if rule.shared else [None] * len(start)
     kept = architecture.take(client["kept"]) if rule.kept else [None] * len(start)
     constant = [rule.constant(s, c) for s, c in zip(shared, kept, strict=True)] if rule.shared or rule.kept else None
-    end = descend(architecture.predict, training, client, x, y, start, constant, mask)
+    end = descend(architecture.forward, training, client, x, y, start, constant, mask)
     update = [after - before for after, before in zip(end["params"], start, strict=True)]
     result = {name: end[name] for name in ("loss_before", "loss_sum", "late_sum", "late_count", "step", "normalizer")}
     result["update"] = architecture.put(update, training.num_params)
-    full = full_gradient(architecture.predict, training, x, y, start) if rule.full_gradient else None
+    full = full_gradient(architecture.forward, training, x, y, start) if rule.full_gradient else None
     if full is not None:
         result["full_gradient"] = architecture.put(full, training.num_params)
     if rule.kept:

@@ -36,6 +36,8 @@ class Round:
     """(state, clients) -> the clients' results, and nothing changes."""
     measure: Callable[[Any, Sequence[Any]], list[Any]]
     """(state, clients) -> the global model's mean loss on each client's data, or `Failed`."""
+    draws: bool
+    """Whether the clients need a seed: a model draws random numbers while it trains."""
 
 
 def build_round(
@@ -58,20 +60,8 @@ def build_round(
     """
     parts = _Parts(architectures, training, optimizer, masked)
     build = _build_summing if isinstance(aggregator, tff.aggregators.WeightedAggregationFactory) else _build_gathering
-    computations = Round(*build(parts, aggregator), parts.train_alone, parts.measure)
-    _give_keras_back(architectures)
-    return computations
-
-
-def _give_keras_back(architectures: Sequence[Architecture]) -> None:
-    """Makes Keras models usable again after TFF traced a computation with their layers.
-
-    Keras swaps its classes for those of TensorFlow 1 when a layer is made in a graph, as TFF does, and every model made
-    before is then refused; making one outside of a graph swaps them back.
-    """
-    for architecture in architectures:
-        if architecture.model is not None:
-            tf.keras.models.clone_model(architecture.model)
+    draws = any(architecture.draws for architecture in architectures)
+    return Round(*build(parts, aggregator), parts.train_alone, parts.measure, draws)
 
 
 class _Parts:
@@ -124,7 +114,6 @@ class _Parts:
         def losses(params: Any, clients: Any) -> Any:
             return tff.federated_map(measure, (clients, tff.federated_broadcast(params)))
 
-        _give_keras_back(self._architectures)
         return losses
 
     def measure(self, state: Any, clients: Sequence[Any]) -> list[Any]:

@@ -28,7 +28,7 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Drawing one costs 25 µs a client, which is much where nothing is augmented.
+# Making one costs 25 µs a client, which is much where nothing is drawn.
 _NO_SEED = np.zeros(2, np.int32)
 
 
@@ -91,11 +91,11 @@ def _widths(by_client: Mapping[str, float]) -> list[float]:
 
 def _architectures(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> list[Architecture]:
     name, shape = settings.federate.model, cohort.input_shape
-    found = [whole(model, shape)]
+    found = [whole(name, model)]
     for width in _widths(settings.federate.width)[1:]:
         try:
             narrow = build(name, shape, cohort.num_classes, settings.seed, width)
-            found.append(narrower(model, narrow, shape))
+            found.append(narrower(name, model, narrow))
         except (TypeError, ValueError) as exc:
             raise SettingsError(f"federate.model {name} has no width {width:g} (federate.width): {exc}") from exc
     return found
@@ -134,7 +134,7 @@ class Runner:
         self._absent = frozenset(absent)
         self._prunable, self._widths = prunable(model), _widths(settings.federate.width)
         augment = settings.preprocess.augment
-        self._augments = augment.flip or augment.brightness > 0
+        self._draws = computations.draws or augment.flip or augment.brightness > 0
         self.validate = validate or build_validation(model, cohort.test_x, cohort.test_y)
         private = settings.federate.aggregator.kind == "dp_mean"
         self._epsilon = epsilon(settings, len(cohort.clients)) if private else None
@@ -240,7 +240,7 @@ class Runner:
             weight=np.float32(info.weight),
             share=np.float32(info.share / whole),
             learning_rate=np.float32(settings.client.learning_rate * factor),
-            seed=schedule.augment_seed(self._local_seed, round_num, client) if self._augments else _NO_SEED,
+            seed=schedule.draw_seed(self._local_seed, round_num, client) if self._draws else _NO_SEED,
             brightness=info.brightness,
             architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
         )

@@ -30,8 +30,8 @@ def client_rng(seed: int, round_num: int, client: str) -> np.random.Generator:
     return np.random.default_rng([_CLIENT, seed, round_num, *client.encode()])
 
 
-def augment_seed(seed: int, round_num: int, client: str) -> NDArray[np.int32]:
-    """Returns the two words from which the graph draws a client's augmentation in one round."""
+def draw_seed(seed: int, round_num: int, client: str) -> NDArray[np.int32]:
+    """Returns the two words from which the graph draws a client's augmentation and dropout in one round."""
     words = np.random.SeedSequence([_AUGMENT, seed, round_num, *client.encode()]).generate_state(2)
     return words.astype(np.uint32).view(np.int32)
 

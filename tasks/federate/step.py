@@ -9,6 +9,7 @@ from typing import Any
 from tasks import outputs
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
+from tasks.federate.fit import check_fit
 from tasks.federate.record import write_log
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
@@ -32,6 +33,8 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
     began = time.perf_counter()
     cohort = cohort_of(settings, folder)
     model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
+    if ":" in settings.federate.model:
+        check_fit(settings.federate.model, model, cohort)
 
     def report(lines: Sequence[Mapping[str, Any]]) -> None:
         for reports in (folder / "reports" / "federate", folder / "reports"):

@@ -16,7 +16,7 @@ from tasks.settings import PartitionKind, PartitionSettings
 STREAM = 21
 """Sets these draws apart from all others of one seed."""
 
-DRAWS = 100
+DRAWS = 1000
 """Most draws for partition.min_examples, where another draw can give other sizes."""
 
 

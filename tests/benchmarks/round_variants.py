@@ -63,7 +63,7 @@ class Unrecorded:
         federate = settings.federate
         update = CLIENT_UPDATES[federate.client.kind](federate.client)
         self._computations = build_round(
-            [whole(model, cohort.input_shape)],
+            [whole(federate.model, model)],
             LocalTraining(cohort.input_shape, cohort.num_classes, num_params(model), BATCH, update),
             aggregator(federate.aggregator, len(self._clients)),
             SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
@@ -83,7 +83,7 @@ class Unrecorded:
                 weight=np.float32(client.weight),
                 share=np.float32(client.share),
                 learning_rate=np.float32(LEARNING_RATE),
-                seed=schedule.augment_seed(self._seed, round_num, name),
+                seed=schedule.draw_seed(self._seed, round_num, name),
                 brightness=client.brightness,
                 architecture=np.int32(0),
             )

@@ -1,0 +1,92 @@
+"""Whether a user's model fits the data: tried on hold-out examples before the first round."""
+
+import logging
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.keras import layers
+
+from tasks.errors import SettingsError
+from tasks.federate.cohort import Cohort
+from tasks.scrub import scrubbed
+
+log = logging.getLogger(__name__)
+
+_TRIED = 256
+"""Examples on which the model is tried."""
+
+_MOVING = (layers.Reshape, layers.Flatten, layers.Permute)
+"""Layers that leave every value as it is."""
+
+
+def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
+    """Warns of parameters of `model`, the federate.model `name`, that are zero and stay so.
+
+    Raises:
+        SettingsError: it looks up whole numbers, and the data holds others; or it cannot be computed on the data.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.Embedding) and _gets_examples(model, layer):
+            _check_ids(name, f"layer {layer.name}", layer.input_dim, cohort)
+    if model.inputs[0].dtype.is_integer:
+        _check_ids(name, "input", None, cohort)
+    x, y = cohort.test_x[:_TRIED], cohort.test_y[:_TRIED]
+    try:
+        with tf.GradientTape() as tape:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
+        gradients = tape.gradient(losses, model.trainable_weights, unconnected_gradients="zero")
+    except Exception as exc:  # whatever a user's layer raises
+        said = f"federate.model {name} cannot be computed on the hold-out data: {scrubbed(exc)}"
+        raise SettingsError(said + _advice(model, cohort)) from exc
+    dead = [
+        variable.name
+        for variable, gradient in zip(model.trainable_weights, gradients, strict=True)
+        if variable.shape.rank > 1 and not variable.numpy().any() and not tf.convert_to_tensor(gradient).numpy().any()
+    ]
+    if dead:
+        log.warning(
+            "federate.model %s: %s begin at zero and have a gradient of zero, so no round changes them: leave their "
+            "first values to Keras's initialisers, or the model may stay at chance",
+            name,
+            ", ".join(dead),
+        )
+
+
+def _gets_examples(model: tf.keras.Model, layer: layers.Layer) -> bool:
+    """Returns whether `layer` gets the examples as they are, and not, say, the positions in a text."""
+    if layer not in model.layers:
+        return False  # within another layer, where nobody can look; the trial finds what it cannot look up
+    while True:
+        before = getattr(layer.input, "_keras_history", None)
+        if before is None:
+            return False
+        layer = before.layer
+        if isinstance(layer, layers.InputLayer):
+            return True
+        if not isinstance(layer, _MOVING) and getattr(layer, "symbol", "") != "cast":
+            return False
+
+
+def _check_ids(name: str, what: str, size: int | None, cohort: Cohort) -> None:
+    if cohort.normalize != "none":
+        raise SettingsError(
+            f"preprocess.normalize must be none with federate.model {name}, whose {what} takes whole numbers, got "
+            f"{cohort.normalize}"
+        )
+    if (cohort.test_x != np.floor(cohort.test_x)).any():
+        raise SettingsError(
+            f"federate.model {name} must get whole numbers, for its {what} takes nothing else, got fractions in the "
+            "hold-out data"
+        )
+    if size is not None and (cohort.test_x.min() < 0 or cohort.test_x.max() >= size):
+        raise SettingsError(
+            f"federate.model {name} must get whole numbers from 0 to {size - 1} (input_dim {size} of its {what}), got "
+            "others in the hold-out data"
+        )
+
+
+def _advice(model: tf.keras.Model, cohort: Cohort) -> str:
+    embeds = any(isinstance(layer, layers.Embedding) for layer in model._flatten_layers())
+    if not embeds or cohort.normalize == "none":
+        return ""
+    return f" (an Embedding needs preprocess.normalize none, got {cohort.normalize})"

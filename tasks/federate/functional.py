@@ -1,0 +1,185 @@
+"""A Keras model as a function of its parameters, for it is these that the rounds send, train and average.
+
+A traced call of a model reads its variables. TensorFlow can make constants of what is read, inside loops and functions
+too, as it does when a model is exported; here the constants of the trainable variables then become arguments. So the
+rounds compute the user's own model: no layer is made again from its configuration, frozen parameters stay in as
+constants, and a layer that keeps a state or draws by no seed is found among the operations.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from tasks.errors import SettingsError, reading
+
+Forward = Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]
+"""(parameters, batch (B, ...), seed (2,) int32 or None) -> (logits (B, C), penalty of the regularisers).
+
+With a seed, layers such as Dropout draw from it, each layer its own. Without one they do nothing, as when a model
+predicts.
+"""
+
+_NO_SEED = (0, 0)
+
+_IMPURE = {
+    "draws random numbers that no seed reproduces in a federated round: use Keras's own random layers (Dropout, "
+    "GaussianNoise, RandomFlip, …)": ("Random", "Rng", "Multinomial", "StatefulUniform", "Normal"),
+    "changes a state of its own while it trains, which belongs to no client and cannot be averaged with the "
+    "parameters: leave it out, or freeze it (trainable=False)": ("Assign", "Scatter"),
+    "calls Python, which no file can hold: write it with TensorFlow's operations": ("PyFunc",),
+}
+"""What is wrong with an operation that TensorFlow calls stateful, by a part of its name."""
+
+_READING = (
+    "Assert",
+    "NoOp",
+    "Case",
+    "If",
+    "While",
+    "PartitionedCall",
+    "VarHandleOp",
+    "ReadVariableOp",
+    "ResourceGather",
+)
+"""Ends and beginnings of names of stateful operations that only read, or contain others."""
+
+
+def build_forward(name: str, model: tf.keras.Model) -> tuple[Forward, bool]:
+    """Returns `model`, the federate.model `name`, as a function of its trainable parameters; and whether it draws.
+
+    The parameters come in the order of `trainable_weights`. Call the function inside a TensorFlow graph.
+
+    Raises:
+        SettingsError: a part of the model keeps a state, draws by no seed, or calls Python.
+    """
+    training, draws = _traced(name, model, training=True)
+    # A layer may do something else in training without a draw; the built-in models do not.
+    inference = _traced(name, model, training=False)[0] if ":" in name else training
+
+    def forward(params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        if seed is None:
+            return inference(params, x, tf.constant(_NO_SEED))
+        return training(params, x, seed)
+
+    return forward, draws
+
+
+def _traced(
+    name: str, model: tf.keras.Model, training: bool
+) -> tuple[Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]], bool]:
+    draws = _Draws()
+
+    @tf.function(autograph=False)
+    def call(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with draws.of(model, seed):
+            logits = model(x, training=training)
+        penalties = [tf.reduce_sum(each) for each in model.losses]
+        return tf.identity(logits), tf.add_n(penalties) if penalties else tf.constant(0.0)
+
+    with reading(f"federate.model {name} must be a model that TensorFlow can trace", SettingsError):
+        spec = tf.TensorSpec(model.input_shape, tf.float32), tf.TensorSpec((2,), tf.int32)
+        traced = call.get_concrete_function(*spec)
+        _check_pure(name, traced.graph.as_graph_def())
+        frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
+    read = {id(outer): inner.op.name for outer, inner in traced.graph.captures}
+    constants = frozen.graph.as_graph_def()
+    known = {node.name for node in constants.node}
+    graph = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(constants, name=""), [])
+    # A variable that the model never reads stands in no graph: it has no place, and a gradient of zero.
+    places = [place for place, one in enumerate(model.trainable_weights) if read.get(id(one.handle), "") in known]
+    of_params = [f"{read[id(model.trainable_weights[place].handle)]}:0" for place in places]
+    given = [tensor.name for tensor in frozen.inputs]
+    tensor_of = graph.graph.get_tensor_by_name
+    pruned = graph.prune(
+        [tensor_of(each) for each in (*of_params, *given)], [tensor_of(tensor.name) for tensor in frozen.outputs]
+    )
+
+    def function(params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        logits, penalty = pruned(*(params[place] for place in places), *(x, seed)[: len(given)])
+        return logits, penalty
+
+    return function, draws.count > 0
+
+
+class _Draws:
+    """Stands in the place of each layer's `keras.backend.RandomGenerator` while a model is traced.
+
+    The n-th draw of a trace gets the seed of the call with n folded in.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seed: Any = None
+
+    @contextmanager
+    def of(self, model: tf.keras.Model, seed: tf.Tensor) -> Iterator[None]:
+        """Gives the layers of `model` these draws within the block."""
+        self._seed, self.count = seed, 0
+        layers = [layer for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
+        own = [layer._random_generator for layer in layers]
+        for layer in layers:
+            layer._random_generator = self
+        try:
+            yield
+        finally:
+            for layer, generator in zip(layers, own, strict=True):
+                layer._random_generator = generator
+
+    def make_seed_for_stateless_op(self) -> tf.Tensor:
+        """Returns the seed (2,) of the next draw."""
+        self.count += 1
+        return tf.random.experimental.stateless_fold_in(self._seed, self.count)
+
+    def random_normal(
+        self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, nonce: Any = None
+    ) -> Any:
+        """See Keras; `nonce`, which sets Keras's draws of one seed apart, is not needed."""
+        seed = self.make_seed_for_stateless_op()
+        return tf.random.stateless_normal(shape, seed, mean, stddev, dtype or tf.float32)
+
+    def random_uniform(
+        self, shape: Any, minval: Any = 0.0, maxval: Any = None, dtype: Any = None, nonce: Any = None
+    ) -> Any:
+        """See Keras."""
+        seed = self.make_seed_for_stateless_op()
+        return tf.random.stateless_uniform(shape, seed, minval, maxval, dtype or tf.float32)
+
+    def truncated_normal(
+        self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, nonce: Any = None
+    ) -> Any:
+        """See Keras."""
+        seed = self.make_seed_for_stateless_op()
+        return tf.random.stateless_truncated_normal(shape, seed, mean, stddev, dtype or tf.float32)
+
+    def dropout(self, inputs: tf.Tensor, rate: Any, noise_shape: Any = None) -> tf.Tensor:
+        """See Keras."""
+        seed = self.make_seed_for_stateless_op()
+        return tf.nn.experimental.stateless_dropout(inputs, rate, seed, noise_shape=noise_shape)
+
+
+def _check_pure(name: str, graph: Any) -> None:
+    for node in _executed(graph):
+        described = op_def_registry.get(node.op)
+        if described is None or not described.is_stateful or node.op.startswith(_READING) or node.op.endswith(_READING):
+            continue
+        wrong = (says for says, parts in _IMPURE.items() if any(part in node.op for part in parts))
+        says = next(wrong, "keeps a state, which cannot be averaged with the parameters: leave it out")
+        raise SettingsError(f"federate.model {name}: {node.name} ({node.op}) {says}")
+
+
+def _executed(graph: Any) -> Iterator[Any]:
+    """Yields the nodes of a graph, and of the functions that it calls: a library holds others, as LSTM's for GPUs."""
+    library = {function.signature.name: function for function in graph.library.function}
+    waiting, seen = [graph.node], set[str]()
+    while waiting:
+        for node in waiting.pop():
+            yield node
+            functions = [each.func.name for each in node.attr.values() if each.HasField("func")]
+            functions += [one.name for each in node.attr.values() for one in each.list.func]
+            for function in {node.op, *functions} & library.keys() - seen:
+                seen.add(function)
+                waiting.append(library[function].node_def)
