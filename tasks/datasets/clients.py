@@ -6,7 +6,7 @@ import numpy as np
 
 from tasks.datasets.archive import read_array
 from tasks.datasets.checks import Raw, as_labelled, check_alike, check_test_labels, numbered_classes
-from tasks.datasets.examples import Labelled, Source
+from tasks.datasets.examples import Labelled, Source, plain
 from tasks.datasets.listing import entries
 from tasks.errors import DataError
 from tasks.files import TEST, check_client_id
@@ -39,16 +39,16 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
         check_alike(first, x, f"client {ids[0]}", where)
         parts.append(part)
         lengths.append(len(part.y))
-    train = Labelled(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
+    features, y = plain(np.concatenate([part.x for part in parts])), np.concatenate([part.y for part in parts])
     owners = np.repeat(np.array(ids), lengths)
-    largest = f"client {owners[np.argmax(train.y)]} has the largest"
-    classes = numbered_classes(train.y, f"{path}: y of all clients ({largest})")
+    largest = f"client {owners[np.argmax(y)]} has the largest"
+    classes = numbered_classes(y, f"{path}: y of all clients ({largest})")
     if test_file is None or first is None:
-        return Source(train, classes, owners)
+        return Source(y, features, classes, owners)
     other, test = _read(test_file, str(test_file))
     check_alike(first, other, f"client {ids[0]}", str(test_file))
     check_test_labels(test.y, len(classes), f"{test_file}: y")
-    return Source(train, classes, owners, test)
+    return Source(y, features, classes, owners, test=test)
 
 
 def _is_client(file: Path) -> bool:

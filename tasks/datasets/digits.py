@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.datasets.examples import Labelled, Source
+from tasks.datasets.examples import Source, plain
 from tasks.settings import DataSettings
 
 
@@ -14,4 +14,4 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
 
     data = load_digits()
     x = (data.images[..., np.newaxis] / 16).astype(np.float32)
-    return Source(Labelled(x, data.target.astype(np.int32)), classes=tuple(str(name) for name in data.target_names))
+    return Source(data.target.astype(np.int32), plain(x), classes=tuple(str(name) for name in data.target_names))

@@ -1,6 +1,8 @@
 """The examples of a data source, before and after a part is held out."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +22,47 @@ class Labelled:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """What a kind of data source returns: as `Examples`, but `test` is None where the data has no test set."""
+class Features:
+    """The features of all N examples, and how they came about.
 
-    train: Labelled
+    Attributes:
+        x: as in `Labelled`.
+        names: of the F columns of a table, else empty.
+        fitted: what was fitted to the examples that are not held out, as JSON; empty where nothing was.
+        filled: how many missing cells of each example were filled, (N,); None where none may be missing.
+    """
+
+    x: NDArray[np.float32]
+    names: tuple[str, ...] = ()
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    filled: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a kind of data source returns: labels first, and features once it is decided what is held out.
+
+    Attributes:
+        y: int32 (N,), from 0 to len(classes) - 1.
+        features: returns the features of all N examples, given which of them are held out, (N,): a fill or a scale is
+            fitted to the others only. It is called once.
+        classes: as in `Examples`.
+        clients: as in `Examples`, of all N.
+        groups: the group of each example, such as its patient, (N,); None where the data has no groups.
+        test: the data's own test set; None where a part of the N examples is to be held out.
+    """
+
+    y: NDArray[np.int32]
+    features: Callable[[NDArray[np.bool_]], Features]
     classes: tuple[str, ...]
     clients: NDArray[np.str_] | None = None
+    groups: NDArray[np.str_] | None = None
     test: Labelled | None = None
+
+
+def plain(x: NDArray[np.float32]) -> Callable[[NDArray[np.bool_]], Features]:
+    """Returns the `features` of a source whose features `x` are the same whatever is held out."""
+    return lambda held: Features(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +78,10 @@ class Examples:
             folders (`tasks.files.check_client_id`).
         test_x: float32 (M, ...), M >= 1: the source's own test set, or the part that was held out.
         test_y: int32 (M,); not every class need occur.
+        feature_names: of the F columns of a table, else empty.
+        fitted: what was fitted to the training examples, as JSON; empty where nothing was.
+        filled: how many missing cells of each training example were filled, (N,); None where none may be missing.
+        test_filled: the same of the held-out examples, (M,).
     """
 
     x: NDArray[np.float32]
@@ -50,3 +90,7 @@ class Examples:
     clients: NDArray[np.str_] | None
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
+    feature_names: tuple[str, ...] = ()
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    filled: NDArray[np.int64] | None = None
+    test_filled: NDArray[np.int64] | None = None

@@ -23,22 +23,36 @@ def hold_out(source: Source, fraction: float, seed: int) -> Examples:
     Raises:
         DataError: every class has one example, so that nothing can be held out.
     """
-    train, test, clients = source.train, source.test, source.clients
-    if test is None:
-        held = stratified(train.y, fraction, np.random.default_rng([seed, STREAM]))
-        if not held.any():
-            raise DataError(
-                f"a class must have two examples for one to be held out as a test, got {len(train.y)} examples "
-                f"of {len(source.classes)} classes"
-            )
-        test = Labelled(train.x[held], train.y[held])
-        train = Labelled(train.x[~held], train.y[~held])
-        if clients is not None:
-            gone = sorted(set(clients.tolist()) - set(clients[~held].tolist()))
-            if gone:
-                logger.warning("%d clients have no example left but held-out ones: %s", len(gone), ", ".join(gone))
-            clients = clients[~held]
-    return Examples(train.x, train.y, source.classes, clients, test.x, test.y)
+    held = np.zeros(len(source.y), dtype=np.bool_) if source.test else _held(source, fraction, seed)
+    features = source.features(held)
+    test = source.test or Labelled(features.x[held], source.y[held])
+    filled = features.filled
+    return Examples(
+        x=features.x if source.test else features.x[~held],
+        y=source.y[~held],
+        classes=source.classes,
+        clients=None if source.clients is None else source.clients[~held],
+        test_x=test.x,
+        test_y=test.y,
+        feature_names=features.names,
+        fitted=features.fitted,
+        filled=None if filled is None else filled[~held],
+        test_filled=None if filled is None else filled[held],
+    )
+
+
+def _held(source: Source, fraction: float, seed: int) -> NDArray[np.bool_]:
+    held = stratified(source.y, fraction, np.random.default_rng([seed, STREAM]))
+    if not held.any():
+        raise DataError(
+            f"a class must have two examples for one to be held out as a test, got {len(held)} examples "
+            f"of {len(source.classes)} classes"
+        )
+    if source.clients is not None:
+        gone = sorted(set(source.clients.tolist()) - set(source.clients[~held].tolist()))
+        if gone:
+            logger.warning("%d clients have no example left but held-out ones: %s", len(gone), ", ".join(gone))
+    return held
 
 
 def stratified(y: NDArray[np.int32], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:

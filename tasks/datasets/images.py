@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.checks import Raw, as_features, check_memory, named_classes
-from tasks.datasets.examples import Labelled, Source
+from tasks.datasets.examples import Source, plain
 from tasks.datasets.listing import entries
 from tasks.errors import DataError, reading, shown
 from tasks.files import check_client_id
@@ -61,7 +61,7 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     x = _stack([picture.path for picture in pictures])
     y, classes = named_classes(picture.label for picture in pictures)
     owners = np.array([picture.client for picture in pictures]) if pictures[0].client else None
-    return Source(Labelled(x, y), classes, owners)
+    return Source(y, plain(x), classes, owners)
 
 
 def _in_folders(folder: Path) -> list[Picture]:

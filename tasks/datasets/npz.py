@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.datasets.archive import array_names, read_array
 from tasks.datasets.checks import as_labelled, check_alike, check_test_labels, numbered_classes
-from tasks.datasets.examples import Source
+from tasks.datasets.examples import Source, plain
 from tasks.errors import DataError
 from tasks.settings import DataSettings
 
@@ -41,9 +41,9 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     train = as_labelled(x, read_array(path, y_train), f"{path}: {x_train}", f"{path}: {y_train}")
     classes = numbered_classes(train.y, f"{path}: {y_train}")
     if not names & {x_test, y_test}:
-        return Source(train, classes)
+        return Source(train.y, plain(train.x), classes)
     other = read_array(path, x_test)
     test = as_labelled(other, read_array(path, y_test), f"{path}: {x_test}", f"{path}: {y_test}")
     check_alike(x, other, x_train, f"{path}: {x_test}")
     check_test_labels(test.y, len(classes), f"{path}: {y_test}")
-    return Source(train, classes, test=test)
+    return Source(train.y, plain(train.x), classes, test=test)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.checks import named_classes
-from tasks.datasets.examples import Labelled, Source
+from tasks.datasets.examples import Source, plain
 from tasks.errors import DataError
 from tasks.settings import DataSettings
 
@@ -44,7 +44,7 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     x = np.concatenate([x for x, _ in parts])
     if not np.isfinite(x).all():
         raise DataError(f"data.beta is too large for float32 features, got {settings.beta}")
-    return Source(Labelled(x, y), classes, owners)
+    return Source(y, plain(x), classes, owners)
 
 
 def client_examples(

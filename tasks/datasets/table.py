@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.checks import LONGEST_CLASS, check_memory, named_classes
-from tasks.datasets.examples import Labelled, Source
+from tasks.datasets.examples import Source, plain
 from tasks.errors import DataError, SettingsError, reading, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings, naming
@@ -54,7 +54,7 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     x = np.empty((len(frame), len(features)), dtype=np.float32)
     for index, column in enumerate(features):
         x[:, index] = _numbers(frame[column], f"{path}: column {column!r}")
-    return Source(Labelled(x, y), classes, owners)
+    return Source(y, plain(x), classes, owners)
 
 
 def _load(path: Path, wanted: dict[str, str]) -> pd.DataFrame:

@@ -52,7 +52,8 @@ def _partition(settings: Settings, folder: Path) -> None:
         for k, (name, part) in enumerate(zip(division.ids, division.parts, strict=True)):
             if len(part):
                 x, changes = change(data.x[part], k)
-                clients[name] = _Client(x, data.y[part], changes)
+                filled = None if data.filled is None else data.filled[part]
+                clients[name] = _Client(x, data.y[part], changes | _filled(filled))
 
     counts = np.array([_counts(client.y, data.classes) for client in clients.values()])
     record = _record(settings.partition.kind, seed, data, clients, counts)
@@ -71,7 +72,11 @@ def _partition(settings: Settings, folder: Path) -> None:
 class _Client:
     x: NDArray[np.float32]
     y: NDArray[np.int32]
-    changes: dict[str, float]
+    described: dict[str, Any]
+
+
+def _filled(cells: NDArray[np.int64] | None) -> dict[str, int]:
+    return {} if cells is None else {"filled": int(cells.sum())}
 
 
 def _counts(y: NDArray[np.int32], classes: Sequence[str]) -> NDArray[np.int64]:
@@ -92,12 +97,16 @@ def _record(
         "classes": list(data.classes),
         "num_examples": len(data.y),
         "clients": {
-            name: {"num_examples": len(client.y), "counts": row.tolist(), **client.changes, **measures}
+            name: {"num_examples": len(client.y), "counts": row.tolist(), **client.described, **measures}
             for (name, client), row, measures in zip(clients.items(), counts, by_client, strict=True)
         },
-        "test": {"num_examples": len(data.test_y), "counts": _counts(data.test_y, data.classes).tolist()},
+        "test": {
+            "num_examples": len(data.test_y),
+            "counts": _counts(data.test_y, data.classes).tolist(),
+            **_filled(data.test_filled),
+        },
         "skew": summary(by_client, counts.sum(axis=1)),
-    }
+    } | ({"features": {"names": list(data.feature_names), **data.fitted}} if data.feature_names else {})
 
 
 def _report(record: dict[str, Any]) -> None:
