@@ -64,6 +64,8 @@ Integer = Annotated[int, Field(lt=2**31)]
 
 ClientIds = Annotated[tuple[str, ...], BeforeValidator(_items)]
 
+ColumnNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_items)]
+
 
 class Section(BaseModel):
     """A section of params.yaml."""
@@ -127,6 +129,8 @@ class Section(BaseModel):
 
 DataKind = Literal["digits", "npz", "clients", "images", "table", "synthetic"]
 
+Missing = Literal["refuse", "mean", "median", "most_frequent"]
+
 
 class DataSettings(Section):
     """Where the raw data comes from."""
@@ -155,6 +159,19 @@ class DataSettings(Section):
     )
     client_column: str = Field(
         "", title="Client column", description="column of the client ids; empty: none", json_schema_extra=_only("table")
+    )
+    drop_columns: ColumnNames = Field(
+        (),
+        title="Columns left out",
+        description="columns that are no features, such as an id",
+        json_schema_extra=_only("table"),
+    )
+    missing: Missing = Field(
+        "refuse",
+        title="Missing values",
+        description="what fills a missing number, taken from the training rows; missing text is filled with the most "
+        "frequent",
+        json_schema_extra=_only("table"),
     )
     alpha: float = Field(
         1.0,

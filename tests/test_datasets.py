@@ -897,7 +897,7 @@ def test_csv_of_images_in_another_encoding_is_refused(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "data.label_column 'label', got 'a', 'b'"),
         ("label\nx\ny\n", "must have a feature column"),
         ("a,label\n1,x\ntwo,y\n", "column 'a' must hold numbers, got 'two' in row 2"),
-        ("a,label\n1,x\n,y\n", "column 'a' must hold finite float32 numbers, got nan in row 2"),
+        ("a,label\n1,x\n,y\n", "no value may be missing, got 1 missing in 1 of 1 columns (a 1; first in row 2)"),
         ("a,label\n1,x\ninf,y\n", "got inf in row 2"),
         ("a,label\n1,x\n1e39,y\n", "got 1e+39 in row 2"),
         ("a,label\n1,x\n2,\n", "column 'label' has no label in row 2"),
@@ -908,7 +908,7 @@ def test_csv_of_images_in_another_encoding_is_refused(tmp_path: Path) -> None:
         ("a,label,label\n1,x,y\n", "'label' more often"),
         ("a,label\n1,x,9\n2,y,9\n", "whole CSV"),
         ("a,label\n1,x\n2,y,9\n", "whole CSV"),
-        ("a;label\n1;x\n2;y\n", "got 'a;label'"),
+        ("a:label\n1:x\n2:y\n", "got 'a:label'"),
     ],
 )
 def test_wrong_table_is_refused_by_column_and_row(tmp_path: Path, text: str, got: str) -> None:
@@ -974,8 +974,8 @@ def test_one_column_cannot_be_label_and_client(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_table_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "table.txt").write_text("a,label\n1,x\n")
-    assert ".csv or .parquet file, got .txt" in refusal("table", tmp_path / "table.txt")
+    (tmp_path / "table.xlsx").write_bytes(b"PK")
+    assert ".parquet file, got .xlsx: save it as CSV UTF-8" in refusal("table", tmp_path / "table.xlsx")
     assert "nothing there" in refusal("table", tmp_path / "missing.csv")
     (tmp_path / "bytes.csv").write_bytes(b"a,label\n1,\xff\n")
     assert "bytes.csv" in refusal("table", tmp_path / "bytes.csv")
@@ -995,6 +995,6 @@ def test_parquet_with_metadata_of_another_form_is_read_or_refused(metadata: byte
 def test_parquet_columns_of_objects_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.parquet"
     pd.DataFrame({"a": [[1], [2]], "label": ["x", "y"]}).to_parquet(path)
-    assert "column 'a' must hold numbers, got array([1]) in row 1" in refusal("table", path)
+    assert "must hold numbers, truth values, dates or text, got array([1]) in row 1" in refusal("table", path)
     pd.DataFrame({"a": [1, 2], "label": pd.to_datetime(["2020-01-01", "2021-01-01"])}).to_parquet(path)
     assert "column 'label' must hold text or integers" in refusal("table", path)

@@ -1,140 +1,136 @@
-"""`table`: a CSV or Parquet file with a row for each example, a label column and, if wanted, a client column."""
+"""`table`: a file with a row for each example, a label column and, if wanted, a client column."""
 
 from __future__ import annotations
 
-import csv
+import logging
 import re
-import warnings
-from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets.checks import LONGEST_CLASS, check_memory, named_classes
-from tasks.datasets.examples import Source, plain
-from tasks.errors import DataError, SettingsError, reading, shown
+from tasks.datasets.checks import LONGEST_CLASS, named_classes
+from tasks.datasets.columns import Column, distinct_integers, recognise
+from tasks.datasets.encoding import fit, refuse_missing, transform, values_in
+from tasks.datasets.examples import Features, Source
+from tasks.datasets.table_file import read_table
+from tasks.errors import DataError, SettingsError, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings, naming
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Each digit has one place: `[0-9]+\.?[0-9]*` would try every way to cut a long cell that is no number.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NAMED = 10
+"""Most columns named in one line of the log."""
+
+logger = logging.getLogger(__name__)
 
 
 def read(settings: DataSettings, path: Path, seed: int) -> Source:
-    """Returns x (N, F) of all columns but those of label and client, in the file's order, and no test set.
+    """Returns the rows in the file's order, and no test set; each column but those of label and client is a feature.
 
     Labels are text or integers (1.0 is 1); the classes are the sorted labels. Cells that pandas takes for missing
-    (empty, NA, nan, …) are errors, also as labels. Rows count from 1, without the header.
+    (empty, NA, nan, …) are errors as labels and clients. Rows count from 1, without the header. Text becomes a feature
+    for each category, a date a number of days, a truth value 0 or 1.
 
     Raises:
-        DataError: a column is missing, unnamed, twice there, or not of finite numbers; a label or client is missing.
-        SettingsError: the columns of label and client are one.
+        DataError: a column is missing, unnamed, twice there, or not as `tasks.datasets.columns` says; a label or client
+            is missing, or another value where `data.missing` is `refuse`.
+        SettingsError: the columns of label and client are one, or one of them is to be left out.
     """
-    label, client = settings.label_column, settings.client_column
-    if label == client:
-        raise SettingsError(f"data.client_column must differ from data.label_column, got {client!r} for both")
-    frame = _load(path, {"data.label_column": label} | ({"data.client_column": client} if client else {}))
-    columns = list(frame.columns)
+    frame = read_table(path, _wanted(settings))
     if frame.empty:
         raise DataError(f"{path} must have at least one row, got none")
+    label, client = settings.label_column, settings.client_column
     with naming("data.client_column"):
         owners = np.array(_clients(frame[client], f"{path}: column {client!r}")) if client else None
     with naming("data.label_column"):
         where = f"{path}: column {label!r}"
         y, classes = named_classes(_labels(frame[label], where), f"{where}: a label")
-    features = [column for column in columns if column not in (label, client)]
-    if not features:
+    frame = frame.drop(columns=list({label, client, *settings.drop_columns} & set(frame.columns)))
+    if not len(frame.columns):
         raise DataError(f"{path} must have a feature column beside {label!r}, got none")
-    x = np.empty((len(frame), len(features)), dtype=np.float32)
-    for index, column in enumerate(features):
-        x[:, index] = _numbers(frame[column], f"{path}: column {column!r}")
-    return Source(y, plain(x), classes, owners)
+    columns = recognise(frame, str(path))
+    values = values_in(frame, columns, str(path))
+    if settings.missing == "refuse":
+        refuse_missing(values, str(path))
+    _warn_of_ids(frame, values, columns, path)
+    return Source(y, partial(_features, values, columns, settings, path), classes, owners)
 
 
-def _load(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
-    """Returns the table, whose columns are checked; CSV columns that are `wanted`, by setting, come as text."""
-    import pandas as pd
-
-    if not path.is_file():
-        raise DataError(f"{path} must be a CSV or Parquet file, got {'a folder' if path.is_dir() else 'nothing there'}")
-    with reading(f"{path} must be a whole CSV or Parquet file"):
-        match path.suffix.lower():
-            case ".csv":
-                columns = _check_header(path, wanted)
-                with warnings.catch_warnings():
-                    # Rows longer than the header are only a warning where all are; mixed types come with big files.
-                    warnings.simplefilter("error", pd.errors.ParserWarning)
-                    frame = pd.read_csv(
-                        path, index_col=False, dtype=dict.fromkeys(wanted.values(), str), low_memory=False
-                    )
-                if list(frame.columns) != columns:
-                    raise DataError(f"{path} must have a header of one line, got {shown(list(frame.columns))}")
-                return frame
-            case ".parquet" | ".pq":
-                return _load_parquet(path, wanted)
-    raise DataError(f"{path} must be a .csv or .parquet file, got {path.suffix or 'no suffix'}")
+def _wanted(settings: DataSettings) -> dict[str, str]:
+    """Returns the columns that settings name, with the setting of each."""
+    label, client = settings.label_column, settings.client_column
+    if label == client:
+        raise SettingsError(f"data.client_column must differ from data.label_column, got {client!r} for both")
+    named = {label: "the data.label_column"} | ({client: "the data.client_column"} if client else {})
+    for column in settings.drop_columns:
+        if column in named:
+            raise SettingsError(f"data.drop_columns must not name {named[column]}, got {column!r}")
+    return dict.fromkeys(settings.drop_columns, "the column of data.drop_columns") | named
 
 
-def _load_parquet(path: Path, wanted: dict[str, str]) -> pd.DataFrame:
-    import pandas as pd
-    from pyarrow import parquet
-
-    described = parquet.read_metadata(path)
-    # A column of one value takes a few bytes, however many rows it has: 8 bytes a number, and 100 a label or client.
-    check_memory(described.num_rows * (8 * described.num_columns + 200), f"{path} ({described.num_rows} rows)")
-    frame = pd.read_parquet(path, engine="pyarrow")
-    frame.columns = pd.Index([str(column) for column in frame.columns])
-    _check_columns(path, list(frame.columns), wanted)
-    return frame
-
-
-def _check_header(path: Path, wanted: dict[str, str]) -> list[str]:
-    """Returns the columns, without what pandas would rename and keep: a saved index gives away the order of the rows.
-
-    A wide table takes pandas half a minute, so a wrong column is said before.
-    """
-    with path.open(encoding="utf-8-sig", newline="") as opened:
-        columns = next(csv.reader(opened), [])
-    _check_columns(path, columns, wanted)
-    return columns
+def _features(
+    values: pd.DataFrame, columns: Sequence[Column], settings: DataSettings, path: Path, held: NDArray[np.bool_]
+) -> Features:
+    fitted = fit(values[~held], columns, settings.missing, str(path))
+    x = transform(values, fitted, str(path))
+    empty = values.isna()
+    logger.info("%s", _said(fitted, values, empty, settings, path))
+    return Features(
+        x=x,
+        names=tuple(fitted.pop("names")),
+        fitted=fitted,
+        filled=None if settings.missing == "refuse" else empty.sum(axis=1).to_numpy(dtype=np.int64),
+    )
 
 
-def _check_columns(path: Path, columns: list[str], wanted: dict[str, str]) -> None:
-    if not columns:
-        raise DataError(f"{path} must have a header, got an empty file")
-    if not all(columns):
-        raise DataError(f"{path}: every column must have a name, got none for column {columns.index('') + 1}")
-    twice = sorted(column for column, count in Counter(columns).items() if count > 1)
-    if twice:
-        raise DataError(f"{path}: every column must be there once, got {', '.join(map(repr, twice[:20]))} more often")
-    for setting, column in wanted.items():
-        if column not in columns:
-            raise DataError(f"{path} must have the {setting} {column!r}, got {', '.join(map(repr, columns[:20]))}")
+def _said(
+    fitted: Mapping[str, Any], values: pd.DataFrame, empty: pd.DataFrame, settings: DataSettings, path: Path
+) -> str:
+    """Returns one line of what was done to which column."""
+    columns = fitted["columns"]
+    numbers = [c for c in columns if c["kind"] == "number"]
+    written = [c["name"] for c in numbers if {"decimal", "thousands"} & set(c)]
+    texts = [c for c in columns if c["kind"] == "text"]
+    counts = empty.sum()
+    unknown = sum(int((~values[c["name"]].isin(c["categories"]) & ~empty[c["name"]]).sum()) for c in texts)
+    said = {
+        "as they are": len(numbers) - len(written),
+        "one-hot": _listed(f"{c['name']} ({len(c['categories'])})" for c in texts),
+        "held-out cells of other categories, all 0": unknown,
+        "yes or no as 1 or 0": _listed(c["name"] for c in columns if c["kind"] == "boolean"),
+        "dates as days": _listed(f"{c['name']} (since {c['since']})" for c in columns if c["kind"] == "date"),
+        "decimal commas or separators of thousands": _listed(written),
+        f"filled ({settings.missing})": _listed(f"{name} ({count})" for name, count in counts[counts > 0].items()),
+        "left out": _listed(settings.drop_columns),
+    }
+    done = "; ".join(f"{what}: {which}" for what, which in said.items() if which)
+    return f"{path.name}: columns: {len(columns)}, features: {len(fitted['names'])}; {done}"
 
 
-def _numbers(column: pd.Series[Any], where: str) -> NDArray[np.float32]:
-    import pandas as pd
-
-    if not pd.api.types.is_numeric_dtype(column) or pd.api.types.is_complex_dtype(column):
-        values = column.tolist()
-        row = next((row for row, value in enumerate(values) if not _is_number(value)), 0)
-        raise DataError(f"{where} must hold numbers, got {shown(values[row])} in row {row + 1}")
-    with np.errstate(over="ignore"):
-        numbers = column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
-    if not np.isfinite(numbers).all():
-        row = int(np.argmin(np.isfinite(numbers)))
-        raise DataError(f"{where} must hold finite float32 numbers, got {column.iloc[row]} in row {row + 1}")
-    return numbers
+def _listed(names: Iterable[str]) -> str:
+    every = [name if len(name) <= 60 else f"{name[:59]}…" for name in names]
+    rest = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
+    return ", ".join(every[:_NAMED]) + rest
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) or (isinstance(value, str) and bool(_NUMBER.fullmatch(value.strip())))
+def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[Column], path: Path) -> None:
+    numbers = [column.name for column in columns if column.kind == "number"]
+    ids = [name for name in numbers if distinct_integers(frame[name], values[name].to_numpy())]
+    if ids:
+        logger.warning(
+            "%s: whole numbers that differ in nearly every row are taken as features: %s; leave out what is an id "
+            "(data.drop_columns)",
+            path.name,
+            _listed(ids),
+        )
 
 
 def _labels(column: pd.Series[Any], where: str) -> list[str]:

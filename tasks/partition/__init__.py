@@ -110,6 +110,17 @@ def _record(
 
 
 def _report(record: dict[str, Any]) -> None:
+    filled = {name: client["filled"] for name, client in record["clients"].items() if client.get("filled")}
+    if filled:
+        named = ", ".join(f"{name} {cells}" for name, cells in list(filled.items())[:NAMED])
+        logger.info(
+            "%d missing cells filled at %d clients (%s%s), and %d held-out ones",
+            sum(filled.values()),
+            len(filled),
+            named,
+            ", ..." if len(filled) > NAMED else "",
+            record["test"]["filled"],
+        )
     dropped, sizes = record["dropped"], [client["num_examples"] for client in record["clients"].values()]
     if dropped:
         named = ", ".join(dropped[:NAMED]) + (", ..." if len(dropped) > NAMED else "")

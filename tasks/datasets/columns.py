@@ -1,0 +1,270 @@
+"""What the cells of a table's columns are: numbers, truth values, dates or text, and in which notation.
+
+A column's kind and notation are read from all its rows, as its name is. What is fitted to values is in `encoding`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.datasets.checks import LONGEST_CLASS
+from tasks.datasets.dates import ISO, date_formats, days
+from tasks.datasets.notation import Notation, decided, decimal_mark, is_number, notations, read_numbers
+from tasks.errors import DataError, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRUTHS = (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
+"""Words for 0 and 1, in any capitals."""
+MARKS = frozenset(
+    (
+        *("?", "-", "--", ".", "..", "...", "*", "na", "n.a.", "n/a", "#n/a", "nan", "null", "none", "nil", "nd"),
+        *("unknown", "missing", "not available"),
+    )
+)
+"""What stands for a missing value where all other cells of the column are numbers or dates, in any capitals. pandas
+takes some of these for missing in every column of a CSV file."""
+MOST_CATEGORIES = 100
+"""Different texts of a column: each becomes a feature."""
+FEWEST_ROWS = 20
+"""Below, that all values of a column differ says nothing."""
+MOST_DISTINCT = 0.95
+"""Share of a column's cells: with more different values, it is an id or free text."""
+_MIXED = 20
+"""Different values of a column of categories in which some are numbers, such as 0, 1, 2, 3+."""
+
+_WORDS = {"number": "numbers", "boolean": "truth values", "date": "dates in the format of the others"}
+
+Cells = list[Any]
+"""A column's cells: text is stripped, None is a missing value."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the cells of a column are.
+
+    Attributes:
+        name: of the column.
+        kind: boolean cells are 0 or 1, dates are days.
+        decimal: mark of numbers that are text.
+        thousands: separator of numbers that are text.
+        format: of dates that are text, as `pandas.to_datetime` takes it.
+    """
+
+    name: str
+    kind: Literal["number", "boolean", "date", "text"]
+    decimal: str = "."
+    thousands: str = ""
+    format: str = ""
+
+
+def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
+    """Returns what each column of `frame` holds.
+
+    Where a column's numbers can be read in two notations, such as 1,234, the decimal mark of the other columns decides.
+
+    Raises:
+        DataError: a column holds something else, its numbers or dates can be read in two ways, a text stands between
+            its numbers, or it has more than MOST_CATEGORIES different texts. The column and how to go on are named.
+    """
+    found: list[Column] = []
+    unclear: dict[int, list[Notation]] = {}
+    marks: set[str] = set()
+    for name in frame.columns:
+        series, place = frame[name], f"{where}: column {name!r}"
+        column = _typed(series, name, place)
+        if column is None:
+            cells = cells_of(series)
+            values = [value for value in dict.fromkeys(cells) if value is not None]
+            present = [value for value in values if value.lower() not in MARKS]
+            options = notations(present)
+            if len(options) > 1:
+                unclear[len(found)] = options
+            elif options:
+                marks |= decimal_mark(present, options[0])
+            column = Column(name, "number", *options[0]) if options else _of_texts(cells, values, present, name, place)
+        elif column.kind == "number" and series.dtype.kind == "f" and _has_fraction(series):
+            marks.add(".")
+        found.append(column)
+    for index, options in unclear.items():
+        name = found[index].name
+        notation = decided(options, marks)
+        if notation is None:
+            raise _two_numbers(cells_of(frame[name]), f"{where}: column {name!r}")
+        found[index] = Column(name, "number", *notation)
+    return found
+
+
+def values_of(series: pd.Series[Any], column: Column, where: str) -> NDArray[Any]:
+    """Returns the cells of `series` (N,): text as objects, all other kinds as float64; NaN where a value is missing.
+
+    Dates are days since 1970-01-01.
+
+    Raises:
+        DataError: a cell is not what `column` says, or too large for float32.
+    """
+    match column.kind:
+        case "text":
+            return np.array([np.nan if text is None else text for text in _texts(cells_of(series))], dtype=object)
+        case "date":
+            return _by_value(series, partial(days, pattern=column.format), column, where)
+        case "boolean":
+            return _by_value(series, _truths, column, where)
+        case "number":
+            read = partial(read_numbers, decimal=column.decimal, thousands=column.thousands)
+            return _finite(_by_value(series, read, column, where), series, where)
+
+
+def _finite(numbers: NDArray[np.float64], series: pd.Series[Any], where: str) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        wrong = np.isinf(numbers.astype(np.float32))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{where} must hold finite float32 numbers, got {shown(series.iloc[row])} in row {row + 1}")
+    return numbers
+
+
+def cells_of(series: pd.Series[Any]) -> Cells:
+    """Returns the cells of a column; an empty text is a missing value."""
+    present = series.notna().tolist()
+    return [
+        ((cell.strip() or None) if isinstance(cell, str) else cell) if there else None
+        for cell, there in zip(series.tolist(), present, strict=True)
+    ]
+
+
+def distinct_integers(series: pd.Series[Any], numbers: NDArray[np.float64]) -> bool:
+    """Whether these numbers, the values of `series`, may be an id: whole, and different in nearly every row."""
+    present = numbers[~np.isnan(numbers)]
+    # pandas makes floats of integers where a cell of the column is missing.
+    if (series.dtype.kind == "f" and len(present) == len(numbers)) or len(present) < FEWEST_ROWS:
+        return False
+    return bool((present % 1 == 0).all()) and len(np.unique(present)) > MOST_DISTINCT * len(present)
+
+
+def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
+    """Returns what a column is whose type says it; None for text."""
+    import pandas as pd
+
+    match pd.api.types.infer_dtype(series, skipna=True):
+        case "boolean":
+            return Column(name, "boolean")
+        case "integer" | "floating" | "mixed-integer-float" | "decimal" | "empty":
+            return Column(name, "number")
+        case "datetime64" | "datetime" | "date":
+            return Column(name, "date", format=ISO)
+        case "categorical":
+            _check_categories(_texts(cells_of(series)), name, where)
+            return Column(name, "text")
+        case "string":
+            return None
+    cells = cells_of(series)
+    row = next((row for row, cell in enumerate(cells) if cell is not None and not isinstance(cell, str)), 0)
+    raise DataError(f"{where} must hold numbers, truth values, dates or text, got {shown(cells[row])} in row {row + 1}")
+
+
+def _of_texts(cells: Cells, values: Sequence[str], present: Sequence[str], name: str, where: str) -> Column:
+    """Returns what a column of texts is that are no numbers: its different `values`, and those `present` of them."""
+    if not values:
+        return Column(name, "number")
+    lower = {value.lower() for value in values}
+    if any(lower <= set(pair) for pair in TRUTHS):
+        return Column(name, "boolean")
+    formats = date_formats(present)
+    if len(formats) > 1:
+        raise DataError(
+            f"{where}: {shown(present[0])} may be of two dates (day or month first): write the dates as YYYY-MM-DD, or "
+            "leave the column out (data.drop_columns)"
+        )
+    if formats:
+        return Column(name, "date", format=formats[0])
+    _refuse_mixed(cells, present, where)
+    _check_categories(cells, name, where)
+    return Column(name, "text")
+
+
+def _two_numbers(cells: Cells, where: str) -> DataError:
+    row = next(row for row, cell in enumerate(cells) if cell is not None and ("." in cell or "," in cell))
+    return DataError(
+        f"{where}: {shown(cells[row])} in row {row + 1} may be thousands or a decimal fraction: write the column's "
+        "numbers without separators of thousands, or leave it out (data.drop_columns)"
+    )
+
+
+def _refuse_mixed(cells: Cells, present: Sequence[str], where: str) -> None:
+    """Refuses one wrong cell in a column of numbers, which would make each of its numbers a category."""
+    texts = [value for value in present if not is_number(value)]
+    if not texts or len(present) - len(texts) < len(texts):
+        return
+    counts = Counter(cells)
+    if len(present) <= _MIXED and all(counts[text] > 1 for text in texts):
+        return
+    raise DataError(
+        f"{where} must hold numbers, got {shown(texts[0])} in row {cells.index(texts[0]) + 1}: mend the cell, leave it "
+        "empty (data.missing), or leave the column out (data.drop_columns)"
+    )
+
+
+def _truths(cells: Sequence[Any]) -> NDArray[np.float64]:
+    truth = {word: float(value) for pair in TRUTHS for value, word in zip((False, True), pair, strict=True)}
+    return np.array([truth.get(str(cell).lower(), np.nan) for cell in cells])
+
+
+def _by_value(
+    series: pd.Series[Any], read: Callable[[Sequence[Any]], NDArray[np.float64]], column: Column, where: str
+) -> NDArray[np.float64]:
+    if column.kind != "date" and series.dtype.kind in "biuf":
+        return series.to_numpy(dtype=np.float64, na_value=np.nan)
+    cells = cells_of(series)
+    values = [cell for cell in dict.fromkeys(cells) if cell is not None and str(cell).lower() not in MARKS]
+    numbers = dict(zip(values, read(values).tolist(), strict=True)) if values else {}
+    wrong = next((value for value, number in numbers.items() if np.isnan(number)), None)
+    if wrong is not None:
+        raise DataError(f"{where} must hold {_WORDS[column.kind]}, got {shown(wrong)} in row {cells.index(wrong) + 1}")
+    return np.array([numbers.get(cell, np.nan) for cell in cells])
+
+
+def _check_categories(cells: Cells, name: str, where: str) -> None:
+    present = [cell for cell in cells if cell is not None]
+    different = len(set(present))
+    advice = f"leave it out: data.drop_columns: [{name}]"
+    if len(present) >= FEWEST_ROWS and different > MOST_DISTINCT * len(present):
+        raise DataError(
+            f"{where} is text with {different} different values in {len(present)} rows, such as {shown(present[0])}: "
+            f"write numbers without units, dates in one format, and if it is an id or free text, {advice}"
+        )
+    if different > MOST_CATEGORIES:
+        raise DataError(
+            f"{where} must have at most {MOST_CATEGORIES} different texts, each of which becomes a feature, got "
+            f"{different}, such as {shown(present[0])}: put the rare ones together, or {advice}"
+        )
+    longest = max(present, key=len, default="")
+    if len(longest) > LONGEST_CLASS:
+        raise DataError(
+            f"{where} must have categories of at most {LONGEST_CLASS} characters, got {shown(longest)} of "
+            f"{len(longest)}: {advice}"
+        )
+
+
+def _has_fraction(series: pd.Series[Any]) -> bool:
+    values = series.to_numpy(dtype=np.float64, na_value=np.nan)
+    return bool((values[np.isfinite(values)] % 1 != 0).any())
+
+
+def _texts(cells: Cells) -> Cells:
+    """Returns `cells` as text; a whole number has no decimals, for pandas makes floats of integers beside NaN."""
+    return [
+        cell if cell is None or isinstance(cell, str) else str(int(cell) if _is_whole(cell) else cell) for cell in cells
+    ]
+
+
+def _is_whole(cell: Any) -> bool:
+    return isinstance(cell, float) and cell.is_integer()

@@ -1,0 +1,62 @@
+"""Dates that stand as text in a table's column: their format, and the days since 1970-01-01."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ISO = "ISO8601"
+_DAYS = (
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+    *(f"{first}{sign}{second}{sign}%Y" for sign in "./-" for first, second in (("%d", "%m"), ("%m", "%d"))),
+    *(pattern.format(month) for month in ("%b", "%B") for pattern in ("%d {} %Y", "%d-{}-%Y", "{} %d, %Y", "{} %d %Y")),
+)
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_FORMATS = tuple("".join(parts) for parts in product(_DAYS, _TIMES))
+_LONGEST = 40
+"""Characters of a date and time."""
+
+
+def date_formats(texts: Sequence[str]) -> list[str]:
+    """Returns the formats in which all `texts` are dates, without those that give the same dates as another.
+
+    ISO 8601 (2020-01-31, perhaps with a time and an offset) is always the only one. A date with dots, 31.01.2020, has
+    the day first wherever that is possible.
+    """
+    if not texts or any(len(text) > _LONGEST for text in texts):
+        return []
+    if re.match(r"[0-9]{4}-[0-9]{2}", texts[0]):
+        return [ISO] if np.isfinite(days(texts, ISO)).all() else []
+    found: dict[str, NDArray[np.float64]] = {}
+    for pattern in _FORMATS:
+        if _is_date(texts[0], pattern):
+            numbers = days(texts, pattern)
+            if np.isfinite(numbers).all() and not any(np.array_equal(numbers, other) for other in found.values()):
+                found[pattern] = numbers
+    with_dots = [pattern for pattern in found if pattern.startswith("%d.")]
+    return with_dots[:1] or list(found)
+
+
+def days(dates: Sequence[Any], pattern: str) -> NDArray[np.float64]:
+    """Returns the days since 1970-01-01 of texts of this format, or of dates; NaN where one is no date."""
+    import pandas as pd
+
+    read = pd.to_datetime(pd.Series(dates, dtype=object), format=pattern, utc=True, errors="coerce")
+    whole = read.dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
+    numbers = whole.astype(np.int64) / 86_400e6
+    return np.where(np.isnat(whole), np.nan, numbers)
+
+
+def _is_date(text: str, pattern: str) -> bool:
+    try:
+        datetime.strptime(text, pattern)
+    except ValueError:
+        return False
+    return True
