@@ -37,7 +37,7 @@ def load(settings: DataSettings, seed: int, folder: Path) -> Examples:
     Raises:
         DataError: the data is missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
             range, or has only one class.
-        SettingsError: `data.label_column` and `data.client_column` are one column.
+        SettingsError: `data.label_column` and `data.client_column` are one column, or `data.drop_columns` names one.
     """
     with naming(f"data.kind {settings.kind}", f"data.path {shown(settings.path)}"):
         source = KINDS[settings.kind](settings, folder / settings.path, seed)

@@ -30,7 +30,7 @@ def date_formats(texts: Sequence[str]) -> list[str]:
     ISO 8601 (2020-01-31, perhaps with a time and an offset) is always the only one. A date with dots, 31.01.2020, has
     the day first wherever that is possible.
     """
-    if not texts or any(len(text) > _LONGEST for text in texts):
+    if not texts or not re.search("[0-9]{4}", texts[0]) or any(len(text) > _LONGEST for text in texts):
         return []
     if re.match(r"[0-9]{4}-[0-9]{2}", texts[0]):
         return [ISO] if np.isfinite(days(texts, ISO)).all() else []

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NAMED = 10
 """Most columns named in one line of the log."""
+_LONGEST_NAME = 60
+"""Characters of a column there."""
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,8 @@ def _said(
 
 
 def _listed(names: Iterable[str]) -> str:
-    every = [name if len(name) <= 60 else f"{name[:59]}…" for name in names]
+    plain = ("".join(c if c.isprintable() else " " for c in name) for name in names)
+    every = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in plain]
     rest = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
     return ", ".join(every[:_NAMED]) + rest
 
