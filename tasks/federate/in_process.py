@@ -252,13 +252,35 @@ def _session_call(block: Any) -> Callable[[Value], Value]:
     # On the caller's thread: handing each small operation to a pool costs more than the operation.
     options.run_options.inter_op_thread_pool = -1
     # Session.make_callable is public, but takes no run options without looking them up again in every call.
-    call = session._make_callable_from_options(options)
+    call = _one_call_at_a_time(lambda: session._make_callable_from_options(options))
 
     def run(argument: Value) -> Value:
         results = iter(call(*_leaves(argument)))
         return _pack(block.result, results)
 
     return run
+
+
+def _one_call_at_a_time(make: Callable[[], Callable[..., Value]]) -> Callable[..., Value]:
+    """Returns a function that calls what `make` returns, of which it makes as many as there are calls at once.
+
+    Each callable of a session has its own kernels. Two calls at once must not share one: oneDNN's FusedBatchNormV3,
+    which Keras's LayerNormalization calls, keeps the number of channels and pointers to its tensors in the kernel
+    (TensorFlow 2.14), so that one call writes past the end of the other's tensors.
+    """
+    idle: list[Callable[..., Value]] = []
+
+    def call(*arguments: Value) -> Value:
+        try:
+            own = idle.pop()  # in one step, whichever thread calls
+        except IndexError:
+            own = make()
+        try:
+            return own(*arguments)
+        finally:
+            idle.append(own)
+
+    return call
 
 
 def _tensor_names(binding: Any) -> list[str]:
