@@ -13,8 +13,8 @@ except ModuleNotFoundError as missing:
     sys.exit(f"error: {sys.executable} lacks {missing.name}: put the environment first (. .venv/bin/activate)")
 
 PURPOSE = {
-    "partition": "divide the raw data over clients, measure the skew",
-    "preprocess": "resize and normalise each client's data",
+    "partition": "resize raw images, divide the data over clients, measure the skew",
+    "preprocess": "normalise each client's data",
     "federate": "train the model over federated rounds",
     "prune": "prune the model in further rounds, export it",
     "evaluate": "score both models: global, per class, per client",

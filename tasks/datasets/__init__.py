@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tasks.datasets import clients, digits, images, npz, synthetic, table
 from tasks.datasets.examples import Examples, Source
 from tasks.datasets.hold_out import hold_out
+from tasks.datasets.resize import Size, resize_examples
 from tasks.errors import DataError, shown
 from tasks.settings import DataKind, DataSettings, naming
 
@@ -28,19 +29,27 @@ KINDS: dict[DataKind, Callable[[DataSettings, Path, int], Source]] = {
 }
 
 
-def load(settings: DataSettings, seed: int, folder: Path) -> Examples:
+def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Examples:
     """Returns the examples that `settings` name; `data.path` is relative to `folder` unless absolute.
+
+    Images get the height and width `size`, if it is given; `preprocess.resize` is.
 
     Where the source has no test set, `data.test_fraction` of its examples are held out, stratified by label. The same
     settings, seed and files give the same examples in the same order.
 
     Raises:
         DataError: the data is missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
-            range, or has only one class.
+            range, or has only one class; or `size` is given and the data is a table.
         SettingsError: `data.label_column` and `data.client_column` are one column, or `data.drop_columns` names one.
     """
     with naming(f"data.kind {settings.kind}", f"data.path {shown(settings.path)}"):
-        source = KINDS[settings.kind](settings, folder / settings.path, seed)
+        path = folder / settings.path
+        # Files of images may differ in size, so that each is resized as it is read.
+        source = (
+            images.read(settings, path, seed, size)
+            if settings.kind == "images"
+            else KINDS[settings.kind](settings, path, seed)
+        )
         if len(source.classes) < 2:
             raise DataError(
                 f"the labels at data.path {shown(settings.path)} must be of at least two classes, got only "
@@ -48,7 +57,7 @@ def load(settings: DataSettings, seed: int, folder: Path) -> Examples:
             )
         if source.clients is not None:
             _refuse_twins(source.clients)
-        return hold_out(source, settings.test_fraction, seed)
+        return resize_examples(hold_out(source, settings.test_fraction, seed), size)
 
 
 def _refuse_twins(clients: NDArray[np.str_]) -> None:

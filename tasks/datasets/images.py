@@ -1,27 +1,37 @@
 """`images`: a folder of images for each class, or a CSV that names images, their labels and their clients."""
 
 import csv
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets.checks import Raw, as_features, check_memory, named_classes
+from tasks.datasets.checks import check_memory, named_classes
 from tasks.datasets.examples import Source, plain
 from tasks.datasets.listing import entries
+from tasks.datasets.pixels import FULL_SCALE, Header, header, pixels, target
+from tasks.datasets.resize import Size, resize_images
 from tasks.errors import DataError, reading, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-# Only these decoders are tried, whatever the file is called: Pillow's EPS decoder would start Ghostscript.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")
-FULL_SCALE = {"1": 1, "L": 255, "LA": 255, "RGB": 255, "RGBA": 255, "I;16": 65535}
-"""Pillow's modes that are read, and the value of a pixel that becomes 1."""
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pbm", ".pgm", ".ppm", ".pnm"),
+)
+WORDS = {"grey": "grey (one channel)", "colour": "RGB", "numbers": "numbers as they are"}
+"""What the log calls the modes that images are converted to."""
+NAMED = 5
+"""Most sizes or modes named in one line."""
 LIST = "labels.csv"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,22 +53,26 @@ class Picture:
     client: str = ""
 
 
-def read(settings: DataSettings, path: Path, seed: int) -> Source:
-    """Returns x (N, H, W, C) in [0, 1] of the images at `path`, and no test set.
+def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
+    """Returns x (N, H, W, C) of the images at `path`, and no test set.
 
     `path` is a folder with one folder of images for each class, a CSV with the columns `path`, `label` and, if wanted,
     `client` (paths relative to the CSV), or a folder that holds such a CSV as `labels.csv`. The classes are the sorted
     labels. Turning marks of cameras (EXIF) are not applied.
 
+    Each image is resized to `size` as it is read, if `size` is given. Images of one mode of FULL_SCALE keep its
+    channels, in [0, 1]. All others become grey if every image is grey in kind, or else RGB, and what is transparent
+    becomes white. 32-bit numbers stay as they are.
+
     Raises:
-        DataError: a file is missing, there twice, no image, damaged, or of another size or mode than the first; a
-            label is missing.
+        DataError: a file is missing, there twice, no image or damaged; the images differ in size and no `size` is
+            given; only some are 32-bit numbers; a label is missing.
     """
     if path.is_dir() and (path / LIST).is_file():
         path = path / LIST
     pictures = _in_csv(path) if path.is_file() else _in_folders(path)
     _refuse_twice(pictures)
-    x = _stack([picture.path for picture in pictures])
+    x = _stack([picture.path for picture in pictures], size)
     y, classes = named_classes(picture.label for picture in pictures)
     owners = np.array([picture.client for picture in pictures]) if pictures[0].client else None
     return Source(y, plain(x), classes, owners)
@@ -140,39 +154,61 @@ def _refuse_twice(pictures: Sequence[Picture]) -> None:
             raise DataError(f"{picture.named} must occur once, got it {first}")
 
 
-def _stack(paths: Sequence[Path]) -> NDArray[np.float32]:
-    """Returns the images (N, H, W, C), each pixel divided by its mode's full scale."""
-    first, mode = _decode(paths[0])
-    check_memory(len(paths) * first.nbytes, f"{len(paths)} images like {paths[0]}")
-    stacked = np.empty((len(paths), *first.shape), dtype=first.dtype)
+def _stack(paths: Sequence[Path], size: Size) -> NDArray[np.float32]:
+    """Returns the images (N, H, W, C), all of the one size and mode that their headers allow."""
+    headers = [header(path) for path in paths]
+    wanted = target(headers, paths)
+    height, width = size or _one_size(headers, paths)
+    _report(headers, wanted, (height, width))
+    first = _resized(paths[0], wanted, (height, width))
+    check_memory(len(paths) * first.nbytes, f"{len(paths)} images of [{height}, {width}]")
+    stacked = np.empty((len(paths), *first.shape), dtype=np.float32)
     for index, path in enumerate(paths):
-        pixels, its_mode = _decode(path)
-        if its_mode != mode or pixels.shape != first.shape:
-            raise DataError(
-                f"{path} must be of the size and mode of {paths[0]}, {_say(first, mode)}, got {_say(pixels, its_mode)}"
-            )
-        stacked[index] = pixels
-    x = as_features(stacked, str(paths[0].parent))
-    return x / np.float32(FULL_SCALE[mode]) if mode == "I;16" else x
+        stacked[index] = _resized(path, wanted, (height, width))
+    return stacked
 
 
-def _decode(path: Path) -> tuple[Raw, str]:
-    from PIL import Image
+def _resized(path: Path, wanted: str, size: tuple[int, int]) -> NDArray[np.float32]:
+    resized: NDArray[np.float32] = resize_images(pixels(path, wanted)[np.newaxis], size)[0]
+    return resized
 
-    _check_file(path)
-    with reading(f"{path} must be a whole image ({', '.join(FORMATS)})"), Image.open(path, formats=FORMATS) as image:
-        frames, mode = getattr(image, "n_frames", 1), image.mode
-        pixels = np.asarray(image)
-    if mode not in FULL_SCALE or frames != 1:
-        got = f"mode {mode}" if frames == 1 else f"{frames} frames"
-        raise DataError(f"{path} must be one image of mode {', '.join(FULL_SCALE)}, got {got}")
-    return pixels, mode
+
+def _one_size(headers: Sequence[Header], paths: Sequence[Path]) -> tuple[int, int]:
+    sizes = Counter(each.size for each in headers)
+    most = sizes.most_common(1)[0][0]
+    if len(sizes) > 1:
+        odd = next(path for path, each in zip(paths, headers, strict=True) if each.size != most)
+        raise DataError(
+            f"{odd} must have the height and width of the others, got images of {_counted(sizes)}: set "
+            f"preprocess.resize, such as {list(most)}, and each is resized as it is read"
+        )
+    return most
+
+
+def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> None:
+    """Says once what was found, where anything is changed."""
+    modes, sizes = Counter(each.mode for each in headers), Counter(each.size for each in headers)
+    if wanted in FULL_SCALE and set(sizes) == {size}:
+        return
+    white = wanted in ("grey", "colour") and any(each.transparent for each in headers)
+    logger.info(
+        "%d images of mode %s and size %s: read as %s of %s%s",
+        len(headers),
+        _counted(modes),
+        _counted(sizes),
+        WORDS.get(wanted, wanted),
+        list(size),
+        "; what is transparent becomes white" if white else "",
+    )
+
+
+def _counted(counts: Counter[Any]) -> str:
+    """Returns "RGB (257), RGBA (43)", the most frequent first."""
+    listed = [f"{list(key) if isinstance(key, tuple) else key} ({n})" for key, n in counts.most_common(NAMED)]
+    more = len(counts) - NAMED
+    return ", ".join(listed) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
         raise DataError(f"{path} must be an image, got {'a folder' if path.is_dir() else 'nothing there'}")
-
-
-def _say(pixels: Raw, mode: str) -> str:
-    return f"{pixels.shape[1]}x{pixels.shape[0]} {mode}"

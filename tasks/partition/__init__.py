@@ -44,7 +44,7 @@ def partition(settings: Settings, folder: Path) -> None:
 
 def _partition(settings: Settings, folder: Path) -> None:
     seed = settings.seed if settings.partition.seed < 0 else settings.partition.seed
-    data = load(settings.data, seed, folder)
+    data = load(settings.data, seed, folder, settings.preprocess.resize)
     clients: dict[str, _Client] = {}
     with naming("partition.kind"):
         change = change_for(settings.partition, data.x, seed)

@@ -1,4 +1,4 @@
-"""What a client does to its own data before the first round: resize and standardise, once, on disk."""
+"""What a client does to its own data before the first round: standardise, once, on disk."""
 
 from tasks.preprocess.step import preprocess
 

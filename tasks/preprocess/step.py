@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from tasks import outputs
 from tasks.errors import DataError, advising, reading
 from tasks.files import TEST, as_size, client_sizes, read_client, read_json, replacing, write_client, write_json
-from tasks.preprocess.resize import resize_images
-from tasks.preprocess.standardise import Moments, moments, standardisations, standardise
-from tasks.settings import PreprocessSettings, Settings, naming
+from tasks.preprocess.standardise import moments, standardisations, standardise
+from tasks.settings import PreprocessSettings, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ def preprocess(settings: Settings, folder: Path) -> None:
 
     Raises:
         DataError: a client's files are missing, broken, empty, not finite or of another shape than the partition's;
-            or `resize` or `augment` is asked of a table.
+            or `augment` is asked of a table.
     """
     with outputs.renewed(outputs.of("preprocess", folder)):
         _preprocess(settings, folder)
@@ -52,17 +51,16 @@ def _preprocess(settings: Settings, folder: Path) -> None:
         _refuse_settings_of_images(chosen)
     sites = [*partition.clients, TEST]
     with replacing(folder / "data" / "clients") as fresh:
-        sums = {site: _resize_site(source / site, fresh / site, partition, chosen.resize) for site in sites}
-        by_site = standardisations(chosen.normalize, sums)
-        if chosen.normalize != "none":
-            for site in sites:
-                x, y = read_client(fresh / site)
-                write_client(fresh / site, standardise(x, by_site[site]), y)
-        shape = [*chosen.resize, partition.shape[-1]] if chosen.resize else list(partition.shape)
+        by_site = standardisations(
+            chosen.normalize, {site: moments(_read_site(source / site, partition)[0]) for site in sites}
+        )
+        for site in sites:
+            x, y = _read_site(source / site, partition)
+            write_client(fresh / site, x if chosen.normalize == "none" else standardise(x, by_site[site]), y)
         write_json(
             fresh / "preprocess.json",
             {
-                "input_shape": shape,
+                "input_shape": list(partition.shape),
                 "num_classes": len(partition.classes),
                 "clients": partition.clients,
                 "classes": partition.classes,
@@ -72,10 +70,9 @@ def _preprocess(settings: Settings, folder: Path) -> None:
             },
         )
     _log.info(
-        "%d clients and the test set: examples of %s as %s, normalize %s",
+        "%d clients and the test set: examples of %s, normalize %s",
         len(partition.clients),
         partition.shape,
-        tuple(shape),
         chosen.normalize,
     )
 
@@ -95,7 +92,6 @@ def _read_partition(path: Path) -> _Partition:
 
 def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
     for name, value in (
-        ("resize", list(chosen.resize)),
         ("augment.flip", chosen.augment.flip),
         ("augment.brightness", chosen.augment.brightness),
     ):
@@ -103,16 +99,11 @@ def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
             raise DataError(f"preprocess.{name} needs images, and the data is a table: leave it unset, got {value}")
 
 
-def _resize_site(source: Path, target: Path, partition: _Partition, size: tuple[int, ...]) -> Moments:
-    """Writes one site's resized examples into `target` and returns their moments: all that it tells anyone."""
+def _read_site(source: Path, partition: _Partition) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     with advising("run the step partition again"):
         x, y = read_client(source)
         _check(source.name, x, partition)
-    if size:
-        with naming("preprocess.resize"):
-            x = resize_images(x, (size[0], size[1]))
-    write_client(target, x, y)
-    return moments(x)
+    return x, y
 
 
 def _check(client: str, x: NDArray[np.float32], partition: _Partition) -> None:

@@ -1,13 +1,48 @@
 """Bilinear resizing of images that averages when it shrinks."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from tasks.datasets.checks import check_memory
+from tasks.datasets.examples import Examples
+from tasks.errors import DataError
+from tasks.settings import naming
+
+Size = tuple[int, ...]
+"""`preprocess.resize`: height and width, or nothing."""
+
 _BLOCK_VALUES = 2**22
-"""Values resized at a time: 32 MB in float64, whatever a client holds."""
+"""Values resized at a time: 32 MB in float64, whatever a data set holds."""
+_COLUMNS = 512
+"""Columns multiplied at a time: of a photograph of 6000×4000, ten times as fast as all, and without its 576 MB."""
+
+
+def resize_examples(examples: Examples, size: Size) -> Examples:
+    """Returns the examples with all images at `size`; without a size, as they are.
+
+    Raises:
+        DataError: a size is given and the data is a table, or the resized images do not fit into memory.
+    """
+    if not size:
+        return examples
+    if examples.x.ndim != 4:
+        raise DataError(f"preprocess.resize needs images, and the data is a table: leave it unset, got {list(size)}")
+    height, width = size
+    number = len(examples.x) + len(examples.test_x)
+    check_memory(
+        4 * number * height * width * examples.x.shape[3], f"{number} images of preprocess.resize {list(size)}"
+    )
+    with naming("preprocess.resize"):
+        return replace(
+            examples,
+            x=resize_images(examples.x, (height, width)),
+            test_x=resize_images(examples.test_x, (height, width)),
+        )
 
 
 def resize_images(x: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -21,8 +56,7 @@ def resize_images(x: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
     """
     if x.shape[1:3] == size:
         return x
-    rows = sparse.csr_array(triangle_weights(x.shape[1], size[0]))
-    columns = sparse.csr_array(triangle_weights(x.shape[2], size[1]))
+    rows, columns = _sparse_weights(x.shape[1], size[0]), _sparse_weights(x.shape[2], size[1])
     resized = np.empty((len(x), *size, x.shape[3]), dtype=np.float32)
     for block in _blocks(x.shape, resized.shape):
         values = _along_first(rows, x[block].transpose(1, 0, 2, 3))  # (H', N, W, C)
@@ -44,9 +78,17 @@ def triangle_weights(before: int, after: int) -> NDArray[np.float64]:
     return weights / total
 
 
+@lru_cache(maxsize=64)
+def _sparse_weights(before: int, after: int) -> sparse.csr_array:
+    return sparse.csr_array(triangle_weights(before, after))
+
+
 def _along_first(weights: sparse.csr_array, values: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
-    flat = np.ascontiguousarray(values, dtype=np.float64).reshape(len(values), -1)
-    product: NDArray[np.float64] = weights @ flat
+    flat = values.reshape(len(values), -1)
+    product = np.empty((weights.shape[0], flat.shape[1]))
+    for start in range(0, flat.shape[1], _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        product[:, columns] = weights @ np.ascontiguousarray(flat[:, columns], dtype=np.float64)
     return product.reshape(-1, *values.shape[1:])
 
 

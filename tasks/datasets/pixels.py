@@ -1,0 +1,146 @@
+"""One image file: its size and mode, and its pixels as numbers, whatever its format and mode."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import DataError, reading
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Only these decoders are tried, whatever the file is called: Pillow's EPS decoder would start Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+FULL_SCALE = {"1": 1, "L": 255, "LA": 255, "RGB": 255, "RGBA": 255, "I;16": 65535}
+"""Pillow's modes that stay as they are if all images have one of them, and the value of a pixel that becomes 1."""
+DEEP = {"I;16", "I;16B", "I;16L", "I"}
+"""Modes of 16 bits a pixel; `I` is one in PPM only, where Pillow scales to 65535."""
+
+Sort = Literal["grey", "colour", "numbers"]
+"""`numbers` are 32-bit integers or floats: nothing says which of them is white."""
+SORTS: dict[str, Sort] = {
+    **dict.fromkeys(("1", "L", "LA", "La", "I;16", "I;16B", "I;16L"), "grey"),
+    **dict.fromkeys(("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "P", "PA"), "colour"),
+    **dict.fromkeys(("I", "F"), "numbers"),
+}
+"""Pillow's modes that are read; a palette of greys is grey."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of an image before it is decoded: its (height, width), Pillow's mode, its sort, its alpha."""
+
+    size: tuple[int, int]
+    mode: str
+    sort: Sort
+    transparent: bool
+
+
+def header(path: Path) -> Header:
+    """Returns the header of the image at `path`.
+
+    Raises:
+        DataError: no image of FORMATS, of a mode that is not read, or of several frames.
+    """
+    from PIL import Image
+
+    with reading(_whole(path)), Image.open(path, formats=FORMATS) as image:
+        # A camera's MPO is a JPEG with previews or a second view behind the photograph, which is its first frame.
+        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        mode = image.mode
+        size, transparent = (image.height, image.width), image.has_transparency_data
+        sort = _sort(image)
+    if frames != 1:
+        raise DataError(f"{path} must be one image, got {frames} frames: save each frame as a file of its own")
+    if sort is None:
+        raise DataError(f"{path} must be an image of mode {', '.join(SORTS)}, got mode {mode}: save it as RGB")
+    return Header(size, mode, sort, transparent)
+
+
+def target(headers: Sequence[Header], paths: Sequence[Path]) -> str:
+    """Returns what all images become: a mode of FULL_SCALE if they share it, or else one of Sort.
+
+    Raises:
+        DataError: some are `numbers` and others are not.
+    """
+    mode = headers[0].mode
+    if mode in FULL_SCALE and all(each.mode == mode for each in headers):
+        return mode
+    sorts = {each.sort for each in headers}
+    if "numbers" in sorts and len(sorts) > 1:
+        at = next(at for at, each in enumerate(headers) if each.sort == "numbers")
+        other = next(each.mode for each in headers if each.sort != "numbers")
+        raise DataError(
+            f"{paths[at]} must have a full scale to stand beside images of mode {other}, got mode {headers[at].mode}, "
+            "32-bit numbers: save all images with 8 or 16 bits a channel, or all with 32"
+        )
+    if sorts == {"grey"}:
+        return "grey"
+    return "numbers" if "numbers" in sorts else "colour"
+
+
+def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
+    """Returns the image at `path` as (H, W, C), in [0, 1] by its mode's full scale, or as it is if `numbers`.
+
+    `wanted` is what `target` returns. For `grey` (C = 1) and `colour` (C = 3), what is transparent becomes white.
+
+    Raises:
+        DataError: the file is damaged, or holds a number that is not finite.
+    """
+    from PIL import Image
+
+    with reading(_whole(path)), Image.open(path, formats=FORMATS) as image:
+        raw, scale = _raw(image, wanted)
+    x = raw.astype(np.float32)
+    x /= np.float32(scale)
+    if wanted == "numbers" and not np.isfinite(x).all():
+        raise DataError(f"{path} must hold finite numbers, got nan or infinity")
+    if x.ndim == 2:
+        x = x[..., np.newaxis]
+    match wanted:
+        case "grey":
+            return x[..., :1]
+        case "colour":
+            return np.broadcast_to(x, (*x.shape[:2], 3))
+        case _:
+            return x
+
+
+def _whole(path: Path) -> str:
+    return f"{path} must be a whole image ({', '.join(FORMATS)})"
+
+
+def _sort(image: "Image.Image") -> Sort | None:
+    if image.mode == "I" and image.format == "PPM":
+        return "grey"
+    if image.mode in ("P", "PA"):
+        palette = np.array(image.getpalette()).reshape(-1, 3)
+        return "grey" if (palette == palette[:, :1]).all() else "colour"
+    return SORTS.get(image.mode)
+
+
+def _raw(image: "Image.Image", wanted: str) -> tuple[NDArray[np.generic], int]:
+    """Returns the pixels and the value that becomes 1."""
+    if wanted in FULL_SCALE:
+        return np.asarray(image), FULL_SCALE[wanted]
+    if wanted == "numbers":
+        return np.asarray(image), 1
+    if image.mode in DEEP:
+        return np.asarray(image), 65535
+    return np.asarray(_on_white(image)), 255
+
+
+def _on_white(image: "Image.Image") -> "Image.Image":
+    """Returns the image as RGB; Pillow alone would show the colour that is hidden where the image is transparent."""
+    from PIL import Image
+
+    if image.has_transparency_data:
+        if image.mode in ("La", "RGBa"):  # alpha is multiplied in
+            image = image.convert(image.mode.upper())
+        whole = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+    return image.convert("RGB")
