@@ -187,6 +187,7 @@ KINDS = {
     "jpeg": Kind(_images("jpg"), ("raw/a/0.jpg", "raw/b/1.jpg"), _load("images", "raw")),
     "tiff": Kind(_images("tif"), ("raw/a/0.tif", "raw/b/1.tif"), _load("images", "raw")),
     "packed tiff": Kind(_images("tif", compression="tiff_lzw"), ("raw/a/0.tif",), _load("images", "raw")),
+    "gif": Kind(_images("gif"), ("raw/a/0.gif", "raw/b/1.gif"), _load("images", "raw")),
     "bmp": Kind(_images("bmp"), ("raw/a/0.bmp", "raw/b/1.bmp"), _load("images", "raw")),
     "csv": Kind(_csv, ("table.csv",), _load("table", "table.csv", client_column="site")),
     "parquet": Kind(_parquet, ("table.parquet",), _load("table", "table.parquet", client_column="site")),

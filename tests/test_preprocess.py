@@ -168,23 +168,22 @@ def test_preprocess_none_without_resize_copies_the_data(tmp_path):
     }
 
 
-def test_preprocess_scheme_of_64x64_with_flip_and_brightness(tmp_path):
+def test_preprocess_leaves_images_at_the_size_that_partition_gave_them(tmp_path):
     make_partition(tmp_path, image_sites(), images=True)
-    target = run(tmp_path, resize=64, normalize="none", augment={"flip": True, "brightness": 0.2})
-    assert read_json(target / "preprocess.json")["input_shape"] == [64, 64, 2]
+    target = run(tmp_path, resize=[8, 6], normalize="none", augment={"flip": True, "brightness": 0.2})
+    assert read_json(target / "preprocess.json")["input_shape"] == [8, 6, 2]
     for site, raw in image_sites().items():
-        # Flip and brightness are drawn while training: on disk is the resized image and nothing else.
-        assert np.array_equal(read_client(target / site)[0], resize_images(raw, (64, 64)))
+        # Flip and brightness are drawn while training: on disk are the images and nothing else.
+        assert np.array_equal(read_client(target / site)[0], raw)
 
 
-def test_preprocess_standardises_what_it_resized(tmp_path):
+@pytest.mark.parametrize("size", [16, [6, 8], [8, 5]])
+def test_images_of_another_size_than_asked_for_are_refused(tmp_path, size):
+    """A step that is run by hand after a change of the setting would train on images of the size before."""
     make_partition(tmp_path, image_sites(), images=True)
-    target = run(tmp_path, resize=[4, 3], normalize="global")
-    resized = [resize_images(raw, (4, 3)) for site, raw in image_sites().items() if site != TEST]
-    expected = np.concatenate(resized).astype(np.float64)
-    by = read_json(target / "preprocess.json")["statistics"][TEST]
-    np.testing.assert_allclose(by["mean"], expected.mean(axis=(0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(by["sd"], expected.std(axis=(0, 1, 2)), rtol=1e-12)
+    with pytest.raises(DataError, match=r"^preprocess.resize must be .*\[8, 6\], got .*: run the step partition again"):
+        run(tmp_path, resize=size)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["partition"]
 
 
 def test_preprocess_of_a_table_is_per_feature(tmp_path):
@@ -201,7 +200,7 @@ def test_preprocess_writes_the_same_bytes_twice(tmp_path):
     make_partition(tmp_path, image_sites(), images=True)
     contents = []
     for _ in range(2):
-        target = run(tmp_path, resize=16)
+        target = run(tmp_path)
         contents.append({path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()})
     assert contents[0] == contents[1]
     assert {str(path) for path in contents[0]} == {"preprocess.json"} | {
@@ -218,9 +217,9 @@ def test_preprocess_replaces_clients_of_an_earlier_partition(tmp_path):
 def test_preprocess_logs_one_line(tmp_path, caplog):
     make_partition(tmp_path, image_sites(), images=True)
     with caplog.at_level(logging.INFO):
-        run(tmp_path, resize=16)
+        run(tmp_path)
     assert [record.getMessage() for record in caplog.records] == [
-        "3 clients and the test set: examples of (8, 6, 2) as (16, 16, 2), normalize global"
+        "3 clients and the test set: examples of (8, 6, 2), normalize global"
     ]
 
 
@@ -291,7 +290,7 @@ def test_broken_partition_is_an_error_that_leaves_everything_as_it_was(tmp_path,
     kept = {path: path.read_bytes() for path in before.rglob("*") if path.is_file()}
     spoil(tmp_path / "data" / "partition")
     with pytest.raises(DataError, match=message) as caught:
-        run(tmp_path, resize=16)
+        run(tmp_path, normalize="client")
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in before.rglob("*") if path.is_file()} == kept
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["clients", "partition"]

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.datasets.checks import check_memory, named_classes
 from tasks.datasets.examples import Source, plain
 from tasks.datasets.listing import entries
-from tasks.datasets.pixels import FULL_SCALE, Header, header, pixels, target
+from tasks.datasets.pixels import CHANNELS, FULL_SCALE, Header, header, pixels, target
 from tasks.datasets.resize import Size, resize_images
 from tasks.errors import DataError, reading, shown
 from tasks.files import check_client_id
@@ -68,7 +69,13 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
         DataError: a file is missing, there twice, no image or damaged; the images differ in size and no `size` is
             given; only some are 32-bit numbers; a label is missing.
     """
-    if path.is_dir() and (path / LIST).is_file():
+    if path.is_file():
+        logger.warning(
+            "data.path %s is a list: DVC and flow runs see no change of its images; call it %s and set its folder",
+            shown(settings.path),
+            LIST,
+        )
+    elif (path / LIST).is_file():
         path = path / LIST
     pictures = _in_csv(path) if path.is_file() else _in_folders(path)
     _refuse_twice(pictures)
@@ -159,18 +166,15 @@ def _stack(paths: Sequence[Path], size: Size) -> NDArray[np.float32]:
     headers = [header(path) for path in paths]
     wanted = target(headers, paths)
     height, width = size or _one_size(headers, paths)
+    shape = (len(paths), height, width, CHANNELS.get(wanted, 1))
+    check_memory(
+        4 * math.prod(shape), f"{len(paths)} images of {'preprocess.resize ' if size else ''}{list(shape[1:3])}"
+    )
     _report(headers, wanted, (height, width))
-    first = _resized(paths[0], wanted, (height, width))
-    check_memory(len(paths) * first.nbytes, f"{len(paths)} images of [{height}, {width}]")
-    stacked = np.empty((len(paths), *first.shape), dtype=np.float32)
+    stacked = np.empty(shape, dtype=np.float32)
     for index, path in enumerate(paths):
-        stacked[index] = _resized(path, wanted, (height, width))
+        stacked[index] = resize_images(pixels(path, wanted)[np.newaxis], (height, width))[0]
     return stacked
-
-
-def _resized(path: Path, wanted: str, size: tuple[int, int]) -> NDArray[np.float32]:
-    resized: NDArray[np.float32] = resize_images(pixels(path, wanted)[np.newaxis], size)[0]
-    return resized
 
 
 def _one_size(headers: Sequence[Header], paths: Sequence[Path]) -> tuple[int, int]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 FULL_SCALE = {"1": 1, "L": 255, "LA": 255, "RGB": 255, "RGBA": 255, "I;16": 65535}
 """Pillow's modes that stay as they are if all images have one of them, and the value of a pixel that becomes 1."""
+CHANNELS = {"LA": 2, "RGB": 3, "RGBA": 4, "colour": 3}
+"""Of what `target` returns; all others have one."""
 DEEP = {"I;16", "I;16B", "I;16L", "I"}
 """Modes of 16 bits a pixel; `I` is one in PPM only, where Pillow scales to 65535."""
 

@@ -36,7 +36,7 @@ def preprocess(settings: Settings, folder: Path) -> None:
 
     Raises:
         DataError: a client's files are missing, broken, empty, not finite or of another shape than the partition's;
-            or `augment` is asked of a table.
+            `augment` is asked of a table; or the images are not those that `resize` asks for.
     """
     with outputs.renewed(outputs.of("preprocess", folder)):
         _preprocess(settings, folder)
@@ -49,6 +49,11 @@ def _preprocess(settings: Settings, folder: Path) -> None:
         partition = _read_partition(source / "partition.json")
     if not partition.images:
         _refuse_settings_of_images(chosen)
+    elif chosen.resize and partition.shape[:2] != chosen.resize:
+        raise DataError(
+            f"preprocess.resize must be the size of the images in {source}, {list(partition.shape[:2])}, got "
+            f"{list(chosen.resize)}: run the step partition again, which resizes them"
+        )
     sites = [*partition.clients, TEST]
     with replacing(folder / "data" / "clients") as fresh:
         by_site = standardisations(
@@ -92,6 +97,7 @@ def _read_partition(path: Path) -> _Partition:
 
 def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
     for name, value in (
+        ("resize", list(chosen.resize)),
         ("augment.flip", chosen.augment.flip),
         ("augment.brightness", chosen.augment.brightness),
     ):
