@@ -1,6 +1,7 @@
 """dvc.yaml against the steps, and DVC itself on the first two stages."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -215,6 +216,15 @@ def test_other_settings_and_back_are_restored_not_run(clone: Path) -> None:
     said = dvc(clone, "repro", "preprocess")
     assert "Running stage" not in said
     assert "Stage 'preprocess' is cached" in said
+
+
+def test_another_size_of_images_is_another_partition(clone: Path) -> None:
+    params = clone / "params.yaml"
+    original = params.read_text()
+    params.write_text(original.replace("resize: []", "resize: [4, 6]"))
+    changed = json.loads(dvc(clone, "status", "--json", "partition", "preprocess"))
+    params.write_text(original)
+    assert changed == {"partition": [{"changed deps": {"params.yaml": {"preprocess.resize": "modified"}}}]}
 
 
 def test_our_hash_of_a_folder_or_file_is_dvc_s(clone: Path) -> None:
