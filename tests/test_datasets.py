@@ -253,7 +253,7 @@ def test_images_of_a_csv_with_clients(tmp_path: Path, whole_folder: bool, caplog
     (tmp_path / "labels.csv").write_text("\ufeff" + "\n".join(rows), encoding="utf-8")
     examples = read("images", tmp_path if whole_folder else tmp_path / "labels.csv", test_fraction=0.25)
     assert examples.classes == ("2", "10")
-    assert ("call it labels.csv and set its folder" in caplog.text) != whole_folder
+    assert ("call it labels.csv and set data.path to its folder" in caplog.text) != whole_folder
     assert examples.clients is not None
     # Image i has grey level i, client i mod 4 and, for even i, class 10.
     number = np.rint(255 * examples.x[:, 0, 0, 0]).astype(int)

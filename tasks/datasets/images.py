@@ -70,14 +70,15 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
             given; only some are 32-bit numbers; a label is missing.
     """
     if path.is_file():
+        pictures = _in_csv(path)
         logger.warning(
-            "data.path %s is a list: DVC and flow runs see no change of its images; call it %s and set its folder",
+            "data.path %s is one file: DVC and flow runs see no change of the images that it names; "
+            "call it %s and set data.path to its folder",
             shown(settings.path),
             LIST,
         )
-    elif (path / LIST).is_file():
-        path = path / LIST
-    pictures = _in_csv(path) if path.is_file() else _in_folders(path)
+    else:
+        pictures = _in_csv(path / LIST) if (path / LIST).is_file() else _in_folders(path)
     _refuse_twice(pictures)
     x = _stack([picture.path for picture in pictures], size)
     y, classes = named_classes(picture.label for picture in pictures)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.datasets.checks import check_memory
 from tasks.errors import DataError, reading
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
     from PIL import Image
 
     with reading(_whole(path)), Image.open(path, formats=FORMATS) as image:
+        # As bytes and as float32: small enough for Pillow's own limit of pixels may still be too much for this machine.
+        check_memory(5 * image.width * image.height * CHANNELS.get(wanted, 1), str(path))
         raw, scale = _raw(image, wanted)
     x = raw.astype(np.float32)
     x /= np.float32(scale)
