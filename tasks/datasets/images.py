@@ -26,7 +26,7 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"),
     *(".pbm", ".pgm", ".ppm", ".pnm"),
 )
-WORDS = {"grey": "grey (one channel)", "colour": "RGB", "numbers": "numbers as they are"}
+WORDS = {"grey": "grey (one channel)", "colour": "RGB", "numbers": "numbers (unscaled)"}
 """What the log calls the modes that images are converted to."""
 NAMED = 5
 """Most sizes or modes named in one line."""
@@ -96,7 +96,11 @@ def _in_folders(folder: Path) -> list[Picture]:
             raise DataError(f"{of_class} must hold the images of class {of_class.name!r}, got none")
         for file in files:
             if file.is_dir() or file.suffix.lower() not in SUFFIXES:
-                got = "a folder" if file.is_dir() else f"{file.suffix or 'no suffix'}"
+                got = (
+                    "a folder: data.path must be the folder that holds one folder for each class"
+                    if file.is_dir()
+                    else f"{file.suffix or 'no suffix'}: save it as one of these, or move it away"
+                )
                 raise DataError(f"{file} must be an image ({', '.join(SUFFIXES)}), got {got}")
             pictures.append(Picture(file, of_class.name, str(file), f"as {file}"))
     if not pictures:

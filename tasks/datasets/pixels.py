@@ -55,7 +55,7 @@ def header(path: Path) -> Header:
         # A camera's MPO is a JPEG with previews or a second view behind the photograph, which is its first frame.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         mode = image.mode
-        size, transparent = (image.height, image.width), image.has_transparency_data
+        size, transparent = (image.height, image.width), image.has_transparency_data and mode not in DEEP
         sort = _sort(image)
     if frames != 1:
         raise DataError(f"{path} must be one image, got {frames} frames: save each frame as a file of its own")
