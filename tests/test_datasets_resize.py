@@ -71,6 +71,7 @@ def test_resize_works_in_blocks_with_the_same_bytes(monkeypatch):
     images = random_images(7, 12, 12, 3)
     whole = resize_images(images, (20, 9))
     monkeypatch.setattr("tasks.datasets.resize._BLOCK_VALUES", 3 * 20 * 12 * 2)  # two images a block
+    monkeypatch.setattr("tasks.datasets.resize._COLUMNS", 7)
     assert resize_images(images, (20, 9)).tobytes() == whole.tobytes()
 
 

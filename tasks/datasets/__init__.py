@@ -32,10 +32,9 @@ KINDS: dict[DataKind, Callable[[DataSettings, Path, int], Source]] = {
 def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Examples:
     """Returns the examples that `settings` name; `data.path` is relative to `folder` unless absolute.
 
-    Images get the height and width `size`, if it is given; `preprocess.resize` is.
-
     Where the source has no test set, `data.test_fraction` of its examples are held out, stratified by label. The same
-    settings, seed and files give the same examples in the same order.
+    settings, seed and files give the same examples in the same order. Images are resized to the height and width
+    `size`, unless it is empty.
 
     Raises:
         DataError: the data is missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
