@@ -173,6 +173,12 @@ class DataSettings(Section):
         "frequent",
         json_schema_extra=_only("table"),
     )
+    skip_unreadable: bool = Field(
+        False,
+        title="Skip unreadable",
+        description="leave out records that cannot be read, counted by client; else the first one ends the run",
+        json_schema_extra=_only("npz", "clients"),
+    )
     alpha: float = Field(
         1.0,
         ge=0,

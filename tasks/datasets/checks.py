@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets.examples import Labelled
+from tasks.datasets.unreadable import LeaveOut, refuse
 from tasks.errors import DataError, shown
 
 Raw = NDArray[np.generic]
@@ -18,19 +18,18 @@ Raw = NDArray[np.generic]
 LONGEST_CLASS = 200
 """Characters of a class's name: pictures, reports and tables show it, and a longer text is no class but a document."""
 
-_LARGEST_LABEL = int(np.iinfo(np.int32).max)
 
-
-def as_features(raw: Raw, where: str) -> NDArray[np.float32]:
+def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[np.float32]:
     """Returns float32 features in C order: (N, F) as they are, (N, H, W) with a channel axis, or (N, H, W, C).
 
-    Images of uint8 are divided by 255; all other numbers stay as they are, and truth values are 0 and 1.
+    Images of uint8 are divided by 255; all other numbers stay as they are, and truth values are 0 and 1. Examples that
+    are not finite as float32 are for `leave_out`.
 
     Raises:
-        DataError: not numbers, another rank, empty, or not finite as float32.
+        DataError: not numbers, another rank, or empty.
     """
     if raw.dtype.kind not in "biuf":
-        raise DataError(f"{where} must hold integers or floats, got {_dtype_name(raw)}")
+        raise DataError(f"{where} must hold integers or floats, got {dtype_name(raw)}")
     if raw.ndim not in (2, 3, 4):
         raise DataError(
             f"{where} must be of shape (N, features), (N, height, width) or (N, height, width, channels), "
@@ -45,47 +44,10 @@ def as_features(raw: Raw, where: str) -> NDArray[np.float32]:
     if not finite.all():
         worst = int(np.argmin(finite))
         value = raw[worst][~np.isfinite(x[worst])].flat[0]
-        raise DataError(f"{where} must hold finite float32 numbers, got {value} in example {worst}")
+        leave_out(~finite, f"{where} must hold finite float32 numbers, got {value} in example {worst}")
     if _counts_to_255(raw):
         x = x / np.float32(255)
     return x[..., np.newaxis] if x.ndim == 3 else x
-
-
-def as_labels(raw: Raw, where: str) -> NDArray[np.int32]:
-    """Returns labels (N,) int32 from integers, or floats without a fraction, of shape (N,) or (N, 1).
-
-    Raises:
-        DataError: another type or shape, empty, a fraction, a negative number or one beyond int32.
-    """
-    if raw.dtype.kind not in "iuf":
-        raise DataError(f"{where} must hold integers from 0, got {_dtype_name(raw)}")
-    if raw.ndim != 1 and not (raw.ndim == 2 and raw.shape[1] == 1):
-        raise DataError(f"{where} must be of shape (N,) or (N, 1), one label an example, got {raw.shape}")
-    if raw.size == 0:
-        raise DataError(f"{where} must hold at least one label, got shape {raw.shape}")
-    flat = raw.reshape(-1)
-    values = flat.astype(np.float64)
-    wrong = ~((values >= 0) & (values <= _LARGEST_LABEL) & (values == np.floor(values)))
-    if wrong.any():
-        worst = int(np.argmax(wrong))
-        raise DataError(
-            f"{where} must hold integers from 0 to the number of classes - 1, got {flat[worst]} in example {worst}"
-        )
-    return flat.astype(np.int32)
-
-
-def as_labelled(x: Raw, y: Raw, where_x: str, where_y: str) -> Labelled:
-    """Returns x and y as `as_features` and `as_labels` do.
-
-    Raises:
-        DataError: as they do, or the lengths differ.
-    """
-    features, labels = as_features(x, where_x), as_labels(y, where_y)
-    if len(features) != len(labels):
-        raise DataError(
-            f"{where_x} and {where_y} must be of one length, got {len(features)} examples and {len(labels)} labels"
-        )
-    return Labelled(features, labels)
 
 
 def check_alike(first: Raw, other: Raw, where_first: str, where: str) -> None:
@@ -100,36 +62,6 @@ def check_alike(first: Raw, other: Raw, where_first: str, where: str) -> None:
         )
     if _counts_to_255(first) != _counts_to_255(other):
         raise DataError(f"{where} must hold {first.dtype} images as {where_first} does, got {other.dtype}")
-
-
-def numbered_classes(y: NDArray[np.int32], where: str) -> tuple[str, ...]:
-    """Returns the classes "0" … "C-1" of training labels y (N,).
-
-    Raises:
-        DataError: a number below the largest label has no example.
-    """
-    present = np.unique(y)
-    gaps = np.flatnonzero(present != np.arange(len(present)))
-    if len(gaps):
-        raise DataError(
-            f"{where} must hold every label from 0 to the number of classes - 1, got none of class {gaps[0]} "
-            f"and labels up to {present[-1]}"
-        )
-    return tuple(str(label) for label in present)
-
-
-def check_test_labels(y: NDArray[np.int32], num_classes: int, where: str) -> None:
-    """Checks that test labels y (M,) are classes of the training examples.
-
-    Raises:
-        DataError: one is not.
-    """
-    if y.max() >= num_classes:
-        worst = int(np.argmax(y >= num_classes))
-        raise DataError(
-            f"{where} must hold labels of the training examples, 0 to {num_classes - 1}, "
-            f"got {y[worst]} in example {worst}"
-        )
 
 
 def named_classes(names: Iterable[str], where: str = "a label") -> tuple[NDArray[np.int32], tuple[str, ...]]:
@@ -183,5 +115,6 @@ def _counts_to_255(raw: Raw) -> bool:
     return raw.ndim > 2 and raw.dtype == np.uint8
 
 
-def _dtype_name(raw: Raw) -> str:
+def dtype_name(raw: Raw) -> str:
+    """Returns what an array holds, in a word for an error."""
     return {"U": "text", "S": "bytes", "O": "objects"}.get(raw.dtype.kind, str(raw.dtype))

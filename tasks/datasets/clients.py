@@ -1,13 +1,17 @@
 """`clients`: data that is already divided, a folder with an .npz file for each client."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.datasets.archive import read_array
-from tasks.datasets.checks import Raw, as_labelled, check_alike, check_test_labels, numbered_classes
-from tasks.datasets.examples import Labelled, Source, plain
+from tasks.datasets.checks import Raw, check_alike
+from tasks.datasets.examples import Source, plain
+from tasks.datasets.labels import RawLabels, number, read_labelled
 from tasks.datasets.listing import entries
+from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
 from tasks.files import TEST, check_client_id
 from tasks.settings import DataSettings
@@ -16,11 +20,12 @@ from tasks.settings import DataSettings
 def read(settings: DataSettings, path: Path, seed: int) -> Source:
     """Returns the examples of `<client id>.npz` (arrays `x` and `y`), sorted by id, and those of `test.npz`, if any.
 
-    Labels are numbers from 0; each must occur at some client, not at every one.
+    Each label must occur at some client, not at every one. A client's file that cannot be read is one record of
+    `data.skip_unreadable`; one that is unlike the others is not, for nobody knows which of them is right.
 
     Raises:
-        DataError: an id cannot name a folder, or a client's arrays are missing, not what `tasks.datasets.checks`
-            allows, or unlike those of the other clients. The client is named.
+        DataError: an id cannot name a folder, or a client's arrays are missing, not what `tasks.datasets.checks` and
+            `tasks.datasets.labels` allow, or unlike those of the other clients. The client is named.
     """
     files = {file.stem: file for file in entries(path) if _is_client(file)}
     # `entries` leaves hidden files out; macOS puts a `._a.npz` beside each `a.npz`.
@@ -30,25 +35,37 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     if not files:
         raise DataError(f"{path} must hold a file <client id>.npz for each client, got none")
 
-    ids, parts, lengths = sorted(files), [], []
-    first: Raw | None = None
-    for client in ids:
-        where = f"client {client} ({files[client]})"
-        x, part = _read(files[client], where)
-        first = x if first is None else first
-        check_alike(first, x, f"client {ids[0]}", where)
-        parts.append(part)
-        lengths.append(len(part.y))
-    features, y = plain(np.concatenate([part.x for part in parts])), np.concatenate([part.y for part in parts])
-    owners = np.repeat(np.array(ids), lengths)
-    largest = f"client {owners[np.argmax(y)]} has the largest"
-    classes = numbered_classes(y, f"{path}: y of all clients ({largest})")
-    if test_file is None or first is None:
-        return Source(y, features, classes, owners)
-    other, test = _read(test_file, str(test_file))
-    check_alike(first, other, f"client {ids[0]}", str(test_file))
-    check_test_labels(test.y, len(classes), f"{test_file}: y")
-    return Source(y, features, classes, owners, test=test)
+    unreadable = Unreadable(settings.skip_unreadable)
+    read: dict[str, _Read] = {}
+    for client in sorted(files):
+        try:
+            read[client] = _read(files[client], f"client {client} ({files[client]})", unreadable.of(client))
+        except DataError as exc:
+            unreadable.lose(client, exc)
+    if not read:
+        raise DataError(
+            f"{path} must hold a file of a client that can be read, got none; the first: {unreadable.first}"
+        )
+    test = _read(test_file, str(test_file), unreadable.of(TEST)) if test_file else None
+    first, *others = read
+    for client in others:
+        check_alike(read[first].raw, read[client].raw, f"client {first}", f"client {client} ({files[client]})")
+    if test:
+        check_alike(read[first].raw, test.raw, f"client {first}", str(test_file))
+
+    numbered = number(
+        {client: of_client.labels for client, of_client in read.items()}, test.labels if test else None, unreadable
+    )
+    parts = [unreadable.take(client, of_client.x, numbered.y[client]) for client, of_client in read.items()]
+    held_out = unreadable.take(TEST, test.x, numbered.y[TEST]) if test else None
+    return Source(
+        y=np.concatenate([part.y for part in parts]),
+        features=plain(np.concatenate([part.x for part in parts])),
+        classes=numbered.classes,
+        clients=np.repeat(np.array(list(read)), [len(part.y) for part in parts]),
+        test=held_out,
+        skipped=unreadable.skipped(),
+    )
 
 
 def _is_client(file: Path) -> bool:
@@ -62,9 +79,16 @@ def _is_client(file: Path) -> bool:
     return True
 
 
-def _read(file: Path, where: str) -> tuple[Raw, Labelled]:
+@dataclass(frozen=True, eq=False)
+class _Read:
+    raw: Raw
+    x: NDArray[np.float32]
+    labels: RawLabels
+
+
+def _read(file: Path, where: str, leave_out: LeaveOut) -> _Read:
     try:
         x, y = read_array(file, "x"), read_array(file, "y")
     except DataError as exc:
         raise DataError(f"{where}: {exc}") from exc
-    return x, as_labelled(x, y, f"{where}: x", f"{where}: y")
+    return _Read(x, *read_labelled(x, y, f"{where}: x", f"{where}: y", leave_out))

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.files import TEST
+
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
@@ -38,6 +40,36 @@ class Features:
     filled: NDArray[np.int64] | None = None
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """What was left out, by whose it is: a client's id, `test` for the data's own test set, empty where nobody knows.
+
+    Attributes:
+        records: how many records there are.
+        left_out: how many of them cannot be read; only where there are any.
+        clients: the clients of whom nothing can be read, sorted.
+    """
+
+    records: Mapping[str, int]
+    left_out: Mapping[str, int]
+    clients: tuple[str, ...]
+
+    def described(self) -> dict[str, Any]:
+        """Returns what partition.json says of it."""
+        clients = {
+            client: {"num_records": self.records[client], "num_left_out": count}
+            for client, count in self.left_out.items()
+            if client not in ("", TEST)
+        }
+        return {
+            "num_records": sum(self.records.values()),
+            "num_left_out": sum(self.left_out.values()),
+            "clients": clients,
+            "test": {"num_records": self.records.get(TEST, 0), "num_left_out": self.left_out.get(TEST, 0)},
+            "clients_left_out": list(self.clients),
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """What a kind of data source returns: labels first, and features once it is decided what is held out.
@@ -50,6 +82,7 @@ class Source:
         clients: as in `Examples`, of all N.
         groups: the group of each example, such as its patient, (N,); None where the data has no groups.
         test: the data's own test set; None where a part of the N examples is to be held out.
+        skipped: the records that could not be read; None where each must be (`data.skip_unreadable`).
     """
 
     y: NDArray[np.int32]
@@ -58,6 +91,7 @@ class Source:
     clients: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
     test: Labelled | None = None
+    skipped: Skipped | None = None
 
 
 def plain(x: NDArray[np.float32]) -> Callable[[NDArray[np.bool_]], Features]:
@@ -82,6 +116,7 @@ class Examples:
         fitted: what was fitted to the training examples, as JSON; empty where nothing was.
         filled: how many missing cells of each training example were filled, (N,); None where none may be missing.
         test_filled: the same of the held-out examples, (M,).
+        skipped: as in `Source`.
     """
 
     x: NDArray[np.float32]
@@ -94,3 +129,4 @@ class Examples:
     fitted: Mapping[str, Any] = field(default_factory=dict)
     filled: NDArray[np.int64] | None = None
     test_filled: NDArray[np.int64] | None = None
+    skipped: Skipped | None = None

@@ -38,6 +38,7 @@ def hold_out(source: Source, fraction: float, seed: int) -> Examples:
         fitted=features.fitted,
         filled=None if filled is None else filled[~held],
         test_filled=None if filled is None else filled[held],
+        skipped=source.skipped,
     )
 
 

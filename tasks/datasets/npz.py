@@ -3,10 +3,16 @@
 import logging
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tasks.datasets.archive import array_names, read_array
-from tasks.datasets.checks import as_labelled, check_alike, check_test_labels, numbered_classes
+from tasks.datasets.checks import Raw, check_alike
 from tasks.datasets.examples import Source, plain
+from tasks.datasets.labels import RawLabels, number, read_labelled
+from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
+from tasks.files import TEST
 from tasks.settings import DataSettings
 
 logger = logging.getLogger(__name__)
@@ -25,7 +31,7 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     array beside those of the naming is named in a warning.
 
     Raises:
-        DataError: an array is missing, or is not what `tasks.datasets.checks` allows.
+        DataError: an array is missing, or is not what `tasks.datasets.checks` and `tasks.datasets.labels` allow.
     """
     names = set(array_names(path))
     found = [naming for naming in NAMINGS if names & set(naming)]
@@ -37,13 +43,19 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     if ignored:
         logger.warning("%d arrays of %s are not used: %s", len(ignored), path, ", ".join(ignored))
 
-    x = read_array(path, x_train)
-    train = as_labelled(x, read_array(path, y_train), f"{path}: {x_train}", f"{path}: {y_train}")
-    classes = numbered_classes(train.y, f"{path}: {y_train}")
+    unreadable = Unreadable(settings.skip_unreadable)
+    raw, x, labels = _read(path, x_train, y_train, unreadable.of(""))
     if not names & {x_test, y_test}:
-        return Source(train.y, plain(train.x), classes)
-    other = read_array(path, x_test)
-    test = as_labelled(other, read_array(path, y_test), f"{path}: {x_test}", f"{path}: {y_test}")
-    check_alike(x, other, x_train, f"{path}: {x_test}")
-    check_test_labels(test.y, len(classes), f"{path}: {y_test}")
-    return Source(train.y, plain(train.x), classes, test=test)
+        numbered = number({"": labels}, None, unreadable)
+        train = unreadable.take("", x, numbered.y[""])
+        return Source(train.y, plain(train.x), numbered.classes, skipped=unreadable.skipped())
+    raw_test, test_x, test_labels = _read(path, x_test, y_test, unreadable.of(TEST))
+    check_alike(raw, raw_test, x_train, f"{path}: {x_test}")
+    numbered = number({"": labels}, test_labels, unreadable)
+    train, test = unreadable.take("", x, numbered.y[""]), unreadable.take(TEST, test_x, numbered.y[TEST])
+    return Source(train.y, plain(train.x), numbered.classes, test=test, skipped=unreadable.skipped())
+
+
+def _read(path: Path, name_x: str, name_y: str, leave_out: LeaveOut) -> tuple[Raw, NDArray[np.float32], RawLabels]:
+    x, y = read_array(path, name_x), read_array(path, name_y)
+    return x, *read_labelled(x, y, f"{path}: {name_x}", f"{path}: {name_y}", leave_out)

@@ -1,0 +1,255 @@
+"""Labels as arrays hold them, and the classes that they become."""
+
+import itertools
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.datasets.checks import Raw, as_features, dtype_name, named_classes
+from tasks.datasets.unreadable import LeaveOut, Unreadable
+from tasks.errors import DataError, reading, shown
+from tasks.files import TEST
+
+logger = logging.getLogger(__name__)
+
+NAMED = 20
+"""Most classes named in one line."""
+
+_BITS = {2: 11, 4: 24}
+"""Bits of the integers that a float of so many bytes has all; of the larger ones, 53 at least."""
+
+_ALLOWED = "integers, text, truth values or one-hot rows"
+
+
+@dataclass(frozen=True, eq=False)
+class RawLabels:
+    """The labels of N examples as they stand in an array.
+
+    Attributes:
+        names: each label that occurs, as text.
+        index: the place of each example's label in `names`, (N,); -1 where it cannot be read.
+        form: what the array holds.
+        where: the array, to begin an error with.
+    """
+
+    names: tuple[str, ...]
+    index: NDArray[np.int64]
+    form: str
+    where: str
+
+
+def read_labelled(
+    x: Raw, y: Raw, where_x: str, where_y: str, leave_out: LeaveOut
+) -> tuple[NDArray[np.float32], RawLabels]:
+    """Returns features as `as_features` does and labels as `read_labels` does.
+
+    Raises:
+        DataError: as they do, or the lengths differ.
+    """
+    features = as_features(x, where_x, leave_out)
+    if y.ndim and len(features) != len(y):
+        raise DataError(
+            f"{where_x} and {where_y} must be of one length, got {len(features)} examples and {len(y)} labels"
+        )
+    return features, read_labels(y, where_y, leave_out)
+
+
+def read_labels(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
+    """Returns the labels of an array: integers, floats without a fraction, text, truth values, or one-hot rows.
+
+    Shapes are (N,) and (N, 1); one-hot rows are (N, C), C >= 2, and column c is label c. Bytes are text in UTF-8.
+
+    Raises:
+        DataError: another type or shape, or empty.
+    """
+    if raw.dtype.kind not in "biufUS":
+        raise DataError(f"{where} must hold labels ({_ALLOWED}), got {dtype_name(raw)}")
+    if raw.ndim not in (1, 2) or (raw.ndim == 2 and raw.shape[1] == 0):
+        raise DataError(f"{where} must be of shape (N,), (N, 1) or, one-hot, (N, classes), got {raw.shape}")
+    if raw.size == 0:
+        raise DataError(f"{where} must hold at least one label, got shape {raw.shape}")
+    if raw.ndim == 2 and raw.shape[1] > 1:
+        return _one_hot(raw, where, leave_out)
+    flat = raw.reshape(-1)
+    if raw.dtype.kind in "US":
+        return _text(flat, where, leave_out)
+    wrong = np.zeros(len(flat), dtype=np.bool_)
+    if raw.dtype.kind == "f":
+        # Beyond that, a float stands for several integers, and two classes would become one.
+        exact = 2.0 ** _BITS.get(raw.dtype.itemsize, 53)
+        wrong = ~(np.isfinite(flat) & (np.abs(flat) <= exact) & (flat == np.floor(flat)))
+        worst = int(np.argmax(wrong))
+        leave_out(
+            wrong,
+            f"{where} must hold labels ({_ALLOWED}), got {flat[worst]} in example {worst}: "
+            "a number to predict must be cut into classes first",
+        )
+    form = "truth values" if raw.dtype.kind == "b" else "integers"
+    return _indexed(flat, wrong, form, where)
+
+
+def _indexed(flat: Raw, wrong: NDArray[np.bool_], form: str, where: str) -> RawLabels:
+    index = np.full(len(flat), -1, dtype=np.int64)
+    unique, index[~wrong] = np.unique(flat[~wrong], return_inverse=True)
+    values = unique.tolist()
+    return RawLabels(tuple(str(int(v)) if form == "integers" else str(v) for v in values), index, form, where)
+
+
+def _text(flat: NDArray[Any], where: str, leave_out: LeaveOut) -> RawLabels:
+    with reading(f"{where} must hold text in UTF-8"):
+        text = np.char.strip(np.char.decode(flat, "utf-8") if flat.dtype.kind == "S" else flat)
+        # "nan" is what NumPy makes of a missing value among text.
+        wrong = np.isin(text, ["", "nan"])
+        worst = int(np.argmax(wrong))
+        leave_out(wrong, f"{where} must hold a label for each example, got {str(text[worst])!r} in example {worst}")
+        return _indexed(text, wrong, "text", where)
+
+
+def _one_hot(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
+    columns = raw.shape[1]
+    if raw.dtype.kind in "US":
+        raise DataError(f"{where} must be of shape (N,) or (N, 1) where labels are text, got {raw.shape}")
+    wrong = ((raw != 0).sum(axis=1) != 1) | ((raw == 1).sum(axis=1) != 1)
+    worst = int(np.argmax(wrong))
+    leave_out(
+        wrong,
+        f"{where} must have one 1 and otherwise 0 in each row of {columns} (one-hot), got "
+        f"{shown(raw[worst].tolist())} in example {worst}: soft labels and several labels an example must become one "
+        "label each (the largest column: argmax(axis=1); or one column)",
+    )
+    index = np.where(wrong, -1, np.argmax(raw == 1, axis=1))
+    return RawLabels(tuple(map(str, range(columns))), index, f"one-hot rows of {columns}", where)
+
+
+@dataclass(frozen=True, eq=False)
+class Numbered:
+    """Classes, and the labels of each client and of the test set as numbers, -1 where one cannot be used."""
+
+    classes: tuple[str, ...]
+    y: dict[str, NDArray[np.int32]]
+
+
+def number(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: Unreadable) -> Numbered:
+    """Returns the classes of training labels: the sorted labels, as numbers where all are integers.
+
+    Which label became which class is said in one line of the log, unless the labels are the integers 0 … C-1.
+
+    A label is out of range, and no class, if all of this is true: (1) all labels are integers, and not one-hot;
+    (2) a gap lies between it and the integers that most examples have; -1 is behind a gap from 0; (3) the test set, if
+    there is one, has neither it nor a label on its side of the gap; (4) of several clients, one alone has such labels,
+    or, of a single one, there is a test set. Labels at equal distances (0 and 255; 10, 20, 30) and labels that lie
+    around 0 evenly (-1 and 1) have no gap. What cannot be known: a client that counts labels from 1 where the others
+    count from 0, or a wrong label next to the right ones.
+
+    Args:
+        parts: the training labels of each client, or of '' where there are no clients.
+        test: the labels of the data's own test set.
+        unreadable: takes the examples whose label is no class.
+
+    Raises:
+        DataError: labels of two forms, or a label that is too long.
+    """
+    parts = {whose: _readable(part, unreadable.wrong(whose)) for whose, part in parts.items()}
+    test = test and _readable(test, unreadable.wrong(TEST))
+    first = next(iter(parts.values()))
+    for part in [*parts.values(), *([test] if test else [])]:
+        if part.form != first.form:
+            raise DataError(f"{part.where} must hold {first.form} as {first.where} does, got {part.form}: use one form")
+    counts = {whose: _counts(part) for whose, part in parts.items()}
+    classes = named_classes(sorted(set[str]().union(*counts.values())), f"{first.where}: a label")[1]
+    if not classes:
+        raise DataError(f"{first.where} must hold examples that can be read, got none; the first: {unreadable.first}")
+    strange = set[str]() if first.form.startswith("one-hot") else _out_of_range(classes, counts, test)
+    classes = tuple(name for name in classes if name not in strange)
+    numbered = Numbered(classes, {whose: _numbers(part, classes) for whose, part in parts.items()})
+    for whose, part in parts.items():
+        others = [*(["other client"] if whose else []), *(["test example"] if test else [])]
+        _leave_out_strange(part, numbered.y[whose], classes, unreadable.of(whose), f"no {' and no '.join(others)}")
+    if test:
+        y = numbered.y[TEST] = _numbers(test, classes)
+        wrong = (y < 0) & (test.index >= 0)
+        worst = int(np.argmax(wrong))
+        unreadable.of(TEST)(
+            wrong,
+            f"{test.where} must hold labels of the training examples, {_listed(classes)}, "
+            f"got {test.names[test.index[worst]]} in example {worst}",
+        )
+    if classes != tuple(map(str, range(len(classes)))) or first.form != "integers":
+        pairs = [f"{name} is {label}" for label, name in enumerate(classes[:NAMED])]
+        more = f" and {len(classes) - NAMED} more in this order" if len(classes) > NAMED else ""
+        logger.info("the labels (%s) become %d classes: %s%s", first.form, len(classes), ", ".join(pairs), more)
+    return numbered
+
+
+def _readable(part: RawLabels, wrong: NDArray[np.bool_]) -> RawLabels:
+    """Returns `part` without the labels of examples whose features cannot be read: they make no class."""
+    return replace(part, index=np.where(wrong, -1, part.index))
+
+
+def _counts(part: RawLabels) -> dict[str, int]:
+    """Returns how many examples have each label; two labels that differ in blanks at the ends only are one."""
+    counts = Counter[str]()
+    held, times = np.unique(part.index[part.index >= 0], return_counts=True)
+    for place, count in zip(held.tolist(), times.tolist(), strict=True):
+        counts[part.names[place]] += count
+    return counts
+
+
+def _numbers(part: RawLabels, classes: Sequence[str]) -> NDArray[np.int32]:
+    label = {name: number for number, name in enumerate(classes)}
+    numbers = np.array([*(label.get(name, -1) for name in part.names), -1], dtype=np.int32)
+    return numbers[part.index]
+
+
+def _leave_out_strange(
+    part: RawLabels, y: NDArray[np.int32], classes: Sequence[str], leave_out: LeaveOut, nobody: str
+) -> None:
+    wrong = (y < 0) & (part.index >= 0)
+    worst = int(np.argmax(wrong))
+    name = part.names[part.index[worst]]
+    leave_out(
+        wrong,
+        f"{part.where} must hold labels in the range of the others, {_listed(classes)}, got {name} in example {worst} "
+        f"({int(wrong.sum())} examples in all; {nobody} has it): mend these labels, or, if they are classes, number "
+        "the classes without a gap",
+    )
+
+
+def _out_of_range(classes: Sequence[str], counts: Mapping[str, Mapping[str, int]], test: RawLabels | None) -> set[str]:
+    """Returns the labels of `classes`, which are sorted, that are no classes (see `number`)."""
+    if not all(re.fullmatch(r"[+-]?[0-9]+", name) for name in classes):
+        return set()
+    values = [int(name) for name in classes]
+    steps = [after - before for before, after in itertools.pairwise(values)]
+    if len(set(steps)) <= 1 and (values[0] >= 0 or 0 not in values):
+        return set()
+    runs: list[list[str]] = [[classes[0]]]
+    for name, value, step in zip(classes[1:], values[1:], steps, strict=True):
+        if step > 1 or value == 0:
+            runs.append([])
+        runs[-1].append(name)
+    total = Counter[str]()
+    for own in counts.values():
+        total.update(own)
+    runs.remove(max(runs, key=lambda run: sum(total[name] for name in run)))
+    return {name for run in runs if _is_strange(set(run), counts, test) for name in run}
+
+
+def _is_strange(run: set[str], counts: Mapping[str, Mapping[str, int]], test: RawLabels | None) -> bool:
+    if test and run & _counts(test).keys():
+        return False
+    if len(counts) == 1:
+        return test is not None
+    return sum(not run.isdisjoint(own) for own in counts.values()) == 1
+
+
+def _listed(classes: Sequence[str]) -> str:
+    if [*classes] == [str(int(classes[0]) + k) for k in range(len(classes))] if classes[0].isdecimal() else False:
+        return f"{classes[0]} to {classes[-1]}"
+    return ", ".join(classes[:NAMED]) + (", …" if len(classes) > NAMED else "")

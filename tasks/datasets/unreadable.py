@@ -1,0 +1,143 @@
+"""Records that cannot be read: the first is refused, or all are left out and counted (`data.skip_unreadable`)."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.datasets.examples import Labelled, Skipped
+from tasks.errors import DataError
+from tasks.files import TEST
+
+logger = logging.getLogger(__name__)
+
+LeaveOut: TypeAlias = Callable[[NDArray[np.bool_], str], None]
+"""Takes which of the N records cannot be read, (N,), and what is wrong with the first of them."""
+
+ADVICE = "data.skip_unreadable: true leaves out what cannot be read"
+
+NAMED = 10
+"""Most clients named in one line of the log."""
+
+
+def refuse(wrong: NDArray[np.bool_], says: str) -> None:
+    """The `LeaveOut` of data that must be whole.
+
+    Raises:
+        DataError: a record is wrong.
+    """
+    if wrong.any():
+        raise DataError(says)
+
+
+class Unreadable:
+    """Collects the records that cannot be read, while a source is read."""
+
+    def __init__(self, skip: bool) -> None:
+        """Takes `data.skip_unreadable`: without it, whatever is collected is raised."""
+        self._skip = skip
+        self._wrong: dict[str, NDArray[np.bool_]] = {}
+        self._lost: dict[str, str] = {}
+        self._first = ""
+
+    def of(self, whose: str) -> LeaveOut:
+        """Returns the `LeaveOut` for the records of a client, of the test set (`test`), or of the whole data ('')."""
+        return partial(self._leave_out, whose)
+
+    def _leave_out(self, whose: str, wrong: NDArray[np.bool_], says: str) -> None:
+        if wrong.any():
+            self._check(says)
+            self._first = self._first or says
+        self._wrong[whose] = self._wrong.get(whose, False) | wrong
+
+    def lose(self, client: str, error: DataError) -> None:
+        """Leaves out a client whose whole file cannot be read.
+
+        Raises:
+            DataError: `error`, with the way on, if nothing may be left out.
+        """
+        self._check(str(error))
+        self._lost[client] = str(error)
+        self._wrong.pop(client, None)
+
+    def _check(self, says: str) -> None:
+        if not self._skip:
+            raise DataError(says if ADVICE in says else f"{says} ({ADVICE})")
+
+    @property
+    def first(self) -> str:
+        """What is wrong with the first record or file that cannot be read."""
+        return self._first or next(iter(self._lost.values()), "")
+
+    def wrong(self, whose: str) -> NDArray[np.bool_]:
+        """Returns which records were left out so far, (N,), or () where all can be read."""
+        return self._wrong.get(whose, np.array(False))
+
+    def take(self, whose: str, x: NDArray[np.float32], y: NDArray[np.int32]) -> Labelled:
+        """Returns the examples that can be read, which may be none of a client's.
+
+        Raises:
+            DataError: none of the test set can be read.
+        """
+        wrong = self._wrong.setdefault(whose, np.zeros(len(y), dtype=np.bool_))
+        if whose == TEST and wrong.all():
+            raise DataError(f"nothing of the test set can be read; the first: {self.first}")
+        # A copy of the whole data would take their memory twice.
+        return Labelled(x[~wrong], y[~wrong]) if wrong.any() else Labelled(x, y)
+
+    def skipped(self, owners: NDArray[np.str_] | None = None) -> Skipped | None:
+        """Returns what was left out, and says it in a warning; None where nothing may be left out.
+
+        Args:
+            owners: the client of each record of the whole data, (N,), where it is one file; '' where nobody knows.
+
+        Raises:
+            DataError: nothing is left.
+        """
+        if not self._skip:
+            return None
+        records, left_out = Counter[str](), Counter[str]()
+        for whose, wrong in self._wrong.items():
+            whom = owners if owners is not None and whose == "" else np.full(len(wrong), whose)
+            records.update(whom.tolist())
+            left_out.update(whom[wrong].tolist())
+        empty = {whose for whose, count in left_out.items() if count == records[whose] and whose not in ("", TEST)}
+        found = Skipped(records, left_out, tuple(sorted(empty | self._lost.keys())))
+        if records.total() - records[TEST] == left_out.total() - left_out[TEST]:
+            raise DataError(f"nothing of the data can be read; the first: {self.first}")
+        self._report(found)
+        return found
+
+    def _report(self, skipped: Skipped) -> None:
+        records, left_out = sum(skipped.records.values()), sum(skipped.left_out.values())
+        if left_out:
+            logger.warning(
+                "%s%d of %d records cannot be read and are left out; used are %s; the first: %s",
+                "MORE THAN HALF IS LOST: " if 2 * left_out > records else "",
+                left_out,
+                records,
+                _listed([_used(whose, skipped) for whose in sorted(skipped.left_out)]),
+                self._first,
+            )
+        if skipped.clients:
+            logger.warning(
+                "%d clients are left out, since nothing of them can be read: %s; the first: %s",
+                len(skipped.clients),
+                _listed(skipped.clients),
+                self._lost.get(skipped.clients[0], self._first),
+            )
+
+
+def _used(whose: str, skipped: Skipped) -> str:
+    records = skipped.records[whose]
+    clients = skipped.records.keys() - {"", TEST}
+    name = {"": "no known client" if clients else "the training set", TEST: "the test set"}
+    return f"{records - skipped.left_out[whose]} of {records} of {name.get(whose, f'client {whose}')}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,0 +1,155 @@
+"""`data.skip_unreadable`: what cannot be read is refused, or left out and counted."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.datasets import Examples, load
+from tasks.errors import DataError
+from tasks.partition import partition
+from tasks.settings import DataKind, DataSettings, PartitionSettings, Settings
+
+
+def read(kind: DataKind, path: Path, skip: bool = True, **fields: Any) -> Examples:
+    return load(DataSettings(kind=kind, path=str(path), skip_unreadable=skip, **fields), 0, Path("/nowhere"))
+
+
+def features(n: int, *broken: int) -> Any:
+    x = np.tile(np.arange(n, dtype=float)[:, None], (1, 2))
+    x[list(broken), 1] = np.nan
+    return x
+
+
+def labels(n: int, *broken: int) -> Any:
+    y = np.arange(n) % 2 + 0.0
+    y[list(broken)] = 0.5
+    return y
+
+
+def npz(folder: Path, train: tuple[Any, Any], test: tuple[Any, Any]) -> Path:
+    path = folder / "data.npz"
+    np.savez(path, x_train=train[0], y_train=train[1], x_test=test[0], y_test=test[1])
+    return path
+
+
+def clients(folder: Path, **of: tuple[Any, Any]) -> Path:
+    home = folder / "clients"
+    home.mkdir()
+    for client, (x, y) in of.items():
+        np.savez(home / f"{client}.npz", x=x, y=y)
+    return home
+
+
+def broken_clients(folder: Path) -> Path:
+    """Of client a, examples 0 and 1 of 6 cannot be read; b is whole (4); c has no whole example (2); d is no file."""
+    home = clients(
+        folder,
+        a=(features(6, 0), np.where(np.arange(6) == 1, 255, np.arange(6) % 2)),
+        b=(features(4), labels(4).astype(int)),
+        c=(features(2, 0, 1), labels(2).astype(int)),
+        test=(features(4, 3), np.array([0, 1, 7, 1])),
+    )
+    (home / "d.npz").write_bytes(b"PK")
+    return home
+
+
+def test_examples_of_an_npz_that_cannot_be_read_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = npz(tmp_path, (features(8, 2), labels(8, 5)), (features(4, 0), np.array([0, 1, 3, 1])))
+    examples = read("npz", path)
+    np.testing.assert_array_equal(examples.x[:, 0], [0, 1, 3, 4, 6, 7])
+    np.testing.assert_array_equal(examples.y, [0, 1, 1, 0, 0, 1])
+    # Label 3 is no training example's.
+    np.testing.assert_array_equal(examples.test_x[:, 0], [1, 3])
+    message = caplog.messages[0]
+    assert message.startswith(
+        "4 of 12 records cannot be read and are left out; used are 6 of 8 of the training set, 2 of 4 of the test set; "
+        "the first: "
+    )
+    assert "x_train must hold finite float32 numbers, got nan in example 2" in message
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "got"),
+    [
+        (features(8, 2), labels(8), "x_train must hold finite float32 numbers, got nan in example 2"),
+        (features(8), labels(8, 5), "0.5 in example 5"),
+        (features(8), np.where(np.arange(8) == 6, 255, np.arange(8) % 2), "got 255 in example 6"),
+        (features(8), np.eye(2)[np.arange(8) % 2] * (np.arange(8) != 4)[:, None], "[0.0, 0.0] in example 4"),
+        (features(8), np.array(["a", "b", "a", "b", "a", "b", "a", ""]), "'' in example 7"),
+    ],
+)
+def test_the_first_record_is_refused_with_the_way_on(tmp_path: Path, x: Any, y: Any, got: str) -> None:
+    path = npz(tmp_path, (x, y), (features(2), y[:2]))
+    with pytest.raises(DataError) as caught:
+        read("npz", path, skip=False)
+    assert got in str(caught.value)
+    assert "(data.skip_unreadable: true leaves out what cannot be read)" in str(caught.value)
+    # The same record is the only one that is left out.
+    assert len(read("npz", path).y) == 7
+
+
+def test_clients_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings(
+        data=DataSettings(kind="clients", path=str(broken_clients(tmp_path)), skip_unreadable=True),
+        partition=PartitionSettings(kind="natural", min_examples=1),
+    )
+    partition(settings, tmp_path)
+    record = json.loads((tmp_path / "data" / "partition" / "partition.json").read_text())
+    assert record["unreadable"] == {
+        "num_records": 16,
+        "num_left_out": 6,
+        "clients": {"a": {"num_records": 6, "num_left_out": 2}, "c": {"num_records": 2, "num_left_out": 2}},
+        "clients_left_out": ["c", "d"],
+        "test": {"num_records": 4, "num_left_out": 2},
+    }
+    assert {client: of["num_examples"] for client, of in record["clients"].items()} == {"a": 4, "b": 4}
+    assert "used are 4 of 6 of client a, 0 of 2 of client c, 2 of 4 of the test set" in caplog.text
+    assert "2 clients are left out, since nothing of them can be read: c, d" in caplog.text
+
+
+def test_what_is_whole_is_not_touched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = clients(tmp_path, a=(features(4), labels(4)), b=(features(6), labels(6)), test=(features(2), labels(2)))
+    with caplog.at_level(logging.INFO):
+        skipping, plain = read("clients", home), read("clients", home, skip=False)
+    np.testing.assert_array_equal(skipping.x, plain.x)
+    assert not caplog.messages
+    assert plain.skipped is None
+    assert skipping.skipped is not None
+    assert skipping.skipped.described()["num_left_out"] == 0
+
+
+def test_more_than_half_is_said_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read("npz", npz(tmp_path, (features(8, 0, 1, 2, 3, 4, 5), labels(8)), (features(2), labels(2))))
+    assert caplog.records[0].levelno == logging.WARNING
+    assert caplog.messages[0].startswith("MORE THAN HALF IS LOST: 6 of 10 records cannot be read")
+
+
+def test_nothing_that_can_be_read_is_refused(tmp_path: Path) -> None:
+    path = npz(tmp_path, (features(4, 0, 1, 2, 3), labels(4)), (features(2), labels(2)))
+    with pytest.raises(DataError, match=r"must hold examples that can be read, got none; the first: .* example 0"):
+        read("npz", path)
+    path = npz(tmp_path, (features(4), labels(4)), (features(2, 0, 1), labels(2)))
+    with pytest.raises(DataError, match=r"nothing of the test set can be read; the first: .* example 0"):
+        read("npz", path)
+    home = clients(tmp_path)
+    (home / "a.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match="must hold a file of a client that can be read, got none; the first: client a"):
+        read("clients", home)
+
+
+def test_a_class_that_only_unreadable_examples_have_is_none(tmp_path: Path) -> None:
+    y = np.array([0, 1, 2, 0, 1, 1])
+    home = clients(tmp_path, a=(features(6, 2), y), b=(features(4), labels(4)), test=(features(2), labels(2)))
+    assert read("clients", home).classes == ("0", "1")
+
+
+def test_a_test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    # Left out, training examples would be held out in its place, and nobody would know.
+    home = clients(tmp_path, a=(features(4), labels(4)))
+    (home / "test.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"test\.npz must be an \.npz file"):
+        read("clients", home)
