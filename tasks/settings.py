@@ -173,6 +173,19 @@ class DataSettings(Section):
         "frequent",
         json_schema_extra=_only("table"),
     )
+    group_column: str = Field(
+        "",
+        title="Group column",
+        description="column of what must not be parted, such as patients: none is in training and hold-out both, and "
+        "the column is no feature; empty: none",
+        json_schema_extra=_only("images", "table"),
+    )
+    hold_out_clients: ClientIds = Field(
+        (),
+        title="Hold out clients",
+        description="clients that are the hold-out set, whole, in place of test_fraction of all examples; empty: none",
+        json_schema_extra=_only("clients", "images", "table", "synthetic"),
+    )
     skip_unreadable: bool = Field(
         False,
         title="Skip unreadable",

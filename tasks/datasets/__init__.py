@@ -32,9 +32,9 @@ KINDS: dict[DataKind, Callable[[DataSettings, Path, int], Source]] = {
 def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Examples:
     """Returns the examples that `settings` name; `data.path` is relative to `folder` unless absolute.
 
-    Where the source has no test set, `data.test_fraction` of its examples are held out, stratified by label. The same
-    settings, seed and files give the same examples in the same order. Images are resized to the height and width
-    `size`, unless it is empty.
+    Where the source has no test set, a part of its examples is held out (`tasks.datasets.hold_out`). The same settings,
+    seed and files give the same examples in the same order. Images are resized to the height and width `size`, unless
+    it is empty.
 
     Raises:
         DataError: the data is missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
@@ -56,7 +56,7 @@ def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Ex
             )
         if source.clients is not None:
             _refuse_twins(source.clients)
-        return resize_examples(hold_out(source, settings.test_fraction, seed), size)
+        return resize_examples(hold_out(source, settings, seed), size)
 
 
 def _refuse_twins(clients: NDArray[np.str_]) -> None:

@@ -117,6 +117,7 @@ class Examples:
         filled: how many missing cells of each training example were filled, (N,); None where none may be missing.
         test_filled: the same of the held-out examples, (M,).
         skipped: as in `Source`.
+        held_out: which clients and how many groups are held out, for partition.json; empty for single examples.
     """
 
     x: NDArray[np.float32]
@@ -130,3 +131,4 @@ class Examples:
     filled: NDArray[np.int64] | None = None
     test_filled: NDArray[np.int64] | None = None
     skipped: Skipped | None = None
+    held_out: Mapping[str, Any] = field(default_factory=dict)

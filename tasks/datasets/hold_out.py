@@ -1,29 +1,38 @@
 """The part of the examples that no client trains on."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.examples import Examples, Labelled, Source
+from tasks.datasets.groups import whole_groups
 from tasks.errors import DataError
+from tasks.settings import DataSettings, naming
 
 logger = logging.getLogger(__name__)
 
 STREAM = 0x401D
 """Which of the seed's random streams draws the hold-out."""
 
+NAMED = 20
+"""Most clients named in one line."""
 
-def hold_out(source: Source, fraction: float, seed: int) -> Examples:
-    """Returns the examples of `source` with its own test set, or else with a stratified `fraction` of it as test set.
 
-    The split is over labels alone, also where examples have clients. A client whose every example is held out takes
-    no part in the training any more; it is named in a warning.
+def hold_out(source: Source, settings: DataSettings, seed: int) -> Examples:
+    """Returns the examples of `source` with its own test set, or else with a part of them as test set.
+
+    That part is, by `settings`: the clients of `hold_out_clients`, whole; or near `test_fraction` of all examples, of
+    whole groups where the source has groups, else stratified over labels alone, also where examples have clients. A
+    client whose every example is held out takes no part in the training any more; it is named in a warning.
 
     Raises:
-        DataError: every class has one example, so that nothing can be held out.
+        DataError: nothing can be held out, or a class would have no training example, or a group is on both sides.
     """
-    held = np.zeros(len(source.y), dtype=np.bool_) if source.test else _held(source, fraction, seed)
+    held = _held(source, settings, seed)
+    described = _described(source, settings, held)
     features = source.features(held)
     test = source.test or Labelled(features.x[held], source.y[held])
     filled = features.filled
@@ -39,11 +48,22 @@ def hold_out(source: Source, fraction: float, seed: int) -> Examples:
         filled=None if filled is None else filled[~held],
         test_filled=None if filled is None else filled[held],
         skipped=source.skipped,
+        held_out=described,
     )
 
 
-def _held(source: Source, fraction: float, seed: int) -> NDArray[np.bool_]:
-    held = stratified(source.y, fraction, np.random.default_rng([seed, STREAM]))
+def _held(source: Source, settings: DataSettings, seed: int) -> NDArray[np.bool_]:
+    if settings.hold_out_clients:
+        with naming("data.hold_out_clients"):
+            return _of_clients(source, settings.hold_out_clients)
+    if source.test:
+        return np.zeros(len(source.y), dtype=np.bool_)
+    rng = np.random.default_rng([seed, STREAM])
+    if source.groups is not None:
+        with naming("data.group_column"):
+            held = whole_groups(source.y, source.groups, settings.test_fraction, rng)
+    else:
+        held = stratified(source.y, settings.test_fraction, rng)
     if not held.any():
         raise DataError(
             f"a class must have two examples for one to be held out as a test, got {len(held)} examples "
@@ -54,6 +74,75 @@ def _held(source: Source, fraction: float, seed: int) -> NDArray[np.bool_]:
         if gone:
             logger.warning("%d clients have no example left but held-out ones: %s", len(gone), ", ".join(gone))
     return held
+
+
+def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
+    """Returns which examples are of the clients `named`, (N,).
+
+    Raises:
+        DataError: the data has no clients, or a test set of its own; or a client is unknown; or no client or a class
+            would be left without training examples.
+    """
+    if source.test:
+        raise DataError(
+            "data.hold_out_clients must be empty where the data has a test set of its own (test.npz): remove the test "
+            f"set or leave the setting empty, got {_listed(named)}"
+        )
+    if source.clients is None:
+        raise DataError(
+            "data.hold_out_clients needs data that says whose each example is (data.kind clients or synthetic, a "
+            f"client column in images or table): leave it empty, got {_listed(named)}"
+        )
+    there = np.unique(source.clients).tolist()
+    unknown = sorted(set(named) - set(there))
+    if unknown:
+        raise DataError(
+            f"data.hold_out_clients must name clients of the data, {_listed(there)}, got {_listed(unknown)}"
+        )
+    held = np.isin(source.clients, named)
+    if held.all():
+        raise DataError(f"data.hold_out_clients must leave a client to train on, got all {len(there)} of them")
+    lost = [source.classes[label] for label in np.setdiff1d(source.y, source.y[~held])]
+    if lost:
+        raise DataError(
+            f"data.hold_out_clients must leave a training example of every class, got none of class {lost[0]!r} "
+            f"({len(lost)} such classes), which only {_listed(named)} have: hold out others"
+        )
+    return np.asarray(held)
+
+
+def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) -> dict[str, Any]:
+    """Returns what partition.json says of held-out clients and groups, and says it in the log.
+
+    Raises:
+        DataError: a group is on both sides, which only clients that share a group can bring about.
+    """
+    described: dict[str, Any] = {}
+    if settings.hold_out_clients:
+        clients = described["clients"] = sorted(set(settings.hold_out_clients))
+        logger.info("%d clients are the hold-out set, %d examples: %s", len(clients), held.sum(), _listed(clients))
+    if source.groups is not None:
+        train, test = set(source.groups[~held].tolist()), set(source.groups[held].tolist())
+        both = sorted(train & test)
+        if both:
+            raise DataError(
+                f"no group of data.group_column {settings.group_column!r} may be in training and hold-out both, but "
+                f"{both[0]!r} ({len(both)} such groups) is of clients in and out of data.hold_out_clients: hold out "
+                "all clients of a group, or leave one of the two settings empty"
+            )
+        described["groups"] = {"column": settings.group_column, "train": len(train), "test": len(test)}
+        logger.info(
+            "groups of %r: %d to train on and %d held out, with %.1f %% of the examples",
+            settings.group_column,
+            len(train),
+            len(test),
+            100 * held.mean(),
+        )
+    return described
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def stratified(y: NDArray[np.int32], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:

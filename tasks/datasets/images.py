@@ -45,6 +45,7 @@ class Picture:
         named: where it stands, to begin an error with.
         place: the same as an adverb, in an error of another one.
         client: empty where nothing says whose it is.
+        group: of `data.group_column`; empty without.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Picture:
     named: str
     place: str
     client: str = ""
+    group: str = ""
 
 
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
@@ -70,20 +72,28 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
             given; only some are 32-bit numbers; a label is missing.
     """
     if path.is_file():
-        pictures = _in_csv(path)
+        pictures = _in_csv(path, settings.group_column)
         logger.warning(
             "data.path %s is one file: DVC and flow runs see no change of the images that it names; "
             "call it %s and set data.path to its folder",
             shown(settings.path),
             LIST,
         )
+    elif (path / LIST).is_file():
+        pictures = _in_csv(path / LIST, settings.group_column)
+    elif settings.group_column:
+        raise DataError(
+            f"data.group_column needs a CSV of images with that column ({LIST}), got folders at {path} and "
+            f"{settings.group_column!r}: leave it empty"
+        )
     else:
-        pictures = _in_csv(path / LIST) if (path / LIST).is_file() else _in_folders(path)
+        pictures = _in_folders(path)
     _refuse_twice(pictures)
     x = _stack([picture.path for picture in pictures], size)
     y, classes = named_classes(picture.label for picture in pictures)
     owners = np.array([picture.client for picture in pictures]) if pictures[0].client else None
-    return Source(y, plain(x), classes, owners)
+    groups = np.array([picture.group for picture in pictures]) if settings.group_column else None
+    return Source(y, plain(x), classes, owners, groups)
 
 
 def _in_folders(folder: Path) -> list[Picture]:
@@ -108,7 +118,7 @@ def _in_folders(folder: Path) -> list[Picture]:
     return pictures
 
 
-def _in_csv(file: Path) -> list[Picture]:
+def _in_csv(file: Path, group: str) -> list[Picture]:
     with reading(f"{file} must be a CSV in UTF-8"), file.open(encoding="utf-8-sig", newline="") as opened:
         reader = csv.DictReader(opened, strict=True)
         columns = list(reader.fieldnames or [])
@@ -117,16 +127,20 @@ def _in_csv(file: Path) -> list[Picture]:
         raise DataError(
             f"{file} must have the columns path, label and, if wanted, client once each, got {shown(columns)}"
         )
+    if group and group not in columns:
+        raise DataError(f"{file} must have the data.group_column {group!r}, got {shown(columns)}")
+    if group == "label":
+        raise DataError(f"data.group_column must differ from the column of the labels, got {group!r}")
     if not rows:
         raise DataError(f"{file} must name at least one image, got no row")
-    return [_in_row(file, row, number) for number, row in enumerate(rows, start=1)]
+    return [_in_row(file, row, number, group) for number, row in enumerate(rows, start=1)]
 
 
-def _in_row(file: Path, row: dict[str, str], number: int) -> Picture:
+def _in_row(file: Path, row: dict[str, str], number: int, group: str) -> Picture:
     where = f"{file} row {number}"
     if None in row or None in row.values():
         raise DataError(f"{where} must have as many cells as the header, got {'more' if None in row else 'fewer'}")
-    cells = {column: row[column].strip() for column in ("path", "label", "client") if column in row}
+    cells = {column: row[column].strip() for column in ("path", "label", "client", group) if column in row}
     for column, cell in cells.items():
         if not cell:
             raise DataError(f"{where} has no {column}: every image must have one")
@@ -145,6 +159,7 @@ def _in_row(file: Path, row: dict[str, str], number: int) -> Picture:
         named=f"{where}: {cells['path']!r}",
         place=f"in row {number}",
         client=cells.get("client", ""),
+        group=cells.get(group, ""),
     )
 
 

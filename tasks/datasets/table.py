@@ -35,27 +35,30 @@ logger = logging.getLogger(__name__)
 
 
 def read(settings: DataSettings, path: Path, seed: int) -> Source:
-    """Returns the rows in the file's order, and no test set; each column but those of label and client is a feature.
+    """Returns the rows in the file's order, and no test set; each column but those of label, client and group is one
+    feature or more.
 
     Labels are text or integers (1.0 is 1); the classes are the sorted labels. Cells that pandas takes for missing
-    (empty, NA, nan, …) are errors as labels and clients. Rows count from 1, without the header. Text becomes a feature
+    (empty, NA, nan, …) are errors as labels, clients and groups. Rows count from 1, without the header. Text becomes a feature
     for each category, a date a number of days, a truth value 0 or 1.
 
     Raises:
-        DataError: a column is missing, unnamed, twice there, or not as `tasks.datasets.columns` says; a label or client
-            is missing, or another value where `data.missing` is `refuse`.
-        SettingsError: the columns of label and client are one, or one of them is to be left out.
+        DataError: a column is missing, unnamed, twice there, or not as `tasks.datasets.columns` says; a label, client
+            or group is missing, or another value where `data.missing` is `refuse`.
+        SettingsError: the column of labels is that of clients or groups, or one of them is to be left out.
     """
     frame = read_table(path, _wanted(settings))
     if frame.empty:
         raise DataError(f"{path} must have at least one row, got none")
-    label, client = settings.label_column, settings.client_column
+    label, client, group = settings.label_column, settings.client_column, settings.group_column
     with naming("data.client_column"):
         owners = np.array(_clients(frame[client], f"{path}: column {client!r}")) if client else None
+    with naming("data.group_column"):
+        groups = np.array(_texts(frame[group], f"{path}: column {group!r}", "group")) if group else None
     with naming("data.label_column"):
         where = f"{path}: column {label!r}"
         y, classes = named_classes(_labels(frame[label], where), f"{where}: a label")
-    frame = frame.drop(columns=list({label, client, *settings.drop_columns} & set(frame.columns)))
+    frame = frame.drop(columns=list({label, client, group, *settings.drop_columns} & set(frame.columns)))
     if not len(frame.columns):
         raise DataError(f"{path} must have a feature column beside {label!r}, got none")
     columns = recognise(frame, str(path))
@@ -63,15 +66,18 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     if settings.missing == "refuse":
         refuse_missing(values, str(path))
     _warn_of_ids(frame, values, columns, path)
-    return Source(y, partial(_features, values, columns, settings, path), classes, owners)
+    return Source(y, partial(_features, values, columns, settings, path), classes, owners, groups)
 
 
 def _wanted(settings: DataSettings) -> dict[str, str]:
     """Returns the columns that settings name, with the setting of each."""
-    label, client = settings.label_column, settings.client_column
-    if label == client:
-        raise SettingsError(f"data.client_column must differ from data.label_column, got {client!r} for both")
-    named = {label: "the data.label_column"} | ({client: "the data.client_column"} if client else {})
+    named = {settings.label_column: "the data.label_column"}
+    for setting in ("client_column", "group_column"):
+        column = getattr(settings, setting)
+        if column == settings.label_column:
+            raise SettingsError(f"data.{setting} must differ from data.label_column, got {column!r} for both")
+        if column:
+            named.setdefault(column, f"the data.{setting}")
     for column in settings.drop_columns:
         if column in named:
             raise SettingsError(f"data.drop_columns must not name {named[column]}, got {column!r}")

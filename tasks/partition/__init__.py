@@ -58,6 +58,8 @@ def _partition(settings: Settings, folder: Path) -> None:
     counts = np.array([_counts(client.y, data.classes) for client in clients.values()])
     record = _record(settings.partition.kind, seed, data, clients, counts)
     record["dropped"] = [name for name in division.ids if name not in clients]
+    if data.held_out:
+        record["held_out"] = dict(data.held_out)
     if data.skipped:
         record["unreadable"] = data.skipped.described()
     with replacing(folder / "data" / "partition") as fresh:
