@@ -672,7 +672,7 @@ def test_label_behind_a_gap_and_unknown_test_label_are_refused(tmp_path: Path) -
     gap = {"x": np.ones((2, 3)), "y": [3, 3]}
     message = refusal("clients", clients(tmp_path, c=gap))
     assert message.startswith("client c ")
-    assert "0 to 1, got 3 in example 0 (2 examples in all" in message
+    assert "0 to 1, got 3 in example 0 and 1 more (no other client and no test" in message
     (tmp_path / "clients").rename(tmp_path / "first")
     message = refusal("clients", clients(tmp_path, test=gap))
     assert "test.npz: y" in message

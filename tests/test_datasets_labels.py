@@ -51,16 +51,16 @@ FORMS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "half floats": (ORDER.astype(np.float16) + 5, ("5", "6", "7"), "5 is 0, 6 is 1, 7 is 2"),
     "large": (ORDER + 2**62, tuple(str(2**62 + k) for k in range(3)), "4611686018427387904 is 0"),
     "larger": (ORDER.astype(np.uint64) + 2**63, tuple(str(2**63 + k) for k in range(3)), "9223372036854775808 is 0"),
-    "text": (np.array(["ant", "bee", "cow"])[ORDER], ("ant", "bee", "cow"), "(text) become 3 classes: ant is 0"),
-    "text of numbers": (np.array(["9", "10", "11"])[ORDER], ("9", "10", "11"), "9 is 0, 10 is 1, 11 is 2"),
-    "bytes": (np.array([b"ant", b"bee", b"cow"])[ORDER], ("ant", "bee", "cow"), "ant is 0"),
-    "padded": (np.array(["ant ", " bee", "cow"])[ORDER], ("ant", "bee", "cow"), "ant is 0"),
+    "text": (np.array(["ant", "bee", "cow"])[ORDER], ("ant", "bee", "cow"), "(text) become 3 classes: 'ant' is 0"),
+    "text of numbers": (np.array(["9", "10", "11"])[ORDER], ("9", "10", "11"), "'9' is 0, '10' is 1, '11' is 2"),
+    "bytes": (np.array([b"ant", b"bee", b"cow"])[ORDER], ("ant", "bee", "cow"), "'ant' is 0"),
+    "padded": (np.array(["ant ", " bee", "cow"])[ORDER], ("ant", "bee", "cow"), "'ant' is 0"),
     "one-hot": (np.eye(3)[ORDER], ("0", "1", "2"), "(one-hot rows of 3) become 3 classes: 0 is 0"),
     "one-hot of bytes": (np.eye(3, dtype=np.uint8)[ORDER], ("0", "1", "2"), "one-hot rows of 3"),
     "one-hot of truth values": (np.eye(3, dtype=bool)[ORDER], ("0", "1", "2"), "one-hot rows of 3"),
     "one-hot with a column for nobody": (np.eye(4)[[0, 1, 3]][ORDER], ("0", "1", "3"), "0 is 0, 1 is 1, 3 is 2"),
     "a column": (ORDER[:, None] + 1, ("1", "2", "3"), "1 is 0, 2 is 1, 3 is 2"),
-    "column of text": (np.array(["a", "b", "c"])[ORDER][:, None], ("a", "b", "c"), "a is 0"),
+    "column of text": (np.array(["a", "b", "c"])[ORDER][:, None], ("a", "b", "c"), "'a' is 0"),
 }
 
 
@@ -105,6 +105,20 @@ def test_labels_from_0_are_not_worth_a_line(tmp_path: Path, raw: Any, caplog: py
     with caplog.at_level(logging.INFO):
         assert read("npz", npz(tmp_path, raw)).classes == ("0", "1")
     assert not caplog.records
+
+
+@pytest.mark.parametrize("y", [np.linspace(1, 3, 12), np.full((12, 2), 0.5), np.ones((12, 14))])
+def test_what_is_no_label_is_refused_also_where_records_may_be_skipped(tmp_path: Path, y: Any) -> None:
+    # Three of the twelve numbers are whole: to train on these alone is not what anybody wants.
+    with pytest.raises(DataError, match=r"cut into classes|must become one label") as caught:
+        read("npz", npz(tmp_path, y), skip_unreadable=True)
+    assert "data.skip_unreadable" not in str(caught.value)
+
+
+def test_text_of_several_lines_is_one_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        read("npz", npz(tmp_path, np.array(["a\nb", "c"] * 4)))
+    assert len(caplog.messages[0].splitlines()) == 1
 
 
 def test_many_classes_are_one_line_of_bounded_length(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

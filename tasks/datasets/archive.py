@@ -33,7 +33,7 @@ def read_array(path: Path, name: str) -> Raw:
     if name not in names:
         raise DataError(f"{path} must hold {name}, got {', '.join(sorted(names)) or 'nothing'}")
     with (
-        reading(f"{path}: {name} must be a whole array of numbers, never pickled objects"),
+        reading(f"{path}: {name} must be a whole array of numbers or text, never objects (save them as .astype(str))"),
         zipfile.ZipFile(path) as archive,
     ):
         member = archive.infolist()[names.index(name)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.checks import Raw, as_features, dtype_name, named_classes
-from tasks.datasets.unreadable import LeaveOut, Unreadable
+from tasks.datasets.unreadable import LeaveOut, Unreadable, refuse
 from tasks.errors import DataError, reading, shown
 from tasks.files import TEST
 
@@ -83,15 +83,24 @@ def read_labels(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
     if raw.dtype.kind == "f":
         # Beyond that, a float stands for several integers, and two classes would become one.
         exact = 2.0 ** _BITS.get(raw.dtype.itemsize, 53)
-        wrong = ~(np.isfinite(flat) & (np.abs(flat) <= exact) & (flat == np.floor(flat)))
-        worst = int(np.argmax(wrong))
-        leave_out(
-            wrong,
-            f"{where} must hold labels ({_ALLOWED}), got {flat[worst]} in example {worst}: "
-            "a number to predict must be cut into classes first",
+        missing = ~np.isfinite(flat)
+        fraction = ~missing & ~((np.abs(flat) <= exact) & (flat == np.floor(flat)))
+        worst = int(np.argmax(missing))
+        leave_out(missing, f"{where} must hold a label for each example, got {flat[worst]} in example {worst}")
+        worst = int(np.argmax(fraction))
+        _if_few(leave_out, fraction)(
+            fraction,
+            f"{where} must hold labels ({_ALLOWED}), got {flat[worst]} in example {worst}: a number to predict must be "
+            "cut into classes first",
         )
+        wrong = missing | fraction
     form = "truth values" if raw.dtype.kind == "b" else "integers"
     return _indexed(flat, wrong, form, where)
+
+
+def _if_few(leave_out: LeaveOut, wrong: NDArray[np.bool_]) -> LeaveOut:
+    """Returns `leave_out`, or what refuses where more than half are wrong: the array then holds something else."""
+    return refuse if 2 * wrong.sum() > len(wrong) else leave_out
 
 
 def _indexed(flat: Raw, wrong: NDArray[np.bool_], form: str, where: str) -> RawLabels:
@@ -117,7 +126,7 @@ def _one_hot(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
         raise DataError(f"{where} must be of shape (N,) or (N, 1) where labels are text, got {raw.shape}")
     wrong = ((raw != 0).sum(axis=1) != 1) | ((raw == 1).sum(axis=1) != 1)
     worst = int(np.argmax(wrong))
-    leave_out(
+    _if_few(leave_out, wrong)(
         wrong,
         f"{where} must have one 1 and otherwise 0 in each row of {columns} (one-hot), got "
         f"{shown(raw[worst].tolist())} in example {worst}: soft labels and several labels an example must become one "
@@ -180,8 +189,10 @@ def number(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: U
             f"{test.where} must hold labels of the training examples, {_listed(classes)}, "
             f"got {test.names[test.index[worst]]} in example {worst}",
         )
-    if classes != tuple(map(str, range(len(classes)))) or first.form != "integers":
-        pairs = [f"{name} is {label}" for label, name in enumerate(classes[:NAMED])]
+    if len(classes) > 1 and (classes != tuple(map(str, range(len(classes)))) or first.form != "integers"):
+        pairs = [
+            f"{shown(name) if first.form == 'text' else name} is {label}" for label, name in enumerate(classes[:NAMED])
+        ]
         more = f" and {len(classes) - NAMED} more in this order" if len(classes) > NAMED else ""
         logger.info("the labels (%s) become %d classes: %s%s", first.form, len(classes), ", ".join(pairs), more)
     return numbered
@@ -215,9 +226,9 @@ def _leave_out_strange(
     name = part.names[part.index[worst]]
     leave_out(
         wrong,
-        f"{part.where} must hold labels in the range of the others, {_listed(classes)}, got {name} in example {worst} "
-        f"({int(wrong.sum())} examples in all; {nobody} has it): mend these labels, or, if they are classes, number "
-        "the classes without a gap",
+        f"{part.where} must hold labels in the range of the others, {_listed(classes)}, got {name} in example {worst}"
+        f"{f' and {wrong.sum() - 1} more' if wrong.sum() > 1 else ''} ({nobody} has it): mend these labels, or, if "
+        "they are classes, number the classes without a gap",
     )
 
 
