@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 
 def read(settings: DataSettings, path: Path, seed: int) -> Source:
-    """Returns the rows in the file's order, and no test set; each column but those of label, client and group is one
-    feature or more.
+    """Returns the rows in the file's order, and no test set.
 
+    Each column but those of label, client and group is one feature or more.
     Labels are text or integers (1.0 is 1); the classes are the sorted labels. Cells that pandas takes for missing
-    (empty, NA, nan, …) are errors as labels, clients and groups. Rows count from 1, without the header. Text becomes a feature
-    for each category, a date a number of days, a truth value 0 or 1.
+    (empty, NA, nan, …) are errors as labels, clients and groups. Rows count from 1, without the header. Text becomes a
+    feature for each category, a date a number of days, a truth value 0 or 1.
 
     Raises:
         DataError: a column is missing, unnamed, twice there, or not as `tasks.datasets.columns` says; a label, client
