@@ -394,6 +394,17 @@ def test_another_table_gets_the_features_of_the_run(tmp_path: Path) -> None:
         encode(write(tmp_path, "number,a\nthree,u\n"), features)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"names": 3}, {"missing": "guess"}, {"columns": [{"name": "a"}]}, {"columns": [{"name": "a", "kind": "text"}]}],
+)
+def test_a_record_of_another_form_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = column(tmp_path, ["u", "v"])
+    data = read(path)
+    with pytest.raises(DataError, match=r"`features` must be as in partition\.json"):
+        encode(path, {"names": list(data.feature_names), **data.fitted, **change})
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
 @given(
     cells=st.lists(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from tasks.datasets.checks import LONGEST_CLASS
 from tasks.datasets.dates import ISO, date_formats, days
@@ -47,8 +47,7 @@ Cells = list[Any]
 """A column's cells: text is stripped, None is a missing value."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(BaseModel):
     """What the cells of a column are.
 
     Attributes:
@@ -58,6 +57,8 @@ class Column:
         thousands: separator of numbers that are text.
         format: of dates that are text, as `pandas.to_datetime` takes it.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     kind: Literal["number", "boolean", "date", "text"]
@@ -90,7 +91,7 @@ def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
                 unclear[len(found)] = options
             elif options:
                 marks |= decimal_mark(present, options[0])
-            column = Column(name, "number", *options[0]) if options else _of_texts(cells, values, present, name, place)
+            column = _number(name, options[0]) if options else _of_texts(cells, values, present, name, place)
         elif column.kind == "number" and series.dtype.kind == "f" and _has_fraction(series):
             marks.add(".")
         found.append(column)
@@ -99,7 +100,7 @@ def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
         notation = decided(options, marks)
         if notation is None:
             raise _two_numbers(cells_of(frame[name]), f"{where}: column {name!r}")
-        found[index] = Column(name, "number", *notation)
+        found[index] = _number(name, notation)
     return found
 
 
@@ -150,20 +151,24 @@ def distinct_integers(series: pd.Series[Any], numbers: NDArray[np.float64]) -> b
     return bool((present % 1 == 0).all()) and len(np.unique(present)) > MOST_DISTINCT * len(present)
 
 
+def _number(name: str, notation: Notation) -> Column:
+    return Column(name=name, kind="number", decimal=notation[0], thousands=notation[1])
+
+
 def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
     """Returns what a column is whose type says it; None for text."""
     import pandas as pd
 
     match pd.api.types.infer_dtype(series, skipna=True):
         case "boolean":
-            return Column(name, "boolean")
+            return Column(name=name, kind="boolean")
         case "integer" | "floating" | "mixed-integer-float" | "decimal" | "empty":
-            return Column(name, "number")
+            return Column(name=name, kind="number")
         case "datetime64" | "datetime" | "date":
-            return Column(name, "date", format=ISO)
+            return Column(name=name, kind="date", format=ISO)
         case "categorical":
             _check_categories(_texts(cells_of(series)), name, where)
-            return Column(name, "text")
+            return Column(name=name, kind="text")
         case "string":
             return None
     cells = cells_of(series)
@@ -174,10 +179,10 @@ def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
 def _of_texts(cells: Cells, values: Sequence[str], present: Sequence[str], name: str, where: str) -> Column:
     """Returns what a column of texts is that are no numbers: its different `values`, and those `present` of them."""
     if not values:
-        return Column(name, "number")
+        return Column(name=name, kind="number")
     lower = {value.lower() for value in values}
     if any(lower <= set(pair) for pair in TRUTHS):
-        return Column(name, "boolean")
+        return Column(name=name, kind="boolean")
     formats = date_formats(present)
     if len(formats) > 1:
         raise DataError(
@@ -185,10 +190,10 @@ def _of_texts(cells: Cells, values: Sequence[str], present: Sequence[str], name:
             "leave the column out (data.drop_columns)"
         )
     if formats:
-        return Column(name, "date", format=formats[0])
+        return Column(name=name, kind="date", format=formats[0])
     _refuse_mixed(cells, present, where)
     _check_categories(cells, name, where)
-    return Column(name, "text")
+    return Column(name=name, kind="text")
 
 
 def _two_numbers(cells: Cells, where: str) -> DataError:

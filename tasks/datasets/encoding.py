@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from tasks.datasets.checks import check_memory
 from tasks.datasets.columns import Column, values_of
@@ -20,11 +20,50 @@ if TYPE_CHECKING:
     import pandas as pd
     from sklearn.compose import ColumnTransformer
 
-Fitted = Mapping[str, Any]
-"""What `fit` returns, before or after it was JSON."""
+_RECORD = "`features` must be as in partition.json"
 
 
-def encode(path: Path, fitted: Fitted) -> NDArray[np.float32]:
+class FittedColumn(Column):
+    """A column, and what was fitted to its training rows.
+
+    Attributes:
+        fill: of a missing value; None where none may be missing.
+        categories: of text, sorted.
+        since: the day, YYYY-MM-DD, from which dates count.
+    """
+
+    fill: float | str | None = None
+    categories: tuple[str, ...] = ()
+    since: str = ""
+
+
+class Fitted(BaseModel):
+    """What was fitted to the training rows, as it stands under `features` in partition.json.
+
+    Attributes:
+        missing: `data.missing`.
+        columns: in the order of the table.
+        names: of the features: numbers in the order of the columns, then the categories of each text.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    missing: Missing
+    columns: tuple[FittedColumn, ...]
+    names: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> list[FittedColumn]:
+        """The columns that are one feature each."""
+        return [column for column in self.columns if column.kind != "text"]
+
+    @property
+    def texts(self) -> list[FittedColumn]:
+        """The columns that are a feature for each category."""
+        return [column for column in self.columns if column.kind == "text"]
+
+
+def encode(path: Path, features: Mapping[str, Any]) -> NDArray[np.float32]:
     """Returns the features x (N, F) of the table at `path`, by what partition.json has under `features`.
 
     The table may have more columns. The rows of a run get the bits that they have in data/partition.
@@ -33,10 +72,12 @@ def encode(path: Path, fitted: Fitted) -> NDArray[np.float32]:
         DataError: the table cannot be read, a column is not there or not of the recorded kind, or a value is missing
             where none was filled.
     """
-    with reading("`features` must be as in partition.json"):
-        columns = [_column(entry) for entry in fitted["columns"]]
-    frame = read_table(path, {column.name: "the column" for column in columns})
-    return transform(values_in(frame, columns, str(path)), fitted, str(path))
+    with reading(_RECORD):
+        fitted = Fitted.model_validate(features)
+    frame = read_table(path, {column.name: "the column" for column in fitted.columns})
+    with reading(_RECORD):
+        values = values_in(frame, fitted.columns, str(path))
+    return transform(values, fitted, str(path))
 
 
 def values_in(frame: pd.DataFrame, columns: Sequence[Column], where: str) -> pd.DataFrame:
@@ -51,8 +92,8 @@ def values_in(frame: pd.DataFrame, columns: Sequence[Column], where: str) -> pd.
     return pd.DataFrame(read, index=range(len(frame)))
 
 
-def fit(values: pd.DataFrame, columns: Sequence[Column], missing: Missing, where: str) -> dict[str, Any]:
-    """Returns what the training rows `values` fit, as JSON: fills, categories, and the day from which dates count.
+def fit(values: pd.DataFrame, columns: Sequence[Column], missing: Missing, where: str) -> Fitted:
+    """Returns what the training rows `values` fit.
 
     Raises:
         DataError: a column has no value in these rows, or two features would have one name.
@@ -63,25 +104,24 @@ def fit(values: pd.DataFrame, columns: Sequence[Column], missing: Missing, where
             f"{where}: column {empty[0]!r} must have a value in a training row, got none: leave it out "
             "(data.drop_columns)"
         )
-    entries = [_entry(column) for column in columns]
-    for entry in entries:
-        if entry["kind"] == "date":
-            entry["since"] = str(np.datetime64(int(np.floor(values[entry["name"]].min())), "D"))
-    fitted: dict[str, Any] = {"missing": missing, "columns": entries}
-    transformer = _transformer(fitted).fit(_since(values, entries))
-    numbers, texts = _by_group(entries)
-    if texts:
-        encoder = transformer.named_transformers_["texts"].named_steps["encode"]
-        for entry, categories in zip(texts, encoder.categories_, strict=True):
-            entry["categories"] = categories.tolist()
+    begun = Fitted(
+        missing=missing, columns=tuple(FittedColumn(**dict(c), since=_first_day(values[c.name], c)) for c in columns)
+    )
+    transformer = _transformer(begun).fit(_since(values, begun))
+    numbers, texts = (transformer.named_transformers_[group] for group in ("numbers", "texts"))
+    found: dict[str, dict[str, Any]] = {column.name: {} for column in columns}
+    if begun.texts:
+        for column, categories in zip(begun.texts, texts.named_steps["encode"].categories_, strict=True):
+            found[column.name]["categories"] = tuple(categories.tolist())
     if missing != "refuse":
-        fills = transformer.named_transformers_["numbers"].statistics_.tolist() if numbers else []
-        fills += transformer.named_transformers_["texts"].named_steps["fill"].statistics_.tolist() if texts else []
-        for entry, fill in zip([*numbers, *texts], fills, strict=True):
-            entry["fill"] = fill
+        fills = numbers.statistics_.tolist() if begun.numbers else []
+        fills += texts.named_steps["fill"].statistics_.tolist() if begun.texts else []
+        for column, fill in zip([*begun.numbers, *begun.texts], fills, strict=True):
+            found[column.name]["fill"] = fill
     with reading(f"{where}: every feature must have a name of its own (name the column otherwise, or leave it out)"):
-        fitted["names"] = transformer.get_feature_names_out().tolist()
-    return fitted
+        names = tuple(transformer.get_feature_names_out().tolist())
+    fitted = tuple(column.model_copy(update=found[column.name]) for column in begun.columns)
+    return Fitted(missing=missing, columns=fitted, names=names)
 
 
 def transform(values: pd.DataFrame, fitted: Fitted, where: str) -> NDArray[np.float32]:
@@ -92,11 +132,12 @@ def transform(values: pd.DataFrame, fitted: Fitted, where: str) -> NDArray[np.fl
     Raises:
         DataError: a value is missing and `fitted` has no fill, or x does not fit into memory or float32.
     """
-    if fitted["missing"] == "refuse":
+    if fitted.missing == "refuse":
         refuse_missing(values, where)
-    check_memory(16 * len(values) * len(fitted["names"]), f"{where} with {len(fitted['names'])} features")
-    known = _transformer(fitted).fit(_one_row(fitted["columns"]))
-    return np.ascontiguousarray(known.transform(_since(values, fitted["columns"])), dtype=np.float32)
+    check_memory(16 * len(values) * len(fitted.names), f"{where} with {len(fitted.names)} features")
+    with reading(_RECORD):
+        known, since = _transformer(fitted).fit(_one_row(fitted)), _since(values, fitted)
+    return np.ascontiguousarray(known.transform(since), dtype=np.float32)
 
 
 def refuse_missing(values: pd.DataFrame, where: str) -> None:
@@ -127,9 +168,8 @@ def _transformer(fitted: Fitted) -> ColumnTransformer:
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder
 
-    numbers, texts = _by_group(fitted["columns"])
-    missing = fitted["missing"]
-    known = [np.array(entry["categories"], dtype=object) for entry in texts if "categories" in entry]
+    filling = fitted.missing != "refuse"
+    known = [np.array(column.categories, dtype=object) for column in fitted.texts if column.categories]
     encoder = OneHotEncoder(
         categories=known or "auto",
         handle_unknown="ignore",
@@ -137,57 +177,38 @@ def _transformer(fitted: Fitted) -> ColumnTransformer:
         dtype=np.float32,
         feature_name_combiner=lambda column, category: f"{column}={category}",
     )
-    filling = missing != "refuse"
+    fill = SimpleImputer(strategy="most_frequent") if filling else "passthrough"
     return ColumnTransformer(
         [
-            ("numbers", SimpleImputer(strategy=missing) if filling else "passthrough", [e["name"] for e in numbers]),
             (
-                "texts",
-                Pipeline(
-                    [
-                        ("fill", SimpleImputer(strategy="most_frequent") if filling else "passthrough"),
-                        ("encode", encoder),
-                    ]
-                ),
-                [e["name"] for e in texts],
+                "numbers",
+                SimpleImputer(strategy=fitted.missing) if filling else "passthrough",
+                [column.name for column in fitted.numbers],
             ),
+            ("texts", Pipeline([("fill", fill), ("encode", encoder)]), [column.name for column in fitted.texts]),
         ],
         sparse_threshold=0,
         verbose_feature_names_out=False,
     )
 
 
-def _one_row(entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def _one_row(fitted: Fitted) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame(
-        {
-            entry["name"]: np.array([entry.get("fill", entry["categories"][0])], dtype=object)
-            if entry["kind"] == "text"
-            else [float(entry.get("fill", 0))]
-            for entry in entries
-        }
-    )
+    row: dict[str, NDArray[Any]] = {}
+    for column in fitted.columns:
+        if column.kind == "text":
+            row[column.name] = np.array([column.categories[0] if column.fill is None else column.fill], dtype=object)
+        else:
+            row[column.name] = np.array([float(column.fill or 0)])
+    return pd.DataFrame(row)
 
 
-def _since(values: pd.DataFrame, entries: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def _first_day(values: pd.Series[Any], column: Column) -> str:
+    return str(np.datetime64(int(np.floor(values.min())), "D")) if column.kind == "date" else ""
+
+
+def _since(values: pd.DataFrame, fitted: Fitted) -> pd.DataFrame:
     """Returns `values` with dates as days since the recorded day: float32 has no seconds of the days since 1970."""
-    first = {e["name"]: float(np.datetime64(e["since"], "D").astype(int)) for e in entries if "since" in e}
+    first = {c.name: float(np.datetime64(c.since, "D").astype(int)) for c in fitted.columns if c.since}
     return values.assign(**{name: values[name] - day for name, day in first.items()}) if first else values
-
-
-def _by_group(entries: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    numbers = [entry for entry in entries if entry["kind"] != "text"]
-    return numbers, [entry for entry in entries if entry["kind"] == "text"]
-
-
-def _entry(column: Column) -> dict[str, Any]:
-    """Returns the column as JSON, without what stands at its default."""
-    plain = Column(column.name, column.kind)
-    return {key: value for key, value in asdict(column).items() if key == "kind" or value != getattr(plain, key)} | {
-        "name": column.name
-    }
-
-
-def _column(entry: Mapping[str, Any]) -> Column:
-    return Column(**{field.name: entry[field.name] for field in fields(Column) if field.name in entry})

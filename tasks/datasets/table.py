@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.datasets.checks import LONGEST_CLASS, named_classes
 from tasks.datasets.columns import Column, distinct_integers, recognise
-from tasks.datasets.encoding import fit, refuse_missing, transform, values_in
+from tasks.datasets.encoding import Fitted, fit, refuse_missing, transform, values_in
 from tasks.datasets.examples import Features, Source
 from tasks.datasets.table_file import read_table
 from tasks.errors import DataError, SettingsError, shown
@@ -93,34 +93,31 @@ def _features(
     logger.info("%s", _said(fitted, values, empty, settings, path))
     return Features(
         x=x,
-        names=tuple(fitted.pop("names")),
-        fitted=fitted,
+        names=fitted.names,
+        fitted=fitted.model_dump(mode="json", exclude={"names"}, exclude_defaults=True),
         filled=None if settings.missing == "refuse" else empty.sum(axis=1).to_numpy(dtype=np.int64),
     )
 
 
-def _said(
-    fitted: Mapping[str, Any], values: pd.DataFrame, empty: pd.DataFrame, settings: DataSettings, path: Path
-) -> str:
+def _said(fitted: Fitted, values: pd.DataFrame, empty: pd.DataFrame, settings: DataSettings, path: Path) -> str:
     """Returns one line of what was done to which column."""
-    columns = fitted["columns"]
-    numbers = [c for c in columns if c["kind"] == "number"]
-    written = [c["name"] for c in numbers if {"decimal", "thousands"} & set(c)]
-    texts = [c for c in columns if c["kind"] == "text"]
     counts = empty.sum()
-    unknown = sum(int((~values[c["name"]].isin(c["categories"]) & ~empty[c["name"]]).sum()) for c in texts)
+    dates = [column for column in fitted.columns if column.kind == "date"]
+    numbers = [column for column in fitted.columns if column.kind == "number"]
+    written = [c.name for c in numbers if c.decimal != "." or c.thousands]
+    other = [~values[c.name].isin(c.categories) & ~empty[c.name] for c in fitted.texts]
     said = {
         "as they are": len(numbers) - len(written),
-        "one-hot": _listed(f"{c['name']} ({len(c['categories'])})" for c in texts),
-        "held-out cells of other categories, all 0": unknown,
-        "yes or no as 1 or 0": _listed(c["name"] for c in columns if c["kind"] == "boolean"),
-        "dates as days": _listed(f"{c['name']} (since {c['since']})" for c in columns if c["kind"] == "date"),
+        "one-hot": _listed(f"{column.name} ({len(column.categories)})" for column in fitted.texts),
+        "held-out cells of other categories, all 0": sum(int(cells.sum()) for cells in other),
+        "yes or no as 1 or 0": _listed(column.name for column in fitted.columns if column.kind == "boolean"),
+        "dates as days": _listed(f"{column.name} (since {column.since})" for column in dates),
         "decimal commas or separators of thousands": _listed(written),
         f"filled ({settings.missing})": _listed(f"{name} ({count})" for name, count in counts[counts > 0].items()),
         "left out": _listed(settings.drop_columns),
     }
     done = "; ".join(f"{what}: {which}" for what, which in said.items() if which)
-    return f"{path.name}: columns: {len(columns)}, features: {len(fitted['names'])}; {done}"
+    return f"{path.name}: columns: {len(fitted.columns)}, features: {len(fitted.names)}; {done}"
 
 
 def _listed(names: Iterable[str]) -> str:
