@@ -130,7 +130,7 @@ def transform(values: pd.DataFrame, fitted: Fitted, where: str) -> NDArray[np.fl
     A text that is not among the categories is 0 in each of their features.
 
     Raises:
-        DataError: a value is missing and `fitted` has no fill, or x does not fit into memory or float32.
+        DataError: a value is missing and `fitted` has no fill, or x does not fit into memory.
     """
     if fitted.missing == "refuse":
         refuse_missing(values, where)
