@@ -153,3 +153,62 @@ def test_a_test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (home / "test.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"test\.npz must be an \.npz file"):
         read("clients", home)
+
+
+# Tables: of ten rows, those given are broken.
+
+
+def table(folder: Path, **cells: dict[int, str]) -> Path:
+    """Row n (from 0): feature n + 0.5, the label of its parity, and client a (even) or b (odd), unless `cells` say."""
+    usual = {"age": lambda n: str(n + 0.5), "label": lambda n: "xy"[n % 2], "site": lambda n: "ab"[n // 2 % 2]}
+    rows = [",".join(cells.get(name, {}).get(n, of(n)) for name, of in usual.items()) for n in range(10)]
+    path = folder / "table.csv"
+    path.write_text("\n".join([",".join(usual), *rows, ""]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cells", "got"),
+    [
+        ({"label": {4: ""}}, "data.label_column 'label' has no label in row 5"),
+        ({"site": {4: ""}}, "data.client_column 'site' has no client in row 5"),
+        ({"age": {4: "abc"}}, "column 'age' must hold numbers, got 'abc' in row 5"),
+        ({"age": {4: "1e39"}}, "column 'age' must hold finite float32 numbers"),
+        ({"age": {4: ""}}, "no value may be missing, got 1 missing"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_refused_or_left_out(tmp_path: Path, cells: Any, got: str) -> None:
+    path = table(tmp_path, **cells)
+    with pytest.raises(DataError) as caught:
+        read("table", path, skip=False, client_column="site")
+    assert got in str(caught.value)
+    assert "data.skip_unreadable: true" in str(caught.value)
+    examples = read("table", path, client_column="site")
+    ages = sorted(np.concatenate([examples.x, examples.test_x])[:, 0].tolist())
+    assert ages == [n + 0.5 for n in range(10) if n != 4]
+
+
+def test_rows_are_counted_by_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Rows 0 and 1, 4 and 5, 8 and 9 are of client a, the others of b; row 3 has no client.
+    path = table(tmp_path, label={0: ""}, age={5: "abc", 6: "", 9: "two"}, site={3: ""})
+    examples = read("table", path, client_column="site")
+    assert examples.skipped is not None
+    assert examples.skipped.described() == {
+        "num_records": 10,
+        "num_left_out": 5,
+        "clients": {"a": {"num_records": 6, "num_left_out": 3}, "b": {"num_records": 3, "num_left_out": 1}},
+        "clients_left_out": [],
+        "test": {"num_records": 0, "num_left_out": 0},
+    }
+    assert "used are 0 of 1 of no known client, 3 of 6 of client a, 2 of 3 of client b" in caplog.text
+
+
+def test_missing_values_that_are_filled_are_no_reason_to_leave_a_row_out(tmp_path: Path) -> None:
+    examples = read("table", table(tmp_path, age={4: ""}), missing="mean")
+    assert len(examples.y) + len(examples.test_y) == 10
+
+
+def test_a_table_of_unreadable_rows_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path, label=dict.fromkeys(range(10), ""))
+    with pytest.raises(DataError, match=r"no row can be read; the first: .* has no label in row 1"):
+        read("table", path)

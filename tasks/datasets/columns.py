@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.datasets.checks import LONGEST_CLASS
 from tasks.datasets.dates import ISO, date_formats, days
 from tasks.datasets.notation import Notation, decided, decimal_mark, is_number, notations, read_numbers
+from tasks.datasets.unreadable import RowsError
 from tasks.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ def _finite(numbers: NDArray[np.float64], series: pd.Series[Any], where: str) ->
         wrong = np.isinf(numbers.astype(np.float32))
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise DataError(f"{where} must hold finite float32 numbers, got {shown(series.iloc[row])} in row {row + 1}")
+        raise RowsError(
+            f"{where} must hold finite float32 numbers, got {shown(series.iloc[row])} in row {row + 1}", wrong
+        )
     return numbers
 
 
@@ -212,9 +215,11 @@ def _refuse_mixed(cells: Cells, present: Sequence[str], where: str) -> None:
     counts = Counter(cells)
     if len(present) <= _MIXED and all(counts[text] > 1 for text in texts):
         return
-    raise DataError(
+    wrong = set(texts)
+    raise RowsError(
         f"{where} must hold numbers, got {shown(texts[0])} in row {cells.index(texts[0]) + 1}: mend the cell, leave it "
-        "empty (data.missing), or leave the column out (data.drop_columns)"
+        "empty (data.missing), or leave the column out (data.drop_columns)",
+        np.array([cell in wrong for cell in cells]),
     )
 
 

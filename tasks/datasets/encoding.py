@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.datasets.checks import check_memory
 from tasks.datasets.columns import Column, values_of
 from tasks.datasets.table_file import read_table
+from tasks.datasets.unreadable import RowsError
 from tasks.errors import DataError, reading
 from tasks.settings import Missing
 
@@ -149,12 +150,14 @@ def refuse_missing(values: pd.DataFrame, where: str) -> None:
     counts = values.isna().sum()
     counts = counts[counts > 0].sort_values(ascending=False, kind="stable")
     if len(counts):
-        row = int(np.argmax(values.isna().any(axis=1).to_numpy())) + 1
+        wrong = values.isna().any(axis=1).to_numpy()
+        row = int(np.argmax(wrong)) + 1
         named = ", ".join(f"{name} {count}" for name, count in counts.iloc[:5].items())
-        raise DataError(
+        raise RowsError(
             f"{where}: no value may be missing, got {counts.sum()} missing in {len(counts)} of {values.shape[1]} "
             f"columns ({named}{', …' if len(counts) > 5 else ''}; first in row {row}): fill them (data.missing: mean, "
-            "median or most_frequent), or leave columns out (data.drop_columns)"
+            "median or most_frequent), or leave columns out (data.drop_columns)",
+            wrong,
         )
 
 

@@ -164,8 +164,8 @@ def number(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: U
     Raises:
         DataError: labels of two forms, or a label that is too long.
     """
-    parts = {whose: _readable(part, unreadable.wrong(whose)) for whose, part in parts.items()}
-    test = test and _readable(test, unreadable.wrong(TEST))
+    parts = {whose: _readable(part, unreadable.wrong(whose, len(part.index))) for whose, part in parts.items()}
+    test = test and _readable(test, unreadable.wrong(TEST, len(test.index)))
     first = next(iter(parts.values()))
     for part in [*parts.values(), *([test] if test else [])]:
         if part.form != first.form:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,10 @@ from tasks.datasets.columns import Column, distinct_integers, recognise
 from tasks.datasets.encoding import Fitted, fit, refuse_missing, transform, values_in
 from tasks.datasets.examples import Features, Source
 from tasks.datasets.table_file import read_table
+from tasks.datasets.unreadable import LeaveOut, RowsError, Unreadable
 from tasks.errors import DataError, SettingsError, shown
 from tasks.files import check_client_id
-from tasks.settings import DataSettings, naming
+from tasks.settings import DataSettings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,9 @@ _NAMED = 10
 """Most columns named in one line of the log."""
 _LONGEST_NAME = 60
 """Characters of a column there."""
+
+_Texts: TypeAlias = "NDArray[np.object_]"
+"""Texts (N,) as objects: as NumPy's own text, each would take the memory of the longest."""
 
 logger = logging.getLogger(__name__)
 
@@ -51,22 +55,50 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     if frame.empty:
         raise DataError(f"{path} must have at least one row, got none")
     label, client, group = settings.label_column, settings.client_column, settings.group_column
-    with naming("data.client_column"):
-        owners = np.array(_clients(frame[client], f"{path}: column {client!r}")) if client else None
-    with naming("data.group_column"):
-        groups = np.array(_texts(frame[group], f"{path}: column {group!r}", "group")) if group else None
-    with naming("data.label_column"):
-        where = f"{path}: column {label!r}"
-        y, classes = named_classes(_labels(frame[label], where), f"{where}: a label")
-    frame = frame.drop(columns=list({label, client, group, *settings.drop_columns} & set(frame.columns)))
-    if not len(frame.columns):
+    unreadable = Unreadable(settings.skip_unreadable)
+    leave_out = unreadable.of("")
+    owners = _clients(frame[client], f"{path}: data.client_column {client!r}", leave_out) if client else None
+    groups = _groups(frame[group], f"{path}: data.group_column {group!r}", leave_out) if group else None
+    where = f"{path}: data.label_column {label!r}"
+    labels = _labels(frame[label], where, leave_out)
+    features = frame.drop(columns=list({label, client, group, *settings.drop_columns} & set(frame.columns)))
+    if not len(features.columns):
         raise DataError(f"{path} must have a feature column beside {label!r}, got none")
-    columns = recognise(frame, str(path))
-    values = values_in(frame, columns, str(path))
-    if settings.missing == "refuse":
-        refuse_missing(values, str(path))
-    _warn_of_ids(frame, values, columns, path)
-    return Source(y, partial(_features, values, columns, settings, path), classes, owners, groups)
+    features, columns, values = _read_rows(features, settings, path, unreadable)
+    skipped = unreadable.skipped(owners)
+    _warn_of_ids(features, values, columns, path)
+    kept = ~unreadable.wrong("", len(frame))
+    y, classes = named_classes(labels[kept].tolist(), f"{where}: a label")
+    return Source(
+        y=y,
+        features=partial(_features, values, columns, settings, path),
+        classes=classes,
+        clients=None if owners is None else owners[kept],
+        groups=None if groups is None else groups[kept],
+        skipped=skipped,
+    )
+
+
+def _read_rows(
+    frame: pd.DataFrame, settings: DataSettings, path: Path, unreadable: Unreadable
+) -> tuple[pd.DataFrame, list[Column], pd.DataFrame]:
+    """Returns the rows that can be read, what their columns are, and their values."""
+    while True:  # until no row is left, for each round but the last loses one
+        kept = ~unreadable.wrong("", len(frame))
+        if not kept.any():
+            raise DataError(f"{path}: no row can be read; the first: {unreadable.first}")
+        rows = frame if kept.all() else frame[kept]
+        try:
+            columns = recognise(rows, str(path))
+            values = values_in(rows, columns, str(path))
+            if settings.missing == "refuse":
+                refuse_missing(values, str(path))
+            return rows, columns, values
+        except RowsError as exc:
+            # Without these rows, a column may be something else: all are looked at again.
+            wrong = np.zeros(len(frame), dtype=np.bool_)
+            wrong[np.flatnonzero(kept)[exc.wrong]] = True
+            unreadable.of("")(wrong, str(exc))
 
 
 def _wanted(settings: DataSettings) -> dict[str, str]:
@@ -139,40 +171,60 @@ def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[Co
         )
 
 
-def _labels(column: pd.Series[Any], where: str) -> list[str]:
-    names = _texts(column, where, "label")
-    if not all(_NUMBER.fullmatch(name) for name in names) or not any("." in n or "e" in n.lower() for n in names):
+def _labels(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> _Texts:
+    names = _texts(column, where, "label", leave_out)
+    present = [name for name in names.tolist() if name]
+    if not all(_NUMBER.fullmatch(name) for name in present) or not any("." in n or "e" in n.lower() for n in present):
         return names
-    labels = []
-    for row, name in enumerate(names, start=1):
-        # As a float, integers from 2^53 on would be rounded, and two classes become one.
-        number = Decimal(name)
-        if number.adjusted() > LONGEST_CLASS or number != number.to_integral_value():
-            raise DataError(f"{where} must hold text or integers as labels, got {name[:80]} in row {row}")
-        labels.append(str(int(number)))
-    return labels
+    # As a float, integers from 2^53 on would be rounded, and two classes become one.
+    whole = [_whole(name) if name else "" for name in names.tolist()]
+    wrong = np.array([label is None for label in whole])
+    worst = int(np.argmax(wrong))
+    leave_out(wrong, f"{where} must hold text or integers as labels, got {names[worst][:80]} in row {worst + 1}")
+    return np.array([label or "" for label in whole], dtype=object)
 
 
-def _clients(column: pd.Series[Any], where: str) -> list[str]:
-    ids = _texts(column, where, "client")
-    for row, client in enumerate(ids, start=1):
+def _whole(name: str) -> str | None:
+    """Returns a number without its decimals; None where it is not whole."""
+    number = Decimal(name)
+    if number.adjusted() > LONGEST_CLASS or number != number.to_integral_value():
+        return None
+    return str(int(number))
+
+
+def _clients(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> NDArray[np.str_]:
+    ids = _texts(column, where, "client", leave_out)
+    for client in dict.fromkeys(ids.tolist()):
         try:
-            check_client_id(client)
+            if client:
+                check_client_id(client)
         except DataError as exc:
-            raise DataError(f"{where} row {row}: {exc}") from exc
-    return ids
+            raise DataError(f"{where} row {ids.tolist().index(client) + 1}: {exc}") from exc
+    return ids.astype(np.str_)
 
 
-def _texts(column: pd.Series[Any], where: str, what: str) -> list[str]:
+def _groups(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> NDArray[np.str_]:
+    groups = _texts(column, where, "group", leave_out)
+    longest = max(groups.tolist(), key=len)
+    if len(longest) > LONGEST_CLASS:
+        raise DataError(f"{where} must hold at most {LONGEST_CLASS} characters, got {shown(longest)} of {len(longest)}")
+    return groups.astype(np.str_)
+
+
+def _texts(column: pd.Series[Any], where: str, what: str, leave_out: LeaveOut) -> _Texts:
+    """Returns the cells as text (N,), '' where there is none."""
     missing = column.isna().to_numpy()
-    if missing.any():
-        raise DataError(f"{where} has no {what} in row {int(np.argmax(missing)) + 1}: every row must have one")
-    texts = []
-    for row, value in enumerate(column.tolist(), start=1):
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        text = str(value).strip() if isinstance(value, (str, int, float)) else ""
-        if not text:
-            raise DataError(f"{where} must hold text or integers, got {shown(value)} in row {row}")
-        texts.append(text)
+    texts = np.array([_text(value) for value in column.tolist()], dtype=object)
+    wrong = ~missing & (texts == "")
+    texts[missing] = ""
+    worst = int(np.argmax(missing))
+    leave_out(missing, f"{where} has no {what} in row {worst + 1}: every row must have one")
+    worst = int(np.argmax(wrong))
+    leave_out(wrong, f"{where} must hold text or integers, got {shown(column.iloc[worst])} in row {worst + 1}")
     return texts
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, (str, int, float)) else ""

@@ -18,6 +18,16 @@ logger = logging.getLogger(__name__)
 LeaveOut: TypeAlias = Callable[[NDArray[np.bool_], str], None]
 """Takes which of the N records cannot be read, (N,), and what is wrong with the first of them."""
 
+
+class RowsError(DataError):
+    """Rows of a table cannot be read: `wrong` says which of the N, (N,), and the text what is wrong with the first."""
+
+    def __init__(self, says: str, wrong: NDArray[np.bool_]) -> None:
+        """Takes the text and the rows."""
+        super().__init__(says)
+        self.wrong = wrong
+
+
 ADVICE = "data.skip_unreadable: true leaves out what cannot be read"
 
 NAMED = 10
@@ -52,7 +62,7 @@ class Unreadable:
         if wrong.any():
             self._check(says)
             self._first = self._first or says
-        self._wrong[whose] = self._wrong.get(whose, False) | wrong
+        self._wrong[whose] = self.wrong(whose, len(wrong)) | wrong
 
     def lose(self, client: str, error: DataError) -> None:
         """Leaves out a client whose whole file cannot be read.
@@ -73,9 +83,9 @@ class Unreadable:
         """What is wrong with the first record or file that cannot be read."""
         return self._first or next(iter(self._lost.values()), "")
 
-    def wrong(self, whose: str) -> NDArray[np.bool_]:
-        """Returns which records were left out so far, (N,), or () where all can be read."""
-        return self._wrong.get(whose, np.array(False))
+    def wrong(self, whose: str, num_records: int) -> NDArray[np.bool_]:
+        """Returns which of the N records are left out so far, (N,)."""
+        return self._wrong.setdefault(whose, np.zeros(num_records, dtype=np.bool_))
 
     def take(self, whose: str, x: NDArray[np.float32], y: NDArray[np.int32]) -> Labelled:
         """Returns the examples that can be read, which may be none of a client's.
@@ -83,7 +93,7 @@ class Unreadable:
         Raises:
             DataError: none of the test set can be read.
         """
-        wrong = self._wrong.setdefault(whose, np.zeros(len(y), dtype=np.bool_))
+        wrong = self.wrong(whose, len(y))
         if whose == TEST and wrong.all():
             raise DataError(f"nothing of the test set can be read; the first: {self.first}")
         # A copy of the whole data would take their memory twice.
