@@ -190,7 +190,7 @@ class DataSettings(Section):
         False,
         title="Skip unreadable",
         description="leave out records that cannot be read, counted by client; else the first one ends the run",
-        json_schema_extra=_only("npz", "clients", "table"),
+        json_schema_extra=_only("npz", "clients", "images", "table"),
     )
     alpha: float = Field(
         1.0,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks.datasets import Examples, load
 from tasks.errors import DataError
@@ -212,3 +213,71 @@ def test_a_table_of_unreadable_rows_is_refused(tmp_path: Path) -> None:
     path = table(tmp_path, label=dict.fromkeys(range(10), ""))
     with pytest.raises(DataError, match=r"no row can be read; the first: .* has no label in row 1"):
         read("table", path)
+
+
+# Images
+
+
+def images(folder: Path) -> Path:
+    """Twelve images of clients a and b in turn; image n has grey level n. Four cannot be read, of which three a's."""
+    rows = ["path,label,client,patient"]
+    for n in range(12):
+        Image.new("L", (4, 3), n).save(folder / f"{n}.png")
+        rows.append(f"{n}.png,{'xy'[n // 2 % 2]},{'ab'[n % 2]},{n}")
+    (folder / "0.png").write_bytes(b"no image")
+    whole = (folder / "5.png").read_bytes()
+    # The header of 33 bytes is whole, the pixels are not.
+    (folder / "5.png").write_bytes(whole[:45])
+    (folder / "8.png").unlink()
+    rows[11] = "10.png,,a,10"
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_images_that_cannot_be_read_are_counted_by_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    examples = read("images", images(tmp_path), group_column="patient")
+    assert examples.clients is not None
+    levels = np.rint(255 * examples.x[:, 0, 0, 0]).astype(int)
+    held = np.rint(255 * examples.test_x[:, 0, 0, 0]).astype(int)
+    assert sorted([*levels, *held]) == [1, 2, 3, 4, 6, 7, 9, 11]
+    np.testing.assert_array_equal(examples.y, levels // 2 % 2)
+    assert examples.clients.tolist() == ["ab"[n % 2] for n in levels]
+    assert examples.skipped is not None
+    assert examples.skipped.described() == {
+        "num_records": 12,
+        "num_left_out": 4,
+        "clients": {"a": {"num_records": 6, "num_left_out": 3}, "b": {"num_records": 6, "num_left_out": 1}},
+        "clients_left_out": [],
+        "test": {"num_records": 0, "num_left_out": 0},
+    }
+    assert (
+        "4 of 12 records cannot be read and are left out; used are 3 of 6 of client a, 5 of 6 of client b"
+        in caplog.text
+    )
+
+
+def test_the_first_image_that_cannot_be_read_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    home = images(tmp_path)
+    got = ["row 11 has no label", "8.png must be an image, got nothing there", "0.png must be a whole image", "5.png"]
+    usual = "path,label,client,patient\n" + "".join(f"{n}.png,{'xy'[n // 2 % 2]},a,1\n" for n in (1, 2, 3, 4))
+    lines = (home / "labels.csv").read_text().splitlines()
+    for row, says in zip((11, 9, 1, 6), got, strict=True):
+        (home / "labels.csv").write_text(usual + lines[row] + "\n")
+        with pytest.raises(DataError) as caught:
+            read("images", home, skip=False)
+        assert says.replace("row 11", "row 5") in str(caught.value)
+        assert "(data.skip_unreadable: true leaves out what cannot be read)" in str(caught.value)
+
+
+def test_images_in_folders_are_left_out_and_none_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for n in range(8):
+        (tmp_path / "xy"[n % 2]).mkdir(exist_ok=True)
+        Image.new("L", (4, 3), n).save(tmp_path / "xy"[n % 2] / f"{n}.png")
+    (tmp_path / "y" / "3.png").write_bytes(b"")
+    examples = read("images", tmp_path)
+    assert len(examples.y) + len(examples.test_y) == 7
+    assert "1 of 8 records cannot be read and are left out; used are 7 of 8 of the training set" in caplog.text
+    for file in tmp_path.glob("*/*.png"):
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match=r"nothing of 8 records can be read; the first: .*0\.png must be a whole image"):
+        read("images", tmp_path)

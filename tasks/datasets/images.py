@@ -18,6 +18,7 @@ from tasks.datasets.examples import Source, plain
 from tasks.datasets.listing import entries
 from tasks.datasets.pixels import CHANNELS, FULL_SCALE, Header, header, pixels, target
 from tasks.datasets.resize import Size, resize_images
+from tasks.datasets.unreadable import Unreadable
 from tasks.errors import DataError, reading, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings
@@ -46,6 +47,7 @@ class Picture:
         place: the same as an adverb, in an error of another one.
         client: empty where nothing says whose it is.
         group: of `data.group_column`; empty without.
+        problem: what is wrong with the row that names it; else empty.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class Picture:
     place: str
     client: str = ""
     group: str = ""
+    problem: str = ""
 
 
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
@@ -88,12 +91,22 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
         )
     else:
         pictures = _in_folders(path)
-    _refuse_twice(pictures)
-    x = _stack([picture.path for picture in pictures], size)
-    y, classes = named_classes(picture.label for picture in pictures)
-    owners = np.array([picture.client for picture in pictures]) if pictures[0].client else None
-    groups = np.array([picture.group for picture in pictures]) if settings.group_column else None
-    return Source(y, plain(x), classes, owners, groups)
+    unreadable = Unreadable(settings.skip_unreadable)
+    _refuse_twice(unreadable.each("", pictures, _check))
+    x = _stack([picture.path for picture in pictures], size, unreadable)
+    owners = np.array([picture.client for picture in pictures])
+    has_clients = bool((owners != "").any())
+    kept = ~unreadable.wrong("", len(pictures))
+    readable = [picture for picture, is_kept in zip(pictures, kept.tolist(), strict=True) if is_kept]
+    y, classes = named_classes(picture.label for picture in readable)
+    return Source(
+        y=y,
+        features=plain(x),
+        classes=classes,
+        clients=owners[kept] if has_clients else None,
+        groups=np.array([picture.group for picture in readable]) if settings.group_column else None,
+        skipped=unreadable.skipped(owners if has_clients else None),
+    )
 
 
 def _in_folders(folder: Path) -> list[Picture]:
@@ -138,17 +151,16 @@ def _in_csv(file: Path, group: str) -> list[Picture]:
 
 def _in_row(file: Path, row: dict[str, str], number: int, group: str) -> Picture:
     where = f"{file} row {number}"
+    cells = {column: (row[column] or "").strip() for column in ("path", "label", "client", group) if column in row}
+    empty = [column for column, cell in cells.items() if not cell]
+    problem = f"{where} has no {empty[0]}: every image must have one" if empty else ""
     if None in row or None in row.values():
-        raise DataError(f"{where} must have as many cells as the header, got {'more' if None in row else 'fewer'}")
-    cells = {column: row[column].strip() for column in ("path", "label", "client", group) if column in row}
-    for column, cell in cells.items():
-        if not cell:
-            raise DataError(f"{where} has no {column}: every image must have one")
+        problem = f"{where} must have as many cells as the header, got {'more' if None in row else 'fewer'}"
     if Path(cells["path"]).is_absolute():
         raise DataError(f"{where}: path must be relative to the folder of the CSV, got {cells['path']!r}")
     if os.path.normpath(cells["path"]).split(os.sep)[0] == os.pardir:  # DVC does not watch what is elsewhere
         raise DataError(f"{where}: path must stay in the folder of the CSV, got {cells['path']!r}")
-    if "client" in cells:
+    if cells.get("client"):
         try:
             check_client_id(cells["client"])
         except DataError as exc:
@@ -160,7 +172,19 @@ def _in_row(file: Path, row: dict[str, str], number: int, group: str) -> Picture
         place=f"in row {number}",
         client=cells.get("client", ""),
         group=cells.get(group, ""),
+        problem=problem,
     )
+
+
+def _check(picture: Picture) -> Picture:
+    """Returns `picture` if its row is whole and its file there."""
+    if picture.problem:
+        raise DataError(picture.problem)
+    if not picture.path.is_file():
+        raise DataError(
+            f"{picture.path} must be an image, got {'a folder' if picture.path.is_dir() else 'nothing there'}"
+        )
+    return picture
 
 
 def _refuse_twice(pictures: Sequence[Picture]) -> None:
@@ -171,7 +195,6 @@ def _refuse_twice(pictures: Sequence[Picture]) -> None:
     folders: dict[Path, tuple[int, int]] = {}
     seen: dict[tuple[int, int, str], str] = {}
     for picture in pictures:
-        _check_file(picture.path)
         folder = picture.path.parent
         if folder not in folders:
             found = folder.stat()
@@ -181,20 +204,25 @@ def _refuse_twice(pictures: Sequence[Picture]) -> None:
             raise DataError(f"{picture.named} must occur once, got it {first}")
 
 
-def _stack(paths: Sequence[Path], size: Size) -> NDArray[np.float32]:
-    """Returns the images (N, H, W, C), all of the one size and mode that their headers allow."""
-    headers = [header(path) for path in paths]
-    wanted = target(headers, paths)
-    height, width = size or _one_size(headers, paths)
-    shape = (len(paths), height, width, CHANNELS.get(wanted, 1))
+def _stack(paths: Sequence[Path], size: Size, unreadable: Unreadable) -> NDArray[np.float32]:
+    """Returns the images that can be read, (N, H, W, C), all of the one size and mode that their headers allow."""
+    read = unreadable.each("", paths, lambda path: (path, header(path)))
+    named, headers = [path for path, _ in read], [of_path for _, of_path in read]
+    wanted = target(headers, named)
+    height, width = size or _one_size(headers, named)
+    shape = (len(headers), height, width, CHANNELS.get(wanted, 1))
     check_memory(
-        4 * math.prod(shape), f"{len(paths)} images of {'preprocess.resize ' if size else ''}{list(shape[1:3])}"
+        4 * math.prod(shape), f"{len(headers)} images of {'preprocess.resize ' if size else ''}{list(shape[1:3])}"
     )
     _report(headers, wanted, (height, width))
     stacked = np.empty(shape, dtype=np.float32)
-    for index, path in enumerate(paths):
-        stacked[index] = resize_images(pixels(path, wanted)[np.newaxis], (height, width))[0]
-    return stacked
+    rows = iter(stacked)
+
+    def fill(path: Path) -> None:
+        image = resize_images(pixels(path, wanted)[np.newaxis], (height, width))[0]
+        next(rows)[...] = image
+
+    return stacked[: len(unreadable.each("", paths, fill))]
 
 
 def _one_size(headers: Sequence[Header], paths: Sequence[Path]) -> tuple[int, int]:
@@ -231,8 +259,3 @@ def _counted(counts: Counter[Any]) -> str:
     listed = [f"{list(key) if isinstance(key, tuple) else key} ({n})" for key, n in counts.most_common(NAMED)]
     more = len(counts) - NAMED
     return ", ".join(listed) + (f" and {more} more" if more > 0 else "")
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path} must be an image, got {'a folder' if path.is_dir() else 'nothing there'}")

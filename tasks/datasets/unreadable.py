@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from tasks.errors import DataError
 from tasks.files import TEST
 
 logger = logging.getLogger(__name__)
+
+Record = TypeVar("Record")
+Read = TypeVar("Read")
 
 LeaveOut: TypeAlias = Callable[[NDArray[np.bool_], str], None]
 """Takes which of the N records cannot be read, (N,), and what is wrong with the first of them."""
@@ -82,6 +85,24 @@ class Unreadable:
     def first(self) -> str:
         """What is wrong with the first record or file that cannot be read."""
         return self._first or next(iter(self._lost.values()), "")
+
+    def each(self, whose: str, records: Sequence[Record], read: Callable[[Record], Read]) -> list[Read]:
+        """Returns what `read` returns for each of the N records that is not left out yet; a DataError leaves it out.
+
+        Raises:
+            DataError: of `read`, if nothing may be left out; or nothing is left.
+        """
+        wrong, found = self.wrong(whose, len(records)), []
+        for place in np.flatnonzero(~wrong).tolist():
+            try:
+                found.append(read(records[place]))
+            except DataError as exc:
+                self._check(str(exc))
+                self._first = self._first or str(exc)
+                wrong[place] = True
+        if not found:
+            raise DataError(f"nothing of {len(records)} records can be read; the first: {self.first}")
+        return found
 
     def wrong(self, whose: str, num_records: int) -> NDArray[np.bool_]:
         """Returns which of the N records are left out so far, (N,)."""
