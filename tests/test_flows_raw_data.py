@@ -88,3 +88,23 @@ def test_only_the_path_of_params_yaml_changes(repository: Path) -> None:
     assert changed == raw
     # 1 and 1.0 are two keys to the run-cache.
     assert repr(changed) == repr(raw)
+
+
+@pytest.mark.parametrize("path", ["list.csv", "sub/list.csv"])
+def test_a_run_finds_the_images_beside_their_csv(path: str, repository: Path) -> None:
+    from PIL import Image
+
+    folder = (repository / path).parent
+    (folder / "pics").mkdir()
+    for number in range(60):
+        Image.new("L", (4, 4), number).save(folder / "pics" / f"{number}.png")
+    rows = "".join(f"pics/{number}.png,{number % 3}\n" for number in range(60))
+    (repository / path).write_text(f"path,label\n{rows}")
+    params = repository / "params.yaml"
+    text = params.read_text().replace("path: tasks/datasets", f"path: {path}").replace("kind: table", "kind: images")
+    params.write_text(text)
+    text, settings = raw_data.placed(repository, text, load(params))
+    workspace = Workspace.open(repository, "run", text, settings.data.path)
+    partition(load(params), repository)
+    partition(settings, workspace.folder)
+    assert versions.dvc_hash(workspace.folder / "data/partition") == versions.dvc_hash(repository / "data/partition")

@@ -77,7 +77,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     if path.is_file():
         pictures = _in_csv(path, settings.group_column)
         logger.warning(
-            "data.path %s is one file: DVC and flow runs see no change of the images that it names; "
+            "data.path %s is one file: DVC sees no change of the images that it names; "
             "call it %s and set data.path to its folder",
             shown(settings.path),
             LIST,
@@ -146,10 +146,13 @@ def _in_csv(file: Path, group: str) -> list[Picture]:
         raise DataError(f"data.group_column must differ from the column of the labels, got {group!r}")
     if not rows:
         raise DataError(f"{file} must name at least one image, got no row")
-    return [_in_row(file, row, number, group) for number, row in enumerate(rows, start=1)]
+    # A flow run's folder has a link to the CSV alone: the images are beside the file that it leads to.
+    beside = any((file.parent / (row["path"] or "")).is_file() for row in rows)
+    folder = file.parent if beside else file.resolve().parent
+    return [_in_row(file, folder, row, number, group) for number, row in enumerate(rows, start=1)]
 
 
-def _in_row(file: Path, row: dict[str, str], number: int, group: str) -> Picture:
+def _in_row(file: Path, folder: Path, row: dict[str, str], number: int, group: str) -> Picture:
     where = f"{file} row {number}"
     cells = {column: (row[column] or "").strip() for column in ("path", "label", "client", group) if column in row}
     empty = [column for column, cell in cells.items() if not cell]
@@ -166,7 +169,7 @@ def _in_row(file: Path, row: dict[str, str], number: int, group: str) -> Picture
         except DataError as exc:
             raise DataError(f"{where}: {exc}") from exc
     return Picture(
-        path=file.parent / cells["path"],
+        path=folder / cells["path"],
         label=cells["label"],
         named=f"{where}: {cells['path']!r}",
         place=f"in row {number}",
