@@ -104,7 +104,6 @@ BUILDERS = {
     "leaky_relu": through(lambda: layers.Dense(9), layers.LeakyReLU),
     "lstm": through(lambda: layers.LSTM(4, return_sequences=True), lambda: layers.LSTM(4), shape=LINE),
     "max_pooling": through(lambda: layers.MaxPooling2D(3, 1), lambda: layers.Conv2D(4, 3)),
-    "max_pooling_3d": through(lambda: layers.Conv3D(4, 2), lambda: layers.MaxPooling3D(2, 1, "same"), shape=VOLUME),
     "multiply": joining(layers.Multiply),
     "padding": through(lambda: layers.ZeroPadding2D(1), lambda: layers.Conv2D(4, 3), lambda: layers.Cropping2D(1)),
     "permute": through(lambda: layers.Permute((3, 1, 2)), lambda: layers.Dense(5)),

@@ -1,6 +1,7 @@
 """The global model's parameters as one vector, and how good they are on the hold-out data."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -55,7 +56,56 @@ def assign(model: tf.keras.Model, params: NDArray[np.float32]) -> None:
         begin = end
 
 
+_PRUNED = frozenset({"kernel", "recurrent_kernel", "pointwise_kernel", "embeddings"})
+"""Keras's names of what tfmot prunes, in a user's layers too."""
+_SMALL = frozenset({"bias", "gamma", "beta"})
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A parameter that pruning may zero, and where its entries stand in the vector (P,)."""
+
+    layer: str
+    """Name of the layer, behind the names of those that it is inside of; two layers may have the same."""
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def kernels(model: tf.keras.Model) -> list[Kernel]:
+    """Returns what pruning may zero: the kernels and embeddings of all layers, also of layers and models inside."""
+    found, begin = [], 0
+    for variable in model.trainable_weights:
+        end = begin + variable.shape.num_elements()
+        layer, kind = _split(variable)
+        if kind in _PRUNED:
+            found.append(Kernel(layer or kind, tuple(variable.shape), begin, end))
+        begin = end
+    return found
+
+
+def unpruned(model: tf.keras.Model) -> list[str]:
+    """Returns the names of the matrices that pruning leaves as they are: what tfmot leaves, and a user's own.
+
+    Vectors, biases and the parameters of a normalisation are small, and never pruned in any model.
+    """
+    names = []
+    for variable in model.trainable_weights:
+        layer, kind = _split(variable)
+        if len(variable.shape) > 1 and kind not in _PRUNED | _SMALL:
+            names.append(f"{layer}/{kind}".strip("/"))
+    return names
+
+
+def _split(variable: tf.Variable) -> tuple[str, str]:
+    """Returns the layer and the kind of a variable: `conv_1/kernel:0` is of `conv_1` and a `kernel`."""
+    layer, _, kind = variable.name.partition(":")[0].rpartition("/")
+    return layer, kind
+
+
 def prunable(model: tf.keras.Model) -> NDArray[np.bool_]:
-    """Returns for each parameter (P,) whether pruning may zero it: the kernels, not biases and normalisation."""
-    kinds = [np.full(v.shape.num_elements(), "kernel" in v.name.rpartition("/")[2]) for v in model.trainable_weights]
-    return np.concatenate(kinds)
+    """Returns for each parameter (P,) whether pruning may zero it; see `kernels`."""
+    found = np.zeros(sum(variable.shape.num_elements() for variable in model.trainable_weights), bool)
+    for kernel in kernels(model):
+        found[kernel.begin : kernel.end] = True
+    return found

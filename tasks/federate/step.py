@@ -6,15 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
+
 from tasks import outputs
+from tasks.errors import SettingsError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.fit import check_fit
+from tasks.federate.parameters import kernels, unpruned
 from tasks.federate.record import write_log
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
-from tasks.models import build, num_params, save_model
+from tasks.models import BUILDERS, build, num_params, save_model
 from tasks.settings import Settings
+from tasks.tflite import to_tflite
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +38,9 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
     began = time.perf_counter()
     cohort = cohort_of(settings, folder)
     model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
-    if ":" in settings.federate.model:
+    if settings.federate.model not in BUILDERS:
         check_fit(settings.federate.model, model, cohort)
+        _check_for_prune(settings.federate.model, model)
 
     def report(lines: Sequence[Mapping[str, Any]]) -> None:
         for reports in (folder / "reports" / "federate", folder / "reports"):
@@ -53,3 +59,16 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
         row["val_accuracy"],
         time.perf_counter() - began,
     )
+
+
+def _check_for_prune(name: str, model: tf.keras.Model) -> None:
+    """Refuses before the rounds a model of the user's that the step `prune` could not prune or export after them."""
+    if not kernels(model):
+        raise SettingsError(
+            f"federate.model {name} must have parameters that prune can make sparse (named kernel, as in a dense, "
+            f"convolution or recurrent layer, or embeddings), got {', '.join(w.name for w in model.trainable_weights)}"
+        )
+    to_tflite(model, quantise=False)
+    left = unpruned(model)
+    if left:
+        log.info("federate.model %s: prune will leave %s as they are", name, ", ".join(left))

@@ -14,17 +14,17 @@ from tasks import outputs
 from tasks.errors import DataError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
-from tasks.federate.parameters import flatten, prunable
+from tasks.federate.parameters import flatten, prunable, unpruned
 from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.files import replacing, write_json, write_rows
 from tasks.models import load_model, save_model
-from tasks.prune.export import checked_difference, sizes, tflite_logits, to_tflite
 from tasks.prune.masks import PruningMasks
 from tasks.round_log import Rows, check_data, read_clients, read_rounds
 from tasks.scrub import scrubbing
 from tasks.settings import Settings
+from tasks.tflite import checked_difference, sizes, tflite_logits, to_tflite
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,6 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
         raise DataError("models/global.h5 must hold finite parameters, got others: run the step federate again")
     rounds, clients = _log_of_training(folder / "reports" / "federate", settings, cohort)
     trained = len(rounds)  # not federate.rounds: training may have stopped early
-    if ":" in settings.federate.model:
-        to_tflite(model, quantise=False)  # a builder's model that cannot be exported is refused before the rounds
     before = _logits(model, cohort)
     masks = PruningMasks(settings.prune, model)
 
@@ -128,6 +126,7 @@ def _export(
     return {
         "sparsity": float(np.mean(params[prunable(model)] == 0)),
         "layers": masks.layers(params),
+        "unpruned": unpruned(model),
         "size_bytes": size,
         "accuracy": {"before": _accuracy(before, cohort), "after": _accuracy(logits, cohort)}
         | {name: _accuracy(values, cohort) for name, values in exported.items()},

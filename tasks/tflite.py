@@ -1,13 +1,18 @@
 """TensorFlow Lite files of a Keras model, and what they predict."""
 
 import gzip
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.errors import RunError, SettingsError, reading
+from tasks.errors import RunError, SettingsError, one_line
+from tasks.signals import masked
 
 _BATCH = 256
 _SAME_LOGITS = 1e-3
@@ -18,14 +23,55 @@ relative to the largest logit."""
 def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
     """Returns `model` as a TFLite file; with `quantise`, weights as 8-bit integers (dynamic range).
 
+    The file takes any number of examples at once, or one where TensorFlow Lite cannot do more: with recurrent layers,
+    and with GroupNormalization, whose file converts and then fails.
+
     Raises:
         SettingsError: TensorFlow Lite has no operation for a part of it.
     """
-    with reading("federate.model must be a model that TensorFlow Lite can hold, for prune exports it", SettingsError):
+    batches = [1] if any(isinstance(layer, tf.keras.layers.RNN) for layer in model.submodules) else [None, 1]
+    for batch in batches:
+        try:
+            with _quiet_converter():
+                content = _converted(model, quantise, batch)
+            tflite_logits(content, np.zeros((2, *model.input_shape[1:]), np.float32))
+            return content
+        except Exception as exc:
+            # As for all foreign code, no list of what it raises could be whole.
+            sent = masked(exc)
+            if sent is not None:
+                raise sent from None
+            refused = exc
+    lacking = re.search(r"TF Select ops: (.+)|'tf\.(\w+)' op", str(refused))
+    got = f"one that needs {lacking[1] or lacking[2]}: leave it out" if lacking else one_line(refused)
+    raise SettingsError(
+        f"federate.model must be a model that TensorFlow Lite can hold, for prune exports it, got {got}"
+    ) from refused
+
+
+def _converted(model: tf.keras.Model, quantise: bool, batch: int | None) -> bytes:
+    if batch is None:
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        if quantise:
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        return bytes(converter.convert())
+    else:
+        given = tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32)
+        function = tf.function(lambda x: model(x, training=False), autograph=False)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(given)], model)
+    if quantise:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    return bytes(converter.convert())
+
+
+@contextmanager
+def _quiet_converter() -> Iterator[None]:
+    """Keeps the lines off stderr that the converter writes there itself; the exception says the same."""
+    stderr = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def tflite_logits(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -36,11 +82,15 @@ def tflite_logits(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]
         experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    parts = []
-    for begin in range(0, len(x), _BATCH):
-        batch = x[begin : begin + _BATCH]
-        interpreter.resize_tensor_input(given["index"], batch.shape)
-        interpreter.allocate_tensors()
+    size = _BATCH if given["shape_signature"][0] == -1 else 1
+    allocated, parts = 0, []
+    for begin in range(0, len(x), size):
+        batch = x[begin : begin + size]
+        if len(batch) != allocated:
+            interpreter.resize_tensor_input(given["index"], batch.shape)
+            interpreter.allocate_tensors()
+            allocated = len(batch)
+        interpreter.reset_all_variables()  # an LSTM would begin where the last example ended
         interpreter.set_tensor(given["index"], batch)
         interpreter.invoke()
         parts.append(interpreter.get_tensor(result["index"]))
