@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -56,9 +57,10 @@ def assign(model: tf.keras.Model, params: NDArray[np.float32]) -> None:
         begin = end
 
 
-_PRUNED = frozenset({"kernel", "recurrent_kernel", "pointwise_kernel", "embeddings"})
-"""Keras's names of what tfmot prunes, in a user's layers too."""
-_SMALL = frozenset({"bias", "gamma", "beta"})
+_PRUNED = frozenset({"kernel", "pointwise_kernel", "embeddings"})
+"""Keras's names of what tfmot prunes in Keras's own layers."""
+_SMALL = frozenset({"bias", "gamma", "beta", "alpha"})
+"""Keras's names of what no model prunes; `alpha` is PReLU's."""
 
 
 @dataclass(frozen=True)
@@ -73,28 +75,46 @@ class Kernel:
 
 
 def kernels(model: tf.keras.Model) -> list[Kernel]:
-    """Returns what pruning may zero: the kernels and embeddings of all layers, also of layers and models inside."""
-    found, begin = [], 0
+    """Returns what pruning may zero: the kernels and embeddings of Keras's layers, also inside other layers and models.
+
+    Recurrent layers are left as they are, since a zero there acts in every step of a series, and so are layers of a
+    user's own, of whose parameters nobody knows what a zero does.
+    """
+    found, begin, left = [], 0, _left(model)
     for variable in model.trainable_weights:
         end = begin + variable.shape.num_elements()
         layer, kind = _split(variable)
-        if kind in _PRUNED:
+        if kind in _PRUNED and variable.ref() not in left:
             found.append(Kernel(layer or kind, tuple(variable.shape), begin, end))
         begin = end
     return found
 
 
 def unpruned(model: tf.keras.Model) -> list[str]:
-    """Returns the names of the matrices that pruning leaves as they are: what tfmot leaves, and a user's own.
+    """Returns the names of the layers with parameters that pruning leaves as they are, in the model's order.
 
-    Vectors, biases and the parameters of a normalisation are small, and never pruned in any model.
+    Biases and the parameters of Keras's normalisations are small, never pruned in any model, and not named.
     """
-    names = []
+    left, names = _left(model), []
     for variable in model.trainable_weights:
         layer, kind = _split(variable)
-        if len(variable.shape) > 1 and kind not in _PRUNED | _SMALL:
-            names.append(f"{layer}/{kind}".strip("/"))
-    return names
+        if variable.ref() in left:
+            names.append(left[variable.ref()])
+        elif kind not in _PRUNED | _SMALL:
+            names.append(layer or kind)
+    return list(dict.fromkeys(names))
+
+
+def _left(model: tf.keras.Model) -> dict[Any, str]:
+    """Returns the layer of each variable (by `ref`) of recurrent layers and of a user's own."""
+    found: dict[Any, str] = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, tf.keras.layers.RNN):
+            found |= {variable.ref(): layer.name for variable in layer.weights}
+        elif type(layer).__module__.partition(".")[0] != "keras":
+            own = (*layer._trainable_weights, *layer._non_trainable_weights)
+            found |= {variable.ref(): layer.name for variable in own if variable.ref() not in found}
+    return found
 
 
 def _split(variable: tf.Variable) -> tuple[str, str]:

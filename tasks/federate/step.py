@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 
 from tasks import outputs
-from tasks.errors import SettingsError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.fit import check_fit
@@ -62,13 +61,10 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
 
 
 def _check_for_prune(name: str, model: tf.keras.Model) -> None:
-    """Refuses before the rounds a model of the user's that the step `prune` could not prune or export after them."""
-    if not kernels(model):
-        raise SettingsError(
-            f"federate.model {name} must have parameters that prune can make sparse (named kernel, as in a dense, "
-            f"convolution or recurrent layer, or embeddings), got {', '.join(w.name for w in model.trainable_weights)}"
-        )
+    """Refuses before the rounds a model that `prune` could not export after them; names what it will leave."""
     to_tflite(model, quantise=False)
     left = unpruned(model)
     if left:
         log.info("federate.model %s: prune will leave %s as they are", name, ", ".join(left))
+    if not kernels(model):
+        log.warning("federate.model %s has no layer that prune can make sparse, such as Dense or Conv2D", name)

@@ -123,8 +123,9 @@ def _export(
     for file in ("global.h5", "pruned.h5", "pruned_float.tflite", "pruned.tflite"):
         key = file.replace(".", "_")
         size[key], size[f"{key}_gzip"] = sizes(models / file)
+    zeros = params[prunable(model)] == 0
     return {
-        "sparsity": float(np.mean(params[prunable(model)] == 0)),
+        "sparsity": float(np.mean(zeros)) if len(zeros) else 0.0,
         "layers": masks.layers(params),
         "unpruned": unpruned(model),
         "size_bytes": size,
