@@ -174,7 +174,7 @@ def test_whole_clients_are_held_out_and_named(tmp_path: Path, kind: PartitionKin
     settings = Settings(data=data, partition=PartitionSettings(kind=kind, min_examples=1, **_few(kind)))
     with caplog.at_level(logging.INFO):
         partition(settings, tmp_path)
-    assert "2 clients are the hold-out set, 5 examples: a, b" in caplog.text
+    assert "the hold-out set is the 5 examples of the clients a, b" in caplog.text
     written = tmp_path / "data" / "partition"
     record = json.loads((written / "partition.json").read_text())
     assert record["held_out"] == {"clients": ["a", "b"]}

@@ -88,7 +88,7 @@ def test_the_first_record_is_refused_with_the_way_on(tmp_path: Path, x: Any, y: 
     with pytest.raises(DataError) as caught:
         read("npz", path, skip=False)
     assert got in str(caught.value)
-    assert "(data.skip_unreadable: true leaves out what cannot be read)" in str(caught.value)
+    assert "; data.skip_unreadable: true leaves out what cannot be read)" in str(caught.value)
     # The same record is the only one that is left out.
     assert len(read("npz", path).y) == 7
 
@@ -109,7 +109,7 @@ def test_clients_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCapture
     }
     assert {client: of["num_examples"] for client, of in record["clients"].items()} == {"a": 4, "b": 4}
     assert "used are 4 of 6 of client a, 0 of 2 of client c, 2 of 4 of the test set" in caplog.text
-    assert "2 clients are left out, since nothing of them can be read: c, d" in caplog.text
+    assert "nothing can be read of the clients c, d, which are left out" in caplog.text
 
 
 def test_what_is_whole_is_not_touched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,7 +266,7 @@ def test_the_first_image_that_cannot_be_read_is_refused_with_the_way_on(tmp_path
         with pytest.raises(DataError) as caught:
             read("images", home, skip=False)
         assert says.replace("row 11", "row 5") in str(caught.value)
-        assert "(data.skip_unreadable: true leaves out what cannot be read)" in str(caught.value)
+        assert "; data.skip_unreadable: true leaves out what cannot be read)" in str(caught.value)
 
 
 def test_images_in_folders_are_left_out_and_none_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -276,7 +276,7 @@ def test_images_in_folders_are_left_out_and_none_is_refused(tmp_path: Path, capl
     (tmp_path / "y" / "3.png").write_bytes(b"")
     examples = read("images", tmp_path)
     assert len(examples.y) + len(examples.test_y) == 7
-    assert "1 of 8 records cannot be read and are left out; used are 7 of 8 of the training set" in caplog.text
+    assert "1 of 8 records cannot be read and are left out; used are 7 of 8 of the data" in caplog.text
     for file in tmp_path.glob("*/*.png"):
         file.write_bytes(b"")
     with pytest.raises(DataError, match=r"nothing of 8 records can be read; the first: .*0\.png must be a whole image"):

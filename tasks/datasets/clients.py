@@ -35,7 +35,7 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     if not files:
         raise DataError(f"{path} must hold a file <client id>.npz for each client, got none")
 
-    unreadable = Unreadable(settings.skip_unreadable)
+    unreadable = Unreadable(settings)
     read: dict[str, _Read] = {}
     for client in sorted(files):
         try:

@@ -120,7 +120,7 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
     described: dict[str, Any] = {}
     if settings.hold_out_clients:
         clients = described["clients"] = sorted(set(settings.hold_out_clients))
-        logger.info("%d clients are the hold-out set, %d examples: %s", len(clients), held.sum(), _listed(clients))
+        logger.info("the hold-out set is the %d examples of the clients %s", held.sum(), _listed(clients))
     if source.groups is not None:
         train, test = set(source.groups[~held].tolist()), set(source.groups[held].tolist())
         both = sorted(train & test)

@@ -91,7 +91,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
         )
     else:
         pictures = _in_folders(path)
-    unreadable = Unreadable(settings.skip_unreadable)
+    unreadable = Unreadable(settings)
     _refuse_twice(unreadable.each("", pictures, _check))
     x = _stack([picture.path for picture in pictures], size, unreadable)
     owners = np.array([picture.client for picture in pictures])

@@ -43,7 +43,7 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     if ignored:
         logger.warning("%d arrays of %s are not used: %s", len(ignored), path, ", ".join(ignored))
 
-    unreadable = Unreadable(settings.skip_unreadable)
+    unreadable = Unreadable(settings)
     raw, x, labels = _read(path, x_train, y_train, unreadable.of(""))
     if not names & {x_test, y_test}:
         numbered = number({"": labels}, None, unreadable)

@@ -55,7 +55,7 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     if frame.empty:
         raise DataError(f"{path} must have at least one row, got none")
     label, client, group = settings.label_column, settings.client_column, settings.group_column
-    unreadable = Unreadable(settings.skip_unreadable)
+    unreadable = Unreadable(settings)
     leave_out = unreadable.of("")
     owners = _clients(frame[client], f"{path}: data.client_column {client!r}", leave_out) if client else None
     groups = _groups(frame[group], f"{path}: data.group_column {group!r}", leave_out) if group else None

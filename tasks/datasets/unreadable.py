@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.examples import Labelled, Skipped
-from tasks.errors import DataError
+from tasks.errors import DataError, shown
 from tasks.files import TEST
+from tasks.settings import DataSettings
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +51,9 @@ def refuse(wrong: NDArray[np.bool_], says: str) -> None:
 class Unreadable:
     """Collects the records that cannot be read, while a source is read."""
 
-    def __init__(self, skip: bool) -> None:
-        """Takes `data.skip_unreadable`: without it, whatever is collected is raised."""
-        self._skip = skip
+    def __init__(self, settings: DataSettings) -> None:
+        """Takes `skip_unreadable`: without it, the first error is raised, with `path` and the way on."""
+        self._skip, self._path = settings.skip_unreadable, settings.path
         self._wrong: dict[str, NDArray[np.bool_]] = {}
         self._lost: dict[str, str] = {}
         self._first = ""
@@ -79,7 +80,7 @@ class Unreadable:
 
     def _check(self, says: str) -> None:
         if not self._skip:
-            raise DataError(says if ADVICE in says else f"{says} ({ADVICE})")
+            raise DataError(says if ADVICE in says else f"{says} (data.path {shown(self._path)}; {ADVICE})")
 
     @property
     def first(self) -> str:
@@ -156,8 +157,7 @@ class Unreadable:
             )
         if skipped.clients:
             logger.warning(
-                "%d clients are left out, since nothing of them can be read: %s; the first: %s",
-                len(skipped.clients),
+                "nothing can be read of the clients %s, which are left out; the first: %s",
                 _listed(skipped.clients),
                 self._lost.get(skipped.clients[0], self._first),
             )
@@ -166,7 +166,8 @@ class Unreadable:
 def _used(whose: str, skipped: Skipped) -> str:
     records = skipped.records[whose]
     clients = skipped.records.keys() - {"", TEST}
-    name = {"": "no known client" if clients else "the training set", TEST: "the test set"}
+    whole = "the training set" if TEST in skipped.records else "the data"
+    name = {"": "no known client" if clients else whole, TEST: "the test set"}
     return f"{records - skipped.left_out[whose]} of {records} of {name.get(whose, f'client {whose}')}"
 
 
