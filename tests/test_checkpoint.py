@@ -310,3 +310,20 @@ def test_mutated_files_give_a_state_of_the_run_or_none(times, name, tmp_path):
         opened.close()
         assert len((folder / "log.jsonl").read_text().splitlines()) == done + 1
         shutil.rmtree(folder)
+
+
+def test_a_run_whose_frozen_parameters_are_others_is_another(make_clients, settings_of, tmp_path):
+    import tensorflow as tf
+
+    from tasks.federate.cohort import cohort_of
+    from tasks.federate.rounds import identity_of
+    from tasks.federate.runner import Phase
+
+    settings = settings_of({})
+    cohort = cohort_of(settings, make_clients().write(tmp_path))
+    frozen = tf.keras.layers.Dense(2, trainable=False)
+    model = tf.keras.Sequential([tf.keras.layers.Input((3,)), frozen, tf.keras.layers.Dense(2)])
+    before = identity_of(settings, cohort, model, Phase("federate", 1, 2))
+    frozen.kernel.assign(frozen.kernel + 1)
+    after = identity_of(settings, cohort, model, Phase("federate", 1, 2))
+    assert {name for name in before if before[name] != after[name]} == {"constants"}

@@ -84,6 +84,27 @@ def test_augmented_data_give_it_again_too(make_clients, settings_of, tmp_path):
     assert not any(memory.changed for memory in found.values())
 
 
+OWN_MODEL = """
+from tensorflow.keras import Sequential, layers
+
+
+def model(input_shape, num_classes):
+    hidden = [layers.Dense(8, "relu", kernel_regularizer="l2"), layers.Dropout(0.5)]
+    return Sequential([layers.Input(input_shape), layers.Flatten(), *hidden, layers.Dense(num_classes)])
+"""
+
+
+def test_losses_with_dropout_and_a_penalty_are_given_again_too(make_clients, settings_of, tmp_path, monkeypatch):
+    (tmp_path / "memory_model.py").write_text(OWN_MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = settings_of({**SETTINGS, "federate.rounds": 12, "federate.model": "memory_model:model"})
+    folder = make_clients(sizes=(30,) * 4, num_test=40).write(tmp_path / "run")
+    federate(settings, folder)
+    found = remembered(folder, settings)
+    assert len(found) == 4
+    assert not any(memory.changed for memory in found.values())
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

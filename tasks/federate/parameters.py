@@ -1,5 +1,6 @@
 """The global model's parameters as one vector, and how good they are on the hold-out data."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,11 @@ def build_validation(
 def flatten(model: tf.keras.Model) -> NDArray[np.float32]:
     """Returns the trainable parameters as one vector (P,)."""
     return np.concatenate([variable.numpy().ravel() for variable in model.trainable_weights])
+
+
+def digest(model: tf.keras.Model) -> str:
+    """Returns the SHA-256 of the parameters that are not trained; a round's computations have them as constants."""
+    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in model.non_trainable_weights)).hexdigest()
 
 
 def assign(model: tf.keras.Model, params: NDArray[np.float32]) -> None:

@@ -20,7 +20,7 @@ from tasks.federate import schedule
 from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort
-from tasks.federate.parameters import assign, flatten
+from tasks.federate.parameters import assign, digest, flatten
 from tasks.federate.progress import RoundProgress
 from tasks.federate.runner import Phase, Runner, Stepped, build_computations, listed
 from tasks.federate.runtime import runtime
@@ -101,6 +101,7 @@ def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase
         "data": cohort.digest,
         "model": model.to_json(),
         "start": hashlib.sha256(flatten(model).tobytes()).hexdigest(),
+        "constants": digest(model),
     }
 
 

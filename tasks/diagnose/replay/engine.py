@@ -23,6 +23,7 @@ from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import checkpoints_of, load_state, saved_states
 from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
 from tasks.federate.in_process import Failed
+from tasks.federate.parameters import digest
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
@@ -312,6 +313,16 @@ class Replayer:
         write_json(folder / CLIENTS / "preprocess.json", described)
         return folder
 
+    @property
+    def as_they_are(self) -> bool:
+        """Whether a logged loss is that of the client's own examples as they are, of the model and of nothing else.
+
+        Not with augmentation or public examples, nor where the model draws random numbers or adds a penalty.
+        """
+        augment = self.settings.preprocess.augment
+        others = augment.flip or augment.brightness > 0 or self.settings.federate.shared_fraction > 0
+        return not (others or self.model.losses or self._of(self.settings, self.cohort).draws)
+
     def _of(self, settings: Settings, cohort: Cohort) -> Round:
         federate = settings.model_dump(mode="json")["federate"]
         for name in _PER_ROUND:
@@ -319,7 +330,7 @@ class Replayer:
         del federate["client"]["learning_rate"], federate["client"]["schedule"]
         shape = [cohort.input_shape, cohort.num_classes, len(cohort.clients)]
         augment = settings.preprocess.augment.model_dump(mode="json")
-        key = json.dumps([federate, augment, shape, cohort.shared is not None and cohort.digest])
+        key = json.dumps([federate, augment, shape, digest(self.model), cohort.shared is not None and cohort.digest])
         if key not in _COMPUTATIONS:
             while len(_COMPUTATIONS) >= _KEPT:
                 del _COMPUTATIONS[next(iter(_COMPUTATIONS))]

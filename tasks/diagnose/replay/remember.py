@@ -165,7 +165,7 @@ def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> l
     without rounds of pruning.
     """
     with replayer(settings, folder) as replays:
-        if not _of_own_data_alone(replays):
+        if not replays.as_they_are:
             return []
         seen = _Comparison(replays, Probe(replays.model), replays.data(), log)
         for saved in replays.saved:
@@ -208,15 +208,9 @@ def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, f
     return {log.clients[row]: (int(sizes[row]), float(values[row])) for row in np.flatnonzero(usable)}
 
 
-def _of_own_data_alone(replays: Replayer) -> bool:
-    """Whether a batch holds the client's examples as they are: no augmented and no public ones."""
-    augment = replays.settings.preprocess.augment
-    return not (augment.flip or augment.brightness > 0 or replays.settings.federate.shared_fraction > 0)
-
-
 def _first_losses(replays: Replayer, probe: Probe, data: Sites, saved: int, clients: Sequence[str]) -> dict[str, float]:
     """The `loss_before` of clients in the round after `saved`, with the data of today."""
-    if not _of_own_data_alone(replays):
+    if not replays.as_they_are:
         return {client: float(r["loss_before"]) for client, r in replays.repeated(saved + 1, clients).items()}
     found = {}
     for client in clients:
@@ -238,7 +232,7 @@ def _relabelled(
     replays: Replayer, probe: Probe, data: Sites, client: str, compared: Sequence[Memory]
 ) -> tuple[int, ...] | None:
     """The simplest relabelling with which the data of today give all the losses that were logged; None if none does."""
-    if not _of_own_data_alone(replays) or len(compared) < _TIMES or compared[-1].round == 1:
+    if not replays.as_they_are or len(compared) < _TIMES or compared[-1].round == 1:
         return None  # among so many relabellings one fits a single loss, or those of the first weights, by chance
     batches = [(_batch(replays, probe, data, one.round - 1, client), one.logged) for one in compared]
     for then in relabellings(replays.cohort.num_classes):
