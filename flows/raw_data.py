@@ -1,7 +1,8 @@
 """Where `data.path` of a run is, whose folder is not the repository: the same file as for `dvc repro`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -24,7 +25,7 @@ def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Sett
     """
     path = settings.data.path
     target = (repository / path).resolve()
-    for out in _outputs(repository):
+    for out in outputs(repository):
         if target == out or target in out.parents or out in target.parents:
             shown = out.relative_to(repository.resolve())
             raise InputError(f"data.path must be apart from what the pipeline writes, got {path!r} beside {shown}")
@@ -40,9 +41,15 @@ def is_inside(path: str) -> bool:
     return Path(path).is_absolute() or (".." not in parts and not set(parts[:1]) & set(_NOT_COPIED))
 
 
-def _outputs(repository: Path) -> Iterator[Path]:
-    stages = (yaml.safe_load((repository / "dvc.yaml").read_text(encoding="utf-8")) or {}).get("stages", {})
-    for stage in stages.values():
+def outputs(repository: Path) -> Iterator[Path]:
+    """Yields the absolute path of each output of the stages in dvc.yaml."""
+    for stage in stages(repository):
         for out in (*stage.get("outs", []), *stage.get("metrics", [])):
             name = next(iter(out)) if isinstance(out, dict) else out
             yield repository.resolve() / name
+
+
+def stages(repository: Path) -> list[Mapping[str, Any]]:
+    """Returns the stages in dvc.yaml."""
+    read = yaml.safe_load((repository / "dvc.yaml").read_text(encoding="utf-8"))
+    return list(read.get("stages", {}).values()) if isinstance(read, dict) else []

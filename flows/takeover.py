@@ -14,7 +14,8 @@ from uuid import UUID
 
 from flows import abandoned, begun, locks, task_runs
 from flows.cell import LOCKS, STOP
-from flows.workspace import CODE, COPIED, RUNS
+from flows.own_code import CODE, own_code
+from flows.workspace import COPIED, RUNS
 from tasks.files import replacing
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,10 @@ def _is_free(lock: Path) -> bool:
 
 
 def _code(repository: Path) -> Iterator[Path]:
-    for name in CODE:
-        yield from sorted(path for path in (repository / name).rglob("*") if "__pycache__" not in path.parts)
+    for name in (*CODE, *own_code(repository)):
+        place = repository / name
+        found = [place] if place.is_file() else place.rglob("*")
+        yield from sorted(path for path in found if "__pycache__" not in path.parts)
 
 
 def _add(digest: "hashlib._Hash", part: bytes) -> None:

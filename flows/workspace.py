@@ -19,6 +19,7 @@ from flows import addresses
 from flows.addresses import one_line
 from flows.commit import commit, copying
 from flows.hashes import dvc_hash, remove_damaged
+from flows.own_code import CODE, own_code
 from flows.raw_data import is_inside
 from tasks.errors import InputError, RunError
 from tasks.files import replacing
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 RUNS = ".runs"
 COPIED = ("dvc.yaml", "dvc.lock", ".dvcignore")
-CODE = ("tasks", "flows")
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,7 @@ def _fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: s
     for name in COPIED:
         if (repository / name).exists():
             shutil.copyfile(repository / name, fresh / name)
-    for name in CODE:
+    for name in (*CODE, *own_code(repository)):
         _copy_code(repository / name, fresh / name)
     _write_config(repository, folder, fresh)
     source = repository / data_path
@@ -242,7 +242,7 @@ def _refresh(repository: Path, folder: Path) -> None:
     The code is copied again: it is what the attempt will run, and what DVC must know its results by. The configuration
     is written again, since the folder may have had another name; what DVC noted about its files by that name goes.
     """
-    for name in CODE:
+    for name in (*CODE, *own_code(repository)):
         with replacing(folder / name) as fresh:
             _copy_code(repository / name, fresh)
     config = folder / ".dvc" / "config"
@@ -254,6 +254,10 @@ def _refresh(repository: Path, folder: Path) -> None:
 
 
 def _copy_code(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copyfile(source, target)
+        return
     try:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     except shutil.Error as exc:  # a list of files, each with its reason
