@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,6 +231,37 @@ def test_images_of_arrays_are_resized_too(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(resized.x, resize_images(plain.x, (5, 4)))
     np.testing.assert_array_equal(resized.test_x, resize_images(plain.test_x, (5, 4)))
     np.testing.assert_array_equal(resized.y, plain.y)
+
+
+def arrays_of_sizes(folder: Path, kind: str, one: Any, two: Any) -> DataSettings:
+    """An npz whose test images are `two`, or clients of whom the second has them; all others are `one`."""
+    y = np.arange(len(one)) % 2
+    if kind == "npz":
+        np.savez(folder / "data.npz", x_train=one, y_train=y, x_test=two, y_test=y)
+        return DataSettings(kind="npz", path="data.npz")
+    (folder / "raw").mkdir()
+    for name, x in (("a", one), ("b", two), ("test", one)):
+        np.savez(folder / "raw" / f"{name}.npz", x=x, y=y)
+    return DataSettings(kind="clients", path="raw")
+
+
+@pytest.mark.parametrize("kind", ["npz", "clients"])
+def test_arrays_of_several_sizes_are_resized_as_they_are_read(tmp_path: Path, kind: str) -> None:
+    one, two = (np.random.default_rng(0).integers(0, 256, (6, *size), dtype=np.uint8) for size in ((9, 7), (4, 11)))
+    settings = arrays_of_sizes(tmp_path, kind, one, two)
+    with pytest.raises(DataError, match=r"\(9, 7, 1\) .*, got \(4, 11, 1\): set preprocess.resize, such as \[9, 7\]"):
+        load(settings, 0, tmp_path)
+    data = load(settings, 0, tmp_path, (5, 4))
+    other = data.x[6:] if kind == "clients" else data.test_x
+    for images, raw in ((data.x[:6], one), (other, two)):
+        np.testing.assert_array_equal(images, resize_images((raw / np.float32(255))[..., np.newaxis], (5, 4)))
+
+
+@pytest.mark.parametrize("kind", ["npz", "clients"])
+def test_resizing_makes_no_image_of_other_channels(tmp_path: Path, kind: str) -> None:
+    settings = arrays_of_sizes(tmp_path, kind, np.zeros((6, 9, 7, 3)), np.zeros((6, 4, 11, 1)))
+    with pytest.raises(DataError, match=r"shape \(9, 7, 3\) .*, got \(4, 11, 1\)"):
+        load(settings, 0, tmp_path, (5, 4))
 
 
 def test_more_images_than_memory_holds_are_refused(tmp_path: Path) -> None:

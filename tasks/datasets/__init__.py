@@ -1,7 +1,7 @@
 """Where raw data comes from: one module for each `data.kind`, and the part that is held out.
 
-A kind's `read(settings, path, seed)` returns a `Source`; scikit-learn, pandas and Pillow are imported when they are
-needed. Pickled data is never loaded.
+A kind's `read(settings, path, seed, size)` returns a `Source`, whose images it has resized to `size` as it read them;
+scikit-learn, pandas and Pillow are imported when they are needed. Pickled data is never loaded.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from tasks.datasets import clients, digits, images, npz, synthetic, table
 from tasks.datasets.examples import Examples, Source
 from tasks.datasets.hold_out import hold_out
-from tasks.datasets.resize import Size, resize_examples
+from tasks.datasets.resize import Size
 from tasks.errors import DataError, shown
 from tasks.settings import DataKind, DataSettings, naming
 
 __all__ = ["KINDS", "Examples", "load"]
 
-KINDS: dict[DataKind, Callable[[DataSettings, Path, int], Source]] = {
+KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
     "digits": digits.read,
     "npz": npz.read,
     "clients": clients.read,
@@ -42,13 +42,7 @@ def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Ex
         SettingsError: `data.label_column` and `data.client_column` are one column, or `data.drop_columns` names one.
     """
     with naming(f"data.kind {settings.kind}", f"data.path {shown(settings.path)}"):
-        path = folder / settings.path
-        # Files of images may differ in size, so that each is resized as it is read.
-        source = (
-            images.read(settings, path, seed, size)
-            if settings.kind == "images"
-            else KINDS[settings.kind](settings, path, seed)
-        )
+        source = KINDS[settings.kind](settings, folder / settings.path, seed, size)
         if len(source.classes) < 2:
             raise DataError(
                 f"the labels at data.path {shown(settings.path)} must be of at least two classes, got only "
@@ -56,7 +50,12 @@ def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Ex
             )
         if source.clients is not None:
             _refuse_twins(source.clients)
-        return resize_examples(hold_out(source, settings, seed), size)
+        examples = hold_out(source, settings, seed)
+        if size and examples.x.ndim != 4:
+            raise DataError(
+                f"preprocess.resize needs images, and the data is a table: leave it unset, got {list(size)}"
+            )
+        return examples
 
 
 def _refuse_twins(clients: NDArray[np.str_]) -> None:

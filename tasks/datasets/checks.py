@@ -50,18 +50,26 @@ def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[n
     return x[..., np.newaxis] if x.ndim == 3 else x
 
 
-def check_alike(first: Raw, other: Raw, where_first: str, where: str) -> None:
+def check_alike(first: Raw, other: Raw, where_first: str, where: str, resizing: bool = False) -> None:
     """Checks that `other` holds examples of the shape and the scale of `first`, two arrays that `as_features` took.
+
+    Images that are resized may differ in height and width.
 
     Raises:
         DataError: they differ. Bytes beside floats are refused for images, since only bytes are divided by 255.
     """
-    if _shape(first) != _shape(other):
+    one, two = _shape(first), _shape(other)
+    of_one_kind = len(one) == len(two) == 3 and one[2] == two[2]
+    if one != two and not (resizing and of_one_kind):
         raise DataError(
-            f"{where} must hold examples of shape {_shape(first)} as {where_first} does, got {_shape(other)}"
+            f"{where} must hold examples of shape {one} as {where_first} does, got {two}"
+            f"{': set preprocess.resize, such as ' + str(list(one[:2])) if of_one_kind else ''}"
         )
     if _counts_to_255(first) != _counts_to_255(other):
-        raise DataError(f"{where} must hold {first.dtype} images as {where_first} does, got {other.dtype}")
+        raise DataError(
+            f"{where} must hold {first.dtype} images as {where_first} does, got {other.dtype}: save both as uint8, or "
+            "both as floats (only uint8 images are divided by 255)"
+        )
 
 
 def named_classes(names: Iterable[str], where: str = "a label") -> tuple[NDArray[np.int32], tuple[str, ...]]:

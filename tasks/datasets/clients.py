@@ -11,13 +11,14 @@ from tasks.datasets.checks import Raw, check_alike
 from tasks.datasets.examples import Source, plain
 from tasks.datasets.labels import RawLabels, number, read_labelled
 from tasks.datasets.listing import entries
+from tasks.datasets.resize import Size, resized
 from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
 from tasks.files import TEST, check_client_id
 from tasks.settings import DataSettings
 
 
-def read(settings: DataSettings, path: Path, seed: int) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
     """Returns the examples of `<client id>.npz` (arrays `x` and `y`), sorted by id, and those of `test.npz`, if any.
 
     Each label must occur at some client, not at every one. A client's file that cannot be read is one record of
@@ -39,19 +40,21 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
     read: dict[str, _Read] = {}
     for client in sorted(files):
         try:
-            read[client] = _read(files[client], f"client {client} ({files[client]})", unreadable.of(client))
+            read[client] = _read(files[client], f"client {client} ({files[client]})", unreadable.of(client), size)
         except DataError as exc:
             unreadable.lose(client, exc)
     if not read:
         raise DataError(
             f"{path} must hold a file of a client that can be read, got none; the first: {unreadable.first}"
         )
-    test = _read(test_file, str(test_file), unreadable.of(TEST)) if test_file else None
+    test = _read(test_file, str(test_file), unreadable.of(TEST), size) if test_file else None
     first, *others = read
+    resizing = bool(size)
     for client in others:
-        check_alike(read[first].raw, read[client].raw, f"client {first}", f"client {client} ({files[client]})")
+        where = f"client {client} ({files[client]})"
+        check_alike(read[first].raw, read[client].raw, f"client {first}", where, resizing)
     if test:
-        check_alike(read[first].raw, test.raw, f"client {first}", str(test_file))
+        check_alike(read[first].raw, test.raw, f"client {first}", str(test_file), resizing)
 
     numbered = number(
         {client: of_client.labels for client, of_client in read.items()}, test.labels if test else None, unreadable
@@ -86,9 +89,10 @@ class _Read:
     labels: RawLabels
 
 
-def _read(file: Path, where: str, leave_out: LeaveOut) -> _Read:
+def _read(file: Path, where: str, leave_out: LeaveOut, size: Size) -> _Read:
     try:
         x, y = read_array(file, "x"), read_array(file, "y")
     except DataError as exc:
         raise DataError(f"{where}: {exc}") from exc
-    return _Read(x, *read_labelled(x, y, f"{where}: x", f"{where}: y", leave_out))
+    features, labels = read_labelled(x, y, f"{where}: x", f"{where}: y", leave_out)
+    return _Read(x, resized(features, size), labels)

@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from tasks.datasets.examples import Source, plain
+from tasks.datasets.resize import Size, resized
 from tasks.settings import DataSettings
 
 
-def read(settings: DataSettings, path: Path, seed: int) -> Source:
-    """Returns the digits, x (1797, 8, 8, 1) in [0, 1] (the data counts 0 to 16), and no test set."""
+def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
+    """Returns the digits, x (1797, 8, 8, 1) or of `size`, in [0, 1] (the data counts 0 to 16), and no test set."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    x = (data.images[..., np.newaxis] / 16).astype(np.float32)
+    x = resized((data.images[..., np.newaxis] / 16).astype(np.float32), size)
     return Source(data.target.astype(np.int32), plain(x), classes=tuple(str(name) for name in data.target_names))

@@ -10,6 +10,7 @@ from tasks.datasets.archive import array_names, read_array
 from tasks.datasets.checks import Raw, check_alike
 from tasks.datasets.examples import Source, plain
 from tasks.datasets.labels import RawLabels, number, read_labelled
+from tasks.datasets.resize import Size, resized
 from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
 from tasks.files import TEST
@@ -24,7 +25,7 @@ NAMINGS = (
 UNUSED = {"val_images", "val_labels"}
 
 
-def read(settings: DataSettings, path: Path, seed: int) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
     """Returns the training examples and, where the file has them, the test examples.
 
     MedMNIST's validation set (`val_images`, `val_labels`) is not used: validation here is on the hold-out. Any other
@@ -44,18 +45,21 @@ def read(settings: DataSettings, path: Path, seed: int) -> Source:
         logger.warning("%d arrays of %s are not used: %s", len(ignored), path, ", ".join(ignored))
 
     unreadable = Unreadable(settings)
-    raw, x, labels = _read(path, x_train, y_train, unreadable.of(""))
+    raw, x, labels = _read(path, x_train, y_train, size, unreadable.of(""))
     if not names & {x_test, y_test}:
         numbered = number({"": labels}, None, unreadable)
         train = unreadable.take("", x, numbered.y[""])
         return Source(train.y, plain(train.x), numbered.classes, skipped=unreadable.skipped())
-    raw_test, test_x, test_labels = _read(path, x_test, y_test, unreadable.of(TEST))
-    check_alike(raw, raw_test, x_train, f"{path}: {x_test}")
+    raw_test, test_x, test_labels = _read(path, x_test, y_test, size, unreadable.of(TEST))
+    check_alike(raw, raw_test, x_train, f"{path}: {x_test}", resizing=bool(size))
     numbered = number({"": labels}, test_labels, unreadable)
     train, test = unreadable.take("", x, numbered.y[""]), unreadable.take(TEST, test_x, numbered.y[TEST])
     return Source(train.y, plain(train.x), numbered.classes, test=test, skipped=unreadable.skipped())
 
 
-def _read(path: Path, name_x: str, name_y: str, leave_out: LeaveOut) -> tuple[Raw, NDArray[np.float32], RawLabels]:
-    x, y = read_array(path, name_x), read_array(path, name_y)
-    return x, *read_labelled(x, y, f"{path}: {name_x}", f"{path}: {name_y}", leave_out)
+def _read(
+    path: Path, name_x: str, name_y: str, size: Size, leave_out: LeaveOut
+) -> tuple[Raw, NDArray[np.float32], RawLabels]:
+    raw, y = read_array(path, name_x), read_array(path, name_y)
+    x, labels = read_labelled(raw, y, f"{path}: {name_x}", f"{path}: {name_y}", leave_out)
+    return raw, resized(x, size), labels

@@ -1,7 +1,6 @@
 """Bilinear resizing of images that averages when it shrinks."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -9,8 +8,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tasks.datasets.checks import check_memory
-from tasks.datasets.examples import Examples
-from tasks.errors import DataError
 from tasks.settings import naming
 
 Size = tuple[int, ...]
@@ -22,27 +19,18 @@ _COLUMNS = 512
 """Columns multiplied at a time: of a photograph of 6000×4000, ten times as fast as all, and without its 576 MB."""
 
 
-def resize_examples(examples: Examples, size: Size) -> Examples:
-    """Returns the examples with all images at `size`; without a size, as they are.
+def resized(x: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
+    """Returns images at `size`; a table, and everything where there is no size, as it is.
 
     Raises:
-        DataError: a size is given and the data is a table, or the resized images do not fit into memory.
+        DataError: the resized images do not fit into memory.
     """
-    if not size:
-        return examples
-    if examples.x.ndim != 4:
-        raise DataError(f"preprocess.resize needs images, and the data is a table: leave it unset, got {list(size)}")
+    if not size or x.ndim != 4:
+        return x
     height, width = size
-    number = len(examples.x) + len(examples.test_x)
-    check_memory(
-        4 * number * height * width * examples.x.shape[3], f"{number} images of preprocess.resize {list(size)}"
-    )
+    check_memory(4 * len(x) * height * width * x.shape[3], f"{len(x)} images of preprocess.resize {list(size)}")
     with naming("preprocess.resize"):
-        return replace(
-            examples,
-            x=resize_images(examples.x, (height, width)),
-            test_x=resize_images(examples.test_x, (height, width)),
-        )
+        return resize_images(x, (height, width))
 
 
 def resize_images(x: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

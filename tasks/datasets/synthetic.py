@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.datasets.checks import named_classes
 from tasks.datasets.examples import Source, plain
+from tasks.datasets.resize import Size
 from tasks.errors import DataError
 from tasks.settings import DataSettings
 
@@ -16,7 +17,7 @@ STREAM = 0x5E7
 """Which of the seed's random streams draws the data."""
 
 
-def read(settings: DataSettings, path: Path, seed: int) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
     """Returns Synthetic(α, β) of FedProx (Li et al. 2020, arXiv 1812.06127, appendix), each example with its client.
 
     Client k of K draws u_k ~ N(0, α), B_k ~ N(0, β), v_k ~ N(B_k, 1) (60), W_k ~ N(u_k, 1) (60, 10), b_k ~ N(u_k, 1)

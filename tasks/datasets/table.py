@@ -17,6 +17,7 @@ from tasks.datasets.checks import LONGEST_CLASS, named_classes
 from tasks.datasets.columns import Column, distinct_integers, recognise
 from tasks.datasets.encoding import Fitted, fit, refuse_missing, transform, values_in
 from tasks.datasets.examples import Features, Source
+from tasks.datasets.resize import Size
 from tasks.datasets.table_file import read_table
 from tasks.datasets.unreadable import LeaveOut, RowsError, Unreadable
 from tasks.errors import DataError, SettingsError, shown
@@ -38,7 +39,7 @@ _Texts: TypeAlias = "NDArray[np.object_]"
 logger = logging.getLogger(__name__)
 
 
-def read(settings: DataSettings, path: Path, seed: int) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
     """Returns the rows in the file's order, and no test set.
 
     Each column but those of label, client and group is one feature or more.
