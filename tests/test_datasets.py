@@ -798,6 +798,27 @@ def test_cut_image_is_named(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("path;label\na/0.png;x\na/1.png;x\nb/0.png;y\nb/1.png;y\n;\n", "utf-8-sig"),
+        ("path\tlabel\r\na/0.png\tx\r\na/1.png\tx\r\nb/0.png\ty\r\nb/1.png\ty\r\n", "utf-16"),
+        ("path, label\na\\0.png, x\na\\1.png, x\nb\\0.png, y\n.\\b\\1.png, y\n", "utf-8"),
+    ],
+)
+def test_a_list_of_images_is_read_as_spreadsheets_and_windows_write_it(
+    tmp_path: Path, text: str, encoding: str
+) -> None:
+    for folder, value in (("a", 10), ("b", 200)):
+        (tmp_path / folder).mkdir()
+        for name in "01":
+            Image.new("L", (2, 2), value).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+    data = load(DataSettings(kind="images", path=str(tmp_path)), 0, tmp_path)
+    assert data.classes == ("x", "y")
+    np.testing.assert_allclose(data.x[:, 0, 0, 0], np.array([10, 200])[data.y] / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("text", "got"),
     [
         ("", "columns path, label"),
@@ -812,9 +833,12 @@ def test_cut_image_is_named(tmp_path: Path, suffix: str) -> None:
         ("path,label,client\n0.png,a,../up\n", "row 1: a client id"),
         ("path,label\n0.png,a\n0.png,b\n", "row 2: '0.png' must occur once, got it in row 1"),
         ("path,label\n/0.png,a\n", "row 1: path must be relative"),
+        ("path,label\nC:\\0.png,a\n", "row 1: path must be relative"),
+        ("path,label\n..\\0.png,a\n", "row 1: path must stay in the folder of the CSV"),
         ("path,label\n../0.png,a\n", "row 1: path must stay in the folder of the CSV, got '../0.png'"),
         ("path,label\na/../../0.png,a\n", "row 1: path must stay in the folder of the CSV"),
-        ("path,label\n1.png,a\n", "1.png must be an image, got nothing there"),
+        ("path,label\n0.png,a\n1.png,a\n", "1.png must be an image, got nothing there"),
+        ("path,label\n0.png,a\n1.png,a\n", "list.csv row 2: '1.png'"),
         ('path,label\n"0.png,a\n', "must be a CSV"),
     ],
 )

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from tasks.datasets import Examples, load
 from tasks.datasets.encoding import encode
@@ -93,6 +95,53 @@ def test_a_packed_table_is_read_and_a_cut_one_refused(tmp_path: Path) -> None:
     assert features_of(path) == features_of(tmp_path / "t.csv")
     path.write_bytes(packed[:-20])
     assert "t.csv.gz must be a whole CSV file" in refusal(path)
+
+
+def test_the_content_says_how_a_file_is_packed_not_its_name(tmp_path: Path) -> None:
+    path = column(tmp_path, ["1", "2"])
+    expected, text = features_of(path), path.read_bytes()
+    path.write_bytes(gzip.compress(text))
+    assert features_of(path) == expected
+    (tmp_path / "t.csv.gz").write_bytes(text)
+    assert features_of(tmp_path / "t.csv.gz") == expected
+    path.write_bytes(b"PK\x03\x04 and more")
+    assert "a zip archive or an Excel file: save its table as CSV UTF-8" in refusal(path)
+
+
+@pytest.mark.parametrize("separator", [";", ",", "|", "\t"])
+def test_the_line_with_which_excel_names_the_separator_is_no_header(tmp_path: Path, separator: str) -> None:
+    text = column(tmp_path, ["1", "2"], separator).read_text()
+    expected = features_of(tmp_path / "t.csv")
+    for before in (f"sep={separator}\r\n", f'"sep={separator}"\n'):
+        assert features_of(write(tmp_path, before + text, encoding="utf-8-sig")) == expected
+
+
+@pytest.mark.parametrize("spaces", [" ", "   "])
+def test_spaces_separate_columns_where_nothing_else_does(tmp_path: Path, spaces: str) -> None:
+    text = column(tmp_path, ["1", "2"], spaces).read_text()
+    assert features_of(write(tmp_path, text.replace("\n", " \n"))) == features_of(column(tmp_path, ["1", "2"]))
+
+
+def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    path = column(tmp_path, ["1", "2"])
+    assert refusal(path, label_column="Label").endswith("got 'number', 'a', 'label': did you mean 'label'?")
+    assert refusal(path, drop_columns=["numbr"]).endswith("did you mean 'number'?")
+    assert refusal(path, label_column="target").endswith("if they are cells, put a line of names first")
+    assert "the first line must have the names of all columns" in refusal(write(tmp_path, "Report\n\na,label\n1,x\n"))
+
+
+def test_rows_and_columns_without_cells_at_the_end_are_left_out(tmp_path: Path) -> None:
+    text = column(tmp_path, ["1", "2"], ";").read_text()
+    expected = features_of(tmp_path / "t.csv")
+    assert features_of(write(tmp_path, text.replace("\n", ";;;\n") + ";;;;;\n; ; ;;;\n\n")) == expected
+    inside = text.replace("\n", "\n;;\n", 5).replace("\n;;\n", "\n", 4)
+    assert "has no label in row 5" in refusal(write(tmp_path, inside))
+
+
+def test_columns_of_one_name_in_parquet_are_named(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1, 2])] * 3, names=["a", "a", "label"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert "every column must be there once, got 'a' more often" in refusal(tmp_path / "t.parquet")
 
 
 def test_spaces_around_cells_and_names_are_no_part_of_them(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """`images`: a folder of images for each class, or a CSV that names images, their labels and their clients."""
 
-import csv
 import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from tasks.datasets.examples import Source, plain
 from tasks.datasets.listing import entries
 from tasks.datasets.pixels import CHANNELS, FULL_SCALE, Header, header, pixels, target
 from tasks.datasets.resize import Size, resize_images
+from tasks.datasets.table_file import read_rows
 from tasks.datasets.unreadable import Unreadable
 from tasks.errors import DataError, reading, shown
 from tasks.files import check_client_id
@@ -116,7 +116,9 @@ def _in_folders(folder: Path) -> list[Picture]:
             raise DataError(f"{of_class} has no label: {folder} must hold one folder for each class, and images there")
         files = entries(of_class)
         if not files:
-            raise DataError(f"{of_class} must hold the images of class {of_class.name!r}, got none")
+            raise DataError(
+                f"{of_class} must hold the images of class {of_class.name!r}, got none: remove the folder, or fill it"
+            )
         for file in files:
             if file.is_dir() or file.suffix.lower() not in SUFFIXES:
                 got = (
@@ -132,10 +134,8 @@ def _in_folders(folder: Path) -> list[Picture]:
 
 
 def _in_csv(file: Path, group: str) -> list[Picture]:
-    with reading(f"{file} must be a CSV in UTF-8"), file.open(encoding="utf-8-sig", newline="") as opened:
-        reader = csv.DictReader(opened, strict=True)
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
+    with reading(f"{file} must be a CSV in UTF-8"):
+        columns, rows = read_rows(file, ("path", "label"))
     if not {"path", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise DataError(
             f"{file} must have the columns path, label and, if wanted, client once each, got {shown(columns)}"
@@ -147,7 +147,7 @@ def _in_csv(file: Path, group: str) -> list[Picture]:
     if not rows:
         raise DataError(f"{file} must name at least one image, got no row")
     # A flow run's folder has a link to the CSV alone: the images are beside the file that it leads to.
-    beside = any((file.parent / (row["path"] or "")).is_file() for row in rows)
+    beside = any((file.parent / (row["path"] or "").strip().replace("\\", "/")).is_file() for row in rows)
     folder = file.parent if beside else file.resolve().parent
     return [_in_row(file, folder, row, number, group) for number, row in enumerate(rows, start=1)]
 
@@ -155,11 +155,13 @@ def _in_csv(file: Path, group: str) -> list[Picture]:
 def _in_row(file: Path, folder: Path, row: dict[str, str], number: int, group: str) -> Picture:
     where = f"{file} row {number}"
     cells = {column: (row[column] or "").strip() for column in ("path", "label", "client", group) if column in row}
+    if not (folder / cells["path"]).exists():
+        cells["path"] = cells["path"].replace("\\", "/")  # as Windows writes it
     empty = [column for column, cell in cells.items() if not cell]
     problem = f"{where} has no {empty[0]}: every image must have one" if empty else ""
     if None in row or None in row.values():
         problem = f"{where} must have as many cells as the header, got {'more' if None in row else 'fewer'}"
-    if Path(cells["path"]).is_absolute():
+    if Path(cells["path"]).is_absolute() or PureWindowsPath(cells["path"]).is_absolute():
         raise DataError(f"{where}: path must be relative to the folder of the CSV, got {cells['path']!r}")
     if os.path.normpath(cells["path"]).split(os.sep)[0] == os.pardir:  # DVC does not watch what is elsewhere
         raise DataError(f"{where}: path must stay in the folder of the CSV, got {cells['path']!r}")
@@ -184,9 +186,8 @@ def _check(picture: Picture) -> Picture:
     if picture.problem:
         raise DataError(picture.problem)
     if not picture.path.is_file():
-        raise DataError(
-            f"{picture.path} must be an image, got {'a folder' if picture.path.is_dir() else 'nothing there'}"
-        )
+        got = "a folder" if picture.path.is_dir() else "nothing there"
+        raise DataError(f"{picture.path} must be an image, got {got} ({picture.named})")
     return picture
 
 

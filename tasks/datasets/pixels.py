@@ -49,9 +49,7 @@ def header(path: Path) -> Header:
     Raises:
         DataError: no image of FORMATS, of a mode that is not read, or of several frames.
     """
-    from PIL import Image
-
-    with reading(_whole(path)), Image.open(path, formats=FORMATS) as image:
+    with reading(_whole(path)), _opened(path) as image:
         # A camera's MPO is a JPEG with previews or a second view behind the photograph, which is its first frame.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         mode = image.mode
@@ -94,9 +92,7 @@ def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
     Raises:
         DataError: the file is damaged, or holds a number that is not finite.
     """
-    from PIL import Image
-
-    with reading(_whole(path)), Image.open(path, formats=FORMATS) as image:
+    with reading(_whole(path)), _opened(path) as image:
         # As bytes and as float32: small enough for Pillow's own limit of pixels may still be too much for this machine.
         check_memory(5 * image.width * image.height * CHANNELS.get(wanted, 1), str(path))
         raw, scale = _raw(image, wanted)
@@ -113,6 +109,18 @@ def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
             return np.broadcast_to(x, (*x.shape[:2], 3))
         case _:
             return x
+
+
+def _opened(path: Path) -> "Image.Image":
+    from PIL import Image
+
+    try:
+        return Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as exc:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise DataError(
+            f"{path} must be a whole image of at most {limit} pixels, got more: save it smaller, or in pieces"
+        ) from exc
 
 
 def _whole(path: Path) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
+import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from tasks.datasets.checks import check_memory
 from tasks.errors import DataError, reading, shown
@@ -18,8 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEPARATORS = (",", ";", "\t", "|")
+SPACES = " "
+"""Any number of them, where no other separator finds the wanted columns."""
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 PARQUET_SUFFIXES = (".parquet", ".pq")
+_GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
+"""How such files begin, whatever they are called."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _BLOCK = 2**20
 
@@ -27,9 +35,10 @@ _BLOCK = 2**20
 def read_table(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
     """Returns the table at `path`, in which a missing cell is NaN and a cell that is no number is text.
 
-    CSV: the separator is the one of SEPARATORS by which the header has most of the wanted columns, and then most
-    columns. Cells of a comma-separated file are numbers where pandas reads them so; in other files, a decimal comma is
-    possible, so that all cells are text.
+    CSV: the separator is the one that a first line `sep=;` names, or the one by which the header has most of the
+    wanted columns, and then most columns. Columns without name and cells at the end are left out, and so are rows
+    without cells there. Cells of a comma-separated file are numbers where pandas reads them so; in other files, a
+    decimal comma is possible, so that all cells are text.
 
     Args:
         path: a file of TEXT_SUFFIXES, perhaps with `.gz`, or of PARQUET_SUFFIXES.
@@ -41,20 +50,22 @@ def read_table(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
     """
     if not path.is_file():
         raise DataError(f"{path} must be a CSV or Parquet file, got {'a folder' if path.is_dir() else 'nothing there'}")
-    packed = path.suffix.lower() == ".gz"
-    suffix = Path(path.stem if packed else path.name).suffix.lower()
-    if suffix in PARQUET_SUFFIXES and not packed:
+    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    start = _start(path)
+    if start == _PARQUET or path.suffix.lower() in PARQUET_SUFFIXES:
         with reading(f"{path} must be a whole Parquet file"):
             return _read_parquet(path, wanted)
     if suffix not in TEXT_SUFFIXES:
-        advice = ": save it as CSV UTF-8" if suffix.startswith((".xls", ".ods")) else ""
+        advice = "save it as CSV UTF-8" if suffix.startswith((".xls", ".ods")) else "if it is text, call it .csv"
         raise DataError(
             f"{path} must be a {', '.join(TEXT_SUFFIXES)} (also with .gz) or .parquet file, "
-            f"got {path.suffix or 'no suffix'}{advice}"
+            f"got {path.suffix or 'no suffix'}: {advice}"
         )
+    if start == _ZIP:
+        raise DataError(f"{path} must be a CSV file, got a zip archive or an Excel file: save its table as CSV UTF-8")
     try:
         with reading(f"{path} must be a whole CSV file"):
-            return _read_text(_File(path, packed, _encoding(path, packed)), wanted)
+            return _read_text(_file(path), wanted)
     except DataError as exc:
         if isinstance(exc.__cause__, UnicodeError):
             raise DataError(
@@ -69,40 +80,74 @@ class _File:
     path: Path
     packed: bool
     encoding: str
+    separator: str = ""
+    """as its first line, before the header, says; else empty"""
 
     def open(self) -> IO[str]:
+        """Returns the text from the header on."""
         if self.packed:
-            return gzip.open(self.path, "rt", encoding=self.encoding, newline="")
-        return self.path.open(encoding=self.encoding, newline="")
+            opened = cast(IO[str], gzip.open(self.path, "rt", encoding=self.encoding, newline=""))  # noqa: SIM115
+        else:
+            opened = self.path.open(encoding=self.encoding, newline="")
+        if self.separator:
+            opened.readline()
+        return opened
 
 
-def _encoding(path: Path, packed: bool) -> str:
+def _start(path: Path) -> bytes:
+    with path.open("rb") as opened:
+        return opened.read(4)
+
+
+def _file(path: Path) -> _File:
+    packed = _start(path).startswith(_GZIP)
     with gzip.open(path) if packed else path.open("rb") as opened:
         start = opened.read(2)
         size = len(start)
         while packed and (block := opened.read(_BLOCK)):
             size += len(block)
             check_memory(size, str(path))
-    return "utf-16" if start in _UTF_16 else "utf-8-sig"
+    file = _File(path, packed, "utf-16" if start in _UTF_16 else "utf-8-sig")
+    with file.open() as text:
+        said = re.fullmatch(r'"?sep=(.)"?\r?\n?', text.readline(10), re.I)
+    return replace(file, separator=said[1]) if said else file
+
+
+def read_rows(path: Path, wanted: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns the header of a CSV, and its rows as text by column; the separator is as in `read_table`.
+
+    A row with too few or too many cells has them as `csv.DictReader` does. Rows without cells at the end are left out.
+    What is raised for foreign bytes cannot be listed: call this within `reading`.
+    """
+    file = _file(path)
+    separator, header = _header(file, dict.fromkeys(wanted, ""))
+    with file.open() as opened:
+        reader = csv.DictReader(opened, delimiter=separator, skipinitialspace=True, strict=True)
+        reader.fieldnames = [name.strip() for name in header]
+        rows = list(reader)[1:]
+    while rows and not any(cell and cell.strip() for cell in rows[-1].values() if isinstance(cell, str | None)):
+        rows.pop()
+    return [name.strip() for name in header], rows
 
 
 def _read_text(file: _File, wanted: Mapping[str, str]) -> pd.DataFrame:
     # A wide table takes pandas half a minute, so a wrong column is said before.
     separator, header = _header(file, wanted)
     columns = [name.strip() for name in header]
-    open_end = len(columns) > 1 and not columns[-1]
-    _check_columns(file.path, columns[:-1] if open_end else columns, wanted)
+    named = max((place for place, name in enumerate(columns, start=1) if name), default=len(columns))
+    _check_columns(file.path, columns[:named], wanted)
     text = {raw: str for raw, name in zip(header, columns, strict=True) if name in wanted}
     try:
         frame = _frame(file, separator, text if separator == "," else str)
     except OverflowError:  # an integer of more than 308 digits
         frame = _frame(file, separator, str)
-    if open_end and frame.shape[1] == len(columns) and frame.iloc[:, -1].isna().all():
-        frame, header, columns = frame.iloc[:, :-1], header[:-1], columns[:-1]
+    if frame.shape[1] == len(columns) and frame.iloc[:, named:].isna().all(axis=None):
+        frame, header, columns = frame.iloc[:, :named], header[:named], columns[:named]
     _check_columns(file.path, columns, wanted)
     if list(frame.columns) != header:
         raise DataError(f"{file.path} must have a header of one line, got {shown(list(frame.columns))}")
-    return frame.set_axis(columns, axis=1)
+    rows = np.flatnonzero(frame.notna().any(axis=1).to_numpy())
+    return frame.iloc[: rows[-1] + 1 if len(rows) else 0].set_axis(columns, axis=1)
 
 
 def _frame(file: _File, separator: str, dtype: Any) -> pd.DataFrame:
@@ -113,7 +158,8 @@ def _frame(file: _File, separator: str, dtype: Any) -> pd.DataFrame:
         warnings.simplefilter("error", pd.errors.ParserWarning)
         return pd.read_csv(
             file.path,
-            sep=separator,
+            sep=r"\s+" if separator == SPACES else separator,
+            skiprows=1 if file.separator else 0,
             index_col=False,
             skipinitialspace=True,
             dtype=dtype,
@@ -125,11 +171,11 @@ def _frame(file: _File, separator: str, dtype: Any) -> pd.DataFrame:
 
 
 def _header(file: _File, wanted: Mapping[str, str]) -> tuple[str, list[str]]:
-    found = {separator: _cells(file, separator) for separator in SEPARATORS}
-    separator = max(
-        found, key=lambda each: (len({name.strip() for name in found[each]} & set(wanted)), len(found[each]))
-    )
-    return separator, found[separator]
+    found = {each: _cells(file, each) for each in ([file.separator] if file.separator else SEPARATORS)}
+    names = {each: {name.strip() for name in cells} & set(wanted) for each, cells in found.items()}
+    separator = max(found, key=lambda each: (len(names[each]), len(found[each])))
+    spaced = [] if file.separator or names[separator] else [name for name in _cells(file, SPACES) if name]
+    return (SPACES, spaced) if set(wanted) & set(spaced) else (separator, found[separator])
 
 
 def _cells(file: _File, separator: str) -> list[str]:
@@ -148,6 +194,7 @@ def _read_parquet(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
     described = parquet.read_metadata(path)
     # A column of one value takes a few bytes, however many rows it has: 8 bytes a number, and 100 a label or client.
     check_memory(described.num_rows * (8 * described.num_columns + 200), f"{path} ({described.num_rows} rows)")
+    _check_columns(path, parquet.read_schema(path).names, {})
     frame = pd.read_parquet(path, engine="pyarrow")
     frame.columns = pd.Index([str(column) for column in frame.columns])
     _check_columns(path, list(frame.columns), wanted)
@@ -168,4 +215,17 @@ def _check_columns(path: Path, columns: list[str], wanted: Mapping[str, str]) ->
         raise DataError(f"{path}: every column must be there once, got {', '.join(map(repr, twice[:20]))} more often")
     for column, named in wanted.items():
         if column not in columns:
-            raise DataError(f"{path} must have {named} {column!r}, got {', '.join(map(repr, columns[:20]))}")
+            listed = ", ".join(map(repr, columns[:20]))
+            raise DataError(f"{path} must have {named} {column!r}, got {listed}: {_advice(column, columns)}")
+
+
+def _advice(column: str, columns: list[str]) -> str:
+    if len(columns) == 1:
+        return "the first line must have the names of all columns, with , ; | tabs or spaces between them"
+    names = {name.casefold(): name for name in columns}
+    close = difflib.get_close_matches(column.casefold(), names, n=1)
+    return (
+        f"did you mean {names[close[0]]!r}?"
+        if close
+        else "name one of these, or, if they are cells, put a line of names first"
+    )
