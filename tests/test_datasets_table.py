@@ -4,7 +4,7 @@ import gzip
 import json
 import logging
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +272,45 @@ def test_yes_and_no_are_1_and_0(tmp_path: Path, words: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["12%", "3.5 %"], [12, 3.5]),
+        (["$5", "-$1.50"], [5, -1.5]),
+        (["1.200,50 €", "3,00 €"], [1200.5, 3]),
+        (['"$1,200.50"', "$ 7"], [1200.5, 7]),
+    ],
+)
+def test_numbers_may_have_one_sign_of_a_unit(tmp_path: Path, cells: list[str], numbers: list[float]) -> None:
+    separator = ";" if "," in cells[1] else ","
+    path = column(tmp_path, cells, separator)
+    assert features_of(path)["a"] == repeated(numbers)
+    data = read(path)
+    again = encode(path, data.fitted | {"names": list(data.feature_names)})
+    assert again[:, 1].tolist() == repeated(numbers)
+
+
+@pytest.mark.parametrize("cells", [["5%", "5"], ["$5", "€5"], ["1.5", '"1,5"', "2"]])
+def test_numbers_in_several_notations_are_no_categories(tmp_path: Path, cells: list[str]) -> None:
+    assert "column 'a' must hold numbers in one notation, got " in refusal(column(tmp_path, cells))
+
+
+@pytest.mark.parametrize("cells", [["1", "?"], ["u", "?", "v"], ["yes", " ?", "no"], ["2020-01-31", "?"]])
+def test_a_question_mark_is_a_missing_value(tmp_path: Path, cells: list[str]) -> None:
+    missing = sum("?" in cells[n % len(cells)] for n in range(ROWS))
+    assert f"got {missing} missing in 1 of 2 columns" in refusal(column(tmp_path, cells))
+    assert not any("?" in name for name in read(column(tmp_path, cells), missing="most_frequent").feature_names)
+
+
+def test_a_column_without_values_is_to_be_left_out_whatever_fills_others(tmp_path: Path) -> None:
+    assert "column 'a' must have a value in a training row" in refusal(column(tmp_path, ["", "NA"]))
+
+
+def test_ids_beyond_the_digits_of_a_float_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(column(tmp_path, [str(2**60 + n) for n in range(ROWS)]))
+    assert "whole numbers that differ in nearly every row are taken as features: a;" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("first", "second", "days"),
     [
         ("2020-01-30", "2020-02-01", 2),
@@ -289,6 +328,40 @@ def test_yes_and_no_are_1_and_0(tmp_path: Path, words: tuple[str, str]) -> None:
 def test_dates_become_days(tmp_path: Path, first: str, second: str, days: float) -> None:
     found = features_of(column(tmp_path, [first, second]))["a"]
     assert found[1] - found[0] == pytest.approx(days, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cells", "days"),
+    [(["06:00", "12:30"], [6 / 24, 12.5 / 24]), (["6:00:36 AM", "12:00:00 PM"], [6.01 / 24, 0.5])],
+)
+def test_times_become_fractions_of_a_day(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cells: list[str], days: list[float]
+) -> None:
+    with caplog.at_level(logging.INFO):
+        assert features_of(column(tmp_path, cells))["a"] == pytest.approx(repeated(days), rel=1e-6)
+    assert "times as fractions of a day: a" in caplog.text
+
+
+def test_times_of_parquet_become_fractions_of_a_day(tmp_path: Path) -> None:
+    rows = {"number": np.arange(ROWS), "a": [time(6), time(12, 30)] * (ROWS // 2), "label": ["x", "x", "y", "y"] * 10}
+    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    assert features_of(tmp_path / "t.parquet")["a"] == pytest.approx(repeated([6 / 24, 12.5 / 24]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "cells", [["2020-01-31", "31.01.2020"], ["1/5/20", "1/6/20"], ["2020-01-31", "31.01.2020", "2020-02-01", "x"]]
+)
+def test_dates_that_are_not_understood_are_no_categories(tmp_path: Path, cells: list[str]) -> None:
+    assert "column 'a' must hold dates in one format, got " in refusal(column(tmp_path, cells))
+
+
+def test_one_wrong_cell_among_dates_is_named_or_left_out(tmp_path: Path) -> None:
+    path = column(tmp_path, [f"2020-01-{1 + n:02d}" for n in range(27)])
+    path.write_text(path.read_text().replace("2020-01-05", "2020-02-30", 1))
+    assert "got '2020-02-30' in row 5: write all as YYYY-MM-DD" in refusal(path)
+    data = read(path, skip_unreadable=True)
+    assert data.skipped is not None
+    assert data.skipped.left_out == {"": 1}
 
 
 def test_seconds_of_a_date_are_kept(tmp_path: Path) -> None:

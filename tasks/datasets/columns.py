@@ -15,8 +15,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from tasks.datasets.checks import LONGEST_CLASS
-from tasks.datasets.dates import ISO, date_formats, days
-from tasks.datasets.notation import Notation, decided, decimal_mark, is_number, notations, read_numbers
+from tasks.datasets.dates import ISO, TIME, date_formats, days, like_dates, nearest_format
+from tasks.datasets.notation import (
+    Notation,
+    common_unit,
+    decided,
+    decimal_mark,
+    is_number,
+    notations,
+    read_numbers,
+    without_unit,
+)
 from tasks.datasets.unreadable import RowsError
 from tasks.errors import DataError, shown
 
@@ -33,6 +42,8 @@ MARKS = frozenset(
 )
 """What stands for a missing value where all other cells of the column are numbers or dates, in any capitals. pandas
 takes some of these for missing in every column of a CSV file."""
+MISSING = "?"
+"""What stands for a missing value in every column, as in the data sets of the UCI repository."""
 MOST_CATEGORIES = 100
 """Different texts of a column: each becomes a feature."""
 FEWEST_ROWS = 20
@@ -56,6 +67,7 @@ class Column(BaseModel):
         kind: boolean cells are 0 or 1, dates are days.
         decimal: mark of numbers that are text.
         thousands: separator of numbers that are text.
+        unit: a per cent or currency sign, which stands at each of these numbers.
         format: of dates that are text, as `pandas.to_datetime` takes it.
     """
 
@@ -65,6 +77,7 @@ class Column(BaseModel):
     kind: Literal["number", "boolean", "date", "text"]
     decimal: str = "."
     thousands: str = ""
+    unit: str = ""
     format: str = ""
 
 
@@ -87,12 +100,14 @@ def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
             cells = cells_of(series)
             values = [value for value in dict.fromkeys(cells) if value is not None]
             present = [value for value in values if value.lower() not in MARKS]
-            options = notations(present)
+            unit = common_unit(present)
+            written = [without_unit(value, unit) for value in present]
+            options = notations(written)
             if len(options) > 1:
                 unclear[len(found)] = options
             elif options:
-                marks |= decimal_mark(present, options[0])
-            column = _number(name, options[0]) if options else _of_texts(cells, values, present, name, place)
+                marks |= decimal_mark(written, options[0])
+            column = _number(name, options[0], unit) if options else _of_texts(cells, values, present, name, place)
         elif column.kind == "number" and series.dtype.kind == "f" and _has_fraction(series):
             marks.add(".")
         found.append(column)
@@ -101,7 +116,7 @@ def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
         notation = decided(options, marks)
         if notation is None:
             raise _two_numbers(cells_of(frame[name]), f"{where}: column {name!r}")
-        found[index] = _number(name, notation)
+        found[index] = _number(name, notation, found[index].unit)
     return found
 
 
@@ -121,7 +136,7 @@ def values_of(series: pd.Series[Any], column: Column, where: str) -> NDArray[Any
         case "boolean":
             return _by_value(series, _truths, column, where)
         case "number":
-            read = partial(read_numbers, decimal=column.decimal, thousands=column.thousands)
+            read = partial(read_numbers, decimal=column.decimal, thousands=column.thousands, unit=column.unit)
             return _finite(_by_value(series, read, column, where), series, where)
 
 
@@ -137,12 +152,17 @@ def _finite(numbers: NDArray[np.float64], series: pd.Series[Any], where: str) ->
 
 
 def cells_of(series: pd.Series[Any]) -> Cells:
-    """Returns the cells of a column; an empty text is a missing value."""
+    """Returns the cells of a column; an empty text and MISSING are missing values."""
     present = series.notna().tolist()
     return [
-        ((cell.strip() or None) if isinstance(cell, str) else cell) if there else None
+        (_stripped(cell) if isinstance(cell, str) else cell) if there else None
         for cell, there in zip(series.tolist(), present, strict=True)
     ]
+
+
+def _stripped(text: str) -> str | None:
+    text = text.strip()
+    return None if text in ("", MISSING) else text
 
 
 def distinct_integers(series: pd.Series[Any], numbers: NDArray[np.float64]) -> bool:
@@ -151,11 +171,12 @@ def distinct_integers(series: pd.Series[Any], numbers: NDArray[np.float64]) -> b
     # pandas makes floats of integers where a cell of the column is missing.
     if (series.dtype.kind == "f" and len(present) == len(numbers)) or len(present) < FEWEST_ROWS:
         return False
-    return bool((present % 1 == 0).all()) and len(np.unique(present)) > MOST_DISTINCT * len(present)
+    # Ids of more than 15 digits are one number as floats.
+    return bool((present % 1 == 0).all()) and series.nunique() > MOST_DISTINCT * len(present)
 
 
-def _number(name: str, notation: Notation) -> Column:
-    return Column(name=name, kind="number", decimal=notation[0], thousands=notation[1])
+def _number(name: str, notation: Notation, unit: str) -> Column:
+    return Column(name=name, kind="number", decimal=notation[0], thousands=notation[1], unit=unit)
 
 
 def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
@@ -169,6 +190,8 @@ def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
             return Column(name=name, kind="number")
         case "datetime64" | "datetime" | "date":
             return Column(name=name, kind="date", format=ISO)
+        case "time":
+            return Column(name=name, kind="date", format=TIME)
         case "categorical":
             _check_categories(_texts(cells_of(series)), name, where)
             return Column(name=name, kind="text")
@@ -176,7 +199,10 @@ def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
             return None
     cells = cells_of(series)
     row = next((row for row, cell in enumerate(cells) if cell is not None and not isinstance(cell, str)), 0)
-    raise DataError(f"{where} must hold numbers, truth values, dates or text, got {shown(cells[row])} in row {row + 1}")
+    raise DataError(
+        f"{where} must hold numbers, truth values, dates or text, got {shown(cells[row])} in row {row + 1}: write it "
+        "so, or leave the column out (data.drop_columns)"
+    )
 
 
 def _of_texts(cells: Cells, values: Sequence[str], present: Sequence[str], name: str, where: str) -> Column:
@@ -194,6 +220,7 @@ def _of_texts(cells: Cells, values: Sequence[str], present: Sequence[str], name:
         )
     if formats:
         return Column(name=name, kind="date", format=formats[0])
+    _refuse_mixed_dates(cells, present, where)
     _refuse_mixed(cells, present, where)
     _check_categories(cells, name, where)
     return Column(name=name, kind="text")
@@ -210,7 +237,12 @@ def _two_numbers(cells: Cells, where: str) -> DataError:
 def _refuse_mixed(cells: Cells, present: Sequence[str], where: str) -> None:
     """Refuses one wrong cell in a column of numbers, which would make each of its numbers a category."""
     texts = [value for value in present if not is_number(value)]
-    if not texts or len(present) - len(texts) < len(texts):
+    if not texts and present:
+        raise DataError(
+            f"{where} must hold numbers in one notation, got {shown(present[0])} and others that do not go with it: "
+            "write all with the same decimal mark and unit, or leave the column out (data.drop_columns)"
+        )
+    if len(present) - len(texts) < len(texts):
         return
     counts = Counter(cells)
     if len(present) <= _MIXED and all(counts[text] > 1 for text in texts):
@@ -221,6 +253,19 @@ def _refuse_mixed(cells: Cells, present: Sequence[str], where: str) -> None:
         "empty (data.missing), or leave the column out (data.drop_columns)",
         np.array([cell in wrong for cell in cells]),
     )
+
+
+def _refuse_mixed_dates(cells: Cells, present: Sequence[str], where: str) -> None:
+    """Refuses dates of several formats, or one wrong cell among dates, which would make each date a category."""
+    if 2 * sum(like_dates(present)) < len(present):
+        return
+    wrong = {value for value, there in zip(present, nearest_format(present), strict=True) if not there}
+    first = next(value for value in present if value in wrong)
+    says = (
+        f"{where} must hold dates in one format, got {shown(first)} in row {cells.index(first) + 1}: write all as "
+        "YYYY-MM-DD, or leave the column out (data.drop_columns)"
+    )
+    raise DataError(says) if 2 * len(wrong) > len(present) else RowsError(says, np.array([c in wrong for c in cells]))
 
 
 def _truths(cells: Sequence[Any]) -> NDArray[np.float64]:

@@ -1,10 +1,10 @@
-"""Dates that stand as text in a table's column: their format, and the days since 1970-01-01."""
+"""Dates and times that stand as text in a table's column: their format, and the days since 1970-01-01."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, time
 from itertools import product
 from typing import Any
 
@@ -19,7 +19,12 @@ _DAYS = (
     *(pattern.format(month) for month in ("%b", "%B") for pattern in ("%d {} %Y", "%d-{}-%Y", "{} %d, %Y", "{} %d %Y")),
 )
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
-_FORMATS = tuple("".join(parts) for parts in product(_DAYS, _TIMES))
+_FORMATS = (*("".join(parts) for parts in product(_DAYS, _TIMES)), *(time.strip() for time in _TIMES if time))
+TIME = "%H:%M:%S.%f"
+"""Of a time of day, which is of the day 1900-01-01."""
+_LIKE_DATE = re.compile(r"[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}([ T].*)?")
+_FIRST = 20
+"""Texts by which formats are looked for."""
 _LONGEST = 40
 """Characters of a date and time."""
 
@@ -30,7 +35,7 @@ def date_formats(texts: Sequence[str]) -> list[str]:
     ISO 8601 (2020-01-31, perhaps with a time and an offset) is always the only one. A date with dots, 31.01.2020, has
     the day first wherever that is possible.
     """
-    if not texts or not re.search("[0-9]{4}", texts[0]) or any(len(text) > _LONGEST for text in texts):
+    if not texts or not re.search("[0-9]{4}|[0-9]:[0-9]{2}", texts[0]) or any(len(text) > _LONGEST for text in texts):
         return []
     if re.match(r"[0-9]{4}-[0-9]{2}", texts[0]):
         return [ISO] if np.isfinite(days(texts, ISO)).all() else []
@@ -45,13 +50,27 @@ def date_formats(texts: Sequence[str]) -> list[str]:
 
 
 def days(dates: Sequence[Any], pattern: str) -> NDArray[np.float64]:
-    """Returns the days since 1970-01-01 of texts of this format, or of dates; NaN where one is no date."""
+    """Returns the days since 1970-01-01 of texts of this format, or of dates or times; NaN where one is none."""
     import pandas as pd
 
-    read = pd.to_datetime(pd.Series(dates, dtype=object), format=pattern, utc=True, errors="coerce")
+    texts = [each.isoformat("microseconds") if isinstance(each, time) else each for each in dates]
+    read = pd.to_datetime(pd.Series(texts, dtype=object), format=pattern, utc=True, errors="coerce")
     whole = read.dt.tz_localize(None).to_numpy(dtype="datetime64[us]")
     numbers = whole.astype(np.int64) / 86_400e6
     return np.where(np.isnat(whole), np.nan, numbers)
+
+
+def like_dates(texts: Sequence[str]) -> list[bool]:
+    """Returns which of `texts` look like dates of digits, whatever their format is."""
+    return [_LIKE_DATE.fullmatch(text) is not None for text in texts]
+
+
+def nearest_format(texts: Sequence[str]) -> list[bool]:
+    """Returns which of `texts` are dates of one format, that in which most are."""
+    patterns = [ISO, *(p for p in _FORMATS if any(_is_date(text, p) for text in texts[:_FIRST]))]
+    read = [np.isfinite(days(texts, pattern)) for pattern in patterns]
+    best: list[bool] = max(read, key=lambda there: int(there.sum())).tolist()
+    return best
 
 
 def _is_date(text: str, pattern: str) -> bool:

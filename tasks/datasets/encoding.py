@@ -99,12 +99,7 @@ def fit(values: pd.DataFrame, columns: Sequence[Column], missing: Missing, where
     Raises:
         DataError: a column has no value in these rows, or two features would have one name.
     """
-    empty = values.columns[values.isna().all()].tolist()
-    if empty:
-        raise DataError(
-            f"{where}: column {empty[0]!r} must have a value in a training row, got none: leave it out "
-            "(data.drop_columns)"
-        )
+    refuse_empty(values, where)
     begun = Fitted(
         missing=missing, columns=tuple(FittedColumn(**dict(c), since=_first_day(values[c.name], c)) for c in columns)
     )
@@ -139,6 +134,20 @@ def transform(values: pd.DataFrame, fitted: Fitted, where: str) -> NDArray[np.fl
     with reading(_RECORD):
         known, since = _transformer(fitted).fit(_one_row(fitted)), _since(values, fitted)
     return np.ascontiguousarray(known.transform(since), dtype=np.float32)
+
+
+def refuse_empty(values: pd.DataFrame, where: str) -> None:
+    """Refuses a column without any value.
+
+    Raises:
+        DataError: the column is named.
+    """
+    empty = values.columns[values.isna().all()].tolist()
+    if empty:
+        raise DataError(
+            f"{where}: column {empty[0]!r} must have a value in a training row, got none: leave it out "
+            "(data.drop_columns)"
+        )
 
 
 def refuse_missing(values: pd.DataFrame, where: str) -> None:

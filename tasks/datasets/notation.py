@@ -1,4 +1,4 @@
-"""Numbers that stand as text in a table's column: with a decimal comma, or with separators of thousands."""
+"""Numbers that stand as text in a table's column: with a decimal comma, separators of thousands, or a unit."""
 
 import re
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ Notation = tuple[str, str]
 
 POINT: Notation = (".", "")
 NOTATIONS: tuple[Notation, ...] = (POINT, (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"))
+
+UNITS = ("%", "$", "€", "£", "¥")
 
 # The kinds of space, apostrophe and minus that a spreadsheet writes.
 _PLAIN = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'", "\u2212": "-"})
@@ -51,12 +53,28 @@ def decided(options: Sequence[Notation], marks: set[str]) -> Notation | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def common_unit(texts: Sequence[str]) -> str:
+    """Returns the unit that stands before or after each of `texts`; empty if there is none."""
+    return next((unit for unit in UNITS if texts and all(without_unit(text, unit) != text for text in texts)), "")
+
+
+def without_unit(text: str, unit: str) -> str:
+    """Returns `text` without this unit before or after it, as in 12 %, $5 and -$5; as it is without a unit."""
+    sign = text[:1] if text[:1] in ("+", "-", "\u2212") else ""
+    if unit and text.endswith(unit):
+        return text.removesuffix(unit).rstrip()
+    if unit and text.removeprefix(sign).startswith(unit):
+        return sign + text.removeprefix(sign).removeprefix(unit).lstrip()
+    return text
+
+
 def is_number(text: str) -> bool:
-    """Whether `text` is a number in any notation."""
-    return any(_pattern(notation).fullmatch(text.translate(_PLAIN)) for notation in NOTATIONS)
+    """Whether `text` is a number in any notation, with or without a unit."""
+    plain = without_unit(text, common_unit([text])).translate(_PLAIN)
+    return any(_pattern(notation).fullmatch(plain) for notation in NOTATIONS)
 
 
-def read_numbers(cells: Sequence[Any], decimal: str, thousands: str) -> NDArray[np.float64]:
+def read_numbers(cells: Sequence[Any], decimal: str, thousands: str, unit: str = "") -> NDArray[np.float64]:
     """Returns the numbers (N,) that `cells` are in this notation; NaN from the first that is none."""
     pattern = _pattern((decimal, thousands))
     found = np.full(len(cells), np.nan)
@@ -64,7 +82,8 @@ def read_numbers(cells: Sequence[Any], decimal: str, thousands: str) -> NDArray[
         if not isinstance(cell, str):
             found[index] = _as_float(cell)
             continue
-        text = cell if cell.isascii() else cell.translate(_PLAIN)
+        text = without_unit(cell, unit)
+        text = text if text.isascii() else text.translate(_PLAIN)
         if not pattern.fullmatch(text):
             break
         found[index] = float((text.replace(thousands, "") if thousands else text).replace(decimal, "."))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tasks.datasets.checks import LONGEST_CLASS, named_classes
 from tasks.datasets.columns import Column, distinct_integers, recognise
-from tasks.datasets.encoding import Fitted, fit, refuse_missing, transform, values_in
+from tasks.datasets.encoding import Fitted, fit, refuse_empty, refuse_missing, transform, values_in
 from tasks.datasets.examples import Features, Source
 from tasks.datasets.resize import Size
 from tasks.datasets.table_file import read_table
@@ -92,6 +92,7 @@ def _read_rows(
         try:
             columns = recognise(rows, str(path))
             values = values_in(rows, columns, str(path))
+            refuse_empty(values, str(path))
             if settings.missing == "refuse":
                 refuse_missing(values, str(path))
             return rows, columns, values
@@ -137,7 +138,9 @@ def _said(fitted: Fitted, values: pd.DataFrame, empty: pd.DataFrame, settings: D
     counts = empty.sum()
     dates = [column for column in fitted.columns if column.kind == "date"]
     numbers = [column for column in fitted.columns if column.kind == "number"]
-    written = [c.name for c in numbers if c.decimal != "." or c.thousands]
+    written = [c.name for c in numbers if c.decimal != "." or c.thousands or c.unit]
+    times = [column.name for column in dates if column.format[:2] in ("%H", "%I")]
+    dates = [column for column in dates if column.name not in times]
     other = [~values[c.name].isin(c.categories) & ~empty[c.name] for c in fitted.texts]
     said = {
         "as they are": len(numbers) - len(written),
@@ -145,7 +148,8 @@ def _said(fitted: Fitted, values: pd.DataFrame, empty: pd.DataFrame, settings: D
         "held-out cells of other categories, all 0": sum(int(cells.sum()) for cells in other),
         "yes or no as 1 or 0": _listed(column.name for column in fitted.columns if column.kind == "boolean"),
         "dates as days": _listed(f"{column.name} (since {column.since})" for column in dates),
-        "decimal commas or separators of thousands": _listed(written),
+        "times as fractions of a day": _listed(times),
+        "decimal commas, separators of thousands or units": _listed(written),
         f"filled ({settings.missing})": _listed(f"{name} ({count})" for name, count in counts[counts > 0].items()),
         "left out": _listed(settings.drop_columns),
     }
