@@ -55,6 +55,10 @@ def _size(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _as_yaml(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _items(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
@@ -122,7 +126,7 @@ class Section(BaseModel):
                 default = field.get_default(call_default_factory=True, validated_data={})
                 raise ValueError(
                     f"{name} has no effect with {self.chooser} {chosen} (only with {', '.join(map(str, used_by))}): "
-                    f"leave it at {default!r}, got {value!r}"
+                    f"leave it at {_as_yaml(default)!r}, got {_as_yaml(value)!r}"
                 )
         return self
 
@@ -1072,5 +1076,9 @@ def _say(error: ErrorDetails) -> str:
             return f"{name} must be a number, got {got}"
         case "model_type" | "dict_type":
             return f"{name} must be a section of settings, got {got}"
+        case "tuple_type":
+            return f"{name} must be a list, such as [{got}], got {got}"
+        case "string_type" if isinstance(error["input"], int | float):
+            return f"{name}: input should be a valid string, got {got}: put it in quotes"
         case _:
             return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}, got {got}"

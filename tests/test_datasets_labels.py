@@ -195,3 +195,39 @@ def test_any_array_is_read_or_refused(raw: Any) -> None:
 def test_the_order_of_examples_changes_no_class(order: list[int], form: Callable[[Any], Any]) -> None:
     straight, mixed = (read_labels(form(y), "y", refuse) for y in (USUAL, USUAL[order]))
     assert [mixed.names[k] for k in mixed.index] == [straight.names[straight.index[place]] for place in order]
+
+
+@pytest.mark.parametrize(("third", "warned"), [(ORDER + 1, True), (ORDER, False), (np.array([0, 3]), False)])
+def test_a_client_that_may_count_from_one_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, third: Any, warned: bool
+) -> None:
+    read("clients", clients(tmp_path, a=ORDER, b=ORDER[::-1], c=third))
+    said = (
+        "client c has the labels 1 to 3 where all others have 0 to 2: if it counts the same classes from another number"
+    )
+    assert (said in caplog.text) == warned
+
+
+def test_classes_that_differ_in_capitals_only_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = read("npz", npz(tmp_path, np.array(["Yes", "yes", "no"])[ORDER]))
+    assert data.classes == ("Yes", "no", "yes")
+    assert "2 classes differ in capitals only: 'Yes', 'yes'" in caplog.text
+
+
+def test_names_of_arrays_may_be_in_capitals(tmp_path: Path) -> None:
+    x, y = np.arange(8.0)[:, None], ORDER
+    np.savez(tmp_path / "d.npz", X_train=x, Y_train=y, X_test=x[:3], y_test=y[:3])
+    data = read("npz", tmp_path / "d.npz")
+    np.testing.assert_array_equal(data.test_x, x[:3])
+    np.savez(tmp_path / "d.npz", X_train=x, x_train=x, y_train=y)
+    with pytest.raises(DataError, match="must hold each array once, got X_train, x_train, y_train"):
+        read("npz", tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(("shape", "warned"), [((3, 6, 5), True), ((6, 5, 3), False), ((3, 5, 4), False)])
+def test_channels_that_may_come_first_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shape: tuple[int, ...], warned: bool
+) -> None:
+    np.savez(tmp_path / "d.npz", x_train=np.zeros((8, *shape)), y_train=ORDER)
+    read("npz", tmp_path / "d.npz")
+    assert ("3 pixels high and 6 wide, with 5 channels; if the channels come first" in caplog.text) == warned

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -555,3 +556,25 @@ def test_whatever_cells_are_taken_is_rebuilt_with_the_same_bits(
     train = np.isin(again[:, 0], data.x[:, 0])
     assert again[train].tobytes() == data.x.tobytes()
     assert again[~train].tobytes() == data.test_x.tobytes()
+
+
+# Labels
+
+
+def test_fractions_as_labels_are_refused_even_where_rows_may_be_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path, "a,label\n" + "".join(f"{n},{n / 4}\n" for n in range(ROWS)))
+    assert "got 0.25 in row 2: a number to predict must be cut into classes first" in refusal(
+        path, skip_unreadable=True
+    )
+
+
+def test_a_label_that_pandas_takes_for_missing_is_explained(tmp_path: Path) -> None:
+    assert "has no label in row 1: every row must have one (an empty cell, NA, None, null" in refusal(
+        write(tmp_path, "a,label\n1,None\n2,mild\n")
+    )
+
+
+def test_decimals_of_parquet_may_be_labels(tmp_path: Path) -> None:
+    rows = {"a": range(ROWS), "label": [Decimal(n % 2) for n in range(ROWS)]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "t.parquet")
+    assert read(tmp_path / "t.parquet").classes == ("0", "1")

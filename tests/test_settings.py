@@ -231,7 +231,13 @@ def other(default: Any, field: Any) -> Any:
         (
             "federate.faults",
             {"kind": "flipped_labels", "clients": [3]},
-            "federate.faults.clients.0: input should be a valid string, got 3",
+            "federate.faults.clients.0: input should be a valid string, got 3: put it in quotes",
+        ),
+        ("data.hold_out_clients", "h3", "data.hold_out_clients must be a list, such as ['h3'], got 'h3'"),
+        (
+            "data.drop_columns",
+            ["id"],
+            "data.drop_columns has no effect with kind digits (only with table): leave it at []",
         ),
         (
             "federate.faults",

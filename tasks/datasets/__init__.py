@@ -4,7 +4,9 @@ A kind's `read(settings, path, seed, size)` returns a `Source`, whose images it 
 scikit-learn, pandas and Pillow are imported when they are needed. Pickled data is never loaded.
 """
 
-from collections.abc import Callable
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,12 @@ KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
 }
 
 
+NAMED = 10
+"""Most classes named in one line of the log."""
+
+logger = logging.getLogger(__name__)
+
+
 def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Examples:
     """Returns the examples that `settings` name; `data.path` is relative to `folder` unless absolute.
 
@@ -48,6 +56,7 @@ def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Ex
                 f"the labels at data.path {shown(settings.path)} must be of at least two classes, got only "
                 f"{source.classes[0]!r}"
             )
+        _warn_of_capitals(source.classes)
         if source.clients is not None:
             _refuse_twins(source.clients)
         examples = hold_out(source, settings, seed)
@@ -56,6 +65,14 @@ def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Ex
                 f"preprocess.resize needs images, and the data is a table: leave it unset, got {list(size)}"
             )
         return examples
+
+
+def _warn_of_capitals(classes: Sequence[str]) -> None:
+    twins = Counter(name.casefold() for name in classes)
+    alike = [name for name in classes if twins[name.casefold()] > 1]
+    if alike:
+        named = ", ".join(map(shown, alike[:NAMED]))
+        logger.warning("%d classes differ in capitals only: %s; write each label in one way", len(alike), named)
 
 
 def _refuse_twins(clients: NDArray[np.str_]) -> None:

@@ -16,27 +16,28 @@ def array_names(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise DataError(f"{path} must be an .npz file, got {'a folder' if path.is_dir() else 'nothing there'}")
-    with reading(f"{path} must be an .npz file (zip) and whole"), zipfile.ZipFile(path) as opened:
+    with reading(f"{path} must be an .npz file, as numpy.savez writes it, and whole"), zipfile.ZipFile(path) as opened:
         names = [name.removesuffix(".npy") for name in opened.namelist()]
-    if len(set(names)) < len(names):
+    if len({name.lower() for name in names}) < len(names):
         raise DataError(f"{path} must hold each array once, got {', '.join(names)}")
     return names
 
 
 def read_array(path: Path, name: str) -> Raw:
-    """Returns the array `name` of the .npz file `path`. Pickled objects are never loaded.
+    """Returns the array `name`, in any capitals, of the .npz file `path`. Pickled objects are never loaded.
 
     Raises:
         DataError: no such array, or it is pickled or damaged, or unpacked it does not fit into memory.
     """
     names = array_names(path)
-    if name not in names:
+    place = next((place for place, found in enumerate(names) if found.lower() == name.lower()), -1)
+    if place < 0:
         raise DataError(f"{path} must hold {name}, got {', '.join(sorted(names)) or 'nothing'}")
     with (
         reading(f"{path}: {name} must be a whole array of numbers or text, never objects (save them as .astype(str))"),
         zipfile.ZipFile(path) as archive,
     ):
-        member = archive.infolist()[names.index(name)]
+        member = archive.infolist()[place]
         check_memory(member.file_size, f"{path}: {name}")
         with archive.open(member) as opened:
             return read_npy(opened, member.file_size)

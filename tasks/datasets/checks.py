@@ -3,6 +3,7 @@
 `where` names the file, key or client and begins every message.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from tasks.datasets.unreadable import LeaveOut, refuse
 from tasks.errors import DataError, shown
+
+logger = logging.getLogger(__name__)
 
 Raw = NDArray[np.generic]
 
@@ -36,6 +39,13 @@ def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[n
             f"got {raw.shape}"
         )
     check_memory(8 * raw.size, where)  # as float32, and once more divided by 255
+    if raw.ndim == 4 and raw.shape[1] in (1, 3, 4) and raw.shape[3] > 4:
+        logger.warning(
+            "%s is read as %d images %d pixels high and %d wide, with %d channels; if the channels come first, save "
+            "numpy.moveaxis(x, 1, -1)",
+            where,
+            *raw.shape,
+        )
     if raw.size == 0:
         raise DataError(f"{where} must hold at least one example and one feature, got shape {raw.shape}")
     with np.errstate(over="ignore"):

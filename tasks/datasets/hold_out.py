@@ -90,8 +90,8 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
         )
     if source.clients is None:
         raise DataError(
-            "data.hold_out_clients needs data that says whose each example is (data.kind clients or synthetic, a "
-            f"client column in images or table): leave it empty, got {_listed(named)}"
+            "data.hold_out_clients needs data that says whose each example is (data.kind clients or synthetic, "
+            f"data.client_column in a table, a column client in a CSV of images): leave it empty, got {_listed(named)}"
         )
     there = np.unique(source.clients).tolist()
     unknown = sorted(set(named) - set(there))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.checks import Raw, as_features, dtype_name, named_classes
-from tasks.datasets.unreadable import LeaveOut, Unreadable, refuse
+from tasks.datasets.unreadable import LeaveOut, Unreadable, few_or_none
 from tasks.errors import DataError, reading, shown
 from tasks.files import TEST
 
@@ -88,7 +88,7 @@ def read_labels(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
         worst = int(np.argmax(missing))
         leave_out(missing, f"{where} must hold a label for each example, got {flat[worst]} in example {worst}")
         worst = int(np.argmax(fraction))
-        _if_few(leave_out, fraction)(
+        few_or_none(leave_out, fraction)(
             fraction,
             f"{where} must hold labels ({_ALLOWED}), got {flat[worst]} in example {worst}: a number to predict must be "
             "cut into classes first",
@@ -96,11 +96,6 @@ def read_labels(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
         wrong = missing | fraction
     form = "truth values" if raw.dtype.kind == "b" else "integers"
     return _indexed(flat, wrong, form, where)
-
-
-def _if_few(leave_out: LeaveOut, wrong: NDArray[np.bool_]) -> LeaveOut:
-    """Returns `leave_out`, or what refuses where more than half are wrong: the array then holds something else."""
-    return refuse if 2 * wrong.sum() > len(wrong) else leave_out
 
 
 def _indexed(flat: Raw, wrong: NDArray[np.bool_], form: str, where: str) -> RawLabels:
@@ -126,7 +121,7 @@ def _one_hot(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
         raise DataError(f"{where} must be of shape (N,) or (N, 1) where labels are text, got {raw.shape}")
     wrong = ((raw != 0).sum(axis=1) != 1) | ((raw == 1).sum(axis=1) != 1)
     worst = int(np.argmax(wrong))
-    _if_few(leave_out, wrong)(
+    few_or_none(leave_out, wrong)(
         wrong,
         f"{where} must have one 1 and otherwise 0 in each row of {columns} (one-hot), got "
         f"{shown(raw[worst].tolist())} in example {worst}: soft labels and several labels an example must become one "
@@ -176,6 +171,7 @@ def number(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: U
         raise DataError(f"{first.where} must hold examples that can be read, got none; the first: {unreadable.first}")
     strange = set[str]() if first.form.startswith("one-hot") else _out_of_range(classes, counts, test)
     classes = tuple(name for name in classes if name not in strange)
+    _warn_of_ones(counts, first.form)
     numbered = Numbered(classes, {whose: _numbers(part, classes) for whose, part in parts.items()})
     for whose, part in parts.items():
         others = [*(["other client"] if whose else []), *(["test example"] if test else [])]
@@ -196,6 +192,20 @@ def number(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: U
         more = f" and {len(classes) - NAMED} more in this order" if len(classes) > NAMED else ""
         logger.info("the labels (%s) become %d classes: %s%s", first.form, len(classes), ", ".join(pairs), more)
     return numbered
+
+
+def _warn_of_ones(counts: Mapping[str, Mapping[str, int]], form: str) -> None:
+    """Warns of a client whose labels are those of all others and one more: it may count from 1, the others from 0."""
+    for whose, own in counts.items() if form == "integers" and len(counts) > 2 else ():
+        others = {int(name) for other, labels in counts.items() if other != whose for name in labels}
+        if {int(name) - 1 for name in own} == others:
+            logger.warning(
+                "client %s has the labels %s where all others have %s: if it counts the same classes from another "
+                "number, number them as the others do",
+                whose,
+                _listed(sorted(own, key=int)),
+                _listed(sorted(map(str, others), key=int)),
+            )
 
 
 def _readable(part: RawLabels, wrong: NDArray[np.bool_]) -> RawLabels:

@@ -34,7 +34,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     Raises:
         DataError: an array is missing, or is not what `tasks.datasets.checks` and `tasks.datasets.labels` allow.
     """
-    names = set(array_names(path))
+    names = {name.lower() for name in array_names(path)}
     found = [naming for naming in NAMINGS if names & set(naming)]
     if len(found) != 1:
         allowed = " or ".join(", ".join(naming) for naming in NAMINGS)

@@ -19,7 +19,7 @@ from tasks.datasets.encoding import Fitted, fit, refuse_empty, refuse_missing, t
 from tasks.datasets.examples import Features, Source
 from tasks.datasets.resize import Size
 from tasks.datasets.table_file import read_table
-from tasks.datasets.unreadable import LeaveOut, RowsError, Unreadable
+from tasks.datasets.unreadable import LeaveOut, RowsError, Unreadable, few_or_none
 from tasks.errors import DataError, SettingsError, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings
@@ -185,7 +185,11 @@ def _labels(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> _Texts:
     whole = [_whole(name) if name else "" for name in names.tolist()]
     wrong = np.array([label is None for label in whole])
     worst = int(np.argmax(wrong))
-    leave_out(wrong, f"{where} must hold text or integers as labels, got {names[worst][:80]} in row {worst + 1}")
+    few_or_none(leave_out, wrong)(
+        wrong,
+        f"{where} must hold text or integers as labels, got {names[worst][:80]} in row {worst + 1}: a number to "
+        "predict must be cut into classes first",
+    )
     return np.array([label or "" for label in whole], dtype=object)
 
 
@@ -223,13 +227,19 @@ def _texts(column: pd.Series[Any], where: str, what: str, leave_out: LeaveOut) -
     wrong = ~missing & (texts == "")
     texts[missing] = ""
     worst = int(np.argmax(missing))
-    leave_out(missing, f"{where} has no {what} in row {worst + 1}: every row must have one")
+    leave_out(
+        missing,
+        f"{where} has no {what} in row {worst + 1}: every row must have one (an empty cell, NA, None, null and the "
+        "like are none: call it otherwise if it is one)",
+    )
     worst = int(np.argmax(wrong))
     leave_out(wrong, f"{where} must hold text or integers, got {shown(column.iloc[worst])} in row {worst + 1}")
     return texts
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() if isinstance(value, (str, int, float)) else ""

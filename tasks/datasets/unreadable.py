@@ -48,6 +48,11 @@ def refuse(wrong: NDArray[np.bool_], says: str) -> None:
         raise DataError(says)
 
 
+def few_or_none(leave_out: LeaveOut, wrong: NDArray[np.bool_]) -> LeaveOut:
+    """Returns `leave_out`, or `refuse` where more than half are wrong: the data then hold something else."""
+    return refuse if 2 * wrong.sum() > len(wrong) else leave_out
+
+
 class Unreadable:
     """Collects the records that cannot be read, while a source is read."""
 
