@@ -299,6 +299,10 @@ def _check_layers(name: str, model: Model) -> None:
                 "to no client and cannot be averaged with the parameters: use GroupNormalization or "
                 "LayerNormalization, or freeze it (trainable=False)"
             )
+        if isinstance(layer, layers.BatchNormalization):
+            # TFF's compiler joins the fused operation with a ReLU behind it, which TensorFlow then refuses to load
+            # unless the number of channels is a multiple of 4.
+            layer.fused = False
 
 
 def _giving_logits(name: str, model: Model, num_classes: int) -> Model:
