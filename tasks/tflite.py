@@ -55,7 +55,10 @@ def _converted(model: tf.keras.Model, quantise: bool, batch: int | None) -> byte
     else:
         given = tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32)
         function = tf.function(lambda x: model(x, training=False), autograph=False)
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(given)], model)
+        # A Keras model would be saved first, with every call of every layer traced: 10 s for an LSTM.
+        holder = tf.Module()
+        holder.variables_of_model = model.variables
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(given)], holder)
     if quantise:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     return bytes(converter.convert())
