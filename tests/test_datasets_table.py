@@ -139,6 +139,11 @@ def test_rows_and_columns_without_cells_at_the_end_are_left_out(tmp_path: Path) 
     assert "has no label in row 5" in refusal(write(tmp_path, inside))
 
 
+def test_a_row_of_too_many_cells_is_refused_by_its_line(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "a,label\n1,x\n1,5,y\n"))
+    assert "Expected 2 fields in line 3, saw 3: mend the line, or put the cell that holds the separator" in message
+
+
 def test_columns_of_one_name_in_parquet_are_named(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1, 2])] * 3, names=["a", "a", "label"])
     parquet.write_table(table, tmp_path / "t.parquet")

@@ -72,6 +72,8 @@ def read_table(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
                 f"{path} must be in UTF-8, got {exc.__cause__}: save it as CSV UTF-8, or convert it "
                 "(iconv -f CP1252 -t UTF-8)"
             ) from exc
+        if "Expected" in str(exc):  # pandas: Expected 3 fields in line 62, saw 4
+            raise DataError(f"{exc}: mend the line, or put the cell that holds the separator in quotes") from exc
         raise
 
 
