@@ -188,6 +188,13 @@ def test_zeroing_drops_updates_far_beyond_the_others(combine):
     np.testing.assert_allclose(combine("clipped_mean", updates, clip_norm=1e9), updates.mean(axis=0), rtol=1e-5)
 
 
+def test_zeroing_begins_above_twice_the_norm_and_one(combine):
+    # In the first round 2 · 10 + 1 = 21 is the largest entry that is kept; the zeroed client keeps its weight.
+    updates = np.array([[20.5, 0.0], [0.0, 1.0], [-21.5, 3.0]])
+    found = combine("clipped_mean", updates, clip_norm=1e9, zeroing=True)
+    np.testing.assert_allclose(found, [20.5 / 3, 1 / 3], rtol=1e-6)
+
+
 def test_zeroing_follows_updates_that_are_all_large(rounds_of):
     # All above the estimate: it grows by up to 10 a round, and soon nothing is zeroed any more.
     updates = 1e3 * (2 + normal(5, 3))

@@ -164,6 +164,30 @@ def test_ties_go_to_the_first_client():
     np.testing.assert_array_equal(influence, [0, 1, 0, 0, 0])
 
 
+def test_ties_among_many_clients_go_to_those_that_come_first():
+    # 21 send 0 and 19 send 1, in mixed order. Of the 38 closest updates of a 0, 20 are equal and 18 are 1 away; of a 1,
+    # 18 and 20. So every 0 has the score 18, and every 1 has 20. A sort of so many values need not keep their order.
+    sent = np.zeros(40, np.float32)
+    sent[np.random.default_rng(0).permutation(40)[:19]] = 1
+    zeros, ones = np.flatnonzero(sent == 0), np.flatnonzero(sent == 1)
+    updates = [np.array([value]) for value in sent]
+    for num_selected, expected in ((10, zeros[:10]), (30, np.sort([*zeros, *ones[:9]]))):
+        found = multi_krum(updates, np.ones(40), 0, num_selected)
+        np.testing.assert_array_equal(np.flatnonzero(found.influence), expected)
+
+
+def test_a_share_below_what_float32_holds_still_counts():
+    # The outlier's share is about 1e-43, of which float32 keeps one or two digits, and its part of the result is as
+    # large as the others'.
+    honest = [np.float32(1e-5) * update for update in random_updates(5, 3)]
+    updates = [*honest, np.full(3, 1e38, np.float32)]
+    found = geometric_median(updates, np.ones(6))
+    part = found.influence[-1] * 1e38
+    assert found.influence[-1] < 1e-41
+    assert part > 1e-7
+    np.testing.assert_allclose(found.update, found.influence @ np.stack(updates).astype(np.float64), rtol=1e-5)
+
+
 def test_a_small_spread_beside_a_large_common_update_still_tells_krum_whom_to_take():
     common, *noise = random_updates(9, 500, seed=4)
     updates = [np.float32(1e3) * common + np.float32(1e-2) * n for n in noise]

@@ -216,6 +216,24 @@ def test_robust_cosine_tells_honest_clients_from_huge_ones(size):
     assert (found.cosine[:6] < 0).all()
 
 
+def test_robust_cosine_gives_every_client_one_vote_whatever_its_share():
+    updates = [np.array(point, np.float32) for point in ((1, 0), (1, 0), (0, 1))]
+    found = statistics_of(updates, [0.1, 0.1, 0.8])
+    # Two of three votes agree: the median is (1, 0), at a right angle to the third.
+    np.testing.assert_allclose(found.cosine_robust, [1, 1, 0], atol=1e-6)
+    # The mean (0.2, 0.8) has the length √0.68, and is close to the third.
+    np.testing.assert_allclose(found.cosine, np.array([0.2, 0.2, 0.8]) / np.sqrt(0.68), atol=1e-6)
+
+
+def test_distance_and_drift_follow_the_shares_and_the_diversity_does_not():
+    updates = [np.array(point, np.float32) for point in ((0, 0), (4, 0))]
+    found = statistics_of(updates, [0.25, 0.75])
+    # The mean is (3, 0); drift² = ¼ · 3² + ¾ · 1² = 3; diversity = (0 + 16) / 4².
+    np.testing.assert_allclose(found.distance, [3, 1])
+    assert found.drift == pytest.approx(np.sqrt(3))
+    assert found.gradient_diversity == pytest.approx(1)
+
+
 def test_geometric_median_of_a_majority_that_does_not_move_is_zero():
     updates = [np.zeros(3, np.float32)] * 3 + [np.array([5, 1, 0], np.float32)] * 2
     z = geometric_median(gram(updates)) @ np.stack(updates)
