@@ -30,6 +30,7 @@ from tensorflow.keras import Model, Sequential, layers
 
 from tasks.errors import DataError, SettingsError, UndriftError, one_line, reading
 from tasks.files import replacing
+from tasks.own_models import Say, check_compiled, check_layers, check_no_probabilities, giving_logits
 from tasks.signals import number_of
 
 Builder = Callable[..., Model]
@@ -130,7 +131,14 @@ def _check_image(model: str, input_shape: Sequence[int]) -> None:
 BUILDERS: dict[str, Builder] = {"logistic": logistic, "mlp": mlp, "cnn": cnn, "resnet8": resnet8}
 
 
-def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int, width: float = 1.0) -> Model:
+def build(
+    name: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    seed: int,
+    width: float = 1.0,
+    say: Say = lambda sentence: None,
+) -> Model:
     """Returns the model `name` with parameters drawn from `seed`.
 
     Args:
@@ -139,24 +147,27 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, seed: int, 
         num_classes: C, the number of logits.
         seed: of the initialisers; the same seed gives the same bits.
         width: share of the hidden units; below 1, the builder must take `width=`.
+        say: gets what becomes of a user's own model, such as that its last softmax is left out.
 
     Raises:
         SettingsError: no such model; or the builder raises or leaves the process, gives no Sequential or functional
             Keras model from float32 or integer examples to float32 logits (or probabilities, whose last softmax or
-            sigmoid is left out), or another model the second time; or the model has a BatchNormalization that is not
-            frozen, or cannot be saved as H5.
+            sigmoid is left out), or another model the second time; or the model holds what no round honours (see
+            `own_models`), or cannot be saved as H5.
     """
     if name in BUILDERS:
-        return _build(name, BUILDERS[name], input_shape, num_classes, seed, width)
+        return _build(name, BUILDERS[name], input_shape, num_classes, seed, width, say)
     tf.keras.utils.set_random_seed(seed)
     builder = _load(name)
-    first, again = (_build(name, builder, input_shape, num_classes, seed, width) for _ in range(2))
+    first = _build(name, builder, input_shape, num_classes, seed, width, lambda sentence: None)
+    again = _build(name, builder, input_shape, num_classes, seed, width, say)
     _check_same(name, first, again)
+    check_no_probabilities(name, first)
     return again
 
 
 def _build(
-    name: str, builder: Builder, input_shape: tuple[int, ...], num_classes: int, seed: int, width: float
+    name: str, builder: Builder, input_shape: tuple[int, ...], num_classes: int, seed: int, width: float, say: Say
 ) -> Model:
     tf.keras.utils.set_random_seed(seed)
     # Keras numbers unnamed layers through the whole process; their names are in the file and in the run's identity.
@@ -168,19 +179,31 @@ def _build(
         model = builder(tuple(input_shape), num_classes, **({} if width == 1 else {"width": width}))
         if not isinstance(model, Model):
             raise SettingsError(f"federate.model {name} must return a tf.keras.Model, got {type(model).__name__}")
-        if not model.built:
+        if isinstance(model, Sequential) and not model.built:
             model.build((None, *input_shape))
-        if model.inputs is None:
-            raise SettingsError(
-                f"federate.model {name} must return a Sequential or functional tf.keras.Model, got the subclass "
-                f"{type(model).__name__}, which can neither be copied nor saved as H5"
-            )
-        _check_layers(name, model)
+        if model.inputs is None:  # a subclass, which Keras can save as H5 as one layer of a model
+            inputs = layers.Input(input_shape)
+            model = Model(inputs, model(inputs), name=f"{model.name}_whole")
         _check_shapes(name, model, tuple(input_shape), num_classes)
         if name not in BUILDERS:
-            model = _giving_logits(name, model, num_classes)
-            _check_no_probabilities(name, model)
+            check_layers(name, model)
+            check_compiled(name, model, say)
+            model = giving_logits(name, model, num_classes, say)
+            _name_apart(model)
     return model
+
+
+def _name_apart(model: Model) -> None:
+    """Numbers the variables of one layer that have the same name, as those that a user's own layer gives no name.
+
+    HDF5 would refuse them. Keras finds them in the file by their order, so that it can load them all the same.
+    """
+    for layer in model.layers:
+        found: dict[str, int] = {}
+        for variable in (*layer.trainable_weights, *layer.non_trainable_weights):
+            number = found[variable.name] = found.get(variable.name, -1) + 1
+            if number:
+                variable._handle_name = f"{variable.name.removesuffix(':0')}_{number}:0"
 
 
 @contextmanager
@@ -263,8 +286,8 @@ def _check_shapes(name: str, model: Model, input_shape: tuple[int, ...], num_cla
         **{f"the parameter {weight.name}": weight.dtype for weight in model.weights if weight.dtype.is_floating},
         **{
             f"the layer {layer.name}": tf.as_dtype(layer.compute_dtype)
-            for layer in model.submodules
-            if isinstance(layer, layers.Layer) and tf.as_dtype(layer.compute_dtype or "float32").is_floating
+            for layer in model._flatten_layers()
+            if tf.as_dtype(layer.compute_dtype or "float32").is_floating
         },
     }
     for what, dtype in types.items():
@@ -289,85 +312,6 @@ def _check_same(name: str, first: Model, again: Model) -> None:
                 f"federate.model {name} must draw its parameters from the run's seed, got other values of "
                 f"{one.variable.name} the second time: leave them to Keras's initialisers"
             )
-
-
-def _check_layers(name: str, model: Model) -> None:
-    for layer in model.submodules:
-        if isinstance(layer, layers.BatchNormalization) and layer.trainable:
-            raise SettingsError(
-                f"federate.model {name}: layer {layer.name} is {type(layer).__name__}, whose running statistics belong "
-                "to no client and cannot be averaged with the parameters: use GroupNormalization or "
-                "LayerNormalization, or freeze it (trainable=False)"
-            )
-        if isinstance(layer, layers.BatchNormalization):
-            # TFF's compiler joins the fused operation with a ReLU behind it, which TensorFlow then refuses to load
-            # unless the number of channels is a multiple of 4.
-            layer.fused = False
-
-
-def _giving_logits(name: str, model: Model, num_classes: int) -> Model:
-    """Returns `model` with a logit for each class: without a last softmax or sigmoid, and with two for one output.
-
-    One output z, the log odds of the second class, becomes the logits (0, z), whose softmax is its sigmoid.
-    """
-    alone = num_classes == 2 and tuple(model.output_shape) == (None, 1)
-    model = _without_activation(name, model, "sigmoid" if alone else "softmax")
-    if alone:
-        fixed = tf.keras.initializers.Constant([[0.0, 1.0]])
-        both = layers.Dense(2, use_bias=False, kernel_initializer=fixed, trainable=False, name="two_logits")
-        model = Model(model.inputs, both(model.outputs[0]))
-    return model
-
-
-def _without_activation(name: str, model: Model, probability: str) -> Model:
-    """Returns `model` without the activation `probability` of its last layer.
-
-    Raises:
-        SettingsError: the last layer has another activation, or another layer gives the probabilities.
-    """
-    last = model
-    while isinstance(last, Model):
-        last = last.outputs[0]._keras_history.layer
-    found = _activation(last)
-    if found == probability and isinstance(last, (layers.Dense, layers.Activation)):
-        last.activation = tf.keras.activations.linear
-    elif found == probability and last is model.outputs[0]._keras_history.layer:
-        return Model(model.inputs, last.input)
-    elif found not in ("linear", "log_softmax"):
-        raise SettingsError(
-            f"federate.model {name} must give logits, or end in {probability}, got the activation {found} in its last "
-            f"layer {last.name}: leave it out"
-        )
-    return model
-
-
-_RECURRENT = (layers.RNN, layers.Bidirectional, layers.TimeDistributed)
-_OF_LAYER = {layers.Softmax: "softmax", layers.ReLU: "relu", layers.LeakyReLU: "leaky_relu", layers.ELU: "elu"}
-
-
-def _activation(layer: layers.Layer) -> str:
-    """Returns the name of the activation that `layer` ends in; `linear` for none, or none that can be seen."""
-    if type(layer) in _OF_LAYER:
-        return _OF_LAYER[type(layer)]
-    if type(layer).__name__ == "TFOpLambda":
-        operation = str(layer.symbol).rpartition(".")[2]
-        return operation if operation in ("softmax", "softmax_v2", "sigmoid", "relu", "tanh") else "linear"
-    activation = getattr(layer, "activation", None)
-    if activation is None or isinstance(layer, _RECURRENT) or type(layer).__module__.partition(".")[0] != "keras":
-        return "linear"
-    return str(getattr(activation, "__name__", type(activation).__name__))
-
-
-def _check_no_probabilities(name: str, model: Model) -> None:
-    """Refuses probabilities of a layer that nobody can look into: rows that add up to 1 for any example."""
-    for value in (0.0, 1.0):
-        given = np.full((1, *model.input_shape[1:]), value, np.float32)
-        row = model(given, training=False).numpy()[0].astype(np.float64)
-        if not ((row >= 0) & (row <= 1)).all() or abs(row.sum() - 1) > 1e-5:
-            return
-    raise SettingsError(
-        f"federate.model {name} must give logits, got probabilities, which add up to 1: leave the softmax out"
-    )
 
 
 def num_params(model: Model) -> int:
@@ -454,7 +398,7 @@ class _Layout:
         """Returns the variables' values in the file `content`, or None if the file is not of this model."""
         layout = self
         if not layout._agrees(content):
-            if not any(isinstance(module, layers.Lambda) for module in self._model.submodules):
+            if not any(isinstance(layer, layers.Lambda) for layer in self._model._flatten_layers()):
                 return None
             # A Lambda's code holds the path of the module that it stands in, which is another one in another clone.
             theirs = _config(content)

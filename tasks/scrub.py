@@ -14,7 +14,10 @@ _OURS = "undrift: "
 _FILE = re.compile(r"^/.*/([^/]+; )")
 """A file's error is "<path>; <reason>". Its folder is the client's, which is named anyway, on this machine."""
 
-_WHERE = re.compile(r'Graph execution error|Detected at node|Node: |\d+ root error\(s\) found|\s+(File "|\[\[|\^)')
+_WHERE = re.compile(
+    r"Graph execution error|Exception encountered when calling|Detected at node|Node: |\d+ root error\(s\) found|"
+    r'\s+(File "|\[\[|\^)'
+)
 """Lines before the reason: of a `tf.function`, and of an error in several places of a graph."""
 
 _ROOT = re.compile(r"^\(0\) [A-Z_]+: +")

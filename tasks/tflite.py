@@ -29,7 +29,7 @@ def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
     Raises:
         SettingsError: TensorFlow Lite has no operation for a part of it.
     """
-    batches = [1] if any(isinstance(layer, tf.keras.layers.RNN) for layer in model.submodules) else [None, 1]
+    batches = [1] if any(isinstance(layer, tf.keras.layers.RNN) for layer in model._flatten_layers()) else [None, 1]
     for batch in batches:
         try:
             with _quiet_converter():

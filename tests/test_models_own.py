@@ -174,17 +174,17 @@ def layer_of_ones_own(input_shape, num_classes):
     return Sequential([layers.Input(input_shape), layers.Flatten(), Scale(), layers.Dense(num_classes)])
 
 
-class Anonymous(layers.Layer):
-    def __init__(self):
+class Holds(layers.Layer):
+    def __init__(self, inner):
         super().__init__()
-        self.one, self.two = self.add_weight(shape=(1,)), self.add_weight(shape=(1,))
+        self.inner = inner
 
     def call(self, x):
-        return x * self.one * self.two
+        return self.inner(x)
 
 
-def weights_without_names(input_shape, num_classes):
-    return Sequential([layers.Input(input_shape), layers.Flatten(), Anonymous(), layers.Dense(num_classes)])
+def cannot_be_described(input_shape, num_classes):
+    return Sequential([layers.Input(input_shape), layers.Flatten(), Holds(layers.Dense(5)), layers.Dense(num_classes)])
 """
 
 
@@ -252,7 +252,7 @@ def refusal(name):
         ("wider_each_time", "must build the same layers in each call"),
         ("new_names_each_time", "must build the same layers in each call"),
         ("draws_by_itself", "must draw its parameters from the run's seed, got other values of dense/kernel:0"),
-        ("weights_without_names", "must give a model that Keras can save as H5, got "),
+        ("cannot_be_described", "must give a model that Keras can save as H5, got NotImplementedError: Layer Holds"),
     ],
 )
 def test_a_builder_that_cannot_be_used_is_one_line(builders, function, says):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks import command
 from tasks.diagnose.replay.examine import Probe
-from tasks.errors import NoClientLeft, RunError
+from tasks.errors import NoClientLeft, RunError, SettingsError
 from tasks.evaluate.model import load_logits
 from tasks.federate import federate
 from tasks.federate.parameters import build_validation, flatten
@@ -283,7 +283,7 @@ def test_a_run_names_no_feature_of_the_hold_out_data(moody, make_clients, settin
     clients = make_clients(sizes=(6, 6))
     clients.data["test"][0][:] = 173.25
     folder = clients.write(tmp_path / "run")
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(SettingsError) as caught:
         federate(settings_of({"federate.model": moody, "federate.rounds": 1}), folder)
     is_clean(caught.value, "hold-out data: indices")
 

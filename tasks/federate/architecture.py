@@ -71,11 +71,11 @@ def narrower(name: str, model: tf.keras.Model, narrow: tf.keras.Model) -> Archit
     places = {}
     for variable in model.trainable_weights:
         size = variable.shape.num_elements()
-        places[variable.name] = np.arange(begin, begin + size, dtype=np.int32).reshape(variable.shape)
+        places[variable.ref()] = np.arange(begin, begin + size, dtype=np.int32).reshape(variable.shape)
         begin += size
     for layer, thin in zip(*pairs, strict=True):
         for variable, part in zip(layer.trainable_weights, thin.trainable_weights, strict=True):
-            held.append(_first(places[variable.name], tuple(part.shape), layer, thin).ravel())
+            held.append(_first(places[variable.ref()], tuple(part.shape), layer, thin).ravel())
     indices = np.concatenate(held)
     if len(indices) == begin:
         raise ValueError("no layer is narrower")

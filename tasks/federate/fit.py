@@ -23,8 +23,15 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
     """Warns of parameters of `model`, the federate.model `name`, that are zero and stay so.
 
     Raises:
-        SettingsError: it looks up whole numbers, and the data holds others; or it cannot be computed on the data.
+        SettingsError: its parameters are not finite; it looks up whole numbers, and the data holds others; or it
+            cannot be computed on the data.
     """
+    for variable in model.weights:
+        if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
+            raise SettingsError(
+                f"federate.model {name} must begin with finite parameters, got {variable.name} with others: see to its "
+                "initialiser, or to the file that the builder loads"
+            )
     for layer in model._flatten_layers():
         if isinstance(layer, layers.Embedding) and _gets_examples(model, layer):
             _check_ids(name, f"layer {layer.name}", layer.input_dim, cohort)
@@ -38,6 +45,13 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
     except Exception as exc:  # whatever a user's layer raises
         said = f"federate.model {name} cannot be computed on the hold-out data: {scrubbed(exc)}"
         raise SettingsError(said + _advice(model, cohort)) from exc
+    if not np.isfinite(losses).all():
+        log.warning(
+            "federate.model %s: its loss on the hold-out data is not finite before the first round: see to the scale "
+            "of its initialisers and of the data (preprocess.normalize %s)",
+            name,
+            cohort.normalize,
+        )
     dead = [
         variable.name
         for variable, gradient in zip(model.trainable_weights, gradients, strict=True)
@@ -81,12 +95,16 @@ def _check_ids(name: str, what: str, size: int | None, cohort: Cohort) -> None:
     if size is not None and (cohort.test_x.min() < 0 or cohort.test_x.max() >= size):
         raise SettingsError(
             f"federate.model {name} must get whole numbers from 0 to {size - 1} (input_dim {size} of its {what}), got "
-            "others in the hold-out data"
+            "others in the hold-out data: raise input_dim, or number what stands in the data from 0 on"
         )
 
 
 def _advice(model: tf.keras.Model, cohort: Cohort) -> str:
-    embeds = any(isinstance(layer, layers.Embedding) for layer in model._flatten_layers())
-    if not embeds or cohort.normalize == "none":
+    embedded = [layer.input_dim for layer in model._flatten_layers() if isinstance(layer, layers.Embedding)]
+    if not embedded:
         return ""
-    return f" (an Embedding needs preprocess.normalize none, got {cohort.normalize})"
+    sizes = " or ".join(map(str, dict.fromkeys(embedded)))
+    return (
+        f" (an Embedding takes whole numbers below its input_dim, {sizes}, and needs preprocess.normalize none, got "
+        f"{cohort.normalize})"
+    )

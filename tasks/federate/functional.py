@@ -58,7 +58,12 @@ def build_forward(name: str, model: tf.keras.Model) -> tuple[Forward, bool]:
     """
     training, draws = _traced(name, model, training=True)
     # A layer may do something else in training without a draw; the built-in models do not.
-    inference = _traced(name, model, training=False)[0] if ":" in name else training
+    inference, draws_too = _traced(name, model, training=False) if ":" in name else (training, False)
+    if draws_too:
+        raise SettingsError(
+            f"federate.model {name} must give the same logits for the same example, got a layer that draws random "
+            "numbers when the model predicts too: call its layers without training=True"
+        )
 
     def forward(params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         if seed is None:

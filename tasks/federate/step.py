@@ -36,7 +36,13 @@ def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
 def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
     began = time.perf_counter()
     cohort = cohort_of(settings, folder)
-    model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
+    model = build(
+        settings.federate.model,
+        cohort.input_shape,
+        cohort.num_classes,
+        settings.seed,
+        say=lambda sentence: log.info("federate.model %s %s", settings.federate.model, sentence),
+    )
     if settings.federate.model not in BUILDERS:
         check_fit(settings.federate.model, model, cohort)
         _check_for_prune(settings.federate.model, model)

@@ -1,0 +1,224 @@
+"""What a federated round makes of a user's own model: it trains logits, and honours what Keras would, or refuses it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.keras import Model, layers, losses
+
+from tasks.errors import SettingsError, shown
+
+Say = Callable[[str], None]
+"""Takes one sentence about a model that is taken otherwise than it stands."""
+
+
+def check_layers(name: str, model: Model) -> None:
+    """Refuses what Keras's own training does with a model and a federated round cannot.
+
+    Frozen layers of BatchNormalization are made to compute by their formula.
+
+    Raises:
+        SettingsError: a BatchNormalization that is not frozen, a metric inside of the model, a constraint on a
+            parameter, or a training step of the user's own.
+    """
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization) and layer.trainable:
+            raise SettingsError(
+                f"federate.model {name}: layer {layer.name} is {type(layer).__name__}, whose running statistics belong "
+                "to no client and cannot be averaged with the parameters: use GroupNormalization or "
+                "LayerNormalization, or freeze it (trainable=False)"
+            )
+        if isinstance(layer, layers.BatchNormalization):
+            # TFF's compiler joins the fused operation with a ReLU behind it, which TensorFlow then refuses to load
+            # unless the number of channels is a multiple of 4.
+            layer.fused = False
+        if isinstance(layer, layers.SpectralNormalization):
+            raise SettingsError(
+                f"federate.model {name}: layer {layer.name} is SpectralNormalization, which changes a state of its own "
+                "while it trains, and that belongs to no client: use the layer that it wraps alone"
+            )
+        if layer._metrics:
+            raise SettingsError(
+                f"federate.model {name}: {layer.name} keeps the metric {layer._metrics[0].name} (add_metric), and no "
+                "round reads it: leave it out"
+            )
+    for variable in model.trainable_weights:
+        if variable.constraint is not None:
+            kind = getattr(variable.constraint, "__name__", type(variable.constraint).__name__)
+            raise SettingsError(
+                f"federate.model {name}: {variable.name} has the constraint {kind}, which an average of clients need "
+                "not meet: leave it out; a regulariser, such as kernel_regularizer='l2', keeps parameters small"
+            )
+    for one in (layer for layer in model._flatten_layers() if isinstance(layer, Model)):
+        for step in ("train_step", "compute_loss"):
+            if getattr(type(one), step) is not getattr(Model, step):
+                raise SettingsError(
+                    f"federate.model {name}: {type(one).__name__} has a {step} of its own, which no client calls: "
+                    "leave it out; a layer may call add_loss, and federate.client says how a client trains"
+                )
+
+
+_CROSS_ENTROPIES = {
+    "categorical_crossentropy": losses.CategoricalCrossentropy,
+    "sparse_categorical_crossentropy": losses.SparseCategoricalCrossentropy,
+    "binary_crossentropy": losses.BinaryCrossentropy,
+}
+
+
+def check_compiled(name: str, model: Model, say: Say) -> None:
+    """Says that no client uses the optimizer and the metrics that `model` was compiled with.
+
+    Raises:
+        SettingsError: it was compiled with another loss than cross-entropy, which is what clients train on.
+    """
+    if not model._is_compiled:
+        return
+    loss = model.loss or None  # Keras makes {} of none
+    if loss is not None and not _is_cross_entropy(loss):
+        raise SettingsError(
+            f"federate.model {name} must be compiled with a cross-entropy without label_smoothing, which is what "
+            f"clients train on, got the loss {_loss_name(loss)}: leave compile out"
+        )
+    say(f"is compiled, but clients train with SGD and federate.client, not with {type(model.optimizer).__name__}")
+
+
+def _is_cross_entropy(loss: object) -> bool:
+    if type(loss) in _CROSS_ENTROPIES.values():
+        return not loss.get_config().get("label_smoothing")  # type: ignore[attr-defined]
+    return getattr(loss, "__name__", loss) in list(_CROSS_ENTROPIES)
+
+
+def _loss_name(loss: object) -> str:
+    if isinstance(loss, losses.Loss):
+        smoothed = loss.get_config().get("label_smoothing")
+        return type(loss).__name__ + (f" with label_smoothing {smoothed}" if smoothed else "")
+    return str(getattr(loss, "__name__", shown(loss)))
+
+
+def giving_logits(name: str, model: Model, num_classes: int, say: Say) -> Model:
+    """Returns `model` with a logit for each class: without a last softmax or sigmoid, and with two for one output.
+
+    One output z, the log odds of the second class, becomes the logits (0, z), whose softmax is its sigmoid.
+
+    Raises:
+        SettingsError: its last layer has another activation, or it gives probabilities that cannot be undone.
+    """
+    alone = num_classes == 2 and tuple(model.output_shape) == (None, 1)
+    probability = "sigmoid" if alone else "softmax"
+    given, penalty = _outputs(model)
+    logits = _without_activation(name, model, probability)
+    if logits is not None:
+        left, same = _outputs(logits)
+        if not _are_logits_of(given, left, probability) or not np.isclose(penalty, same, equal_nan=True):
+            raise SettingsError(
+                f"federate.model {name} must give logits, or end in one {probability} over the classes that nothing "
+                f"else in the model uses (a penalty, another layer), got another {probability}: leave it out"
+            )
+        say(f"gives logits: its last {probability} is left out")
+        model = logits
+    if alone:
+        fixed = tf.keras.initializers.Constant([[0.0, 1.0]])
+        both = layers.Dense(2, use_bias=False, kernel_initializer=fixed, trainable=False, name="two_logits")
+        model = _with_losses(model, both(model.outputs[0]))
+        say("has one output, which is the second of two classes")
+    return model
+
+
+def _without_activation(name: str, model: Model, probability: str) -> Model | None:
+    """Returns `model` without the activation `probability` of its last layer; None if it has no activation.
+
+    Raises:
+        SettingsError: the last layer has another activation.
+    """
+    end = model.outputs[0]._keras_history
+    last, given = end.layer, end.layer.get_input_at(end.node_index)
+    if isinstance(last, Model) and last.outputs is not None:
+        inner = _without_activation(name, last, probability)
+        return model if inner is last else inner and _with_losses(model, inner(given))
+    found = _activation(last)
+    if found in ("linear", "log_softmax"):
+        return None
+    if found != probability:
+        raise SettingsError(
+            f"federate.model {name} must give logits, or end in {probability}, got the activation {found} in its last "
+            f"layer {last.name}: leave it out"
+        )
+    if isinstance(last, (layers.Dense, layers.Activation)):
+        last.activation = tf.keras.activations.linear
+        return model
+    return _with_losses(model, given)
+
+
+def _with_losses(model: Model, outputs: tf.Tensor) -> Model:
+    """Returns a model from the inputs of `model` to `outputs`, with what model.add_loss added, in layers aside."""
+    other = Model(model.inputs, outputs, name=model.name)
+    for layer in model.layers:
+        if type(layer).__name__ == "AddLoss":
+            other.add_loss(layer.input)
+    return other
+
+
+_RECURRENT = (layers.RNN, layers.Bidirectional, layers.TimeDistributed)
+_OF_LAYER = {layers.Softmax: "softmax", layers.ReLU: "relu", layers.LeakyReLU: "leaky_relu", layers.ELU: "elu"}
+
+
+def _activation(layer: layers.Layer) -> str:
+    """Returns the name of the activation that `layer` ends in; `linear` for none, or none that can be seen."""
+    if type(layer) in _OF_LAYER:
+        return _OF_LAYER[type(layer)]
+    if type(layer).__name__ == "TFOpLambda":
+        operation = str(layer.symbol).rpartition(".")[2]
+        return operation.removesuffix("_v2") if operation in _OPERATIONS else "linear"
+    activation = getattr(layer, "activation", None)
+    if activation is None or isinstance(layer, _RECURRENT) or type(layer).__module__.partition(".")[0] != "keras":
+        return "linear"
+    return str(getattr(activation, "__name__", type(activation).__name__)).removesuffix("_v2")
+
+
+_OPERATIONS = ("softmax", "softmax_v2", "sigmoid", "relu", "relu6", "tanh")
+
+
+def check_no_probabilities(name: str, model: Model) -> None:
+    """Refuses outputs of a layer that nobody can look into if all are between 0 and 1, whatever the parameters are.
+
+    The parameters of `model`, of which nothing else may be made, become random ones.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(_DRAWS):
+        for variable in model.trainable_weights:
+            spread = 1 / max(1, np.prod(variable.shape[:-1])) ** 0.5
+            variable.assign(rng.normal(0, spread, variable.shape).astype(np.float32))
+        given, _ = _outputs(model)
+        if not ((given >= 0) & (given <= 1)).all():
+            return
+    raise SettingsError(
+        f"federate.model {name} must give logits, got outputs that are always between 0 and 1, such as probabilities: "
+        "leave the softmax or sigmoid out"
+    )
+
+
+_DRAWS = 16
+"""Draws of the parameters: the chance that one logit at two examples is between 0 and 1 in each is below 2^-32."""
+
+
+def _outputs(model: Model) -> tuple[NDArray[np.float64], float]:
+    """Returns what the model gives for an example of zeros and one of ones, which any model takes; and its penalty."""
+    given = np.stack([np.full(model.input_shape[1:], value, np.float32) for value in (0.0, 1.0)])
+    outputs = np.asarray(model(given, training=False), np.float64)
+    for layer in model._flatten_layers():
+        if hasattr(layer, "reset_recurrent_dropout_mask"):
+            # Keras's ConvLSTM would take those of this call, outside of a graph, in the next one, of more examples.
+            layer.reset_dropout_mask()
+            layer.reset_recurrent_dropout_mask()
+    return outputs, float(sum(tf.reduce_sum(each) for each in model.losses))
+
+
+def _are_logits_of(given: NDArray[np.float64], logits: NDArray[np.float64], probability: str) -> bool:
+    """Returns whether `given` (N, C) or (N, 1) are the probabilities of `logits`."""
+    if probability == "sigmoid":
+        expected = 1 / (1 + np.exp(-logits))
+    else:
+        raised = np.exp(logits - logits.max(1, keepdims=True))
+        expected = raised / raised.sum(1, keepdims=True)
+    return bool(np.allclose(given, expected, atol=1e-4, equal_nan=True))
