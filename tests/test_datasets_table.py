@@ -123,6 +123,11 @@ def test_spaces_separate_columns_where_nothing_else_does(tmp_path: Path, spaces:
     assert features_of(write(tmp_path, text.replace("\n", " \n"))) == features_of(column(tmp_path, ["1", "2"]))
 
 
+def test_spaces_in_names_separate_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path, "a,the label\n1,x\n2,y\n")
+    assert "got 'a', 'the label': did you mean 'the label'?" in refusal(path)
+
+
 def test_a_column_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:
     path = column(tmp_path, ["1", "2"])
     assert refusal(path, label_column="Label").endswith("got 'number', 'a', 'label': did you mean 'label'?")

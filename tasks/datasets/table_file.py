@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SEPARATORS = (",", ";", "\t", "|")
 SPACES = " "
-"""Any number of them, where no other separator finds the wanted columns."""
+"""Any number of them, where no other separator stands in the header."""
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
@@ -174,9 +174,10 @@ def _frame(file: _File, separator: str, dtype: Any) -> pd.DataFrame:
 
 def _header(file: _File, wanted: Mapping[str, str]) -> tuple[str, list[str]]:
     found = {each: _cells(file, each) for each in ([file.separator] if file.separator else SEPARATORS)}
-    names = {each: {name.strip() for name in cells} & set(wanted) for each, cells in found.items()}
-    separator = max(found, key=lambda each: (len(names[each]), len(found[each])))
-    spaced = [] if file.separator or names[separator] else [name for name in _cells(file, SPACES) if name]
+    separator = max(
+        found, key=lambda each: (len({name.strip() for name in found[each]} & set(wanted)), len(found[each]))
+    )
+    spaced = [] if file.separator or len(found[separator]) > 1 else [name for name in _cells(file, SPACES) if name]
     return (SPACES, spaced) if set(wanted) & set(spaced) else (separator, found[separator])
 
 
