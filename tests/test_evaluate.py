@@ -483,6 +483,31 @@ def test_evaluate_names_a_client_with_another_number_of_examples(workspace):
     assert evaluation["left_out"] == {"00": "client 00: must hold the 12 examples of preprocess.json, got 5"}
 
 
+def test_evaluate_names_a_client_that_the_model_fails_on_and_goes_on(workspace, monkeypatch):
+    from tasks.evaluate import evaluate
+    from tasks.models import build, save_model
+
+    (workspace / "ids.py").write_text(
+        "import tensorflow as tf\n"
+        "from tensorflow.keras import Sequential, layers\n"
+        "def small(shape, classes):\n"
+        "    ids = layers.Lambda(lambda x: tf.cast(tf.abs(x), tf.int32))\n"
+        "    last = [layers.Flatten(), layers.Dense(classes)]\n"
+        "    return Sequential([layers.Input(shape), layers.Flatten(), ids, layers.Embedding(50, 2), *last])\n"
+    )
+    monkeypatch.syspath_prepend(workspace)
+    for name in ("global", "pruned"):
+        save_model(build("ids:small", (8, 8, 1), 3, seed=0), workspace / "models" / f"{name}.h5")
+    x = np.load(workspace / "data" / "clients" / "02" / "x.npy")
+    np.save(workspace / "data" / "clients" / "02" / "x.npy", np.full_like(x, 99))
+    evaluate(parse({"federate": {"model": "ids:small"}}), workspace)
+    evaluation = read_json(workspace / "reports" / "evaluation.json")
+    assert sorted(evaluation["global"]["clients"]) == sorted(evaluation["pruned"]["clients"]) == ["00", "01"]
+    (said,) = evaluation["left_out"].values()
+    assert said.startswith("client 02: ")
+    assert said.endswith("failed on the data: indices[...] = ... is not in [0, 50)")
+
+
 def test_evaluate_without_any_readable_client_still_scores_the_test_set(workspace):
     for client in ("00", "01", "02"):
         shutil.rmtree(workspace / "data" / "clients" / client)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks import outputs
 from tasks.client_data import read_checked, shape_of
-from tasks.errors import DataError, reading
+from tasks.errors import DataError, RunError, reading
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, save
@@ -124,18 +124,19 @@ def read_partition(path: Path) -> tuple[list[str], list[str]]:
 def _score_clients(
     models: Mapping[str, Logits], data: Path, sizes: Mapping[str, int], num_classes: int, shape: tuple[int, ...]
 ) -> tuple[dict[str, dict[str, ClientScores]], dict[str, str]]:
-    """Returns each model's scores by client, and why each client that was left out could not be read."""
+    """Returns each model's scores by client, and why each client was left out: unreadable, or the model fails on it."""
     scores: dict[str, dict[str, ClientScores]] = {name: {} for name in models}
     left_out = {}
     for client, size in sizes.items():
         try:
             x, y = read_checked(data / client, shape, num_classes, size)
-        except DataError as exc:
-            left_out[client] = str(exc)
-            _log.warning("%s: left out of the scores over clients", exc)
+            scored = {name: score_client(y, logits(x)) for name, logits in models.items()}
+        except (DataError, RunError) as exc:
+            left_out[client] = str(exc) if isinstance(exc, DataError) else f"client {client}: {exc}"
+            _log.warning("%s: left out of the scores over clients", left_out[client])
             continue
-        for name, logits in models.items():
-            scores[name][client] = score_client(y, logits(x))
+        for name, one in scored.items():
+            scores[name][client] = one
     return scores, left_out
 
 
