@@ -60,6 +60,28 @@ def test_narrow_mlp_holds_the_first_units():
     assert len(set(architecture.held.tolist())) == len(architecture.held)
 
 
+def nested(units, frozen=1.0):
+    """Two blocks whose layers have the same name, behind a frozen layer."""
+    fixed = tf.keras.layers.Dense(5, kernel_initializer=tf.keras.initializers.Constant(frozen), trainable=False)
+    blocks = [tf.keras.Sequential([tf.keras.layers.Dense(units, name="same")]) for _ in range(2)]
+    return tf.keras.Sequential([tf.keras.layers.Input((3,)), fixed, *blocks, tf.keras.layers.Dense(2)])
+
+
+def test_blocks_with_layers_of_one_name_are_held_each_for_itself():
+    # Parameters: 5·4 + 4 of the first block, 4·4 + 4 of the second, 4·2 + 2 of the last layer. Half of the units hold
+    # the first 2 columns, or rows and columns, of each.
+    architecture = narrower("own:model", nested(4), nested(2))
+    first = [4 * row + column for row in range(5) for column in range(2)] + [20, 21]
+    second = [24 + 4 * row + column for row in range(2) for column in range(2)] + [40, 41]
+    last = [44, 45, 46, 47, 52, 53]
+    np.testing.assert_array_equal(architecture.held, [*first, *second, *last])
+
+
+def test_frozen_parameters_that_a_narrower_model_has_otherwise_are_refused():
+    with pytest.raises(ValueError, match=r"kernel:0 is frozen, .* give it the same at every width, or train it"):
+        narrower("own:model", nested(4), nested(2, frozen=2.0))
+
+
 def test_narrow_cnn_holds_the_first_channels_of_every_place_behind_the_flattening():
     model, _, _, masks = held_of("cnn", 0.5)
     np.testing.assert_array_equal(masks["conv_1/kernel:0"], block((5, 5, 1, 6), 5, 5, 1, 3))

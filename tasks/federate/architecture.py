@@ -58,12 +58,15 @@ def narrower(name: str, model: tf.keras.Model, narrow: tf.keras.Model) -> Archit
     """Returns the architecture of `narrow`, whose layers hold the first units of those of `model`.
 
     Raises:
-        ValueError: the layers do not correspond, none is narrower, or some parameters are frozen.
+        ValueError: the layers do not correspond, none is narrower, or frozen parameters are others.
     """
-    if model.non_trainable_weights:
-        raise ValueError(
-            f"{model.non_trainable_weights[0].name} is not trained, so that no update could bring it along"
-        )
+    frozen = model.non_trainable_weights, narrow.non_trainable_weights
+    for one, other in zip(*frozen, strict=False):
+        if one.shape != other.shape or one.numpy().tobytes() != other.numpy().tobytes():
+            raise ValueError(
+                f"{one.name} is frozen, so that no update could bring it along, and has other values in the narrower "
+                "model: give it the same at every width, or train it"
+            )
     held, begin = [], 0
     pairs = [[layer for layer in m.layers if layer.weights] for m in (model, narrow)]
     if len(pairs[0]) != len(pairs[1]):
