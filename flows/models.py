@@ -53,7 +53,7 @@ def log(
     the thread's active run. The global model is registered under the name that was given, another one with its own
     name behind it: versions of one registered model should be comparable.
     """
-    client, float32 = store.client, np.dtype(np.float32)
+    client = store.client
     shape = " × ".join(map(str, model.input_shape[1:]))
     described = (
         f"Logits of {len(classes)} classes for batches of {shape}, preprocessed as in data/clients/preprocess.json"
@@ -70,10 +70,7 @@ def log(
         model,
         model_id=logged.model_id,
         run_id=run_id,
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(float32, (-1, *model.input_shape[1:]), "x")]),
-            outputs=Schema([TensorSpec(float32, (-1, model.output_shape[-1]), "logits")]),
-        ),
+        signature=signature_of(model),
         pip_requirements=[f"{package}=={version(package)}" for package in NEEDS],
         keras_model_kwargs={"save_format": "h5"},
         metadata={"classes": list(classes)},
@@ -82,6 +79,19 @@ def log(
     if register_as:
         register(client, register_as if name == "global" else f"{register_as}-{name}", run_id, logged.model_id)
     return str(logged.model_id)
+
+
+def signature_of(model: Any) -> ModelSignature:
+    """Returns the signature by which `mlflow.pyfunc` predicts: examples in, logits out.
+
+    MLflow hands the examples over by the name that stands here, and a functional Keras model takes no other than its
+    input's.
+    """
+    float32 = np.dtype(np.float32)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(float32, (-1, *model.input_shape[1:]), model.input_names[0])]),
+        outputs=Schema([TensorSpec(float32, (-1, model.output_shape[-1]), "logits")]),
+    )
 
 
 def register(client: MlflowClient, name: str, run_id: str, model_id: str) -> None:

@@ -261,6 +261,25 @@ def test_models_load_and_predict_the_same(name: str, tracked: Path, opened: stor
     assert info.metadata == {"classes": CLASSES}
 
 
+@pytest.mark.parametrize("name", ["resnet8", "mlp"])
+def test_pyfunc_predicts_by_the_signature_of_functional_and_sequential_models(name: str, tmp_path: Path) -> None:
+    import mlflow.pyfunc
+    import mlflow.tensorflow
+
+    from tasks.models import build
+
+    model, x = build(name, (4, 4, 1), 3, seed=0), np.random.default_rng(1).random((5, 4, 4, 1), np.float32)
+    mlflow.tensorflow.save_model(
+        model,
+        str(tmp_path / "model"),
+        signature=models.signature_of(model),
+        pip_requirements=[],
+        keras_model_kwargs={"save_format": "h5"},
+    )
+    found = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(x)
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), rtol=1e-5)
+
+
 def test_a_model_page_holds_the_model_s_own_scores(opened: store.Store, run: mlflow.entities.Run) -> None:
     models = {model.name: model for model in opened.client.search_logged_models([run.info.experiment_id])}
     scores = {name: {metric.key for metric in model.metrics} for name, model in models.items()}
