@@ -38,13 +38,17 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
     if model.inputs[0].dtype.is_integer:
         _check_ids(name, "input", None, cohort)
     x, y = cohort.test_x[:_TRIED], cohort.test_y[:_TRIED]
+    failure = ""
     try:
         with tf.GradientTape() as tape:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
         gradients = tape.gradient(losses, model.trainable_weights, unconnected_gradients="zero")
     except Exception as exc:  # whatever a user's layer raises
-        said = f"federate.model {name} cannot be computed on the hold-out data: {scrubbed(exc)}"
-        raise SettingsError(said + _advice(model, cohort)) from exc
+        failure = scrubbed(exc)
+    if failure:  # not in the block above: a traceback of its error would show the data
+        raise SettingsError(
+            f"federate.model {name} cannot be computed on the hold-out data: {failure}{_advice(model, cohort)}"
+        )
     if not np.isfinite(losses).all():
         log.warning(
             "federate.model %s: its loss on the hold-out data is not finite before the first round: see to the scale "
