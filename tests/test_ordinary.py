@@ -158,6 +158,7 @@ def test_table_of_visits(run_twice: Callable[[inputs.Write], Run]) -> None:
     assert set(run.report("prune.json")["layers"]) == {"dense", "dense_1"}
 
 
+@pytest.mark.slow
 def test_images_of_many_sizes_and_modes(run_twice: Callable[[inputs.Write], Run]) -> None:
     run = run_twice(inputs.images)
     record = run.partition
@@ -180,6 +181,7 @@ def test_images_of_many_sizes_and_modes(run_twice: Callable[[inputs.Write], Run]
     assert {layer: own["weights"] for layer, own in pruned["layers"].items()} == {"dense": 6}
 
 
+@pytest.mark.slow
 def test_sentences_of_clinics(run_twice: Callable[[inputs.Write], Run]) -> None:
     run = run_twice(inputs.sentences)
     record = run.partition
