@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
-from tasks.detection import Increase, find_increase
-from tasks.scan import _beside, noise, null
+from tasks.detection import Increase, _first_alarm, _last, _onset, find_increase
+from tasks.scan import Cells, _beside, _rises, noise, null
 
 ALPHA = 0.01
 NOISE = 0.07  # sd of a round, as a fraction of the loss
@@ -324,6 +324,87 @@ def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
             assert value == pytest.approx(norm.isf(student.sf(abs(t), freedom)) * np.sign(t), abs=0.04)
             seen += 1
     assert seen >= n // 8
+
+
+@pytest.mark.parametrize("n", [8, 13, 40])
+def test_statistic_over_the_least_level_before_a_split_is_that_of_the_slow_reference(n: int) -> None:
+    z, scale, seen = np.random.default_rng(n).standard_normal(n), 0.4, set()
+    for (a, b, level), first, found in _rises(z[None, :], np.array([scale])):
+        assert len(found[0]) == n - a - first + 1
+        for split, value in enumerate(found[0], start=first):
+            after = z[split : split + a]
+            # The (a/4 + 1)-th largest is the upper quartile.
+            high = after.mean() if level == "mean" else np.sort(after)[-a // 4 - 1]
+            lowest = min(z[begin : begin + b].mean() for begin in range(split - b + 1))
+            assert value == pytest.approx((high - lowest) / scale, abs=1e-9)
+        seen.add(level)
+    assert seen == ({"mean"} if n == 8 else {"mean", "upper"})
+
+
+def test_null_law_of_more_than_32_losses_is_that_of_the_next_multiple_of_8() -> None:
+    # Computed once, so it is the same object; fewer losses than there are would make noise look rarer than it is.
+    assert null(33, 0.3, 0.01) is null(39, 0.3, 0.01) is null(40, 0.3, 0.01)
+    assert null(32, 0.3, 0.01) is not null(33, 0.3, 0.01)
+
+
+# The parts of a rise, by hand
+
+
+def cells_of(*windows: tuple[int, int, int]) -> Cells:
+    """Cells of (split, after, before)."""
+    split, after, before = (np.array(column) for column in zip(*windows, strict=True))
+    return Cells(np.ones(len(windows)), split, after, before, np.zeros(len(windows), bool))
+
+
+@pytest.mark.parametrize(
+    ("ends", "first"),
+    [((16, 20), 16), ((15, 20), 20), ((13, 16, 20), 13), ((12, 16, 20), 12), ((11, 16, 20), 16), ((20,), 20)],
+)
+def test_alarms_with_at_most_three_losses_between_them_are_one_rise(ends: tuple[int, ...], first: int) -> None:
+    # A clear step at index 9: every beginning of the curve from 11 losses on raises an alarm by itself.
+    z = 0.01 * np.random.default_rng(0).standard_normal(20) + 5 * (np.arange(20) >= 9)
+    cells = cells_of(*((end - 2, 2, 4) for end in ends))
+    found = _first_alarm(z, cells, np.ones(len(ends)), len(ends) - 1, ALPHA)
+    assert cells.end[found] == first
+
+
+def test_cell_that_is_not_claimed_begins_no_rise() -> None:
+    z = 0.01 * np.random.default_rng(0).standard_normal(20) + 5 * (np.arange(20) >= 9)
+    cells = cells_of((14, 2, 4), (18, 2, 4))
+    assert _first_alarm(z, cells, np.array([-0.1, 1.0]), 1, ALPHA) == 1
+
+
+@pytest.mark.parametrize(
+    ("climb", "onset"),
+    [
+        # Before a spike at index 12. One by one above 1 sd; the mean of n against 3 · √(1/n + 1/4): 3.35, 2.60, 2.29,
+        # and 2.12 for all four.
+        ((2.5, 2.5, 2.5, 2.5), 8),
+        ((2.0, 2.0, 2.0, 2.0), 12),
+        ((0.0, 2.5, 2.5, 2.5), 9),
+        ((2.5, 2.5, 0.9, 3.5), 11),
+        ((4.0, 0.9, 4.0, 4.0), 10),
+    ],
+)
+def test_losses_clearly_above_the_level_before_a_spike_belong_to_its_rise(climb: tuple[float, ...], onset: int) -> None:
+    z = np.array([0.0] * 8 + [*climb, 100.0])
+    assert _onset(z, cells_of((12, 1, 4)), 0, 1.0) == onset
+
+
+@pytest.mark.parametrize(
+    ("after", "rest", "last"),
+    [
+        # Up by 10 at index 6, for three losses; half of it is 5.
+        (1, (10.0, 10, 10, 0), 8),
+        (2, (10.0, 10, 10, 0, 0), 8),
+        (2, (10.0, 10, 10, 0), 9),  # no two losses in a row are back: their mean is 5, which is not below
+        (1, (10.0, 10, 10, 10), 9),
+        (1, (10.0, 0, 10, 10), 6),
+        (2, (10.0, 10, 0, 10, 0, 0, 10), 9),
+    ],
+)
+def test_rise_lasts_until_the_loss_is_back_below_its_half(after: int, rest: tuple[float, ...], last: int) -> None:
+    assert _last(np.array([0.0] * 6 + [*rest]), cells_of((6, after, 4)), 0) == last
 
 
 def test_rise_after_which_the_loss_goes_up_and_down_is_found() -> None:

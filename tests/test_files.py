@@ -57,6 +57,31 @@ def test_replacing_keeps_the_old_folder_when_nothing_was_written(tmp_path: Path)
     assert (path / "old").read_text() == "old"
 
 
+def test_replacing_puts_the_old_folder_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data"
+    path.mkdir()
+    (path / "old").write_text("old")
+
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refused)
+
+    def write() -> None:
+        with replacing(path) as fresh:
+            fresh.mkdir()
+            (fresh / "new").write_text("new")
+
+    with pytest.raises(PermissionError) as caught:
+        write()
+    assert caught.value.filename == str(path)
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+    assert (path / "old").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
 def test_replacing_never_writes_through_a_link(tmp_path: Path) -> None:
     cached = tmp_path / "cached"
     cached.write_text("cached")

@@ -1,6 +1,7 @@
 """The partitioners: who gets which examples."""
 
 import time
+from collections.abc import Callable
 from typing import Any, get_args
 
 import numpy as np
@@ -314,6 +315,30 @@ def test_quantity_power_law_sizes_are_those_of_the_closed_form() -> None:
     y = balanced(2, 125)
     sizes = [len(part) for part in quantity(y, 4, "power", 0.3, 1.0, np.random.default_rng(0))]
     assert sizes == [120, 60, 40, 30]
+
+
+def test_quantity_power_law_sizes_are_rounded_not_cut_off() -> None:
+    # Shares 6/11, 3/11, 2/11 of 20 end at 10.9 and 16.4: rounded 11 and 16.
+    parts = quantity(balanced(2, 10), 3, "power", 0.3, 1.0, np.random.default_rng(0))
+    assert [len(part) for part in parts] == [11, 5, 4]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda y, rng: classes(y, 3, 1, rng),
+        lambda y, rng: label_mix(y, 3, 1.0, rng),
+        lambda y, rng: shards(y, 3, 1, rng),
+        lambda y, rng: dirichlet(y, 3, 1e9, rng),
+        lambda y, rng: quantity(y, 3, "dirichlet", 1e9, 1.0, rng),
+    ],
+    ids=["classes", "label_mix", "shards", "dirichlet", "quantity"],
+)
+def test_who_gets_the_example_that_is_left_over_is_drawn(draw: Callable[..., list[np.ndarray]]) -> None:
+    # Four examples for three clients: one has two, each of them in a third of the seeds (of 300: 100, sd 8.2).
+    sizes = [[len(part) for part in draw(np.zeros(4, np.int32), np.random.default_rng(seed))] for seed in range(300)]
+    assert {tuple(sorted(one)) for one in sizes} == {(1, 1, 2)}
+    assert np.abs(np.sum(np.array(sizes) == 2, axis=0) - 100).max() < 5 * 8.2
 
 
 @given(exponent=st.floats(0.01, 20), num_clients=st.integers(1, 50), size=st.integers(1, 500), seed=SEEDS)

@@ -4,15 +4,20 @@ import json
 import logging
 import re
 import shutil
+from contextlib import closing
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tasks.detection import find_increase
 from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
-from tasks.federate.cohort import cohort_of
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of
+from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.parameters import flatten
+from tasks.federate.rounds import _best_checkpoint, _Loop
+from tasks.federate.runner import Phase, Stepped
 from tasks.federate.schedule import sample, stops_early
 from tasks.files import TEST, read_rows, write_client
 from tasks.models import build
@@ -488,3 +493,115 @@ def test_candidate_that_cannot_measure_its_loss_is_drawn_and_named(clients, sett
     candidates = [t for t in range(2, 9) if "01" in sample(settings.federate.sampling, sizes, settings.seed, t)]
     assert candidates
     assert [int(row["round"]) for row in rows if row["client"] == "01" and row["failure"]] == candidates
+
+
+# What the guard remembers, over rounds whose losses are given.
+
+
+class Scripted:
+    """A runner whose round t ends with the t-th of `losses`; its state is how many rounds the model was trained."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def fresh(self):
+        return {"server": {"params": np.zeros(1, np.float32)}}
+
+    def step(self, state, round_num, excluded=()):
+        trained = {"server": {"params": state["server"]["params"] + 1}}
+        loss = float(self.losses[round_num - 1])
+        row = {"round": round_num, "train_loss": loss, "val_loss": loss, "val_accuracy": 0.5, "drift": 0.0}
+        return Stepped(trained, {"round": round_num, "row": row, "clients": []}, {}, True)
+
+
+@pytest.fixture
+def scripted(settings_of, tmp_path):
+    """(losses by round, ...) -> the lines of the rounds; with `cut`, of a run that is killed after that round."""
+
+    def run(losses, cut=None, guard="rollback", folder=tmp_path):
+        settings = settings_of({"federate.guard": guard, "federate.checkpoint_every": 1})
+        phase, cohort = Phase("federate", 1, len(losses)), Cohort({}, {}, (1,), 2, "none", "", np.zeros(0), np.zeros(0))
+
+        def watch(row, *_):
+            if row["round"] == cut:
+                raise KeyboardInterrupt
+
+        with closing(Checkpoints(checkpoints_of(folder, phase.name), {"run": 1})) as checkpoints:
+            loop = _Loop(settings, folder, cohort, Scripted(losses), phase, checkpoints, watch)
+            try:
+                loop.run()
+            except KeyboardInterrupt:
+                assert cut
+        return loop.lines
+
+    return run
+
+
+def losses_of(*levels):
+    """A loss a round at each level, with noise of 1 % of it."""
+    return np.array(levels) * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(levels)))
+
+
+def rollbacks(lines):
+    """The rounds after which the guard went back."""
+    counts = [0, *(line["model_rollbacks"] for line in lines)]
+    return [line["round"] for line, before in zip(lines, counts, strict=False) if line["model_rollbacks"] > before]
+
+
+def test_guard_goes_back_once_from_a_rise_that_the_way_back_does_not_end(scripted):
+    # Up ten times in round 10, and never down again: the losses after the rollback are compared with themselves alone.
+    lines = scripted(losses_of(*[1.0] * 9, *[10.0] * 10))
+    (fired,) = rollbacks(lines)
+    assert 10 <= fired <= 11
+    assert [line["watched_from"] for line in lines] == [1] * (fired - 1) + [fired + 1] * (20 - fired)
+
+
+def test_guard_goes_back_from_a_second_rise_after_a_rollback(scripted):
+    lines = scripted(losses_of(*[1.0] * 9, *[10.0] * 12, *[100.0] * 3))
+    first, second = rollbacks(lines)
+    assert 10 <= first <= 11
+    assert 22 <= second <= 23
+    assert lines[-1]["watched_from"] == second + 1
+
+
+def test_guard_of_a_run_that_was_killed_after_a_rollback_knows_of_it(scripted, tmp_path):
+    losses = losses_of(*[1.0] * 9, *[10.0] * 7)
+    whole = scripted(losses, folder=tmp_path / "whole")
+    (fired,) = rollbacks(whole)
+    assert len(scripted(losses, cut=fired + 1)) == fired + 1
+    assert scripted(losses) == whole
+
+
+def test_guard_lets_a_rise_pass_that_noise_makes_in_one_of_a_hundred_runs(scripted):
+    # Eight losses are the fewest that are tested. Of the seeds from 0 on, 576 is the first whose noise is a rise at 0.01.
+    losses = np.exp(0.1 * np.random.default_rng(576).standard_normal(8))
+    found = find_increase(range(1, 9), losses, 0.01)
+    assert (found.detected, found.until) == (True, 8)
+    assert not find_increase(range(1, 9), losses, 0.001).detected
+    assert rollbacks(scripted(losses)) == []
+
+
+def test_guard_does_not_go_back_from_a_rise_that_is_over(scripted):
+    # Rounds 3 to 5 are high before the first test, in round 8.
+    assert rollbacks(scripted(losses_of(1.0, 1.0, 1.0, 50.0, 50.0, 1.0, 1.0, 1.0, 1.0, 1.0))) == []
+
+
+def lines_of(*train_losses):
+    return [{"round": t, "row": {"train_loss": loss}} for t, loss in enumerate(train_losses, start=1)]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "train_losses", "best"),
+    [
+        # Round t measures the model after round t − 1.
+        ([0, 1, 2, 3], (5.0, 3.0, 1.0, 2.0), 2),
+        ([0, 2, 4], (5.0, 1.0, 3.0, 2.0, 4.0), 2),  # there is no checkpoint after round 1
+        ([0, 1, 2], (2.0, 1.0, 1.0), 2),  # the later one of two that are equal
+        ([0, 1, 2], (2.0, np.nan, np.inf), 0),
+        ([0, 1, 2], (2.0, None, 3.0), 0),
+        ([0, 1, 2], (np.nan, np.nan, np.nan), 2),
+        ([0, 1, 2], (), 2),
+    ],
+)
+def test_best_checkpoint_has_the_lowest_training_loss_that_was_measured(rounds, train_losses, best):
+    assert _best_checkpoint(rounds, lines_of(*train_losses)) == best

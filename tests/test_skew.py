@@ -101,6 +101,19 @@ def test_moments_of_the_whole_are_those_of_the_pooled_examples() -> None:
     np.testing.assert_allclose(moments(xs, images=True).scale, np.sqrt(pooled.var(axis=0).mean()))
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1e-3, 1e6 / 3])
+def test_feature_that_never_varies_has_no_variance_and_no_scale(value: float) -> None:
+    # The mean of many equal floats is another float, at times, and the variance then some 1e-34.
+    rng = np.random.default_rng(0)
+    xs = [np.column_stack([np.full(n, value), rng.normal(size=n)]).astype(np.float32) for n in (1, 3, 7, 100, 999)]
+    of = moments(xs, images=False)
+    assert (of.variance[0], of.scale[0]) == (0, 0)
+    assert of.scale[1] > 0.5
+    # One that differs at one client alone varies.
+    xs[0][0, 0] += 1
+    assert moments(xs, images=False).scale[0] > 0
+
+
 def test_moment_distances_of_two_opposite_clients() -> None:
     # One feature, -1 at one client and 1 at the other: whole mean 0, variance 1; each client's mean is 1 away, and its
     # variance, 0, too. In a table a constant second feature is left out, whatever its value in floats; among pixels it
