@@ -396,6 +396,8 @@ def test_losses_clearly_above_the_level_before_a_spike_belong_to_its_rise(climb:
     [
         # Up by 10 at index 6, for three losses; half of it is 5.
         (1, (10.0, 10, 10, 0), 8),
+        (1, (10.0, 10, 10, 4.5), 8),
+        (1, (10.0, 10, 10, 5.5), 9),
         (2, (10.0, 10, 10, 0, 0), 8),
         (2, (10.0, 10, 10, 0), 9),  # no two losses in a row are back: their mean is 5, which is not below
         (1, (10.0, 10, 10, 10), 9),

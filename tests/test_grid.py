@@ -74,8 +74,17 @@ def test_values_are_typed_and_all_others_keep_their_types() -> None:
         ({}, [SEEDS, "partition.alpha=0.1,1.0"], True, {-1}),
         ({}, [SEEDS, "data.test_fraction=0.1,0.2"], True, {-1}),
         ({"  seed: -1": "  seed: 9"}, [SEEDS], True, {9}),
+        ({"seed: 0": "seed: 5", "  seed: -1": "  seed: 0"}, [SEEDS], True, {0}),
     ],
-    ids=["pinned to the base", "not wanted", "in the grid", "about partition", "about data", "set in the base"],
+    ids=[
+        "pinned to the base",
+        "not wanted",
+        "in the grid",
+        "about partition",
+        "about data",
+        "set in the base",
+        "set to 0",
+    ],
 )
 def test_cells_share_their_clients_unless_the_grid_is_about_them(
     base: dict[str, str], axes: list[str], same_clients: bool, seeds: set[int]

@@ -573,7 +573,7 @@ def test_guard_of_a_run_that_was_killed_after_a_rollback_knows_of_it(scripted, t
 
 
 def test_guard_lets_a_rise_pass_that_noise_makes_in_one_of_a_hundred_runs(scripted):
-    # Eight losses are the fewest that are tested. Of the seeds from 0 on, 576 is the first whose noise is a rise at 0.01.
+    # Eight losses are the fewest that are tested. Of the seeds, 576 is the first whose noise is a rise at 0.01.
     losses = np.exp(0.1 * np.random.default_rng(576).standard_normal(8))
     found = find_increase(range(1, 9), losses, 0.01)
     assert (found.detected, found.until) == (True, 8)

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_the_best_is_bold_where_it_is_really_better() -> None:
     assert rows_of(text)[2][2] == "**0.8000 ± 0.1000**"
     assert "paired t-test over the seeds" in text
     assert "may be as good" not in text
+
+
+def test_the_coarsest_accuracy_decides_what_is_one_example_more() -> None:
+    # Ahead by 0.05 with each of three seeds; a spread is at least one example of the smallest hold-out set. Of 100:
+    # t = 0.05 √3 / 0.01 = 8.66, p = 1 − t / √(t² + 2) = 0.013. Of 10: t = 0.866, p = 0.478.
+    found = compared({"sgd": [0.9, 0.8, 0.7], "adam": [0.85, 0.75, 0.65]})
+    for sizes, p, is_better in (([100] * 6, 0.013, True), ([100] * 5 + [10], 0.478, False)):
+        measured = [replace(one, resolution={"accuracy": 1 / n}) for one, n in zip(found, sizes, strict=True)]
+        verdict = table.verdicts(measured)["accuracy"]
+        assert verdict.p == pytest.approx(p, abs=0.001)
+        assert verdict.is_better == is_better
 
 
 def test_the_best_of_noise_is_not_bold_and_its_rival_is_named() -> None:

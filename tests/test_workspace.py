@@ -36,6 +36,22 @@ def cache_of(repository: Path) -> dict[str, Path]:
     return {path.parent.name + path.name: path for path in (repository / ".dvc/cache/files/md5").glob("*/*")}
 
 
+def test_another_attempt_runs_the_code_of_now(repository: Path) -> None:
+    changed, removed = repository / "tasks/skew.py", repository / "flows/names.py"
+    before = {path: path.read_bytes() for path in (changed, removed)}
+    folder = open_workspace(repository, "again").folder
+    assert (folder / "tasks/skew.py").read_bytes() == before[changed]
+    try:
+        changed.write_bytes(before[changed] + b"# edited between two attempts\n")
+        removed.unlink()
+        assert open_workspace(repository, "again").folder == folder
+        assert (folder / "tasks/skew.py").read_bytes() == changed.read_bytes()
+        assert not (folder / "flows/names.py").exists()
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)
+
+
 def test_restored_outputs_are_links_if_the_repository_says_so(repository: Path) -> None:
     second = open_workspace(repository, "second")
     assert second.restore("partition")
