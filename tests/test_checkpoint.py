@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.federate.checkpoint import Checkpoints, checkpoints_of, finish, saved_states
+from tasks.errors import DataError
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of, finish, load_state, saved_states
 from tests.mutations import mutated
 
 IDENTITY = {"phase": ["federate", 1, 9], "settings": {"seed": 0, "rate": 0.1}, "data": "abc"}
@@ -251,6 +252,32 @@ def test_replays_use_the_checkpoints_that_count(opened, tmp_path, caplog):
     assert saved_states(tmp_path, "federate", IDENTITY) == {0: folder / "round_00000.npz"}
     assert [f"round_{r:05}.npz" in caplog.text for r in (0, 2, 4, 6)] == [False, True, True, True]
     assert len(list(folder.glob("round_*"))) == 4  # they are only read
+
+
+def test_replays_may_name_less_than_the_run_does(opened, tmp_path):
+    run_to(opened(), 4, every=2)
+    assert sorted(saved_states(tmp_path, "federate", {"data": "abc", "settings": IDENTITY["settings"]})) == [0, 2, 4]
+    assert saved_states(tmp_path, "federate", {"data": "abc", "settings": {"seed": 0}}) == {}
+    assert saved_states(tmp_path, "federate", {"data": "abc", "model": "mlp"}) == {}
+
+
+def test_state_in_an_archive_that_was_cut_is_one_error(opened, tmp_path):
+    run_to(opened(), 1)
+    whole = (checkpoints_of(tmp_path, "federate") / "round_00001.npz").read_bytes()
+    path = tmp_path / "cut.npz"
+    # Before and within the first array, after it, and within the archive's list of contents.
+    for length in (0, 3, 100, 700, len(whole) // 2, len(whole) - 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"cut\.npz must be a checkpoint, got") as caught:
+            load_state(path, make_state())
+        assert str(caught.value).isprintable()
+
+
+def test_state_of_as_many_arrays_of_other_shapes_is_refused(tmp_path):
+    path = tmp_path / "other.npz"
+    np.savez(path, np.zeros(3), np.zeros(2))
+    with pytest.raises(DataError, match=r"must hold 2 arrays of the model's shapes, got 2: it is of other clients"):
+        load_state(path, [np.zeros(3), np.zeros(3)])
 
 
 # NumPy's half-written archive complains once more when it is collected.

@@ -25,7 +25,7 @@ def log_failure(exc: BaseException) -> None:
 
 
 def test_a_file_that_dvc_could_not_copy_is_an_error_and_its_half_is_removed(tmp_path: Path) -> None:
-    half, whole = tmp_path / ".abc.tmp", tmp_path / "abc"
+    half, whole = tmp_path / ".abc.tmp", tmp_path / "abc.tmp"
     for path in (half, whole):
         path.write_text("half")
 
