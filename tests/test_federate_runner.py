@@ -78,6 +78,16 @@ def test_server_vector_of_those_that_are_left_is_their_weighted_mean(runner_of):
     np.testing.assert_array_equal(state["server"]["shared"], fresh["server"]["shared"])
 
 
+@pytest.mark.parametrize("way", ["excluded by the guard", "absent in a replay"])
+def test_round_adds_what_the_clients_that_are_left_learnt_by_their_share_of_the_whole(runner_of, way):
+    excluded, absent = ({"01"}, ()) if way == "excluded by the guard" else ((), {"01"})
+    runner = runner_of(absent=absent)
+    after = runner.step(runner.fresh(), 1, excluded).state
+    expected = (7 * after["kept"]["00"] + 11 * after["kept"]["02"]) / 18
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(after["server"]["shared"], expected, atol=1e-6)
+
+
 def test_noise_of_a_faulty_client_follows_the_seed_of_the_run_not_of_a_replay(runner_of):
     runner, replay, other = runner_of(), runner_of(local_seed=77), runner_of({"seed": 77})
     state = runner.fresh()

@@ -598,6 +598,7 @@ def lines_of(*train_losses):
         ([0, 2, 4], (5.0, 1.0, 3.0, 2.0, 4.0), 2),  # there is no checkpoint after round 1
         ([0, 1, 2], (2.0, 1.0, 1.0), 2),  # the later one of two that are equal
         ([0, 1, 2], (2.0, np.nan, np.inf), 0),
+        ([0, 1, 2], (np.nan, 3.0, 2.0), 2),
         ([0, 1, 2], (2.0, None, 3.0), 0),
         ([0, 1, 2], (np.nan, np.nan, np.nan), 2),
         ([0, 1, 2], (), 2),
