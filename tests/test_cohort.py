@@ -239,6 +239,23 @@ def test_share_is_that_of_all_weights_and_labels_are_counted(clients, tmp_path):
         assert info.labels.tolist() == [int(np.sum(y == c)) for c in range(3)]
 
 
+def test_labels_that_a_client_lacks_are_counted_as_none(make_clients, tmp_path):
+    clients = make_clients(sizes=(6, 5))
+    clients.data["00"] = clients.data["00"][0], np.zeros(6, np.int32)
+    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0)
+    assert cohort.clients["00"].labels.tolist() == [6, 0, 0]
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.15, 3), (0.17, 3), (0.18, 4)])
+def test_public_set_has_the_nearest_number_of_examples_and_one_of_each_label_is_enough(
+    make_clients, tmp_path, fraction, size
+):
+    # Of 20 examples of 3 labels.
+    x, y = load_cohort(make_clients(sizes=(12, 8)).write(tmp_path), "examples", 0.0, shared_fraction=fraction).shared
+    assert len(x) == len(y) == size
+    assert set(y) == {0, 1, 2}
+
+
 def test_public_set_is_drawn_evenly_over_the_labels_and_added_to_every_client(make_clients, tmp_path):
     clients = make_clients(sizes=(40, 25, 35))
     cohort = load_cohort(clients.write(tmp_path), "examples", 0.0, shared_fraction=0.12, seed=3)

@@ -131,6 +131,23 @@ def test_stratified_draws_the_clients_of_a_label_in_proportion_to_their_examples
     assert_frequency(sum("a" in clients for clients in drawn), trials, 6 / 8)
 
 
+def test_stratified_covers_next_the_label_of_which_the_smallest_part_is_covered():
+    # Two draws take one client of each label. If "b" is one of them, 50 of 100 examples of label 0 are covered and 9 of
+    # 10 of label 1, so the third draw is for label 0, though it has more examples. Else it is for label 1, of "b".
+    labels = {"a": np.array([50, 0]), "b": np.array([0, 9]), "c": np.array([50, 0]), "d": np.array([0, 1])}
+    settings, trials = SamplingSettings(kind="stratified", clients_per_round=3), 1000
+    drawn = [sample(settings, dict.fromkeys(labels, 1), 1, t, labels) for t in range(trials)]
+    assert all("b" in clients for clients in drawn)
+    assert_frequency(sum(clients == ["a", "b", "c"] for clients in drawn), trials, 9 / 10)
+
+
+def test_stratified_settles_equal_cover_by_draw():
+    labels = {"a": np.array([10, 0]), "b": np.array([0, 10])}
+    settings, trials = SamplingSettings(kind="stratified", clients_per_round=1), 1000
+    drawn = [sample(settings, dict.fromkeys(labels, 1), 1, t, labels) for t in range(trials)]
+    assert_frequency(drawn.count(["a"]), trials, 1 / 2)
+
+
 def test_power_of_choice_draws_its_candidates_by_examples():
     settings = SamplingSettings(kind="power_of_choice", clients_per_round=1, candidates=2)
     trials = 4000
