@@ -503,6 +503,13 @@ def test_min_examples_of_kinds_with_fixed_sizes_is_tried_once(
     assert len(drawn) == 1
 
 
+@pytest.mark.parametrize("kind", ["iid", "label_mix"])
+def test_clients_of_exactly_min_examples_are_enough(kind: PartitionKind) -> None:
+    # 20 examples for 4 clients of 5 each, and no second draw.
+    chosen = PartitionSettings(kind=kind, num_clients=4, min_examples=5)
+    assert [len(part) for part in divide(examples(balanced(2, 10)), chosen, 0).parts] == [5] * 4
+
+
 def test_more_examples_asked_for_than_there_are_is_said_before_drawing() -> None:
     with pytest.raises(
         DataError, match=r"partition\.num_clients \* partition\.min_examples must be <= 20, .* got 3 \* 10"
