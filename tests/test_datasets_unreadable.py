@@ -67,8 +67,8 @@ def test_examples_of_an_npz_that_cannot_be_read_are_left_out(tmp_path: Path, cap
     np.testing.assert_array_equal(examples.test_x[:, 0], [1, 3])
     message = caplog.messages[0]
     assert message.startswith(
-        "4 of 12 records cannot be read and are left out; used are 6 of 8 of the training set, 2 of 4 of the test set; "
-        "the first: "
+        "4 of 12 records cannot be read and are left out; trained on 6 of 8 of the training set; tested on 2 of 4 of "
+        "the test set; the first: "
     )
     assert "x_train must hold finite float32 numbers, got nan in example 2" in message
 
@@ -108,7 +108,7 @@ def test_clients_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCapture
         "test": {"num_records": 4, "num_left_out": 2},
     }
     assert {client: of["num_examples"] for client, of in record["clients"].items()} == {"a": 4, "b": 4}
-    assert "used are 4 of 6 of client a, 0 of 2 of client c, 2 of 4 of the test set" in caplog.text
+    assert "trained on 4 of 6 of client a, 0 of 2 of client c; tested on 2 of 4 of the test set" in caplog.text
     assert "nothing can be read of the clients c, d, which are left out" in caplog.text
 
 
@@ -201,7 +201,7 @@ def test_rows_are_counted_by_client(tmp_path: Path, caplog: pytest.LogCaptureFix
         "clients_left_out": [],
         "test": {"num_records": 0, "num_left_out": 0},
     }
-    assert "used are 0 of 1 of no known client, 3 of 6 of client a, 2 of 3 of client b" in caplog.text
+    assert "trained and tested on 0 of 1 of no known client, 3 of 6 of client a, 2 of 3 of client b" in caplog.text
 
 
 def test_missing_values_that_are_filled_are_no_reason_to_leave_a_row_out(tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_images_that_cannot_be_read_are_counted_by_client(tmp_path: Path, caplog
         "test": {"num_records": 0, "num_left_out": 0},
     }
     assert (
-        "4 of 12 records cannot be read and are left out; used are 3 of 6 of client a, 5 of 6 of client b"
+        "4 of 12 records cannot be read and are left out; trained and tested on 3 of 6 of client a, 5 of 6 of client b"
         in caplog.text
     )
 
@@ -276,7 +276,7 @@ def test_images_in_folders_are_left_out_and_none_is_refused(tmp_path: Path, capl
     (tmp_path / "y" / "3.png").write_bytes(b"")
     examples = read("images", tmp_path)
     assert len(examples.y) + len(examples.test_y) == 7
-    assert "1 of 8 records cannot be read and are left out; used are 7 of 8 of the data" in caplog.text
+    assert "1 of 8 records cannot be read and are left out; trained and tested on 7 of 8 of the data" in caplog.text
     for file in tmp_path.glob("*/*.png"):
         file.write_bytes(b"")
     with pytest.raises(DataError, match=r"nothing of 8 records can be read; the first: .*0\.png must be a whole image"):

@@ -153,11 +153,11 @@ class Unreadable:
         records, left_out = sum(skipped.records.values()), sum(skipped.left_out.values())
         if left_out:
             logger.warning(
-                "%s%d of %d records cannot be read and are left out; used are %s; the first: %s",
+                "%s%d of %d records cannot be read and are left out; %s; the first: %s",
                 "MORE THAN HALF IS LOST: " if 2 * left_out > records else "",
                 left_out,
                 records,
-                _listed([_used(whose, skipped) for whose in sorted(skipped.left_out)]),
+                _used(skipped),
                 self._first,
             )
         if skipped.clients:
@@ -168,7 +168,15 @@ class Unreadable:
             )
 
 
-def _used(whose: str, skipped: Skipped) -> str:
+def _used(skipped: Skipped) -> str:
+    """Returns what is trained on: n of m of each client; the hold-out is a part of it where it has yet to be drawn."""
+    trained = _listed([_share(whose, skipped) for whose in sorted(skipped.left_out) if whose != TEST])
+    if TEST not in skipped.records:
+        return f"trained and tested on {trained}"
+    return f"trained on {trained or 'all others'}; tested on {_share(TEST, skipped)}"
+
+
+def _share(whose: str, skipped: Skipped) -> str:
     records = skipped.records[whose]
     clients = skipped.records.keys() - {"", TEST}
     whole = "the training set" if TEST in skipped.records else "the data"
