@@ -180,6 +180,13 @@ def test_adaptive_norm_stays_where_every_client_failed(rounds_of):
     np.testing.assert_allclose(found[-1], clipped(updates, 0.5).mean(axis=0), atol=1e-6)
 
 
+def test_adaptive_norm_counts_an_update_as_long_as_itself_as_within(rounds_of):
+    # Three of length 1 = C: b = 1, and C becomes exp(−0.2 (1 − 0.5)); the second round shows it.
+    updates = np.array([[1.0, 0.0]] * 3)
+    found = rounds_of("clipped_mean", [updates, 9 * updates], clipping="adaptive", clip_norm=1.0, clip_quantile=0.5)
+    np.testing.assert_allclose(found, [[1, 0], [np.exp(-0.1), 0]], rtol=1e-6)
+
+
 def test_zeroing_drops_updates_far_beyond_the_others(combine):
     # In the first round an entry may be 2·10 + 1 = 21; the zeroed client keeps its weight.
     updates = np.array([[1.0, 0.0], [0.0, 1.0], [22.0, 0.0], [-1e6, 1.0]])

@@ -194,6 +194,13 @@ def test_a_small_spread_beside_a_large_common_update_still_tells_krum_whom_to_ta
     np.testing.assert_allclose(krum_scores(gram(updates), 2), slow_krum_scores(updates, 2), rtol=1e-3)
 
 
+def test_krum_of_as_many_updates_as_it_needs_warns_of_nothing(caplog):
+    apply(krum_with(2), random_updates(7, 5))
+    assert not caplog.messages
+    apply(krum_with(2), random_updates(6, 5))
+    assert "fewer than 2 * num_faulty + 3 = 7" in caplog.text
+
+
 def test_krum_of_too_few_updates_takes_one_and_warns(caplog):
     for num in (1, 2, 3, 6):
         caplog.clear()

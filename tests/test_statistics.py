@@ -188,6 +188,13 @@ def test_geometric_median_of_three_points_on_a_line_is_the_middle_one():
     np.testing.assert_allclose(z, [3, 6], atol=1e-2)
 
 
+def test_half_of_the_votes_is_no_majority_that_alone_is_the_median():
+    # Every point between the two places has the same sum of distances; neither pair decides for the other.
+    updates = [np.array(point, np.float32) for point in ((0, 0), (0, 0), (4, 0), (4, 0))]
+    np.testing.assert_allclose(geometric_median(gram(updates)), [0.25] * 4, atol=1e-6)
+    np.testing.assert_allclose(geometric_median(gram([*updates, updates[0]])), [1 / 3, 1 / 3, 0, 0, 1 / 3], atol=1e-6)
+
+
 def test_geometric_median_of_a_square_is_its_centre():
     updates = [np.array(p, np.float32) for p in ((0, 0), (2, 0), (0, 2), (2, 2))]
     np.testing.assert_allclose(geometric_median(gram(updates)), [0.25] * 4, atol=1e-4)
