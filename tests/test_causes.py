@@ -1,6 +1,7 @@
 """From findings to candidates, effects and remedies: plain values, no replay."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -328,3 +329,17 @@ def test_skew_measures_by_hand() -> None:
     assert mean_label_distance({"a": np.array([5, 5]), "b": np.array([1, 1])}) == 0.0
     assert gini(np.array([0.0, 0.0, 0.0, 8.0])) == pytest.approx(0.75)
     assert gini(np.full(4, 2.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"aggregator": {"kind": "trimmed_mean", "trim": 0.1}},
+        {"aggregator": {"kind": "clipped_mean", "clip_norm": 2.0, "zeroing": True, "weighting": "uniform"}},
+        {"aggregator": {"kind": "mean", "weighting": "uniform"}},
+    ],
+)
+def test_every_robust_aggregator_is_a_remedy_whatever_the_one_before_used(raw: dict[str, Any]) -> None:
+    settings = parse({"federate": raw})
+    for one in remedies("faulty_clients", settings, ("03",), found()):
+        with_settings(settings, one.settings)

@@ -1,6 +1,7 @@
 """The settings' models against params.yaml, the registries that serve them, their error sentences and the README."""
 
 import ast
+import itertools
 import json
 import math
 import re
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from tasks.errors import DataError, RunError, SettingsError
-from tasks.settings import Section, Settings, fields, load, naming, parse
+from tasks.settings import Section, Settings, fields, load, naming, parse, switch_kind, value_at, with_settings
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -412,3 +413,41 @@ def test_an_exponent_is_a_number_as_dvc_writes_it() -> None:
     """PyYAML reads 1e-05 as text; `dvc exp run -S` writes 0.00001 so."""
     raw = yaml.safe_load("federate: {client: {learning_rate: 1e-05}}")
     assert parse(raw).federate.client.learning_rate == 0.00001
+
+
+def kinds(section: str) -> tuple[str, ...]:
+    return get_args(fields()[f"{section}.kind"].annotation)
+
+
+# Values that no default has, and that the settings' other rules bear.
+USED = {
+    "federate.aggregator": {
+        "weighting": "uniform", "trim": 0.1, "num_faulty": 2, "num_selected": 3, "clipping": "adaptive",
+        "clip_norm": 2.0, "clip_quantile": 0.4, "zeroing": True, "noise_multiplier": 2.0, "delta": 0.001,
+        "target_epsilon": 3.0, "quantization_bits": 4,
+    },
+    "federate.client": {"mu": 0.2, "option": "I", "fednova_mu": 0.3, "alpha": 0.4, "momentum": 0.5},
+    "federate.server_optimizer": {"momentum": 0.5, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.1},
+}  # fmt: skip
+
+
+def is_used(name: str, kind: str) -> bool:
+    extra = fields()[name].json_schema_extra
+    return kind in extra.get("used_by", [kind]) if extra else True
+
+
+@pytest.mark.parametrize("section", USED)
+def test_switching_a_kind_leaves_nothing_behind_that_the_new_kind_refuses(section: str) -> None:
+    for before, after in itertools.permutations(kinds(section), 2):
+        used = {name: value for name, value in USED[section].items() if is_used(f"{section}.{name}", before)}
+        filled = {f"{section}.{name}": value for name, value in {"kind": before, **used}.items()}
+        changed = with_settings(with_settings(Settings(), filled), switch_kind(section, after))
+        values = value_at(changed.model_dump(), section)
+        assert values["kind"] == after
+        kept = [name for name in used if is_used(f"{section}.{name}", after)]
+        assert [values[name] for name in kept] == [used[name] for name in kept]
+
+
+def test_switching_a_kind_sets_the_values_that_are_given() -> None:
+    changes = switch_kind("federate.client", "fedprox", mu=0.1)
+    assert with_settings(Settings(), changes).federate.client.mu == 0.1

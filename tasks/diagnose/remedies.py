@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.diagnose.causes import Findings, lower_rate, plain_server, same_work, whole_model
-from tasks.settings import Settings, value_at
+from tasks.settings import Settings, switch_kind, value_at
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def _remedies(
         case "faulty_clients":
             return [
                 leave_out,
-                Remedy("geometric median (RFA)", _aggregator("geometric_median")),
-                Remedy("multi-Krum", _aggregator("multi_krum", num_faulty=num)),
-                Remedy("coordinate-wise median", _aggregator("median")),
+                Remedy("geometric median (RFA)", switch_kind("federate.aggregator", "geometric_median")),
+                Remedy("multi-Krum", switch_kind("federate.aggregator", "multi_krum", num_faulty=num)),
+                Remedy("coordinate-wise median", switch_kind("federate.aggregator", "median")),
             ]
         case "non_finite":
             return [leave_out, Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.0}), *slower]
@@ -72,14 +72,14 @@ def _remedies(
         case "unequal_local_work":
             return [
                 Remedy("the same work at every client", same_work(settings, max(1, round(found.usual_epochs)))),
-                Remedy("normalised averaging (FedNova)", _client("fednova")),
+                Remedy("normalised averaging (FedNova)", switch_kind("federate.client", "fednova")),
                 *slower[:1],
             ]
         case "feature_shift":
             return [
                 Remedy("each client standardises its own features", {"preprocess.normalize": "client"}, aligned=True),
                 leave_out,
-                Remedy("a proximal term (FedProx, mu 0.1)", _client("fedprox", mu=0.1)),
+                Remedy("a proximal term (FedProx, mu 0.1)", switch_kind("federate.client", "fedprox", mu=0.1)),
             ]
         case "server_learning_rate":
             optimizer = federate.server_optimizer
@@ -91,15 +91,15 @@ def _remedies(
         case "quantity_skew":
             return [
                 Remedy("every client the same weight", {"federate.aggregator.weighting": "uniform"}),
-                Remedy("normalised averaging (FedNova)", _client("fednova")),
-                Remedy("control variates (SCAFFOLD)", _client("scaffold")),
+                Remedy("normalised averaging (FedNova)", switch_kind("federate.client", "fednova")),
+                Remedy("control variates (SCAFFOLD)", switch_kind("federate.client", "scaffold")),
                 *slower[:1],
             ]
         case "label_skew":
             tried = [
-                Remedy("control variates (SCAFFOLD)", _client("scaffold")),
-                Remedy("dynamic regularisation (FedDyn)", _client("feddyn")),
-                Remedy("a proximal term (FedProx, mu 0.1)", _client("fedprox", mu=0.1)),
+                Remedy("control variates (SCAFFOLD)", switch_kind("federate.client", "scaffold")),
+                Remedy("dynamic regularisation (FedDyn)", switch_kind("federate.client", "feddyn")),
+                Remedy("a proximal term (FedProx, mu 0.1)", switch_kind("federate.client", "fedprox", mu=0.1)),
             ]
             if epochs > 1 and federate.local_work.kind == "same":
                 tried.append(Remedy("one local epoch", {"federate.local_work.epochs": 1}))
@@ -115,15 +115,3 @@ def _remedies(
                 *slower[:1],
             ]
     return []
-
-
-def _client(kind: str, **values: Any) -> dict[str, Any]:
-    defaults = {"mu": 0.01, "option": "II", "fednova_mu": 0.0, "alpha": 0.1}
-    return {f"federate.client.{name}": value for name, value in {"kind": kind, **defaults, **values}.items()}
-
-
-def _aggregator(kind: str, **values: Any) -> dict[str, Any]:
-    return {
-        f"federate.aggregator.{name}": value
-        for name, value in {"kind": kind, "weighting": "examples", **values}.items()
-    }
