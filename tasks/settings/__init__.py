@@ -1,0 +1,70 @@
+"""The settings of a run: frozen models of params.yaml, one section a step.
+
+Every pluggable thing is one section with `kind`. A field that only some kinds use names them in `used_by`; under
+another kind it must stand at its default, so that no setting is ever silently without effect. The defaults here are
+those of params.yaml, and a test holds the two equal: a form needs them, and so does that check.
+"""
+
+from tasks.settings.aggregator import PROTECTING, AggregatorSettings
+from tasks.settings.base import MOST_CLIENTS, STEPS, Section
+from tasks.settings.change import laid_over, switch_kind, value_at, with_settings
+from tasks.settings.client import ClientKind, ClientSettings, ScheduleSettings
+from tasks.settings.data import DataKind, DataSettings, Missing
+from tasks.settings.diagnose import DiagnoseSettings
+from tasks.settings.evaluate import EvaluateSettings
+from tasks.settings.federate import (
+    EarlyStoppingSettings,
+    FaultKind,
+    FaultSettings,
+    FederateSettings,
+    LocalWorkSettings,
+    RuntimeSettings,
+    SamplingSettings,
+    ServerOptimizerSettings,
+)
+from tasks.settings.naming import naming
+from tasks.settings.partition import PartitionKind, PartitionSettings
+from tasks.settings.preprocess import AugmentSettings, PreprocessSettings
+from tasks.settings.prune import PruneSettings
+from tasks.settings.reading import load, parse
+from tasks.settings.track import TrackSettings
+from tasks.settings.whole import Settings, fields
+
+__all__ = [
+    "MOST_CLIENTS",
+    "PROTECTING",
+    "STEPS",
+    "AggregatorSettings",
+    "AugmentSettings",
+    "ClientKind",
+    "ClientSettings",
+    "DataKind",
+    "DataSettings",
+    "DiagnoseSettings",
+    "EarlyStoppingSettings",
+    "EvaluateSettings",
+    "FaultKind",
+    "FaultSettings",
+    "FederateSettings",
+    "LocalWorkSettings",
+    "Missing",
+    "PartitionKind",
+    "PartitionSettings",
+    "PreprocessSettings",
+    "PruneSettings",
+    "RuntimeSettings",
+    "SamplingSettings",
+    "ScheduleSettings",
+    "Section",
+    "ServerOptimizerSettings",
+    "Settings",
+    "TrackSettings",
+    "fields",
+    "laid_over",
+    "load",
+    "naming",
+    "parse",
+    "switch_kind",
+    "value_at",
+    "with_settings",
+]

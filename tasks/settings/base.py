@@ -1,0 +1,107 @@
+"""What the sections of params.yaml have in common."""
+
+import re
+from typing import Annotated, Any, ClassVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.config import JsonDict
+from pydantic_core import CoreSchema
+
+STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
+"""The steps in the order of the pipeline."""
+
+
+MOST_CLIENTS = 100_000
+"""Clients of a run, a folder each; where they do not fit the data or memory, that is said later."""
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
+
+
+def setting(default: Any, *, title: str, description: str, only: tuple[str, ...] = (), **bounds: Any) -> Any:
+    """Returns pydantic's field of a setting.
+
+    Args:
+        default: as in params.yaml.
+        title: short name, in a form.
+        description: what it is, in a form and in README.
+        only: the kinds of the section that use it; empty: all.
+        bounds: what pydantic allows: ge, gt, le, lt, min_length, ….
+    """
+    extra: JsonDict | None = {"used_by": list(only)} if only else None
+    return Field(default, title=title, description=description, json_schema_extra=extra, **bounds)
+
+
+def _as_yaml(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _items(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Integer = Annotated[int, Field(lt=2**31)]
+"""What TensorFlow's int32 bears; each `int` of a section is one."""
+
+ClientIds = Annotated[tuple[str, ...], BeforeValidator(_items)]
+
+ColumnNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_items)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    chooser: ClassVar[str] = "kind"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Bounds every integer of the section, so that none can be forgotten; pydantic reads the annotations later."""
+        for name, kind in list(vars(cls).get("__annotations__", {}).items()):
+            if kind is int:
+                cls.__annotations__[name] = Integer
+        super().__init_subclass__(**options)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_exponents(cls, raw: Any) -> Any:
+        """Makes 1e-05 a number: PyYAML, of YAML 1.1, reads text, while DVC, of YAML 1.2, writes numbers so."""
+        if not isinstance(raw, dict):
+            return raw
+        floats = {name for name, field in cls.model_fields.items() if field.annotation is float}
+        return {
+            name: float(value) if name in floats and isinstance(value, str) and _EXPONENT.fullmatch(value) else value
+            for name, value in raw.items()
+        }
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Adds to a form's help of a field with which kinds it has an effect."""
+        schema = handler(core)
+        for entry in handler.resolve_ref_schema(schema)["properties"].values():
+            if "used_by" in entry:
+                entry["description"] += cls._when(entry["used_by"])
+        return schema
+
+    @classmethod
+    def _when(cls, used_by: list[str]) -> str:
+        others = [kind for kind in get_args(cls.model_fields[cls.chooser].annotation) if kind not in used_by]
+        if not others:
+            return ""
+        return f" (not with {others[0]})" if len(others) == 1 < len(used_by) else f" (only with {', '.join(used_by)})"
+
+    @model_validator(mode="after")
+    def _refuse_settings_without_effect(self) -> "Section":
+        chosen = getattr(self, self.chooser, None)
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            used_by = extra.get("used_by") if isinstance(extra, dict) else None
+            if not isinstance(used_by, list) or chosen in used_by:
+                continue
+            value = getattr(self, name)
+            if value != field.get_default(call_default_factory=True, validated_data={}):
+                default = field.get_default(call_default_factory=True, validated_data={})
+                raise ValueError(
+                    f"{name} has no effect with {self.chooser} {chosen} (only with {', '.join(map(str, used_by))}): "
+                    f"leave it at {_as_yaml(default)!r}, got {_as_yaml(value)!r}"
+                )
+        return self

@@ -1,0 +1,285 @@
+"""`federate`: the federated rounds, but for their clients and their aggregator."""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from tasks.settings.aggregator import PROTECTING, AggregatorSettings
+from tasks.settings.base import MOST_CLIENTS, ClientIds, Integer, Section, setting
+from tasks.settings.client import ClientSettings
+
+
+class ServerOptimizerSettings(Section):
+    """What the server does with the combined update."""
+
+    kind: Literal["sgd", "momentum", "adagrad", "adam", "yogi"] = setting(
+        "sgd", title="Kind", description="sgd with learning rate 1 is FedAvg"
+    )
+    learning_rate: float = setting(1.0, gt=0, title="Learning rate", description="step size of the server")
+    momentum: float = setting(0.9, ge=0, lt=1, title="Momentum", description="FedAvgM's momentum", only=("momentum",))
+    beta_1: float = setting(
+        0.9,
+        ge=0,
+        lt=1,
+        title="Beta 1",
+        description="decay of the first moment",
+        only=("adam", "yogi"),
+    )
+    beta_2: float = setting(
+        0.99,
+        ge=0,
+        lt=1,
+        title="Beta 2",
+        description="decay of the second moment",
+        only=("adam", "yogi"),
+    )
+    epsilon: float = setting(
+        0.001,
+        gt=0,
+        title="Epsilon",
+        description="adaptivity: added to the root of the second moment (tau of Reddi 2021)",
+        only=("adagrad", "adam", "yogi"),
+    )
+
+
+class SamplingSettings(Section):
+    """Which clients take part in a round."""
+
+    kind: Literal["all", "uniform", "by_examples", "stratified", "power_of_choice"] = setting(
+        "all",
+        title="Kind",
+        description="every client, or a draw without replacement: equal, in proportion to examples (with weighting "
+        "uniform, or size counts twice), so that the labels are covered, or those of the highest loss (weighting "
+        "uniform)",
+    )
+    clients_per_round: int = setting(
+        5,
+        ge=1,
+        le=MOST_CLIENTS,
+        title="Clients a round",
+        description="clients drawn",
+        only=("uniform", "by_examples", "stratified", "power_of_choice"),
+    )
+    candidates: int = setting(
+        10,
+        ge=1,
+        le=MOST_CLIENTS,
+        title="Candidates",
+        description="clients that measure their loss (d), from which those of the highest are taken",
+        only=("power_of_choice",),
+    )
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> "SamplingSettings":
+        if self.kind == "power_of_choice" and self.candidates < self.clients_per_round:
+            raise ValueError(
+                f"candidates must be >= clients_per_round ({self.clients_per_round}), got {self.candidates}"
+            )
+        return self
+
+
+class LocalWorkSettings(Section):
+    """How long a client trains in a round."""
+
+    kind: Literal["same", "per_client", "range"] = setting(
+        "same", title="Kind", description="the same for all, by client, or drawn for each client and round"
+    )
+    epochs: int = setting(
+        1,
+        ge=1,
+        title="Epochs",
+        description="passes over the client's data; with per_client, of the clients not named",
+        only=("same", "per_client"),
+    )
+    by_client: dict[str, Annotated[Integer, Field(ge=1)]] = setting(
+        {}, title="By client", description="client id: epochs", only=("per_client",)
+    )
+    low: int = setting(1, ge=1, title="Fewest epochs", description="epochs, included", only=("range",))
+    high: int = setting(5, ge=1, title="Most epochs", description="epochs, included", only=("range",))
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "LocalWorkSettings":
+        if self.low > self.high:
+            raise ValueError(f"low must be <= high, got {self.low} and {self.high}")
+        return self
+
+
+FaultKind = Literal["none", "flipped_labels", "noisy_features", "scaled_update", "reversed_update", "not_finite"]
+_FAULTS = [kind for kind in get_args(FaultKind) if kind != "none"]
+
+
+class FaultSettings(Section):
+    """A fire drill: what a few broken clients do to the model, simulated."""
+
+    kind: FaultKind = setting(
+        "none",
+        title="Kind",
+        description="what the clients do: label y becomes C - 1 - y, features become noise, the update is sent times "
+        "factor or -factor, or with a NaN",
+    )
+    clients: ClientIds = setting((), title="Clients", description="ids of the broken clients", only=tuple(_FAULTS))
+    from_round: int = setting(
+        1,
+        ge=1,
+        title="From round",
+        description="first round in which they are broken; pruning's rounds come after it",
+        only=tuple(_FAULTS),
+    )
+    factor: float = setting(
+        10.0,
+        gt=0,
+        title="Factor",
+        description="of the update sent; 10 of one client in ten turns the average round where it is reversed",
+        only=("scaled_update", "reversed_update"),
+    )
+
+    @model_validator(mode="after")
+    def _somebody_is_faulty(self) -> "FaultSettings":
+        if self.kind != "none" and not self.clients:
+            raise ValueError(f"clients must name at least one client with kind {self.kind}, got []")
+        if len(set(self.clients)) < len(self.clients):
+            raise ValueError(f"clients must name each client once, got {list(self.clients)}")
+        return self
+
+
+class RuntimeSettings(Section):
+    """Where the rounds are computed."""
+
+    kind: Literal["in_process"] = setting("in_process", title="Kind", description="in_process: this process")
+    threads: int = setting(0, ge=0, title="Threads", description="clients computed at a time; 0: one a core")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _worker_is_gone(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict):
+            return raw
+        wrong = []
+        if raw.get("kind") == "worker":
+            wrong.append("kind must be in_process, got 'worker': TFF's worker process let the whole network run code")
+        obsolete = [name for name in ("deadline", "restarts") if name in raw]
+        if obsolete:
+            them = "them" if len(obsolete) > 1 else "it"
+            wrong.append(f"{' and '.join(obsolete)} went with kind worker: delete {them}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return raw
+
+
+class EarlyStoppingSettings(Section):
+    """When the rounds end before the last: judged by the training loss, for nothing is chosen by the hold-out set."""
+
+    patience: int = setting(
+        0, ge=0, title="Patience", description="rounds without a lower train_loss after which training ends; 0: never"
+    )
+    min_delta: float = setting(
+        0.0, ge=0, title="Least improvement", description="nats by which train_loss must fall to count as lower"
+    )
+
+
+class FederateSettings(Section):
+    """The federated rounds."""
+
+    model: str = setting(
+        "mlp",
+        pattern=r"^(logistic|mlp|cnn|resnet8|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        title="Model",
+        description="logistic, mlp, cnn, resnet8, or module:function of your own Keras 2 builder",
+    )
+    rounds: int = setting(30, ge=1, title="Rounds", description="federated rounds")
+    evaluate_every: int = setting(1, ge=1, title="Evaluate every", description="rounds between two validations")
+    checkpoint_every: int = setting(5, ge=1, title="Checkpoint every", description="rounds between two checkpoints")
+    guard: Literal["stop", "rollback", "continue"] = setting(
+        "continue",
+        title="Guard",
+        description="when a client fails, the model is not finite or val_loss rises: stop, go back, or go on",
+    )
+    client: ClientSettings = setting(ClientSettings(), title="Client", description="local training")
+    aggregator: AggregatorSettings = setting(
+        AggregatorSettings(), title="Aggregator", description="combines the updates"
+    )
+    server_optimizer: ServerOptimizerSettings = setting(
+        ServerOptimizerSettings(), title="Server optimiser", description="applies the combined update"
+    )
+    sampling: SamplingSettings = setting(SamplingSettings(), title="Sampling", description="who takes part")
+    local_work: LocalWorkSettings = setting(
+        LocalWorkSettings(), title="Local work", description="how long a client trains"
+    )
+    exclude: ClientIds = setting((), title="Exclude", description="ids of clients that take no part")
+    shared_fraction: float = setting(
+        0.0,
+        ge=0,
+        lt=1,
+        title="Shared fraction",
+        description="size of a public set, drawn evenly over the labels, that every client adds to its own data, as a "
+        "fraction of all training examples; those are shown to all clients, and their owners visit them twice",
+    )
+    width: dict[str, Annotated[float, Field(gt=0, le=1)]] = setting(
+        {},
+        title="Width",
+        description="client id: share of the hidden units that it can train (HeteroFL); clients not named: 1",
+    )
+    early_stopping: EarlyStoppingSettings = setting(
+        EarlyStoppingSettings(), title="Early stopping", description="end before the last round"
+    )
+    runtime: RuntimeSettings = setting(RuntimeSettings(), title="Runtime", description="where the rounds are computed")
+    faults: FaultSettings = setting(FaultSettings(), title="Faults", description="a rehearsal with broken clients")
+
+    @model_validator(mode="after")
+    def _fault_happens(self) -> "FederateSettings":
+        if self.faults.from_round > self.rounds:
+            raise ValueError(
+                f"faults.from_round must be <= federate.rounds ({self.rounds}), got {self.faults.from_round}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> "FederateSettings":
+        if self.width and self.client.kind not in ("sgd", "fedprox"):
+            raise ValueError(
+                f"width needs client.kind sgd or fedprox, got {self.client.kind}: what the others add up over the "
+                "clients is not defined for parameters that only some of them hold"
+            )
+        if self.width and self.aggregator.kind != "mean":
+            raise ValueError(
+                f"width needs aggregator.kind mean, got {self.aggregator.kind}: the others would count the parameters "
+                "that a client does not hold as votes for no change"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_vector_where_the_aggregator_protects(self) -> "FederateSettings":
+        if self.client.kind not in ("sgd", "fedprox") and self.aggregator.kind in PROTECTING:
+            what = "its number of steps" if self.client.kind == "fednova" else "its vector"
+            raise ValueError(
+                f"client.kind must be sgd or fedprox with aggregator.kind {self.aggregator.kind}, for what else "
+                f"{self.client.kind} sends, {what}, is only averaged, so that one client could change the model at "
+                f"will (or be found in it), got {self.client.kind}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_beside_what_is_private(self) -> "FederateSettings":
+        if self.aggregator.kind != "dp_mean":
+            return self
+        breaks = {
+            "sampling.kind must be all or uniform": (
+                self.sampling.kind not in ("all", "uniform"),
+                f"for no epsilon is known where the data decide who takes part, got {self.sampling.kind}",
+            ),
+            "guard must be stop or continue": (
+                self.guard == "rollback",
+                "for going back to the lowest training loss reveals it without noise, got rollback",
+            ),
+            "early_stopping.patience must be 0": (
+                self.early_stopping.patience > 0,
+                f"for stopping by the training loss reveals it without noise, got {self.early_stopping.patience}",
+            ),
+            "shared_fraction must be 0": (
+                self.shared_fraction > 0,
+                f"for it shows clients' examples to all the others, got {self.shared_fraction}",
+            ),
+        }
+        for allowed, (broken, reason) in breaks.items():
+            if broken:
+                raise ValueError(f"{allowed} with aggregator.kind dp_mean, {reason}")
+        return self

@@ -1,0 +1,42 @@
+"""All settings of a run, and each by its name."""
+
+from typing import Any
+
+from tasks.settings.base import Section, setting
+from tasks.settings.data import DataSettings
+from tasks.settings.diagnose import DiagnoseSettings
+from tasks.settings.evaluate import EvaluateSettings
+from tasks.settings.federate import FederateSettings
+from tasks.settings.partition import PartitionSettings
+from tasks.settings.preprocess import PreprocessSettings
+from tasks.settings.prune import PruneSettings
+from tasks.settings.track import TrackSettings
+
+
+class Settings(Section):
+    """All settings of a run: params.yaml."""
+
+    seed: int = setting(0, ge=0, lt=2**31, title="Seed", description="every random draw follows from it")
+    data: DataSettings = setting(DataSettings(), title="Data", description="where the raw data comes from")
+    partition: PartitionSettings = setting(
+        PartitionSettings(), title="Partition", description="who gets which examples"
+    )
+    preprocess: PreprocessSettings = setting(
+        PreprocessSettings(), title="Preprocess", description="each client's own data"
+    )
+    federate: FederateSettings = setting(FederateSettings(), title="Federate", description="the federated rounds")
+    prune: PruneSettings = setting(PruneSettings(), title="Prune", description="a smaller model")
+    evaluate: EvaluateSettings = setting(EvaluateSettings(), title="Evaluate", description="the final numbers")
+    diagnose: DiagnoseSettings = setting(DiagnoseSettings(), title="Diagnose", description="why the loss went up")
+    track: TrackSettings = setting(TrackSettings(), title="Track", description="what MLflow gets")
+
+
+def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any]:
+    """Returns every setting by its dotted name, with pydantic's FieldInfo; sections are walked, not listed."""
+    found: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found |= fields(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field
+    return found
