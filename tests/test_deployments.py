@@ -77,6 +77,7 @@ def test_the_limit_is_a_positive_number(limit: str, repository: Path, shell: dic
     assert (status, "must be a whole number >= 1" in line) == (2, True), line
 
 
+@pytest.mark.slow
 def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_in_the_ui(
     copy_repository: Callable[..., Path], shell: dict[str, str], prefect_server: str, tmp_path: Path
 ) -> None:

@@ -443,6 +443,7 @@ def test_finished_run_starts_afresh(plain_run, settings_of, tmp_path, caplog):
     assert outputs(tmp_path) == outputs(plain_run)
 
 
+@pytest.mark.slow
 def test_run_killed_with_sigkill_ends_with_the_same_bytes(clients, settings_of, tmp_path, caplog):
     settings = settings_of({**BASE, "federate.rounds": 300, "federate.checkpoint_every": 7})
     killed = clients.write(tmp_path / "killed")

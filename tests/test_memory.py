@@ -355,6 +355,7 @@ def test_what_counts_as_the_same():
     assert not as_trained(0.9)
 
 
+@pytest.mark.slow
 def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_clients, settings_of, tmp_path):
     # Only client 02 has the classes 0 and 2, and from round 13 on each for the other. Without it the model forgets
     # them, so that leaving it out takes nothing of the rise away.

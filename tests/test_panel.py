@@ -41,6 +41,7 @@ def test_noise_of_all_clients_is_its_sd():
     np.testing.assert_allclose(_sd(steps), [0.3], rtol=0.03)
 
 
+@pytest.mark.slow
 def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
     named, dated = 0, []
     for seed in range(20):
@@ -178,7 +179,7 @@ def test_long_logs_are_tested_in_blocks():
 
 
 @pytest.mark.parametrize("falling", [False, True])
-@pytest.mark.parametrize("share", [0.3, 1.0])
+@pytest.mark.parametrize("share", [pytest.param(0.3, marks=pytest.mark.slow), 1.0])
 def test_noise_is_claimed_no_more_often_than_promised(share, falling):
     # 100 panels at 0.04: 4 are promised at most; more than 10 have a probability of 0.2 %.
     claims = 0

@@ -170,6 +170,7 @@ def test_the_report_says_what_is_on_disk(pruned):
     )
 
 
+@pytest.mark.slow
 def test_pruning_of_another_model_that_was_killed_starts_afresh(tmp_path, make_clients, settings_of):
     from tasks.federate import federate
     from tasks.prune import prune

@@ -197,6 +197,7 @@ def test_reversed_updates_are_found_proven_and_cured(broken, settings_of):
     write_json(broken / "found.json", found)  # holds nothing that JSON does not
 
 
+@pytest.mark.slow
 def test_a_client_with_flipped_labels_is_found_where_few_take_part(make_clients, settings_of, tmp_path):
     """Client 01 of 16 in whose rounds alone the training loss is up; 4 take part in each."""
     settings = settings_of(
@@ -489,6 +490,7 @@ def test_a_run_that_left_clients_out_is_replayed_with_other_data(surgery, make_c
             assert {*course.runner._cohort.clients} == left
 
 
+@pytest.mark.slow
 def test_after_a_remedy_left_clients_out_the_next_diagnosis_never_names_them(make_clients, settings_of, tmp_path):
     again = {"federate.exclude": ["02", "05"], "federate.faults.clients": ["02", "03"], "federate.guard": "continue"}
     settings = settings_of({**BASE, **FAULT, "federate.sampling.clients_per_round": 4, **again})

@@ -152,6 +152,7 @@ print(found.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_one_core_and_many_give_the_same_bits():
     """With one and with more cores and threads of BLAS, which decides on them as it is loaded."""
 

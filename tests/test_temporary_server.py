@@ -58,7 +58,7 @@ def start(shell: dict[str, str]) -> "tuple[subprocess.Popen[str], set[int]]":
     return process, mine
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_it_ends_with_a_process_that_is_killed(signum: signal.Signals, shell: dict[str, str]) -> None:
     process, mine = start(shell)
     process.send_signal(signum)
@@ -66,6 +66,7 @@ def test_it_ends_with_a_process_that_is_killed(signum: signal.Signals, shell: di
     assert all_gone(mine)
 
 
+@pytest.mark.slow
 def test_it_has_ended_when_its_process_ends(shell: dict[str, str]) -> None:
     process, mine = start(shell)
     assert process.stdin

@@ -345,6 +345,7 @@ def run_ids(folder: Path) -> dict[str, str]:
     return {run.info.run_id: run.info.status for run in client.search_runs(["1"])}
 
 
+@pytest.mark.slow
 def test_a_run_left_by_a_killed_track_is_ended_by_the_next(finished: Path, tmp_path: Path) -> None:
     for name in ("data", "models"):
         (tmp_path / name).symlink_to(finished / name)
@@ -438,9 +439,9 @@ def test_a_server_that_does_not_answer_is_one_line(tracked: Path) -> None:
     "address",
     [
         "http://me:pass/se cret@127.0.0.1:9",
-        "http://127.0.0.1:9?token=secret",
-        "postgresql://me:secret@127.0.0.1:9/db?sslpassword=secret",
-        "me:secret@127.0.0.1:9",
+        pytest.param("http://127.0.0.1:9?token=secret", marks=pytest.mark.slow),
+        pytest.param("postgresql://me:secret@127.0.0.1:9/db?sslpassword=secret", marks=pytest.mark.slow),
+        pytest.param("me:secret@127.0.0.1:9", marks=pytest.mark.slow),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_without_its_password(tracked: Path, address: str) -> None:
