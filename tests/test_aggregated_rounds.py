@@ -233,6 +233,7 @@ def test_a_client_that_fails_is_left_out_of_the_rule_and_has_no_influence(client
     assert len(last) == 6
 
 
+@pytest.mark.slow
 def test_rounds_csv_says_what_epsilon_was_spent_in_training_and_pruning(clients, settings_of, tmp_path):
     private = aggregator_settings("dp_mean", noise_multiplier=3.0)
     short = {"federate.rounds": 2, "prune.rounds": 2, "prune.end_round": 2}

@@ -188,6 +188,7 @@ def eager_sgd(model, params, x, y, order):
 BASE = {"federate.model": "mlp", "federate.rounds": 2, "prune.rounds": 2, "prune.end_round": 2}
 
 
+@pytest.mark.slow
 def test_run_with_narrow_clients_trains_the_whole_model(make_clients, settings_of, tmp_path):
     clients = make_clients(sizes=(8, 5, 11), shape=SHAPE)
     federate(settings_of({**BASE, "federate.width": {"00": 0.25, "02": 0.5}}), clients.write(tmp_path / "narrow"))

@@ -373,6 +373,7 @@ def test_interrupted_run_ends_with_the_same_bytes(
     assert ([f"goes on after round {after}," in message for message in caplog.messages].count(True) == 1) == bool(after)
 
 
+@pytest.mark.slow
 def test_run_that_is_interrupted_again_and_again_ends_with_the_same_bytes(plain_run, clients, settings_of, tmp_path):
     clients.write(tmp_path)
     for round_num in (2, 5, 8):

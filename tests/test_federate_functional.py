@@ -92,7 +92,10 @@ def in_graph(forward, model, seed=None):
     return compute([variable.value() for variable in model.trainable_weights], tf.constant(X), given)
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "bidirectional")]
+
+
+@pytest.mark.parametrize("name", [*(name for name in MODELS if name not in ("lstm", "bidirectional")), *SLOW])
 def test_logits_penalty_and_gradient_are_those_of_keras(name):
     tf.keras.utils.set_random_seed(0)
     model = MODELS[name]()
@@ -133,7 +136,7 @@ RANDOM = {
 }
 
 
-@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("name", [*(name for name in RANDOM if name != "lstm"), SLOW[0]])
 def test_a_random_layer_draws_from_the_seed_and_only_in_training(name):
     tf.keras.utils.set_random_seed(0)
     model = sequence(RANDOM[name](), layers.Flatten())

@@ -207,6 +207,7 @@ def test_what_clients_keep_goes_to_no_other_client(change, make_clients, setting
         assert replays.from_round == 5
 
 
+@pytest.mark.slow
 def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, settings_of, tmp_path):
     settings = settings_of({**SETTINGS, "federate.model": "mlp", "federate.width": {"02": 0.5}})
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
@@ -282,6 +283,7 @@ def test_a_loss_is_dated_to_its_first_high_value_also_where_the_next_is_low_agai
     assert (one.round, one.until) == (16, 20)
 
 
+@pytest.mark.slow
 def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, settings_of, tmp_path):
     # A log of three rounds: too few losses for any test.
     folder = shutil.copytree(changed_in_between, tmp_path / "run")

@@ -300,7 +300,7 @@ def steps():
     return {"prune": prune, "evaluate": evaluate, "track": tracking.track}
 
 
-@pytest.mark.parametrize("step", ["prune", "evaluate", "track"])
+@pytest.mark.parametrize("step", [pytest.param("prune", marks=pytest.mark.slow), "evaluate", "track"])
 def test_a_step_runs_no_code_of_a_model_file(finished, tmp_path, booby_trapped, step):
     folder, settings = shutil.copytree(finished[0], tmp_path / "run"), finished[1]
     path, mark = booby_trapped

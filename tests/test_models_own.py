@@ -354,6 +354,7 @@ def command(folder):
     )
 
 
+@pytest.mark.slow
 def test_a_builder_that_leaves_the_process_ends_the_command_with_status_2(workspace):
     folder = workspace("leaves")
     done = command(folder)

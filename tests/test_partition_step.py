@@ -81,7 +81,10 @@ def test_step_records_what_it_wrote(tmp_path: Path) -> None:
     assert record["skew"]["missing_classes_max"] == 8
 
 
-@pytest.mark.parametrize("kind", ["dirichlet", "label_mix", "shards", "feature_noise", "feature_shift"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("label_mix", "shards", "feature_noise")]
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "feature_shift", *SLOW])
 def test_step_writes_the_same_bytes_for_the_same_seed_and_others_for_another(kind: str, tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("again", 1), ("other", 2)):
         run(tmp_path / name, seed=seed, kind=kind)

@@ -147,6 +147,7 @@ def test_wrong_input_is_one_line_and_status_2(
     assert {*repository.rglob(".runs/*")} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_says_why_once_and_prefect_has_it(
     repository: Path, run: Run, prefect_server: str, first: Done
 ) -> None:

@@ -441,6 +441,7 @@ def test_remedies_of_a_second_cause_are_tried_beside_the_best_of_the_first():
     assert made._remedies([], HEALTHY) == ((), {})
 
 
+@pytest.mark.slow
 def test_failures_that_no_loss_shows_have_a_remedy(make_clients, settings_of, tmp_path):
     fault = {"kind": "not_finite", "clients": ["02"], "from_round": 7}
     settings = settings_of(

@@ -191,7 +191,9 @@ def twisted(input_shape, num_classes):
 """
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet8", "our_round_model:twisted"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn", pytest.param("resnet8", marks=pytest.mark.slow), "our_round_model:twisted"]
+)
 def test_every_model_trains_as_keras_does(name, clients, tmp_path, monkeypatch, client_inputs):
     (tmp_path / "our_round_model.py").write_text(OWN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)

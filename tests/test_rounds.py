@@ -354,7 +354,7 @@ def test_guard_decides_on_a_client_that_is_broken_from_the_beginning(clients, se
     assert [row["num_failed"] for row in reports(tmp_path)[0]] == ["1", "0", "0", "0", "0", "0"]
 
 
-@pytest.mark.parametrize("cut", [3, 5])
+@pytest.mark.parametrize("cut", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_run_with_a_rollback_that_is_killed_ends_with_the_same_bytes(cut, clients, settings_of, tmp_path):
     # Client 02 fails whenever it is drawn; the seed is one that draws it first in round 3, before a checkpoint.
     blow_up(clients, "02")

@@ -75,6 +75,7 @@ def test_it_has_ended_when_its_process_ends(shell: dict[str, str]) -> None:
     assert all_gone(mine, 0)
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_is_one_line(
     copy_repository: Callable[..., Path], shell: dict[str, str], tmp_path: Path
 ) -> None:

@@ -427,6 +427,7 @@ def test_a_run_that_is_interrupted_is_killed_in_mlflow(opened: store.Store) -> N
     assert opened.client.get_run(run_id).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_one_line(tracked: Path) -> None:
     done = run_command(tracked, MLFLOW_TRACKING_URI="http://me:secret@127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1")
     assert done.returncode == 1
@@ -451,6 +452,7 @@ def test_an_address_that_cannot_be_used_is_refused_without_its_password(tracked:
     assert not any(word in line for word in ("secret", "se cret", "cret@"))
 
 
+@pytest.mark.slow
 def test_the_report_holds_no_password_of_the_store(tracked: Path, tmp_path: Path) -> None:
     for name in ("data", "models", "params.yaml"):
         (tmp_path / name).symlink_to(tracked / name)
