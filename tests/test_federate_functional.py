@@ -1,7 +1,5 @@
 """A model as a function of its parameters: that of Keras itself, reproducible, and pure."""
 
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +7,6 @@ from tensorflow.keras import Model, Sequential, layers
 
 from tasks.errors import SettingsError
 from tasks.federate.functional import build_forward
-from tasks.models import build
 
 SHAPE = (8, 8, 1)
 X = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)
@@ -200,81 +197,3 @@ def test_what_is_no_function_of_parameters_and_seed_is_refused(layer, says):
     model = sequence(Sequential([layer()]), layers.Flatten())
     with pytest.raises(SettingsError, match=f"^federate.model own:model: .*{says}"):
         build_forward("own:model", model)
-
-
-OWN = """
-import tensorflow as tf
-from tensorflow.keras import Model, Sequential, layers
-
-
-def _flat(shape, *last):
-    return Sequential([layers.Input(shape), layers.Flatten(), *last])
-
-
-def softmax(shape, classes):
-    return _flat(shape, layers.Dense(classes, activation="softmax"))
-
-
-def softmax_layer(shape, classes):
-    return _flat(shape, layers.Dense(classes), layers.Softmax())
-
-
-def softmax_activation(shape, classes):
-    return _flat(shape, layers.Dense(classes), layers.Activation("softmax"))
-
-
-def softmax_operation(shape, classes):
-    inputs = layers.Input(shape)
-    return Model(inputs, tf.nn.softmax(layers.Dense(classes)(layers.Flatten()(inputs))))
-
-
-def softmax_in_a_head(shape, classes):
-    return _flat(shape, Sequential([layers.Dense(4), layers.Dense(classes, activation="softmax")]))
-
-
-def sigmoid(shape, classes):
-    return _flat(shape, layers.Dense(1, activation="sigmoid"))
-
-
-def one_logit(shape, classes):
-    return _flat(shape, layers.Dense(1))
-"""
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    (tmp_path / "ends.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield "ends"
-    del sys.modules["ends"]
-
-
-def built(own, function, num_classes):
-    """The model as the run has it, and as its builder gives it, of the same parameters."""
-    model = build(f"{own}:{function}", SHAPE, num_classes, seed=0)
-    tf.keras.utils.set_random_seed(0)
-    tf.keras.backend.reset_uids()
-    return model, getattr(sys.modules[own], function)(SHAPE, num_classes)
-
-
-@pytest.mark.parametrize(
-    "function", ["softmax", "softmax_layer", "softmax_activation", "softmax_operation", "softmax_in_a_head"]
-)
-def test_a_model_that_ends_in_softmax_gives_its_logits(own, function):
-    model, given = built(own, function, 3)
-    logits = model(X).numpy()
-    np.testing.assert_allclose(tf.nn.softmax(logits), given(X), rtol=1e-5)
-    assert not np.allclose(logits.sum(1), 1)
-
-
-@pytest.mark.parametrize(("function", "probability"), [("sigmoid", lambda p: p), ("one_logit", tf.nn.sigmoid)])
-def test_one_output_is_the_second_of_two_classes(own, function, probability):
-    model, given = built(own, function, 2)
-    second = probability(given(X)).numpy()[:, 0]
-    np.testing.assert_allclose(tf.nn.softmax(model(X)), np.stack([1 - second, second], 1), rtol=1e-5)
-    assert len(model.trainable_weights) == 2  # the kernel and the bias of the user's layer; that of the logits is fixed
-
-
-def test_one_output_for_three_classes_is_refused(own):
-    with pytest.raises(SettingsError, match=r"must give logits \(None, 3\), got \(None, 1\)"):
-        build(f"{own}:one_logit", SHAPE, 3, seed=0)

@@ -26,6 +26,35 @@ def _flat(shape, *last):
     return Sequential([layers.Input(shape), layers.Flatten(), *last])
 
 
+def softmax(shape, classes):
+    return _flat(shape, layers.Dense(classes, activation="softmax"))
+
+
+def softmax_layer(shape, classes):
+    return _flat(shape, layers.Dense(classes), layers.Softmax())
+
+
+def softmax_activation(shape, classes):
+    return _flat(shape, layers.Dense(classes), layers.Activation("softmax"))
+
+
+def softmax_operation(shape, classes):
+    inputs = layers.Input(shape)
+    return Model(inputs, tf.nn.softmax(layers.Dense(classes)(layers.Flatten()(inputs))))
+
+
+def softmax_in_a_head(shape, classes):
+    return _flat(shape, Sequential([layers.Dense(4), layers.Dense(classes, activation="softmax")]))
+
+
+def sigmoid(shape, classes):
+    return _flat(shape, layers.Dense(1, activation="sigmoid"))
+
+
+def one_logit(shape, classes):
+    return _flat(shape, layers.Dense(1))
+
+
 def _ending(head):
     def model(shape, classes):
         inputs = layers.Input(shape)
@@ -198,16 +227,43 @@ def test_a_recurrent_layer_with_dropout_is_taken_and_fits_any_number_of_examples
     check_fit(f"{own}:{function}", model, SimpleNamespace(test_x=X, test_y=np.zeros(6, np.int32), normalize="global"))
 
 
-def as_given(own, function):
+def as_given(own, function, classes=3):
+    """The model as its builder gives it, of the parameters that the run's has."""
     tf.keras.utils.set_random_seed(0)
     tf.keras.backend.reset_uids()
-    return getattr(sys.modules[own], function)(SHAPE, 3)
+    return getattr(sys.modules[own], function)(SHAPE, classes)
 
 
-@pytest.mark.parametrize("function", ["callable_softmax", "softmax_layer_in_a_head"])
-def test_the_logits_are_those_of_the_softmax_that_is_left_out(own, function):
-    logits = build(f"{own}:{function}", SHAPE, 3, seed=0)(X)
-    np.testing.assert_allclose(tf.nn.softmax(logits), as_given(own, function)(X), rtol=1e-5)
+@pytest.mark.parametrize(
+    "function",
+    [
+        "softmax",
+        "softmax_layer",
+        "softmax_activation",
+        "softmax_operation",
+        "softmax_in_a_head",
+        "callable_softmax",
+        "softmax_layer_in_a_head",
+    ],
+)
+def test_a_model_that_ends_in_softmax_gives_its_logits(own, function):
+    model, given = build(f"{own}:{function}", SHAPE, 3, seed=0), as_given(own, function, 3)
+    logits = model(X).numpy()
+    np.testing.assert_allclose(tf.nn.softmax(logits), given(X), rtol=1e-5)
+    assert not np.allclose(logits.sum(1), 1)
+
+
+@pytest.mark.parametrize(("function", "probability"), [("sigmoid", lambda p: p), ("one_logit", tf.nn.sigmoid)])
+def test_one_output_is_the_second_of_two_classes(own, function, probability):
+    model, given = build(f"{own}:{function}", SHAPE, 2, seed=0), as_given(own, function, 2)
+    second = probability(given(X)).numpy()[:, 0]
+    np.testing.assert_allclose(tf.nn.softmax(model(X)), np.stack([1 - second, second], 1), rtol=1e-5)
+    assert len(model.trainable_weights) == 2  # the kernel and the bias of the user's layer; that of the logits is fixed
+
+
+def test_one_output_for_three_classes_is_refused(own):
+    with pytest.raises(SettingsError, match=r"must give logits \(None, 3\), got \(None, 1\)"):
+        build(f"{own}:one_logit", SHAPE, 3, seed=0)
 
 
 def test_the_penalty_of_add_loss_stays_where_the_softmax_is_left_out(own):
