@@ -13,7 +13,7 @@ UndriftError
 """
 
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,6 +121,11 @@ def shown(value: Any) -> str:
     stand for more text than any memory holds.
     """
     return _SHORT.repr(value)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Returns the first `most` of the names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class _Short(reprlib.Repr):

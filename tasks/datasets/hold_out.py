@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.datasets.examples import Examples, Labelled, Source
 from tasks.datasets.groups import whole_groups
-from tasks.errors import DataError
+from tasks.errors import DataError, listed
 from tasks.settings import DataSettings, naming
 
 logger = logging.getLogger(__name__)
@@ -86,18 +86,19 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
     if source.test:
         raise DataError(
             "data.hold_out_clients must be empty where the data has a test set of its own (test.npz): remove the test "
-            f"set or leave the setting empty, got {_listed(named)}"
+            f"set or leave the setting empty, got {listed(named, NAMED)}"
         )
     if source.clients is None:
         raise DataError(
             "data.hold_out_clients needs data that says whose each example is (data.kind clients or synthetic, "
-            f"data.client_column in a table, a column client in a CSV of images): leave it empty, got {_listed(named)}"
+            "data.client_column in a table, a column client in a CSV of images): leave it empty, got "
+            f"{listed(named, NAMED)}"
         )
     there = np.unique(source.clients).tolist()
     unknown = sorted(set(named) - set(there))
     if unknown:
         raise DataError(
-            f"data.hold_out_clients must name clients of the data, {_listed(there)}, got {_listed(unknown)}"
+            f"data.hold_out_clients must name clients of the data, {listed(there, NAMED)}, got {listed(unknown, NAMED)}"
         )
     held = np.isin(source.clients, named)
     if held.all():
@@ -106,7 +107,7 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
     if lost:
         raise DataError(
             f"data.hold_out_clients must leave a training example of every class, got none of class {lost[0]!r} "
-            f"({len(lost)} such classes), which only {_listed(named)} have: hold out others"
+            f"({len(lost)} such classes), which only {listed(named, NAMED)} have: hold out others"
         )
     return np.asarray(held)
 
@@ -120,7 +121,7 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
     described: dict[str, Any] = {}
     if settings.hold_out_clients:
         clients = described["clients"] = sorted(set(settings.hold_out_clients))
-        logger.info("the hold-out set is the %d examples of the clients %s", held.sum(), _listed(clients))
+        logger.info("the hold-out set is the %d examples of the clients %s", held.sum(), listed(clients, NAMED))
     if source.groups is not None:
         train, test = set(source.groups[~held].tolist()), set(source.groups[held].tolist())
         both = sorted(train & test)
@@ -139,10 +140,6 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
             100 * held.mean(),
         )
     return described
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def stratified(y: NDArray[np.int32], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:

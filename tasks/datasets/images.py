@@ -19,7 +19,7 @@ from tasks.datasets.pixels import CHANNELS, FULL_SCALE, Header, header, pixels, 
 from tasks.datasets.resize import Size, resize_images
 from tasks.datasets.table_file import read_rows
 from tasks.datasets.unreadable import Unreadable
-from tasks.errors import DataError, reading, shown
+from tasks.errors import DataError, listed, reading, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings
 
@@ -260,6 +260,5 @@ def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> No
 
 def _counted(counts: Counter[Any]) -> str:
     """Returns "RGB (257), RGBA (43)", the most frequent first."""
-    listed = [f"{list(key) if isinstance(key, tuple) else key} ({n})" for key, n in counts.most_common(NAMED)]
-    more = len(counts) - NAMED
-    return ", ".join(listed) + (f" and {more} more" if more > 0 else "")
+    every = [f"{list(key) if isinstance(key, tuple) else key} ({n})" for key, n in counts.most_common()]
+    return listed(every, NAMED)

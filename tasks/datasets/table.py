@@ -20,7 +20,7 @@ from tasks.datasets.examples import Features, Source
 from tasks.datasets.resize import Size
 from tasks.datasets.table_file import read_table
 from tasks.datasets.unreadable import LeaveOut, RowsError, Unreadable, few_or_none
-from tasks.errors import DataError, SettingsError, shown
+from tasks.errors import DataError, SettingsError, listed, shown
 from tasks.files import check_client_id
 from tasks.settings import DataSettings
 
@@ -160,8 +160,7 @@ def _said(fitted: Fitted, values: pd.DataFrame, empty: pd.DataFrame, settings: D
 def _listed(names: Iterable[str]) -> str:
     plain = ("".join(c if c.isprintable() else " " for c in name) for name in names)
     every = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in plain]
-    rest = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
-    return ", ".join(every[:_NAMED]) + rest
+    return listed(every, _NAMED)
 
 
 def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[Column], path: Path) -> None:

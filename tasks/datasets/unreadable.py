@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.examples import Labelled, Skipped
-from tasks.errors import DataError, shown
+from tasks.errors import DataError, listed, shown
 from tasks.files import TEST
 from tasks.settings import DataSettings
 
@@ -163,14 +163,14 @@ class Unreadable:
         if skipped.clients:
             logger.warning(
                 "nothing can be read of the clients %s, which are left out; the first: %s",
-                _listed(skipped.clients),
+                listed(skipped.clients, NAMED),
                 self._lost.get(skipped.clients[0], self._first),
             )
 
 
 def _used(skipped: Skipped) -> str:
     """Returns what is trained on: n of m of each client; the hold-out is a part of it where it has yet to be drawn."""
-    trained = _listed([_share(whose, skipped) for whose in sorted(skipped.left_out) if whose != TEST])
+    trained = listed([_share(whose, skipped) for whose in sorted(skipped.left_out) if whose != TEST], NAMED)
     if TEST not in skipped.records:
         return f"trained and tested on {trained}"
     return f"trained on {trained or 'all others'}; tested on {_share(TEST, skipped)}"
@@ -182,7 +182,3 @@ def _share(whose: str, skipped: Skipped) -> str:
     whole = "the training set" if TEST in skipped.records else "the data"
     name = {"": "no known client" if clients else whole, TEST: "the test set"}
     return f"{records - skipped.left_out[whose]} of {records} of {name.get(whose, f'client {whose}')}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

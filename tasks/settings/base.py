@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
@@ -29,6 +30,18 @@ def setting(default: Any, *, title: str, description: str, only: tuple[str, ...]
     """
     extra: JsonDict | None = {"used_by": list(only)} if only else None
     return Field(default, title=title, description=description, json_schema_extra=extra, **bounds)
+
+
+def used_by(field: FieldInfo) -> list[str]:
+    """Returns the kinds of its section that use a field; empty: all."""
+    extra = field.json_schema_extra
+    kinds = extra.get("used_by") if isinstance(extra, dict) else None
+    return [str(kind) for kind in kinds] if isinstance(kinds, list) else []
+
+
+def default_of(field: FieldInfo) -> Any:
+    """Returns the default of a field."""
+    return field.get_default(call_default_factory=True, validated_data={})
 
 
 def _as_yaml(value: Any) -> Any:
@@ -93,15 +106,10 @@ class Section(BaseModel):
     def _refuse_settings_without_effect(self) -> "Section":
         chosen = getattr(self, self.chooser, None)
         for name, field in type(self).model_fields.items():
-            extra = field.json_schema_extra
-            used_by = extra.get("used_by") if isinstance(extra, dict) else None
-            if not isinstance(used_by, list) or chosen in used_by:
-                continue
-            value = getattr(self, name)
-            if value != field.get_default(call_default_factory=True, validated_data={}):
-                default = field.get_default(call_default_factory=True, validated_data={})
+            kinds, value, default = used_by(field), getattr(self, name), default_of(field)
+            if kinds and chosen not in kinds and value != default:
                 raise ValueError(
-                    f"{name} has no effect with {self.chooser} {chosen} (only with {', '.join(map(str, used_by))}): "
+                    f"{name} has no effect with {self.chooser} {chosen} (only with {', '.join(kinds)}): "
                     f"leave it at {_as_yaml(default)!r}, got {_as_yaml(value)!r}"
                 )
         return self

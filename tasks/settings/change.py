@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.settings.base import Section
+from tasks.settings.base import Section, default_of, used_by
 from tasks.settings.reading import parse
 from tasks.settings.whole import Settings
 
@@ -25,10 +25,9 @@ def switch_kind(section: str, kind: str, **values: Any) -> dict[str, Any]:
     """
     changes: dict[str, Any] = {"kind": kind}
     for name, field in _section(section).model_fields.items():
-        extra = field.json_schema_extra
-        used_by = extra.get("used_by") if isinstance(extra, dict) else None
-        if isinstance(used_by, list) and kind not in used_by:
-            changes[name] = field.get_default(call_default_factory=True, validated_data={})
+        kinds = used_by(field)
+        if kinds and kind not in kinds:
+            changes[name] = default_of(field)
     return {f"{section}.{name}": value for name, value in {**changes, **values}.items()}
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -313,7 +314,7 @@ class Replayer:
         write_json(folder / CLIENTS / "preprocess.json", described)
         return folder
 
-    @property
+    @cached_property
     def as_they_are(self) -> bool:
         """Whether a logged loss is that of the client's own examples as they are, of the model and of nothing else.
 
