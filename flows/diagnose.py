@@ -28,7 +28,7 @@ from flows.ends import failed
 from flows.workspace import RUNS, find_repository
 from tasks import command, lock
 from tasks.diagnose import diagnose_logs
-from tasks.diagnose.patch import flags
+from tasks.diagnose.report.patch import flags
 from tasks.errors import DataError, InputError, RunError, TrackingLost, reading
 from tasks.files import read_json
 from tasks.settings import Settings, load, parse, with_settings

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tasks.diagnose.causes import CAUSES, ClientFinding, Findings, candidates, mean_label_distance, order
-from tasks.diagnose.change import NOTHING, Change
-from tasks.diagnose.effect import Effect, height, removed
 from tasks.diagnose.remedies import Remedy, remedies
-from tasks.diagnose.surgery import features_aligned, labels_dealt_evenly, sizes_made_equal
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.effect import Effect, height, removed
+from tasks.diagnose.replay.surgery import features_aligned, labels_dealt_evenly, sizes_made_equal
 from tasks.errors import SettingsError
 from tasks.settings import Settings, parse, with_settings
 from tasks.skew import gini

@@ -11,9 +11,9 @@ import pytest
 
 from tasks.detection import find_increase
 from tasks.diagnose import diagnose
-from tasks.diagnose.drift import drift, limit, ranking
 from tasks.diagnose.logs import ClientLog, Column, RoundLog, read_clients, read_rounds
-from tasks.diagnose.observe import Observation, observe
+from tasks.diagnose.observe.drift import drift, limit, ranking
+from tasks.diagnose.observe.observation import Observation, observe
 from tasks.errors import DataError
 from tasks.files import write_rows
 from tasks.settings import parse
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page takes a second to draw, and these tests make a hundred; test_page.py is about it."""
-    monkeypatch.setattr("tasks.diagnose.page.to_html", lambda *_: "<!DOCTYPE html>")
+    monkeypatch.setattr("tasks.diagnose.report.page.to_html", lambda *_: "<!DOCTYPE html>")
 
 
 def losses_of(seed: int, num_rounds: int = 30, onset: int | None = None, height: float = 1.0) -> np.ndarray:

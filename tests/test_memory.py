@@ -6,14 +6,14 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.diagnose import _data_changed, diagnosis
+from tasks.diagnose.evidence.memory import Memory, as_trained, relabellings, same, told
+from tasks.diagnose.evidence.remembered import _risen_between, remember, risen_with_their_data, sent_over_trained
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
-from tasks.diagnose.memory import Memory, as_trained, relabellings, same, told
-from tasks.diagnose.observe import observe
+from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.examine import Probe
-from tasks.diagnose.replay.remember import _risen_between, remember, risen_with_their_data, sent_over_trained
-from tasks.diagnose.surgery import labels_changed_back
+from tasks.diagnose.replay.surgery import labels_changed_back
+from tasks.diagnose.step import _data_changed, diagnosis
 from tasks.errors import DataError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.diagnose.holdings import read_holdings
 from tasks.diagnose.logs import ClientLog, Column, RoundLog
-from tasks.diagnose.maps import draw_maps, shown
-from tasks.diagnose.markdown import to_markdown
-from tasks.diagnose.page import to_html
-from tasks.diagnose.story import read
-from tasks.diagnose.svg import style, to_svg
-from tasks.diagnose.vocabulary import CAUSES
+from tasks.diagnose.report.holdings import read_holdings
+from tasks.diagnose.report.maps import draw_maps, shown
+from tasks.diagnose.report.markdown import to_markdown
+from tasks.diagnose.report.page import to_html
+from tasks.diagnose.report.story import read
+from tasks.diagnose.report.svg import style, to_svg
+from tasks.diagnose.report.vocabulary import CAUSES
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>&\"'--><img src=x onerror=y>$\\frac$"

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from tasks.diagnose.panel import _heights, _polished, _sd, common, risen
+from tasks.diagnose.observe.own_losses import _heights, _polished, _sd, common, risen
 
 SIGNIFICANCE = 0.0025
 

@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from tasks.diagnose import diagnosis
 from tasks.diagnose.causes import Candidate, Findings
-from tasks.diagnose.change import NOTHING, Change
-from tasks.diagnose.effect import Effect
+from tasks.diagnose.evidence.collect import _usual_losses
 from tasks.diagnose.investigation import Proof
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.remedies import remedies
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.engine import Course, replayer
 from tasks.diagnose.replay.examine import (
     Probe,
@@ -26,9 +27,8 @@ from tasks.diagnose.replay.examine import (
     left_out_losses,
     local_path,
 )
-from tasks.diagnose.replay.findings import _usual_losses
 from tasks.diagnose.replay.prove import _Case, _Seat
-from tasks.diagnose.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
+from tasks.diagnose.replay.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
 from tasks.settings import Settings

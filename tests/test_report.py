@@ -10,12 +10,12 @@ import yaml
 from test_page import HOSTILE, MINIMAL, diagnosis
 
 from flows.overrides import laid_over
-from tasks.diagnose.markdown import escape, to_markdown
-from tasks.diagnose.patch import flags, patch
-from tasks.diagnose.report import headline
-from tasks.diagnose.story import Replay, read
-from tasks.diagnose.vocabulary import CAUSES
-from tasks.diagnose.wording import during, figure, joined, percent, who
+from tasks.diagnose.report.markdown import escape, to_markdown
+from tasks.diagnose.report.observed import headline
+from tasks.diagnose.report.patch import flags, patch
+from tasks.diagnose.report.story import Replay, read
+from tasks.diagnose.report.vocabulary import CAUSES
+from tasks.diagnose.report.wording import during, figure, joined, percent, who
 
 
 def test_headline_names_rise_cause_proof_and_remedy() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.diagnose.change import Change
-from tasks.diagnose.memory import Memory, as_trained
-from tasks.diagnose.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
+from tasks.diagnose.evidence.memory import Memory, as_trained
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
 from tasks.settings import Settings
 from tasks.skew import earth_mover
 

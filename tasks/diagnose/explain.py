@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.diagnose.causes import SHIFTED, ClientFinding, Findings
+from tasks.diagnose.evidence.memory import as_trained, told
 from tasks.diagnose.investigation import Investigation, Proof, Tried
-from tasks.diagnose.memory import as_trained, told
 from tasks.settings import Settings
 
 _SHOWN = 5

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from tasks.diagnose.causes import Candidate, Findings
-from tasks.diagnose.effect import Effect
 from tasks.diagnose.remedies import Remedy
+from tasks.diagnose.replay.effect import Effect
 
 
 @dataclass(frozen=True)

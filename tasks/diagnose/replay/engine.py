@@ -16,8 +16,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.client_data import Examples
-from tasks.diagnose.change import NOTHING, Change
 from tasks.diagnose.logs import LOSSES
+from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.errors import NoClientLeft
 from tasks.federate import faults, runner
 from tasks.federate.aggregators import check

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from tasks.detection import Increase
 from tasks.diagnose.causes import STEEP, Candidate, Findings, candidates, order
-from tasks.diagnose.change import NOTHING, Change
-from tasks.diagnose.effect import PROVEN, Effect, height, removed
+from tasks.diagnose.evidence.collect import Captured, capture, find, harmful
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.remedies import Remedy, remedies
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.effect import PROVEN, Effect, height, removed
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
 from tasks.diagnose.replay.examine import Probe
-from tasks.diagnose.replay.findings import Captured, capture, find, harmful
-from tasks.diagnose.surgery import features_aligned
+from tasks.diagnose.replay.surgery import features_aligned
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 

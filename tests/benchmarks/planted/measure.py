@@ -12,11 +12,11 @@ from cases import ONSET, PLANTS, ROUNDS, Case
 from plant import Planted
 
 from tasks.diagnose import diagnosis
-from tasks.diagnose.change import Change
 from tasks.diagnose.logs import ClientLog, Column, RoundLog, read_clients, read_rounds
-from tasks.diagnose.observe import observe
+from tasks.diagnose.observe.observation import observe
+from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.engine import replayer
-from tasks.diagnose.surgery import features_aligned
+from tasks.diagnose.replay.surgery import features_aligned
 from tasks.settings import Settings
 
 REAL, ABOVE, OWN = 0.1, 0.05, 0.5

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.diagnose.change import Sites, Surgery
+from tasks.diagnose.replay.change import Sites, Surgery
 
 _DEAL, _RESIZE = 1, 2
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.diagnose import holdings, panels, patch, wording
-from tasks.diagnose.holdings import Holdings
 from tasks.diagnose.logs import ClientLog, RoundLog
-from tasks.diagnose.markup import (
+from tasks.diagnose.report import holdings, patch, sections, wording
+from tasks.diagnose.report.holdings import Holdings
+from tasks.diagnose.report.markup import (
     NOTHING,
     Column,
     Markup,
@@ -21,10 +21,10 @@ from tasks.diagnose.markup import (
     text,
     together,
 )
-from tasks.diagnose.story import Remedy, Story, read
-from tasks.diagnose.svg import style
-from tasks.diagnose.vocabulary import CAUSES
-from tasks.diagnose.wording import figure, name_of, percent
+from tasks.diagnose.report.story import Remedy, Story, read
+from tasks.diagnose.report.svg import style
+from tasks.diagnose.report.vocabulary import CAUSES
+from tasks.diagnose.report.wording import figure, name_of, percent
 
 TITLE = "Why did the loss go up?"
 _WORDS = {
@@ -70,10 +70,10 @@ def to_html(
 
 
 def _sections(story: Story, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
-    yield section("The loss, and its replays" if story.causes else "The loss", *panels.curves(story, rounds, clients))
-    yield section("Who drifted" if story.rise.detected else "What each client did", *panels.drift(story, clients))
+    yield section("The loss, and its replays" if story.causes else "The loss", *sections.curves(story, rounds, clients))
+    yield section("Who drifted" if story.rise.detected else "What each client did", *sections.drift(story, clients))
     yield section(
-        "What those clients hold" if story.named else "What the clients hold", *panels.holdings_of(story, held)
+        "What those clients hold" if story.named else "What the clients hold", *sections.holdings_of(story, held)
     )
     if story.rise.detected or story.causes:
         yield section("Evidence", *_evidence(story))

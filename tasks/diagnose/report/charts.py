@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tasks.diagnose.logs import ClientLog, Floats, RoundLog
-from tasks.diagnose.story import Replay, Rise, Series
-from tasks.diagnose.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
-from tasks.diagnose.vocabulary import LOSSES
-from tasks.diagnose.wording import figure as digits
-from tasks.diagnose.wording import who
+from tasks.diagnose.report.story import Replay, Rise, Series
+from tasks.diagnose.report.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
+from tasks.diagnose.report.vocabulary import LOSSES
+from tasks.diagnose.report.wording import figure as digits
+from tasks.diagnose.report.wording import who
 
 _HEIGHT = 3.3
 _MARKED = 60

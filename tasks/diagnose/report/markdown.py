@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.diagnose import patch, wording
-from tasks.diagnose.story import Cause, Evidence, Remedy, Story, read
-from tasks.diagnose.wording import figure, name_of, percent
+from tasks.diagnose.report import patch, wording
+from tasks.diagnose.report.story import Cause, Evidence, Remedy, Story, read
+from tasks.diagnose.report.wording import figure, name_of, percent
 
 _MOST = 30
 """Rounds of a replay that are told one by one."""

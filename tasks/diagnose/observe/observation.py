@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks.detection import Increase, find_increase
-from tasks.diagnose.drift import Drift, drift, ranking
 from tasks.diagnose.logs import LOSSES, Bools, ClientLog, Column, Floats, RoundLog
-from tasks.diagnose.panel import Risen, common, risen
+from tasks.diagnose.observe.drift import Drift, drift, ranking
+from tasks.diagnose.observe.own_losses import Risen, common, risen
 from tasks.scan import FEWEST
 
 _RECENT = 4

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.diagnose.drift import Drift
-from tasks.diagnose.markdown import to_markdown
-from tasks.diagnose.observe import Observation
-from tasks.diagnose.story import read
-from tasks.diagnose.wording import count, figure
-from tasks.diagnose.wording import headline as _headline
+from tasks.diagnose.observe.drift import Drift
+from tasks.diagnose.observe.observation import Observation
+from tasks.diagnose.report.markdown import to_markdown
+from tasks.diagnose.report.story import read
+from tasks.diagnose.report.wording import count, figure
+from tasks.diagnose.report.wording import headline as _headline
 
 __all__ = ["count", "headline", "observations", "to_json", "to_markdown"]
 

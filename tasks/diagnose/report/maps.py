@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from tasks.diagnose.logs import Bools, ClientLog, Floats
-from tasks.diagnose.story import Rise
-from tasks.diagnose.svg import INK, WIDTH, short
+from tasks.diagnose.report.story import Rise
+from tasks.diagnose.report.svg import INK, WIDTH, short
 
 MOST_CLIENTS = 40
 """Rows whose names can still be read on a phone."""

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from tasks.diagnose.causes import ClientFinding, Findings, mean_label_distance
-from tasks.diagnose.change import Sites
-from tasks.diagnose.drift import BEFORE
+from tasks.diagnose.evidence.remembered import remember, sent_over_trained
 from tasks.diagnose.logs import ClientLog
-from tasks.diagnose.panel import common
+from tasks.diagnose.observe.drift import BEFORE
+from tasks.diagnose.observe.own_losses import common
+from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
 from tasks.diagnose.replay.examine import (
     Floats,
@@ -26,7 +27,6 @@ from tasks.diagnose.replay.examine import (
 )
 from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.diagnose.replay.local_models import local_models
-from tasks.diagnose.replay.remember import remember, sent_over_trained
 from tasks.federate.in_process import Failed
 from tasks.federate.statistics import geometric_median, gram
 from tasks.skew import gini

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from tasks.diagnose.patch import flags, plain
-from tasks.diagnose.story import Cause, Evidence, Remedy, Replay, Rise, Series, Story
-from tasks.diagnose.vocabulary import CAUSES, FAULTS, SIGNALS
+from tasks.diagnose.report.patch import flags, plain
+from tasks.diagnose.report.story import Cause, Evidence, Remedy, Replay, Rise, Series, Story
+from tasks.diagnose.report.vocabulary import CAUSES, FAULTS, SIGNALS
 
 _NAMED = 5
 """Most clients named in one sentence."""

@@ -9,8 +9,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from tasks.diagnose.logs import Floats
-from tasks.diagnose.story import number
-from tasks.diagnose.svg import BLUE, GREY, INK, WIDTH, new, short
+from tasks.diagnose.report.story import number
+from tasks.diagnose.report.svg import BLUE, GREY, INK, WIDTH, new, short
 
 MOST_CLIENTS = 12
 """Clients whose labels are drawn."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.diagnose.logs import ClientLog, RoundLog
-from tasks.diagnose.observe import SHARES, Observation, tested_losses
-from tasks.diagnose.report import count
+from tasks.diagnose.observe.observation import SHARES, Observation, tested_losses
+from tasks.diagnose.report.observed import count
 from tasks.scan import FEWEST, MOST_DRAWS
 
 

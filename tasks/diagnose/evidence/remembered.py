@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.diagnose.causes import WORSE
-from tasks.diagnose.change import Sites
+from tasks.diagnose.evidence.memory import Labels, Memory, as_trained, relabellings, same
 from tasks.diagnose.logs import ClientLog
-from tasks.diagnose.memory import Labels, Memory, as_trained, relabellings, same
-from tasks.diagnose.panel import Risen
+from tasks.diagnose.observe.own_losses import Risen
+from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.examine import Floats, Probe
 from tasks.federate.statistics import gram, update_statistics

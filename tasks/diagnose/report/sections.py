@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.diagnose import charts, holdings, maps, wording
-from tasks.diagnose.holdings import Holdings
 from tasks.diagnose.logs import ClientLog, RoundLog
-from tasks.diagnose.markup import Column, Markup, chart, folded, paragraph, table, tag, together
-from tasks.diagnose.story import Evidence, Story
-from tasks.diagnose.svg import to_svg
-from tasks.diagnose.vocabulary import LOSSES
-from tasks.diagnose.wording import count, figure, who
+from tasks.diagnose.report import charts, holdings, maps, wording
+from tasks.diagnose.report.holdings import Holdings
+from tasks.diagnose.report.markup import Column, Markup, chart, folded, paragraph, table, tag, together
+from tasks.diagnose.report.story import Evidence, Story
+from tasks.diagnose.report.svg import to_svg
+from tasks.diagnose.report.vocabulary import LOSSES
+from tasks.diagnose.report.wording import count, figure, who
 
 _LISTED = 30
 """Most client ids that are listed in the open."""

@@ -1,0 +1,1 @@
+"""The diagnosis as Markdown, as a page and as JSON."""
