@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.diagnose.causes import CAUSES, ClientFinding, Findings, candidates, mean_label_distance, order
+from tasks.diagnose.causes import CAUSES, candidates, order
+from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.remedies import Remedy, remedies
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.effect import Effect, height, removed

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from tasks.diagnose import diagnosis
-from tasks.diagnose.causes import Candidate, Findings
+from tasks.diagnose.causes import Candidate
 from tasks.diagnose.evidence.collect import _usual_losses
+from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.remedies import remedies

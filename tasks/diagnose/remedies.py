@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tasks.diagnose.causes import Findings, lower_rate, plain_server, same_work, whole_model
+from tasks.diagnose.causes import lower_rate, plain_server, same_work, whole_model
+from tasks.diagnose.evidence.findings import Findings
 from tasks.settings import Settings, switch_kind, value_at
 
 

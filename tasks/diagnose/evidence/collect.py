@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.diagnose.causes import ClientFinding, Findings, mean_label_distance
+from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.evidence.remembered import remember, sent_over_trained
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.observe.drift import BEFORE

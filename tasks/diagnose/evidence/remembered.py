@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.diagnose.causes import WORSE
+from tasks.diagnose.evidence.findings import WORSE
 from tasks.diagnose.evidence.memory import Labels, Memory, as_trained, relabellings, same
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.observe.own_losses import Risen

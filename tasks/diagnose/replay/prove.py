@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detection import Increase
-from tasks.diagnose.causes import STEEP, Candidate, Findings, candidates, order
+from tasks.diagnose.causes import Candidate, candidates, order
 from tasks.diagnose.evidence.collect import Captured, capture, find, harmful
+from tasks.diagnose.evidence.findings import STEEP, Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.remedies import Remedy, remedies
