@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator
 
-from tasks.diagnose.evidence.findings import SHIFTED, ClientFinding, Findings
+from tasks.diagnose.evidence.findings import ClientFinding, Findings
 from tasks.diagnose.evidence.memory import as_trained, told
+from tasks.diagnose.thresholds import SHIFTED
 from tasks.settings import Settings
 
 _SHOWN = 5

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.diagnose.evidence.findings import APART, SKEWED_LABELS, SKEWED_SIZES, TOO_STEEP, Findings
+from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
+from tasks.diagnose.thresholds import APART, SKEWED_LABELS, SKEWED_SIZES, TOO_STEEP
 from tasks.settings import Settings
 from tasks.skew import earth_mover
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tasks.detection import Increase
 from tasks.diagnose.causes import Candidate, candidates, order
 from tasks.diagnose.evidence.collect import Captured, capture, find, harmful
-from tasks.diagnose.evidence.findings import STEEP, Findings
+from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.remedies import Remedy, remedies
@@ -20,6 +20,7 @@ from tasks.diagnose.replay.effect import PROVEN, Effect, height, removed
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
 from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.surgery import features_aligned
+from tasks.diagnose.thresholds import STEEP
 from tasks.errors import SettingsError
 from tasks.settings import Settings
 
