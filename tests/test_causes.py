@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.diagnose.causes import CAUSES, candidates, order
+from tasks.diagnose.causes import CAUSES, Remedy, candidates, order, remedies
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
-from tasks.diagnose.remedies import Remedy, remedies
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.effect import Effect, height, removed
 from tasks.diagnose.replay.surgery import features_aligned, labels_dealt_evenly, sizes_made_equal
@@ -208,7 +207,7 @@ def test_rate_is_lowered_until_steps_no_longer_overshoot() -> None:
 
 
 def test_steep_loss_puts_the_rate_before_the_skews() -> None:
-    assert order(found()) == CAUSES
+    assert order(found()) == tuple(CAUSES)
     steep = order(found(steepness=10.0))
     assert sorted(steep) == sorted(CAUSES)
     assert steep.index("client_learning_rate") < steep.index("quantity_skew") < steep.index("label_skew")

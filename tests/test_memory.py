@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.diagnose.evidence.memory import Memory, as_trained, relabellings, same, told
+from tasks.diagnose.evidence.memory import Memory, as_trained, relabelling_in_words, relabellings, same
 from tasks.diagnose.evidence.remembered import _risen_between, remember, risen_with_their_data, sent_over_trained
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.observe.observation import observe
@@ -120,7 +120,7 @@ def test_labels_that_were_mixed_up_are_known(change, words, run, settings_of, tm
     found = remembered(folder, settings_of(SETTINGS))
     assert [client for client, memory in found.items() if memory.changed] == ["02"]
     then = found["02"].relabelling
-    assert told(then) == words.format(last=classes - 1, classes=classes)
+    assert relabelling_in_words(then) == words.format(last=classes - 1, classes=classes)
     back = labels_changed_back({"02": then})({"02": read_client(folder / CLIENTS / "02")})
     np.testing.assert_array_equal(back["02"][1], read_client(run / CLIENTS / "02")[1])
 
@@ -340,7 +340,7 @@ def test_relabellings_by_hand():
     # Of three labels: turned round, moved by one and by two, and two of them swapped; 2 1 0 is the first and a swap.
     found = [tuple(int(label) for label in then) for then in relabellings(3)]
     assert found == [(2, 1, 0), (2, 0, 1), (1, 2, 0), (1, 0, 2), (2, 1, 0), (0, 2, 1)]
-    assert [told(then) for then in found[:4]] == [
+    assert [relabelling_in_words(then) for then in found[:4]] == [
         "y to 2 - y",
         "y to y + 2 modulo 3",
         "y to y + 1 modulo 3",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.logs import ClientLog, Column, RoundLog
 from tasks.diagnose.report.holdings import read_holdings
 from tasks.diagnose.report.maps import draw_maps, shown
@@ -19,7 +20,6 @@ from tasks.diagnose.report.markdown import to_markdown
 from tasks.diagnose.report.page import to_html
 from tasks.diagnose.report.story import read
 from tasks.diagnose.report.svg import style, to_svg
-from tasks.diagnose.report.vocabulary import CAUSES
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>&\"'--><img src=x onerror=y>$\\frac$"
@@ -214,10 +214,10 @@ def test_every_cause_is_told() -> None:
         for number, cause in enumerate(CAUSES)
     ]
     said = Page(page_of(found)).said
-    for cause, words in CAUSES.items():
-        assert f"Against {words.name}" in said
+    for cause, kind in CAUSES.items():
+        assert f"Against {kind.words.name}" in said
         assert f"Replay: without {cause}" in said
-    others = [words.because.format("client 03") for words in list(CAUSES.values())[1:3]]
+    others = [kind.words.because.format("client 03") for kind in list(CAUSES.values())[1:3]]
     assert f"; also because {', '.join(others)}, " in said
 
 

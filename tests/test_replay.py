@@ -9,12 +9,11 @@ import pytest
 import tensorflow as tf
 
 from tasks.diagnose import diagnosis
-from tasks.diagnose.causes import Candidate
+from tasks.diagnose.causes import Candidate, remedies
 from tasks.diagnose.evidence.collect import _usual_losses
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof
 from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
-from tasks.diagnose.remedies import remedies
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.engine import Course, replayer

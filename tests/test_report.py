@@ -10,11 +10,11 @@ import yaml
 from test_page import HOSTILE, MINIMAL, diagnosis
 
 from flows.overrides import laid_over
+from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.report.markdown import escape, to_markdown
 from tasks.diagnose.report.observed import headline
 from tasks.diagnose.report.patch import flags, patch
 from tasks.diagnose.report.story import Replay, read
-from tasks.diagnose.report.vocabulary import CAUSES
 from tasks.diagnose.report.wording import during, figure, joined, percent, who
 
 
@@ -115,7 +115,7 @@ def test_rise_while_pruning_says_so() -> None:
 @pytest.mark.parametrize("cause", CAUSES)
 def test_markdown_tells_every_cause(cause: str) -> None:
     text = to_markdown(diagnosis(cause))
-    assert escape(CAUSES[cause].because.format("client 03")) in text
+    assert escape(CAUSES[cause].words.because.format("client 03")) in text
     assert "`-S federate.client.kind=scaffold`" in text
     assert "```sh\n-S federate.client.kind=scaffold\n```" in text
     assert "```yaml\nfederate:\n  client:\n    kind: scaffold\n```" in text

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from tasks.diagnose.cause_words import evidence_for, fault_of
+from tasks.diagnose.causes import evidence_for, fault_of
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.settings import Settings

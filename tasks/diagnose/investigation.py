@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from tasks.diagnose.causes import Candidate
+from tasks.diagnose.causes import Candidate, Remedy
 from tasks.diagnose.evidence.findings import Findings
-from tasks.diagnose.remedies import Remedy
 from tasks.diagnose.replay.effect import Effect
 
 

@@ -73,8 +73,8 @@ def relabellings(num_classes: int) -> Iterator[Labels]:
             yield swapped
 
 
-def told(then: Sequence[int]) -> str:
-    """Returns a relabelling in words, from the labels of today to those of then."""
+def relabelling_in_words(then: Sequence[int]) -> str:
+    """Returns a relabelling in words; `then` is (C,), for each label of today the one that it had."""
     num = len(then)
     if list(then) == list(range(num))[::-1]:
         return f"y to {num - 1} - y"

@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detection import Increase
-from tasks.diagnose.causes import Candidate, candidates, order
+from tasks.diagnose.causes import Candidate, Remedy, candidates, order, remedies
 from tasks.diagnose.evidence.collect import Captured, capture, find, harmful
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.logs import ClientLog
-from tasks.diagnose.remedies import Remedy, remedies
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.effect import PROVEN, Effect, height, removed
 from tasks.diagnose.replay.engine import Course, Replayer, replayer

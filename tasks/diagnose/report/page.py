@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.logs import ClientLog, RoundLog
 from tasks.diagnose.report import holdings, patch, sections, wording
 from tasks.diagnose.report.holdings import Holdings
@@ -23,7 +24,6 @@ from tasks.diagnose.report.markup import (
 )
 from tasks.diagnose.report.story import Remedy, Story, read
 from tasks.diagnose.report.svg import style
-from tasks.diagnose.report.vocabulary import CAUSES
 from tasks.diagnose.report.wording import figure, name_of, percent
 
 TITLE = "Why did the loss go up?"
@@ -92,7 +92,7 @@ def _answer(story: Story) -> Iterator[Markup]:
     if facts:
         yield tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
     if story.causes and story.causes[0].cause in CAUSES:
-        yield paragraph(CAUSES[story.causes[0].cause].means)
+        yield paragraph(CAUSES[story.causes[0].cause].words.means)
 
 
 def _evidence(story: Story) -> Iterator[Markup]:

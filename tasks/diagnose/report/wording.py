@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.report.patch import flags, plain
 from tasks.diagnose.report.story import Cause, Evidence, Remedy, Replay, Rise, Series, Story
-from tasks.diagnose.report.vocabulary import CAUSES, FAULTS, SIGNALS
+from tasks.diagnose.report.vocabulary import SIGNALS
 
 _NAMED = 5
 """Most clients named in one sentence."""
@@ -15,7 +16,7 @@ _PHASES = {"prune": "while pruning"}
 
 def name_of(cause: str) -> str:
     """Returns how the cause is called in a sentence."""
-    return CAUSES[cause].name if cause in CAUSES else cause.replace("_", " ")
+    return CAUSES[cause].words.name if cause in CAUSES else cause.replace("_", " ")
 
 
 def heading(cause: Cause) -> str:
@@ -37,9 +38,9 @@ def because(cause: Cause) -> str:
     """Returns what ends `the loss rose because …`."""
     if cause.cause not in CAUSES:
         return f"of {name_of(cause.cause)}" + (f" ({who(cause.clients)})" if cause.clients else "")
-    words = CAUSES[cause.cause]
-    if cause.fault in FAULTS and cause.clients:
-        return FAULTS[cause.fault].format(who(cause.clients))
+    words = CAUSES[cause.cause].words
+    if cause.fault in words.by_fault and cause.clients:
+        return words.by_fault[cause.fault].format(who(cause.clients))
     return words.because.format(who(cause.clients)) if cause.clients else words.alone
 
 

@@ -1,0 +1,106 @@
+"""The causes of a rise, one module each, and what a diagnosis asks of them.
+
+A new cause is a module here and a line in CAUSES.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tasks.diagnose.causes.architecture_variation import ARCHITECTURE_VARIATION
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation
+from tasks.diagnose.causes.client_learning_rate import CLIENT_LEARNING_RATE
+from tasks.diagnose.causes.faulty_clients import FAULTY_CLIENTS
+from tasks.diagnose.causes.feature_shift import FEATURE_SHIFT
+from tasks.diagnose.causes.label_skew import LABEL_SKEW
+from tasks.diagnose.causes.non_finite import NON_FINITE
+from tasks.diagnose.causes.overfitting import OVERFITTING
+from tasks.diagnose.causes.quantity_skew import QUANTITY_SKEW
+from tasks.diagnose.causes.server_learning_rate import SERVER_LEARNING_RATE
+from tasks.diagnose.causes.unequal_local_work import UNEQUAL_LOCAL_WORK
+from tasks.diagnose.evidence.findings import Findings
+from tasks.diagnose.thresholds import TOO_STEEP
+from tasks.settings import Settings, value_at
+
+CAUSES: dict[str, CauseKind] = {
+    "non_finite": NON_FINITE,
+    "faulty_clients": FAULTY_CLIENTS,
+    "architecture_variation": ARCHITECTURE_VARIATION,
+    "unequal_local_work": UNEQUAL_LOCAL_WORK,
+    "feature_shift": FEATURE_SHIFT,
+    "server_learning_rate": SERVER_LEARNING_RATE,
+    "quantity_skew": QUANTITY_SKEW,
+    "label_skew": LABEL_SKEW,
+    "client_learning_rate": CLIENT_LEARNING_RATE,
+    "overfitting": OVERFITTING,
+}
+"""The causes, the most specific first: a cause is more specific if its removal touches fewer other things.
+
+A lower client rate slows every rise, whatever causes it, so it stands near the end.
+"""
+
+_SHOWN = 5
+"""Most clients of which the evidence speaks one by one."""
+
+
+def order(findings: Findings) -> tuple[str, ...]:
+    """Returns the names of the causes, the cause to be believed first at the front.
+
+    If local training diverges, the client rate comes before the skews: on data without skew such training diverges less
+    often, which explains nothing.
+    """
+    if not findings.steepness > TOO_STEEP:
+        return tuple(CAUSES)
+    rest = [cause for cause in CAUSES if cause != "client_learning_rate"]
+    first_skew = next(i for i, cause in enumerate(rest) if CAUSES[cause].skew)
+    return (*rest[:first_skew], "client_learning_rate", *rest[first_skew:])
+
+
+def candidates(findings: Findings, settings: Settings, last_sound: int = 1) -> list[Candidate]:
+    """Returns the causes that the findings and settings make possible, the most specific first.
+
+    `last_sound` is the round of the model that the replays begin with.
+    """
+    at = Situation(findings, settings, last_sound)
+    return [candidate for kind in CAUSES.values() for candidate in kind.candidates(at)]
+
+
+def evidence_for(cause: str, clients: tuple[str, ...], findings: Findings, settings: Settings) -> Iterator[Indication]:
+    """Yields what speaks for a proven cause that acts through `clients`."""
+    by_id = {client.client: client for client in findings.clients}
+    named = [by_id[client] for client in clients if client in by_id]
+    return CAUSES[cause].evidence(named[:_SHOWN], Situation(findings, settings))
+
+
+def fault_of(cause: str, clients: tuple[str, ...], findings: Findings) -> dict[str, str]:
+    """Returns `fault`, the fault that all of `clients` have; an empty dictionary if it is not one and the same."""
+    named = [client for client in findings.clients if client.client in clients]
+    fault = CAUSES[cause].fault(named) if named else ""
+    return {"fault": fault} if fault else {}
+
+
+def remedies(
+    cause: str, settings: Settings, clients: tuple[str, ...], findings: Findings, last_sound: int = 1
+) -> list[Remedy]:
+    """Returns the remedies for a cause, the most fitting first, each with only the settings that it changes."""
+    raw = settings.model_dump(mode="json")
+    fresh = [
+        replace(
+            remedy, settings={name: value for name, value in remedy.settings.items() if value != value_at(raw, name)}
+        )
+        for remedy in CAUSES[cause].remedies(clients, Situation(findings, settings, last_sound))
+    ]
+    return [remedy for remedy in fresh if remedy.settings]
+
+
+__all__ = [
+    "CAUSES",
+    "Candidate",
+    "CauseKind",
+    "Indication",
+    "Remedy",
+    "candidates",
+    "evidence_for",
+    "fault_of",
+    "order",
+    "remedies",
+]

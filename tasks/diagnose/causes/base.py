@@ -1,0 +1,153 @@
+"""What a cause is: one record that says what speaks for it, how a replay takes it away, and what helps against it."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tasks.diagnose.evidence.findings import ClientFinding, Findings
+from tasks.diagnose.replay.change import Change
+from tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a cause is judged by.
+
+    Attributes:
+        findings: of the clients and the run.
+        settings: of the run.
+        last_sound: round of the model that the replays begin with.
+    """
+
+    findings: Findings
+    settings: Settings
+    last_sound: int = 1
+
+    def is_minority(self, clients: Sequence[str]) -> bool:
+        """Returns whether these are some of the clients, and fewer than half: what most clients do is no fault."""
+        return 0 < len(clients) < len(self.findings.clients) / 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A possible cause, and the change that takes it away.
+
+    Attributes:
+        cause: its name.
+        change: what a replay does without it.
+        clients: through which it acts; empty if through all.
+        instead: another change, which is tried if the first removes less than half of the rise.
+    """
+
+    cause: str
+    change: Change
+    clients: tuple[str, ...] = ()
+    instead: Change | None = None
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Settings that may undo a cause in a real federation, where data cannot be dealt anew.
+
+    Attributes:
+        says: what it is.
+        settings: settings by their dotted names.
+        aligned: whether the clients' features have to be standardised anew for its replay.
+    """
+
+    says: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    aligned: bool = False
+
+    def __or__(self, other: "Remedy") -> "Remedy | None":
+        """Returns both remedies at once; None if they set one setting differently, or if one contains the other."""
+        both = {**self.settings, **other.settings}
+        for name in self.settings.keys() & other.settings.keys():
+            if name == "federate.exclude":
+                both[name] = sorted({*self.settings[name], *other.settings[name]})
+            elif self.settings[name] != other.settings[name]:
+                return None
+        if both in (self.settings, other.settings):
+            return None
+        return Remedy(f"{self.says}, and {other.says}", both, self.aligned or other.aligned)
+
+
+class Indication(NamedTuple):
+    """One measure that speaks for a cause.
+
+    Attributes:
+        signal: name of what was measured.
+        value: its value.
+        expected: the usual value; None if there is none.
+        says: one sentence.
+    """
+
+    signal: str
+    value: float
+    expected: float | None
+    says: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """A cause in plain words.
+
+    Attributes:
+        name: how it is called.
+        because: ends `the loss rose because …`; `{}` stands for the clients.
+        alone: the same without clients.
+        means: what the cause does, for a reader who does not know it.
+        by_fault: the same as `because` for each fault that the cause can have.
+    """
+
+    name: str
+    because: str
+    alone: str
+    means: str
+    by_fault: Mapping[str, str] = field(default_factory=dict)
+
+
+def no_fault(clients: Sequence[ClientFinding]) -> str:
+    """Returns that the cause has no kinds of fault."""
+    del clients
+    return ""
+
+
+@dataclass(frozen=True)
+class CauseKind:
+    """One cause of the fixed vocabulary; its name is its key in the registry.
+
+    Attributes:
+        words: the cause in plain words.
+        candidates: what the situation makes possible; empty if nothing speaks for the cause.
+        evidence: what speaks for the cause once it is proven, of the clients through which it acts.
+        remedies: what may help against it, of those clients, the most fitting first.
+        fault: which fault the clients have, a key of `words.by_fault`; empty if they do not all have the same.
+        evident: it is proposed only if the findings or the settings speak for it, so that a small effect counts.
+        beside_another: it may be claimed as the second of two causes.
+        skew: it is a difference that the clients' data have had from the start.
+        changed_data: it is a change of the clients' data in the course of the run.
+    """
+
+    words: Words
+    candidates: Callable[[Situation], list[Candidate]]
+    evidence: Callable[[Sequence[ClientFinding], Situation], Iterator[Indication]]
+    remedies: Callable[[tuple[str, ...], Situation], list[Remedy]]
+    fault: Callable[[Sequence[ClientFinding]], str] = no_fault
+    evident: bool = False
+    beside_another: bool = False
+    skew: bool = False
+    changed_data: bool = False
+
+
+def listed(clients: tuple[str, ...]) -> str:
+    """Returns `client 03` or `clients 03, 05 and 07`."""
+    if len(clients) == 1:
+        return f"client {clients[0]}"
+    return f"clients {', '.join(clients[:-1])} and {clients[-1]}"
+
+
+def short(value: float) -> str:
+    """Returns three significant digits; `not known` for what is not finite."""
+    return f"{value:.3g}" if math.isfinite(value) else "not known"

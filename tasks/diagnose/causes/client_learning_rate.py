@@ -1,0 +1,46 @@
+"""Steps of local training that overshoot."""
+
+from collections.abc import Iterator, Sequence
+
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, short
+from tasks.diagnose.causes.shared import CLIPPED, lower_rate, slower
+from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.thresholds import STEEP
+
+
+def _candidates(at: Situation) -> list[Candidate]:
+    lower = lower_rate(at)
+    change = Change(f"at a client learning rate of {lower:g}", {"federate.client.learning_rate": lower})
+    return [Candidate("client_learning_rate", change)]
+
+
+def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
+    del clients
+    rate, steepness = at.settings.federate.client.learning_rate, at.findings.steepness
+    yield Indication(
+        "steepness",
+        steepness,
+        STEEP,
+        f"The learning rate {rate:g} times the curvature of the clients' loss is {short(steepness)}; above {STEEP:g}, "
+        "steps of gradient descent overshoot farther than they came.",
+    )
+
+
+def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
+    del clients
+    return [*slower(at), CLIPPED]
+
+
+CLIENT_LEARNING_RATE = CauseKind(
+    words=Words(
+        "too high a learning rate of the clients",
+        "the learning rate of {} is too high",
+        "the clients' learning rate is too high",
+        "Each step of the local training overshoots, so that training makes the model worse.",
+    ),
+    candidates=_candidates,
+    evidence=_evidence,
+    remedies=_remedies,
+    beside_another=True,
+)

@@ -1,0 +1,150 @@
+"""Clients with wrong labels, wrong inputs or wrong updates; unusual data alone are no fault."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, listed, short
+from tasks.diagnose.causes.shared import leave_out, remembered, without
+from tasks.diagnose.evidence.findings import ClientFinding, Findings
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.surgery import labels_changed_back
+from tasks.settings import switch_kind
+
+
+def _candidates(at: Situation) -> list[Candidate]:
+    faulty = at.findings.faulty()
+    if not at.is_minority(faulty):
+        return []
+    return [Candidate("faulty_clients", without(faulty), faulty, _labels_back(at.findings, faulty))]
+
+
+def _labels_back(findings: Findings, faulty: tuple[str, ...]) -> Change | None:
+    """Returns the change to the labels that the clients had; None if they are not known of every client.
+
+    A client that is left out takes along what only it knows: if it is large, that alone raises the loss.
+    """
+    memories = {client.client: client.memory for client in findings.clients if client.client in faulty}
+    then = {client: memory.relabelling for client, memory in memories.items() if memory and memory.relabelling}
+    if set(then) != set(faulty):
+        return None
+    says = f"the labels of {listed(faulty)} changed back"
+    return Change(f"with {says}", surgery={says: labels_changed_back(then)})
+
+
+def _fault(clients: Sequence[ClientFinding]) -> str:
+    if all(client.relabelled for client in clients):
+        return "labels"
+    if all(client.changed for client in clients):
+        return "data"
+    return "" if any(client.changed for client in clients) else "updates"
+
+
+def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
+    del at
+    for client in clients:
+        yield from _of_data(client) if client.changed else _of_length(client)
+        yield from _of_update(client)
+
+
+def _of_data(client: ClientFinding) -> Iterator[Indication]:
+    who = f"client {client.client}"
+    yield Indication(
+        "loss_on_its_data",
+        client.loss,
+        client.expected_loss,
+        f"The model before the rise has loss {short(client.loss)} on the data of {who} and gets "
+        f"{100 * client.accuracy:.0f} % right; on hold-out data with the same labels, {short(client.expected_loss)} "
+        f"and {100 * client.expected_accuracy:.0f} %.",
+    )
+    if client.shifted and client.learnable is not None:
+        accuracy, most_frequent = client.learnable
+        yield Indication(
+            "learnable",
+            accuracy,
+            most_frequent,
+            f"Trained on one half of the data of {who}, the model gets {100 * accuracy:.0f} % of the other half right; "
+            f"always answering its most frequent label, {100 * most_frequent:.0f} %.",
+        )
+    yield from remembered(client)
+
+
+def _of_length(client: ClientFinding) -> Iterator[Indication]:
+    yield Indication(
+        "update_norm",
+        client.norm,
+        1.0,
+        f"The updates of client {client.client} are {short(client.norm)} times as long as the median client's, for as "
+        f"much work, and {short(client.grown)} times as long as its own before the rise, step for step.",
+    )
+
+
+def _of_update(client: ClientFinding) -> Iterator[Indication]:
+    who = f"client {client.client}"
+    if client.verified is False:
+        yield Indication(
+            "sent_over_trained",
+            client.sent_over_trained,
+            1.0,
+            f"In the rise {who} sent an update {short(client.sent_over_trained)} times as long as training on its data "
+            "gives from the same model.",
+        )
+    if client.turned:
+        yield Indication(
+            "update_cosine_robust",
+            client.cosine,
+            client.cosine_before,
+            f"The updates of {who} point away from the others': cosine {client.cosine:.2f}, before the rise "
+            f"{short(client.cosine_before)}.",
+        )
+    if client.uphill:
+        yield Indication(
+            "slope",
+            client.slope,
+            -1.0,
+            f"What {who} sends goes uphill on its own data: its cosine to the gradient of its loss is "
+            f"{short(client.slope)}. Training goes downhill.",
+        )
+    if math.isfinite(client.left_out):
+        yield Indication(
+            "left_out",
+            client.left_out,
+            0.0,
+            f"Without {who}, the hold-out loss after a round is {_lower(-math.expm1(-client.left_out))}.",
+        )
+
+
+def _lower(share: float) -> str:
+    size = f"{100 * abs(share):.1f} %"
+    return "the same" if size == "0.0 %" else f"{size} {'lower' if share > 0 else 'higher'}"
+
+
+def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
+    multi_krum = switch_kind("federate.aggregator", "multi_krum", num_faulty=max(1, len(clients)))
+    return [
+        leave_out(clients, at),
+        Remedy("geometric median (RFA)", switch_kind("federate.aggregator", "geometric_median")),
+        Remedy("multi-Krum", multi_krum),
+        Remedy("coordinate-wise median", switch_kind("federate.aggregator", "median")),
+    ]
+
+
+FAULTY_CLIENTS = CauseKind(
+    words=Words(
+        "faulty clients",
+        "the updates or the data of {} are faulty",
+        "some clients send faulty updates or data",
+        "Wrong labels, corrupt inputs or changed updates. Unusual data alone is no fault.",
+        {
+            "labels": "the labels of {} are wrong",
+            "data": "the data of {} are faulty",
+            "updates": "the updates of {} are faulty",
+        },
+    ),
+    candidates=_candidates,
+    evidence=_evidence,
+    remedies=_remedies,
+    fault=_fault,
+    evident=True,
+    beside_another=True,
+    changed_data=True,
+)

@@ -1,0 +1,56 @@
+"""Clients whose inputs became unlike the others', as by another device; their labels make sense."""
+
+from collections.abc import Iterator, Sequence
+
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
+from tasks.diagnose.causes.shared import FEDPROX, leave_out, remembered, without
+from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.surgery import features_aligned
+from tasks.diagnose.thresholds import SHIFTED
+
+
+def _candidates(at: Situation) -> list[Candidate]:
+    shifted = at.findings.shifted()
+    if not shifted:
+        return []
+    aligned = Change(
+        "with every client's features standardised by its own mean and sd",
+        surgery={"features standardised by each client": features_aligned},
+    )
+    changes = [aligned, without(shifted)] if at.is_minority(shifted) else [aligned]
+    return [Candidate("feature_shift", change, shifted) for change in changes]
+
+
+def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
+    del at
+    for client in clients:
+        yield Indication(
+            "feature_distance",
+            client.feature_distance,
+            SHIFTED,
+            f"The features of client {client.client} are {client.feature_distance:.2g} standard deviations from "
+            "those of hold-out data that look like the same classes; its labels make sense.",
+        )
+        yield from remembered(client)
+
+
+def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
+    own = Remedy("each client standardises its own features", {"preprocess.normalize": "client"}, aligned=True)
+    return [own, leave_out(clients, at), FEDPROX]
+
+
+FEATURE_SHIFT = CauseKind(
+    words=Words(
+        "different inputs",
+        "the inputs of {} look different from the others'",
+        "the clients' inputs look different",
+        "The same thing is measured differently, as by another device: brighter, noisier, in another unit.",
+    ),
+    candidates=_candidates,
+    evidence=_evidence,
+    remedies=_remedies,
+    evident=True,
+    beside_another=True,
+    changed_data=True,
+)

@@ -1,0 +1,51 @@
+"""Clients whose updates are not finite."""
+
+from collections.abc import Iterator, Sequence
+
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, short
+from tasks.diagnose.causes.shared import CLIPPED, leave_out, slower, without
+from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.thresholds import BEYOND_SAYING
+
+
+def _candidates(at: Situation) -> list[Candidate]:
+    failed = at.findings.failed()
+    return [Candidate("non_finite", without(failed), failed)] if at.is_minority(failed) else []
+
+
+def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
+    del at
+    for client in clients:
+        step = client.first_broken
+        since = "" if step is None else f"; its loss is not finite from local step {step + 1} on"
+        yield Indication(
+            "finite",
+            0.0 if client.failed is None else float(client.failed),
+            None,
+            f"The update of client {client.client} was not finite from round {client.failed} on{since}.",
+        )
+        if not client.loss <= BEYOND_SAYING * client.expected_loss:
+            yield Indication(
+                "loss_on_its_data",
+                client.loss,
+                client.expected_loss,
+                f"The model before the rise has loss {short(client.loss)} on its data; on hold-out data with the same "
+                f"labels, {short(client.expected_loss)}.",
+            )
+
+
+def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
+    return [leave_out(clients, at), CLIPPED, *slower(at)]
+
+
+NON_FINITE = CauseKind(
+    words=Words(
+        "numbers that are not finite",
+        "numbers that are not finite (NaN or infinity) came from {}",
+        "numbers that are not finite (NaN or infinity) came up",
+        "A calculation overflowed or divided by zero; whatever is averaged with its result is lost too.",
+    ),
+    candidates=_candidates,
+    evidence=_evidence,
+    remedies=_remedies,
+)

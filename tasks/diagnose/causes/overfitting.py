@@ -1,0 +1,59 @@
+"""A model that learns its training data by heart."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
+from tasks.diagnose.causes.shared import slower
+from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.thresholds import APART
+
+
+def _ended(at: Situation) -> dict[str, Any]:
+    """Returns the settings of a run that ends before the rise."""
+    return {"federate.rounds": max(1, at.last_sound)}
+
+
+def _candidates(at: Situation) -> list[Candidate]:
+    train, held_out = at.findings.train_trend, at.findings.val_trend
+    if not (train < -APART and held_out > -APART / 2 and held_out - train > APART):
+        return []
+    return [Candidate("overfitting", Change(f"with training ended after round {at.last_sound}", _ended(at)))]
+
+
+def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
+    del clients
+    train, held_out = at.findings.train_trend, at.findings.val_trend
+    yield Indication(
+        "train_trend",
+        train,
+        0.0,
+        f"From the first to the second half of these rounds the hold-out loss changed by "
+        f"{100 * math.expm1(held_out):+.0f} % and the training loss by {100 * math.expm1(train):+.0f} %: "
+        "the model learns its clients' examples by heart.",
+    )
+
+
+def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
+    del clients
+    return [
+        Remedy(f"end training after round {at.last_sound}", _ended(at)),
+        Remedy("weight decay 0.02", {"federate.client.weight_decay": 0.02}),
+        Remedy("weight decay 0.1", {"federate.client.weight_decay": 0.1}),
+        slower(at)[0],
+    ]
+
+
+OVERFITTING = CauseKind(
+    words=Words(
+        "overfitting",
+        "the model learns the training data of {} by heart",
+        "the model learns its training data by heart",
+        "The loss on the training data goes on falling while that on other data rises.",
+    ),
+    candidates=_candidates,
+    evidence=_evidence,
+    remedies=_remedies,
+)

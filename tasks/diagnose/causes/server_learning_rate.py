@@ -1,0 +1,59 @@
+"""A server that steps too far along the clients' average."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
+from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.replay.change import Change
+from tasks.settings import Settings
+
+
+def _plain_averaging(settings: Settings) -> dict[str, Any]:
+    """Returns the settings of plain averaging on the server: sgd at a rate of 1."""
+    plain = type(settings.federate.server_optimizer)(kind="sgd", learning_rate=1.0)
+    return {f"federate.server_optimizer.{name}": value for name, value in plain.model_dump(mode="json").items()}
+
+
+def _candidates(at: Situation) -> list[Candidate]:
+    optimizer = at.settings.federate.server_optimizer
+    if optimizer.kind == "sgd" and optimizer.learning_rate <= 1:
+        return []
+    change = Change("with plain averaging on the server", _plain_averaging(at.settings))
+    return [Candidate("server_learning_rate", change)]
+
+
+def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
+    del clients
+    optimizer = at.settings.federate.server_optimizer
+    yield Indication(
+        "server_learning_rate",
+        optimizer.learning_rate,
+        1.0,
+        f"The server applies the mean update with {optimizer.kind} at a rate of {optimizer.learning_rate:g}; "
+        "plain averaging is sgd at 1.",
+    )
+
+
+def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
+    del clients
+    tenth = float(f"{at.settings.federate.server_optimizer.learning_rate / 10:.3g}")
+    return [
+        Remedy("plain averaging on the server", _plain_averaging(at.settings)),
+        Remedy(f"server learning rate {tenth:g}", {"federate.server_optimizer.learning_rate": tenth}),
+    ]
+
+
+SERVER_LEARNING_RATE = CauseKind(
+    words=Words(
+        "too high a learning rate of the server",
+        "the server's learning rate is too high",
+        "the server's learning rate is too high",
+        "The server takes too large a step along the clients' average, and overshoots.",
+    ),
+    candidates=_candidates,
+    evidence=_evidence,
+    remedies=_remedies,
+    evident=True,
+    beside_another=True,
+)

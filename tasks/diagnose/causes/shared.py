@@ -1,0 +1,59 @@
+"""Changes, remedies and evidence that several causes have in common."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tasks.diagnose.causes.base import Indication, Remedy, Situation, listed
+from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.evidence.memory import relabelling_in_words
+from tasks.diagnose.replay.change import Change
+from tasks.settings import switch_kind
+
+FEDNOVA = Remedy("normalised averaging (FedNova)", switch_kind("federate.client", "fednova"))
+SCAFFOLD = Remedy("control variates (SCAFFOLD)", switch_kind("federate.client", "scaffold"))
+FEDPROX = Remedy("a proximal term (FedProx, mu 0.1)", switch_kind("federate.client", "fedprox", mu=0.1))
+CLIPPED = Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.0})
+
+
+def without(clients: tuple[str, ...]) -> Change:
+    """Returns the change to a run in which these clients take no part."""
+    return Change(f"without {listed(clients)}", without=clients)
+
+
+def leave_out(clients: tuple[str, ...], at: Situation) -> Remedy:
+    """Returns the remedy that excludes these clients, and those that the run excludes already."""
+    excluded = sorted({*at.settings.federate.exclude, *clients})
+    return Remedy(f"leave out {', '.join(clients)}", {"federate.exclude": excluded})
+
+
+def lower_rate(at: Situation) -> float:
+    """Returns a fifth of the client rate, or as much less as makes the steepness 1."""
+    rate = at.settings.federate.client.learning_rate
+    return float(f"{rate / max(5.0, np.nan_to_num(at.findings.steepness)):.3g}")
+
+
+def slower(at: Situation) -> list[Remedy]:
+    """Returns the lower client rates to try: a third of the rate, and `lower_rate` if that is another."""
+    third = float(f"{at.settings.federate.client.learning_rate / 3:.3g}")
+    return [
+        Remedy(f"client learning rate {rate:g}", {"federate.client.learning_rate": rate})
+        for rate in dict.fromkeys((third, lower_rate(at)))
+    ]
+
+
+def remembered(client: ClientFinding) -> Iterator[Indication]:
+    """Yields what the log says of the data that the client had, if they have changed since."""
+    memory = client.memory
+    if memory is None or not memory.changed:
+        return
+    says = (
+        f"In round {memory.round}, client {client.client} logged a loss of {memory.logged:.7g} on its first batch; "
+        f"with its data of today, the same model has {memory.now:.7g} on the same examples: they have changed since."
+    )
+    if memory.relabelling:
+        says += (
+            f" With the labels changed back ({relabelling_in_words(memory.relabelling)}), they give the logged loss "
+        )
+        says += "again. Put right where they are, the client can stay."
+    yield Indication("loss_of_first_batch", memory.now, memory.logged, says)
