@@ -8,7 +8,8 @@ from pathlib import Path
 from flows.grid import Cell
 from tasks import files
 from tasks.errors import reading
-from tasks.round_log import read_rounds
+from tasks.round_log.cells import Rows, measurements
+from tasks.round_log.own import rounds_of_run
 
 DRIFT, ROUNDS_TO_TARGET = "drift_mean", "rounds_to_target"
 _FIRST = ("accuracy", "loss", "pruned_accuracy", "pruned_loss", "client_accuracy_worst", DRIFT, ROUNDS_TO_TARGET)
@@ -63,11 +64,11 @@ def read(cell: Cell, folder: Path, run_id: str) -> Result:
     log, metrics, partition = (
         folder / path for path in ("reports/rounds.csv", "reports/metrics.json", "data/partition/partition.json")
     )
-    rows = read_rounds(log, ["val_loss", "val_accuracy", "drift"], ["federate", "prune"], "prune")
+    rows = rounds_of_run(log, ["val_loss", "val_accuracy", "drift"], ["federate", "prune"], "prune")
     trained = [row for row in rows if row["phase"] == "federate"]
     with reading(f"{metrics} must hold numbers by their names"):
         numbers = finite(files.read_json(metrics))
-    drifts = list(_column(log, trained, "drift").values())
+    drifts = list(_curve(log, trained, "drift").values())
     if drifts:
         numbers[DRIFT] = sum(drifts) / len(drifts)
     with reading(f"{partition} must hold the number of examples of the test set and of each client"):
@@ -79,8 +80,8 @@ def read(cell: Cell, folder: Path, run_id: str) -> Result:
         "finished",
         run_id=run_id,
         numbers=numbers,
-        curve=_column(log, rows, "val_loss"),
-        accuracies=_column(log, trained, "val_accuracy"),
+        curve=_curve(log, rows, "val_loss"),
+        accuracies=_curve(log, trained, "val_accuracy"),
         prune_from=1 + len(trained),
         resolution={
             "accuracy": one_example,
@@ -144,12 +145,7 @@ def _spell(value: float) -> float | int:
     return int(value) if value.is_integer() else value
 
 
-def _column(log: Path, rows: Sequence[Mapping[str, str]], name: str) -> dict[int, float]:
+def _curve(log: Path, rows: Rows, name: str) -> dict[int, float]:
     """Returns round → the finite number in the column `name` of the rounds.csv `log`."""
-    found: dict[int, float] = {}
-    for row in rows:
-        with reading(f"{log}, round {row['round']}: {name} must be a number"):
-            value = float(row[name] or "nan")
-        if math.isfinite(value):
-            found[int(row["round"])] = value
-    return found
+    numbers = measurements(log, rows, name).values.tolist()
+    return {int(row["round"]): number for row, number in zip(rows, numbers, strict=True) if math.isfinite(number)}

@@ -7,12 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.finite import LARGEST
 from tasks.scan import FEWEST, Cells, Floats, Noise, Null, noise, null, scan, series
 
 Rounds = NDArray[np.int64]
-
-LARGEST = 1e100
-"""Beyond it a number counts as infinite; float32 ends at 3e38."""
 
 _PATIENCE = 3
 """Losses without an alarm that may lie inside one rise: an oscillation comes down in between."""

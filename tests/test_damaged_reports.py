@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from flows import grid, results
-from tasks.diagnose import logs
 from tasks.errors import DataError
-from tasks.evaluate import round_log as curves
+from tasks.evaluate import curves
 from tasks.evaluate.step import numbers_of_prune, read_partition
-from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
 from tasks.files import write_json, write_rows
-from tasks.round_log import read_clients, read_rounds
+from tasks.round_log import own, read
+from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 from tasks.settings import Settings
 
 TRAINED, PRUNED, SITES = 4, 3, ("00", "01", "north-2")
@@ -54,19 +53,19 @@ def read_all(folder: Path) -> list[str]:
     """Reads every report as each step does, and as a comparison does; returns what was said of those refused."""
     reports = folder / "reports"
     found = []
-    for read in (
-        lambda: read_rounds(reports / "rounds.csv", ROUND_COLUMNS, ["federate", "prune"], "federate"),
-        lambda: read_clients(reports / "clients.csv", CLIENT_COLUMNS, TRAINED + PRUNED, "federate"),
+    for reading in (
+        lambda: own.rounds_of_run(reports / "rounds.csv", ROUND_COLUMNS, ["federate", "prune"], "federate"),
+        lambda: own.clients_of_run(reports / "clients.csv", CLIENT_COLUMNS, TRAINED + PRUNED, "federate"),
         lambda: curves.read_curves(reports / "rounds.csv"),
         lambda: curves.read_drift(reports / "clients.csv", SITES, np.arange(1, TRAINED + PRUNED + 1)),
-        lambda: logs.read_rounds(reports / "rounds.csv"),
-        lambda: logs.read_clients(reports / "clients.csv"),
+        lambda: read.read_rounds(reports / "rounds.csv"),
+        lambda: read.read_clients(reports / "clients.csv"),
         lambda: json.dumps(numbers_of_prune(reports / "prune.json"), allow_nan=False),
         lambda: read_partition(folder / "data/partition/partition.json"),
         lambda: results.read(grid.Cell("cell-1", "", {}, {}, Settings()), folder, "run"),
     ):
         try:
-            read()
+            reading()
         except DataError as exc:
             found.append(str(exc))
     for said in found:

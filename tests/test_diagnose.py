@@ -11,11 +11,12 @@ import pytest
 
 from tasks.detection import find_increase
 from tasks.diagnose import diagnose
-from tasks.diagnose.logs import ClientLog, Column, RoundLog, read_clients, read_rounds
 from tasks.diagnose.observe.drift import drift, limit, ranking
 from tasks.diagnose.observe.observation import Observation, observe
 from tasks.errors import DataError
 from tasks.files import write_rows
+from tasks.round_log.cells import Measurements
+from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.settings import parse
 
 SETTINGS = parse({})
@@ -444,7 +445,7 @@ def test_two_losses_that_rise_at_once_need_less_each() -> None:
 
     def seen(**losses: np.ndarray) -> Observation:
         given = np.ones(30, dtype=np.bool_)
-        columns = {name: Column(values, given) for name, values in {**noise, **losses}.items()}
+        columns = {name: Measurements(values, given) for name, values in {**noise, **losses}.items()}
         none = np.zeros(1, dtype=np.bool_)
         clients = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, none, none)
         return observe(RoundLog(rounds, ("federate",) * 30, columns, None), clients, 0.01)

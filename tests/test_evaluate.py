@@ -11,9 +11,9 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from tasks.errors import DataError
+from tasks.evaluate.curves import Curves, Drift, read_curves, read_drift
 from tasks.evaluate.metrics import ClientScores, area_under_roc, cross_entropy, over_clients, predict, score
 from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, relative_norms, save
-from tasks.evaluate.round_log import Curves, Drift, read_curves, read_drift
 from tasks.files import TEST, read_json, read_rows, write_client, write_json, write_rows
 from tasks.settings import parse
 
@@ -202,7 +202,7 @@ def test_read_curves_skips_empty_cells_and_finds_the_prune_phase(tmp_path):
         ("round,phase,train_loss,val_loss\n1,federate,1,1\n", "column val_accuracy"),
         (
             "round,phase,train_loss,val_loss,val_accuracy\n1,federate,x,1,1\n2,prune,1,1,1\n",
-            "train_loss must be a number or empty, got 'x' in round 1",
+            "row 1, column train_loss must be a number or empty, got 'x'",
         ),
         (
             "round,phase,train_loss,val_loss,val_accuracy\n1.5,federate,1,1,1\n",

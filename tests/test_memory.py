@@ -8,7 +8,6 @@ import pytest
 
 from tasks.diagnose.evidence.memory import Memory, as_trained, relabelling_in_words, relabellings, same
 from tasks.diagnose.evidence.remembered import _risen_between, remember, risen_with_their_data, sent_over_trained
-from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.examine import Probe
@@ -19,6 +18,7 @@ from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state
 from tasks.federate.cohort import CLIENTS
 from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json, write_rows
+from tasks.round_log.read import ClientLog, read_clients, read_rounds
 
 SETTINGS = {
     "federate.model": "logistic",

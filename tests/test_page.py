@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from tasks.diagnose.causes import CAUSES
-from tasks.diagnose.logs import ClientLog, Column, RoundLog
 from tasks.diagnose.report.holdings import read_holdings
 from tasks.diagnose.report.maps import draw_maps, shown
 from tasks.diagnose.report.markdown import to_markdown
 from tasks.diagnose.report.page import to_html
 from tasks.diagnose.report.story import read
 from tasks.diagnose.report.svg import style, to_svg
+from tasks.round_log.cells import Measurements
+from tasks.round_log.read import ClientLog, RoundLog
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = "<script>alert(1)</script>&\"'--><img src=x onerror=y>$\\frac$"
@@ -60,7 +61,7 @@ class Page(HTMLParser):
 def round_log(losses: Any, name: str = "val_loss", phases: tuple[str, ...] | None = None) -> RoundLog:
     values = np.asarray(losses, dtype=np.float64)
     number = np.arange(1, len(values) + 1)
-    column = Column(values, np.ones(len(values), dtype=np.bool_))
+    column = Measurements(values, np.ones(len(values), dtype=np.bool_))
     return RoundLog(number, phases or ("federate",) * len(values), {name: column}, None)
 
 

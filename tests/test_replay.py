@@ -13,7 +13,6 @@ from tasks.diagnose.causes import Candidate, remedies
 from tasks.diagnose.evidence.collect import _usual_losses
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof
-from tasks.diagnose.logs import ClientLog, read_clients, read_rounds
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.engine import Course, replayer
@@ -31,6 +30,7 @@ from tasks.diagnose.replay.prove import _Case, _Seat
 from tasks.diagnose.replay.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
+from tasks.round_log.read import ClientLog, read_clients, read_rounds
 from tasks.settings import Settings
 
 BASE = {

@@ -1,10 +1,13 @@
-"""rounds.csv and clients.csv between the steps: what no run writes is refused, in one line."""
+"""rounds.csv and clients.csv: written and read; what no run writes is refused between the steps, in one line."""
 
+import numpy as np
 import pytest
 
 from tasks.errors import DataError
 from tasks.files import write_rows
-from tasks.round_log import read_clients, read_rounds
+from tasks.round_log.own import clients_of_run, rounds_of_run
+from tasks.round_log.read import read_clients, read_rounds
+from tasks.round_log.write import write_log
 
 ROUNDS, CLIENTS = ("round", "phase", "val_loss"), ("round", "client", "finite")
 
@@ -21,8 +24,8 @@ def clients_of(*rows):
 def test_rounds_from_1_of_both_phases_are_read(tmp_path):
     written = rounds_of((1, "federate"), (2, "federate"), (3, "prune"))
     write_rows(tmp_path / "rounds.csv", ROUNDS, written)
-    found = read_rounds(tmp_path / "rounds.csv", ["val_loss"], ["federate", "prune"], "prune")
-    assert found == [{name: str(value) for name, value in row.items()} for row in written]
+    rows = rounds_of_run(tmp_path / "rounds.csv", ["val_loss"], ["federate", "prune"], "prune")
+    assert rows == [{name: str(value) for name, value in row.items()} for row in written]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def test_rounds_that_no_run_writes_are_refused(tmp_path, rows, says):
     path = tmp_path / "rounds.csv"
     write_rows(path, ROUNDS, rows)
     with pytest.raises(DataError) as caught:
-        read_rounds(path, ["val_loss"], ["federate", "prune"], "prune")
+        rounds_of_run(path, ["val_loss"], ["federate", "prune"], "prune")
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
     assert "run the step prune" in str(caught.value)
@@ -56,7 +59,7 @@ def test_a_log_that_lacks_a_column_is_refused(tmp_path, missing):
     columns = [name for name in ROUNDS if name != missing]
     write_rows(tmp_path / "rounds.csv", columns, [dict.fromkeys(columns, 1)])
     with pytest.raises(DataError, match=f"rounds.csv has no column {missing}"):
-        read_rounds(tmp_path / "rounds.csv", ["val_loss"], ["federate"], "federate")
+        rounds_of_run(tmp_path / "rounds.csv", ["val_loss"], ["federate"], "federate")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +76,7 @@ def test_a_log_that_lacks_a_column_is_refused(tmp_path, missing):
 def test_clients_that_no_run_writes_are_refused(tmp_path, rows, says):
     write_rows(tmp_path / "clients.csv", CLIENTS, rows)
     with pytest.raises(DataError, match=says) as caught:
-        read_clients(tmp_path / "clients.csv", ["finite"], 2, "federate")
+        clients_of_run(tmp_path / "clients.csv", ["finite"], 2, "federate")
     assert str(tmp_path / "clients.csv") in str(caught.value)
     assert "run the step federate again" in str(caught.value)
 
@@ -81,4 +84,28 @@ def test_clients_that_no_run_writes_are_refused(tmp_path, rows, says):
 def test_clients_of_a_round_in_which_not_all_took_part_are_read(tmp_path):
     rows = clients_of((1, "a"), (1, "b"), (2, "b"))
     write_rows(tmp_path / "clients.csv", CLIENTS, rows)
-    assert [row["client"] for row in read_clients(tmp_path / "clients.csv", ["finite"], 2, "prune")] == ["a", "b", "b"]
+    assert [row["client"] for row in clients_of_run(tmp_path / "clients.csv", ["finite"], 2, "prune")] == [
+        "a",
+        "b",
+        "b",
+    ]
+
+
+def test_what_is_written_is_read_the_same_after_the_rows_of_an_earlier_step(tmp_path):
+    earlier = {"round": "1", "phase": "federate", "val_loss": "0.7"}, {"round": "1", "client": "b", "finite": "True"}
+    row = {"round": 2, "phase": "prune", "train_loss": None, "val_loss": 0.5, "sparsity": 0.25}
+    clients = [{"round": 2, "client": client, "finite": client == "a", "update_norm": 1e-7} for client in ("b", "a")]
+    write_log(tmp_path, [{"row": row, "clients": clients}], earlier[:1], earlier[1:])
+    rounds, log = read_rounds(tmp_path / "rounds.csv"), read_clients(tmp_path / "clients.csv")
+    assert (rounds.rounds.tolist(), rounds.phases) == ([1, 2], ("federate", "prune"))
+    assert rounds.losses["val_loss"].values.tolist() == [0.7, 0.5]
+    assert not rounds.losses["train_loss"].given.any()
+    assert (log.clients, log.failed.tolist()) == (("b", "a", "b"), [False, False, True])
+    np.testing.assert_array_equal(log.signals["update_norm"], [np.nan, 1e-7, 1e-7])
+
+
+def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
+    """Also where the rounds stand in another order."""
+    (tmp_path / "rounds.csv").write_text("round,val_loss\n2,0.5\n1,x\n")
+    with pytest.raises(DataError, match=r"rounds\.csv: row 2, column val_loss must be a number or empty, got 'x'"):
+        read_rounds(tmp_path / "rounds.csv")

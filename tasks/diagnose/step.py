@@ -8,13 +8,13 @@ from typing import Any
 from tasks import outputs
 from tasks.client_data import read_client_data
 from tasks.diagnose.explain import with_causes
-from tasks.diagnose.logs import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.diagnose.observe.limits import limits, not_replayed
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
 from tasks.diagnose.observe.own_losses import Risen
 from tasks.diagnose.report.observed import headline, to_json, to_markdown
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
+from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from tasks.evaluate.round_log import Curves, Drift
+from tasks.evaluate.curves import Curves, Drift
 from tasks.files import replacing
 
 _WIDTH = 8.0

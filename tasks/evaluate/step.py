@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from tasks import outputs
 from tasks.client_data import read_checked, shape_of
 from tasks.errors import DataError, RunError, reading
+from tasks.evaluate.curves import Curves, read_curves, read_drift
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, save
-from tasks.evaluate.round_log import Curves, read_curves, read_drift
 from tasks.files import TEST, check_client_id, client_sizes, read_json, read_rows, write_json
-from tasks.round_log import check_data
+from tasks.round_log.own import check_data
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,53 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.federate.in_process import Failed
 from tasks.federate.statistics import UpdateStatistics, gram, update_statistics
-from tasks.files import write_rows
-
-ROUND_COLUMNS = (
-    "round",
-    "phase",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "num_clients",
-    "num_failed",
-    "update_norm_mean",
-    "update_norm_max",
-    "update_cosine_mean",
-    "update_cosine_min",
-    "drift",
-    "gradient_diversity",
-    "server_update_norm",
-    "sparsity",
-    "local_loss",
-    "epsilon",
-)
-"""`train_loss`: Σ p_k loss_before_k, the loss of the model that the round started from on its clients' first batches;
-`local_loss`: Σ p_k loss_mean_k, the mean over the local training; `val_*`: the model after the round on the hold-out
-data; norms, `drift` and `gradient_diversity`: see statistics.py; `sparsity`: fraction of zeros in the prunable weights;
-`epsilon`: of differential privacy, spent since the run's first round (privacy.py), empty without it.
-Losses in nats per example, accuracy a fraction; an empty cell was not measured."""
-
-CLIENT_COLUMNS = (
-    "round",
-    "client",
-    "num_examples",
-    "num_steps",
-    "weight",
-    "loss_before",
-    "loss_after",
-    "update_norm",
-    "update_cosine",
-    "finite",
-    "loss_mean",
-    "update_cosine_robust",
-    "distance",
-    "failure",
-    "influence",
-)
-"""`weight`: the client's share of the average, 0 if it was left out; losses: see local_update.py; the others:
-see statistics.py; `failure`: why it was left out; `influence`: the share of the client in the combined update, where
-a rule decided that (geometric_median, krum, multi_krum)."""
+from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -139,12 +92,6 @@ def round_row(
     if validation is not None:
         row["val_loss"], row["val_accuracy"] = _loss(validation[0]), _number(validation[1])
     return row
-
-
-def write_log(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rounds.csv and clients.csv of the log `lines` into `folder`."""
-    write_rows(folder / "rounds.csv", ROUND_COLUMNS, [line["row"] for line in lines])
-    write_rows(folder / "clients.csv", CLIENT_COLUMNS, [row for line in lines for row in line["clients"]])
 
 
 def _average(clients: Sequence[Mapping[str, Any]], column: str) -> float | None:

@@ -15,13 +15,15 @@ from tasks.errors import DataError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.parameters import flatten, prunable, unpruned
-from tasks.federate.record import CLIENT_COLUMNS, ROUND_COLUMNS
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
-from tasks.files import replacing, write_json, write_rows
+from tasks.files import replacing, write_json
 from tasks.models import load_model, save_model
 from tasks.prune.masks import PruningMasks
-from tasks.round_log import Rows, check_data, read_clients, read_rounds
+from tasks.round_log.cells import Rows
+from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
+from tasks.round_log.own import check_data, clients_of_run, rounds_of_run
+from tasks.round_log.write import write_log
 from tasks.scrub import scrubbing
 from tasks.settings import Settings
 from tasks.tflite import checked_difference, sizes, tflite_logits, to_tflite
@@ -58,9 +60,7 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
         return masks.update(round_num - trained, params)
 
     def report(lines: Sequence[Mapping[str, Any]]) -> None:
-        own = [row for line in lines for row in line["clients"]]
-        write_rows(folder / "reports" / "rounds.csv", ROUND_COLUMNS, [*rounds, *(line["row"] for line in lines)])
-        write_rows(folder / "reports" / "clients.csv", CLIENT_COLUMNS, [*clients, *own])
+        write_log(folder / "reports", lines, rounds, clients)
 
     phase = Phase("prune", trained + 1, trained + settings.prune.rounds, next_mask)
     run_rounds(settings, folder, cohort, model, phase, report, watch)
@@ -81,8 +81,8 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
 
 def _log_of_training(reports: Path, settings: Settings, cohort: Cohort) -> tuple[Rows, Rows]:
     """Returns the rows of rounds.csv and clients.csv of `federate`, in the columns that this step writes."""
-    rounds = read_rounds(reports / "rounds.csv", ROUND_COLUMNS, ["federate"], "federate")
-    clients = read_clients(reports / "clients.csv", CLIENT_COLUMNS, len(rounds), "federate")
+    rounds = rounds_of_run(reports / "rounds.csv", ROUND_COLUMNS, ["federate"], "federate")
+    clients = clients_of_run(reports / "clients.csv", CLIENT_COLUMNS, len(rounds), "federate")
     for name, columns, rows in (("rounds.csv", ROUND_COLUMNS, rounds), ("clients.csv", CLIENT_COLUMNS, clients)):
         unknown = [column for row in rows[:1] for column in row if column not in columns]
         if unknown:

@@ -8,7 +8,6 @@ import numpy as np
 
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.evidence.remembered import remember, sent_over_trained
-from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.observe.drift import BEFORE
 from tasks.diagnose.observe.own_losses import common
 from tasks.diagnose.replay.change import Sites
@@ -29,6 +28,7 @@ from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.diagnose.replay.local_models import local_models
 from tasks.federate.in_process import Failed
 from tasks.federate.statistics import geometric_median, gram
+from tasks.round_log.read import ClientLog
 from tasks.skew import gini
 
 _LOOKED_AT = 200

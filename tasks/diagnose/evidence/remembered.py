@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.diagnose.evidence.memory import Labels, Memory, as_trained, relabellings, same
-from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.observe.own_losses import Risen
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.examine import Floats, Probe
 from tasks.diagnose.thresholds import WORSE
 from tasks.federate.statistics import gram, update_statistics
+from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
 
 _MODELS, _TIMES = 4, 2

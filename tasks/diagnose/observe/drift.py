@@ -6,7 +6,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.diagnose.logs import Bools, ClientLog, Floats
+from tasks.round_log.cells import Bools, Floats
+from tasks.round_log.read import ClientLog
 
 BEFORE = 20
 """Rounds before the rise that tell how a client usually is."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.diagnose.logs import ClientLog, RoundLog
 from tasks.diagnose.observe.observation import SHARES, Observation, tested_losses
 from tasks.diagnose.report.observed import count
+from tasks.round_log.read import ClientLog, RoundLog
 from tasks.scan import FEWEST, MOST_DRAWS
 
 

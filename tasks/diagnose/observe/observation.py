@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks.detection import Increase, find_increase
-from tasks.diagnose.logs import LOSSES, Bools, ClientLog, Column, Floats, RoundLog
 from tasks.diagnose.observe.drift import Drift, drift, ranking
 from tasks.diagnose.observe.own_losses import Risen, common, risen
+from tasks.round_log.cells import Bools, Floats, Measurements
+from tasks.round_log.columns import LOSS_COLUMNS
+from tasks.round_log.read import ClientLog, RoundLog
 from tasks.scan import FEWEST
 
 _RECENT = 4
@@ -110,7 +112,7 @@ def tested_losses(log: RoundLog) -> list[str]:
 
     The one with fewer than 8 values counts only if the other has as few.
     """
-    known = [name for name in LOSSES if name in log.losses]
+    known = [name for name in LOSS_COLUMNS if name in log.losses]
     able = [name for name in known if log.losses[name].given.sum() >= FEWEST]
     return able or [max(known, key=lambda name: int(log.losses[name].given.sum()))]
 
@@ -225,7 +227,7 @@ def _of_their_own(rise: Increase, log: ClientLog, clients: list[str]) -> Increas
     return replace(rise, loss_before=float(np.mean(before)), loss_after=float(np.mean(during)))
 
 
-def _failing(loss: Column, log: RoundLog, clients: ClientLog) -> Increase:
+def _failing(loss: Measurements, log: RoundLog, clients: ClientLog) -> Increase:
     """A rise without end of the clients whose updates were not finite, though the loss of all hides them."""
     rounds = clients.rounds[clients.not_finite]
     before = loss.values[np.isfinite(loss.values) & (log.rounds < rounds.min())]

@@ -16,7 +16,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.client_data import Examples
-from tasks.diagnose.logs import LOSSES
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.errors import NoClientLeft
 from tasks.federate import faults, runner
@@ -32,6 +31,7 @@ from tasks.federate.runtime import runtime
 from tasks.federate.schedule import clients_per_round
 from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json
 from tasks.models import build
+from tasks.round_log.columns import LOSS_COLUMNS
 from tasks.settings import FaultSettings, RuntimeSettings, Settings, with_settings
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Course:
     runner: Runner
     state: Any
     next_round: int
-    losses: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in LOSSES})
+    losses: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in LOSS_COLUMNS})
     lines: list[Mapping[str, Any]] = field(default_factory=list)
     broken: bool = False
 

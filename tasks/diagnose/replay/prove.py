@@ -13,7 +13,6 @@ from tasks.diagnose.causes import Candidate, Remedy, candidates, order, remedies
 from tasks.diagnose.evidence.collect import Captured, capture, find, harmful
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
-from tasks.diagnose.logs import ClientLog
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.effect import PROVEN, Effect, height, removed
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
@@ -21,6 +20,7 @@ from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.thresholds import STEEP
 from tasks.errors import SettingsError
+from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)

@@ -7,12 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tasks.diagnose.logs import ClientLog, Floats, RoundLog
 from tasks.diagnose.report.story import Replay, Rise, Series
 from tasks.diagnose.report.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
 from tasks.diagnose.report.vocabulary import LOSSES
 from tasks.diagnose.report.wording import figure as digits
 from tasks.diagnose.report.wording import who
+from tasks.round_log.cells import Floats
+from tasks.round_log.read import ClientLog, RoundLog
 
 _HEIGHT = 3.3
 _MARKED = 60

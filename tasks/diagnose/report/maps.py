@@ -11,9 +11,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from tasks.diagnose.logs import Bools, ClientLog, Floats
 from tasks.diagnose.report.story import Rise
 from tasks.diagnose.report.svg import INK, WIDTH, short
+from tasks.round_log.cells import Bools, Floats
+from tasks.round_log.read import ClientLog
 
 MOST_CLIENTS = 40
 """Rows whose names can still be read on a phone."""

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.diagnose.causes import CAUSES
-from tasks.diagnose.logs import ClientLog, RoundLog
 from tasks.diagnose.report import holdings, patch, sections, wording
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.markup import (
@@ -25,6 +24,7 @@ from tasks.diagnose.report.markup import (
 from tasks.diagnose.report.story import Remedy, Story, read
 from tasks.diagnose.report.svg import style
 from tasks.diagnose.report.wording import figure, name_of, percent
+from tasks.round_log.read import ClientLog, RoundLog
 
 TITLE = "Why did the loss go up?"
 _WORDS = {

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks.diagnose.logs import ClientLog, RoundLog
 from tasks.diagnose.report import charts, holdings, maps, wording
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.markup import Column, Markup, chart, folded, paragraph, table, tag, together
@@ -11,6 +10,7 @@ from tasks.diagnose.report.story import Evidence, Story
 from tasks.diagnose.report.svg import to_svg
 from tasks.diagnose.report.vocabulary import LOSSES
 from tasks.diagnose.report.wording import count, figure, who
+from tasks.round_log.read import ClientLog, RoundLog
 
 _LISTED = 30
 """Most client ids that are listed in the open."""

@@ -12,11 +12,12 @@ from cases import ONSET, PLANTS, ROUNDS, Case
 from plant import Planted
 
 from tasks.diagnose import diagnosis
-from tasks.diagnose.logs import ClientLog, Column, RoundLog, read_clients, read_rounds
 from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.surgery import features_aligned
+from tasks.round_log.cells import Measurements
+from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.settings import Settings
 
 REAL, ABOVE, OWN = 0.1, 0.05, 0.5
@@ -154,10 +155,10 @@ def _live(rounds: RoundLog, clients: ClientLog, settings: Settings, onset: int) 
 
 def _cut(rounds: RoundLog, clients: ClientLog, now: int) -> tuple[RoundLog, ClientLog]:
     kept, rows = rounds.rounds <= now, clients.rounds <= now
-    losses = {name: Column(one.values[kept], one.given[kept]) for name, one in rounds.losses.items()}
+    losses = {name: Measurements(one.values[kept], one.given[kept]) for name, one in rounds.losses.items()}
     sparsity = rounds.sparsity
     if sparsity is not None:
-        sparsity = Column(sparsity.values[kept], sparsity.given[kept])
+        sparsity = Measurements(sparsity.values[kept], sparsity.given[kept])
     num = int(kept.sum())
     return (
         RoundLog(rounds.rounds[kept], rounds.phases[:num], losses, sparsity),

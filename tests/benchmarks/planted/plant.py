@@ -16,7 +16,6 @@ from cases import ONSET, PLANTS, ROUNDS, Case, Operation
 from tasks.errors import NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
-from tasks.federate.record import write_log
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
@@ -24,6 +23,7 @@ from tasks.files import read_client, read_json, write_client, write_json
 from tasks.models import build
 from tasks.partition import partition
 from tasks.preprocess import preprocess
+from tasks.round_log.write import write_log
 from tasks.settings import Settings, parse
 
 PHASE = Phase("federate", 1, ROUNDS)

@@ -1,6 +1,5 @@
 """rounds.csv and clients.csv as arrays: R rounds, K clients; NaN stands for an empty cell."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import DataError
-from tasks.round_log import read_clients, read_rounds
-
-_TRUE = {"true", "1", "1.0"}
+from tasks.round_log.cells import measurements
+from tasks.round_log.own import clients_of_run, rounds_of_run
+from tasks.round_log.read import client_log
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,14 @@ def read_curves(path: Path) -> Curves:
     """Returns the curves in rounds.csv, which must hold rounds of pruning: else the pruned model is of another run.
 
     Raises:
-        DataError: see `tasks.round_log.read_rounds`; or a cell is not a number.
+        DataError: see `tasks.round_log.own.rounds_of_run`; or a cell is not a number.
     """
     drawn = ("train_loss", "val_loss", "val_accuracy")
-    rows = read_rounds(path, drawn, ["federate", "prune"], "prune")
+    rows = rounds_of_run(path, drawn, ["federate", "prune"], "prune")
     return Curves(
         rounds=np.arange(1, len(rows) + 1),
         prune_from=1 + [row["phase"] for row in rows].index("prune"),
-        **{name: np.array([_number(path, row, name) for row in rows]) for name in drawn},
+        **{name: measurements(path, rows, name).values for name in drawn},
     )
 
 
@@ -63,24 +61,16 @@ def read_drift(path: Path, clients: Iterable[str], rounds: NDArray[np.int64]) ->
     Clients that only clients.csv holds are added.
 
     Raises:
-        DataError: see `tasks.round_log.read_clients`; or a cell is not a number.
+        DataError: see `tasks.round_log.own.clients_of_run`; or a cell is not a number.
     """
-    rows = read_clients(path, ["update_norm", "update_cosine", "finite"], len(rounds), "prune")
-    names = sorted({*clients, *(row["client"] for row in rows)})
+    drawn = ("update_norm", "update_cosine")
+    log = client_log(path, clients_of_run(path, [*drawn, "finite"], len(rounds), "prune"))
+    names = sorted({*clients, *log.clients})
     row_of = {client: index for index, client in enumerate(names)}
-    norm, cosine = (np.full((len(names), len(rounds)), np.nan) for _ in range(2))
-    failed = np.zeros(norm.shape, dtype=bool)
-    for row in rows:
-        at = row_of[row["client"]], int(row["round"]) - 1
-        norm[at], cosine[at] = _number(path, row, "update_norm"), _number(path, row, "update_cosine")
-        failed[at] = row["finite"].strip().lower() not in _TRUE or not math.isfinite(norm[at])
+    places = [row_of[client] for client in log.clients], log.rounds - 1
+    failed = np.zeros((len(names), len(rounds)), dtype=bool)
+    failed[places] = log.failed
+    norm, cosine = (np.full(failed.shape, np.nan) for _ in drawn)
+    norm[places], cosine[places] = log.signals["update_norm"], log.signals["update_cosine"]
     norm[failed] = cosine[failed] = np.nan
     return Drift(names, rounds, norm, cosine, failed)
-
-
-def _number(path: Path, row: dict[str, str], name: str) -> float:
-    text = row[name]
-    try:
-        return float(text) if text.strip() else math.nan
-    except ValueError as exc:
-        raise DataError(f"{path}: {name} must be a number or empty, got {text[:50]!r} in round {row['round']}") from exc
