@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import overrides
-from flows.temporary_server import TemporaryServer
-from flows.workspace import find_repository
+from flows.serving.temporary_server import TemporaryServer
+from flows.workspace import overrides
+from flows.workspace.run_folder import find_repository
 from tasks import command
 from tasks.errors import InputError, RunError, UndriftError
 from tasks.settings import parse
@@ -115,7 +115,7 @@ def run_pipeline(repository: Path, params: str, force: bool = False, push: bool 
 def _compare(given: argparse.Namespace) -> None:
     import yaml
 
-    from flows import grid
+    from flows.comparing import grid
 
     if given.jobs < 0:
         raise InputError(f"--jobs must be >= 0, got {given.jobs}")
@@ -124,7 +124,8 @@ def _compare(given: argparse.Namespace) -> None:
     same_clients = not any(change.lstrip("+").startswith("partition.seed=") for change in given.overrides)
     grid.cells(text, given.grid, same_clients)
     ready = _find_servers(repository)
-    from flows import comparison, fan_out
+    from flows import comparison
+    from flows.comparing import fan_out
 
     if given.dask:
         fan_out.check_dask(given.dask)
@@ -136,9 +137,9 @@ def _compare(given: argparse.Namespace) -> None:
 
 def _diagnose(given: argparse.Namespace) -> None:
     _leave_the_console_to_prefect()
-    from flows import server
+    from flows.serving import reachability
 
-    server.address()  # wrong settings of Prefect end its import
+    reachability.address()  # wrong settings of Prefect end its import
     from flows import diagnose
 
     (diagnose.apply if given.apply else diagnose.report)(given.run)
@@ -153,11 +154,11 @@ def _leave_the_console_to_prefect() -> None:
 def _find_servers(repository: Path) -> Callable[[], None]:
     """Finds out whether the servers answer; without one of Prefect, starts one, and returns what waits for it."""
     _leave_the_console_to_prefect()
-    from flows import server
+    from flows.serving import reachability
 
-    server.check()
-    server.check_mlflow(repository)
-    return (lambda: None) if server.address() else TemporaryServer().wait
+    reachability.check()
+    reachability.check_mlflow(repository)
+    return (lambda: None) if reachability.address() else TemporaryServer().wait
 
 
 def _end(state: "State[Any]") -> None:

@@ -17,26 +17,16 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed
 
-from flows import (
-    abandoned,
-    artifacts,
-    begun,
-    curves,
-    ends,
-    fan_out,
-    grid,
-    overrides,
-    raw_data,
-    results,
-    table,
-    takeover,
-    task_runs,
-)
-from flows.cell import Plan
-from flows.grid import Cell
-from flows.parent_run import ParentRun
-from flows.results import Result
-from flows.workspace import RUNS, find_repository
+from flows.comparing import fan_out, grid, loss_curves, results, summary
+from flows.comparing.cell_task import Plan
+from flows.comparing.grid import Cell
+from flows.comparing.parent_run import ParentRun
+from flows.comparing.results import Result
+from flows.mlflow_store import run_record
+from flows.recovery import killed_runs, prefect_states, takeover
+from flows.running import failed_state, ui_artifacts
+from flows.workspace import overrides, raw_data
+from flows.workspace.run_folder import RUNS, find_repository
 from tasks import command, files
 from tasks.errors import DataError, InputError, RunError, UndriftError
 from tasks.settings import Settings, parse
@@ -60,9 +50,9 @@ def _flow_run_name() -> str:
 
 def _end_cells(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends the runs of a comparison's cells, and those in MLflow, if it was stopped before it could do so itself."""
-    task_runs.crash_all(flow_run.id, "the comparison was stopped")
+    prefect_states.crash_all(flow_run.id, "the comparison was stopped")
     status = "FAILED" if state.is_crashed() else "KILLED"
-    abandoned.end(find_repository(Path.cwd()), str(flow_run.id), status)
+    killed_runs.end(find_repository(Path.cwd()), str(flow_run.id), status)
 
 
 @flow(
@@ -89,7 +79,7 @@ def compare(
     try:
         return _compare(grid, settings if isinstance(settings, Settings) else parse(settings), same_clients, jobs, dask)
     except Exception as exc:
-        return ends.failed(exc)
+        return failed_state.failed(exc)
 
 
 def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: int, dask: str) -> State[Any]:
@@ -106,12 +96,12 @@ def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: 
     places = {str((repository / cell.settings.data.path).resolve()) for cell in cells}
     described = [part for cell in cells for part in (cell.label, cell.params)]
     identity = takeover.identity(repository, "compare", *sorted(places), *described)
-    with abandoned.alive(repository, folder.name):
+    with killed_runs.alive(repository, folder.name):
         if not folder.is_dir():
             takeover.take_over(repository, folder.name, identity)
         folder.mkdir(parents=True, exist_ok=True)
         takeover.mark(folder, identity)
-        abandoned.end_all(repository)
+        killed_runs.end_all(repository)
         return _in_folder(folder, repository, cells, axes, jobs, dask)
 
 
@@ -123,8 +113,8 @@ def _placed(repository: Path, cell: Cell) -> Cell:
 def _in_folder(
     folder: Path, repository: Path, cells: Sequence[Cell], axes: Sequence[str], jobs: int, dask: str
 ) -> State[Any]:
-    parent = ParentRun(folder, cells, grid.axes(axes), artifacts.mlflow_tags())
-    artifacts.link_to(parent.as_report())
+    parent = ParentRun(folder, cells, grid.axes(axes), ui_artifacts.mlflow_tags())
+    ui_artifacts.link_to(parent.as_report())
     plans = [_plan(cell, repository, folder, parent.run_id) for cell in cells]
     status = "KILLED"
     try:
@@ -143,7 +133,7 @@ def _in_folder(
 
 def _plan(cell: Cell, repository: Path, folder: Path, parent: str) -> Plan:
     # A tag for each setting of the grid, for MLflow's "Group by".
-    tags = {**artifacts.mlflow_tags(), "mlflow.runName": cell.label, "mlflow.source.name": "python -m flows.compare"}
+    tags = {**ui_artifacts.mlflow_tags(), "mlflow.runName": cell.label, "mlflow.source.name": "python -m flows.compare"}
     return Plan(repository, folder.name, cell.name, cell.label, cell.params, {**tags, **cell.values}, parent)
 
 
@@ -165,7 +155,7 @@ def _run(cells: Sequence[Cell], plans: Sequence[Plan], jobs: int, dask: str) -> 
 
 
 def _result(cell: Cell, plan: Plan, state: State[Any]) -> Result:
-    run_id = begun.read_run_id(plan.folder) if plan.folder.is_dir() else ""
+    run_id = run_record.read_run_id(plan.folder) if plan.folder.is_dir() else ""
     if state.is_completed():
         try:
             return results.read(cell, plan.folder, run_id)
@@ -182,13 +172,13 @@ def _report(repository: Path, folder: Path, found: Sequence[Result], parent: Par
     """Writes the three files into the comparison's folder, then into the repository and the MLflow run."""
     target = results.target(found)
     found = results.with_rounds_to(found, target)
-    told = table.markdown(found, _clients(found), target)
+    told = summary.markdown(found, _clients(found), target)
     paths = [folder / "reports" / name for name in REPORTS]
     results.write_csv(paths[0], found)
     with files.replacing(paths[1]) as fresh:
         fresh.write_text(told, encoding="utf-8")
     with files.replacing(paths[2]) as fresh:
-        curves.draw(found).savefig(fresh, format="png", dpi=120, metadata={"Software": None})
+        loss_curves.draw(found).savefig(fresh, format="png", dpi=120, metadata={"Software": None})
     for path in paths:
         with files.replacing(repository / "reports" / path.name) as fresh:
             fresh.write_bytes(path.read_bytes())
@@ -212,7 +202,7 @@ def _clients(found: Sequence[Result]) -> str:
 def _end_abandoned(folders: Sequence[Path], status: str) -> None:
     for folder in folders:
         try:
-            begun.end_abandoned(folder, status)
+            run_record.end_abandoned(folder, status)
         except UndriftError as exc:
             log.warning("%s", exc)
 
@@ -222,4 +212,4 @@ def _state(found: Sequence[Result], run_id: str) -> State[Any]:
     if not failed:
         return Completed(message=f"{len(found)} cells, reports/compare.md, MLflow run {run_id}")
     told = f"{len(failed)} of {len(found)} cells failed: {failed[0].cell.label}: {failed[0].short_reason}"
-    return ends.failed(RunError(told))
+    return failed_state.failed(RunError(told))

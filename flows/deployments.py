@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from flows import registration, server
-from flows.workspace import find_repository
+from flows.serving import reachability, registration
+from flows.workspace.run_folder import find_repository
 from tasks import command
 
 POOL = "undrift"
@@ -41,10 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(pool: str, limit: int, only: bool) -> None:
     repository = find_repository(Path.cwd())
-    server.require()
+    reachability.require()
     registration.register(repository, pool)
     if not only:
-        from flows import worker
+        from flows.serving import worker
 
         worker.serve(pool, limit)
 

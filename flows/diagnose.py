@@ -21,11 +21,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import overrides, server, store, tracking
+from flows import tracking
 from flows.addresses import one_line
 from flows.commands import error_of, run_pipeline
-from flows.ends import failed
-from flows.workspace import RUNS, find_repository
+from flows.mlflow_store import connection
+from flows.running.failed_state import failed
+from flows.serving import reachability
+from flows.workspace import overrides
+from flows.workspace.run_folder import RUNS, find_repository
 from tasks import command, lock
 from tasks.diagnose import diagnose_logs
 from tasks.diagnose.report.patch import flags
@@ -109,10 +112,10 @@ def _folder(folder: Path) -> _Found:
 def _logged(run_id: str) -> Iterator[_Found]:
     """Yields the MLflow run as copies of its logs; what the block writes there goes into the run."""
     repository = find_repository(Path.cwd())
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (repository / store.DATABASE).exists():
-        raise InputError(f"MLflow at sqlite:///{store.DATABASE} has no run {run_id}: there is no such file yet")
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (repository / connection.DATABASE).exists():
+        raise InputError(f"MLflow at sqlite:///{connection.DATABASE} has no run {run_id}: there is no such file yet")
     try:
-        opened = store.connect(repository)
+        opened = connection.connect(repository)
     except TrackingLost as exc:
         raise InputError(str(exc)) from exc
     with tracking.errors(opened.uri), tempfile.TemporaryDirectory() as holder:
@@ -153,7 +156,7 @@ def _find(client: "MlflowClient", run_id: str, uri: str) -> "Run":
         raise
 
 
-def _download(opened: store.Store, run_id: str, path: str, folder: str) -> None:
+def _download(opened: connection.Store, run_id: str, path: str, folder: str) -> None:
     try:
         found = [each.path for each in opened.client.list_artifacts(run_id, path.rpartition("/")[0])]
         if path in found:
@@ -168,7 +171,7 @@ def apply(run: str) -> None:
     """Diagnoses, and runs the run's pipeline again with the remedy of the first cause."""
     repository = find_repository(Path.cwd())
     if not Path(run).is_dir():
-        server.check_mlflow(repository)
+        reachability.check_mlflow(repository)
     with _found(run) as found:
         answer = diagnose_logs(found.reports, found.settings, found.workspace)
         causes = read_json(found.reports / "diagnosis.json")["causes"]
@@ -184,11 +187,11 @@ def apply(run: str) -> None:
 def report(run: str) -> None:
     """Diagnoses, as a flow run if there is a server."""
     if not Path(run).is_dir():
-        server.check_mlflow(find_repository(Path.cwd()))
-    if not server.address():  # a temporary one takes half a minute to start
+        reachability.check_mlflow(find_repository(Path.cwd()))
+    if not reachability.address():  # a temporary one takes half a minute to start
         _diagnosed(run)
         return
-    server.check()
+    reachability.check()
     state = diagnose(run, return_state=True)
     if not state.is_completed():
         raise error_of(state)

@@ -21,13 +21,15 @@ from prefect import Flow, flow, runtime
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed
 
-from flows import abandoned, artifacts, overrides, raw_data, takeover
 from flows.commands import error_of
-from flows.ends import failed
-from flows.names import run_name
-from flows.session import Session
+from flows.mlflow_store.run_names import run_name
+from flows.recovery import killed_runs, takeover
+from flows.running import ui_artifacts
+from flows.running.failed_state import failed
+from flows.running.session import Session
 from flows.steps import TASKS
-from flows.workspace import RUNS, Workspace, find_repository
+from flows.workspace import overrides, raw_data
+from flows.workspace.run_folder import RUNS, Workspace, find_repository
 from tasks import command
 from tasks.errors import SettingsError, UndriftError
 from tasks.settings import Settings, parse
@@ -59,7 +61,7 @@ def _flow_run_name() -> str:
 def end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends the MLflow run of a flow run that was cancelled or killed before it could do so itself."""
     status = "FAILED" if state.is_crashed() else "KILLED"
-    abandoned.end(find_repository(Path.cwd()), str(flow_run.id), status)
+    killed_runs.end(find_repository(Path.cwd()), str(flow_run.id), status)
 
 
 @flow(
@@ -81,9 +83,9 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
     command.quiet()
     try:
         repository = find_repository(Path.cwd())
-        with abandoned.alive(repository, str(runtime.flow_run.id)):
+        with killed_runs.alive(repository, str(runtime.flow_run.id)):
             session = _open(repository, _parsed(settings), force)
-            abandoned.end_all(repository)
+            killed_runs.end_all(repository)
             with _ending(session):
                 return _run(session, force, push)
     except Exception as exc:
@@ -103,7 +105,9 @@ def _open(repository: Path, settings: Settings, force: bool) -> Session:
         takeover.take_over(repository, run_id, identity)
     workspace = Workspace.open(repository, run_id, params, settings.data.path)
     takeover.mark(workspace.folder, identity)
-    return Session(workspace, settings, {**artifacts.mlflow_tags(), "mlflow.source.name": "python -m flows.pipeline"})
+    return Session(
+        workspace, settings, {**ui_artifacts.mlflow_tags(), "mlflow.source.name": "python -m flows.pipeline"}
+    )
 
 
 @contextmanager
@@ -126,9 +130,9 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
     for step, task in TASKS.items():
         state = task(session, force, return_state=True)
         if not state.is_completed():
-            artifacts.rounds(session)
+            ui_artifacts.rounds(session)
             raise _error(step, state)
-        artifacts.publish(step, session)
+        ui_artifacts.publish(step, session)
     if push:
         log.info("%d files pushed to DVC's remote", session.workspace.push())
     return Completed(message=f"MLflow run {session.mlflow()['run_id']}, workspace {session.workspace.folder.name}")

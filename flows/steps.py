@@ -14,9 +14,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
-from flows import artifacts
-from flows.ends import failed
-from flows.session import Session
+from flows.running import ui_artifacts
+from flows.running.failed_state import failed
+from flows.running.session import Session
 from tasks import command, lock, timings
 from tasks.__main__ import PURPOSE
 from tasks.errors import TrackingLost
@@ -119,7 +119,7 @@ def _step(step: str) -> Callable[[Session, bool], State[Any]]:
     def run(session: Session, force: bool) -> State[Any]:
         def watch() -> _Watch:
             live = session.live()
-            artifacts.link(session)
+            ui_artifacts.link(session)
             return _Watch(step, live.round)
 
         return _restored_or(step, session, force, lambda: compute(step, session, watch))

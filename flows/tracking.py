@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import begun, store
 from flows.addresses import one_line
+from flows.mlflow_store import connection, run_record
 from tasks import command, files, lock, outputs
 from tasks.errors import DataError, UndriftError
 from tasks.settings import Settings, load
@@ -17,7 +17,7 @@ from tasks.signals import masked
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from flows.versions import DvcFolder
+    from flows.mlflow_store.data_versions import DvcFolder
 
 DATA = {"data/partition": "partition", "data/clients": "training"}
 DATA_JSON = {"data/partition": "partition.json", "data/clients": "preprocess.json"}
@@ -60,14 +60,14 @@ def track(settings: Settings, folder: Path) -> None:
         TrackingLost, RunError: MLflow could not take it; its run is FAILED, or KILLED if this process was stopped.
     """
     loaded = _finished(settings, folder)
-    opened = store.connect(folder)
-    from flows import runs
+    opened = connection.connect(folder)
+    from flows.mlflow_store import run_content
 
     with outputs.renewed(outputs.of("track", folder)):
         with errors(opened.uri), _beginning(opened.client, folder) as begin:
-            run_id = begin(lambda: runs.create(opened.client, opened.experiment_id, settings, folder))
+            run_id = begin(lambda: run_content.create(opened.client, opened.experiment_id, settings, folder))
             with ending(opened.client, run_id):
-                runs.log_settings(opened.client, run_id, settings)
+                run_content.log_settings(opened.client, run_id, settings)
                 _log(opened, run_id, settings, folder, loaded)
         _report(opened, run_id, folder)
 
@@ -78,13 +78,13 @@ def _beginning(client: "MlflowClient", folder: Path) -> Iterator[Callable[[Calla
 
     The folder of a flow run is left alone: the record in it is the flow run's. Call it with the folder's lock held.
     """
-    if store.repository(folder) != folder.absolute():
+    if connection.repository(folder) != folder.absolute():
         yield lambda create: create()
         return
-    begun.end_abandoned(folder, "KILLED", with_reports=False)  # which may be of other settings by now
-    begun.forget(folder)
+    run_record.end_abandoned(folder, "KILLED", with_reports=False)  # which may be of other settings by now
+    run_record.forget(folder)
     try:
-        yield lambda create: begun.begin(client, folder, create, {})
+        yield lambda create: run_record.begin(client, folder, create, {})
     finally:
         _forget_ended(client, folder)
 
@@ -92,12 +92,12 @@ def _beginning(client: "MlflowClient", folder: Path) -> Iterator[Callable[[Calla
 def _forget_ended(client: "MlflowClient", folder: Path) -> None:
     """Removes the record of the run that was begun in `folder`, once the store knows how that ended."""
     try:
-        ended = client.get_run(begun.read_run_id(folder)).info.status != "RUNNING"
+        ended = client.get_run(run_record.read_run_id(folder)).info.status != "RUNNING"
     except Exception as lost:  # the next one will end it
         log.debug("%s", one_line(lost))
         return
     if ended:
-        begun.forget(folder)
+        run_record.forget(folder)
 
 
 def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
@@ -106,7 +106,7 @@ def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
     Its status stays as it is. Raises as `track` does.
     """
     loaded = _finished(settings, folder)
-    opened = store.connect(folder)
+    opened = connection.connect(folder)
     with errors(opened.uri):
         _log(opened, run_id, settings, folder, loaded)
     _report(opened, run_id, folder)
@@ -117,41 +117,41 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
     for path in (*FILES, *MODELS.values()):
         if not (folder / path).is_file():
             raise DataError(f"{path} is missing: run the step that makes it first")
-    store.quiet()
+    connection.quiet()
     with command.loading():
-        from flows import models
+        from flows.mlflow_store import logged_models
 
-    return models.load(settings, folder, MODELS)
+    return logged_models.load(settings, folder, MODELS)
 
 
-def _log(opened: store.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]) -> None:
-    from flows import models, runs, versions
+def _log(opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]) -> None:
+    from flows.mlflow_store import data_versions, logged_models, run_content
 
     client = opened.client
-    digests = {path: versions.dvc_hash(folder / path) for path in (*DATA, *MODELS.values())}
+    digests = {path: data_versions.dvc_hash(folder / path) for path in (*DATA, *MODELS.values())}
     there = _logged_models(opened, run_id, digests)
-    runs.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
+    run_content.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
     data = {path: data_set(folder, path, digests[path]) for path in DATA}
-    runs.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
-    rows, logged = files.read_rows(folder / "reports/rounds.csv"), runs.logged_rounds(client, run_id)
-    runs.log_rounds(client, run_id, [row for row in rows if int(row["round"]) not in logged])
-    curves = {column: int(row["round"]) for row in rows for column in runs.numbers(row)}
+    run_content.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
+    rows, logged = files.read_rows(folder / "reports/rounds.csv"), run_content.logged_rounds(client, run_id)
+    run_content.log_rounds(client, run_id, [row for row in rows if int(row["round"]) not in logged])
+    curves = {column: int(row["round"]) for row in rows for column in run_content.numbers(row)}
     scores = files.read_json(folder / "reports/metrics.json")
     log_artifacts(client, run_id, folder, digests)
     classes = files.read_json(folder / "data/partition/partition.json")["classes"]
-    origin = runs.origin(folder)
+    origin = run_content.origin(folder)
     # All models before any score: MLflow gives a new model all numbers that stand at the step of its log, 0.
     ids = dict(there)
     for name in [each for each in loaded if each not in there]:
-        ids[name] = models.log(opened, run_id, name, loaded[name], settings, classes, origin)
+        ids[name] = logged_models.log(opened, run_id, name, loaded[name], settings, classes, origin)
         client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODELS[name]]})
     for name, model_id in ids.items():
         mine = {key: value for key, value in scores.items() if _is_of(key) == name}
-        runs.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
-    runs.log_tags(client, run_id, {"mlflow.note.content": note(settings, rows, scores)})
+        run_content.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
+    run_content.log_tags(client, run_id, {"mlflow.note.content": note(settings, rows, scores)})
 
 
-def _logged_models(opened: store.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
+def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
     """Returns the models that an earlier attempt has logged whole, by name; one that it only began is deleted."""
     client, whole = opened.client, {}
     for model in client.search_logged_models([opened.experiment_id], filter_string=f"source_run_id = '{run_id}'"):
@@ -162,10 +162,10 @@ def _logged_models(opened: store.Store, run_id: str, digests: Mapping[str, str])
     return whole
 
 
-def _report(opened: store.Store, run_id: str, folder: Path) -> None:
+def _report(opened: connection.Store, run_id: str, folder: Path) -> None:
     written = {"run_id": run_id, "tracking_uri": opened.uri, "experiment_id": opened.experiment_id}
     files.write_json(folder / "reports/mlflow.json", written)
-    log.info("%s: run %s in experiment %s", opened.uri, run_id, store.EXPERIMENT)
+    log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
 
 
 def read_report(path: Path) -> dict[str, str]:
@@ -187,7 +187,7 @@ def data_set(folder: Path, path: str, digest: str) -> "DvcFolder":
     from mlflow.data.schema import TensorDatasetSchema
     from mlflow.types import Schema, TensorSpec
 
-    from flows.versions import DvcFolder
+    from flows.mlflow_store.data_versions import DvcFolder
 
     counts = files.read_json(folder / "data/partition/partition.json")
     told = files.read_json(folder / path / DATA_JSON[path])
@@ -208,15 +208,15 @@ def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Ma
     dvc.lock is one of them if it is of this data: with it and params.yaml, `dvc pull` brings the data back. While
     `dvc repro` runs it is up to date (each stage is written into it as it ends); it is behind if steps ran without DVC.
     """
-    from flows import versions
+    from flows.mlflow_store import data_versions
 
     paths = [*FILES]
     if (folder / TIMINGS).is_file():
         paths.append(TIMINGS)
     if (folder / LOCK).is_file():
-        locked = versions.locked(folder / LOCK)
+        locked = data_versions.locked(folder / LOCK)
         if digests.items() <= locked.items():
-            client.log_text(run_id, versions.lock_of_results(folder / LOCK), LOCK)
+            client.log_text(run_id, data_versions.lock_of_results(folder / LOCK), LOCK)
         else:
             log.warning("dvc.lock is of other data than this run's, and is not logged: run dvc repro or dvc commit")
     for path in paths:
@@ -267,8 +267,8 @@ def errors(uri: str) -> Iterator[None]:
         yield
     except UndriftError:
         raise
-    except store.raised() as exc:
-        raise store.error(uri, exc) from exc
+    except connection.raised() as exc:
+        raise connection.error(uri, exc) from exc
 
 
 def _track() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import versions
-from flows.workspace import Workspace
+from flows.mlflow_store import data_versions
+from flows.workspace.run_folder import Workspace
 from tasks import lock
 from tasks.errors import RunError
 from tasks.partition import partition
@@ -309,7 +309,7 @@ def assert_whole(cache: Path) -> None:
     """Every file in the cache is what its name says, and nothing is there by half."""
     for path in (cache / "files").rglob("*"):
         if path.is_file():
-            assert versions.dvc_hash(path) == f"{path.parent.name}{path.name}".removesuffix(".dir")
+            assert data_versions.dvc_hash(path) == f"{path.parent.name}{path.name}".removesuffix(".dir")
 
 
 def test_a_full_disk_while_committing_leaves_the_cache_whole(

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import grid, results
+from flows.comparing import grid, results
 from tasks.errors import DataError
 from tasks.evaluate import curves
 from tasks.evaluate.step import numbers_of_prune, read_partition

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import tracking, versions
+from flows import tracking
+from flows.mlflow_store import data_versions
 from tasks import files
 from tasks.errors import DataError
 from tasks.outputs import OUTPUTS
@@ -232,7 +233,7 @@ def test_our_hash_of_a_folder_or_file_is_dvc_s(clone: Path) -> None:
     lock = yaml.safe_load((clone / "dvc.lock").read_text())
     outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
     assert {out["path"]: out["md5"] for out in outs} == {
-        path: versions.dvc_hash(clone / path) for path in ("data/partition", "data/clients", "reports/labels.png")
+        path: data_versions.dvc_hash(clone / path) for path in ("data/partition", "data/clients", "reports/labels.png")
     }
 
 

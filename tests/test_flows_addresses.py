@@ -215,7 +215,9 @@ def _caught(handler: ast.ExceptHandler) -> set[str]:
     return {ast.unparse(kind).rpartition(".")[2] for kind in kinds if kind is not None}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "flows").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "flows").rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_what_a_library_raised_is_shown_through_one_line_only(path: Path) -> None:
     """Else the next error that quotes an address shows its password."""
     for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

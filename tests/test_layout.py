@@ -79,7 +79,7 @@ def test_a_diagnosis_needs_no_tensorflow(path: Path) -> None:
         assert not {name.split(".")[0] for name in imported(path)} & TENSORFLOW
 
 
-@pytest.mark.parametrize("path", [*TASKS, *sorted((ROOT / "flows").glob("*.py"))], ids=relative)
+@pytest.mark.parametrize("path", [*TASKS, *sorted((ROOT / "flows").rglob("*.py"))], ids=relative)
 def test_nothing_starts_tffs_own_runtime(path: Path) -> None:
     """It listens on every network interface, without authentication."""
     text = path.read_text(encoding="utf-8")

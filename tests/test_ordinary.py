@@ -15,7 +15,7 @@ import ordinary_models as models
 import pytest
 import yaml
 
-from flows import versions
+from flows.mlflow_store import data_versions
 from tasks.datasets.encoding import encode
 from tasks.diagnose import diagnose
 from tasks.evaluate import evaluate
@@ -298,7 +298,7 @@ def write_input(name: str, repository: Path) -> None:
 
 def hashes(folder: Path) -> dict[str, str]:
     """DVC's hash of each output but the link to MLflow."""
-    return {path: value for path, value in versions.locked(folder / "dvc.lock").items() if "mlflow" not in path}
+    return {path: value for path, value in data_versions.locked(folder / "dvc.lock").items() if "mlflow" not in path}
 
 
 @pytest.mark.slow

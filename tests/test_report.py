@@ -9,7 +9,7 @@ import pytest
 import yaml
 from test_page import HOSTILE, MINIMAL, diagnosis
 
-from flows.overrides import laid_over
+from flows.workspace.overrides import laid_over
 from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.report.markdown import escape, to_markdown
 from tasks.diagnose.report.observed import headline

@@ -1,0 +1,1 @@
+"""A grid of settings over the same clients: its cells, where they run, and their table."""

@@ -1,0 +1,231 @@
+"""One cell of a comparison, as a Prefect task: all stages of the pipeline in a workspace of its own.
+
+It runs in a process of a pool, on a Dask worker or in the flow's own process, and is told all it needs by its Plan.
+This is a module of its own because those processes import it by its name.
+"""
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.states import Completed
+
+from flows.addresses import one_line
+from flows.mlflow_store import connection, run_record
+from flows.running.failed_state import failed
+from flows.running.session import Session
+from flows.steps import RETRY_AFTER, Watch, compute, restore_or_run, worth_retrying
+from flows.workspace import file_lock
+from flows.workspace.run_folder import RUNS, Workspace
+from tasks import command
+from tasks.errors import RunError, TrackingLost
+from tasks.settings import STEPS, parse
+from tasks.signals import masked
+
+log = logging.getLogger(__name__)
+
+STOP = "stop"
+"""The file in the comparison's folder that ends cells which no signal reaches, those on other machines."""
+LOCKS = ".locks"
+"""The folder in it with a lock for each cell that runs, and for each step that several cells would run alike."""
+
+# TensorFlow, the current folder and DVC's lock belong to a process: a Dask worker may have several threads.
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a cell needs to know.
+
+    Attributes:
+        repository: where dvc.yaml is, the same folder on every machine.
+        comparison: name of the comparison's folder below .runs, the flow run's id.
+        name: of the cell's folder in it.
+        label: what sets the cell apart.
+        params: its params.yaml.
+        tags: of its MLflow run.
+        parent: the MLflow run of the comparison.
+    """
+
+    repository: Path
+    comparison: str
+    name: str
+    label: str
+    params: str
+    tags: Mapping[str, str]
+    parent: str
+
+    @property
+    def folder(self) -> Path:
+        """The workspace."""
+        return self.repository / RUNS / self.comparison / self.name
+
+
+class Stopped(RunError):
+    """The comparison that the cell is of was ended."""
+
+
+@task(
+    name="cell",
+    task_run_name="{plan.label}",
+    description="all steps of one combination of settings",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=len(RETRY_AFTER),
+    retry_delay_seconds=RETRY_AFTER,
+    retry_condition_fn=worth_retrying,
+)
+def cell(plan: Plan) -> State[Any]:
+    """Runs a cell, or takes its steps from DVC's cache; its MLflow run ends with it."""
+    # This function is sent to other processes by its code, all others by their names.
+    return _attempt(plan)
+
+
+def _attempt(plan: Plan) -> State[Any]:
+    """Returns the cell's state; what is worth retrying is raised while there are tries left, as in the pipeline."""
+    command.quiet()
+    begun = time.monotonic()
+    try:
+        with _ONE_AT_A_TIME, _only_warnings():
+            restored = _run(plan)
+    except Exception as exc:
+        error = command.as_error(exc)
+        if isinstance(error, TrackingLost) and runtime.task_run.run_count <= len(RETRY_AFTER):
+            raise
+        return failed(error)
+    except SystemExit as exc:
+        # A step, or a user's own model, that calls sys.exit: a pool would wait for its result for ever.
+        if multiprocessing.parent_process() is None:
+            raise
+        return failed(RunError(f"something called sys.exit({exc.code!r})"))
+    if restored:
+        return Completed(name="Cached", message="the same code, data and settings were run before")
+    return Completed(message=f"{time.monotonic() - begun:.1f} s")
+
+
+def begin_process() -> None:
+    """Prepares a process of a pool: it ends when its parent does, however that ends, and leaves Ctrl-C to it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _run(plan: Plan) -> bool:
+    """Runs the stages; returns whether every one was in the cache."""
+    if not (plan.repository / "dvc.yaml").is_file():
+        raise RunError(f"{plan.repository} is not there: a Dask worker must see the repository's folder by this path")
+    if not plan.folder.parent.is_dir():
+        raise RunError(f"the comparison {plan.comparison} is gone: it was killed, and another goes on with its folder")
+    with file_lock.held(plan.folder.parent / LOCKS / plan.name):
+        return _stages(plan)
+
+
+def _stages(plan: Plan) -> bool:
+    settings = parse(yaml.safe_load(plan.params))
+    workspace = Workspace.open(plan.repository, f"{plan.comparison}/{plan.name}", plan.params, settings.data.path)
+    session = Session(workspace, settings, plan.tags, plan.parent)
+    _find_parent(plan)
+    with _ending(session):
+        if not run_record.has_finished(workspace.folder):
+            session.begin()
+        restored = [_stage(plan, session, step) for step in STEPS]
+        # A retry of a comparison finds cells that are in MLflow already, whole.
+        if not (all(restored) and run_record.has_finished(workspace.folder)):
+            restore_or_run("track", session, True, session.finish)
+    return all(restored)
+
+
+def _stage(plan: Plan, session: Session, step: str) -> bool:
+    def watch() -> Watch:
+        run = session.live()
+
+        def tell(row: Mapping[str, Any], _done: int, _total: int) -> None:
+            run.round(row)
+            if (plan.folder.parent / STOP).exists():
+                raise Stopped("the comparison was stopped")
+
+        return tell
+
+    with _alone(plan, step):
+        return restore_or_run(step, session, False, lambda: compute(step, session, watch))
+
+
+@contextmanager
+def _alone(plan: Plan, step: str) -> Iterator[None]:
+    """Holds back the cells whose run of `step` would be the same: they find its results in the cache then."""
+    stages = yaml.safe_load((plan.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    params = yaml.safe_load(plan.params)
+    names = {name for before in STEPS[: STEPS.index(step) + 1] for name in stages[before].get("params", [])}
+    values = {name: _at(params, name) for name in sorted(names)}
+    key = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
+    with file_lock.held(plan.folder.parent / LOCKS / f"{step}-{key}"):
+        yield
+
+
+def _at(params: Any, name: str) -> Any:
+    for part in name.split("."):
+        params = params.get(part) if isinstance(params, dict) else None
+    return params
+
+
+@contextmanager
+def _ending(session: Session) -> Iterator[None]:
+    """Ends the cell's run in MLflow as the block ends."""
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except Stopped:
+        raise
+    except Exception as exc:
+        status = "KILLED" if masked(exc) else "FAILED"
+        raise
+    finally:
+        session.end(status)
+
+
+def _find_parent(plan: Plan) -> None:
+    from mlflow.exceptions import MlflowException
+
+    opened = connection.connect(plan.folder)
+    try:
+        opened.client.get_run(plan.parent)
+    except MlflowException as exc:
+        if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise TrackingLost(f"MLflow at {opened.uri}: {one_line(exc)}") from exc
+        raise RunError(
+            f"MLflow at {opened.uri} does not know the comparison's run {plan.parent}: give every Dask worker the "
+            "MLFLOW_TRACKING_URI of the comparison"
+        ) from exc
+
+
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Keeps a cell's INFO lines off the console, where those of several would mingle; Prefect's server gets all."""
+    consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
+    with ExitStack() as stack:
+        for handler in consoles:
+            stack.callback(handler.setLevel, handler.level)
+            handler.setLevel(logging.WARNING)
+        yield

@@ -1,0 +1,166 @@
+"""The grid of a comparison: `name=value,value`, every combination of the values, and what each is called.
+
+Values are read as `-S` reads them; a list of values is what `dvc exp run --queue -S` takes for a sweep, so the comma
+inside `[64,64]` divides nothing.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from flows.addresses import one_line
+from flows.workspace import overrides
+from tasks.errors import SettingsError
+from tasks.settings import Settings, fields, parse
+
+SEED = "seed"
+"""The setting whose values are repetitions: cells that differ in nothing else are one group."""
+_CLIENTS = ("data.", "partition.")
+_MOST_CELLS = 1000
+_LONGEST = 200
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination.
+
+    Attributes:
+        name: of its folder, `cell-03`: their order is the grid's.
+        label: what sets it apart, `server_optimizer=adam, seed=1`.
+        values: setting → value as it was spelled, of every setting of the grid.
+        params: its params.yaml.
+        settings: the same, read.
+    """
+
+    name: str
+    label: str
+    values: Mapping[str, str]
+    params: str
+    settings: Settings
+
+    @property
+    def group(self) -> tuple[str, ...]:
+        """The values but for the seed."""
+        return tuple(value for name, value in self.values.items() if name != SEED)
+
+    @property
+    def seed(self) -> str:
+        """The seed as it was spelled; empty if the grid has one seed only."""
+        return self.values.get(SEED, "")
+
+
+def axes(grid: Sequence[str]) -> dict[str, list[str]]:
+    """Returns the values of each setting of the grid, in its order.
+
+    Raises:
+        SettingsError: there is none, a text is not `name=value,value`, or a name is unknown or there twice.
+    """
+    if not grid:
+        raise SettingsError("a comparison needs a grid: --grid name=value,value, at least once")
+    found: dict[str, list[str]] = {}
+    for text in grid:
+        name, values = _axis(text)
+        if name in found:
+            raise SettingsError(f"--grid {name} is there twice: give all its values at once")
+        found[name] = values
+    return found
+
+
+def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
+    """Returns every combination, each with its params.yaml, the last setting of the grid changing fastest.
+
+    Args:
+        base: the text of params.yaml under the grid.
+        grid: `name=value,value`.
+        same_clients: divide the examples by the base's seed in every cell, unless partition.seed or a setting of
+            data or partition is in the grid, or partition.seed is set already.
+
+    Raises:
+        SettingsError: as `axes`; or a cell's settings are wrong, or those of another cell again.
+    """
+    values = axes(grid)
+    size = math.prod(map(len, values.values()))
+    if size > _MOST_CELLS:
+        raise SettingsError(f"a grid may have at most {_MOST_CELLS} cells, got {size}")
+    pinned = _pin(base, values) if same_clients else []
+    combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+    width = max(2, len(str(len(combinations) - 1)))
+    made: list[Cell] = []
+    for number, chosen in enumerate(combinations):
+        label = ", ".join(f"{short(name)}={value}" for name, value in chosen.items())
+        settings_of = [f"{name}={value}" for name, value in chosen.items()]
+        try:
+            params = overrides.laid_over(base, [*pinned, *settings_of])
+            settings = parse(yaml.safe_load(params))
+        except SettingsError as exc:
+            raise SettingsError(f"cell {label}: {exc}") from exc
+        twin = next((cell for cell in made if cell.settings == settings), None)
+        if twin:
+            raise SettingsError(f"cells {twin.label} and {label} are the same settings twice")
+        made.append(Cell(f"cell-{number:0{width}}", label, chosen, params, settings))
+    return made
+
+
+def short(name: str) -> str:
+    """Returns the shortest name of a setting that no other has: federate.aggregator.kind → aggregator."""
+    names = {_without_kind(other) for other in fields()}
+    parts = _without_kind(name)
+    for length in range(1, len(parts)):
+        tail = parts[-length:]
+        if sum(other[-length:] == tail for other in names) == 1:
+            return ".".join(tail)
+    return ".".join(parts)
+
+
+def _without_kind(name: str) -> tuple[str, ...]:
+    parts = tuple(name.split("."))
+    return parts[:-1] if parts[-1] == "kind" else parts
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import OverrideType, ValueType
+
+    wrong = f"--grid takes name=value,value, got {text[:_LONGEST]!r}"
+    try:
+        override = OverridesParser.create().parse_override(text)
+        if override.type != OverrideType.CHANGE or override.package is not None:
+            raise SettingsError(wrong)
+        name = str(override.key_or_group)
+        if not override.is_sweep_override():
+            values = [text.split("=", 1)[1]]
+        elif override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
+            raise SettingsError(f"{wrong}: name every value")
+        else:
+            # One more than a grid may have: a range may have any number.
+            values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), _MOST_CELLS + 1)]
+    except SettingsError:
+        raise
+    except Exception as exc:  # Hydra's parser lets Python's own through, as for a number of 5,000 digits
+        raise SettingsError(f"{wrong}: {one_line(exc)}") from exc
+    if name not in fields():
+        raise SettingsError(f"--grid {_unknown(name)}")
+    return name, values
+
+
+def _unknown(name: str) -> str:
+    import difflib
+
+    if any(known.startswith(f"{name}.") for known in fields()):
+        return f"{name} is a section: name one of its settings, as {name}.{_first(name)}"
+    close = difflib.get_close_matches(name, fields(), n=1)
+    return f"{name} is not a setting" + (f": did you mean {close[0]}?" if close else "")
+
+
+def _first(section: str) -> str:
+    return next(known for known in fields() if known.startswith(f"{section}.")).removeprefix(f"{section}.")
+
+
+def _pin(base: str, values: Mapping[str, object]) -> list[str]:
+    settings = parse(yaml.safe_load(base))
+    if settings.partition.seed >= 0 or any(name.startswith(_CLIENTS) for name in values):
+        return []
+    return [f"partition.seed={settings.seed}"]

@@ -1,0 +1,151 @@
+"""What each cell of a comparison came to: a row of compare.csv, and its curve."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from flows.comparing.grid import Cell
+from tasks import files
+from tasks.errors import reading
+from tasks.round_log.cells import Rows, measurements
+from tasks.round_log.own import rounds_of_run
+
+DRIFT, ROUNDS_TO_TARGET = "drift_mean", "rounds_to_target"
+_FIRST = ("accuracy", "loss", "pruned_accuracy", "pruned_loss", "client_accuracy_worst", DRIFT, ROUNDS_TO_TARGET)
+
+_COMPARABLE = 0.8
+_LONGEST_REASON = 160
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell when the comparison ended.
+
+    Attributes:
+        cell: which.
+        status: finished or failed.
+        reason: why it failed, one line.
+        run_id: its MLflow run; empty: it got none.
+        numbers: those of metrics.json that are finite, `drift_mean` and `rounds_to_target`; empty unless finished.
+        curve: round → validation loss, nats per example, of the rounds that were evaluated.
+        accuracies: the same for the validation accuracy, of the phase `federate` only.
+        prune_from: first round of the phase `prune`; None without one.
+        resolution: the step of those numbers that have one, `accuracy` → 1 / test examples.
+    """
+
+    cell: Cell
+    status: str
+    reason: str = ""
+    run_id: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    curve: Mapping[int, float] = field(default_factory=dict)
+    accuracies: Mapping[int, float] = field(default_factory=dict)
+    prune_from: int | None = None
+    resolution: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def short_reason(self) -> str:
+        """The reason, cut where a list of clients makes it long."""
+        return self.reason if len(self.reason) <= _LONGEST_REASON else f"{self.reason[: _LONGEST_REASON - 1]}…"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has numbers."""
+        return self.status == "finished"
+
+
+def read(cell: Cell, folder: Path, run_id: str) -> Result:
+    """Returns the result of a finished cell from its workspace.
+
+    Raises:
+        DataError: a file of it is missing or damaged.
+    """
+    log, metrics, partition = (
+        folder / path for path in ("reports/rounds.csv", "reports/metrics.json", "data/partition/partition.json")
+    )
+    rows = rounds_of_run(log, ["val_loss", "val_accuracy", "drift"], ["federate", "prune"], "prune")
+    trained = [row for row in rows if row["phase"] == "federate"]
+    with reading(f"{metrics} must hold numbers by their names"):
+        numbers = finite(files.read_json(metrics))
+    drifts = list(_curve(log, trained, "drift").values())
+    if drifts:
+        numbers[DRIFT] = sum(drifts) / len(drifts)
+    with reading(f"{partition} must hold the number of examples of the test set and of each client"):
+        counts = files.read_json(partition)
+        one_example = 1 / counts["test"]["num_examples"]
+        one_of_a_client = 1 / min(client["num_examples"] for client in counts["clients"].values())
+    return Result(
+        cell,
+        "finished",
+        run_id=run_id,
+        numbers=numbers,
+        curve=_curve(log, rows, "val_loss"),
+        accuracies=_curve(log, trained, "val_accuracy"),
+        prune_from=1 + len(trained),
+        resolution={
+            "accuracy": one_example,
+            "pruned_accuracy": one_example,
+            "client_accuracy_worst": one_of_a_client,
+            ROUNDS_TO_TARGET: float(cell.settings.federate.evaluate_every),
+        },
+    )
+
+
+def finite(scores: Mapping[str, object]) -> dict[str, float]:
+    """Returns the entries that are finite numbers."""
+    return {
+        key: float(value)
+        for key, value in scores.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def target(results: Sequence[Result]) -> float | None:
+    """Returns the validation accuracy that every finished cell reaches: the lowest at the end of training.
+
+    A higher one would leave cells without a number of rounds, which no mean could count. None if a cell ends so far
+    behind the others that all pass there in their first rounds.
+    """
+    ends = [each.accuracies[max(each.accuracies)] for each in results if each.is_finished and each.accuracies]
+    return min(ends) if ends and min(ends) >= _COMPARABLE * max(ends) else None
+
+
+def with_rounds_to(results: Sequence[Result], accuracy: float | None) -> list[Result]:
+    """Returns the results with the first round of each that reached `accuracy` among its numbers."""
+
+    def of(each: Result) -> Result:
+        rounds = [number for number, value in each.accuracies.items() if accuracy is not None and value >= accuracy]
+        if not (each.is_finished and rounds):
+            return each
+        return replace(each, numbers={**each.numbers, ROUNDS_TO_TARGET: float(min(rounds))})
+
+    return [of(each) for each in results]
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """Writes compare.csv, a row a cell: the grid's settings, status, MLflow run, numbers, and why it failed."""
+    settings = list(results[0].cell.values)
+    known = {key for each in results for key in each.numbers}
+    columns = [key for key in _FIRST if key in known] + sorted(known - set(_FIRST))
+    rows = [
+        {
+            **each.cell.values,
+            "status": each.status,
+            "mlflow_run_id": each.run_id,
+            **{key: _spell(value) for key, value in each.numbers.items()},
+            "reason": each.reason,
+        }
+        for each in results
+    ]
+    files.write_rows(path, [*settings, "status", "mlflow_run_id", *columns, "reason"], rows)
+
+
+def _spell(value: float) -> float | int:
+    return int(value) if value.is_integer() else value
+
+
+def _curve(log: Path, rows: Rows, name: str) -> dict[int, float]:
+    """Returns round → the finite number in the column `name` of the rounds.csv `log`."""
+    numbers = measurements(log, rows, name).values.tolist()
+    return {int(row["round"]): number for row, number in zip(rows, numbers, strict=True) if math.isfinite(number)}

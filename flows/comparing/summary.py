@@ -1,0 +1,187 @@
+"""compare.md: the groups of a comparison side by side, and which of them is really the best."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flows.comparing import significance
+from flows.comparing.grid import SEED, short
+from flows.comparing.results import DRIFT, ROUNDS_TO_TARGET, Result
+from flows.comparing.significance import Group, Verdict
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of the table.
+
+    Attributes:
+        key: of Result.numbers.
+        heading: what the table calls it.
+        decimals: shown.
+        higher: is better; None: neither way is.
+    """
+
+    key: str
+    heading: str
+    decimals: int
+    higher: bool | None
+
+
+COLUMNS = (
+    Column("accuracy", "accuracy", 4, True),
+    Column("loss", "loss", 4, False),
+    Column("client_accuracy_worst", "worst client's accuracy", 4, True),
+    Column("pruned_accuracy", "pruned accuracy", 4, True),
+    Column("pruned_loss", "pruned loss", 4, False),
+    Column(DRIFT, "drift", 4, None),
+    Column(ROUNDS_TO_TARGET, "rounds to target", 1, False),
+)
+
+
+def groups(results: Sequence[Result]) -> dict[Group, list[Result]]:
+    """Returns the cells of each group, in the order of the grid: those that differ in nothing but the seed."""
+    found: dict[Group, list[Result]] = {}
+    for each in results:
+        found.setdefault(each.cell.group, []).append(each)
+    return found
+
+
+def group_label(group: Group, settings: Sequence[str]) -> str:
+    """Returns what sets a group apart, `server_optimizer=adam`; `settings` are those of the grid."""
+    names = [name for name in settings if name != SEED]
+    return ", ".join(f"{short(name)}={value}" for name, value in zip(names, group, strict=True)) or "all cells"
+
+
+def verdicts(results: Sequence[Result]) -> dict[str, Verdict]:
+    """Returns what can be said of the best group, for each number of COLUMNS that has a better and a worse."""
+    seeds = list(dict.fromkeys(each.cell.seed for each in results))
+    found = {}
+    for column in COLUMNS:
+        if column.higher is None:
+            continue
+        numbers = {group: _of(cells, column.key) for group, cells in groups(results).items()}
+        resolution = max((each.resolution.get(column.key, 0.0) for each in results), default=0.0)
+        verdict = significance.judge(numbers, seeds, column.higher, resolution)
+        if verdict is not None:
+            found[column.key] = verdict
+    return found
+
+
+def markdown(results: Sequence[Result], clients: str, target: float | None) -> str:
+    """Returns compare.md.
+
+    Args:
+        results: of every cell, in the grid's order.
+        clients: a sentence about whose data the cells share.
+        target: of `rounds to target`.
+    """
+    settings = list(results[0].cell.values)
+    shown = [column for column in COLUMNS if any(column.key in each.numbers for each in results)]
+    judged = verdicts(results)
+    parts = [
+        f"# Comparison: {' × '.join(short(name) for name in settings)}",
+        _summary(results, clients),
+        _table(results, settings, shown, judged),
+        _legend(results, shown, target),
+        _test(results, settings, shown, judged),
+        _unfinished(results),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of(cells: Sequence[Result], key: str) -> dict[str, float]:
+    return {each.cell.seed: each.numbers[key] for each in cells if key in each.numbers}
+
+
+def _summary(results: Sequence[Result], clients: str) -> str:
+    finished = sum(each.is_finished for each in results)
+    seeds = list(dict.fromkeys(each.cell.seed for each in results))
+    many = (
+        f"{len(groups(results))} groups × {len(seeds)} seeds ({', '.join(seeds)})"
+        if seeds != [""]
+        else f"{len(groups(results))} groups, one seed"
+    )
+    return f"{finished} of {len(results)} cells finished: {many}. {clients}"
+
+
+def _table(
+    results: Sequence[Result], settings: Sequence[str], shown: Sequence[Column], judged: Mapping[str, Verdict]
+) -> str:
+    names = [name for name in settings if name != SEED]
+    head = [*(short(name) for name in names), "n", *(_heading(column) for column in shown)]
+    lines = [_line(head), "|" + "---|" * len(names) + "--:|" * (len(head) - len(names))]
+    for group, cells in groups(results).items():
+        row = [*group, str(sum(each.is_finished for each in cells))]
+        for column in shown:
+            verdict = judged.get(column.key)
+            is_bold = verdict is not None and verdict.is_better and verdict.best == group
+            row.append(_number(list(_of(cells, column.key).values()), column.decimals, is_bold))
+        lines.append(_line(row))
+    return "\n".join(lines)
+
+
+def _heading(column: Column) -> str:
+    return column.heading + {True: " ↑", False: " ↓", None: ""}[column.higher]
+
+
+def _number(values: Sequence[float], decimals: int, is_bold: bool) -> str:
+    if not values:
+        return "–"
+    text = f"{np.mean(values):.{decimals}f}"
+    if len(values) > 1:
+        text += f" ± {np.std(values, ddof=1):.{decimals}f}"
+    return f"**{text}**" if is_bold else text
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _legend(results: Sequence[Result], shown: Sequence[Column], target: float | None) -> str:
+    keys = {column.key for column in shown}
+    says = (
+        ["Mean ± sd over the n cells of a group (sample sd)."] if len({each.cell.seed for each in results}) > 1 else []
+    )
+    says.append("Accuracies are fractions, losses nats per example, on the hold-out set.")
+    if DRIFT in keys:
+        says.append("Drift: mean over the rounds of the spread of the clients' models around their average.")
+    if ROUNDS_TO_TARGET in keys and target is not None:
+        says.append(f"Target: a validation accuracy of {target:.4f}, which every cell reaches.")
+    return " ".join(says)
+
+
+def _test(
+    results: Sequence[Result], settings: Sequence[str], shown: Sequence[Column], judged: Mapping[str, Verdict]
+) -> str:
+    tested = [(column, judged[column.key]) for column in shown if column.key in judged]
+    lines = []
+    for column, verdict in tested:
+        if verdict.is_better or verdict.rival is None or verdict.p is None:
+            continue
+        best, rival = group_label(verdict.best, settings), group_label(verdict.rival, settings)
+        lines.append(f"- {column.heading}: {best} has the best mean, but {rival} may be as good (p = {verdict.p:.2g}).")
+    reasons: dict[str, list[str]] = {}
+    for column, verdict in tested:
+        if verdict.reason:
+            reasons.setdefault(verdict.reason, []).append(column.heading)
+    for why, headings in reasons.items():
+        where = "" if len(headings) == len(tested) else f" under {_listed(headings)}"
+        lines.append(f"- Nothing is bold{where}: {why}.")
+    if len(groups(results)) < 2:
+        return ""
+    stated = (
+        "**Bold**: better than every other group, by a two-sided paired t-test over the seeds with Holm's correction "
+        f"over the other groups, p < {significance.LEVEL:g} for each number by itself. The differences are taken to be "
+        "normal, and spread by at least one test example (one evaluation for the rounds)."
+    )
+    return "\n\n".join([stated, "\n".join(lines)] if lines else [stated])
+
+
+def _listed(headings: Sequence[str]) -> str:
+    return " and ".join([", ".join(headings[:-1]), headings[-1]] if len(headings) > 1 else headings)
+
+
+def _unfinished(results: Sequence[Result]) -> str:
+    lines = [f"- {each.cell.label}: {each.short_reason}" for each in results if not each.is_finished]
+    return "\n\n".join(["## Failed cells", "\n".join(lines)]) if lines else ""

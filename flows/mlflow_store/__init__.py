@@ -1,0 +1,1 @@
+"""The MLflow store, and what a run writes there: while it goes, and once it is finished."""

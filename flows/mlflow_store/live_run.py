@@ -1,0 +1,97 @@
+"""The MLflow run of a flow run while it goes: a point per round, from a thread of its own.
+
+A round must not wait for a database or a server, so the rounds' rows go into a queue, and what is there is logged once
+a second. A store that does not answer costs one warning; the rows wait, and the step `track` logs what is missing.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows import tracking
+from flows.addresses import one_line
+from flows.mlflow_store import connection, run_record
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_EVERY = 1.0
+_AFTER_FAILURE = 15.0
+_PATIENCE = {"FINISHED": 60.0, "FAILED": 60.0, "KILLED": 5.0}
+"""Seconds for a store that does not answer at the end; who cancels a run waits for it."""
+
+
+class LiveRun:
+    """Creates the run of the workspace `folder`, or goes on in the one that an earlier attempt created.
+
+    Raises:
+        TrackingLost: the store does not answer at the start.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, tags: Mapping[str, str]) -> None:
+        self._folder, self.store = folder, connection.connect(folder)
+        from flows.mlflow_store import run_content  # after it: MLflow is imported quietly
+
+        self._client = self.store.client
+        with tracking.errors(self.store.uri):
+            experiment = self.store.experiment_id
+            self.run_id = run_record.begin(
+                self._client, folder, lambda: run_content.create(self._client, experiment, settings, folder, tags), tags
+            )
+            run_content.log_settings(self._client, self.run_id, settings)
+            self._last = run_content.last_round(self._client, self.run_id)
+        self._rows: list[dict[str, str]] = []
+        self._flushing = threading.Lock()
+        self._lock, self._wake = threading.Lock(), threading.Event()
+        self._with_reports, self._status, self._ended = True, "", False
+        self._thread = threading.Thread(target=self._loop, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def round(self, row: Mapping[str, Any]) -> None:
+        """Takes a row of rounds.csv; returns at once."""
+        with self._lock:
+            self._rows.append({key: "" if value is None else str(value) for key, value in row.items()})
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Logs what waits now, if the store answers."""
+        self._flush()
+
+    def end(self, status: str, with_reports: bool = True) -> None:
+        """Logs what waits and ends the run in MLflow, FINISHED, FAILED or KILLED, if the store answers in time.
+
+        `with_reports`: an unfinished run gets the round log that lies in the workspace.
+        """
+        self._with_reports, self._status, self._ended = with_reports, status, True
+        self._wake.set()
+        self._thread.join(timeout=_PATIENCE[status])
+
+    def _loop(self) -> None:
+        while not self._ended:
+            self._wake.wait()
+            self._wake.clear()
+            wait = _EVERY if self._flush() else _AFTER_FAILURE
+            end = time.monotonic() + wait
+            while not self._ended and time.monotonic() < end:
+                time.sleep(0.05)
+        self._flush()
+        run_record.terminate(self._client, self._folder, self.run_id, self._status, self._with_reports)
+
+    def _flush(self) -> bool:
+        from flows.mlflow_store import run_content
+
+        with self._flushing:
+            with self._lock:
+                rows = [row for row in self._rows if int(row["round"]) > self._last]
+            try:
+                self._last = max(self._last, run_content.log_rounds(self._client, self.run_id, rows))
+            except Exception as lost:
+                log.warning("MLflow: %s; the rounds will be logged when it answers", one_line(lost))
+                self._wake.set()
+                return False
+            with self._lock:
+                self._rows = [row for row in self._rows if int(row["round"]) > self._last]
+            return True

@@ -1,0 +1,189 @@
+"""What an MLflow run of Undrift holds. Each function writes one part of a run that is named by its id.
+
+MLflow's active run belongs to a thread, and a flow's tasks run in many: nothing here uses it, so that no number ever
+lands in a stray run. Every function may be called while the run goes, or once at its end.
+"""
+
+import contextlib
+import getpass
+import json
+import math
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.data.dataset import Dataset
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+
+from flows.mlflow_store.run_names import run_name
+from tasks.settings import Settings, fields
+
+Item = TypeVar("Item")
+
+METRICS_PER_CALL = 1000
+PARAMS_PER_CALL = 100
+
+
+def start(
+    client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
+) -> str:
+    """Creates a run for the workspace `folder` and returns its id; its settings and its origin are in it at once."""
+    run_id = create(client, experiment_id, settings, folder, tags)
+    log_settings(client, run_id, settings)
+    return run_id
+
+
+def create(
+    client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
+) -> str:
+    """Creates a run as `start` does, without its settings."""
+    name = (tags or {}).get("mlflow.runName") or run_name(settings)
+    run = client.create_run(experiment_id, run_name=name, tags={**origin(folder), **(tags or {})})
+    return str(run.info.run_id)
+
+
+def flatten(settings: Settings) -> dict[str, str]:
+    """Returns every setting by its dotted name, spelled as in params.yaml."""
+    return {dotted: _spell(_value(settings, dotted)) for dotted in fields()}
+
+
+def log_settings(client: MlflowClient, run_id: str, settings: Settings) -> None:
+    """Logs all settings as parameters."""
+    for part in _chunks([Param(key, value) for key, value in flatten(settings).items()], PARAMS_PER_CALL):
+        client.log_batch(run_id, params=part)
+
+
+def log_rounds(client: MlflowClient, run_id: str, rows: Iterable[Mapping[str, str]]) -> int:
+    """Logs rows of rounds.csv, a point per round and numeric column, and returns the last round (0 without rows).
+
+    Cells that are empty (a round that was not evaluated) or text (`phase`) give no point.
+    """
+    points, last, now = [], 0, _now()
+    for row in rows:
+        last = int(row["round"])
+        points += [Metric(column, number, now, last) for column, number in numbers(row).items()]
+    for part in _chunks(points, METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=part)
+    return last
+
+
+def last_round(client: MlflowClient, run_id: str) -> int:
+    """Returns the last round that was logged to a run, 0 if none was: where a resumed run goes on."""
+    return max(logged_rounds(client, run_id), default=0)
+
+
+def logged_rounds(client: MlflowClient, run_id: str) -> set[int]:
+    """Returns the rounds that were logged to a run; there are gaps where a step was restored, or a process killed."""
+    # Of the columns that every round fills, the one that is always finite.
+    return {point.step for point in client.get_metric_history(run_id, "num_clients")}
+
+
+def numbers(row: Mapping[str, str]) -> dict[str, float]:
+    """Returns the cells of a row of rounds.csv that hold numbers, without the round's own; NaN is one."""
+    found = {column: _number(cell) for column, cell in row.items() if column != "round"}
+    return {column: number for column, number in found.items() if number is not None}
+
+
+def log_scores(
+    client: MlflowClient,
+    run_id: str,
+    scores: Mapping[str, float],
+    curves: Mapping[str, int],
+    model_id: str | None = None,
+    data: Dataset | None = None,
+) -> None:
+    """Logs final numbers, of the run and of the model that they are about.
+
+    They stand at step 0, for MLflow draws numbers that all stand there as bars, side by side for every run; only one
+    that ends a curve of its name stands at that curve's last round.
+
+    Args:
+        client: of the store.
+        run_id: the run.
+        scores: by name; what is not a finite number is left out.
+        curves: the columns of rounds.csv and their last rounds.
+        model_id: the logged model that they are about, if they are about one.
+        data: what they were computed on.
+    """
+    now = _now()
+    about = {"model_id": model_id, "run_id": run_id}
+    if data is not None:
+        about |= {"dataset_name": data.name, "dataset_digest": data.digest}
+    points = [
+        Metric(key, float(value), now, curves.get(key, 0), **about)
+        for key, value in scores.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    ]
+    for part in _chunks(points, METRICS_PER_CALL):
+        client.log_batch(run_id, metrics=part)
+
+
+def log_data(client: MlflowClient, run_id: str, data: Mapping[str, Dataset]) -> None:
+    """Logs the data sets of a run by what they are to it (MLflow's context: `training`, …)."""
+    inputs = [
+        DatasetInput(each._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
+        for context, each in data.items()
+    ]
+    client.log_inputs(run_id, inputs)
+
+
+def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags."""
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def origin(folder: Path) -> dict[str, str]:
+    """Returns the tags that say who ran which code: user, and git commit, branch and state where `folder` has them.
+
+    `git.dirty` is about everything but params.yaml and dvc.lock, which a run changes and the run holds whole.
+    """
+    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "python -m flows.tracking"}
+    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if commit:
+        changed = _git(
+            folder, "status", "--porcelain", "--", ":/", ":(top,exclude)params.yaml", ":(top,exclude)dvc.lock"
+        )
+        tags["mlflow.source.git.commit"] = commit
+        tags["mlflow.source.git.branch"] = _git(folder, "rev-parse", "--abbrev-ref", "HEAD")
+        tags["git.dirty"] = "true" if changed else "false"
+    return tags
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _value(settings: Settings, dotted: str) -> Any:
+    value: Any = settings
+    for part in dotted.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _spell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _number(cell: str | None) -> float | None:
+    try:
+        return float(cell) if cell else None
+    except ValueError:
+        return None
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,1 @@
+"""Flow runs whose process was killed: found, ended in Prefect and MLflow, or continued."""

@@ -1,0 +1,95 @@
+"""Runs whose process was killed with nobody left to say so, as by `kill -9` of a command or a machine's power loss.
+
+A flow run holds a lock, which the system takes from it however it ends. The next flow run of the repository finds the
+runs whose lock is free and whose MLflow run never ended.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from flows.comparing.cell_task import STOP
+from flows.mlflow_store import run_record
+from flows.recovery import prefect_states
+from flows.workspace import file_lock
+from flows.workspace.run_folder import RUNS
+from tasks.errors import UndriftError
+
+log = logging.getLogger(__name__)
+
+_LOCKS = Path(RUNS, ".alive")
+KILLED = "its process was killed; found by a later run"
+
+
+@contextmanager
+def alive(repository: Path, run_id: str) -> Iterator[None]:
+    """Holds the lock of the flow run in the block. Take it first: `end_all` would end the run's earlier attempt."""
+    path = repository / _LOCKS / run_id
+    with file_lock.held(path):  # for a moment it may be with one who ends, or takes over, what an earlier attempt left
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def dead(repository: Path, run_id: str) -> Iterator[bool]:
+    """Yields whether no process runs the flow run; none begins to, not even its retry, while the block lasts."""
+    path = repository / _LOCKS / run_id
+    known = path.exists()
+    with file_lock.held(path, wait=False) as is_dead:
+        try:
+            yield is_dead
+        finally:
+            if is_dead and not known:
+                path.unlink(missing_ok=True)
+
+
+def forget(repository: Path, run_id: str) -> None:
+    """Removes the lock of a flow run whose folder is gone. For who holds it, as in a block of `dead`."""
+    (repository / _LOCKS / run_id).unlink(missing_ok=True)
+
+
+def end(repository: Path, run_id: str, status: str) -> None:
+    """Ends in MLflow what a flow run left running there, unless a process goes on with it.
+
+    A store that does not answer costs a warning.
+    """
+    with dead(repository, run_id) as is_dead:
+        for folder in _folders(repository / RUNS / run_id) if is_dead else []:
+            try:
+                run_record.end_abandoned(folder, status)
+            except UndriftError as exc:
+                log.warning("%s", exc)
+
+
+def end_all(repository: Path) -> None:
+    """Ends in MLflow (FAILED) and in Prefect (Crashed) what killed flow runs left there as running.
+
+    Their workspaces stay: a retry of such a run, or the same run started again, goes on in it and in its MLflow run.
+    """
+    for lock in sorted((repository / _LOCKS).glob("*")):
+        with dead(repository, lock.name) as is_dead:
+            folders = _folders(repository / RUNS / lock.name)
+            if is_dead and any(map(run_record.is_unfinished, folders)):
+                _end(lock.name, folders)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Returns a flow run's folders: its own, and of a comparison its cells'."""
+    return [folder, *sorted(folder.glob("cell-*"))]
+
+
+def _end(run_id: str, folders: list[Path]) -> None:
+    if len(folders) > 1:
+        (folders[0] / STOP).touch()  # cells on a Dask cluster may still run
+    log.info("flow run %s was killed: it is ended in MLflow and in Prefect", run_id)
+    for folder in folders:
+        try:
+            run_record.end_abandoned(folder, "FAILED")
+        except UndriftError as exc:  # the run that looked will say so itself, if it needs MLflow
+            log.debug("%s", exc)
+            return
+    prefect_states.crash_flow_run(UUID(run_id), KILLED)

@@ -1,0 +1,74 @@
+"""What the tasks of one flow run share: its workspace, its settings, and its MLflow run once there is one."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows import tracking
+from flows.mlflow_store import run_record
+from flows.mlflow_store.live_run import LiveRun
+from flows.workspace.run_folder import Workspace
+from tasks.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One flow run. The MLflow run is made when the first step really trains; a run from the cache needs none."""
+
+    def __init__(self, workspace: Workspace, settings: Settings, tags: Mapping[str, str], parent: str = "") -> None:
+        """`parent` is the MLflow run of a comparison that this run is a part of: then it always has its own run."""
+        self.workspace, self.settings = workspace, settings
+        self.is_child = bool(parent)
+        self.linked = ""
+        self._tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
+        self._live: LiveRun | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether this run, or an earlier attempt at it, has a run in MLflow."""
+        return self._live is not None or bool(run_record.read_run_id(self.workspace.folder))
+
+    def begin(self) -> LiveRun:
+        """Returns the MLflow run, made or resumed at the first call."""
+        if self._live is None:
+            self._live = LiveRun(self.workspace.folder, self.settings, self._tags)
+        return self._live
+
+    def live(self) -> LiveRun:
+        """Returns the MLflow run for rounds over the clients' data as they are now, which must be there.
+
+        If the data have changed since an earlier attempt, that attempt's run is ended, and another is made: its rounds
+        are of other data.
+        """
+        folder, data = self.workspace.folder, self.workspace.hashes().get("data/clients", "")
+        if run_record.is_of_other_data(folder, data):
+            log.warning(
+                "the data have changed since MLflow run %s was begun: another is made", run_record.read_run_id(folder)
+            )
+            self.begin().end("KILLED", with_reports=False)  # those that lie there may be of the new data
+            self._live = None
+            run_record.forget(folder)
+        live = self.begin()
+        run_record.note_data(folder, data)
+        return live
+
+    def finish(self) -> None:
+        """Logs the finished run, and writes reports/mlflow.json."""
+        live = self.live()
+        live.flush()
+        tracking.log_finished(self.settings, self.workspace.folder, live.run_id)
+
+    def end(self, status: str) -> None:
+        """Ends the MLflow run, if there is one."""
+        if self._live is not None:
+            self._live.end(status)
+
+    def mlflow(self) -> dict[str, Any]:
+        """Returns the MLflow run as reports/mlflow.json has it: this one, or that of the restored results."""
+        if self._live is not None:
+            store = self._live.store
+            return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}
+        path = Path(self.workspace.folder, "reports/mlflow.json")
+        return tracking.read_report(path) if path.is_file() else {}

@@ -1,0 +1,91 @@
+"""What a flow run shows in the Prefect UI: the rounds, the report, and the way to its MLflow run and back."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import runtime
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.settings import PREFECT_UI_URL
+
+from flows.addresses import without_password
+from flows.running.session import Session
+from tasks.files import read_json, read_rows
+
+_SHOWN_ROUNDS = 200
+_COLUMNS = ("round", "phase", "val_loss", "val_accuracy", "train_loss", "drift", "update_cosine_min", "num_failed")
+
+
+def mlflow_tags() -> dict[str, str]:
+    """Returns the tags of the MLflow run that lead back to this flow run."""
+    run = runtime.flow_run
+    tags = {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name)}
+    if PREFECT_UI_URL.value():  # a temporary server has no pages
+        tags["prefect.url"] = without_password(str(run.ui_url))
+    return tags
+
+
+def publish(step: str, session: Session) -> None:
+    """Creates the artifacts that are due after `step`."""
+    if step in _AFTER:
+        _AFTER[step](session)
+
+
+def rounds(session: Session) -> None:
+    """Creates the table of the rounds so far; a run that was stopped has one too."""
+    if not (session.workspace.folder / "reports/rounds.csv").is_file():
+        return
+    rows = read_rows(session.workspace.folder / "reports/rounds.csv")[-_SHOWN_ROUNDS:]
+    table = [{column: _short(row.get(column, "")) for column in _COLUMNS} for row in rows]
+    create_table_artifact(table, key="rounds", description="the round log, reports/rounds.csv")
+
+
+def _report(session: Session) -> None:
+    reports = session.workspace.folder / "reports"
+    scores = read_json(reports / "metrics.json")
+    told = (reports / "diagnosis.md").read_text(encoding="utf-8") if (reports / "diagnosis.md").is_file() else ""
+    create_markdown_artifact(f"{told}\n\n{_scores(scores)}", key="report", description="diagnosis and scores")
+
+
+def _scores(scores: dict[str, Any]) -> str:
+    rows = [f"| {key} | {value:.6g} |" for key, value in scores.items() if isinstance(value, int | float)]
+    return "\n".join(["## Scores", "", "| | |", "|---|---|", *rows])
+
+
+def link(session: Session) -> None:
+    """Creates the link to the MLflow run, once there is one and it is another than the last time."""
+    run = session.mlflow()
+    if run and run["run_id"] != session.linked:
+        session.linked = run["run_id"]
+        link_to(run)
+
+
+def link_to(run: Mapping[str, str]) -> None:
+    """Creates the link to an MLflow run, given as reports/mlflow.json has it."""
+    # An earlier version of this code may have written a password into a report that DVC's cache brings back.
+    address = without_password(os.environ.get("MLFLOW_UI_URL") or run["tracking_uri"])
+    page = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
+    if address.startswith(("http:", "https:")):
+        create_link_artifact(
+            f"{address.rstrip('/')}/{page}",
+            key="mlflow",
+            link_text=f"MLflow run {run['run_id']}",
+            description="this run in MLflow: curves, models, data, reports",
+        )
+    else:
+        create_markdown_artifact(
+            f"MLflow run `{run['run_id']}` is in `{address}`. While `mlflow server --backend-store-uri {address}` runs "
+            f"in the repository, it is at [127.0.0.1:5000](http://127.0.0.1:5000/{page}).",
+            key="mlflow",
+            description="where this run is in MLflow",
+        )
+
+
+def _short(cell: str) -> str:
+    try:
+        return cell if float(cell).is_integer() else f"{float(cell):.4g}"
+    except ValueError:
+        return cell
+
+
+_AFTER: dict[str, Callable[[Session], None]] = {"prune": rounds, "diagnose": _report, "track": link}

@@ -1,0 +1,140 @@
+"""Which Prefect and MLflow servers the commands talk to, and whether they answer."""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import addresses
+from flows.addresses import one_line, without_password
+from flows.mlflow_store import connection
+from tasks.errors import InputError, TrackingLost
+
+if TYPE_CHECKING:
+    from prefect.settings import Settings
+
+_PATIENCE = 15.0
+
+log = logging.getLogger(__name__)
+
+
+def address() -> str:
+    """Returns the API's address by PREFECT_API_URL or the active Prefect profile; empty: there is no server."""
+    found = str(prefect_settings().api.url or "").rstrip("/")
+    addresses.remember(found)
+    return found
+
+
+def prefect_settings() -> "Settings":
+    """Returns Prefect's settings, by the environment and the active profile.
+
+    Raises:
+        InputError: one of them is wrong; Prefect finds out as it is imported.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        check_address(given)
+    try:
+        from prefect.settings import get_current_settings
+
+        found = get_current_settings()
+    except Exception as exc:  # pydantic's, of a TOML file, of an address: whatever Prefect's settings are made of
+        raise InputError(f"Prefect cannot use its settings (PREFECT_... or its profile): {_wrong(exc)}") from exc
+    for secret in (found.api.auth_string, found.api.key):
+        if secret is not None:
+            addresses.remember_secrets(secret.get_secret_value(), secret.get_secret_value().partition(":")[2])
+    return found
+
+
+def check_address(url: str) -> None:
+    """Raises InputError if PREFECT_API_URL holds `url` and no library can read that."""
+    addresses.check("PREFECT_API_URL", url, "http://127.0.0.1:4200/api")
+
+
+def _wrong(exc: Exception) -> str:
+    """Returns what is wrong with a setting. Not as pydantic says it: that quotes all settings, passwords too."""
+    import pydantic
+
+    if not isinstance(exc, pydantic.ValidationError):
+        return one_line(exc)
+    first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
+    return addresses.scrubbed(" ".join([exc.title, *map(str, first["loc"])]) + f": {first['msg']}")
+
+
+def check() -> None:
+    """Finds out whether the server, if there is one, answers: Prefect itself would try for minutes.
+
+    Raises:
+        InputError: it does not answer within 15 s, is no Prefect server, refuses the password, or is older than the
+            Prefect here.
+    """
+    import httpx
+
+    url = address()
+    if not url:
+        return
+    check_address(url)
+    shown = without_password(url)
+    secret = prefect_settings().api.auth_string
+    user, _, password = (secret.get_secret_value() if secret else "").partition(":")
+    try:
+        answer = httpx.get(f"{url}/admin/version", auth=(user, password) if user else None, timeout=_PATIENCE)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
+        raise InputError(f"the Prefect server at PREFECT_API_URL={shown} does not answer: {one_line(exc)}") from exc
+    if answer.status_code in (401, 403):
+        said = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
+        raise InputError(f"the Prefect server at {shown} {said}: set PREFECT_API_AUTH_STRING=user:password")
+    is_cloud = "/workspaces/" in url  # has no such page
+    if is_cloud:
+        return
+    if answer.status_code != 200:
+        raise InputError(f"{shown} answers, but not as a Prefect server does: its address ends in /api")
+    _check_version(shown, answer.text)
+
+
+def _check_version(shown: str, told: str) -> None:
+    """Raises InputError for a server older than this Prefect: it takes a run well, and then knows none of its tasks."""
+    import prefect
+    from packaging.version import InvalidVersion, Version
+
+    text = told.strip().strip('"')
+    try:
+        is_older = Version(text) < Version(prefect.__version__)
+    except InvalidVersion as exc:
+        raise InputError(f"{shown} answers, but not as a Prefect server does: its version is {text[:50]!r}") from exc
+    if is_older:
+        raise InputError(
+            f"the Prefect server at {shown} must be of version {prefect.__version__} or newer, got {text}: upgrade it, "
+            "or start one from this environment with `prefect server start`"
+        )
+
+
+def require() -> None:
+    """Raises InputError if no server is set, or if it does not answer as `check` says."""
+    if not address():
+        raise InputError(
+            "PREFECT_API_URL is not set: run `prefect server start`, then "
+            "`export PREFECT_API_URL=http://127.0.0.1:4200/api`"
+        )
+    check()
+
+
+def check_mlflow(repository: Path) -> None:
+    """Finds out whether the store of MLFLOW_TRACKING_URI, if that is set, takes runs, before any step has begun.
+
+    Raises:
+        InputError: it does not answer within 15 s, refuses the password, or is no address of a store.
+        RunError: its experiment was deleted.
+    """
+    url = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not url:
+        return
+    connection.check_address(url)
+    try:
+        if url.startswith(("http:", "https:")):
+            connection.knock(url, _PATIENCE)
+        connection.connect(repository)
+    except OSError as exc:
+        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={without_password(url)}: {one_line(exc)}") from exc
+    except TrackingLost as exc:
+        raise InputError(str(exc)) from exc

@@ -1,0 +1,114 @@
+"""A stage's outputs into DVC's cache: all of them, or an error that says why.
+
+DVC only logs a file that it could not copy, as on a full disk, and goes on: the run would end well, its data nowhere.
+"""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.addresses import one_line
+from flows.workspace.dvc_hashes import remove_damaged
+from tasks.errors import RunError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
+
+log = logging.getLogger(__name__)
+
+_BLOCK = 4096
+_SPARE = 64 * 1024
+"""Bytes for the listings of folders and the run-cache's entry."""
+
+
+def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
+    """Puts the stage's outputs into the cache, and then the run into the run-cache and dvc.lock.
+
+    An object that is there already is read again, and replaced if it is damaged: DVC would put a link to it into the
+    place of the output. Not if `is_sound` says that this was just done.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+        RunError: a file is not in the cache for another reason.
+        DvcException: an output is missing.
+    """
+    stage.save(run_cache=False)
+    for out in () if is_sound else stage.outs:
+        for path in remove_damaged(repo, str(out.hash_info.value)):
+            log.warning("%s: %s was damaged in DVC's cache and is replaced", stage.name, path.name)
+    _check_space(repo, stage)
+    with copying():
+        stage.commit()
+    if not stage.outs_cached():
+        raise RunError("not all files came there")
+    repo.stage_cache.save(stage)
+    stage.dump(update_pipeline=False)
+
+
+@contextmanager
+def copying() -> Iterator[None]:
+    """Raises what DVC could not copy in the block, and removes what is there by half.
+
+    Raises:
+        OSError: as the copying raised it.
+        RunError: it raised something else.
+    """
+    log, failed = logging.getLogger("dvc_data.hashfile.transfer"), _Failures()
+    log.addHandler(failed)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(failed)
+        log.propagate = True
+        for path in failed.halves:
+            path.unlink(missing_ok=True)
+        if failed.errors:
+            raise failed.errors[0]
+
+
+class _Failures(logging.Handler):
+    """What DVC logs of a file that it could not copy: the error, and the temporary file beside its place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[Exception] = []
+        self.halves: list[Path] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        exc = record.exc_info[1] if record.exc_info else None
+        if not isinstance(exc, OSError):
+            self.errors.append(RunError(f"{record.getMessage()}: {one_line(exc) if exc else 'no reason'}"))
+            return
+        self.errors.append(OSError(exc.errno, exc.strerror or str(exc)))
+        for name in (exc.filename, exc.filename2):
+            path = Path(os.fsdecode(name)) if isinstance(name, str | bytes | os.PathLike) else Path()
+            if path.name.startswith(".") and path.suffix == ".tmp":
+                self.halves.append(path)
+
+
+def _check_space(repo: "Repo", stage: "Stage") -> None:
+    """Raises OSError if the disk has no room for what the cache lacks: nothing is copied then."""
+    folder = Path(repo.cache.local.path)
+    folder.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(folder).free, _SPARE
+    for out in filter(lambda out: out.changed_cache(), stage.outs):
+        for path in _files(Path(out.fs_path)):
+            with suppress(FileNotFoundError):
+                needed += -(-path.stat().st_size // _BLOCK) * _BLOCK
+    if _SPARE < needed > free:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed} bytes needed, {free} free, {folder}")
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        for folder, _, names in os.walk(path):
+            yield from (Path(folder, name) for name in names)
+    else:
+        yield path

@@ -1,0 +1,55 @@
+"""Where `data.path` of a run is, whose folder is not the repository: the same file as for `dvc repro`."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.workspace import overrides
+from tasks.errors import InputError
+from tasks.settings import Settings, with_settings
+
+_NOT_COPIED = (".runs", ".dvc", ".git")
+"""Folders of the repository in whose place a run's folder has its own, or none."""
+
+
+def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Settings]:
+    """Returns the text of params.yaml and the settings for a run in a folder of its own.
+
+    A path that leaves the repository, or that goes where a run has its own, becomes absolute: relative to the run's
+    folder it would be another file. Every other path stays as it is, so that the run-cache knows it.
+
+    Raises:
+        InputError: the raw data would be, hold, or be held by an output of the pipeline.
+    """
+    path = settings.data.path
+    target = (repository / path).resolve()
+    for out in outputs(repository):
+        if target == out or target in out.parents or out in target.parents:
+            shown = out.relative_to(repository.resolve())
+            raise InputError(f"data.path must be apart from what the pipeline writes, got {path!r} beside {shown}")
+    if is_inside(path):
+        return params, settings
+    changed = with_settings(settings, {"data.path": str(target)})
+    return overrides.merged(params, changed), changed
+
+
+def is_inside(path: str) -> bool:
+    """Returns whether a run's folder can have what is at `path` in the repository at the same place."""
+    parts = Path(path).parts
+    return Path(path).is_absolute() or (".." not in parts and not set(parts[:1]) & set(_NOT_COPIED))
+
+
+def outputs(repository: Path) -> Iterator[Path]:
+    """Yields the absolute path of each output of the stages in dvc.yaml."""
+    for stage in stages(repository):
+        for out in (*stage.get("outs", []), *stage.get("metrics", [])):
+            name = next(iter(out)) if isinstance(out, dict) else out
+            yield repository.resolve() / name
+
+
+def stages(repository: Path) -> list[Mapping[str, Any]]:
+    """Returns the stages in dvc.yaml."""
+    read = yaml.safe_load((repository / "dvc.yaml").read_text(encoding="utf-8"))
+    return list(read.get("stages", {}).values()) if isinstance(read, dict) else []
