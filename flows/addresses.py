@@ -60,7 +60,7 @@ def without_password(address: str) -> str:
     return f"{scheme}://{HIDDEN}"
 
 
-def check(name: str, address: str, example: str) -> None:
+def check_readable(name: str, address: str, example: str) -> None:
     """Raises InputError if the library that will use `address`, given by the setting `name`, cannot read it."""
     if "://" not in address and address != "databricks" and not re.match("(sqlite|file):", address):
         scheme = example.partition("://")[0]
@@ -72,7 +72,7 @@ def check(name: str, address: str, example: str) -> None:
         )
 
 
-def remember(*addresses: str) -> None:
+def remember_addresses(*addresses: str) -> None:
     """Keeps in mind that these addresses are in use: what is secret in them is taken out of every text from now on."""
     _known.update((address, True) for address in addresses if address)
 
@@ -89,7 +89,7 @@ def remember_config(text: str) -> None:
             _known.update(_named(name, spelled.strip("'\"")))
 
 
-def scrubbed(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Returns `text` with every known address shown by `without_password`, and no secret of one left in it.
 
     Known are the addresses and passwords of MLflow, Prefect, DVC and proxies in the environment, and what was
@@ -107,19 +107,19 @@ def scrubbed(text: str) -> str:
     return text
 
 
-def one_line(exc: BaseException) -> str:
+def safe_line(exc: BaseException) -> str:
     """Returns what a library's error says, in one line without secrets."""
     text = str(exc).strip() or type(exc).__name__
     if "Max retries exceeded" in text:
         return "it does not answer"
     # SQLAlchemy may say first what it was about to do. Scrubbed as a whole: a password may hold the end of a line.
-    lines = [line for line in scrubbed(text).splitlines() if line and not line.startswith("(raised as a result")]
+    lines = [line for line in without_secrets(text).splitlines() if line and not line.startswith("(raised as a result")]
     return " ".join((lines or [type(exc).__name__])[0].split())[:_LONGEST_LINE]
 
 
-def in_full(exc: BaseException) -> str:
+def safe_text(exc: BaseException) -> str:
     """Returns all that a library's error says, as one line without secrets."""
-    return " ".join(scrubbed(str(exc) or type(exc).__name__).split())
+    return " ".join(without_secrets(str(exc) or type(exc).__name__).split())
 
 
 def guard() -> None:
@@ -134,18 +134,20 @@ class _Record(logging.LogRecord):
     """A record that no handler, ours, Prefect's or another library's, gets a secret from."""
 
     def getMessage(self) -> str:  # noqa: N802 - logging's name
-        return scrubbed(super().getMessage())
+        return without_secrets(super().getMessage())
 
 
 def _record(*arguments: Any, **named: Any) -> logging.LogRecord:
     record = _Record(*arguments, **named)
     if record.exc_info and record.exc_info[0] is not None and (_known or any(_environment())):
-        record.exc_text = scrubbed(logging.Formatter().formatException(record.exc_info))  # what formatters take first
+        record.exc_text = without_secrets(
+            logging.Formatter().formatException(record.exc_info)
+        )  # what formatters take first
     return record
 
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    print(scrubbed(logging.Formatter().formatException((kind, error, trace))), file=sys.stderr)
+    print(without_secrets(logging.Formatter().formatException((kind, error, trace))), file=sys.stderr)
 
 
 def _environment() -> Iterator[tuple[str, bool]]:

@@ -139,7 +139,7 @@ def _diagnose(given: argparse.Namespace) -> None:
     _leave_the_console_to_prefect()
     from flows.serving import reachability
 
-    reachability.address()  # wrong settings of Prefect end its import
+    reachability.prefect_address()  # wrong settings of Prefect end its import
     from flows import diagnose
 
     (diagnose.apply if given.apply else diagnose.report)(given.run)
@@ -156,9 +156,9 @@ def _find_servers(repository: Path) -> Callable[[], None]:
     _leave_the_console_to_prefect()
     from flows.serving import reachability
 
-    reachability.check()
+    reachability.check_prefect()
     reachability.check_mlflow(repository)
-    return (lambda: None) if reachability.address() else TemporaryServer().wait
+    return (lambda: None) if reachability.prefect_address() else TemporaryServer().wait
 
 
 def _end(state: "State[Any]") -> None:

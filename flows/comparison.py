@@ -45,14 +45,14 @@ _DEFAULTS = Settings()
 def _flow_run_name() -> str:
     given: Any = runtime.flow_run.parameters["grid"]
     given = given if isinstance(given, list | tuple) else []  # the flow itself says that it is wrong
-    return f"compare {' × '.join(grid.short(str(axis).partition('=')[0]) for axis in given)}"
+    return f"compare {' × '.join(grid.short_name(str(axis).partition('=')[0]) for axis in given)}"
 
 
 def _end_cells(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends the runs of a comparison's cells, and those in MLflow, if it was stopped before it could do so itself."""
     prefect_states.crash_all(flow_run.id, "the comparison was stopped")
     status = "FAILED" if state.is_crashed() else "KILLED"
-    killed_runs.end(find_repository(Path.cwd()), str(flow_run.id), status)
+    killed_runs.end_killed_run(find_repository(Path.cwd()), str(flow_run.id), status)
 
 
 @flow(
@@ -101,7 +101,7 @@ def _compare(axes: Sequence[str], settings: Settings, same_clients: bool, jobs: 
             takeover.take_over(repository, folder.name, identity)
         folder.mkdir(parents=True, exist_ok=True)
         takeover.mark(folder, identity)
-        killed_runs.end_all(repository)
+        killed_runs.end_killed_runs(repository)
         return _in_folder(folder, repository, cells, axes, jobs, dask)
 
 
@@ -158,7 +158,7 @@ def _result(cell: Cell, plan: Plan, state: State[Any]) -> Result:
     run_id = run_record.read_run_id(plan.folder) if plan.folder.is_dir() else ""
     if state.is_completed():
         try:
-            return results.read(cell, plan.folder, run_id)
+            return results.read_result(cell, plan.folder, run_id)
         except DataError as exc:
             return Result(cell, "failed", str(exc), run_id)
     return Result(cell, "failed", " ".join((state.message or str(state.name)).split()), run_id)
@@ -170,7 +170,7 @@ def _scores(result: Result) -> str:
 
 def _report(repository: Path, folder: Path, found: Sequence[Result], parent: ParentRun) -> None:
     """Writes the three files into the comparison's folder, then into the repository and the MLflow run."""
-    target = results.target(found)
+    target = results.common_accuracy(found)
     found = results.with_rounds_to(found, target)
     told = summary.markdown(found, _clients(found), target)
     paths = [folder / "reports" / name for name in REPORTS]

@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command(pool: str, limit: int, only: bool) -> None:
     repository = find_repository(Path.cwd())
-    reachability.require()
-    registration.register(repository, pool)
+    reachability.require_prefect()
+    registration.register_deployments(repository, pool)
     if not only:
         from flows.serving import worker
 

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import tracking
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.commands import error_of, run_pipeline
 from flows.mlflow_store import connection
 from flows.running.failed_state import failed
@@ -162,7 +162,7 @@ def _download(opened: connection.Store, run_id: str, path: str, folder: str) -> 
         if path in found:
             opened.client.download_artifacts(run_id, path, folder)
     except Exception as exc:  # of MLflow, or of whatever keeps its files: S3, Azure, SFTP have their own each
-        raise TrackingLost(f"MLflow at {opened.uri}: {path} of run {run_id} cannot be read: {one_line(exc)}") from exc
+        raise TrackingLost(f"MLflow at {opened.uri}: {path} of run {run_id} cannot be read: {safe_line(exc)}") from exc
     if path not in found:
         raise DataError(f"MLflow run {run_id} holds no {path}: it trained no round, or is not of this pipeline")
 
@@ -188,10 +188,10 @@ def report(run: str) -> None:
     """Diagnoses, as a flow run if there is a server."""
     if not Path(run).is_dir():
         reachability.check_mlflow(find_repository(Path.cwd()))
-    if not reachability.address():  # a temporary one takes half a minute to start
+    if not reachability.prefect_address():  # a temporary one takes half a minute to start
         _diagnosed(run)
         return
-    reachability.check()
+    reachability.check_prefect()
     state = diagnose(run, return_state=True)
     if not state.is_completed():
         raise error_of(state)

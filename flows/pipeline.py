@@ -61,7 +61,7 @@ def _flow_run_name() -> str:
 def end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends the MLflow run of a flow run that was cancelled or killed before it could do so itself."""
     status = "FAILED" if state.is_crashed() else "KILLED"
-    killed_runs.end(find_repository(Path.cwd()), str(flow_run.id), status)
+    killed_runs.end_killed_run(find_repository(Path.cwd()), str(flow_run.id), status)
 
 
 @flow(
@@ -85,7 +85,7 @@ def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = F
         repository = find_repository(Path.cwd())
         with killed_runs.alive(repository, str(runtime.flow_run.id)):
             session = _open(repository, _parsed(settings), force)
-            killed_runs.end_all(repository)
+            killed_runs.end_killed_runs(repository)
             with _ending(session):
                 return _run(session, force, push)
     except Exception as exc:

@@ -24,7 +24,7 @@ from tasks.settings import STEPS
 
 log = logging.getLogger(__name__)
 
-Watch = Callable[[Mapping[str, Any], int, int], None]
+OnRound = Callable[[Mapping[str, Any], int, int], None]
 """As `tasks.federate.rounds.Watch`, which takes TensorFlow's import."""
 
 WITH_ROUNDS = ("federate", "prune")
@@ -76,7 +76,7 @@ def _restored_or(step: str, session: Session, force: bool, run: Callable[[], Non
     return Completed(message=f"{step}: {time.monotonic() - begun:.1f} s")
 
 
-def compute(step: str, session: Session, watch: Callable[[], Watch]) -> None:
+def compute(step: str, session: Session, watch: Callable[[], OnRound]) -> None:
     """Runs a step of `tasks` in the workspace, and records its seconds.
 
     Args:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.mlflow_store import connection, run_record
 from tasks import command, files, lock, outputs
 from tasks.errors import DataError, UndriftError
@@ -78,11 +78,11 @@ def _beginning(client: "MlflowClient", folder: Path) -> Iterator[Callable[[Calla
 
     The folder of a flow run is left alone: the record in it is the flow run's. Call it with the folder's lock held.
     """
-    if connection.repository(folder) != folder.absolute():
+    if connection.store_folder(folder) != folder.absolute():
         yield lambda create: create()
         return
     run_record.end_abandoned(folder, "KILLED", with_reports=False)  # which may be of other settings by now
-    run_record.forget(folder)
+    run_record.remove_record(folder)
     try:
         yield lambda create: run_record.begin(client, folder, create, {})
     finally:
@@ -94,10 +94,10 @@ def _forget_ended(client: "MlflowClient", folder: Path) -> None:
     try:
         ended = client.get_run(run_record.read_run_id(folder)).info.status != "RUNNING"
     except Exception as lost:  # the next one will end it
-        log.debug("%s", one_line(lost))
+        log.debug("%s", safe_line(lost))
         return
     if ended:
-        run_record.forget(folder)
+        run_record.remove_record(folder)
 
 
 def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
@@ -117,11 +117,11 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
     for path in (*FILES, *MODELS.values()):
         if not (folder / path).is_file():
             raise DataError(f"{path} is missing: run the step that makes it first")
-    connection.quiet()
+    connection.quiet_mlflow()
     with command.loading():
         from flows.mlflow_store import logged_models
 
-    return logged_models.load(settings, folder, MODELS)
+    return logged_models.load_models(settings, folder, MODELS)
 
 
 def _log(opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]) -> None:
@@ -143,7 +143,7 @@ def _log(opened: connection.Store, run_id: str, settings: Settings, folder: Path
     # All models before any score: MLflow gives a new model all numbers that stand at the step of its log, 0.
     ids = dict(there)
     for name in [each for each in loaded if each not in there]:
-        ids[name] = logged_models.log(opened, run_id, name, loaded[name], settings, classes, origin)
+        ids[name] = logged_models.log_model(opened, run_id, name, loaded[name], settings, classes, origin)
         client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODELS[name]]})
     for name, model_id in ids.items():
         mine = {key: value for key, value in scores.items() if _is_of(key) == name}
@@ -255,7 +255,7 @@ def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
         try:
             client.set_terminated(run_id, status)
         except Exception as lost:  # the store is gone: the error that brought us here says more
-            log.warning("MLflow run %s could not be marked %s: %s", run_id, status, one_line(lost))
+            log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
         raise
     client.set_terminated(run_id, "FINISHED")
 
@@ -267,8 +267,8 @@ def errors(uri: str) -> Iterator[None]:
         yield
     except UndriftError:
         raise
-    except connection.raised() as exc:
-        raise connection.error(uri, exc) from exc
+    except connection.store_exceptions() as exc:
+        raise connection.store_error(uri, exc) from exc
 
 
 def _track() -> None:

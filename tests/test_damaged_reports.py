@@ -62,7 +62,7 @@ def read_all(folder: Path) -> list[str]:
         lambda: read.read_clients(reports / "clients.csv"),
         lambda: json.dumps(numbers_of_prune(reports / "prune.json"), allow_nan=False),
         lambda: read_partition(folder / "data/partition/partition.json"),
-        lambda: results.read(grid.Cell("cell-1", "", {}, {}, Settings()), folder, "run"),
+        lambda: results.read_result(grid.Cell("cell-1", "", {}, {}, Settings()), folder, "run"),
     ):
         try:
             reading()

@@ -74,11 +74,11 @@ def _said_by_libraries(address: str) -> Iterator[str]:
 @example(secret="se cret/x", form=FORMS[5], spell=spelled[0])  # httpx: Invalid port: 'se cret'
 def test_no_secret_is_left_in_what_libraries_say(secret: str, form: str, spell) -> None:
     address = form.format(spell(secret))
-    addresses.remember(address)
+    addresses.remember_addresses(address)
     try:
         said = [address, spell(secret), secret, repr(secret), json.dumps(secret), ascii(secret), quote(secret, safe="")]
         for text in (*said, *_said_by_libraries(address)):
-            left = addresses.scrubbed(f"<<{text}>>")
+            left = addresses.without_secrets(f"<<{text}>>")
             assert secret not in left
             assert spell(secret) not in left
             assert repr(secret)[1:-1] not in left
@@ -107,11 +107,11 @@ def test_an_address_is_shown_as_the_library_reads_it(address: str, shown: str) -
 
 
 def test_a_host_and_a_user_s_plain_name_stay_in_messages() -> None:
-    addresses.remember("postgresql://postgres:s3cret!!@localhost:5432/mlflow?sslmode=require")
+    addresses.remember_addresses("postgresql://postgres:s3cret!!@localhost:5432/mlflow?sslmode=require")
     said = (
         'connection to "localhost", user "postgres" of postgresql://localhost/mlflow: password s3cret!!, SSL required'
     )
-    assert addresses.scrubbed(said) == said.replace("s3cret!!", "***")
+    assert addresses.without_secrets(said) == said.replace("s3cret!!", "***")
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def test_what_the_environment_holds_is_in_no_message(
 ) -> None:
     monkeypatch.setenv(name, value)
     for said in (f"it said {secret}", f"it said {value}", f"it said {quote(secret, safe='')}", repr([secret])):
-        assert secret not in addresses.scrubbed(said)
-        assert quote(secret, safe="") not in addresses.scrubbed(said)
+        assert secret not in addresses.without_secrets(said)
+        assert quote(secret, safe="") not in addresses.without_secrets(said)
     with pytest.raises(ValueError, match="no"):
-        raise ValueError(addresses.one_line(OSError(f"no: {secret}")))
-    assert secret not in addresses.one_line(OSError(f"no: {secret}"))
+        raise ValueError(addresses.safe_line(OSError(f"no: {secret}")))
+    assert secret not in addresses.safe_line(OSError(f"no: {secret}"))
 
 
 def test_a_secret_that_the_end_of_a_long_line_would_cut_is_not_there_in_part() -> None:
     addresses.remember_secrets("abcdefgh" * 4)
-    assert "abcd" not in addresses.one_line(OSError("x" * 280 + "abcdefgh" * 4))
+    assert "abcd" not in addresses.safe_line(OSError("x" * 280 + "abcdefgh" * 4))
 
 
 def test_remotes_of_dvc_are_known_also_from_a_file_that_dvc_refuses() -> None:
@@ -159,7 +159,7 @@ def test_remotes_of_dvc_are_known_also_from_a_file_that_dvc_refuses() -> None:
 """
     )
     said = "store: s3cret77, pass word, AKIA77, false, true, https://me:s3cret77@host/store"
-    assert addresses.scrubbed(said) == "store: ***, ***, ***, false, true, https://host/store"
+    assert addresses.without_secrets(said) == "store: ***, ***, ***, false, true, https://host/store"
 
 
 def test_no_log_record_and_no_traceback_holds_a_secret(tmp_path: Path) -> None:
@@ -192,19 +192,19 @@ def test_a_record_without_secrets_is_logged_as_ever(caplog: pytest.LogCaptureFix
 )
 def test_an_address_that_no_library_reads_is_refused_by_its_setting(address: str) -> None:
     with pytest.raises(InputError, match=r"^MLFLOW_TRACKING_URI must be an address like http") as raised:
-        addresses.check("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000")
+        addresses.check_readable("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000")
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:5000", "sqlite://", "sqlite:///a.db", "databricks"])
 def test_an_address_that_can_be_read_is_taken(address: str) -> None:
-    addresses.check("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000")
+    addresses.check_readable("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000")
 
 
 def test_a_variable_that_was_set_to_nothing_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PREFECT_UI_URL", "MLFLOW_TRACKING_URI", "PREFECT_API_KEY"):
         monkeypatch.setenv(name, "")
-    assert addresses.scrubbed("federate 1/30  loss 0.5") == "federate 1/30  loss 0.5"
+    assert addresses.without_secrets("federate 1/30  loss 0.5") == "federate 1/30  loss 0.5"
 
 
 OURS = {"UndriftError", "InputError", "SettingsError", "DataError", "RunError", "TrackingLost", "Stopped"}

@@ -33,7 +33,7 @@ def test_a_label_says_only_what_differs() -> None:
 
 
 def test_short_names_are_those_of_one_setting_only() -> None:
-    names = {name: grid.short(name) for name in fields()}
+    names = {name: grid.short_name(name) for name in fields()}
     assert len({*names.values()}) == len(names)
     assert names["federate.aggregator.kind"] == "aggregator"
     assert (names["federate.client.kind"], names["federate.client.schedule.kind"]) == ("client", "schedule")

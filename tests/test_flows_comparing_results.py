@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_whole_cell_is_read(folder: Path, cell: grid.Cell) -> None:
-    found = results.read(cell, folder, "id")
+    found = results.read_result(cell, folder, "id")
     assert (found.curve, found.prune_from, found.resolution["accuracy"]) == ({1: 0.5, 2: 0.4}, 2, 1 / 10)
 
 
@@ -47,7 +47,7 @@ def test_a_whole_cell_is_read(folder: Path, cell: grid.Cell) -> None:
 def test_a_damaged_file_of_a_cell_is_one_line(path: str, content: bytes, folder: Path, cell: grid.Cell) -> None:
     (folder / path).write_bytes(content)
     with pytest.raises(DataError) as raised:
-        results.read(cell, folder, "id")
+        results.read_result(cell, folder, "id")
     assert "\n" not in str(raised.value)
 
 

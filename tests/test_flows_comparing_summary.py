@@ -93,7 +93,7 @@ def test_a_group_with_a_failed_cell_counts_the_others_and_is_never_bold() -> Non
 
 def test_a_comparison_without_any_result_still_has_a_table() -> None:
     found = [Result(cell, "failed", "no") for cell in cells()]
-    text = summary.markdown(found, "", results.target(found))
+    text = summary.markdown(found, "", results.common_accuracy(found))
     assert [row[:2] for row in rows_of(text)[2:]] == [["sgd", "0"], ["adam", "0"]]
     assert "0 of 6 cells finished" in text
     assert loss_curves.draw(found).axes[0].texts[0].get_text() == "no cell finished"
@@ -115,7 +115,7 @@ def test_rounds_to_target_is_where_each_cell_first_reaches_what_all_reach() -> N
     found = [
         Result(cell, "finished", accuracies=each) for cell, each in zip(cells(("sgd",), (0, 1)), reached, strict=True)
     ]
-    target = results.target(found)
+    target = results.common_accuracy(found)
     assert target == 0.85
     assert [each.numbers[results.ROUNDS_TO_TARGET] for each in results.with_rounds_to(found, target)] == [2, 4]
 
@@ -123,7 +123,7 @@ def test_rounds_to_target_is_where_each_cell_first_reaches_what_all_reach() -> N
 def test_no_target_where_a_cell_ends_far_behind() -> None:
     ends = [accuracies(0.9), accuracies(0.71)]  # 0.71 < 0.8 · 0.9
     found = [Result(c, "finished", accuracies=each) for c, each in zip(cells(("sgd",), (0, 1)), ends, strict=True)]
-    assert results.target(found) is None
+    assert results.common_accuracy(found) is None
     assert results.with_rounds_to(found, None) == found
 
 
@@ -144,7 +144,7 @@ def workspace(folder: Path) -> Path:
 
 def test_a_cell_is_read_from_its_workspace(tmp_path: Path) -> None:
     (cell,) = cells(("sgd",), (0,))
-    found = results.read(cell, workspace(tmp_path), "abc")
+    found = results.read_result(cell, workspace(tmp_path), "abc")
     # Drift: (0.6 + 0.2 + 0.1) / 3, the rounds of pruning left out.
     assert found.numbers == {"accuracy": 0.5, "loss": 1.75, "size_bytes": 4000, "drift_mean": pytest.approx(0.3)}
     assert (found.curve, found.accuracies, found.prune_from) == ({1: 2.0, 4: 1.5}, {1: 0.4, 3: 0.5}, 4)

@@ -44,23 +44,23 @@ def test_a_run_is_ended_once_its_process_was_killed_and_not_before(left: Path, p
     with subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes) as holder:
         assert holder.stdout
         assert holder.stdout.readline() == "held\n"
-        killed_runs.end_all(repository)
+        killed_runs.end_killed_runs(repository)
         assert status(left) == "RUNNING"
         holder.kill()
         holder.wait()
     with temporary_settings({PREFECT_API_URL: prefect_server}):  # which does not know it
-        killed_runs.end_all(repository)
+        killed_runs.end_killed_runs(repository)
     assert status(left) == "FAILED"
     assert not run_record.is_unfinished(left)
 
 
 def test_a_retry_leaves_the_run_that_it_goes_on_in_alone(left: Path) -> None:
     with killed_runs.alive(left.parents[1], left.name):
-        killed_runs.end_all(left.parents[1])
+        killed_runs.end_killed_runs(left.parents[1])
         assert status(left) == "RUNNING"
     assert not [*left.parent.glob(".alive/*")]
 
 
 def test_of_a_run_without_a_lock_nobody_knows_whether_it_lives(left: Path) -> None:
-    killed_runs.end_all(left.parents[1])
+    killed_runs.end_killed_runs(left.parents[1])
     assert status(left) == "RUNNING"

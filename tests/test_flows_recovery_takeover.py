@@ -21,7 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.mlflow_store import connection
 from flows.recovery import killed_runs, takeover
 from flows.running.session import Session
-from flows.workspace import file_lock
+from flows.workspace.file_lock import file_lock
 from flows.workspace.run_folder import Workspace
 from tasks.settings import Settings, load
 
@@ -143,7 +143,7 @@ def test_a_comparison_is_taken_once_its_last_cell_has_ended(repository: Path, se
     ended: list[float] = []
 
     def cell() -> None:
-        with file_lock.held(folder / ".locks/cell-00"):
+        with file_lock(folder / ".locks/cell-00"):
             begins.set()
             while not (folder / "stop").exists():  # as a cell does at the end of each round
                 time.sleep(0.05)
@@ -165,10 +165,13 @@ def test_a_lock_whose_file_was_removed_meanwhile_keeps_others_out(tmp_path: Path
 
     def second() -> None:
         waiting.set()
-        with file_lock.held(path), file_lock.held(path, wait=False) as free:  # of its own file, not of the removed one
+        with (
+            file_lock(path),
+            file_lock(path, wait=False) as free,
+        ):  # of its own file, not of the removed one
             got.append(free)
 
-    with file_lock.held(path):
+    with file_lock(path):
         thread = threading.Thread(target=second)
         thread.start()
         waiting.wait()

@@ -45,7 +45,7 @@ def answering(told: str) -> Iterator[str]:
 
 def check(told: str) -> None:
     with answering(told) as url, temporary_settings({PREFECT_API_URL: url}):
-        reachability.check()
+        reachability.check_prefect()
 
 
 @pytest.mark.parametrize("version", ["2.20.4", "3.0.0", f"{HERE}.dev1", f"{HERE.major}.{HERE.minor - 1}.99"])

@@ -146,7 +146,7 @@ def test_report_names_the_run(tracked: Path, opened: connection.Store, run: mlfl
 
 
 def test_parameters_are_all_settings_by_dotted_name(tracked: Path, run: mlflow.entities.Run) -> None:
-    assert run.data.params == run_content.flatten(load(tracked / "params.yaml"))
+    assert run.data.params == run_content.spelled_settings(load(tracked / "params.yaml"))
     assert run.data.params["federate.client.learning_rate"] == "0.05"
     assert run.data.params["preprocess.augment.flip"] == "false"
     assert run.data.params["federate.local_work.by_client"] == "{}"
@@ -331,10 +331,10 @@ def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(
             raise SystemExit(9)
         return log(store, run, name, *others)  # type: ignore[arg-type]
 
-    log = logged_models.log
+    log = logged_models.log_model
     settings = with_settings(settings, {"track.register_as": ""})
     with monkeypatch.context() as killed:
-        killed.setattr(logged_models, "log", die_in_second)
+        killed.setattr(logged_models, "log_model", die_in_second)
         with pytest.raises(SystemExit):
             tracking.log_finished(settings, folder, run_id)
     tracking.log_finished(settings, folder, run_id)
@@ -488,9 +488,9 @@ def test_processes_that_begin_at_once_share_one_fresh_database(tmp_path: Path) -
 
 
 def test_private_workspaces_share_the_repository_s_store(tmp_path: Path) -> None:
-    assert connection.repository(tmp_path / ".runs/some-id") == tmp_path
-    assert connection.repository(tmp_path / ".dvc/tmp/exps/tmp1") == tmp_path
-    assert connection.repository(tmp_path) == tmp_path
+    assert connection.store_folder(tmp_path / ".runs/some-id") == tmp_path
+    assert connection.store_folder(tmp_path / ".dvc/tmp/exps/tmp1") == tmp_path
+    assert connection.store_folder(tmp_path) == tmp_path
 
 
 def test_a_deleted_experiment_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

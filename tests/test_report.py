@@ -9,7 +9,7 @@ import pytest
 import yaml
 from test_page import HOSTILE, MINIMAL, diagnosis
 
-from flows.workspace.overrides import laid_over
+from flows.workspace.overrides import with_overrides
 from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.report.markdown import escape, to_markdown
 from tasks.diagnose.report.observed import headline
@@ -208,7 +208,7 @@ def test_flags_and_patch_set_what_the_settings_say(name: str, value: Any) -> Non
     given = shlex.split(flags(settings))
     assert given[::2] == ["-S", "-S"]
     params = (Path(__file__).parents[1] / "params.yaml").read_text()
-    changed = yaml.safe_load(laid_over(params, given[1::2]))
+    changed = yaml.safe_load(with_overrides(params, given[1::2]))
     patched = yaml.safe_load(patch(settings))
     for key in name.split("."):
         changed, patched = changed[key], patched[key]

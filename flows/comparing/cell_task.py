@@ -25,12 +25,12 @@ from prefect.client.schemas.objects import State
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.states import Completed
 
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.mlflow_store import connection, run_record
 from flows.running.failed_state import failed
 from flows.running.session import Session
-from flows.steps import RETRY_AFTER, Watch, compute, restore_or_run, worth_retrying
-from flows.workspace import file_lock
+from flows.steps import RETRY_AFTER, OnRound, compute, restore_or_run, worth_retrying
+from flows.workspace.file_lock import file_lock
 from flows.workspace.run_folder import RUNS, Workspace
 from tasks import command
 from tasks.errors import RunError, TrackingLost
@@ -137,7 +137,7 @@ def _run(plan: Plan) -> bool:
         raise RunError(f"{plan.repository} is not there: a Dask worker must see the repository's folder by this path")
     if not plan.folder.parent.is_dir():
         raise RunError(f"the comparison {plan.comparison} is gone: it was killed, and another goes on with its folder")
-    with file_lock.held(plan.folder.parent / LOCKS / plan.name):
+    with file_lock(plan.folder.parent / LOCKS / plan.name):
         return _stages(plan)
 
 
@@ -157,7 +157,7 @@ def _stages(plan: Plan) -> bool:
 
 
 def _stage(plan: Plan, session: Session, step: str) -> bool:
-    def watch() -> Watch:
+    def watch() -> OnRound:
         run = session.live()
 
         def tell(row: Mapping[str, Any], _done: int, _total: int) -> None:
@@ -179,7 +179,7 @@ def _alone(plan: Plan, step: str) -> Iterator[None]:
     names = {name for before in STEPS[: STEPS.index(step) + 1] for name in stages[before].get("params", [])}
     values = {name: _at(params, name) for name in sorted(names)}
     key = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
-    with file_lock.held(plan.folder.parent / LOCKS / f"{step}-{key}"):
+    with file_lock(plan.folder.parent / LOCKS / f"{step}-{key}"):
         yield
 
 
@@ -213,7 +213,7 @@ def _find_parent(plan: Plan) -> None:
         opened.client.get_run(plan.parent)
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise TrackingLost(f"MLflow at {opened.uri}: {one_line(exc)}") from exc
+            raise TrackingLost(f"MLflow at {opened.uri}: {safe_line(exc)}") from exc
         raise RunError(
             f"MLflow at {opened.uri} does not know the comparison's run {plan.parent}: give every Dask worker the "
             "MLFLOW_TRACKING_URI of the comparison"

@@ -20,7 +20,7 @@ from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from flows import addresses
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.comparing.cell_task import STOP, Plan, begin_process, cell
 from flows.recovery import prefect_states
 from flows.running.failed_state import failed
@@ -80,24 +80,24 @@ def check_dask(address: str) -> None:
     """
     from distributed.comm.addressing import get_address_host, parse_address, parse_host_port
 
-    addresses.remember(address if "://" in address else f"tcp://{address}")
+    addresses.remember_addresses(address if "://" in address else f"tcp://{address}")
     shown = shown_dask(address)
     wrong = f"a Dask scheduler's address is like tcp://127.0.0.1:8786, got {shown!r}"
     try:
         scheme, place = parse_address(address)
         parse_host_port(place)
     except Exception as exc:  # its parser has no error of its own
-        raise InputError(f"{wrong}: {one_line(exc)}") from exc
+        raise InputError(f"{wrong}: {safe_line(exc)}") from exc
     if scheme not in _DASK_SCHEMES:
         raise InputError(f"{wrong}: undrift reaches Dask by {' or '.join(_DASK_SCHEMES)}")
     try:
         workers = asyncio.run(asyncio.wait_for(_workers(address), _CONNECT + 5))
     except Exception as exc:  # of the address, of certificates, of what answers there and is no scheduler
-        raise InputError(f"no Dask scheduler answers at {shown}: {one_line(exc)}") from exc
+        raise InputError(f"no Dask scheduler answers at {shown}: {safe_line(exc)}") from exc
     if not workers:
         raise InputError(f"the Dask scheduler at {shown} has no worker: start some with `dask worker {shown}`")
     elsewhere = sorted(set(map(get_address_host, workers)) - _own_addresses())
-    if elsewhere and is_temporary(reachability.address()):
+    if elsewhere and is_temporary(reachability.prefect_address()):
         raise InputError(
             f"the Dask workers on {', '.join(elsewhere)} cannot reach this command's temporary Prefect server: set "
             "PREFECT_API_URL to a server that they reach too"
@@ -242,12 +242,12 @@ def _state(future: PrefectFuture[Any]) -> State[Any] | None:
     except Exception as exc:
         if masked(exc):
             raise
-        return Crashed(message=one_line(exc))
+        return Crashed(message=safe_line(exc))
     if state.is_final():
         return state
     # A Dask worker that died under a cell, more often than its scheduler allows, leaves no state.
     wrapped: Any = getattr(future, "wrapped_future", None)
     lost = wrapped.exception() if wrapped is not None else None
-    message = f"its worker was lost: {one_line(lost) if lost else state.name}"
+    message = f"its worker was lost: {safe_line(lost) if lost else state.name}"
     prefect_states.crash([future.task_run_id], message)
     return Crashed(message=message)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.workspace import overrides
 from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, parse
@@ -90,10 +90,10 @@ def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
     width = max(2, len(str(len(combinations) - 1)))
     made: list[Cell] = []
     for number, chosen in enumerate(combinations):
-        label = ", ".join(f"{short(name)}={value}" for name, value in chosen.items())
+        label = ", ".join(f"{short_name(name)}={value}" for name, value in chosen.items())
         settings_of = [f"{name}={value}" for name, value in chosen.items()]
         try:
-            params = overrides.laid_over(base, [*pinned, *settings_of])
+            params = overrides.with_overrides(base, [*pinned, *settings_of])
             settings = parse(yaml.safe_load(params))
         except SettingsError as exc:
             raise SettingsError(f"cell {label}: {exc}") from exc
@@ -104,7 +104,7 @@ def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
     return made
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     """Returns the shortest name of a setting that no other has: federate.aggregator.kind → aggregator."""
     names = {_without_kind(other) for other in fields()}
     parts = _without_kind(name)
@@ -140,7 +140,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
     except SettingsError:
         raise
     except Exception as exc:  # Hydra's parser lets Python's own through, as for a number of 5,000 digits
-        raise SettingsError(f"{wrong}: {one_line(exc)}") from exc
+        raise SettingsError(f"{wrong}: {safe_line(exc)}") from exc
     if name not in fields():
         raise SettingsError(f"--grid {_unknown(name)}")
     return name, values

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow.entities import Param
 
-from flows.comparing.grid import Cell, short
+from flows.comparing.grid import Cell, short_name
 from flows.comparing.results import Result
 from flows.mlflow_store import connection, run_content, run_record
 from flows.tracking import errors
@@ -35,7 +35,7 @@ class ParentRun:
         described = " ".join(f"{name}={each}" for name, each in grid.items())
         run = self.store.client.create_run(
             self.store.experiment_id,
-            run_name=f"compare {' × '.join(short(name) for name in grid)}",
+            run_name=f"compare {' × '.join(short_name(name) for name in grid)}",
             tags={
                 **run_content.origin(self._folder),
                 "mlflow.source.name": "python -m flows.compare",
@@ -46,7 +46,7 @@ class ParentRun:
         return str(run.info.run_id)
 
     def _log_settings(self, cells: Sequence[Cell], grid: Mapping[str, str]) -> None:
-        each = [run_content.flatten(cell.settings) for cell in cells]
+        each = [run_content.spelled_settings(cell.settings) for cell in cells]
         shared = {name: value for name, value in each[0].items() if all(other[name] == value for other in each)}
         params = [Param(name, value) for name, value in {**shared, **grid}.items()]
         for begin in range(0, len(params), run_content.PARAMS_PER_CALL):

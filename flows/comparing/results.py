@@ -55,7 +55,7 @@ class Result:
         return self.status == "finished"
 
 
-def read(cell: Cell, folder: Path, run_id: str) -> Result:
+def read_result(cell: Cell, folder: Path, run_id: str) -> Result:
     """Returns the result of a finished cell from its workspace.
 
     Raises:
@@ -101,7 +101,7 @@ def finite(scores: Mapping[str, object]) -> dict[str, float]:
     }
 
 
-def target(results: Sequence[Result]) -> float | None:
+def common_accuracy(results: Sequence[Result]) -> float | None:
     """Returns the validation accuracy that every finished cell reaches: the lowest at the end of training.
 
     A higher one would leave cells without a number of rounds, which no mean could count. None if a cell ends so far

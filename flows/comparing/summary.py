@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from flows.comparing import significance
-from flows.comparing.grid import SEED, short
+from flows.comparing.grid import SEED, short_name
 from flows.comparing.results import DRIFT, ROUNDS_TO_TARGET, Result
 from flows.comparing.significance import Group, Verdict
 
 
 @dataclass(frozen=True)
-class Column:
+class ComparedNumber:
     """A number of the table.
 
     Attributes:
@@ -28,14 +28,14 @@ class Column:
     higher: bool | None
 
 
-COLUMNS = (
-    Column("accuracy", "accuracy", 4, True),
-    Column("loss", "loss", 4, False),
-    Column("client_accuracy_worst", "worst client's accuracy", 4, True),
-    Column("pruned_accuracy", "pruned accuracy", 4, True),
-    Column("pruned_loss", "pruned loss", 4, False),
-    Column(DRIFT, "drift", 4, None),
-    Column(ROUNDS_TO_TARGET, "rounds to target", 1, False),
+COMPARED = (
+    ComparedNumber("accuracy", "accuracy", 4, True),
+    ComparedNumber("loss", "loss", 4, False),
+    ComparedNumber("client_accuracy_worst", "worst client's accuracy", 4, True),
+    ComparedNumber("pruned_accuracy", "pruned accuracy", 4, True),
+    ComparedNumber("pruned_loss", "pruned loss", 4, False),
+    ComparedNumber(DRIFT, "drift", 4, None),
+    ComparedNumber(ROUNDS_TO_TARGET, "rounds to target", 1, False),
 )
 
 
@@ -50,14 +50,14 @@ def groups(results: Sequence[Result]) -> dict[Group, list[Result]]:
 def group_label(group: Group, settings: Sequence[str]) -> str:
     """Returns what sets a group apart, `server_optimizer=adam`; `settings` are those of the grid."""
     names = [name for name in settings if name != SEED]
-    return ", ".join(f"{short(name)}={value}" for name, value in zip(names, group, strict=True)) or "all cells"
+    return ", ".join(f"{short_name(name)}={value}" for name, value in zip(names, group, strict=True)) or "all cells"
 
 
 def verdicts(results: Sequence[Result]) -> dict[str, Verdict]:
     """Returns what can be said of the best group, for each number of COLUMNS that has a better and a worse."""
     seeds = list(dict.fromkeys(each.cell.seed for each in results))
     found = {}
-    for column in COLUMNS:
+    for column in COMPARED:
         if column.higher is None:
             continue
         numbers = {group: _of(cells, column.key) for group, cells in groups(results).items()}
@@ -77,10 +77,10 @@ def markdown(results: Sequence[Result], clients: str, target: float | None) -> s
         target: of `rounds to target`.
     """
     settings = list(results[0].cell.values)
-    shown = [column for column in COLUMNS if any(column.key in each.numbers for each in results)]
+    shown = [column for column in COMPARED if any(column.key in each.numbers for each in results)]
     judged = verdicts(results)
     parts = [
-        f"# Comparison: {' × '.join(short(name) for name in settings)}",
+        f"# Comparison: {' × '.join(short_name(name) for name in settings)}",
         _summary(results, clients),
         _table(results, settings, shown, judged),
         _legend(results, shown, target),
@@ -106,10 +106,10 @@ def _summary(results: Sequence[Result], clients: str) -> str:
 
 
 def _table(
-    results: Sequence[Result], settings: Sequence[str], shown: Sequence[Column], judged: Mapping[str, Verdict]
+    results: Sequence[Result], settings: Sequence[str], shown: Sequence[ComparedNumber], judged: Mapping[str, Verdict]
 ) -> str:
     names = [name for name in settings if name != SEED]
-    head = [*(short(name) for name in names), "n", *(_heading(column) for column in shown)]
+    head = [*(short_name(name) for name in names), "n", *(_heading(column) for column in shown)]
     lines = [_line(head), "|" + "---|" * len(names) + "--:|" * (len(head) - len(names))]
     for group, cells in groups(results).items():
         row = [*group, str(sum(each.is_finished for each in cells))]
@@ -121,7 +121,7 @@ def _table(
     return "\n".join(lines)
 
 
-def _heading(column: Column) -> str:
+def _heading(column: ComparedNumber) -> str:
     return column.heading + {True: " ↑", False: " ↓", None: ""}[column.higher]
 
 
@@ -138,7 +138,7 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _legend(results: Sequence[Result], shown: Sequence[Column], target: float | None) -> str:
+def _legend(results: Sequence[Result], shown: Sequence[ComparedNumber], target: float | None) -> str:
     keys = {column.key for column in shown}
     says = (
         ["Mean ± sd over the n cells of a group (sample sd)."] if len({each.cell.seed for each in results}) > 1 else []
@@ -152,7 +152,7 @@ def _legend(results: Sequence[Result], shown: Sequence[Column], target: float | 
 
 
 def _test(
-    results: Sequence[Result], settings: Sequence[str], shown: Sequence[Column], judged: Mapping[str, Verdict]
+    results: Sequence[Result], settings: Sequence[str], shown: Sequence[ComparedNumber], judged: Mapping[str, Verdict]
 ) -> str:
     tested = [(column, judged[column.key]) for column in shown if column.key in judged]
     lines = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import addresses
-from flows.addresses import one_line, without_password
+from flows.addresses import safe_line, without_password
 from tasks.errors import InputError, RunError, TrackingLost, UndriftError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Store:
     experiment_id: str
 
 
-def quiet() -> None:
+def quiet_mlflow() -> None:
     """Turns MLflow's telemetry and chatter off, and bounds its patience. Call it before MLflow's import."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -55,7 +55,7 @@ def quiet() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-def repository(folder: Path) -> Path:
+def store_folder(folder: Path) -> Path:
     """Returns the folder that holds the store: `folder`, or the repository whose private workspace it is.
 
     Private workspaces are those of flow runs (`.runs/<id>`) and of `dvc exp run --temp` and `--queue`
@@ -79,13 +79,13 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
         InputError: MLFLOW_TRACKING_URI is no address of a store, or the store wants another password.
         RunError: its experiment was deleted.
     """
-    quiet()
+    quiet_mlflow()
     import mlflow
 
-    home = repository(folder)
+    home = store_folder(folder)
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if given:
-        check_address(given)
+        check_mlflow_address(given)
     uri = given or f"sqlite:///{home / DATABASE}"
     shown = without_password(given) if given else f"sqlite:///{DATABASE}"
     try:
@@ -97,17 +97,17 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
                 os.environ.pop("MLFLOW_TRACKING_URI", None)
             client = mlflow.MlflowClient(uri)
             experiment_id = _experiment(client, experiment, home, uri)
-    except raised() as exc:
-        raise error(shown, exc, InputError) from exc
+    except store_exceptions() as exc:
+        raise store_error(shown, exc, InputError) from exc
     return Store(client, shown, experiment_id)
 
 
-def check_address(given: str) -> None:
+def check_mlflow_address(given: str) -> None:
     """Raises InputError if MLFLOW_TRACKING_URI holds `given` and no library can read that."""
-    addresses.check("MLFLOW_TRACKING_URI", given, "http://127.0.0.1:5000 or sqlite:///mlflow.db")
+    addresses.check_readable("MLFLOW_TRACKING_URI", given, "http://127.0.0.1:5000 or sqlite:///mlflow.db")
 
 
-def raised() -> tuple[type[Exception], ...]:
+def store_exceptions() -> tuple[type[Exception], ...]:
     """Returns what MLflow and its databases raise for a store that is away, wrong, or not to be had."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -115,7 +115,7 @@ def raised() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, ImportError, OSError, ValueError
 
 
-def error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) -> UndriftError:
+def store_error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) -> UndriftError:
     """Returns the error for what was `raised` at the address `shown`: TrackingLost, or `refused` if that will stay so.
 
     A password that was refused, an argument that is not allowed and a missing driver are not worth another try.
@@ -126,7 +126,7 @@ def error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) ->
     if code == "UNAUTHENTICATED":
         return refused(unauthenticated(shown))
     stays = code in ("PERMISSION_DENIED", "INVALID_PARAMETER_VALUE") or isinstance(exc, ImportError | ArgumentError)
-    return (refused if stays else TrackingLost)(f"MLflow at {shown}: {one_line(exc)}")
+    return (refused if stays else TrackingLost)(f"MLflow at {shown}: {safe_line(exc)}")
 
 
 def unauthenticated(shown: str) -> str:
@@ -187,7 +187,7 @@ def knock(uri: str, seconds: float) -> None:
     try:
         httpx.get(f"{without_password(uri).rstrip('/')}/health", timeout=seconds, verify=False)
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
-        raise OSError(f"it does not answer: {one_line(exc)}") from exc
+        raise OSError(f"it does not answer: {safe_line(exc)}") from exc
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import tracking
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.mlflow_store import connection, run_record
 from tasks.settings import Settings
 
@@ -89,7 +89,7 @@ class LiveRun:
             try:
                 self._last = max(self._last, run_content.log_rounds(self._client, self.run_id, rows))
             except Exception as lost:
-                log.warning("MLflow: %s; the rounds will be logged when it answers", one_line(lost))
+                log.warning("MLflow: %s; the rounds will be logged when it answers", safe_line(lost))
                 self._wake.set()
                 return False
             with self._lock:

@@ -23,7 +23,7 @@ NEEDS = ("tensorflow-cpu", "numpy")
 """What a logged model needs to be served; MLflow would start another TensorFlow to guess it."""
 
 
-def load(settings: Settings, folder: Path, paths: Mapping[str, str]) -> dict[str, Any]:
+def load_models(settings: Settings, folder: Path, paths: Mapping[str, str]) -> dict[str, Any]:
     """Returns the run's Keras models in the H5 files `paths` of the workspace `folder`, by the same names.
 
     Raises:
@@ -38,7 +38,7 @@ def load(settings: Settings, folder: Path, paths: Mapping[str, str]) -> dict[str
     return {name: load_model(folder / path, model, shape, num_classes) for name, path in paths.items()}
 
 
-def log(
+def log_model(
     store: Store,
     run_id: str,
     name: str,
@@ -62,7 +62,7 @@ def log(
         store.experiment_id,
         name=name,
         source_run_id=run_id,
-        params=run_content.flatten(settings),
+        params=run_content.spelled_settings(settings),
         model_type="classifier",
         tags={**origin, "mlflow.note.content": described},
     )
@@ -77,7 +77,7 @@ def log(
     )
     register_as = settings.track.register_as
     if register_as:
-        register(client, register_as if name == "global" else f"{register_as}-{name}", run_id, logged.model_id)
+        register_model(client, register_as if name == "global" else f"{register_as}-{name}", run_id, logged.model_id)
     return str(logged.model_id)
 
 
@@ -94,7 +94,7 @@ def signature_of(model: Any) -> ModelSignature:
     )
 
 
-def register(client: MlflowClient, name: str, run_id: str, model_id: str) -> None:
+def register_model(client: MlflowClient, name: str, run_id: str, model_id: str) -> None:
     """Makes a logged model the next version of the registered model `name`."""
     try:
         client.create_registered_model(name)

@@ -45,14 +45,14 @@ def create(
     return str(run.info.run_id)
 
 
-def flatten(settings: Settings) -> dict[str, str]:
+def spelled_settings(settings: Settings) -> dict[str, str]:
     """Returns every setting by its dotted name, spelled as in params.yaml."""
     return {dotted: _spell(_value(settings, dotted)) for dotted in fields()}
 
 
 def log_settings(client: MlflowClient, run_id: str, settings: Settings) -> None:
     """Logs all settings as parameters."""
-    for part in _chunks([Param(key, value) for key, value in flatten(settings).items()], PARAMS_PER_CALL):
+    for part in _chunks([Param(key, value) for key, value in spelled_settings(settings).items()], PARAMS_PER_CALL):
         client.log_batch(run_id, params=part)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.mlflow_store import connection
 from tasks.files import replacing
 
@@ -80,7 +80,7 @@ def note_data(folder: Path, data: str) -> None:
         _write(folder, _Begun(found.run_id, found.status, data))
 
 
-def forget(folder: Path) -> None:
+def remove_record(folder: Path) -> None:
     """Removes the record: the run goes on no more."""
     (folder / RUN_ID).unlink(missing_ok=True)
 
@@ -101,7 +101,7 @@ def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, wi
                     client.log_artifact(run_id, str(folder / path), "reports")
         client.set_terminated(run_id, status)
     except Exception as lost:  # the store is gone: what ended the run says more
-        log.warning("MLflow run %s could not be marked %s: %s", run_id, status, one_line(lost))
+        log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
     else:
         _write(folder, _Begun(run_id, status, _read(folder).data))
 

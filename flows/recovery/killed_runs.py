@@ -13,7 +13,7 @@ from uuid import UUID
 from flows.comparing.cell_task import STOP
 from flows.mlflow_store import run_record
 from flows.recovery import prefect_states
-from flows.workspace import file_lock
+from flows.workspace.file_lock import file_lock
 from flows.workspace.run_folder import RUNS
 from tasks.errors import UndriftError
 
@@ -27,7 +27,7 @@ KILLED = "its process was killed; found by a later run"
 def alive(repository: Path, run_id: str) -> Iterator[None]:
     """Holds the lock of the flow run in the block. Take it first: `end_all` would end the run's earlier attempt."""
     path = repository / _LOCKS / run_id
-    with file_lock.held(path):  # for a moment it may be with one who ends, or takes over, what an earlier attempt left
+    with file_lock(path):  # for a moment it may be with one who ends, or takes over, what an earlier attempt left
         try:
             yield
         finally:
@@ -39,7 +39,7 @@ def dead(repository: Path, run_id: str) -> Iterator[bool]:
     """Yields whether no process runs the flow run; none begins to, not even its retry, while the block lasts."""
     path = repository / _LOCKS / run_id
     known = path.exists()
-    with file_lock.held(path, wait=False) as is_dead:
+    with file_lock(path, wait=False) as is_dead:
         try:
             yield is_dead
         finally:
@@ -47,12 +47,12 @@ def dead(repository: Path, run_id: str) -> Iterator[bool]:
                 path.unlink(missing_ok=True)
 
 
-def forget(repository: Path, run_id: str) -> None:
+def remove_lock(repository: Path, run_id: str) -> None:
     """Removes the lock of a flow run whose folder is gone. For who holds it, as in a block of `dead`."""
     (repository / _LOCKS / run_id).unlink(missing_ok=True)
 
 
-def end(repository: Path, run_id: str, status: str) -> None:
+def end_killed_run(repository: Path, run_id: str, status: str) -> None:
     """Ends in MLflow what a flow run left running there, unless a process goes on with it.
 
     A store that does not answer costs a warning.
@@ -65,7 +65,7 @@ def end(repository: Path, run_id: str, status: str) -> None:
                 log.warning("%s", exc)
 
 
-def end_all(repository: Path) -> None:
+def end_killed_runs(repository: Path) -> None:
     """Ends in MLflow (FAILED) and in Prefect (Crashed) what killed flow runs left there as running.
 
     Their workspaces stay: a retry of such a run, or the same run started again, goes on in it and in its MLflow run.

@@ -15,7 +15,7 @@ from uuid import UUID
 from flows.comparing.cell_task import LOCKS, STOP
 from flows.mlflow_store import run_record
 from flows.recovery import killed_runs, prefect_states
-from flows.workspace import file_lock
+from flows.workspace.file_lock import file_lock
 from flows.workspace.own_code import CODE, own_code
 from flows.workspace.run_folder import COPIED, RUNS
 from tasks.files import replacing
@@ -61,7 +61,7 @@ def take_over(repository: Path, run_id: str, identity: str) -> None:
             if is_dead and _is_of(folder, identity) and _cells_have_ended(folder):
                 prefect_states.crash_flow_run(UUID(folder.name), killed_runs.KILLED)
                 folder.rename(repository / RUNS / run_id)
-                killed_runs.forget(repository, folder.name)
+                killed_runs.remove_lock(repository, folder.name)
                 log.info("goes on with flow run %s, which was stopped", folder.name)
                 return
 
@@ -101,7 +101,7 @@ def _cells_have_ended(folder: Path) -> bool:
 
 
 def _is_free(lock: Path) -> bool:
-    with file_lock.held(lock, wait=False) as is_free:
+    with file_lock(lock, wait=False) as is_free:
         return is_free
 
 

@@ -14,7 +14,7 @@ from tasks.errors import UndriftError
 def failed(exc: Exception) -> State[Any]:
     """Returns the Failed state of what `command.as_error` has a message for; all else is raised, as there."""
     error = command.as_error(exc)
-    return Failed(message=" ".join(addresses.scrubbed(str(error)).split()), data=error)
+    return Failed(message=" ".join(addresses.without_secrets(str(error)).split()), data=error)
 
 
 class _Told(logging.Filter):

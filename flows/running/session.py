@@ -49,7 +49,7 @@ class Session:
             )
             self.begin().end("KILLED", with_reports=False)  # those that lie there may be of the new data
             self._live = None
-            run_record.forget(folder)
+            run_record.remove_record(folder)
         live = self.begin()
         run_record.note_data(folder, data)
         return live

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import addresses
-from flows.addresses import one_line, without_password
+from flows.addresses import safe_line, without_password
 from flows.mlflow_store import connection
 from tasks.errors import InputError, TrackingLost
 
@@ -18,10 +18,10 @@ _PATIENCE = 15.0
 log = logging.getLogger(__name__)
 
 
-def address() -> str:
+def prefect_address() -> str:
     """Returns the API's address by PREFECT_API_URL or the active Prefect profile; empty: there is no server."""
     found = str(prefect_settings().api.url or "").rstrip("/")
-    addresses.remember(found)
+    addresses.remember_addresses(found)
     return found
 
 
@@ -33,7 +33,7 @@ def prefect_settings() -> "Settings":
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:
-        check_address(given)
+        check_prefect_address(given)
     try:
         from prefect.settings import get_current_settings
 
@@ -46,9 +46,9 @@ def prefect_settings() -> "Settings":
     return found
 
 
-def check_address(url: str) -> None:
+def check_prefect_address(url: str) -> None:
     """Raises InputError if PREFECT_API_URL holds `url` and no library can read that."""
-    addresses.check("PREFECT_API_URL", url, "http://127.0.0.1:4200/api")
+    addresses.check_readable("PREFECT_API_URL", url, "http://127.0.0.1:4200/api")
 
 
 def _wrong(exc: Exception) -> str:
@@ -56,12 +56,12 @@ def _wrong(exc: Exception) -> str:
     import pydantic
 
     if not isinstance(exc, pydantic.ValidationError):
-        return one_line(exc)
+        return safe_line(exc)
     first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
-    return addresses.scrubbed(" ".join([exc.title, *map(str, first["loc"])]) + f": {first['msg']}")
+    return addresses.without_secrets(" ".join([exc.title, *map(str, first["loc"])]) + f": {first['msg']}")
 
 
-def check() -> None:
+def check_prefect() -> None:
     """Finds out whether the server, if there is one, answers: Prefect itself would try for minutes.
 
     Raises:
@@ -70,17 +70,17 @@ def check() -> None:
     """
     import httpx
 
-    url = address()
+    url = prefect_address()
     if not url:
         return
-    check_address(url)
+    check_prefect_address(url)
     shown = without_password(url)
     secret = prefect_settings().api.auth_string
     user, _, password = (secret.get_secret_value() if secret else "").partition(":")
     try:
         answer = httpx.get(f"{url}/admin/version", auth=(user, password) if user else None, timeout=_PATIENCE)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
-        raise InputError(f"the Prefect server at PREFECT_API_URL={shown} does not answer: {one_line(exc)}") from exc
+        raise InputError(f"the Prefect server at PREFECT_API_URL={shown} does not answer: {safe_line(exc)}") from exc
     if answer.status_code in (401, 403):
         said = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
         raise InputError(f"the Prefect server at {shown} {said}: set PREFECT_API_AUTH_STRING=user:password")
@@ -109,14 +109,14 @@ def _check_version(shown: str, told: str) -> None:
         )
 
 
-def require() -> None:
+def require_prefect() -> None:
     """Raises InputError if no server is set, or if it does not answer as `check` says."""
-    if not address():
+    if not prefect_address():
         raise InputError(
             "PREFECT_API_URL is not set: run `prefect server start`, then "
             "`export PREFECT_API_URL=http://127.0.0.1:4200/api`"
         )
-    check()
+    check_prefect()
 
 
 def check_mlflow(repository: Path) -> None:
@@ -129,12 +129,12 @@ def check_mlflow(repository: Path) -> None:
     url = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not url:
         return
-    connection.check_address(url)
+    connection.check_mlflow_address(url)
     try:
         if url.startswith(("http:", "https:")):
             connection.knock(url, _PATIENCE)
         connection.connect(repository)
     except OSError as exc:
-        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={without_password(url)}: {one_line(exc)}") from exc
+        raise InputError(f"MLflow at MLFLOW_TRACKING_URI={without_password(url)}: {safe_line(exc)}") from exc
     except TrackingLost as exc:
         raise InputError(str(exc)) from exc

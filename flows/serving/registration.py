@@ -26,7 +26,7 @@ _TENSORFLOW = {"WRAPT_DISABLE_EXTENSIONS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 log = logging.getLogger("flows.deployments")
 
 
-def register(repository: Path, pool: str) -> None:
+def register_deployments(repository: Path, pool: str) -> None:
     """Makes the process work pool `pool` if it is missing, and registers every flow of DEPLOYED there.
 
     Registered again, a deployment gets the code's and params.yaml's present state. What was set in the UI stays: its
@@ -171,4 +171,4 @@ def _ensure_pool(name: str) -> None:
 def _ui() -> str:
     from prefect.settings import PREFECT_UI_URL
 
-    return without_password(str(PREFECT_UI_URL.value() or reachability.address().removesuffix("/api")))
+    return without_password(str(PREFECT_UI_URL.value() or reachability.prefect_address().removesuffix("/api")))

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.workspace.dvc_hashes import remove_damaged
 from tasks.errors import RunError
 
@@ -84,7 +84,7 @@ class _Failures(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         exc = record.exc_info[1] if record.exc_info else None
         if not isinstance(exc, OSError):
-            self.errors.append(RunError(f"{record.getMessage()}: {one_line(exc) if exc else 'no reason'}"))
+            self.errors.append(RunError(f"{record.getMessage()}: {safe_line(exc) if exc else 'no reason'}"))
             return
         self.errors.append(OSError(exc.errno, exc.strerror or str(exc)))
         for name in (exc.filename, exc.filename2):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def held(path: Path, wait: bool = True) -> Iterator[bool]:
+def file_lock(path: Path, wait: bool = True) -> Iterator[bool]:
     """Holds the lock of the file `path` in the block; yields whether it has it.
 
     The file is made where it is missing, and may be removed by who holds it: a lock on a file that is gone keeps nobody

@@ -32,12 +32,12 @@ def overridden(params: Path, overrides: Sequence[str]) -> str:
     missing = [name for name in Settings.model_fields if name not in raw]
     if missing:  # DVC knows a stage by what stands there, not by our defaults
         raise SettingsError(f"{params} lacks {', '.join(missing)}: change a copy of params.yaml, which has all")
-    text = laid_over(text, overrides)
+    text = with_overrides(text, overrides)
     parse(yaml.safe_load(text))
     return text
 
 
-def laid_over(text: str, overrides: Sequence[str]) -> str:
+def with_overrides(text: str, overrides: Sequence[str]) -> str:
     """Returns a params.yaml with each `name=value` set; whether the settings are right is the caller's to find out.
 
     Raises:
@@ -64,10 +64,10 @@ def laid_over(text: str, overrides: Sequence[str]) -> str:
 
 def params_text(params: Path, settings: Settings) -> str:
     """Returns a params.yaml that holds `settings`, with the spelling of the file `params` where the values agree."""
-    return merged(params.read_text(encoding="utf-8"), settings)
+    return text_with_settings(params.read_text(encoding="utf-8"), settings)
 
 
-def merged(text: str, settings: Settings) -> str:
+def text_with_settings(text: str, settings: Settings) -> str:
     """Returns the text of a params.yaml that holds `settings`, with the spelling of `text` where the values agree."""
     raw = yaml.safe_load(text)
     if parse(raw) == settings:
@@ -98,7 +98,7 @@ def _short(text: str) -> str:
 
 
 def _reason(exc: BaseException) -> str:
-    lines = [line for line in addresses.scrubbed(str(exc.__cause__ or exc)).strip().splitlines() if line.strip()]
+    lines = [line for line in addresses.without_secrets(str(exc.__cause__ or exc)).strip().splitlines() if line.strip()]
     is_sweep = "Sweep" in lines[0] or "Glob(" in lines[0] if lines else False
     if lines[:1] and (lines[0].startswith("Error merging override") or is_sweep):
         return "-S takes one value; python -m flows.compare --grid takes several"

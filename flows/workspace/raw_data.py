@@ -32,7 +32,7 @@ def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Sett
     if is_inside(path):
         return params, settings
     changed = with_settings(settings, {"data.path": str(target)})
-    return overrides.merged(params, changed), changed
+    return overrides.text_with_settings(params, changed), changed
 
 
 def is_inside(path: str) -> bool:

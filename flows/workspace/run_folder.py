@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import addresses
-from flows.addresses import one_line
+from flows.addresses import safe_line
 from flows.workspace.dvc_commit import commit, copying
 from flows.workspace.dvc_hashes import dvc_hash, remove_damaged
 from flows.workspace.own_code import CODE, own_code
@@ -97,9 +97,9 @@ class Workspace:
             except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step will say so
                 return False
             except OSError as exc:
-                raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {one_line(exc)}") from exc
+                raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {safe_line(exc)}") from exc
             except Exception as exc:  # what DVC raises for a damaged entry or list cannot be listed
-                log.warning("%s: DVC's cache is damaged, %s: the step runs", step, one_line(exc))
+                log.warning("%s: DVC's cache is damaged, %s: the step runs", step, safe_line(exc))
                 _forget(repo, stage)
                 return False
             return True
@@ -121,7 +121,7 @@ class Workspace:
             try:
                 commit(repo, _stage(repo, step))
             except (DvcException, OSError, RunError) as exc:
-                raise RunError(f"the outputs of {step} could not be put into DVC's cache: {one_line(exc)}") from exc
+                raise RunError(f"the outputs of {step} could not be put into DVC's cache: {safe_line(exc)}") from exc
 
     def check_remote(self) -> None:
         """Raises InputError if `push` has nowhere to go: better before the first step than after the last."""
@@ -146,7 +146,7 @@ class Workspace:
                 with copying():
                     return int(repo.push(run_cache=True))
             except (DvcException, OSError, RunError) as exc:
-                raise RunError(f"dvc push: {one_line(exc)}") from exc
+                raise RunError(f"dvc push: {safe_line(exc)}") from exc
 
     def hashes(self) -> dict[str, str]:
         """Returns DVC's hash of every output, by its path, as dvc.lock of the workspace has them."""
@@ -183,7 +183,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except DvcException as exc:
-        raise InputError(f"DVC: {addresses.in_full(exc)}") from exc
+        raise InputError(f"DVC: {addresses.safe_text(exc)}") from exc
 
 
 def _stage(repo: "Repo", step: str) -> "Stage":
