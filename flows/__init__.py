@@ -2,7 +2,7 @@
 
 import os
 
-from flows import addresses
+from flows import known_secrets
 
 ENVIRONMENT = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
@@ -25,4 +25,4 @@ if os.environ.get("PREFECT_API_URL") == "":
     del os.environ["PREFECT_API_URL"]
 
 # Every process of ours that could log an address comes by here: also a worker's, a pool's and Dask's.
-addresses.guard()
+known_secrets.guard()

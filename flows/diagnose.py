@@ -22,8 +22,8 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import tracking
-from flows.addresses import safe_line
 from flows.commands import error_of, run_pipeline
+from flows.known_secrets import safe_line
 from flows.mlflow_store import connection
 from flows.running.failed_state import failed
 from flows.serving import reachability

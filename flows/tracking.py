@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.addresses import safe_line
+from flows.known_secrets import safe_line
 from flows.mlflow_store import connection, run_record
 from tasks import command, files, lock, outputs
 from tasks.errors import DataError, UndriftError

@@ -1,4 +1,4 @@
-"""flows/addresses.py: no secret of an address is in what is shown, whichever library reads it or quotes it."""
+"""flows/addresses.py and known_secrets.py: no secret of an address is shown, whichever library reads or quotes it."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, make_url
 
-from flows import addresses
+from flows import addresses, known_secrets
 from tasks.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ spelled = (lambda text: text, quote, lambda text: quote(text, safe=""), quote_pl
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test knows its own addresses only."""
-    monkeypatch.setattr(addresses, "_known", set())
+    monkeypatch.setattr(known_secrets, "IN_USE", known_secrets.KnownSecrets())
 
 
 @settings(max_examples=400, deadline=None)
@@ -74,16 +74,14 @@ def _said_by_libraries(address: str) -> Iterator[str]:
 @example(secret="se cret/x", form=FORMS[5], spell=spelled[0])  # httpx: Invalid port: 'se cret'
 def test_no_secret_is_left_in_what_libraries_say(secret: str, form: str, spell) -> None:
     address = form.format(spell(secret))
-    addresses.remember_addresses(address)
-    try:
-        said = [address, spell(secret), secret, repr(secret), json.dumps(secret), ascii(secret), quote(secret, safe="")]
-        for text in (*said, *_said_by_libraries(address)):
-            left = addresses.without_secrets(f"<<{text}>>")
-            assert secret not in left
-            assert spell(secret) not in left
-            assert repr(secret)[1:-1] not in left
-    finally:
-        addresses._known.clear()
+    known = known_secrets.KnownSecrets()
+    known.remember_addresses(address)
+    said = [address, spell(secret), secret, repr(secret), json.dumps(secret), ascii(secret), quote(secret, safe="")]
+    for text in (*said, *_said_by_libraries(address)):
+        left = known.without_secrets(f"<<{text}>>")
+        assert secret not in left
+        assert spell(secret) not in left
+        assert repr(secret)[1:-1] not in left
 
 
 @pytest.mark.parametrize(
@@ -107,11 +105,11 @@ def test_an_address_is_shown_as_the_library_reads_it(address: str, shown: str) -
 
 
 def test_a_host_and_a_user_s_plain_name_stay_in_messages() -> None:
-    addresses.remember_addresses("postgresql://postgres:s3cret!!@localhost:5432/mlflow?sslmode=require")
+    known_secrets.IN_USE.remember_addresses("postgresql://postgres:s3cret!!@localhost:5432/mlflow?sslmode=require")
     said = (
         'connection to "localhost", user "postgres" of postgresql://localhost/mlflow: password s3cret!!, SSL required'
     )
-    assert addresses.without_secrets(said) == said.replace("s3cret!!", "***")
+    assert known_secrets.without_secrets(said) == said.replace("s3cret!!", "***")
 
 
 @pytest.mark.parametrize(
@@ -133,20 +131,20 @@ def test_what_the_environment_holds_is_in_no_message(
 ) -> None:
     monkeypatch.setenv(name, value)
     for said in (f"it said {secret}", f"it said {value}", f"it said {quote(secret, safe='')}", repr([secret])):
-        assert secret not in addresses.without_secrets(said)
-        assert quote(secret, safe="") not in addresses.without_secrets(said)
+        assert secret not in known_secrets.without_secrets(said)
+        assert quote(secret, safe="") not in known_secrets.without_secrets(said)
     with pytest.raises(ValueError, match="no"):
-        raise ValueError(addresses.safe_line(OSError(f"no: {secret}")))
-    assert secret not in addresses.safe_line(OSError(f"no: {secret}"))
+        raise ValueError(known_secrets.safe_line(OSError(f"no: {secret}")))
+    assert secret not in known_secrets.safe_line(OSError(f"no: {secret}"))
 
 
 def test_a_secret_that_the_end_of_a_long_line_would_cut_is_not_there_in_part() -> None:
-    addresses.remember_secrets("abcdefgh" * 4)
-    assert "abcd" not in addresses.safe_line(OSError("x" * 280 + "abcdefgh" * 4))
+    known_secrets.IN_USE.remember_secrets("abcdefgh" * 4)
+    assert "abcd" not in known_secrets.safe_line(OSError("x" * 280 + "abcdefgh" * 4))
 
 
 def test_remotes_of_dvc_are_known_also_from_a_file_that_dvc_refuses() -> None:
-    addresses.remember_config(
+    known_secrets.IN_USE.remember_config(
         """[core]
     remote = store
     analytics = true
@@ -159,7 +157,7 @@ def test_remotes_of_dvc_are_known_also_from_a_file_that_dvc_refuses() -> None:
 """
     )
     said = "store: s3cret77, pass word, AKIA77, false, true, https://me:s3cret77@host/store"
-    assert addresses.without_secrets(said) == "store: ***, ***, ***, false, true, https://host/store"
+    assert known_secrets.without_secrets(said) == "store: ***, ***, ***, false, true, https://host/store"
 
 
 def test_no_log_record_and_no_traceback_holds_a_secret(tmp_path: Path) -> None:
@@ -204,7 +202,7 @@ def test_an_address_that_can_be_read_is_taken(address: str) -> None:
 def test_a_variable_that_was_set_to_nothing_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PREFECT_UI_URL", "MLFLOW_TRACKING_URI", "PREFECT_API_KEY"):
         monkeypatch.setenv(name, "")
-    assert addresses.without_secrets("federate 1/30  loss 0.5") == "federate 1/30  loss 0.5"
+    assert known_secrets.without_secrets("federate 1/30  loss 0.5") == "federate 1/30  loss 0.5"
 
 
 OURS = {"UndriftError", "InputError", "SettingsError", "DataError", "RunError", "TrackingLost", "Stopped"}

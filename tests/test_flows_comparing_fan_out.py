@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows import addresses
+from flows import known_secrets
 from flows.comparing.fan_out import check_dask
 from tasks.errors import InputError
 
@@ -17,7 +17,7 @@ def test_an_address_that_is_nonsense_is_one_line(address: str) -> None:
 
 
 def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses, "_known", set())
+    monkeypatch.setattr(known_secrets, "IN_USE", known_secrets.KnownSecrets())
     with pytest.raises(InputError, match=r"got 'tcp://127\.0\.0\.1:1': ") as raised:
         check_dask("tcp://me:s3cret77@127.0.0.1:1")
     assert "s3cret77" not in str(raised.value)

@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.states import Completed
 
-from flows.addresses import safe_line
+from flows.known_secrets import safe_line
 from flows.mlflow_store import connection, run_record
 from flows.running.failed_state import failed
 from flows.running.session import Session

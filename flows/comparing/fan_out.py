@@ -19,9 +19,9 @@ from prefect.futures import PrefectFuture
 from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from flows import addresses
-from flows.addresses import safe_line
+from flows import addresses, known_secrets
 from flows.comparing.cell_task import STOP, Plan, begin_process, cell
+from flows.known_secrets import safe_line
 from flows.recovery import prefect_states
 from flows.running.failed_state import failed
 from flows.serving import reachability
@@ -80,7 +80,7 @@ def check_dask(address: str) -> None:
     """
     from distributed.comm.addressing import get_address_host, parse_address, parse_host_port
 
-    addresses.remember_addresses(address if "://" in address else f"tcp://{address}")
+    known_secrets.IN_USE.remember_addresses(address if "://" in address else f"tcp://{address}")
     shown = shown_dask(address)
     wrong = f"a Dask scheduler's address is like tcp://127.0.0.1:8786, got {shown!r}"
     try:

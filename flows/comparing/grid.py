@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from flows.addresses import safe_line
+from flows.known_secrets import safe_line
 from flows.workspace import overrides
 from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, parse

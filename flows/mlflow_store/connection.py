@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import addresses
-from flows.addresses import safe_line, without_password
+from flows.addresses import without_password
+from flows.known_secrets import safe_line
 from tasks.errors import InputError, RunError, TrackingLost, UndriftError
 
 if TYPE_CHECKING:

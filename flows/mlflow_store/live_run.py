@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import tracking
-from flows.addresses import safe_line
+from flows.known_secrets import safe_line
 from flows.mlflow_store import connection, run_record
 from tasks.settings import Settings
 

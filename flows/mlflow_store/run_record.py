@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.addresses import safe_line
+from flows.known_secrets import safe_line
 from flows.mlflow_store import connection
 from tasks.files import replacing
 

@@ -9,7 +9,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import PrefectException
 from prefect.states import Crashed
 
-from flows.addresses import safe_line
+from flows.known_secrets import safe_line
 
 log = logging.getLogger(__name__)
 

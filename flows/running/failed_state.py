@@ -6,7 +6,7 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows import addresses
+from flows import known_secrets
 from tasks import command
 from tasks.errors import UndriftError
 
@@ -14,7 +14,7 @@ from tasks.errors import UndriftError
 def failed(exc: Exception) -> State[Any]:
     """Returns the Failed state of what `command.as_error` has a message for; all else is raised, as there."""
     error = command.as_error(exc)
-    return Failed(message=" ".join(addresses.without_secrets(str(error)).split()), data=error)
+    return Failed(message=" ".join(known_secrets.without_secrets(str(error)).split()), data=error)
 
 
 class _Told(logging.Filter):

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import addresses
-from flows.addresses import safe_line, without_password
+from flows import addresses, known_secrets
+from flows.addresses import without_password
+from flows.known_secrets import safe_line
 from flows.mlflow_store import connection
 from tasks.errors import InputError, TrackingLost
 
@@ -14,15 +15,16 @@ if TYPE_CHECKING:
     from prefect.settings import Settings
 
 _PATIENCE = 15.0
+"""Seconds that a server may take to answer."""
 
 log = logging.getLogger(__name__)
 
 
 def prefect_address() -> str:
     """Returns the API's address by PREFECT_API_URL or the active Prefect profile; empty: there is no server."""
-    found = str(prefect_settings().api.url or "").rstrip("/")
-    addresses.remember_addresses(found)
-    return found
+    address = str(prefect_settings().api.url or "").rstrip("/")
+    known_secrets.IN_USE.remember_addresses(address)
+    return address
 
 
 def prefect_settings() -> "Settings":
@@ -31,19 +33,20 @@ def prefect_settings() -> "Settings":
     Raises:
         InputError: one of them is wrong; Prefect finds out as it is imported.
     """
-    given = os.environ.get("PREFECT_API_URL")
-    if given:
-        check_prefect_address(given)
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        check_prefect_address(url)
     try:
         from prefect.settings import get_current_settings
 
-        found = get_current_settings()
-    except Exception as exc:  # pydantic's, of a TOML file, of an address: whatever Prefect's settings are made of
+        settings = get_current_settings()
+    except Exception as exc:  # pydantic's, a TOML file's, an address's: Prefect reads its settings in many ways
         raise InputError(f"Prefect cannot use its settings (PREFECT_... or its profile): {_wrong(exc)}") from exc
-    for secret in (found.api.auth_string, found.api.key):
+    for secret in (settings.api.auth_string, settings.api.key):
         if secret is not None:
-            addresses.remember_secrets(secret.get_secret_value(), secret.get_secret_value().partition(":")[2])
-    return found
+            text = secret.get_secret_value()
+            known_secrets.IN_USE.remember_secrets(text, text.partition(":")[2])
+    return settings
 
 
 def check_prefect_address(url: str) -> None:
@@ -58,7 +61,7 @@ def _wrong(exc: Exception) -> str:
     if not isinstance(exc, pydantic.ValidationError):
         return safe_line(exc)
     first = exc.errors(include_input=False, include_url=False, include_context=False)[0]
-    return addresses.without_secrets(" ".join([exc.title, *map(str, first["loc"])]) + f": {first['msg']}")
+    return known_secrets.without_secrets(" ".join([exc.title, *map(str, first["loc"])]) + f": {first['msg']}")
 
 
 def check_prefect() -> None:
@@ -82,22 +85,22 @@ def check_prefect() -> None:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
         raise InputError(f"the Prefect server at PREFECT_API_URL={shown} does not answer: {safe_line(exc)}") from exc
     if answer.status_code in (401, 403):
-        said = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
-        raise InputError(f"the Prefect server at {shown} {said}: set PREFECT_API_AUTH_STRING=user:password")
-    is_cloud = "/workspaces/" in url  # has no such page
-    if is_cloud:
+        refusal = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
+        raise InputError(f"the Prefect server at {shown} {refusal}: set PREFECT_API_AUTH_STRING=user:password")
+    is_cloud = "/workspaces/" in url
+    if is_cloud:  # it has no such page
         return
     if answer.status_code != 200:
         raise InputError(f"{shown} answers, but not as a Prefect server does: its address ends in /api")
     _check_version(shown, answer.text)
 
 
-def _check_version(shown: str, told: str) -> None:
-    """Raises InputError for a server older than this Prefect: it takes a run well, and then knows none of its tasks."""
+def _check_version(shown: str, body: str) -> None:
+    """Raises InputError for a server older than this Prefect: it would take a run, and then refuse its tasks."""
     import prefect
     from packaging.version import InvalidVersion, Version
 
-    text = told.strip().strip('"')
+    text = body.strip().strip('"')
     try:
         is_older = Version(text) < Version(prefect.__version__)
     except InvalidVersion as exc:
@@ -110,7 +113,7 @@ def _check_version(shown: str, told: str) -> None:
 
 
 def require_prefect() -> None:
-    """Raises InputError if no server is set, or if it does not answer as `check` says."""
+    """Raises InputError if no server is set, and as `check_prefect` does."""
     if not prefect_address():
         raise InputError(
             "PREFECT_API_URL is not set: run `prefect server start`, then "

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.addresses import safe_line
+from flows.known_secrets import safe_line
 from flows.workspace.dvc_hashes import remove_damaged
 from tasks.errors import RunError
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from flows import addresses
+from flows import known_secrets
 from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, load, parse
 
@@ -98,7 +98,9 @@ def _short(text: str) -> str:
 
 
 def _reason(exc: BaseException) -> str:
-    lines = [line for line in addresses.without_secrets(str(exc.__cause__ or exc)).strip().splitlines() if line.strip()]
+    lines = [
+        line for line in known_secrets.without_secrets(str(exc.__cause__ or exc)).strip().splitlines() if line.strip()
+    ]
     is_sweep = "Sweep" in lines[0] or "Glob(" in lines[0] if lines else False
     if lines[:1] and (lines[0].startswith("Error merging override") or is_sweep):
         return "-S takes one value; python -m flows.compare --grid takes several"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import addresses
-from flows.addresses import safe_line
+from flows import known_secrets
+from flows.known_secrets import safe_line
 from flows.workspace.dvc_commit import commit, copying
 from flows.workspace.dvc_hashes import dvc_hash, remove_damaged
 from flows.workspace.own_code import CODE, own_code
@@ -183,7 +183,7 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except DvcException as exc:
-        raise InputError(f"DVC: {addresses.safe_text(exc)}") from exc
+        raise InputError(f"DVC: {known_secrets.safe_text(exc)}") from exc
 
 
 def _stage(repo: "Repo", step: str) -> "Stage":
@@ -289,7 +289,7 @@ def _remember_remotes(folder: Path) -> None:
     for name in ("config", "config.local"):
         path = folder / ".dvc" / name
         if path.is_file():
-            addresses.remember_config(path.read_text(encoding="utf-8", errors="replace"))
+            known_secrets.IN_USE.remember_config(path.read_text(encoding="utf-8", errors="replace"))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
