@@ -21,10 +21,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import tracking
 from flows.commands import error_of, run_pipeline
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection
+from flows.mlflow_store import connection, finished_run
+from flows.mlflow_store.store_errors import store_errors
 from flows.running.failed_state import failed
 from flows.serving import reachability
 from flows.workspace import overrides
@@ -118,7 +118,7 @@ def _logged(run_id: str) -> Iterator[_Found]:
         opened = connection.connect(repository)
     except TrackingLost as exc:
         raise InputError(str(exc)) from exc
-    with tracking.errors(opened.uri), tempfile.TemporaryDirectory() as holder:
+    with store_errors(opened.uri), tempfile.TemporaryDirectory() as holder:
         run = _find(opened.client, run_id, opened.uri)
         for name in LOGS:
             _download(opened, run_id, f"reports/{name}", holder)
@@ -140,7 +140,7 @@ def _workspace(repository: Path, run_id: str) -> Path | None:
     """Returns the folder on this machine in which the run was made; None if it is gone, or has been used again."""
     for tracked in (repository / TRACKED, *sorted((repository / RUNS).rglob(TRACKED))):
         with suppress(DataError):  # a damaged report of another run says nothing of this one
-            if tracking.read_report(tracked)["run_id"] == run_id:
+            if finished_run.read_report(tracked)["run_id"] == run_id:
                 return tracked.parents[1]
     return None
 

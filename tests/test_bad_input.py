@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.mlflow_store import data_versions
+from flows.workspace.dvc_hashes import dvc_hash
 from flows.workspace.run_folder import Workspace
 from tasks import lock
 from tasks.errors import RunError
@@ -309,7 +309,7 @@ def assert_whole(cache: Path) -> None:
     """Every file in the cache is what its name says, and nothing is there by half."""
     for path in (cache / "files").rglob("*"):
         if path.is_file():
-            assert data_versions.dvc_hash(path) == f"{path.parent.name}{path.name}".removesuffix(".dir")
+            assert dvc_hash(path) == f"{path.parent.name}{path.name}".removesuffix(".dir")
 
 
 def test_a_full_disk_while_committing_leaves_the_cache_whole(

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import tracking
-from flows.mlflow_store import data_versions
+from flows.mlflow_store import finished_run
+from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
 from tasks.errors import DataError
 from tasks.outputs import OUTPUTS
@@ -129,9 +129,9 @@ def test_track_depends_on_all_settings() -> None:
 
 def test_track_depends_on_all_that_it_logs() -> None:
     deps = paths(STAGES["track"]["deps"])
-    logged = {*tracking.FILES, *tracking.MODELS.values()} - {"params.yaml"}
+    logged = {*finished_run.FILES, *finished_run.MODELS.values()} - {"params.yaml"}
     assert {path for path in logged if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)} == set()
-    assert set(tracking.DATA) <= set(deps)
+    assert set(finished_run.DATA) <= set(deps)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -233,7 +233,7 @@ def test_our_hash_of_a_folder_or_file_is_dvc_s(clone: Path) -> None:
     lock = yaml.safe_load((clone / "dvc.lock").read_text())
     outs = [out for stage in lock["stages"].values() for out in stage["outs"]]
     assert {out["path"]: out["md5"] for out in outs} == {
-        path: data_versions.dvc_hash(clone / path) for path in ("data/partition", "data/clients", "reports/labels.png")
+        path: dvc_hash(clone / path) for path in ("data/partition", "data/clients", "reports/labels.png")
     }
 
 

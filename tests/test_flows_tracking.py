@@ -15,8 +15,8 @@ import pytest
 import yaml
 from mlflow.entities import ViewType
 
-from flows import tracking
-from flows.mlflow_store import connection, data_versions, logged_models, run_content
+from flows.mlflow_store import connection, data_versions, finished_run, logged_models, run_content
+from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
 from tasks.errors import RunError
 from tasks.settings import load, with_settings
@@ -80,8 +80,8 @@ def write_models(folder: Path) -> None:
 
 def lock_data(folder: Path) -> None:
     """Writes the part of dvc.lock that says which data the run has."""
-    paths = [*tracking.DATA, *tracking.MODELS.values()]
-    outs = [{"path": path, "hash": "md5", "md5": data_versions.dvc_hash(folder / path)} for path in paths]
+    paths = [*finished_run.DATA, *finished_run.MODELS.values()]
+    outs = [{"path": path, "hash": "md5", "md5": dvc_hash(folder / path)} for path in paths]
     (folder / "dvc.lock").write_text(
         yaml.safe_dump({"schema": "2.0", "stages": {"all": {"cmd": "make", "outs": outs}}})
     )
@@ -207,7 +207,7 @@ def test_artifacts_are_reports_pictures_settings_and_exported_models(
             found |= walk(entry.path) if entry.is_dir else {entry.path}
         return found
 
-    assert walk() == {*tracking.FILES, tracking.TIMINGS, tracking.LOCK}
+    assert walk() == {*finished_run.FILES, finished_run.TIMINGS, finished_run.LOCK}
 
 
 def test_the_logged_lock_does_not_name_an_earlier_run(
@@ -226,8 +226,8 @@ def test_a_lock_of_other_data_is_not_logged(opened: connection.Store, tracked: P
     for name in ("data", "models", "reports", "params.yaml", "dvc.lock"):
         (tmp_path / name).symlink_to(tracked / name)
     run_id = opened.client.create_run(opened.experiment_id).info.run_id
-    digests = dict.fromkeys(tracking.DATA, f"{'0' * 32}.dir")
-    tracking.log_artifacts(opened.client, run_id, tmp_path, digests)
+    digests = dict.fromkeys(finished_run.DATA, f"{'0' * 32}.dir")
+    finished_run.log_artifacts(opened.client, run_id, tmp_path, digests)
     assert "dvc.lock" not in [entry.path for entry in opened.client.list_artifacts(run_id)]
 
 
@@ -302,7 +302,7 @@ def test_a_run_that_was_begun_gets_what_it_lacks(tracked: Path, opened: connecti
         == run_content.last_round(mine.client, run_id)
         == 9
     )
-    tracking.log_finished(settings, tmp_path, run_id)
+    finished_run.log_finished(settings, tmp_path, run_id)
     history = mine.client.get_metric_history(run_id, "num_clients")
     assert sorted(point.step for point in history) == list(range(1, ROUNDS + 1))
     run = mine.client.get_run(run_id)
@@ -336,8 +336,8 @@ def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(
     with monkeypatch.context() as killed:
         killed.setattr(logged_models, "log_model", die_in_second)
         with pytest.raises(SystemExit):
-            tracking.log_finished(settings, folder, run_id)
-    tracking.log_finished(settings, folder, run_id)
+            finished_run.log_finished(settings, folder, run_id)
+    finished_run.log_finished(settings, folder, run_id)
     found = mine.client.search_logged_models([mine.experiment_id], filter_string=f"source_run_id = '{run_id}'")
     assert sorted(model.name for model in found) == ["global", "pruned"]
     assert {str(model.status) for model in found} == {"READY"}
@@ -398,7 +398,7 @@ def test_the_record_of_a_flow_run_is_left_alone(
         (folder / name).symlink_to(finished / name)
     shutil.copytree(finished / "reports", folder / "reports")
     (folder / ".mlflow-run").write_text("0123 KILLED")
-    tracking.track(with_settings(load(folder / "params.yaml"), {"track.register_as": ""}), folder)
+    finished_run.track(with_settings(load(folder / "params.yaml"), {"track.register_as": ""}), folder)
     assert (folder / ".mlflow-run").read_text() == "0123 KILLED"
 
 
@@ -427,7 +427,7 @@ def test_a_failed_log_marks_the_run_failed(tracked: Path, opened: connection.Sto
 
 def test_a_run_that_is_interrupted_is_killed_in_mlflow(opened: connection.Store) -> None:
     run_id = opened.client.create_run(opened.experiment_id).info.run_id
-    with pytest.raises(SystemExit), tracking.ending(opened.client, run_id):
+    with pytest.raises(SystemExit), finished_run.ending(opened.client, run_id):
         raise SystemExit(143)
     assert opened.client.get_run(run_id).info.status == "KILLED"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.mlflow_store import data_versions
 from flows.recovery import takeover
+from flows.workspace.dvc_hashes import dvc_hash
 from flows.workspace.own_code import own_code
 from flows.workspace.run_folder import Workspace
 from tasks.partition import partition
@@ -51,9 +51,7 @@ def test_a_run_has_it_and_its_results_are_known_by_it(repository: Path) -> None:
         (repository / name).write_text("changed = 1\n")
         assert not opened(repository, f"after {Path(name).stem}").restore("partition")
         (repository / name).write_text(MODULES[name])
-    assert data_versions.dvc_hash(opened(repository, "third").folder / "package") == data_versions.dvc_hash(
-        repository / "package"
-    )
+    assert dvc_hash(opened(repository, "third").folder / "package") == dvc_hash(repository / "package")
 
 
 def test_a_second_attempt_has_it_as_it_is_by_then(repository: Path) -> None:

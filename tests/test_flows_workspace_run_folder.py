@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.mlflow_store import data_versions
+from flows.workspace.dvc_hashes import dvc_hash
 from flows.workspace.run_folder import Workspace
 from tasks.partition import partition
 from tasks.settings import load
@@ -56,7 +56,7 @@ def test_restored_outputs_are_links_if_the_repository_says_so(repository: Path) 
     second = open_workspace(repository, "second")
     assert second.restore("partition")
     path = second.folder / "data/partition/00/x.npy"
-    assert path.samefile(cache_of(repository)[data_versions.dvc_hash(path)])
+    assert path.samefile(cache_of(repository)[dvc_hash(path)])
 
 
 def test_a_step_that_runs_over_links_leaves_the_cache_as_it_was(repository: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_step_that_runs_over_links_leaves_the_cache_as_it_was(repository: Path
     run_partition(third)
     assert (third.folder / "data/partition/00/y.npy").read_bytes() != before
     for name, path in cache_of(repository).items():
-        assert data_versions.dvc_hash(path) == name.removesuffix(".dir")
+        assert dvc_hash(path) == name.removesuffix(".dir")
 
 
 def damage(path: Path) -> None:
@@ -103,8 +103,8 @@ def test_a_damaged_file_of_the_cache_is_a_miss_and_is_made_anew(
     link: str, damaged: str, copy_repository: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = fresh_repository(copy_repository, tmp_path / "repository", link)
-    digest = data_versions.dvc_hash(first.folder / damaged)
-    sound = data_versions.dvc_hash(first.folder / "data/partition")
+    digest = dvc_hash(first.folder / damaged)
+    sound = dvc_hash(first.folder / "data/partition")
     damage(cache_of(first.repository)[digest])
     second = open_workspace(first.repository, "second")
     assert not second.restore("partition")
@@ -112,12 +112,12 @@ def test_a_damaged_file_of_the_cache_is_a_miss_and_is_made_anew(
     assert damaged == "data/partition" or [record for record in caplog.messages if "is damaged" in record]
     run_partition(second)
     second.commit("partition")
-    assert data_versions.dvc_hash(second.folder / "data/partition") == sound
+    assert dvc_hash(second.folder / "data/partition") == sound
     third = open_workspace(first.repository, "third")
     assert third.restore("partition")
-    assert data_versions.dvc_hash(third.folder / "data/partition") == sound
+    assert dvc_hash(third.folder / "data/partition") == sound
     for name, path in cache_of(first.repository).items():
-        assert data_versions.dvc_hash(path) == name.removesuffix(".dir")
+        assert dvc_hash(path) == name.removesuffix(".dir")
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -125,7 +125,7 @@ def test_an_output_damaged_in_the_workspace_is_never_taken_for_done(
     link: str, copy_repository: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = fresh_repository(copy_repository, tmp_path / "repository", link)
-    sound = data_versions.dvc_hash(first.folder / "data/partition")
+    sound = dvc_hash(first.folder / "data/partition")
     assert first.restore("partition")  # unchanged: as a retry finds it
     damage(first.folder / "data/partition/00/x.npy")
     taken = first.restore("partition")
@@ -134,7 +134,7 @@ def test_an_output_damaged_in_the_workspace_is_never_taken_for_done(
     if not taken:
         run_partition(first)
         first.commit("partition")
-    assert data_versions.dvc_hash(first.folder / "data/partition") == sound
+    assert dvc_hash(first.folder / "data/partition") == sound
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -143,14 +143,14 @@ def test_a_forced_run_replaces_what_is_damaged_in_the_cache(
 ) -> None:
     first = fresh_repository(copy_repository, tmp_path / "repository", link)
     path = "data/partition/00/x.npy"
-    sound = data_versions.dvc_hash(first.folder / path)
+    sound = dvc_hash(first.folder / path)
     damage(cache_of(first.repository)[sound])
     forced = open_workspace(first.repository, "forced")
     forced.clear("partition")
     run_partition(forced)
     forced.commit("partition")
-    assert data_versions.dvc_hash(forced.folder / path) == sound
-    assert data_versions.dvc_hash(cache_of(first.repository)[sound]) == sound
+    assert dvc_hash(forced.folder / path) == sound
+    assert dvc_hash(cache_of(first.repository)[sound]) == sound
 
 
 def test_a_damaged_entry_of_the_run_cache_is_a_miss(copy_repository: Callable[..., Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from flows import tracking
+from flows.mlflow_store import finished_run
 from tasks.errors import DataError
 from tasks.files import write_json
 
@@ -286,7 +286,7 @@ def finished(tmp_path_factory, make_clients, settings_of):
     settings = settings_of({"federate.rounds": 1, "prune.rounds": 2, "prune.begin_round": 1, "prune.end_round": 2})
     federate(settings, folder)
     prune(settings, folder)
-    for name in tracking.FILES:  # to be logged as they are
+    for name in finished_run.FILES:  # to be logged as they are
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder, settings
@@ -297,7 +297,7 @@ def steps():
     from tasks.evaluate import evaluate
     from tasks.prune import prune
 
-    return {"prune": prune, "evaluate": evaluate, "track": tracking.track}
+    return {"prune": prune, "evaluate": evaluate, "track": finished_run.track}
 
 
 @pytest.mark.parametrize("step", [pytest.param("prune", marks=pytest.mark.slow), "evaluate", "track"])

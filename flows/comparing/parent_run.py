@@ -9,7 +9,7 @@ from mlflow.entities import Param
 from flows.comparing.grid import Cell, short_name
 from flows.comparing.results import Result
 from flows.mlflow_store import connection, run_content, run_record
-from flows.tracking import errors
+from flows.mlflow_store.store_errors import store_errors
 
 _TABLE = "compare.json"
 _TAG_LENGTH = 5000
@@ -26,7 +26,7 @@ class ParentRun:
     def __init__(self, folder: Path, cells: Sequence[Cell], values: Mapping[str, Sequence[str]], tags: dict[str, str]):
         """`values` are those of each setting of the grid."""
         self._folder, self.store = folder, connection.connect(folder)
-        with errors(self.store.uri):
+        with store_errors(self.store.uri):
             grid = {name: ",".join(each) for name, each in values.items()}
             self.run_id = run_record.begin(self.store.client, folder, lambda: self._create(grid, tags), tags)
             self._log_settings(cells, grid)
@@ -59,7 +59,7 @@ class ParentRun:
             TrackingLost: the store does not take them.
         """
         client = self.store.client
-        with errors(self.store.uri):
+        with store_errors(self.store.uri):
             for path in reports:
                 client.log_artifact(self.run_id, str(path), "reports")
             self._log_table(results)

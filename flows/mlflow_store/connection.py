@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from flows import addresses
 from flows.addresses import without_password
 from flows.known_secrets import safe_line
-from tasks.errors import InputError, RunError, TrackingLost, UndriftError
+from flows.mlflow_store.store_errors import store_error, store_exceptions
+from tasks.errors import InputError, RunError, TrackingLost
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,35 +107,6 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
 def check_mlflow_address(given: str) -> None:
     """Raises InputError if MLFLOW_TRACKING_URI holds `given` and no library can read that."""
     addresses.check_readable("MLFLOW_TRACKING_URI", given, "http://127.0.0.1:5000 or sqlite:///mlflow.db")
-
-
-def store_exceptions() -> tuple[type[Exception], ...]:
-    """Returns what MLflow and its databases raise for a store that is away, wrong, or not to be had."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return MlflowException, SQLAlchemyError, ImportError, OSError, ValueError
-
-
-def store_error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) -> UndriftError:
-    """Returns the error for what was `raised` at the address `shown`: TrackingLost, or `refused` if that will stay so.
-
-    A password that was refused, an argument that is not allowed and a missing driver are not worth another try.
-    """
-    from sqlalchemy.exc import ArgumentError
-
-    code = getattr(exc, "error_code", "")
-    if code == "UNAUTHENTICATED":
-        return refused(unauthenticated(shown))
-    stays = code in ("PERMISSION_DENIED", "INVALID_PARAMETER_VALUE") or isinstance(exc, ImportError | ArgumentError)
-    return (refused if stays else TrackingLost)(f"MLflow at {shown}: {safe_line(exc)}")
-
-
-def unauthenticated(shown: str) -> str:
-    """Says that the store at `shown` does not take the password that it was given, or wants one."""
-    given = os.environ.get("MLFLOW_TRACKING_USERNAME") or "@" in os.environ.get("MLFLOW_TRACKING_URI", "")
-    which = "refuses the password" if given else "wants a password"
-    return f"MLflow at {shown} {which}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:

@@ -1,17 +1,19 @@
-"""What DVC calls the files of a run, and how MLflow is told: a data set whose digest is DVC's hash."""
+"""The versions of a run's data: DVC's hashes in dvc.lock, and MLflow's data set with such a hash as its digest."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.schema import TensorDatasetSchema
+from mlflow.types import Schema, TensorSpec
 
-from flows.workspace.dvc_hashes import dvc_hash
+from tasks.files import read_json
 
-__all__ = ["DvcFolder", "DvcSource", "dvc_hash", "lock_of_results", "locked"]
+_DESCRIPTION = {"data/partition": "partition.json", "data/clients": "preprocess.json"}
 
 
 def locked(lock: Path) -> dict[str, str]:
@@ -21,7 +23,7 @@ def locked(lock: Path) -> dict[str, str]:
 
 
 def lock_of_results(lock: Path) -> str:
-    """Returns the text of dvc.lock without the stage `track`: while a run is logged, that entry is an earlier run's."""
+    """Returns the text of dvc.lock without the stage `track`, whose entry is an earlier run's while a run is logged."""
     loaded = yaml.safe_load(lock.read_text(encoding="utf-8"))
     loaded["stages"].pop("track", None)
     return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
@@ -89,3 +91,18 @@ class DvcFolder(Dataset):
         """Returns what MLflow stores, as text."""
         schema = json.dumps(self._schema.to_dict()) if self._schema else ""
         return {**super().to_dict(), "schema": schema, "profile": json.dumps(self._profile or {})}
+
+
+def data_set(folder: Path, path: str, digest: str) -> DvcFolder:
+    """Returns MLflow's data set for `data/partition` or `data/clients`: shapes, classes and counts in brief."""
+    counts = read_json(folder / "data/partition/partition.json")
+    description = read_json(folder / path / _DESCRIPTION[path])
+    features = TensorSpec(np.dtype(np.float32), (-1, *description["input_shape"]), "x")
+    schema = TensorDatasetSchema(Schema([features]), Schema([TensorSpec(np.dtype(np.int32), (-1,), "y")]))
+    profile = {
+        "num_clients": len(counts["clients"]),
+        "num_examples": counts["num_examples"],
+        "num_test_examples": counts["test"]["num_examples"],
+        "num_classes": len(counts["classes"]),
+    }
+    return DvcFolder(path, digest, schema, profile)

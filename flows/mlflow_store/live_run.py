@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import tracking
 from flows.known_secrets import safe_line
 from flows.mlflow_store import connection, run_record
+from flows.mlflow_store.store_errors import store_errors
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class LiveRun:
         from flows.mlflow_store import run_content  # after it: MLflow is imported quietly
 
         self._client = self.store.client
-        with tracking.errors(self.store.uri):
+        with store_errors(self.store.uri):
             experiment = self.store.experiment_id
             self.run_id = run_record.begin(
                 self._client, folder, lambda: run_content.create(self._client, experiment, settings, folder, tags), tags

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flows import tracking
-from flows.mlflow_store import run_record
+from flows.mlflow_store import finished_run, run_record
 from flows.mlflow_store.live_run import LiveRun
 from flows.workspace.run_folder import Workspace
 from tasks.settings import Settings
@@ -58,7 +57,7 @@ class Session:
         """Logs the finished run, and writes reports/mlflow.json."""
         live = self.live()
         live.flush()
-        tracking.log_finished(self.settings, self.workspace.folder, live.run_id)
+        finished_run.log_finished(self.settings, self.workspace.folder, live.run_id)
 
     def end(self, status: str) -> None:
         """Ends the MLflow run, if there is one."""
@@ -71,4 +70,4 @@ class Session:
             store = self._live.store
             return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}
         path = Path(self.workspace.folder, "reports/mlflow.json")
-        return tracking.read_report(path) if path.is_file() else {}
+        return finished_run.read_report(path) if path.is_file() else {}

@@ -1,0 +1,243 @@
+"""A finished run in MLflow: settings, a point per round, final numbers, models, data versions, and its reports."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.known_secrets import safe_line
+from flows.mlflow_store import connection, run_record
+from flows.mlflow_store.store_errors import store_errors
+from flows.workspace.dvc_hashes import dvc_hash
+from tasks import command, files, outputs
+from tasks.errors import DataError
+from tasks.settings import Settings
+from tasks.signals import masked
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DATA = {"data/partition": "partition", "data/clients": "training"}
+"""The data sets of a run, with what each is to the run: MLflow's context."""
+MODELS = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
+_DIGEST = "dvc.digest"
+"""The tag of a logged model that is complete, also in the registry if it belongs there: the hash of its file."""
+FILES = (
+    "params.yaml",
+    "data/partition/partition.json",
+    "data/clients/preprocess.json",
+    "models/pruned.tflite",
+    "models/pruned_float.tflite",
+    "reports/clients.csv",
+    "reports/confusion.png",
+    "reports/diagnosis.html",
+    "reports/diagnosis.json",
+    "reports/diagnosis.md",
+    "reports/drift.png",
+    "reports/evaluation.json",
+    "reports/labels.png",
+    "reports/loss.png",
+    "reports/metrics.json",
+    "reports/prune.json",
+    "reports/rounds.csv",
+)
+"""The artifacts of a run, beside the models. Every finished run has these files."""
+TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
+"""Artifacts too, if they exist."""
+
+log = logging.getLogger(__name__)
+
+
+def track(settings: Settings, folder: Path) -> None:
+    """Logs the finished run in the workspace `folder` as a new MLflow run, and writes reports/mlflow.json.
+
+    If a killed process left a run running there, it is ended: its rounds may be of other settings or data.
+
+    Raises:
+        DataError: a step has not been run, or a model is damaged or another one; nothing was logged.
+        TrackingLost, RunError: MLflow could not take it; its run is FAILED, or KILLED if this process was stopped.
+    """
+    loaded = _finished(settings, folder)
+    opened = connection.connect(folder)
+    from flows.mlflow_store import run_content
+
+    with outputs.renewed(outputs.of("track", folder)):
+        with store_errors(opened.uri), _beginning(opened.client, folder) as begin:
+            run_id = begin(lambda: run_content.create(opened.client, opened.experiment_id, settings, folder))
+            with ending(opened.client, run_id):
+                run_content.log_settings(opened.client, run_id, settings)
+                _log(opened, run_id, settings, folder, loaded)
+        _report(opened, run_id, folder)
+
+
+@contextmanager
+def _beginning(client: "MlflowClient", folder: Path) -> Iterator[Callable[[Callable[[], str]], str]]:
+    """Yields a function that begins a run and records it in `folder`; ends a run that a killed process left running.
+
+    The record in the folder of a flow run is the flow run's, and stays as it is. The caller holds the folder's lock.
+    """
+    if connection.store_folder(folder) != folder.absolute():
+        yield lambda create: create()
+        return
+    # Without the folder's reports: they may be of other settings by now.
+    run_record.end_abandoned(folder, "KILLED", with_reports=False)
+    run_record.remove_record(folder)
+    try:
+        yield lambda create: run_record.begin(client, folder, create, {})
+    finally:
+        _forget_ended(client, folder)
+
+
+def _forget_ended(client: "MlflowClient", folder: Path) -> None:
+    """Removes the record of the run that was begun in `folder`, if the store knows that the run has ended."""
+    try:
+        ended = client.get_run(run_record.read_run_id(folder)).info.status != "RUNNING"
+    except Exception as lost:  # the next `track` in this folder will end the run
+        log.debug("%s", safe_line(lost))
+        return
+    if ended:
+        run_record.remove_record(folder)
+
+
+def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
+    """Logs the finished run into an MLflow run that was begun earlier, with the rounds that it lacks.
+
+    The status of the MLflow run stays as it is. Raises as `track` does.
+    """
+    loaded = _finished(settings, folder)
+    opened = connection.connect(folder)
+    with store_errors(opened.uri):
+        _log(opened, run_id, settings, folder, loaded)
+    _report(opened, run_id, folder)
+
+
+def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Returns the Keras models of a run, by name.
+
+    Raises:
+        DataError: a file of the run is missing, or a model is damaged.
+    """
+    for path in (*FILES, *MODELS.values()):
+        if not (folder / path).is_file():
+            raise DataError(f"{path} is missing: run the step that makes it first")
+    connection.quiet_mlflow()
+    with command.loading():
+        from flows.mlflow_store import logged_models
+
+    return logged_models.load_models(settings, folder, MODELS)
+
+
+def _log(opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]) -> None:
+    from flows.mlflow_store import data_versions, logged_models, run_content
+
+    client = opened.client
+    digests = {path: dvc_hash(folder / path) for path in (*DATA, *MODELS.values())}
+    there = _logged_models(opened, run_id, digests)
+    run_content.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
+    data = {path: data_versions.data_set(folder, path, digests[path]) for path in DATA}
+    run_content.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
+    rows, logged = files.read_rows(folder / "reports/rounds.csv"), run_content.logged_rounds(client, run_id)
+    run_content.log_rounds(client, run_id, [row for row in rows if int(row["round"]) not in logged])
+    curves = {column: int(row["round"]) for row in rows for column in run_content.numbers(row)}
+    scores = files.read_json(folder / "reports/metrics.json")
+    log_artifacts(client, run_id, folder, digests)
+    classes = files.read_json(folder / "data/partition/partition.json")["classes"]
+    origin = run_content.origin(folder)
+    # All models before any score: MLflow gives a new model all numbers that stand at the step of its log, 0.
+    ids = dict(there)
+    for name in [each for each in loaded if each not in there]:
+        ids[name] = logged_models.log_model(opened, run_id, name, loaded[name], settings, classes, origin)
+        client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODELS[name]]})
+    for name, model_id in ids.items():
+        mine = {key: value for key, value in scores.items() if _is_of(key) == name}
+        run_content.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
+    run_content.log_tags(client, run_id, {"mlflow.note.content": note(settings, rows, scores)})
+
+
+def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
+    """Returns the complete models of an earlier attempt, by name; deletes a model that the attempt only began."""
+    client, whole = opened.client, {}
+    for model in client.search_logged_models([opened.experiment_id], filter_string=f"source_run_id = '{run_id}'"):
+        if model.tags.get(_DIGEST) == digests[MODELS[model.name]]:
+            whole[model.name] = str(model.model_id)
+        elif _DIGEST not in model.tags and not client.search_model_versions(f"run_id = '{run_id}'"):
+            client.delete_logged_model(model.model_id)
+    return whole
+
+
+def _report(opened: connection.Store, run_id: str, folder: Path) -> None:
+    written = {"run_id": run_id, "tracking_uri": opened.uri, "experiment_id": opened.experiment_id}
+    files.write_json(folder / "reports/mlflow.json", written)
+    log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
+
+
+def read_report(path: Path) -> dict[str, str]:
+    """Returns the MLflow run that a reports/mlflow.json names, by `run_id`, `tracking_uri` and `experiment_id`.
+
+    Raises:
+        DataError: the file is missing, or does not name a run.
+    """
+    report = files.read_json(path)
+    names = ("run_id", "tracking_uri", "experiment_id")
+    if not isinstance(report, dict) or not all(isinstance(report.get(name), str) for name in names):
+        raise DataError(f"{path} must name an MLflow run by {', '.join(names)}: run the step track again")
+    return {name: report[name] for name in names}
+
+
+def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Mapping[str, str]) -> None:
+    """Logs reports, pictures, settings and exported models under their paths in the workspace.
+
+    dvc.lock is one of them if it names this run's data: with it and params.yaml, `dvc pull` brings the data back. DVC
+    writes each stage into it as the stage ends; it is out of date if steps ran without DVC.
+    """
+    from flows.mlflow_store import data_versions
+
+    paths = [*FILES]
+    if (folder / TIMINGS).is_file():
+        paths.append(TIMINGS)
+    if (folder / LOCK).is_file():
+        locked = data_versions.locked(folder / LOCK)
+        if digests.items() <= locked.items():
+            client.log_text(run_id, data_versions.lock_of_results(folder / LOCK), LOCK)
+        else:
+            log.warning("dvc.lock is of other data than this run's, and is not logged: run dvc repro or dvc commit")
+    for path in paths:
+        parent = Path(path).parent.as_posix()
+        client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
+
+
+def note(settings: Settings, rows: Sequence[Mapping[str, str]], scores: Mapping[str, Any]) -> str:
+    """Returns the run's description, Markdown: its settings, its rounds by the `rows` of rounds.csv, and its scores."""
+    federate, partition = settings.federate, settings.partition
+    pruned = sum(row["phase"] == "prune" for row in rows)
+    lines = [
+        f"**{federate.model}** on {settings.data.kind}, {partition.kind} partition, "
+        f"{len(rows) - pruned} federated and {pruned} pruning rounds, seed {settings.seed}.",
+        "",
+        "| | global | pruned |",
+        "|---|---|---|",
+    ]
+    for key in ("accuracy", "loss", "size_bytes"):
+        if key in scores and f"pruned_{key}" in scores:
+            lines.append(f"| {key} | {scores[key]:.6g} | {scores[f'pruned_{key}']:.6g} |")
+    return "\n".join(lines)
+
+
+def _is_of(key: str) -> str:
+    return "pruned" if key.startswith("pruned_") or key == "sparsity" else "global"
+
+
+@contextmanager
+def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
+    """Ends the run in MLflow as the block ends: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM."""
+    try:
+        yield
+    except BaseException as exc:
+        status = "FAILED" if isinstance(exc, Exception) and not masked(exc) else "KILLED"
+        try:
+            client.set_terminated(run_id, status)
+        except Exception as lost:  # the store is gone: the error that ended the run says more
+            log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
+        raise
+    client.set_terminated(run_id, "FINISHED")
