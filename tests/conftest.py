@@ -170,7 +170,7 @@ def logistic_reference():
 @pytest.fixture(scope="session")
 def one_thread():
     """A function that gives a fresh `with` block in which TFF's computations run in this process, on one thread."""
-    from tasks.federate.runtime import runtime
+    from tasks.runtime.kinds import runtime
     from tasks.settings import RuntimeSettings
 
     return lambda threads=1: runtime(RuntimeSettings(threads=threads))

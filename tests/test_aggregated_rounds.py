@@ -12,11 +12,11 @@ from scipy.optimize import minimize
 
 from tasks.errors import SettingsError
 from tasks.federate import federate
-from tasks.federate.parameters import flatten
 from tasks.federate.privacy import epsilon
 from tasks.federate.schedule import client_rng, visits
 from tasks.files import read_rows
 from tasks.models import build
+from tasks.parameters import flatten
 from tasks.prune import prune
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 

@@ -13,17 +13,17 @@ import tensorflow as tf
 
 from tasks.federate import federate
 from tasks.federate.aggregators import mean
-from tasks.federate.architecture import Architecture
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Client, Cohort
-from tasks.federate.descent import LocalTraining
-from tasks.federate.parameters import flatten
 from tasks.federate.round import build_round
 from tasks.federate.runner import Phase, Runner
 from tasks.federate.schedule import client_rng, epochs, sample, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import write_client
+from tasks.local.architecture import Architecture
+from tasks.local.descent import LocalTraining
 from tasks.models import build
+from tasks.parameters import flatten
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 
 DIM, SIZES, RATE = 3, (4, 6, 9), 0.2

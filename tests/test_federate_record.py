@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.federate.in_process import Failed
 from tasks.federate.record import Outcome, client_rows, round_row
+from tasks.runtime.in_process import Failed
 
 
 def result(update, weight, loss, **more):

@@ -7,12 +7,12 @@ import pytest
 import tensorflow as tf
 
 from tasks.errors import RunError
-from tasks.federate.architecture import Architecture
-from tasks.federate.client_updates import ClientUpdate
-from tasks.federate.descent import LocalTraining
-from tasks.federate.local_update import build_local_update
 from tasks.federate.schedule import client_rng, draw_seed, visits
 from tasks.files import write_client
+from tasks.local.architecture import Architecture
+from tasks.local.client_update import ClientUpdate
+from tasks.local.descent import LocalTraining
+from tasks.local.update import build_local_update
 from tasks.settings import ClientSettings
 
 DIM, CLASSES = 6, 3

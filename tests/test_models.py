@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tasks.errors import SettingsError
-from tasks.federate.parameters import assign, build_validation, flatten, prunable
 from tasks.models import BUILDERS, build, num_params
+from tasks.parameters import assign, build_validation, flatten, prunable
 from tasks.settings import FederateSettings
 
 OWN_MODELS = """

@@ -10,7 +10,7 @@ from tensorflow.keras import Model, Sequential, layers
 
 from tasks.errors import SettingsError
 from tasks.federate.fit import check_fit
-from tasks.federate.functional import build_forward
+from tasks.local.functional import build_forward
 from tasks.models import build, save_model
 
 SHAPE = (8, 8, 1)

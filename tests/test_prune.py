@@ -59,7 +59,7 @@ def pruned(tmp_path_factory, make_clients, settings_of):
 
 @pytest.mark.parametrize("pruning_round", [2, 5, 9, 10])
 def test_masks_follow_the_polynomial_schedule(dense_model, masks_of, pruning_round):
-    from tasks.federate.parameters import flatten
+    from tasks.parameters import flatten
 
     params = flatten(dense_model)
     mask = masks_of(dense_model).update(pruning_round, params)
@@ -74,7 +74,7 @@ def test_masks_follow_the_polynomial_schedule(dense_model, masks_of, pruning_rou
 
 
 def test_masks_change_only_when_they_are_due(dense_model, masks_of):
-    from tasks.federate.parameters import flatten
+    from tasks.parameters import flatten
 
     masks = masks_of(dense_model, frequency=4)
     due = [masks.update(t, flatten(dense_model)) is not None for t in range(1, 13)]
@@ -88,7 +88,7 @@ def test_a_frequency_that_misses_the_last_round_is_refused(settings_of):
 
 
 def test_making_masks_leaves_the_model_alone(dense_model, masks_of):
-    from tasks.federate.parameters import flatten
+    from tasks.parameters import flatten
 
     before = flatten(dense_model)
     masks_of(dense_model).update(10, before)
@@ -97,8 +97,8 @@ def test_making_masks_leaves_the_model_alone(dense_model, masks_of):
 
 @pytest.mark.parametrize("name", ["logistic", "mlp", "cnn", "resnet8"])
 def test_every_kernel_of_the_built_in_models_is_pruned_and_nothing_else(masks_of, name):
-    from tasks.federate.parameters import flatten, prunable
     from tasks.models import build
+    from tasks.parameters import flatten, prunable
 
     model = build(name, (16, 16, 1), 4, seed=0)
     mask = masks_of(model).update(10, flatten(model))
@@ -265,7 +265,7 @@ def test_an_export_may_differ_by_a_thousandth_of_the_largest_logit_and_no_more(u
 
 def test_the_sparsity_of_a_layer_is_that_of_the_parameters_not_of_the_last_mask(dense_model, masks_of):
     """After a rollback the parameters are of an earlier round than the last mask."""
-    from tasks.federate.parameters import flatten
+    from tasks.parameters import flatten
 
     masks, params = masks_of(dense_model), flatten(dense_model)
     masks.update(10, params)  # 0.8 of each kernel
@@ -330,8 +330,8 @@ def own_models(tmp_path, monkeypatch):
 
 
 def test_kernels_are_pruned_wherever_they_are(own_models, masks_of):
-    from tasks.federate.parameters import flatten, prunable, unpruned
     from tasks.models import build
+    from tasks.parameters import flatten, prunable, unpruned
 
     model = build(f"{own_models}:mixed", (3, 3, 1), 4, seed=0)
     masks, params = masks_of(model), flatten(model)

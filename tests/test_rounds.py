@@ -15,12 +15,12 @@ from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
-from tasks.federate.parameters import flatten
 from tasks.federate.rounds import _best_checkpoint, _Loop
 from tasks.federate.runner import Phase, Stepped
 from tasks.federate.schedule import sample, stops_early
 from tasks.files import TEST, read_rows, write_client
 from tasks.models import build
+from tasks.parameters import flatten
 from tasks.prune import prune
 
 BASE = {

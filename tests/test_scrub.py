@@ -15,9 +15,9 @@ from tasks.diagnose.replay.examine import Probe
 from tasks.errors import NoClientLeft, RunError, SettingsError
 from tasks.evaluate.model import load_logits
 from tasks.federate import federate
-from tasks.federate.parameters import build_validation, flatten
 from tasks.files import read_rows
 from tasks.models import build
+from tasks.parameters import build_validation, flatten
 from tasks.prune import prune
 from tasks.scrub import of_tensorflow, ours, scrubbed, scrubbing
 

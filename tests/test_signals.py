@@ -24,7 +24,7 @@ from tasks import command
 command.prepare()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored when the tests run in the background
 import numpy as np, tensorflow as tf, tensorflow_federated as tff
-from tasks.federate.in_process import Failed, in_process
+from tasks.runtime.in_process import Failed, in_process
 
 VALUES = tff.TensorType(np.float32, [None])
 
@@ -148,7 +148,7 @@ from pathlib import Path
 from tasks import command
 command.prepare()
 import numpy as np, tensorflow as tf, tensorflow_federated as tff
-from tasks.federate.in_process import in_process
+from tasks.runtime.in_process import in_process
 
 @tff.tensorflow.computation(tff.TensorType(np.str_))
 def long(marker):

@@ -136,7 +136,7 @@ BITS = """
 import hashlib, os, sys
 import numpy as np
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
-from tasks.federate.runtime import runtime
+from tasks.runtime.kinds import runtime
 from tasks.federate.statistics import gram, update_statistics
 from tasks.settings import RuntimeSettings
 

@@ -15,7 +15,7 @@ from tasks.settings import Settings
 
 CLIENTS = Path("data/clients")
 
-# First word of the seed of the public set's draw; schedule.py has 1 to 3, faults.py 5.
+# First word of the seed of the public set's draw; schedule.py has 1 to 3, local/faults.py 5.
 _PUBLIC = 4
 
 

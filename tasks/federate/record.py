@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.federate.in_process import Failed
 from tasks.federate.statistics import UpdateStatistics, gram, update_statistics
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
+from tasks.runtime.in_process import Failed
 
 
 @dataclass(frozen=True)

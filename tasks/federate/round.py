@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tasks.federate.architecture import Architecture
-from tasks.federate.descent import LocalTraining
-from tasks.federate.in_process import Failed
-from tasks.federate.local_update import broadcast_names, build_local_update, build_measure, client_type
 from tasks.federate.robust import Rule
+from tasks.local.architecture import Architecture
+from tasks.local.descent import LocalTraining
+from tasks.local.update import broadcast_names, build_local_update, build_measure, client_type
+from tasks.runtime.in_process import Failed
 
 Results = list[Any]
 """Each client's result, or `Failed`, in the order of the clients."""

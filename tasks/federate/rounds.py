@@ -20,10 +20,10 @@ from tasks.federate import schedule
 from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort
-from tasks.federate.parameters import assign, digest, flatten
 from tasks.federate.progress import RoundProgress
 from tasks.federate.runner import Phase, Runner, Stepped, build_computations, listed
-from tasks.federate.runtime import runtime
+from tasks.parameters import assign, digest, flatten
+from tasks.runtime.kinds import runtime
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,8 @@ def _code() -> str:
     """
     digest = hashlib.sha256(f"{tf.__version__} {tff.__version__} {np.__version__}".encode())
     tasks = Path(__file__).parents[1]
-    for path in sorted([*tasks.glob("*.py"), *(tasks / "federate").rglob("*.py"), *(tasks / "prune").rglob("*.py")]):
+    packages = [path for name in ("federate", "local", "prune", "runtime") for path in (tasks / name).rglob("*.py")]
+    for path in sorted([*tasks.glob("*.py"), *packages]):
         digest.update(path.relative_to(tasks).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

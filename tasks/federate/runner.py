@@ -11,19 +11,20 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.errors import NoClientLeft, SettingsError
-from tasks.federate import faults, schedule
+from tasks.federate import schedule
 from tasks.federate.aggregators import aggregator
-from tasks.federate.architecture import Architecture, narrower, whole
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
-from tasks.federate.descent import LocalTraining
-from tasks.federate.in_process import Failed
-from tasks.federate.parameters import build_validation, flatten, prunable
 from tasks.federate.privacy import epsilon
 from tasks.federate.record import Outcome, client_rows, round_row
 from tasks.federate.round import Round, build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
+from tasks.local import faults
+from tasks.local.architecture import Architecture, narrower, whole
+from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
+from tasks.parameters import build_validation, flatten, prunable
+from tasks.runtime.in_process import Failed
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)

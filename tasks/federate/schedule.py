@@ -21,7 +21,7 @@ from tasks.settings import (
 
 Counts = NDArray[np.int64]
 
-# First words of the seeds, so that no two kinds of draw share a stream; cohort.py has 4, faults.py 5.
+# First words of the seeds, so that no two kinds of draw share a stream; cohort.py has 4, local/faults.py 5.
 _SAMPLING, _CLIENT, _AUGMENT = 1, 2, 3
 
 

@@ -4,7 +4,7 @@ Notation: Δ_k = local − global of client k as a vector (P,), p_k its share of
 Every norm, cosine and distance below is a combination of the K×K inner products G_kl = ⟨Δ_k, Δ_l⟩, so the P-sized
 vectors are read once.
 
-The same updates give the same bits on any number of cores, where BLAS is held to one thread (runtime.py).
+The same updates give the same bits on any number of cores, where BLAS is held to one thread (runtime/kinds.py).
 """
 
 import math

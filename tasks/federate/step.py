@@ -12,10 +12,10 @@ from tasks import outputs
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.fit import check_fit
-from tasks.federate.parameters import kernels, unpruned
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.models import BUILDERS, build, num_params, save_model
+from tasks.parameters import kernels, unpruned
 from tasks.round_log.write import write_log
 from tasks.settings import Settings
 from tasks.tflite import to_tflite

@@ -12,7 +12,7 @@ import tensorflow_model_optimization as tfmot
 from numpy.typing import NDArray
 from tensorflow_model_optimization.python.core.sparsity.keras.pruning_impl import Pruning
 
-from tasks.federate.parameters import flatten, kernels
+from tasks.parameters import flatten, kernels
 from tasks.settings import PruneSettings
 
 

@@ -14,11 +14,11 @@ from tasks import outputs
 from tasks.errors import DataError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
-from tasks.federate.parameters import flatten, prunable, unpruned
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.files import replacing, write_json
 from tasks.models import load_model, save_model
+from tasks.parameters import flatten, prunable, unpruned
 from tasks.prune.masks import PruningMasks
 from tasks.round_log.cells import Rows
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS

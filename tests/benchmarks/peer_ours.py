@@ -21,9 +21,9 @@ import yaml
 from peer_case import Case, flat, write
 
 from tasks.federate import federate, schedule
-from tasks.federate.parameters import flatten
 from tasks.files import read_client, read_json
 from tasks.models import build
+from tasks.parameters import flatten
 from tasks.partition import partition
 from tasks.preprocess import preprocess
 from tasks.settings import Settings, parse

@@ -40,10 +40,10 @@ from tensorflow.keras import Model
 from tasks.federate import rounds, runner
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.cohort import CLIENTS, Cohort, load_cohort
-from tasks.federate.in_process import in_process
-from tasks.federate.parameters import build_validation, flatten
 from tasks.files import TEST, write_client, write_json
 from tasks.models import BUILDERS, build, num_params
+from tasks.parameters import build_validation, flatten
+from tasks.runtime.in_process import in_process
 from tasks.settings import Settings, parse
 from tests.benchmarks import round_variants
 from tests.benchmarks.round_variants import BATCH, LEARNING_RATE, HandWritten, Stock, Unrecorded, Variant, flat

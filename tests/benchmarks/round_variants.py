@@ -13,13 +13,13 @@ from tensorflow.keras import Model, Sequential, layers
 
 from tasks.federate import schedule
 from tasks.federate.aggregators import aggregator
-from tasks.federate.architecture import whole
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
-from tasks.federate.descent import LocalTraining
 from tasks.federate.round import build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import read_client
+from tasks.local.architecture import whole
+from tasks.local.descent import LocalTraining
 from tasks.models import num_params
 from tasks.settings import Settings
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.client_data import Examples
-from tasks.federate.parameters import assign
+from tasks.parameters import assign
 from tasks.scrub import scrubbing
 
 Params = NDArray[np.float32]

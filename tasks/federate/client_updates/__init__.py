@@ -1,11 +1,11 @@
 """The client updates: `federate.client.kind`."""
 
-from tasks.federate.client_updates.base import ClientUpdate
 from tasks.federate.client_updates.feddyn import FedDyn
 from tasks.federate.client_updates.fednova import FedNova
 from tasks.federate.client_updates.fedprox import FedProx
 from tasks.federate.client_updates.mimelite import MimeLite
 from tasks.federate.client_updates.scaffold import Scaffold
+from tasks.local.client_update import ClientUpdate
 
 CLIENT_UPDATES: dict[str, type[ClientUpdate]] = {
     "sgd": ClientUpdate,
@@ -15,5 +15,3 @@ CLIENT_UPDATES: dict[str, type[ClientUpdate]] = {
     "feddyn": FedDyn,
     "mimelite": MimeLite,
 }
-
-__all__ = ["CLIENT_UPDATES", "ClientUpdate"]

@@ -1,6 +1,6 @@
 """FedNova: Wang 2020, arXiv 2007.07481."""
 
-from tasks.federate.client_updates.base import ClientUpdate
+from tasks.local.client_update import ClientUpdate
 from tasks.settings import ClientSettings
 
 

@@ -1,6 +1,6 @@
 """FedProx: Li 2020, arXiv 1812.06127."""
 
-from tasks.federate.client_updates.base import ClientUpdate
+from tasks.local.client_update import ClientUpdate
 from tasks.settings import ClientSettings
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tasks.federate.client_updates.base import ClientUpdate
+from tasks.local.client_update import ClientUpdate
 
 
 class MimeLite(ClientUpdate):

@@ -67,7 +67,7 @@ def _run(left: list[Case], out: Path, chest: Path | None, part: int) -> int:
     from measure import measure
     from plant import Planter, write_truth
 
-    from tasks.federate.runtime import runtime
+    from tasks.runtime.kinds import runtime
     from tasks.settings import RuntimeSettings
 
     shared = out / f"shared-{part}"

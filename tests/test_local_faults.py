@@ -11,14 +11,15 @@ import pytest
 import tensorflow as tf
 
 from tasks.errors import GuardStop, SettingsError
-from tasks.federate import faults, federate
-from tasks.federate.architecture import Architecture
+from tasks.federate import federate
 from tasks.federate.client_updates import CLIENT_UPDATES
-from tasks.federate.descent import LocalTraining
-from tasks.federate.local_update import build_local_update, build_measure, client_type
-from tasks.federate.parameters import flatten
 from tasks.files import read_rows, write_client
+from tasks.local import faults
+from tasks.local.architecture import Architecture
+from tasks.local.descent import LocalTraining
+from tasks.local.update import build_local_update, build_measure, client_type
 from tasks.models import build
+from tasks.parameters import flatten
 from tasks.settings import AggregatorSettings, ClientKind, ClientSettings, FaultKind, FaultSettings
 
 OUTPUTS = ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv")

@@ -18,7 +18,7 @@ from tasks.settings import FaultSettings
 OF_DATA = ("flipped_labels", "noisy_features")
 """The faults of what a client has; the others are of what it sends."""
 
-# First word of the seed of the noise; schedule.py has 1 to 3, cohort.py 4.
+# First word of the seed of the noise; federate/schedule.py has 1 to 3, cohort.py 4.
 _NOISE = 5
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow.keras import Model, Sequential, layers
 
 from tasks.errors import SettingsError
-from tasks.federate.functional import build_forward
+from tasks.local.functional import build_forward
 
 SHAPE = (8, 8, 1)
 X = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)

@@ -13,11 +13,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tasks.federate import faults
-from tasks.federate.architecture import Architecture
-from tasks.federate.client_files import read_examples
-from tasks.federate.client_updates.base import Trained
-from tasks.federate.descent import PASS_BATCH, LocalTraining, descend, full_gradient, losses_of, mean_gradient
+from tasks.local import faults
+from tasks.local.architecture import Architecture
+from tasks.local.client_update import Trained
+from tasks.local.descent import PASS_BATCH, LocalTraining, descend, full_gradient, losses_of, mean_gradient
+from tasks.local.graph_files import read_examples
 
 
 def client_type(training: LocalTraining) -> Any:

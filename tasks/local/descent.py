@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.federate.architecture import Tensors
-from tasks.federate.client_updates import ClientUpdate
-from tasks.federate.functional import Forward
+from tasks.local.architecture import Tensors
+from tasks.local.client_update import ClientUpdate
+from tasks.local.functional import Forward
 from tasks.settings import FaultSettings
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]

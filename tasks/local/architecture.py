@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.federate.functional import Forward, build_forward
+from tasks.local.functional import Forward, build_forward
 
 Tensors = list[tf.Tensor]
 

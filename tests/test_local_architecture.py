@@ -10,15 +10,15 @@ import tensorflow_federated as tff
 from tasks.errors import SettingsError
 from tasks.federate import federate
 from tasks.federate.aggregators import mean
-from tasks.federate.architecture import narrower, whole
-from tasks.federate.client_updates import ClientUpdate
-from tasks.federate.descent import LocalTraining
-from tasks.federate.parameters import assign, flatten
 from tasks.federate.round import build_round
 from tasks.federate.schedule import client_rng, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.files import read_rows
+from tasks.local.architecture import narrower, whole
+from tasks.local.client_update import ClientUpdate
+from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
+from tasks.parameters import assign, flatten
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 
 SHAPE, CLASSES = (4, 4, 1), 3

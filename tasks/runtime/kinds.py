@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import tensorflow_federated as tff
 from threadpoolctl import threadpool_limits
 
-from tasks.federate.in_process import in_process
+from tasks.runtime.in_process import in_process
 from tasks.settings import RuntimeSettings
 
 # A computation called outside of `runtime` is a mistake: TFF's default context would start a worker that nobody owns.
