@@ -6,12 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.diagnose.thresholds import LOWEST_SHARE, PROVEN, SURE, WORST
+
 Floats = NDArray[np.float64]
 
-_WORST = 1e4
-"""A loss beyond this times the level before the rise, or not finite, counts as this times the level."""
-PROVEN, SURE = 0.5, 0.2
-"""A cause is claimed if its removal takes away at least half of the rise, and surely (95 %) a fifth."""
 _T95 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132}
 """One-sided 95 % quantiles of Student's t by the number of seeds; degrees of freedom one less."""
 
@@ -46,7 +44,7 @@ class Effect:
 
     @property
     def _capped(self) -> Floats:
-        return np.clip(np.array(self.by_seed), -1.5, 1.0)
+        return np.clip(np.array(self.by_seed), LOWEST_SHARE, 1.0)
 
 
 def height(losses: Sequence[float], level: float) -> float:
@@ -55,7 +53,7 @@ def height(losses: Sequence[float], level: float) -> float:
     A logarithm, since a loss that explodes is otherwise brought back by anything that keeps it from exploding twice.
     """
     values = np.array([loss if np.isfinite(loss) else np.inf for loss in losses], np.float64)
-    return float(np.log(np.clip(values / level, 1 / _WORST, _WORST)).mean())
+    return float(np.log(np.clip(values / level, 1 / WORST, WORST)).mean())
 
 
 def removed(without: Sequence[float], with_change: Sequence[float], level: float) -> float:

@@ -9,16 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.detection import Increase
-from tasks.diagnose.causes import Candidate, Remedy, candidates, order, remedies
+from tasks.diagnose.causes import CAUSES, Candidate, Remedy, candidates, order, remedies
 from tasks.diagnose.evidence.collect import Captured, capture, find, harmful
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.replay.change import NOTHING, Change
-from tasks.diagnose.replay.effect import PROVEN, Effect, height, removed
+from tasks.diagnose.replay.effect import Effect, height, removed
 from tasks.diagnose.replay.engine import Course, Replayer, replayer
 from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.surgery import features_aligned
-from tasks.diagnose.thresholds import STEEP
+from tasks.diagnose.thresholds import (
+    HALF_OF_THE_REST,
+    HOPELESS,
+    LASTING,
+    MARGIN,
+    MORE,
+    NO_EFFECT,
+    PAIR,
+    PROVEN,
+    REMAINS,
+    REPRODUCED,
+    REST,
+    STEEP,
+)
 from tasks.errors import SettingsError
 from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
@@ -32,27 +45,6 @@ _BEFORE = 4
 """Rounds before the rise whose training loss is that before it."""
 _LEAST, _MOST = 3, 12
 """Rounds of the rise that a replay runs at least, and rounds that it has at most."""
-_EVIDENT = ("faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift", "server_learning_rate")
-_WITH_OTHERS = (*_EVIDENT, "client_learning_rate")
-"""Causes that are proposed only where something speaks for them, and those that may come second."""
-_SKEWS, _OF_DATA = ("quantity_skew", "label_skew"), ("faulty_clients", "feature_shift")
-"""What the clients' data have always been, and what has changed of them."""
-_LASTING = 0.15
-"""The fall of the log loss that suffices for a second cause with evidence of its own."""
-_REMAINS = 0.1
-"""Of the other loss: the log of what remains of its rise without the first cause, from which on it asks for a second
-one. That must take half of it away, and a lasting part of the loss."""
-_NOTHING = 0.02
-"""Fall of the log loss halfway below which a second change does nothing."""
-_HOPELESS = 0.1
-"""Share of the rise below which a candidate is dropped halfway; one without evidence also if it is two margins below
-the best."""
-_MARGIN = 0.2
-"""A more specific cause is believed if it explains at most this much less than the best."""
-_MORE = 0.05
-"""Share of the rise by which a remedy of two causes must take back more than one of the first: it changes more."""
-_REST = 0.2
-"""Share of the rise that a second cause must take away beyond the first."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +223,7 @@ class _Case:
         at = {int(r): loss for r, loss in zip(self._rounds, self._losses, strict=True)}
         then = [at[r] for r in self._compared(self._baselines[0]) if r in at]
         logged = max((height([loss], self._level) for loss in then), default=whole)
-        return max(height([loss], self._level) for loss in seen) > 0.5 * min(whole, logged) > 0
+        return max(height([loss], self._level) for loss in seen) > REPRODUCED * min(whole, logged) > 0
 
     def _compared(self, course: Course) -> list[int]:
         """The rounds that count, as far as `course` has run."""
@@ -255,9 +247,9 @@ class _Case:
         if not self._run(seat, 0, self._halfway()):
             return 0.0
         best = max([self._removes(one) for one in self._seats], default=0.0)
-        evident = candidate.cause in _EVIDENT
+        evident = CAUSES[candidate.cause].evident
         self._seats.append(seat)
-        if self._removes(seat) >= (_HOPELESS if evident else max(_HOPELESS, best - 2 * _MARGIN)):
+        if self._removes(seat) >= (HOPELESS if evident else max(HOPELESS, best - 2 * MARGIN)):
             self._run(seat, 0)
         return self._removes(seat)
 
@@ -305,7 +297,8 @@ class _Case:
                 break
         # Training that ends before the rise cannot rise: it explains only what nothing else does.
         last = self._first_cause([seat for seat in left if seat.candidate.cause == "overfitting"])
-        if last and not any(seat.candidate.cause in _EVIDENT for seat in left) and (proven := self._confirmed(last)):
+        evident = any(CAUSES[seat.candidate.cause].evident for seat in left)
+        if last and not evident and (proven := self._confirmed(last)):
             return proven
         if pair := self._pair():
             return pair
@@ -321,7 +314,7 @@ class _Case:
         first = self._first_cause(others)
         if first is None and (slow := self._first_cause(slower)):
             return self._first_cause(last) or slow
-        if first is not None and first.candidate.cause in _SKEWS:
+        if first is not None and CAUSES[first.candidate.cause].skew:
             # A skew that explains less than that the model learns by heart is what lets it do so.
             return self._first_cause([first, *last])
         return first
@@ -336,7 +329,7 @@ class _Case:
         if second is None:
             return [self._proof(first)]
         # Data that have changed come before what they always were.
-        changed = first.candidate.cause in _SKEWS and second.candidate.cause in _OF_DATA
+        changed = CAUSES[first.candidate.cause].skew and CAUSES[second.candidate.cause].changed_data
         return [second, self._proof(first)] if changed else [self._proof(first), second]
 
     def _first_cause(self, seats: Sequence[_Seat]) -> _Seat | None:
@@ -344,7 +337,7 @@ class _Case:
         known = {id(seat): self._removes(seat) for seat in seats}
         if not known or max(known.values()) < PROVEN:
             return None
-        bar = max(PROVEN, max(known.values()) - _MARGIN)
+        bar = max(PROVEN, max(known.values()) - MARGIN)
         close = [seat for seat in seats if known[id(seat)] >= bar]
         return min(close, key=lambda seat: (self._order.index(seat.candidate.cause), -known[id(seat)]))
 
@@ -369,32 +362,32 @@ class _Case:
         for other in others:
             cause = other.candidate.cause
             # This one, and then two of another seed to confirm the first.
-            if cause not in _WITH_OTHERS or not self._affords(3):
+            if not CAUSES[cause].beside_another or not self._affords(3):
                 continue
             both = self._together(first, other)
             if not self._run(both, 0, self._halfway()):
                 continue
             falls = [self._fall(first, both, loss) for loss in (self._loss, self._other)]
-            if (max(falls) if cause in _EVIDENT else falls[0]) < _NOTHING:
+            if (max(falls) if CAUSES[cause].evident else falls[0]) < NO_EFFECT:
                 continue
             self._run(both, 0)
             gain, loss = self._gain(first, both, cause)
             # A lower client rate slows whatever raises the loss: it is the second only where nothing evident is.
-            if gain > 0 and (best is None or (cause in _EVIDENT, gain) > best[:2]):
-                best = cause in _EVIDENT, gain, self._joint(both, other, loss)
+            if gain > 0 and (best is None or (CAUSES[cause].evident, gain) > best[:2]):
+                best = CAUSES[cause].evident, gain, self._joint(both, other, loss)
         if best:
             return best[2]
-        known = _WITH_OTHERS if self._steep else _EVIDENT
-        alone = [seat for seat in others if seat.candidate.cause in known and self._removes(seat) >= PROVEN]
+        able = {cause for cause, kind in CAUSES.items() if kind.evident or (self._steep and kind.beside_another)}
+        alone = [seat for seat in others if seat.candidate.cause in able and self._removes(seat) >= PROVEN]
         return self._proof(max(alone, key=self._removes)) if alone else None
 
     def _gain(self, first: _Seat, both: _Seat, cause: str) -> tuple[float, str]:
         """The fall of the log loss by which `cause` counts as the second, and of which loss; 0 if it does not."""
         gain = self._fall(first, both, self._loss)
         share = self._removes(both) - self._removes(first)
-        if share >= _REST or (cause in _EVIDENT and gain >= _LASTING):
+        if share >= REST or (CAUSES[cause].evident and gain >= LASTING):
             return gain, self._loss
-        if cause in _EVIDENT and self._ends_the_rest(first, both):
+        if CAUSES[cause].evident and self._ends_the_rest(first, both):
             return self._fall(first, both, self._other), self._other
         return 0.0, self._loss
 
@@ -410,10 +403,10 @@ class _Case:
     def _ends_the_rest(self, first: _Seat, both: _Seat) -> bool:
         """Whether the other loss rose, is still up without the first cause, and comes down without the second, too."""
         level = self._level_of(self._other)
-        if level is None or height(self._window(self._baselines[0], self._other), level) < _REMAINS:
+        if level is None or height(self._window(self._baselines[0], self._other), level) < REMAINS:
             return False
         remains = height(self._window(first.courses[0], self._other), level)
-        return remains >= _REMAINS and self._fall(first, both, self._other) >= max(0.5 * remains, _LASTING)
+        return remains >= REMAINS and self._fall(first, both, self._other) >= max(HALF_OF_THE_REST * remains, LASTING)
 
     def _level_of(self, loss: str) -> float | None:
         """A loss before the rise; None if that is not known."""
@@ -436,7 +429,7 @@ class _Case:
                 if one.candidate.cause == other.candidate.cause:
                     continue
                 both = self._together(one, other)
-                if not self._run(both, 0) or self._removes(both) < 0.6:
+                if not self._run(both, 0) or self._removes(both) < PAIR:
                     continue
                 self._confirm(both)
                 if self._effect(both).proven:
@@ -483,7 +476,7 @@ class _Case:
             beside = self._best_first(self._trials(filter(None, both)), proven)
             told = [self._tried(*one, first, proven if best else [second]) for one in beside]
             gains = [self._takes_back(seat, proven) for _, seat in (*beside[:1], *best)]
-            if beside and (not best or gains[0] >= gains[1] + _MORE):
+            if beside and (not best or gains[0] >= gains[1] + MORE):
                 against |= dict.fromkeys(told[0].against, told[0])
             tried += told
         ranked = sorted(tried, key=lambda one: -round(one.recovers, 2))
