@@ -42,7 +42,7 @@ CLIENT_COLUMNS = (
     "failure",
     "influence",
 )
-"""`weight`: the client's share of the average, 0 if it was left out; losses: see federate/local/update.py; the
+"""`weight`: the client's share of the average, 0 if it was left out; losses: see local/update.py; the
 others: see federate/statistics.py; `failure`: why it was left out; `influence`: the share of the client in the combined
 update, where a rule decided that (geometric_median, krum, multi_krum)."""
 
