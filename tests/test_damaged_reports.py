@@ -4,7 +4,6 @@ import json
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flows.comparing import grid, results
@@ -57,7 +56,7 @@ def read_all(folder: Path) -> list[str]:
         lambda: own.rounds_of_run(reports / "rounds.csv", ROUND_COLUMNS, ["federate", "prune"], "federate"),
         lambda: own.clients_of_run(reports / "clients.csv", CLIENT_COLUMNS, TRAINED + PRUNED, "federate"),
         lambda: curves.read_curves(reports / "rounds.csv"),
-        lambda: curves.read_drift(reports / "clients.csv", SITES, np.arange(1, TRAINED + PRUNED + 1)),
+        lambda: curves.read_updates(reports / "clients.csv", SITES, TRAINED + PRUNED),
         lambda: read.read_rounds(reports / "rounds.csv"),
         lambda: read.read_clients(reports / "clients.csv"),
         lambda: json.dumps(numbers_of_prune(reports / "prune.json"), allow_nan=False),

@@ -11,10 +11,11 @@ from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
 from tasks.errors import DataError
-from tasks.evaluate.curves import Curves, Drift, read_curves, read_drift
+from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, area_under_roc, cross_entropy, over_clients, predict, score
-from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, relative_norms, save
+from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
 from tasks.files import TEST, read_json, read_rows, write_client, write_json, write_rows
+from tasks.heat_map import Grid
 from tasks.settings import parse
 
 LN = math.log
@@ -167,18 +168,19 @@ def test_over_clients_leaves_out_what_is_undefined():
 # the round log
 
 
-def test_read_drift_tells_not_sampled_from_failed(tmp_path):
+def test_the_updates_say_who_was_not_sampled_and_who_failed(tmp_path):
     path = tmp_path / "clients.csv"
     path.write_text(
         "round,client,update_norm,update_cosine,finite\n1,a,0.5,0.9,True\n1,b,,,False\n3,a,nan,,True\n3,c,2.0,-0.5,1\n"
     )
-    drift = read_drift(path, ["a", "b", "d"], np.array([1, 2, 3]))
-    assert drift.clients == ["a", "b", "c", "d"]
-    assert drift.rounds.tolist() == [1, 2, 3]
+    updates = read_updates(path, ["a", "b", "d"], 4)
+    assert updates.clients == ["a", "b", "c", "d"]
+    assert updates.rounds.tolist() == [1, 2, 3, 4]
     nan = np.nan
-    np.testing.assert_array_equal(drift.update_norm, [[0.5, nan, nan], [nan] * 3, [nan, nan, 2], [nan] * 3])
-    np.testing.assert_array_equal(drift.update_cosine, [[0.9, nan, nan], [nan] * 3, [nan, nan, -0.5], [nan] * 3])
-    assert drift.failed.tolist() == [[False, False, True], [True, False, False], [False] * 3, [False] * 3]
+    norms, cosines = updates.signals["update_norm"], updates.signals["update_cosine"]
+    np.testing.assert_array_equal(norms, [[0.5, nan, nan, nan], [nan] * 4, [nan, nan, 2, nan], [nan] * 4])
+    np.testing.assert_array_equal(cosines, [[0.9, nan, nan, nan], [nan] * 4, [nan, nan, -0.5, nan], [nan] * 4])
+    assert updates.failed.tolist() == [[False, False, True, False], [True, False, False, False], *[[False] * 4] * 2]
 
 
 def test_read_curves_skips_empty_cells_and_finds_the_prune_phase(tmp_path):
@@ -238,17 +240,18 @@ def has_colour(picture, colour, at_least=200):
     return (picture == np.array(colour)).all(axis=2).sum() >= at_least
 
 
-def made_drift(num_clients=6, num_rounds=9):
+def made_updates(num_clients=6, num_rounds=9):
     rng = np.random.default_rng(0)
     shape = num_clients, num_rounds
     ids = [f"{k:04}" for k in range(num_clients)]
     cosine = rng.uniform(0.2, 1, shape)
-    return Drift(ids, np.arange(1, num_rounds + 1), rng.lognormal(size=shape), cosine, np.zeros(shape, bool))
+    signals = {"update_cosine": cosine, "update_norm": rng.lognormal(size=shape)}
+    return Grid(ids, np.arange(1, num_rounds + 1), signals, np.zeros(shape, bool))
 
 
 def test_loss_picture_is_drawn_without_validation_and_from_one_round(tmp_path):
     empty = np.array([np.nan])
-    drawn(draw_loss(Curves(np.array([1]), np.array([2.0]), empty, empty, None)), tmp_path)
+    drawn(draw_curves(Curves(np.array([1]), np.array([2.0]), empty, empty, None)), tmp_path)
 
 
 def test_loss_picture_marks_the_prune_phase_and_survives_an_explosion(tmp_path):
@@ -256,29 +259,29 @@ def test_loss_picture_marks_the_prune_phase_and_survives_an_explosion(tmp_path):
     loss = np.where(rounds < 15, 1.0, 1e30)
     loss[3] = np.inf
     accuracy = np.linspace(0, 1, 20)
-    without = drawn(draw_loss(Curves(rounds, loss, loss, accuracy, None)), tmp_path)
-    marked = drawn(draw_loss(Curves(rounds, loss, loss, accuracy, 15)), tmp_path)
+    without = drawn(draw_curves(Curves(rounds, loss, loss, accuracy, None)), tmp_path)
+    marked = drawn(draw_curves(Curves(rounds, loss, loss, accuracy, 15)), tmp_path)
     assert (without != marked).any()
 
 
 def test_drift_picture_shows_failed_black_and_not_sampled_grey(tmp_path):
-    grey, whole = (0xCC, 0xCC, 0xCC), made_drift()
+    grey, whole = (0xCC, 0xCC, 0xCC), made_updates()
     picture = drawn(draw_drift(whole, None), tmp_path)
     assert not has_colour(picture, grey)
-    whole.update_norm[2, 3] = whole.update_cosine[2, 3] = np.nan
+    whole.signals["update_norm"][2, 3] = whole.signals["update_cosine"][2, 3] = np.nan
     assert has_colour(drawn(draw_drift(whole, None), tmp_path), grey)
     whole.failed[2, 3] = True
     failed = drawn(draw_drift(whole, None), tmp_path)
     assert not has_colour(failed, grey)
-    black = [(found < 5).all(axis=2).sum() for found in (failed, picture)]
+    black = [(image < 5).all(axis=2).sum() for image in (failed, picture)]
     assert black[0] > black[1] + 1000  # two cells of 90 x 29 pixels, and the legend
 
 
 def test_drift_picture_of_too_many_clients_and_rounds_keeps_the_worst(tmp_path):
-    drift = made_drift(300, 450)
-    drift.failed[250, 17] = True
-    drift.update_cosine[123] = -0.9
-    figure = draw_drift(drift, 400)
+    updates = made_updates(300, 450)
+    updates.failed[250, 17] = True
+    updates.signals["update_cosine"][123] = -0.9
+    figure = draw_drift(updates, 400)
     drawn(figure, tmp_path)
     norms, cosines = figure.axes[:2]
     assert figure.get_suptitle().startswith("100 of 300 clients")
@@ -291,14 +294,8 @@ def test_drift_picture_of_too_many_clients_and_rounds_keeps_the_worst(tmp_path):
 
 def test_drift_picture_is_drawn_when_every_client_failed(tmp_path):
     nothing = np.full((2, 3), np.nan)
-    drawn(draw_drift(Drift(["a", "b"], np.arange(3), nothing, nothing, np.ones((2, 3), bool)), None), tmp_path)
-
-
-def test_relative_norms_are_log2_of_the_ratio_to_the_median():
-    nan = np.nan
-    norms = np.array([[1, 4.0, nan, 0], [2, nan, nan, 0], [8, 4, nan, 0]])
-    # Medians 2, 4, none, 0: an idle round is no drift.
-    np.testing.assert_allclose(relative_norms(norms), [[-1, 0, nan, 0], [0, nan, nan, 0], [2, 0, nan, 0]])
+    signals = {"update_cosine": nothing, "update_norm": nothing}
+    drawn(draw_drift(Grid(["a", "b"], np.arange(3), signals, np.ones((2, 3), bool)), None), tmp_path)
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 62])
@@ -311,7 +308,7 @@ def test_confusion_picture_is_drawn_for_any_number_and_name_of_classes(tmp_path,
 
 def test_picture_has_the_same_bytes_twice(tmp_path):
     for name in "ab":
-        save(draw_drift(made_drift(), 5), tmp_path / name)
+        save(draw_drift(made_updates(), 5), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from tasks import outputs
 from tasks.client_data import read_checked, shape_of
 from tasks.errors import DataError, RunError, reading
-from tasks.evaluate.curves import Curves, read_curves, read_drift
+from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
-from tasks.evaluate.pictures import draw_confusion, draw_drift, draw_loss, save
+from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
 from tasks.files import TEST, check_client_id, client_sizes, read_json, read_rows, write_json
 from tasks.round_log.own import check_data
 from tasks.settings import Settings
@@ -65,7 +65,7 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     reports = folder / "reports"
     classes, clients = read_partition(folder / "data" / "partition" / "partition.json")
     curves = read_curves(reports / "rounds.csv")
-    drift = read_drift(reports / "clients.csv", clients, curves.rounds)
+    updates = read_updates(reports / "clients.csv", clients, len(curves.rounds))
     of_prune = numbers_of_prune(reports / "prune.json")
     data, path = folder / "data" / "clients", folder / "data" / "clients" / "preprocess.json"
     described = read_json(path)
@@ -90,8 +90,8 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     metrics = _flat(evaluations, curves) | of_prune
     write_json(reports / "metrics.json", metrics)
     write_json(reports / "evaluation.json", _detailed(evaluations, classes) | {"left_out": left_out})
-    save(draw_loss(curves), reports / "loss.png")
-    save(draw_drift(drift, curves.prune_from), reports / "drift.png")
+    save(draw_curves(curves), reports / "loss.png")
+    save(draw_drift(updates, curves.prune_from), reports / "drift.png")
     confusions = {name: evaluation.test.confusion for name, evaluation in evaluations.items()}
     save(draw_confusion(confusions, classes), reports / "confusion.png")
     _log.info(
