@@ -451,10 +451,10 @@ def test_two_losses_that_rise_at_once_need_less_each() -> None:
         return observe(RoundLog(rounds, ("federate",) * 30, columns, None), clients, 0.01)
 
     for name, step in unsure.items():
-        assert not seen(**{name: step}).increase.detected
+        assert not seen(**{name: step}).rise.detected
     both = seen(**unsure)
-    assert both.increase.detected
-    assert (both.loss, both.increase.round) == ("val_loss", 18)
+    assert both.rise.detected
+    assert (both.rise.loss, both.rise.round) == ("val_loss", 18)
     # Not so where the second one is over before the first begins.
     early = np.where(rounds <= 5, 3.0, 1.0) * noise["train_loss"]
-    assert not seen(val_loss=unsure["val_loss"], train_loss=early).increase.detected
+    assert not seen(val_loss=unsure["val_loss"], train_loss=early).rise.detected

@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from tasks.diagnose.observe.own_losses import _heights, _polished, _sd, common, risen
+from tasks.diagnose.observe.own_losses import client_rises, common, polished
+from tasks.diagnose.observe.short_series import heights, noise_sd
 
 SIGNIFICANCE = 0.0025
 
@@ -22,7 +23,7 @@ def test_statistic_by_hand():
     # 0 0 0 0 | 4 4 on the logarithm, the last split with two after it: no spread within, so with the noise of 0.5 in 4
     # of 4 + 2 - 2 + 4 = 8 degrees of freedom, t = 4 / (0.5 sqrt(4 / 8) sqrt(1/2 + 1/4)), as a normal deviate.
     z = np.array([[0.0, 0, 0, 0, 4, 4]])
-    (_, one), (_, two), (width, rest) = _heights(z, z, np.array([0.5]))
+    (_, one), (_, two), (width, rest) = heights(z, z, np.array([0.5]))
     assert width == 6
     # The last loss alone, after 0 0 0 0 4 with 4 - ... : the spread before it is 5 - 1 = 4 times its variance of 3.2.
     last = (4 - 0.8) / np.sqrt((4 * 3.2 + 4 * 0.5**2) / 8 * (1 + 1 / 5))
@@ -30,15 +31,15 @@ def test_statistic_by_hand():
     t = 4 / (0.5 * np.sqrt(4 / 8) * np.sqrt(1 / 2 + 1 / 4))
     np.testing.assert_allclose([two[0, 1], rest[0, 1]], norm.isf(student.sf(t, 8)), rtol=0.02)
     # Where it rose by itself by less than half as much as beside the others, it counts for nothing.
-    *_, (_, rest) = _heights(z / 4, z, np.array([0.5]))
+    *_, (_, rest) = heights(z / 4, z, np.array([0.5]))
     assert rest[0, 1] == 0
     # The smaller half of |1|, |2|, |3|, |4| is 1 and 2; differences of independent noise have sqrt(2) of its sd.
-    np.testing.assert_allclose(_sd(np.array([[4.0, -1, 3, -2]])), [1.5 / 0.3247 / np.sqrt(2)])
+    np.testing.assert_allclose(noise_sd(np.array([[4.0, -1, 3, -2]])), [1.5 / 0.3247 / np.sqrt(2)])
 
 
-def test_noise_of_all_clients_is_its_sd():
+def test_noise_of_all_clients_is_itsnoise_sd():
     steps = np.diff(0.3 * np.random.default_rng(1).standard_normal((1, 20_000)), axis=1)
-    np.testing.assert_allclose(_sd(steps), [0.3], rtol=0.03)
+    np.testing.assert_allclose(noise_sd(steps), [0.3], rtol=0.03)
 
 
 @pytest.mark.slow
@@ -49,7 +50,7 @@ def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
         clients, rounds, losses = panel(rng, share=0.5)
         planted = {"03", "11"}
         hit = np.isin(clients, sorted(planted)) & (rounds >= 16)
-        found = risen(clients, rounds, np.where(hit, 12 * losses, losses), SIGNIFICANCE)
+        found = client_rises(clients, rounds, np.where(hit, 12 * losses, losses), SIGNIFICANCE)
         assert {one.client for one in found} <= planted
         named += len(found)
         for one in found:
@@ -63,7 +64,7 @@ def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
 
 
 def statistics(z, d, noise):
-    """Every window and split, as the docstring of `risen` says it, one by one."""
+    """Every window and split, as the docstring of `client_rises` says it, one by one."""
     n, found = len(z), {}
     for width in [w for w in (1, 2, 4, 8) if w == 1 or w < n - 3] + [n]:
         for split in range(3, n):
@@ -86,7 +87,7 @@ def test_statistic_is_that_of_the_slow_reference(n):
     rng = np.random.default_rng(n)
     z, d = rng.standard_normal((2, 3, n))
     noise = np.array([0.5, 1.0, 2.0])
-    fast = {(w, 3 + i): h[:, i] for w, h in _heights(z, d, noise) for i in range(h.shape[1])}
+    fast = {(width, 3 + i): rows[:, i] for width, rows in heights(z, d, noise) for i in range(rows.shape[1])}
     for row in range(3):
         slow = statistics(z[row], d[row], noise[row])
         assert slow.keys() == fast.keys()
@@ -115,7 +116,7 @@ def test_client_whose_loss_is_small_and_steady_is_found_beside_noisy_ones():
     noisy = 0.1 * np.exp(2 * rng.standard_normal(len(rows)) - 1)
     steady = 0.07 * np.exp(0.1 * rng.standard_normal(len(rows)))
     losses = np.where(clients == "07", np.where(rounds >= 16, 10, 1) * steady, noisy)
-    (found,) = risen(clients, rounds, losses, SIGNIFICANCE)
+    (found,) = client_rises(clients, rounds, losses, SIGNIFICANCE)
     assert (found.client, found.round) == ("07", 16)
 
 
@@ -123,7 +124,7 @@ def test_what_is_typical_of_a_round_and_of_a_client_is_taken_away():
     # Three clients in all of six rounds, factors 1, 2, 4, what is typical falls by 10 % a round.
     rounds, clients = np.repeat(np.arange(1, 7), 3), np.array(["a", "b", "c"] * 6)
     z = np.log(np.tile([1.0, 2, 4], 6) * 0.9**rounds)
-    typical, factor = _polished(clients, rounds, z)
+    typical, factor = polished(clients, rounds, z)
     # The median of the rounds up to 2 away is that of the round itself, but at the ends: there it is half a round in.
     np.testing.assert_allclose((z - typical - factor)[6:12], 0, atol=1e-12)
     np.testing.assert_allclose(factor[1] - factor[0], np.log(2))
@@ -133,28 +134,37 @@ def test_a_brief_rise_is_found_and_a_slower_fall_is_none():
     rng = np.random.default_rng(3)
     clients, rounds, losses = panel(rng, share=1.0, noise=0.1)
     brief = (clients == "05") & (rounds >= 16) & (rounds < 20)
-    (found,) = risen(clients, rounds, np.where(brief, 4 * losses, losses), SIGNIFICANCE)
+    (found,) = client_rises(clients, rounds, np.where(brief, 4 * losses, losses), SIGNIFICANCE)
     assert (found.client, found.round, found.until) == ("05", 16, 19)
     # Its loss stays where it was in round 10 while the others' fall: beside them it rises, but it does not rise.
     stuck = (clients == "05") & (rounds > 10)
     level = 0.5 + 2 * np.exp(-np.array([10, 1]) / 8)
     flat = np.where(stuck, losses / (0.5 + 2 * np.exp(-rounds / 8)) * level[0], losses)
-    assert risen(clients, rounds, flat, SIGNIFICANCE) == []
+    assert client_rises(clients, rounds, flat, SIGNIFICANCE) == []
+
+
+@pytest.mark.parametrize(("onset", "named"), [(6, ["05"]), (5, [])])
+def test_a_rise_is_dated_from_the_sixth_round_on(onset, named):
+    # The first 5 rounds are left out: away from its first weights, a model moves towards most clients.
+    clients, rounds, losses = panel(np.random.default_rng(9), clients=8, share=1.0, noise=0.1, falling=False)
+    hit = (clients == "05") & (rounds >= onset)
+    rises = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), SIGNIFICANCE)
+    assert [(rise.client, rise.round) for rise in rises] == [(client, onset) for client in named]
 
 
 def test_a_rise_of_all_clients_is_not_one_of_a_few():
     rng = np.random.default_rng(4)
     clients, rounds, losses = panel(rng, share=0.5, noise=0.1)
-    assert risen(clients, rounds, np.where(rounds >= 16, 5 * losses, losses), SIGNIFICANCE) == []
+    assert client_rises(clients, rounds, np.where(rounds >= 16, 5 * losses, losses), SIGNIFICANCE) == []
 
 
 @pytest.mark.parametrize("num_rounds", range(1, 12))
 def test_logs_of_any_length_can_be_tested(num_rounds):
     rounds, clients = np.repeat(np.arange(1, num_rounds + 1), 4), np.tile(list("abcd"), num_rounds)
     losses = 1 + 0.1 * np.random.default_rng(num_rounds).random(len(rounds))
-    assert risen(clients, rounds, losses, SIGNIFICANCE) == []
+    assert client_rises(clients, rounds, losses, SIGNIFICANCE) == []
     late = (clients == "b") & (rounds == num_rounds)  # the last loss, of a client with at least three before it
-    found = risen(clients, rounds, np.where(late, 1e6, losses), SIGNIFICANCE)
+    found = client_rises(clients, rounds, np.where(late, 1e6, losses), SIGNIFICANCE)
     assert [one.client for one in found] in ([], ["b"])
     assert not found or (num_rounds > 5 and found[0].round == num_rounds)
 
@@ -164,7 +174,7 @@ def test_a_small_significance_can_be_reached():
     rng = np.random.default_rng(8)
     clients, rounds, losses = panel(rng, clients=6, rounds=20, share=1.0, noise=0.1)
     hit = (clients == "02") & (rounds >= 14)
-    (found,) = risen(clients, rounds, np.where(hit, 20 * losses, losses), 0.0001)
+    (found,) = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), 0.0001)
     assert (found.client, found.round) == ("02", 14)
     assert 1 - found.confidence < 0.0001
 
@@ -173,7 +183,7 @@ def test_long_logs_are_tested_in_blocks():
     rng = np.random.default_rng(6)
     clients, rounds, losses = panel(rng, clients=6, rounds=250, share=1.0, falling=False)
     hit = (clients == "02") & (rounds >= 130)
-    (found,) = risen(clients, rounds, np.where(hit, 2 * losses, losses), SIGNIFICANCE)
+    (found,) = client_rises(clients, rounds, np.where(hit, 2 * losses, losses), SIGNIFICANCE)
     # 250 losses make 83 blocks of 3, the 44th of the rounds 130 to 132: dated to the block, or one beside it.
     assert (found.client, found.round in {127, 130, 133}) == ("02", True)
 
@@ -185,7 +195,7 @@ def test_noise_is_claimed_no_more_often_than_promised(share, falling):
     claims = 0
     for seed in range(100):
         rows = panel(np.random.default_rng([7, seed]), clients=8, share=share, falling=falling)
-        claims += bool(risen(*rows, 0.04))
+        claims += bool(client_rises(*rows, 0.04))
     assert claims <= 10
 
 
@@ -193,9 +203,9 @@ def test_order_of_rows_and_unit_of_the_loss_do_not_matter():
     rng = np.random.default_rng(5)
     clients, rounds, losses = panel(rng, share=0.5)
     losses = np.where((clients == "04") & (rounds >= 16), 9 * losses, losses)
-    found = risen(clients, rounds, losses, SIGNIFICANCE)
+    found = client_rises(clients, rounds, losses, SIGNIFICANCE)
     shuffled = rng.permutation(len(losses))
-    assert found == risen(clients[shuffled], rounds[shuffled], 1e3 * losses[shuffled], SIGNIFICANCE)
+    assert found == client_rises(clients[shuffled], rounds[shuffled], 1e3 * losses[shuffled], SIGNIFICANCE)
     assert [one.client for one in found] == ["04"]
 
 
@@ -204,4 +214,4 @@ def test_order_of_rows_and_unit_of_the_loss_do_not_matter():
 )
 def test_too_few_equal_and_falling_losses_are_no_rise(losses, rounds):
     clients = np.array(["00"] * len(losses) + ["01"] * len(losses))
-    assert risen(clients, np.array([*rounds, *rounds]), np.array([*losses, *losses]), SIGNIFICANCE) == []
+    assert client_rises(clients, np.array([*rounds, *rounds]), np.array([*losses, *losses]), SIGNIFICANCE) == []

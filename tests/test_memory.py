@@ -293,7 +293,7 @@ def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, 
         write_rows(folder / "reports" / name, list(rows[0]), kept)
     logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
     settings = settings_of(SETTINGS)
-    assert not observe(*logs, settings.diagnose.significance).increase.detected
+    assert not observe(*logs, settings.diagnose.significance).rise.detected
     found = diagnosis(*logs, settings, folder)
     assert found["detection"]["clients"] == ["02"]
     assert (found["increase"]["round"], found["verdict"]) == (13, "faulty_clients")

@@ -7,10 +7,11 @@ from typing import Any
 
 from tasks import outputs
 from tasks.client_data import read_client_data
+from tasks.detection import Increase
 from tasks.diagnose.explain import with_causes
 from tasks.diagnose.observe.limits import limits, not_replayed
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
-from tasks.diagnose.observe.own_losses import Risen
+from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.report.observed import headline, to_json, to_markdown
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
@@ -61,17 +62,17 @@ def _diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) ->
 def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path | None) -> dict[str, Any]:
     """Returns what diagnosis.json holds."""
     significance = settings.diagnose.significance
-    seen, risen = observe(rounds, clients, significance), list[Risen]()
-    tested, training = seen.increase.detected, clients.without(rounds.rounds[rounds.pruning])
+    seen, risen = observe(rounds, clients, significance), list[ClientRise]()
+    tested, training = seen.rise.detected, clients.without(rounds.rounds[rounds.pruning])
     if workspace is not None and _data_changed(settings, workspace):
         risen = _risen_with_their_data(training, settings, workspace)
     if risen and not tested:
         seen = observe(rounds, clients, significance, risen)
     unknown = limits(seen, rounds, clients, significance)
-    if seen.increase.detected and not tested:
+    if seen.rise.detected and not tested:
         unknown.insert(0, _FROM_DATA)
     found = to_json(seen, significance, unknown)
-    if not seen.increase.detected:
+    if not seen.rise.detected:
         return found
     why = not_replayed(seen, workspace, rounds, settings.federate.rounds)
     if why is None and workspace is not None:
@@ -91,7 +92,7 @@ def _data_changed(settings: Settings, workspace: Path) -> bool:
         return False  # without checkpoints or data there is nothing to compare
 
 
-def _risen_with_their_data(clients: ClientLog, settings: Settings, workspace: Path) -> list[Risen]:
+def _risen_with_their_data(clients: ClientLog, settings: Settings, workspace: Path) -> list[ClientRise]:
     """The clients whose loss rose as their data changed; none where that cannot be known."""
     if not {"num_examples", "loss_before"} <= set(clients.signals):
         return []
@@ -107,7 +108,7 @@ def _risen_with_their_data(clients: ClientLog, settings: Settings, workspace: Pa
 def _with_proof(
     found: dict[str, Any],
     seen: Observation,
-    risen: Sequence[Risen],
+    risen: Sequence[ClientRise],
     rounds: RoundLog,
     clients: ClientLog,
     settings: Settings,
@@ -116,15 +117,17 @@ def _with_proof(
     # TensorFlow takes seconds to import, and most diagnoses find no rise.
     from tasks.diagnose.replay.prove import Rise, investigate
 
-    column = rounds.losses[seen.loss]
+    column = rounds.losses[seen.rise.loss]
     measured = rounds.rounds[column.given], column.values[column.given]
     trends = seen.train_trend, seen.val_trend
-    hidden = () if seen.increase.kind == "not_finite" else seen.hidden
+    hidden = () if seen.rise.kind == "not_finite" else seen.rise.clients
     # Data that changed shortly before the rise was seen had changed the model by then.
-    sound, began = sound_after(seen, rounds), seen.increase.round or 0
+    sound, began = sound_after(seen.rise, rounds), seen.rise.round or 0
     changed = [one.round for one in risen if began - _SHORTLY <= one.round <= began]
     sound = min([sound, *(round_num - 1 for round_num in changed)])
-    what = Rise(seen.increase, seen.loss, *measured, trends, sound, hidden)
+    rise = seen.rise
+    increase = Increase(True, rise.round, rise.until, rise.loss_before, rise.loss_after, rise.confidence, rise.alarm)
+    what = Rise(increase, rise.loss, *measured, trends, sound, hidden)
     shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
     unknown = list(found["limits"])
     if not shown.reproduced:

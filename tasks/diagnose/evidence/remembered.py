@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.diagnose.evidence.memory import Labels, Memory, as_trained, relabellings, same
-from tasks.diagnose.observe.own_losses import Risen
+from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.examine import Floats, Probe
@@ -155,7 +155,7 @@ def sent_over_trained(replays: Replayer, log: ClientLog, suspects: Collection[st
     return {} if 2 * len(odd) > len(found) else found
 
 
-def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> list[Risen]:
+def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> list[ClientRise]:
     """Returns the clients whose loss rose because their data changed in the course of the run, sorted by id.
 
     Under the models of earlier checkpoints today's data do not give the loss that was logged, and from one on they do:
@@ -176,7 +176,7 @@ def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> l
     return [one for one in found if one is not None]
 
 
-def _risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> Risen | None:
+def _risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> ClientRise | None:
     """The rise of a client's loss between the last round with other data and the next that was compared."""
     last = max(number for number, one in enumerate(compared) if one.changed)
     if last + 1 == len(compared) or not compared[last].now >= WORSE * compared[last].logged:
@@ -196,7 +196,7 @@ def _risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> R
         return None
     up = np.flatnonzero(losses > np.sqrt(before * losses[start]))
     first = int(rounds[start])
-    return Risen(client, first, int(rounds[up[-1]]), first, 1.0)
+    return ClientRise(client, first, int(rounds[up[-1]]), first, 1.0)
 
 
 def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, float]]:

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.diagnose.observe.observation import SHARES, Observation, tested_losses
+from tasks.diagnose.observe.loss_tests import tested_losses
+from tasks.diagnose.observe.observation import Observation
+from tasks.diagnose.observe.rise import SHARES, Rise
 from tasks.diagnose.report.observed import count
 from tasks.round_log.read import ClientLog, RoundLog
 from tasks.scan import FEWEST, MOST_DRAWS
@@ -12,8 +14,8 @@ from tasks.scan import FEWEST, MOST_DRAWS
 def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance: float) -> list[str]:
     """Returns what the data could not tell, a sentence each."""
     return [
-        *_of_the_loss(seen, rounds),
-        *_of_the_test(seen, significance),
+        *_of_the_loss(seen.rise, rounds),
+        *_of_the_test(seen.rise, significance),
         *_of_the_clients(seen, clients),
     ]
 
@@ -21,7 +23,7 @@ def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance
 def not_replayed(seen: Observation, workspace: Path | None, rounds: RoundLog, most_rounds: int) -> str | None:
     """Returns why no replay can decide about causes; None if one can. `most_rounds` is federate.rounds."""
     trained = int((~rounds.pruning).sum())
-    if seen.phase == "prune":
+    if seen.rise.phase == "prune":
         return "The loss rose while the model was pruned: those rounds are not replayed, so no cause is proven."
     if workspace is None or not (workspace / "data" / "clients" / "preprocess.json").is_file():
         return (
@@ -36,36 +38,38 @@ def not_replayed(seen: Observation, workspace: Path | None, rounds: RoundLog, mo
     return None
 
 
-def _of_the_loss(seen: Observation, rounds: RoundLog) -> Iterator[str]:
+def _of_the_loss(rise: Rise, rounds: RoundLog) -> Iterator[str]:
     num_rounds = len(rounds.rounds)
-    if seen.num_losses < FEWEST:
+    if rise.num_losses < FEWEST:
         yield (
-            f"{seen.loss} was measured in {count(seen.num_losses, 'round')}: whether it rose beyond its noise can be "
+            f"{rise.loss} was measured in {count(rise.num_losses, 'round')}: whether it rose beyond its noise can be "
             f"told from {FEWEST} on."
         )
-    elif seen.num_losses < num_rounds:
+    elif rise.num_losses < num_rounds:
         yield (
-            f"{seen.loss} was measured in {seen.num_losses} of {num_rounds} rounds: the rounds between two "
+            f"{rise.loss} was measured in {rise.num_losses} of {num_rounds} rounds: the rounds between two "
             "measurements cannot be told apart."
         )
-    if seen.later is not None:
-        yield f"The loss on the hold-out data rose too, from round {seen.later}; the rise that came first is explained."
-    elif seen.loss != "val_loss" and "val_loss" in tested_losses(rounds):
-        yield "The loss on the hold-out data did not rise beyond its noise: the model of all may be as good as before."
-    elif seen.loss != "val_loss":
+    if rise.val_loss_round is not None:
         yield (
-            f"{seen.loss} was tested, not val_loss: the loss on the clients' own data goes on falling while a model "
+            f"The loss on the hold-out data rose too, from round {rise.val_loss_round}; the rise that came first is "
+            "explained."
+        )
+    elif rise.loss != "val_loss" and "val_loss" in tested_losses(rounds):
+        yield "The loss on the hold-out data did not rise beyond its noise: the model of all may be as good as before."
+    elif rise.loss != "val_loss":
+        yield (
+            f"{rise.loss} was tested, not val_loss: the loss on the clients' own data goes on falling while a model "
             "overfits, and varies with the clients that were sampled."
         )
-    if seen.sparsity is not None:
+    if rise.sparsity is not None:
         yield (
-            f"The rise coincides with rising sparsity, from {seen.sparsity[0]:.2g} to {seen.sparsity[1]:.2g}: pruning "
+            f"The rise coincides with rising sparsity, from {rise.sparsity[0]:.2g} to {rise.sparsity[1]:.2g}: pruning "
             "costs some loss, and whether anything else went wrong in those rounds cannot be told."
         )
 
 
-def _of_the_test(seen: Observation, significance: float) -> Iterator[str]:
-    rise = seen.increase
+def _of_the_test(rise: Rise, significance: float) -> Iterator[str]:
     # A loss is tested in two ways, and each loss has its share.
     least = 2 / (MOST_DRAWS + 1) / min(SHARES)
     if significance < least:
@@ -79,7 +83,7 @@ def _of_the_test(seen: Observation, significance: float) -> Iterator[str]:
 
 
 def _of_the_clients(seen: Observation, clients: ClientLog) -> Iterator[str]:
-    if not seen.increase.detected:
+    if not seen.rise.detected:
         yield "Without a rise, the clients were only searched for failures."
         return
     if not seen.drifts:

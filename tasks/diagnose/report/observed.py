@@ -21,7 +21,7 @@ def to_json(seen: Observation, significance: float, limits: list[str]) -> dict[s
     `causes` is empty and `verdict` is none, since no cause is proven by looking. An observation holds client, signal,
     value, expected (the cohort's median), before (the same client's), score, unusual, rounds, and says: a sentence.
     """
-    rise = seen.increase
+    rise = seen.rise
     return {
         "verdict": "none",
         "increase": {
@@ -36,17 +36,17 @@ def to_json(seen: Observation, significance: float, limits: list[str]) -> dict[s
         "healthy": list(seen.healthy),
         "limits": limits,
         "detection": {
-            "loss": seen.loss,
-            "num_losses": seen.num_losses,
+            "loss": rise.loss,
+            "num_losses": rise.num_losses,
             "kind": rise.kind,
             "alarm": rise.alarm,
-            "phase": seen.phase,
-            "sparsity": list(seen.sparsity) if seen.sparsity else None,
+            "phase": rise.phase,
+            "sparsity": list(rise.sparsity) if rise.sparsity else None,
             "noise": rise.noise,
             "correlation": rise.correlation,
             "visible": rise.visible,
             "significance": significance,
-            "clients": list(seen.hidden),
+            "clients": list(rise.clients),
         },
         "observations": observations(seen),
     }

@@ -146,10 +146,10 @@ def _taken_back(remedy: dict[str, Any], planted: Planted, workspace: Path, gaps:
 def _live(rounds: RoundLog, clients: ClientLog, settings: Settings, onset: int) -> dict[str, int | None]:
     """Tests the log as it stood after each round; returns when a rise was first seen, and its onset."""
     for now in range(_FIRST_TESTED, int(rounds.rounds[-1]) + 1):
-        seen = observe(*_cut(rounds, clients, now), settings.diagnose.significance)
+        rise = observe(*_cut(rounds, clients, now), settings.diagnose.significance).rise
         # A false alarm before the onset is counted as a claim elsewhere, and hides no later one here.
-        if seen.increase.detected and (seen.increase.until or 0) >= onset:
-            return {"round": now, "onset": seen.increase.round, "alarm": seen.increase.alarm}
+        if rise.detected and (rise.until or 0) >= onset:
+            return {"round": now, "onset": rise.round, "alarm": rise.alarm}
     return {"round": None, "onset": None, "alarm": None}
 
 
