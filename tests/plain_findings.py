@@ -1,0 +1,67 @@
+"""Findings of clients without fault, for the tests of the diagnosis on plain numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from tasks.diagnose.evidence.findings import ClientFinding, Findings
+from tasks.diagnose.evidence.memory import Memory
+
+HONEST = ClientFinding(
+    client="00",
+    labels=np.array([10, 10]),
+    epochs=1.0,
+    width=1.0,
+    loss=0.3,
+    accuracy=0.9,
+    usual_loss=0.3,
+    expected_loss=0.3,
+    expected_accuracy=0.9,
+    feature_distance=0.05,
+    norm=1.0,
+    norm_per_step=1.0,
+    grown=1.0,
+    slope=-0.9,
+    cosine=0.5,
+    cosine_before=0.5,
+    cosine_during=0.5,
+    left_out=0.0,
+)
+
+WRONG_LABELS = {"loss": 5.0, "accuracy": 0.1}
+SHIFT = WRONG_LABELS | {"feature_distance": 3.0, "learnable": (0.8, 0.3)}
+MIXED_UP = Memory(round=3, logged=0.5, now=5.0, relabelling=(1, 0))
+EVERYTHING = {
+    "width": {"01": 0.5},
+    "server_optimizer": {"kind": "adam", "learning_rate": 0.1},
+    "local_work": {"kind": "per_client", "by_client": {"04": 9}},
+}
+"""`federate` settings that, with `everything()`, make every cause possible."""
+
+
+def a_client(client: str, **changes: object) -> ClientFinding:
+    """An honest client but for what is given."""
+    return replace(HONEST, client=client, **changes)  # type: ignore[arg-type]
+
+
+def findings(*changed: ClientFinding, num_clients: int = 5, cleared: tuple[str, ...] = (), **run: float) -> Findings:
+    """The findings of honest clients, some of them `changed`, in a run that speaks for no cause but by `run`."""
+    clients = {f"{k:02}": a_client(f"{k:02}") for k in range(num_clients)} | {
+        client.client: client for client in changed
+    }
+    calm = {"label_skew": 0.1, "size_skew": 0.0, "steepness": 0.5, "train_trend": 0.3, "val_trend": 0.3}
+    calm |= {"dissimilarity": 1.0, "objective_gap": 0.0, **run}
+    everyone = tuple(clients[client] for client in sorted(clients))
+    return Findings(everyone, local_drift=(), cleared=cleared, local_models={}, **calm)
+
+
+def everything() -> Findings:
+    """Findings that speak for every cause."""
+    odd = (
+        a_client("00", failed=20, first_broken=4),
+        a_client("02", **WRONG_LABELS),
+        a_client("03", **SHIFT),
+        a_client("04", epochs=9.0),
+    )
+    run = {"label_skew": 1.0, "size_skew": 0.6, "train_trend": -1.0, "val_trend": 0.2}
+    return findings(*odd, num_clients=7, **run)

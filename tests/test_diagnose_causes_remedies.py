@@ -1,0 +1,134 @@
+"""What is tried against a proven cause."""
+
+from typing import Any
+
+import pytest
+
+from tasks.diagnose.causes import CAUSES, remedies
+from tasks.diagnose.causes.base import Remedy
+from tasks.errors import SettingsError
+from tasks.settings import Settings, parse, with_settings
+from tests.plain_findings import EVERYTHING, everything, findings
+
+RATE = Settings().federate.client.learning_rate
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_remedies_are_settings_that_differ_and_that_mostly_fit(cause: str) -> None:
+    raw = {"width": {"01": 0.5}, "local_work": {"kind": "range"}, "server_optimizer": {"kind": "momentum"}}
+    for settings in (Settings(), parse({"federate": raw})):
+        now = settings.model_dump(mode="json")
+        fitting = 0
+        for remedy in remedies(cause, settings, ("01",), findings()):
+            for name, value in remedy.settings.items():
+                at = now
+                for part in name.split("."):
+                    at = at[part]
+                assert at != value
+            try:
+                with_settings(settings, remedy.settings)
+                fitting += 1
+            except SettingsError:
+                pass  # the replays pass it over
+        assert fitting or (settings == Settings() and cause == "architecture_variation")
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        ("non_finite", ["leave out 01, 02", "gradients clipped at norm 1", "{third}", "{fifth}"]),
+        (
+            "faulty_clients",
+            ["leave out 01, 02", "geometric median (RFA)", "multi-Krum", "coordinate-wise median"],
+        ),
+        ("architecture_variation", ["the whole model at every client"]),
+        ("unequal_local_work", ["the same work at every client", "normalised averaging (FedNova)", "{third}"]),
+        (
+            "feature_shift",
+            ["each client standardises its own features", "leave out 01, 02", "a proximal term (FedProx, mu 0.1)"],
+        ),
+        ("server_learning_rate", ["plain averaging on the server", "server learning rate 0.01"]),
+        (
+            "quantity_skew",
+            [
+                "every client the same weight",
+                "normalised averaging (FedNova)",
+                "control variates (SCAFFOLD)",
+                "{third}",
+            ],
+        ),
+        (
+            "label_skew",
+            [
+                "control variates (SCAFFOLD)",
+                "dynamic regularisation (FedDyn)",
+                "a proximal term (FedProx, mu 0.1)",
+                "{third}",
+                "{fifth}",
+                "a public set of 5 % of the examples at every client",
+            ],
+        ),
+        ("client_learning_rate", ["{third}", "{fifth}", "gradients clipped at norm 1"]),
+        ("overfitting", ["end training after round 15", "weight decay 0.02", "weight decay 0.1", "{third}"]),
+    ],
+)
+def test_remedies_in_their_order(cause: str, says: list[str]) -> None:
+    rates = {"third": f"client learning rate {RATE / 3:.3g}", "fifth": f"client learning rate {RATE / 5:.3g}"}
+    settings = parse({"federate": EVERYTHING})
+    tried = remedies(cause, settings, ("01", "02"), everything(), 15)
+    assert [remedy.says for remedy in tried] == [text.format(**rates) for text in says]
+
+
+def test_one_local_epoch_is_tried_against_label_skew_where_all_do_the_same_and_more() -> None:
+    for work, tried in (
+        ({"epochs": 2}, True),
+        ({"epochs": 1}, False),
+        ({"kind": "per_client", "epochs": 2, "by_client": {"01": 8}}, False),
+    ):
+        settings = parse({"federate": {"local_work": work}})
+        says = [remedy.says for remedy in remedies("label_skew", settings, (), findings())]
+        assert ("one local epoch" in says) is tried
+
+
+def test_clients_that_the_run_excludes_stay_excluded() -> None:
+    settings = parse({"federate": {"exclude": ["05"]}})
+    for cause in ("non_finite", "faulty_clients", "feature_shift"):
+        tried = [one.settings for one in remedies(cause, settings, ("03",), findings()) if "leave out" in one.says]
+        assert tried == [{"federate.exclude": ["03", "05"]}]
+
+
+def test_multi_krum_expects_as_many_faulty_clients_as_were_found() -> None:
+    (krum,) = [one for one in remedies("faulty_clients", Settings(), ("01", "02"), findings()) if "Krum" in one.says]
+    assert krum.settings["federate.aggregator.num_faulty"] == 2
+
+
+def test_only_features_that_are_standardised_anew_need_surgery() -> None:
+    for cause in CAUSES:
+        for remedy in remedies(cause, parse({"federate": EVERYTHING}), ("01",), everything()):
+            assert remedy.aligned is ("preprocess.normalize" in remedy.settings)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"aggregator": {"kind": "trimmed_mean", "trim": 0.1}},
+        {"aggregator": {"kind": "clipped_mean", "clip_norm": 2.0, "zeroing": True, "weighting": "uniform"}},
+        {"aggregator": {"kind": "mean", "weighting": "uniform"}},
+    ],
+)
+def test_every_robust_aggregator_is_a_remedy_whatever_the_one_before_used(raw: dict[str, Any]) -> None:
+    settings = parse({"federate": raw})
+    for remedy in remedies("faulty_clients", settings, ("03",), findings()):
+        with_settings(settings, remedy.settings)
+
+
+def test_two_remedies_at_once() -> None:
+    slower = Remedy("slower", {"federate.client.learning_rate": 0.1})
+    one, other = (Remedy(f"leave out {c}", {"federate.exclude": [c]}) for c in ("07", "03"))
+    aligned = Remedy("aligned", {"preprocess.normalize": "client"}, aligned=True)
+    both = one | slower
+    assert both == Remedy("leave out 07, and slower", {**one.settings, **slower.settings})
+    assert (one | other) == Remedy("leave out 07, and leave out 03", {"federate.exclude": ["03", "07"]})
+    assert (slower | aligned) == Remedy("slower, and aligned", {**slower.settings, **aligned.settings}, aligned=True)
+    assert (slower | Remedy("slowest", {"federate.client.learning_rate": 0.01})) is None  # one setting, two values
+    assert (both and both | slower) is None  # nothing that is not in one of them
