@@ -40,15 +40,14 @@ EVERYTHING = {
 
 
 def a_client(client: str, **changes: object) -> ClientFinding:
-    """An honest client but for what is given."""
+    """A client that is honest but for `changes`."""
     return replace(HONEST, client=client, **changes)  # type: ignore[arg-type]
 
 
 def findings(*changed: ClientFinding, num_clients: int = 5, cleared: tuple[str, ...] = (), **run: float) -> Findings:
     """The findings of honest clients, some of them `changed`, in a run that speaks for no cause but by `run`."""
-    clients = {f"{k:02}": a_client(f"{k:02}") for k in range(num_clients)} | {
-        client.client: client for client in changed
-    }
+    clients = {f"{k:02}": a_client(f"{k:02}") for k in range(num_clients)}
+    clients |= {client.client: client for client in changed}
     calm = {"label_skew": 0.1, "size_skew": 0.0, "steepness": 0.5, "train_trend": 0.3, "val_trend": 0.3}
     calm |= {"dissimilarity": 1.0, "objective_gap": 0.0, **run}
     everyone = tuple(clients[client] for client in sorted(clients))

@@ -34,6 +34,11 @@ SHIFTED = 0.35
 """Features farther than this from the hold-out data's are shifted, in their standard deviations. Origin: by hand."""
 STRUCTURED = 0.4
 """Features that hang together more than this times as much as the hold-out data's are no noise. Origin: tuned."""
+SAME_RELATIVE = 1e-3
+"""Two losses are one loss measured twice if they differ by at most this share, and SAME_ABSOLUTE. Origin: measured; the
+same data repeat a loss to 1e-7 (float32), and the smallest difference that other data made was 6e-3."""
+SAME_ABSOLUTE = 1e-5
+"""Difference of two losses, nats, that is always allowed: a loss of 0 has no share. Origin: by hand; not measured."""
 LEARNABLE = 0.5
 """Labels make sense if a model that is trained on half of the client's data gains more than this share of the way from
 the most frequent label's accuracy to the expected accuracy. Origin: by hand; not measured."""
@@ -58,6 +63,9 @@ UPHILL = 0.25
 of the even seeds 0 and 2: the median cosine was at least 0.65 for reversed updates, at most -0.13 for honest ones."""
 SHORT = 0.2
 """The direction of an update shorter than this times the median client's is noise. Origin: tuned."""
+AS_TRAINED = 0.05
+"""An update is what training gives if its length is within this share of that length. Origin: by hand; float32 rounds,
+and steps that diverge blow that up."""
 AGREED = 0.3
 """An update agreed with the others' before the rise if its cosine to their geometric median was above this. Origin:
 tuned."""

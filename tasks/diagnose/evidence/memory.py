@@ -6,13 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.diagnose.thresholds import AS_TRAINED, SAME_ABSOLUTE, SAME_RELATIVE
+
 Labels = NDArray[np.int64]
-
-_RELATIVE, _ABSOLUTE = 1e-3, 1e-5
-"""Within which two losses are the same: the same data give it to some 1e-7 (float32)."""
-
-_AS_TRAINED = 0.05
-"""Around 1: steps that diverge blow up what float32 rounds off."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Memory:
     @property
     def difference(self) -> float:
         """How far the losses are apart, over the one that was logged."""
-        return abs(self.now - self.logged) / (self.logged + _ABSOLUTE)
+        return abs(self.now - self.logged) / (self.logged + SAME_ABSOLUTE)
 
     @property
     def changed(self) -> bool:
@@ -48,12 +44,12 @@ class Memory:
 
 def same(loss: float, other: float) -> bool:
     """Returns whether two losses are one measured twice."""
-    return bool(abs(loss - other) <= _ABSOLUTE + _RELATIVE * abs(other))
+    return bool(abs(loss - other) <= SAME_ABSOLUTE + SAME_RELATIVE * abs(other))
 
 
 def as_trained(ratio: float) -> bool:
     """Returns whether a client sent what training on its data gives; see ClientFinding.sent_over_trained."""
-    return bool(abs(ratio - 1) <= _AS_TRAINED)
+    return bool(abs(ratio - 1) <= AS_TRAINED)
 
 
 def relabellings(num_classes: int) -> Iterator[Labels]:
