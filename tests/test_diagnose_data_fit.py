@@ -38,6 +38,7 @@ def test_data_are_as_ever_up_to_one_and_a_half_times_their_usual_loss(changes: d
         ({}, True),
         ({"loss": 2.0}, False),  # at most twice the expected loss
         ({"accuracy": 0.61}, False),  # less than 0.3 below the expected accuracy
+        ({"accuracy": 0.5, "expected_accuracy": 0.8}, False),  # 0.3 below
         ({"usual_loss": 1.4}, False),  # has always contradicted the model
         ({"usual_loss": NAN}, True),  # no past to compare with
         ({"loss": NAN}, True),
@@ -55,7 +56,7 @@ def test_data_contradict_the_model_far_beyond_what_their_labels_explain(changes:
     [
         ({}, True),
         ({"loss": 3.0}, False),  # at most three times the usual loss
-        ({"accuracy": 0.71}, False),  # right about 0.7 of the examples
+        ({"accuracy": 0.7}, False),  # right about 0.7 of the examples
         ({"expected_loss": 3.01}, False),  # hold-out data with these labels fare no better
         ({"usual_loss": NAN}, False),
     ],
@@ -71,7 +72,8 @@ def test_data_far_worse_than_they_were_contradict_a_model_that_is_wrong_about_th
     ("changes", "expected"),
     [
         ({"accuracy": 0.795}, True),
-        ({"accuracy": 0.805}, False),  # less than 0.1 below the expected accuracy
+        ({"accuracy": 0.8}, False),  # 0.1 below the expected accuracy
+        ({"accuracy": 0.805}, False),
         ({"accuracy": 0.795, "loss": 0.4}, False),  # as ever
     ],
 )

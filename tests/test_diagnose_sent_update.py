@@ -28,6 +28,7 @@ def test_update_within_5_percent_of_what_training_gives_is_verified(ratio: float
     [
         ({}, True),
         ({"cosine": -0.39}, False),  # less than half of what it was, reversed
+        ({"cosine": -0.4}, False),
         ({"cosine_before": 0.29}, False),  # did not agree with the others before
         ({"cosine_before": 0.31}, True),
         ({"cosine_before": NAN}, False),

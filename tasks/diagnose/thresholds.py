@@ -5,7 +5,8 @@ Each entry says what it bounds, its unit, and its origin:
 - *Theory*: it follows from the method.
 - *Measured*: the entry says on which runs.
 - *Tuned*: chosen on the even seeds of the planted suite (tests/benchmarks/planted/README.md).
-- *By hand*: chosen before that suite existed, and not varied since. The figures of the suite are with this value.
+- *By hand*: chosen before that suite existed, and not varied since; all figures of the suite are with this value.
+- *By hand; not measured*: the history names no run that it was chosen on.
 
 "Log loss" is the natural logarithm of the loss, without unit. "The rise" is ln(loss / level before the rise), mean over
 the rounds that are compared; a share of the rise is 1 if the loss stays at that level.
