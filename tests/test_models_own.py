@@ -1,382 +1,322 @@
-"""`federate.model: module:function`: whatever is wrong with a builder is one line that names the setting."""
+"""A user's own model: what Keras's own training would do with it happens in a round too, or is refused in one line."""
 
-import os
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
-
-from tasks.errors import SettingsError
-
-ROOT = Path(__file__).parents[1]
-SHAPE, CLASSES = (4, 4, 1), 3
-BUILDERS = """
-import itertools
-import sys
-
-import numpy as np
 import tensorflow as tf
+from tasks.federate.functional import build_forward
 from tensorflow.keras import Model, Sequential, layers
 
-count = itertools.count()
-unseeded = np.random.default_rng()
+from tasks.errors import SettingsError
+from tasks.federate.fit import check_fit
+from tasks.models import build, save_model
+
+SHAPE = (8, 8, 1)
+X = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)
+
+OWN = """
+import numpy as np
+import tensorflow as tf
+from tensorflow.keras import Model, Sequential, layers, losses
 
 
-def dense(input_shape, num_classes, **chosen):
-    return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Dense(num_classes, **chosen)])
+def _flat(shape, *last):
+    return Sequential([layers.Input(shape), layers.Flatten(), *last])
 
 
-def raises(input_shape, num_classes):
-    raise RuntimeError("two\\nlines")
+def softmax(shape, classes):
+    return _flat(shape, layers.Dense(classes, activation="softmax"))
 
 
-def recurses(input_shape, num_classes):
-    return recurses(input_shape, num_classes)
+def softmax_layer(shape, classes):
+    return _flat(shape, layers.Dense(classes), layers.Softmax())
 
 
-def leaves(input_shape, num_classes):
-    sys.exit(0)
+def softmax_activation(shape, classes):
+    return _flat(shape, layers.Dense(classes), layers.Activation("softmax"))
 
 
-def leaves_with_words(input_shape, num_classes):
-    sys.exit("good bye")
+def softmax_operation(shape, classes):
+    inputs = layers.Input(shape)
+    return Model(inputs, tf.nn.softmax(layers.Dense(classes)(layers.Flatten()(inputs))))
 
 
-class Odd(BaseException):
-    pass
+def softmax_in_a_head(shape, classes):
+    return _flat(shape, Sequential([layers.Dense(4), layers.Dense(classes, activation="softmax")]))
 
 
-class Speechless(Exception):
-    def __str__(self):
-        raise ValueError
+def sigmoid(shape, classes):
+    return _flat(shape, layers.Dense(1, activation="sigmoid"))
 
 
-def raises_what_is_no_exception(input_shape, num_classes):
-    raise Odd("odd")
+def one_logit(shape, classes):
+    return _flat(shape, layers.Dense(1))
 
 
-def raises_what_cannot_be_shown(input_shape, num_classes):
-    raise Speechless
-
-
-def nothing(input_shape, num_classes):
-    pass
-
-
-def layer(input_shape, num_classes):
-    return layers.Dense(num_classes)
-
-
-def without_arguments():
-    return dense((4, 4, 1), 3)
-
-
-def other_input(input_shape, num_classes):
-    return dense((4, 5, 1), num_classes)
-
-
-def fixed_batch(input_shape, num_classes):
-    return Sequential([layers.Input(input_shape, batch_size=20), layers.Flatten(), layers.Dense(num_classes)])
-
-
-def any_size(input_shape, num_classes):
-    inputs = layers.Input((None, None, 1))
-    return Model(inputs, layers.Dense(num_classes)(layers.GlobalAveragePooling2D()(inputs)))
-
-
-def other_output(input_shape, num_classes):
-    return dense(input_shape, num_classes + 1)
-
-
-def two_inputs(input_shape, num_classes):
-    inputs = [layers.Input(input_shape), layers.Input(input_shape)]
-    return Model(inputs, layers.Dense(num_classes)(layers.Flatten()(layers.Add()(inputs))))
-
-
-def two_outputs(input_shape, num_classes):
-    inputs = layers.Input(input_shape)
-    x = layers.Flatten()(inputs)
-    return Model(inputs, [layers.Dense(num_classes)(x), layers.Dense(num_classes)(x)])
-
-
-def named_outputs(input_shape, num_classes):
-    inputs = layers.Input(input_shape)
-    return Model(inputs, {"logits": layers.Dense(num_classes)(layers.Flatten()(inputs))})
-
-
-def float64(input_shape, num_classes):
-    return dense(input_shape, num_classes, dtype="float64")
-
-
-def float64_for_all(input_shape, num_classes):
-    tf.keras.backend.set_floatx("float64")
-    return dense(input_shape, num_classes)
-
-
-def half_of_it_float64(input_shape, num_classes):
-    inputs = layers.Input(input_shape)
-    x = layers.Dense(5, dtype="float64")(layers.Flatten()(inputs))
-    return Model(inputs, layers.Dense(num_classes)(tf.cast(x, tf.float32)))
-
-
-def mixed_precision(input_shape, num_classes):
-    tf.keras.mixed_precision.set_global_policy("mixed_float16")
-    return dense(input_shape, num_classes)
-
-
-def mixed_precision_inside(input_shape, num_classes):
-    hidden = layers.Dense(5, dtype="mixed_bfloat16")
-    return Sequential([layers.Input(input_shape), layers.Flatten(), hidden, layers.Dense(num_classes, dtype="float32")])
-
-
-MODEL = dense((4, 4, 1), 3)
-
-
-def the_same_again(input_shape, num_classes):
-    return MODEL
-
-
-def wider_each_time(input_shape, num_classes):
-    hidden = layers.Dense(2 + next(count))
-    return Sequential([layers.Input(input_shape), layers.Flatten(), hidden, layers.Dense(num_classes)])
-
-
-def new_names_each_time(input_shape, num_classes):
-    return dense(input_shape, num_classes, name=f"dense_{next(count)}")
-
-
-def draws_by_itself(input_shape, num_classes):
-    model = dense(input_shape, num_classes)
-    model.set_weights([unseeded.normal(size=w.shape) for w in model.get_weights()])
+def _ending(head):
+    def model(shape, classes):
+        inputs = layers.Input(shape)
+        return Model(inputs, head(layers.Dense(4)(layers.Flatten()(inputs)), classes))
     return model
 
 
-def draws_from_numpy(input_shape, num_classes):
-    model = dense(input_shape, num_classes)
-    model.set_weights([np.random.normal(size=w.shape) for w in model.get_weights()])
+def _compiled(**chosen):
+    def model(shape, classes):
+        made = _flat(shape, layers.Dense(classes))
+        made.compile(**chosen)
+        return made
     return model
 
 
-class Scale(layers.Layer):
-    def build(self, input_shape):
-        self.scale = self.add_weight("scale", (1,))
+def constraint(shape, classes):
+    return _flat(shape, layers.Dense(classes, kernel_constraint="non_neg"))
 
+
+class Measured(layers.Layer):
     def call(self, x):
-        return x * self.scale
+        self.add_metric(tf.reduce_mean(x), name="mean")
+        return x
 
 
-def layer_of_ones_own(input_shape, num_classes):
-    return Sequential([layers.Input(input_shape), layers.Flatten(), Scale(), layers.Dense(num_classes)])
+def metric(shape, classes):
+    return _flat(shape, Measured(), layers.Dense(classes))
 
 
-class Holds(layers.Layer):
-    def __init__(self, inner):
+class Trains(Model):
+    def train_step(self, data):
+        return {}
+
+
+def train_step(shape, classes):
+    inputs = layers.Input(shape)
+    return Trains(inputs, layers.Dense(classes)(layers.Flatten()(inputs)))
+
+
+def spectral(shape, classes):
+    return _flat(shape, layers.SpectralNormalization(layers.Dense(classes)))
+
+
+mse = _compiled(loss="mse")
+focal = _compiled(loss=losses.CategoricalFocalCrossentropy())
+smoothed = _compiled(loss=losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1))
+adam = _compiled(optimizer="adam", loss="sparse_categorical_crossentropy")
+entropy_object = _compiled(optimizer="adam", loss=losses.SparseCategoricalCrossentropy(from_logits=True))
+without_loss = _compiled(optimizer="adam")
+
+halved_softmax = _ending(lambda x, classes: tf.nn.softmax(layers.Dense(classes)(x)) / 2)
+hidden_sigmoid = _ending(lambda x, classes: layers.Lambda(tf.nn.sigmoid)(layers.Dense(1)(x)))
+over_examples = _ending(lambda x, classes: layers.Softmax(axis=0)(layers.Dense(classes)(x)))
+penalised = _ending(lambda x, classes: layers.Dense(classes, "softmax", activity_regularizer="l2")(x))
+
+
+def used_twice(shape, classes):
+    inputs, softmax = layers.Input(shape), layers.Activation("softmax")
+    return Model(inputs, softmax(layers.Dense(classes)(softmax(layers.Flatten()(inputs)))))
+
+
+callable_softmax = _ending(lambda x, classes: layers.Dense(classes, activation=tf.nn.softmax)(x))
+softmax_layer_in_a_head = _ending(lambda x, classes: Sequential([layers.Dense(classes), layers.Softmax()])(x))
+
+
+def penalty_beside_softmax(shape, classes):
+    inputs = layers.Input(shape)
+    x = layers.Dense(4)(layers.Flatten()(inputs))
+    model = Model(inputs, layers.Softmax()(layers.Dense(classes)(x)))
+    model.add_loss(3 * tf.reduce_mean(tf.square(x)))
+    return model
+
+
+class Linear(layers.Layer):
+    def __init__(self, units=4, inputs=64):
         super().__init__()
-        self.inner = inner
+        self.w = self.add_weight(shape=(inputs, units), initializer="random_normal")
+        self.b = self.add_weight(shape=(units,), initializer="zeros")
 
     def call(self, x):
-        return self.inner(x)
+        return x @ self.w + self.b
 
 
-def cannot_be_described(input_shape, num_classes):
-    return Sequential([layers.Input(input_shape), layers.Flatten(), Holds(layers.Dense(5)), layers.Dense(num_classes)])
+def without_names(shape, classes):
+    return _flat(shape, Linear(), layers.Dense(classes))
+
+
+class Subclass(Model):
+    def __init__(self, classes):
+        super().__init__()
+        self.flat, self.dropout, self.last = layers.Flatten(), layers.Dropout(0.5), layers.Dense(classes)
+
+    def call(self, x):
+        return self.last(self.dropout(self.flat(x)))
+
+
+def subclass(shape, classes):
+    return Subclass(classes)
+
+
+def _recurrent(layer, shape):
+    return lambda given, classes: _flat(given, layers.Reshape(shape), layer(), layers.Flatten(), layers.Dense(classes))
+
+
+lstm = _recurrent(lambda: layers.LSTM(4, dropout=0.5, recurrent_dropout=0.5), (8, 8))
+conv_lstm = _recurrent(lambda: layers.ConvLSTM2D(2, 3, dropout=0.5, recurrent_dropout=0.5), (4, 4, 4, 1))
 """
 
 
 @pytest.fixture
-def builders(tmp_path, monkeypatch):
-    """A function that writes a module, by its name and text, where Python finds it."""
+def own(tmp_path, monkeypatch):
+    (tmp_path / "owned.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    written = []
-
-    def write(name, text):
-        assert name not in written
-        (tmp_path / f"{name}.py").write_text(text)
-        written.append(name)
-        return name
-
-    before = dict(sys.modules)
-    yield write
-    for name in written:
-        sys.modules.pop(name, None)
-        if name in before:
-            sys.modules[name] = before[name]
+    yield "owned"
+    del sys.modules["owned"]
 
 
-def refusal(name):
-    """Returns what `build` says of a model, which must be one line that names the setting."""
-    import tensorflow as tf
-
-    from tasks.models import build
-
+@pytest.mark.parametrize(
+    ("function", "classes", "says"),
+    [
+        ("constraint", 3, "dense/kernel:0 has the constraint NonNeg, which an average of clients need not meet"),
+        ("metric", 3, "measured keeps the metric mean (add_metric), and no round reads it: leave it out"),
+        ("train_step", 3, "Trains has a train_step of its own, which no client calls: leave it out"),
+        ("spectral", 3, "is SpectralNormalization, which changes a state of its own"),
+        ("mse", 3, "got the loss 'mse': leave compile out"),
+        ("focal", 3, "got the loss CategoricalFocalCrossentropy: leave compile out"),
+        ("smoothed", 3, "got the loss CategoricalCrossentropy with label_smoothing 0.1: leave compile out"),
+        ("halved_softmax", 3, "got outputs that are always between 0 and 1"),
+        ("hidden_sigmoid", 2, "got outputs that are always between 0 and 1"),
+        ("over_examples", 3, "must give logits, or end in one softmax over the classes"),
+        (
+            "penalised",
+            3,
+            "must give logits, or end in one softmax over the classes that nothing else in the model uses",
+        ),
+        (
+            "used_twice",
+            3,
+            "must give logits, or end in one softmax over the classes that nothing else in the model uses",
+        ),
+    ],
+)
+def test_what_no_round_honours_is_refused(own, function, classes, says):
     with pytest.raises(SettingsError) as caught:
-        build(name, SHAPE, CLASSES, seed=0)
-    said = str(caught.value)
-    assert said.startswith(f"federate.model {name}")
-    assert "\n" not in said
-    assert tf.keras.backend.floatx() == "float32"
-    assert tf.keras.mixed_precision.global_policy().name == "float32"
-    return said
+        build(f"{own}:{function}", SHAPE, classes, seed=0)
+    assert str(caught.value).startswith(f"federate.model {own}:{function}")
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("function", "says"),
+    ("function", "classes", "said"),
     [
-        ("raises", "must give a model for examples (4, 4, 1) and 3 classes, got RuntimeError: two lines"),
-        ("recurses", "got RecursionError"),
-        ("leaves", "got an exit with status 0"),
-        ("leaves_with_words", "got an exit with status 'good bye'"),
-        ("raises_what_is_no_exception", "got Odd: odd"),
-        ("raises_what_cannot_be_shown", "got Speechless"),
-        ("nothing", "must return a tf.keras.Model, got NoneType"),
-        ("layer", "must return a tf.keras.Model, got Dense"),
-        ("without_arguments", "got TypeError"),
-        ("other_input", "must take examples (None, 4, 4, 1), got (None, 4, 5, 1)"),
-        ("fixed_batch", "must take examples (None, 4, 4, 1), got (20, 4, 4, 1)"),
-        ("any_size", "must take examples (None, 4, 4, 1), got (None, None, None, 1)"),
-        ("two_inputs", "must take examples (None, 4, 4, 1), got [(None, 4, 4, 1), (None, 4, 4, 1)]"),
-        ("other_output", "must give logits (None, 3), got (None, 4)"),
-        ("two_outputs", "must give logits (None, 3), got [(None, 3), (None, 3)]"),
-        ("named_outputs", "must give logits (None, 3), got {'logits': (None, 3)}"),
-        ("float64", "must compute in float32 throughout, got logits in float64"),
-        ("float64_for_all", "must compute in float32 throughout, got examples in float64"),
-        ("half_of_it_float64", "must compute in float32 throughout, got the parameter dense/kernel:0 in float64"),
-        ("mixed_precision", "must compute in float32 throughout, got logits in float16"),
-        ("mixed_precision_inside", "must compute in float32 throughout, got the layer dense in bfloat16"),
-        ("the_same_again", "must make a new model in each call"),
-        ("wider_each_time", "must build the same layers in each call"),
-        ("new_names_each_time", "must build the same layers in each call"),
-        ("draws_by_itself", "must draw its parameters from the run's seed, got other values of dense/kernel:0"),
-        ("cannot_be_described", "must give a model that Keras can save as H5, got NotImplementedError: Layer Holds"),
+        ("adam", 3, ["is compiled, but clients train with SGD and federate.client, not with Adam"]),
+        ("entropy_object", 3, ["is compiled, but clients train with SGD and federate.client, not with Adam"]),
+        ("without_loss", 3, ["is compiled, but clients train with SGD and federate.client, not with Adam"]),
+        ("callable_softmax", 3, ["gives logits: its last softmax is left out"]),
+        ("softmax_layer_in_a_head", 3, ["gives logits: its last softmax is left out"]),
+        ("subclass", 3, []),
     ],
 )
-def test_a_builder_that_cannot_be_used_is_one_line(builders, function, says):
-    assert says in refusal(f"{builders('odd_models', BUILDERS)}:{function}")
+def test_what_becomes_of_a_model_is_said_once(own, function, classes, said):
+    heard = []
+    build(f"{own}:{function}", SHAPE, classes, seed=0, say=heard.append)
+    assert heard == said
 
 
-def test_a_layer_of_ones_own_is_taken_and_its_weights_come_back_from_the_file(builders, tmp_path):
-    """Keras could not load the file without the layer's class; only its weights are read."""
-    from tasks.models import build, load_model, save_model
-
-    name = f"{builders('odd_models', BUILDERS)}:layer_of_ones_own"
-    saved = build(name, SHAPE, CLASSES, seed=3)
-    save_model(saved, tmp_path / "global.h5")
-    loaded = load_model(tmp_path / "global.h5", name, SHAPE, CLASSES)
-    for one, other in zip(saved.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize("function", ["lstm", "conv_lstm"])
+def test_a_recurrent_layer_with_dropout_is_taken_and_fits_any_number_of_examples(own, function):
+    model = build(f"{own}:{function}", SHAPE, 3, seed=0)
+    check_fit(f"{own}:{function}", model, SimpleNamespace(test_x=X, test_y=np.zeros(6, np.int32), normalize="global"))
 
 
-def test_a_builder_may_draw_from_the_global_generators_that_the_run_seeds(builders):
-    from tasks.models import build
-
-    name = f"{builders('odd_models', BUILDERS)}:draws_from_numpy"
-    one, again, other = (build(name, SHAPE, CLASSES, seed).get_weights()[0].tolist() for seed in (1, 1, 2))
-    assert one == again != other
+def as_given(own, function, classes=3):
+    """The model as its builder gives it, of the parameters that the run's has."""
+    tf.keras.utils.set_random_seed(0)
+    tf.keras.backend.reset_uids()
+    return getattr(sys.modules[own], function)(SHAPE, classes)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    "function",
     [
-        ("def model(:", "got SyntaxError: "),
-        ("import no_such_package", "got ModuleNotFoundError: No module named 'no_such_package'"),
-        ("raise OSError('on import')", "got OSError: on import"),
-        ("import sys; sys.exit(0)", "got an exit with status 0"),
-        ("\0", "cannot contain null bytes"),
-        ("def other(): pass", "got no model in broken_models ("),
+        "softmax",
+        "softmax_layer",
+        "softmax_activation",
+        "softmax_operation",
+        "softmax_in_a_head",
+        "callable_softmax",
+        "softmax_layer_in_a_head",
     ],
 )
-def test_a_module_that_cannot_be_imported_is_one_line(builders, text, says):
-    said = refusal(f"{builders('broken_models', text)}:model")
-    assert "must name a function of a module that can be imported" in said
-    assert says in said
+def test_a_model_that_ends_in_softmax_gives_its_logits(own, function):
+    model, given = build(f"{own}:{function}", SHAPE, 3, seed=0), as_given(own, function, 3)
+    logits = model(X).numpy()
+    np.testing.assert_allclose(tf.nn.softmax(logits), given(X), rtol=1e-5)
+    assert not np.allclose(logits.sum(1), 1)
 
 
-@pytest.mark.parametrize("name", ["json:loads", "os.path:join", "antigravity:fly", "math:hypot", "sys:exit"])
-def test_a_module_of_python_s_own_is_refused_and_not_imported(name):
-    """The import of antigravity opens a browser."""
-    top = name.split(".")[0].split(":")[0]
-    assert f"must name a module of yours, got {top} of Python's own" in refusal(name)
-    assert "antigravity" not in sys.modules
+@pytest.mark.parametrize(("function", "probability"), [("sigmoid", lambda p: p), ("one_logit", tf.nn.sigmoid)])
+def test_one_output_is_the_second_of_two_classes(own, function, probability):
+    model, given = build(f"{own}:{function}", SHAPE, 2, seed=0), as_given(own, function, 2)
+    second = probability(given(X)).numpy()[:, 0]
+    np.testing.assert_allclose(tf.nn.softmax(model(X)), np.stack([1 - second, second], 1), rtol=1e-5)
+    assert len(model.trainable_weights) == 2  # the kernel and the bias of the user's layer; that of the logits is fixed
 
 
-@pytest.mark.parametrize("module", ["types", "time", "yaml", "tasks"])
-def test_a_file_that_another_module_of_its_name_hides_is_named(builders, module, tmp_path):
-    """types.py and yaml.py are imported long before; time is built in."""
-    __import__(module)
-    said = refusal(f"{builders(module, BUILDERS)}:dense")
-    assert f"{tmp_path / module}.py cannot be imported, because Python has another module {module} (" in said
-    assert said.endswith("): rename the file")
+def test_one_output_for_three_classes_is_refused(own):
+    with pytest.raises(SettingsError, match=r"must give logits \(None, 3\), got \(None, 1\)"):
+        build(f"{own}:one_logit", SHAPE, 3, seed=0)
 
 
-WAITING = """
-import pathlib, time
-from tensorflow.keras import Sequential, layers
+def test_the_penalty_of_add_loss_stays_where_the_softmax_is_left_out(own):
+    model = build(f"{own}:penalty_beside_softmax", SHAPE, 3, seed=0)
+    forward, _ = build_forward(f"{own}:penalty_beside_softmax", model)
+    params = [variable.value() for variable in model.trainable_weights]
+    _, penalty = tf.function(lambda: forward(params, tf.constant(X), None), autograph=False)()
+    hidden = X.reshape(6, 64) @ params[0].numpy() + params[1].numpy()
+    assert float(penalty) == pytest.approx(3 * np.mean(hidden**2), rel=1e-5)
 
 
-def waits(input_shape, num_classes):
-    pathlib.Path("waiting").touch()
-    time.sleep(60)
+@pytest.mark.parametrize("function", ["without_names", "subclass"])
+def test_plain_tensorflow_loads_a_model_with_parts_of_ones_own(own, function, tmp_path):
+    model = build(f"{own}:{function}", SHAPE, 3, seed=0)
+    save_model(model, tmp_path / "global.h5")
+    known = {name: getattr(sys.modules[own], name) for name in ("Linear", "Subclass")}
+    loaded = tf.keras.models.load_model(tmp_path / "global.h5", custom_objects=known)
+    np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
 
 
-def leaves(input_shape, num_classes):
-    raise SystemExit(0)
-"""
+def test_a_layer_that_draws_when_the_model_predicts_is_refused():
+    inputs = layers.Input(SHAPE)
+    model = Model(inputs, layers.Dense(3)(layers.Flatten()(layers.Dropout(0.5)(inputs, training=True))))
+    with pytest.raises(SettingsError, match="must give the same logits for the same example"):
+        build_forward("own:model", model)
 
 
-@pytest.fixture
-def workspace(tmp_path, make_clients):
-    """(function) -> a workspace whose `federate.model` is that function of its waiting_models.py."""
-
-    def make(function):
-        make_clients().write(tmp_path)
-        params = yaml.safe_load((ROOT / "params.yaml").read_text())
-        params["federate"]["model"] = f"waiting_models:{function}"
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-        (tmp_path / "waiting_models.py").write_text(WAITING)
-        return tmp_path
-
-    return make
+HOLD_OUT = SimpleNamespace(test_x=np.full((4, *SHAPE), 9.0, np.float32), test_y=np.zeros(4, np.int32), normalize="none")
 
 
-def command(folder):
-    return subprocess.Popen(
-        [sys.executable, "-m", "tasks", "federate"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def test_a_model_that_begins_with_nan_is_refused():
+    nan = tf.keras.initializers.Constant(np.nan)
+    model = Sequential([layers.Input(SHAPE), layers.Flatten(), layers.Dense(3, kernel_initializer=nan, name="last")])
+    with pytest.raises(SettingsError, match="must begin with finite parameters, got last/kernel:0 with others"):
+        check_fit("own:model", model, HOLD_OUT)
+
+
+class Tokens(layers.Layer):
+    """Embeds where nobody can look."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = layers.Embedding(9, 4)
+
+    def call(self, x):
+        return self.tokens(x)
+
+
+def test_ids_beyond_an_embedding_inside_a_layer_of_ones_own_are_named():
+    model = Sequential([layers.Input(SHAPE), layers.Flatten(), Tokens(), layers.Flatten(), layers.Dense(3)])
+    with pytest.raises(SettingsError) as caught:
+        check_fit("own:model", model, HOLD_OUT)
+    assert "an Embedding takes whole numbers below its input_dim, 9, and needs preprocess.normalize none" in str(
+        caught.value
     )
-
-
-@pytest.mark.slow
-def test_a_builder_that_leaves_the_process_ends_the_command_with_status_2(workspace):
-    folder = workspace("leaves")
-    done = command(folder)
-    out, err = done.communicate(timeout=120)
-    assert (done.returncode, out) == (2, ""), err
-    assert err.startswith("error: federate.model waiting_models:leaves must give a model")
-    assert len(err.splitlines()) == 1
-    assert not (folder / "models").exists()
-    assert not (folder / "reports").exists()
-
-
-@pytest.mark.parametrize(
-    ("sent", "status", "said"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")], ids=["int", "term"]
-)
-def test_a_signal_inside_a_builder_stays_a_signal(workspace, sent, status, said):
-    folder = workspace("waits")
-    running = command(folder)
-    until = time.monotonic() + 100
-    while not (folder / "waiting").exists():
-        assert running.poll() is None, running.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    running.send_signal(sent)
-    assert running.communicate(timeout=60) == ("", said)
-    assert running.returncode == status
+    assert "indices[...] = ... is not in [0, 9)" in str(caught.value)

@@ -50,11 +50,11 @@ def check_layers(name: str, model: Model) -> None:
                 f"federate.model {name}: {variable.name} has the constraint {kind}, which an average of clients need "
                 "not meet: leave it out; a regulariser, such as kernel_regularizer='l2', keeps parameters small"
             )
-    for one in (layer for layer in model._flatten_layers() if isinstance(layer, Model)):
+    for inner in (layer for layer in model._flatten_layers() if isinstance(layer, Model)):
         for step in ("train_step", "compute_loss"):
-            if getattr(type(one), step) is not getattr(Model, step):
+            if getattr(type(inner), step) is not getattr(Model, step):
                 raise SettingsError(
-                    f"federate.model {name}: {type(one).__name__} has a {step} of its own, which no client calls: "
+                    f"federate.model {name}: {type(inner).__name__} has a {step} of its own, which no client calls: "
                     "leave it out; a layer may call add_loss, and federate.client says how a client trains"
                 )
 
@@ -106,11 +106,11 @@ def giving_logits(name: str, model: Model, num_classes: int, say: Say) -> Model:
     """
     alone = num_classes == 2 and tuple(model.output_shape) == (None, 1)
     probability = "sigmoid" if alone else "softmax"
-    given, penalty = _outputs(model)
+    outputs, penalty = _outputs(model)
     logits = _without_activation(name, model, probability)
     if logits is not None:
-        left, same = _outputs(logits)
-        if not _are_logits_of(given, left, probability) or not np.isclose(penalty, same, equal_nan=True):
+        without, same = _outputs(logits)
+        if not _are_logits_of(outputs, without, probability) or not np.isclose(penalty, same, equal_nan=True):
             raise SettingsError(
                 f"federate.model {name} must give logits, or end in one {probability} over the classes that nothing "
                 f"else in the model uses (a penalty, another layer), got another {probability}: leave it out"
@@ -132,22 +132,22 @@ def _without_activation(name: str, model: Model, probability: str) -> Model | No
         SettingsError: the last layer has another activation.
     """
     end = model.outputs[0]._keras_history
-    last, given = end.layer, end.layer.get_input_at(end.node_index)
+    last, inputs = end.layer, end.layer.get_input_at(end.node_index)
     if isinstance(last, Model) and last.outputs is not None:
         inner = _without_activation(name, last, probability)
-        return model if inner is last else inner and _with_losses(model, inner(given))
-    found = _activation(last)
-    if found in ("linear", "log_softmax"):
+        return model if inner is last else inner and _with_losses(model, inner(inputs))
+    activation = _activation(last)
+    if activation in ("linear", "log_softmax"):
         return None
-    if found != probability:
+    if activation != probability:
         raise SettingsError(
-            f"federate.model {name} must give logits, or end in {probability}, got the activation {found} in its last "
-            f"layer {last.name}: leave it out"
+            f"federate.model {name} must give logits, or end in {probability}, got the activation {activation} in its "
+            f"last layer {last.name}: leave it out"
         )
     if isinstance(last, (layers.Dense, layers.Activation)):
         last.activation = tf.keras.activations.linear
         return model
-    return _with_losses(model, given)
+    return _with_losses(model, inputs)
 
 
 def _with_losses(model: Model, outputs: tf.Tensor) -> Model:
@@ -189,8 +189,8 @@ def check_no_probabilities(name: str, model: Model) -> None:
         for variable in model.trainable_weights:
             spread = 1 / max(1, np.prod(variable.shape[:-1])) ** 0.5
             variable.assign(rng.normal(0, spread, variable.shape).astype(np.float32))
-        given, _ = _outputs(model)
-        if not ((given >= 0) & (given <= 1)).all():
+        outputs, _ = _outputs(model)
+        if not ((outputs >= 0) & (outputs <= 1)).all():
             return
     raise SettingsError(
         f"federate.model {name} must give logits, got outputs that are always between 0 and 1, such as probabilities: "
@@ -204,8 +204,8 @@ _DRAWS = 16
 
 def _outputs(model: Model) -> tuple[NDArray[np.float64], float]:
     """Returns what the model gives for an example of zeros and one of ones, which any model takes; and its penalty."""
-    given = np.stack([np.full(model.input_shape[1:], value, np.float32) for value in (0.0, 1.0)])
-    outputs = np.asarray(model(given, training=False), np.float64)
+    examples = np.stack([np.full(model.input_shape[1:], value, np.float32) for value in (0.0, 1.0)])
+    outputs = np.asarray(model(examples, training=False), np.float64)
     for layer in model._flatten_layers():
         if hasattr(layer, "reset_recurrent_dropout_mask"):
             # Keras's ConvLSTM would take those of this call, outside of a graph, in the next one, of more examples.
@@ -214,11 +214,11 @@ def _outputs(model: Model) -> tuple[NDArray[np.float64], float]:
     return outputs, float(sum(tf.reduce_sum(each) for each in model.losses))
 
 
-def _are_logits_of(given: NDArray[np.float64], logits: NDArray[np.float64], probability: str) -> bool:
-    """Returns whether `given` (N, C) or (N, 1) are the probabilities of `logits`."""
+def _are_logits_of(outputs: NDArray[np.float64], logits: NDArray[np.float64], probability: str) -> bool:
+    """Returns whether `outputs` (N, C) or (N, 1) are the probabilities of `logits`."""
     if probability == "sigmoid":
         expected = 1 / (1 + np.exp(-logits))
     else:
         raised = np.exp(logits - logits.max(1, keepdims=True))
         expected = raised / raised.sum(1, keepdims=True)
-    return bool(np.allclose(given, expected, atol=1e-4, equal_nan=True))
+    return bool(np.allclose(outputs, expected, atol=1e-4, equal_nan=True))

@@ -1,0 +1,10 @@
+"""Keras 2 models by name, what the federated round needs of one, and their H5 files.
+
+Every model maps a batch (B, *input_shape) float32 to logits (B, C) float32.
+"""
+
+from tasks.models.architectures import BUILDERS
+from tasks.models.building import build, num_params
+from tasks.models.files import load_model, save_model
+
+__all__ = ["BUILDERS", "build", "load_model", "num_params", "save_model"]
