@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from tasks.federate.functional import build_forward
+from tasks.local.functional import build_forward
 from tensorflow.keras import Model, Sequential, layers
 
 from tasks.errors import SettingsError
