@@ -167,7 +167,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_keeps_others_out(tmp_path: Path
         waiting.set()
         with (
             file_lock(path),
-            file_lock(path, wait=False) as free,
+            file_lock(path, seconds=0) as free,
         ):  # of its own file, not of the removed one
             got.append(free)
 

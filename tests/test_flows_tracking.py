@@ -471,7 +471,8 @@ def test_the_report_holds_no_password_of_the_store(tracked: Path, tmp_path: Path
 
 
 def test_processes_that_begin_at_once_share_one_fresh_database(tmp_path: Path) -> None:
-    script = "from pathlib import Path; from flows import store; print(connection.connect(Path()).experiment_id)"
+    connect = "from flows.mlflow_store.connection import connect"
+    script = f"from pathlib import Path; {connect}; print(connect(Path()).experiment_id)"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     starts = [
         subprocess.Popen(

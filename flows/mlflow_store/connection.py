@@ -1,11 +1,9 @@
 """Where MLflow's runs go: a SQLite file in the repository, or what MLFLOW_TRACKING_URI says."""
 
-import fcntl
 import logging
 import os
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from flows import addresses
 from flows.addresses import without_password
 from flows.known_secrets import safe_line
 from flows.mlflow_store.store_errors import store_error, store_exceptions
+from flows.workspace.file_lock import file_lock
 from tasks.errors import InputError, RunError, TrackingLost
 
 if TYPE_CHECKING:
@@ -24,8 +23,11 @@ if TYPE_CHECKING:
 EXPERIMENT = "undrift"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
+
 _PATIENCE = 180.0
+"""Seconds to wait for another process that makes the database."""
 _HTTP_PATIENCE = 30.0
+"""Seconds that a server may take to answer."""
 
 log = logging.getLogger(__name__)
 
@@ -85,17 +87,17 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
     import mlflow
 
     home = store_folder(folder)
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    if given:
-        check_mlflow_address(given)
-    uri = given or f"sqlite:///{home / DATABASE}"
-    shown = without_password(given) if given else f"sqlite:///{DATABASE}"
+    address = os.environ.get("MLFLOW_TRACKING_URI")
+    if address:
+        check_mlflow_address(address)
+    uri = address or f"sqlite:///{home / DATABASE}"
+    shown = without_password(address) if address else f"sqlite:///{DATABASE}"
     try:
         with _ready(uri):
             _reach(uri)
             mlflow.set_tracking_uri(uri)
-            if not given:
-                # MLflow has put it there, where the next call would take it for the user's.
+            if not address:
+                # MLflow sets the variable; the next call would take its value for the user's.
                 os.environ.pop("MLFLOW_TRACKING_URI", None)
             client = mlflow.MlflowClient(uri)
             experiment_id = _experiment(client, experiment, home, uri)
@@ -104,33 +106,33 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
     return Store(client, shown, experiment_id)
 
 
-def check_mlflow_address(given: str) -> None:
-    """Raises InputError if MLFLOW_TRACKING_URI holds `given` and no library can read that."""
-    addresses.check_readable("MLFLOW_TRACKING_URI", given, "http://127.0.0.1:5000 or sqlite:///mlflow.db")
+def check_mlflow_address(address: str) -> None:
+    """Raises InputError if MLFLOW_TRACKING_URI holds `address` and no library can read that."""
+    addresses.check_readable("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000 or sqlite:///mlflow.db")
 
 
 def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return client.create_experiment(name, _artifacts(home, name, uri))
         except MlflowException:  # another process was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage != "active":
+    if experiment.lifecycle_stage != "active":
         raise RunError(
-            f"MLflow's experiment {name} was deleted: mlflow experiments restore -x {found.experiment_id}, "
+            f"MLflow's experiment {name} was deleted: mlflow experiments restore -x {experiment.experiment_id}, "
             "or mlflow gc to be rid of it"
         )
-    if found.artifact_location.startswith("mlflow-artifacts:") and not _is_server(uri):
+    if experiment.artifact_location.startswith("mlflow-artifacts:") and not _is_server(uri):
         raise InputError(
             f"MLflow's experiment {name} at {without_password(uri)} keeps its files with an MLflow server: "
             "set MLFLOW_TRACKING_URI to the server's address"
         )
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _is_server(uri: str) -> bool:
@@ -138,7 +140,7 @@ def _is_server(uri: str) -> bool:
 
 
 def _artifacts(home: Path, name: str, uri: str) -> str | None:
-    """A server decides for itself; beside a plain database the files go where `mlflow server` keeps its own."""
+    """Returns where the files of runs go beside a database, as `mlflow server` has it; None: a server decides."""
     return None if _is_server(uri) else (home / ARTIFACTS / name).as_uri()
 
 
@@ -154,7 +156,7 @@ def _reach(uri: str) -> None:
 
 
 def knock(uri: str, seconds: float) -> None:
-    """Raises OSError if no MLflow server answers at `uri` in time. No password is sent, to whomever it is."""
+    """Raises OSError if no MLflow server answers at `uri` within `seconds`. It gets no password."""
     import httpx
 
     try:
@@ -167,16 +169,16 @@ def knock(uri: str, seconds: float) -> None:
 def _ready(uri: str) -> Iterator[None]:
     """Holds other processes back while a SQLite store is made ready.
 
-    MLflow's migrations of a fresh database take seconds, and of two processes that begin them at once one dies. A new
-    database is made beside its place and moved there whole: a killed process leaves none that is half migrated.
+    MLflow's migrations of a fresh database take seconds, and if two processes begin them at once, one dies. A new
+    database is made in a folder beside its place, then moved: a killed process leaves no half-migrated database.
     """
     database = _database(uri)
     if database is None:
         yield
         return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as lock:
-        _wait(lock.fileno(), database)
+    with file_lock(database.with_name(f"{database.name}.lock"), _PATIENCE) as is_held:
+        if not is_held:
+            raise TrackingLost(f"{database}: another process has been making it ready for {_PATIENCE:.0f} s")
         if not database.exists():
             log.info("%s: making MLflow's database", database.name)
             _create(database)
@@ -199,18 +201,3 @@ def _database(uri: str) -> Path | None:
 
     name = make_url(uri).database
     return Path(name) if name and name != ":memory:" else None
-
-
-def _wait(lock: int, database: Path) -> None:
-    end = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise TrackingLost(
-                    f"{database}: another process has been making it ready for {_PATIENCE:.0f} s"
-                ) from None
-            time.sleep(0.1)
-        else:
-            return

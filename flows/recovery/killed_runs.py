@@ -39,7 +39,7 @@ def dead(repository: Path, run_id: str) -> Iterator[bool]:
     """Yields whether no process runs the flow run; none begins to, not even its retry, while the block lasts."""
     path = repository / _LOCKS / run_id
     known = path.exists()
-    with file_lock(path, wait=False) as is_dead:
+    with file_lock(path, seconds=0) as is_dead:
         try:
             yield is_dead
         finally:

@@ -101,7 +101,7 @@ def _cells_have_ended(folder: Path) -> bool:
 
 
 def _is_free(lock: Path) -> bool:
-    with file_lock(lock, wait=False) as is_free:
+    with file_lock(lock, seconds=0) as is_free:
         return is_free
 
 
