@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from flows.serving import reachability, registration
-from flows.workspace.run_folder import find_repository
+from flows.workspace.repository import find_repository
 from tasks import command
 
 POOL = "undrift"

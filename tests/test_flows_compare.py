@@ -261,7 +261,7 @@ def wait_until_they_train(compare: Shell, *names: str) -> None:
 def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_in_its_runs(compare: Shell, prefect_server: str) -> None:
     killed = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
     # The cells of one epoch end long before those of twenty.
-    wait_for_line(killed, r"flows\.comparison - 2/4 ")
+    wait_for_line(killed, r"flows\.prefect_flows\.comparison_flow - 2/4 ")
     wait_until_they_train(compare, "epochs=20, seed=0", "epochs=20, seed=1")
     folder = max((compare.repository / ".runs").glob("[!.]*"), key=lambda each: each.stat().st_mtime)
     every, until = load(folder / "cell-02/params.yaml").federate.checkpoint_every, time.monotonic() + 120
@@ -308,7 +308,7 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_in_its_runs(compar
 @pytest.mark.slow
 def test_a_terminated_comparison_ends_at_once_and_mlflow_says_killed(compare: Shell, prefect_server: str) -> None:
     begun = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=21")
-    wait_for_line(begun, r"flows\.comparison - 2/4 ")
+    wait_for_line(begun, r"flows\.prefect_flows\.comparison_flow - 2/4 ")
     wait_until_they_train(compare, "epochs=20, seed=0", "epochs=20, seed=1")
     processes, at = below(begun.pid), time.monotonic()
     begun.terminate()
@@ -327,7 +327,7 @@ def test_a_terminated_comparison_ends_at_once_and_mlflow_says_killed(compare: Sh
 @pytest.mark.slow
 def test_a_cell_whose_process_dies_is_tried_again_and_costs_no_other(compare: Shell) -> None:
     begun = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=22")
-    said = wait_for_line(begun, r"flows\.comparison - 2/4 ")
+    said = wait_for_line(begun, r"flows\.prefect_flows\.comparison_flow - 2/4 ")
     victim = next(each for each in below(begun.pid) if "spawn_main" in " ".join(each.cmdline()))
     time.sleep(3)
     victim.kill()

@@ -69,7 +69,7 @@ def check_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         monkeypatch.setattr(dvc_commit.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
         repo: Any = SimpleNamespace(cache=SimpleNamespace(local=SimpleNamespace(path=str(tmp_path / "cache"))))
         stage: Any = SimpleNamespace(outs=outs)
-        dvc_commit._check_space(repo, stage)
+        dvc_commit.check_space(repo, stage)
 
     return check
 

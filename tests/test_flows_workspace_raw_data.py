@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from flows.comparing import grid
-from flows.comparison import _placed
 from flows.workspace import raw_data
 from flows.workspace.dvc_hashes import dvc_hash
 from flows.workspace.run_folder import Workspace
@@ -76,7 +75,7 @@ def test_a_path_that_is_nowhere_is_named_as_it_was_given(repository: Path) -> No
 
 def test_cells_of_a_comparison_read_it_too(repository: Path) -> None:
     text = (repository / "params.yaml").read_text().replace("path: tasks/datasets", "path: ../d.csv")
-    cells = [_placed(repository, cell) for cell in grid.cells(text, ["data.path=../d.csv,d.csv"], True)]
+    cells = grid.placed_cells(repository, grid.cells(text, ["data.path=../d.csv,d.csv"], True))
     outside = str((repository / "../d.csv").resolve())
     assert [cell.settings.data.path for cell in cells] == [outside, "d.csv"]
     assert [yaml.safe_load(cell.params)["data"]["path"] for cell in cells] == [outside, "d.csv"]

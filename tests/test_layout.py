@@ -1,8 +1,9 @@
-"""Who may import whom: arrows point one way, flows → tasks → numpy, TensorFlow, TFF. The imports are read, not run."""
+"""Who may import whom: arrows point one way, flows → tasks → numpy, TensorFlow, TFF. Imports are read, not run."""
 
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,18 @@ from tasks.settings import STEPS
 
 ROOT = Path(__file__).parents[1]
 TASKS = sorted((ROOT / "tasks").rglob("*.py"))
+FLOWS = sorted((ROOT / "flows").rglob("*.py"))
+LAYERS = (
+    {"addresses"},
+    {"known_secrets"},
+    {"workspace"},
+    {"mlflow_store"},
+    {"recovery", "running", "serving"},
+    {"comparing", "steps"},
+    {"prefect_flows"},
+    {"pipeline", "compare", "diagnose", "deployments", "tracking"},
+)
+"""The modules and packages of flows/, from what knows nothing of the others to the commands."""
 FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
@@ -79,11 +92,42 @@ def test_a_diagnosis_needs_no_tensorflow(path: Path) -> None:
         assert not {name.split(".")[0] for name in imported(path)} & TENSORFLOW
 
 
-@pytest.mark.parametrize("path", [*TASKS, *sorted((ROOT / "flows").rglob("*.py"))], ids=relative)
+@pytest.mark.parametrize("path", [*TASKS, *FLOWS], ids=relative)
 def test_nothing_starts_tffs_own_runtime(path: Path) -> None:
     """It listens on every network interface, without authentication."""
     text = path.read_text(encoding="utf-8")
     assert not [name for name in ("worker_binary", "grpc", "cpp_execution_context", "RemoteExecutor") if name in text]
+
+
+def part_of_flows(name: str) -> str:
+    """The module or package of flows/ that a dotted name is in: `flows.serving.worker` → serving."""
+    return name.split(".")[1]
+
+
+def layer(name: str) -> int:
+    return next(rank for rank, parts in enumerate(LAYERS) if part_of_flows(name) in parts)
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", [path for path in FLOWS if path != ROOT / "flows/__init__.py"], ids=relative)
+def test_flows_import_only_from_lower_layers(path: Path) -> None:
+    """Commands → flows → steps → packages: no package imports a command, and no command another one."""
+    mine = dotted(path)
+    names = [name for name in imported(path) if name.startswith("flows.") and "__init__" not in name]
+    wrong = [name for name in names if part_of_flows(name) != part_of_flows(mine) and layer(name) >= layer(mine)]
+    assert wrong == []
+
+
+def test_no_modules_of_flows_import_each_other_in_a_circle() -> None:
+    modules = {dotted(path): path for path in FLOWS}
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imported(path)} & set(modules)
+        for module, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
 
 
 def test_no_part_of_matplotlib_keeps_global_state() -> None:

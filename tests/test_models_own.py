@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
-from tasks.local.functional import build_forward
 from tensorflow.keras import Model, Sequential, layers
 
 from tasks.errors import SettingsError
 from tasks.federate.fit import check_fit
+from tasks.local.functional import build_forward
 from tasks.models import build, save_model
 
 SHAPE = (8, 8, 1)

@@ -1,7 +1,7 @@
 """One cell of a comparison, as a Prefect task: all stages of the pipeline in a workspace of its own.
 
-It runs in a process of a pool, on a Dask worker or in the flow's own process, and is told all it needs by its Plan.
-This is a module of its own because those processes import it by its name.
+It runs in a process of a pool, on a Dask worker or in the flow's own process; its Plan holds all that it needs. Those
+processes import this module by its name, so it is apart from the flow.
 """
 
 import hashlib
@@ -29,20 +29,13 @@ from flows.known_secrets import safe_line
 from flows.mlflow_store import connection, run_record
 from flows.running.failed_state import failed
 from flows.running.session import Session
-from flows.steps import RETRY_AFTER, OnRound, compute, restore_or_run, worth_retrying
+from flows.running.step_run import RETRY_AFTER, OnRound, compute, restore_or_run, worth_retrying
 from flows.workspace.file_lock import file_lock
-from flows.workspace.run_folder import RUNS, Workspace
+from flows.workspace.repository import CELL_LOCKS, RUNS, STOP
+from flows.workspace.run_folder import Workspace
 from tasks import command
 from tasks.errors import RunError, TrackingLost
-from tasks.settings import STEPS, parse
-from tasks.signals import masked
-
-log = logging.getLogger(__name__)
-
-STOP = "stop"
-"""The file in the comparison's folder that ends cells which no signal reaches, those on other machines."""
-LOCKS = ".locks"
-"""The folder in it with a lock for each cell that runs, and for each step that several cells would run alike."""
+from tasks.settings import STEPS, parse, value_at
 
 # TensorFlow, the current folder and DVC's lock belong to a process: a Dask worker may have several threads.
 _ONE_AT_A_TIME = threading.Lock()
@@ -56,7 +49,7 @@ class Plan:
         repository: where dvc.yaml is, the same folder on every machine.
         comparison: name of the comparison's folder below .runs, the flow run's id.
         name: of the cell's folder in it.
-        label: what sets the cell apart.
+        label: the settings that set the cell apart.
         params: its params.yaml.
         tags: of its MLflow run.
         parent: the MLflow run of the comparison.
@@ -77,7 +70,7 @@ class Plan:
 
 
 class Stopped(RunError):
-    """The comparison that the cell is of was ended."""
+    """The comparison that the cell belongs to was ended."""
 
 
 @task(
@@ -90,16 +83,16 @@ class Stopped(RunError):
     retry_delay_seconds=RETRY_AFTER,
     retry_condition_fn=worth_retrying,
 )
-def cell(plan: Plan) -> State[Any]:
+def run_cell(plan: Plan) -> State[Any]:
     """Runs a cell, or takes its steps from DVC's cache; its MLflow run ends with it."""
     # This function is sent to other processes by its code, all others by their names.
     return _attempt(plan)
 
 
 def _attempt(plan: Plan) -> State[Any]:
-    """Returns the cell's state; what is worth retrying is raised while there are tries left, as in the pipeline."""
+    """Returns the cell's state; raises an error that is worth retrying while there are tries left."""
     command.quiet()
-    begun = time.monotonic()
+    begin = time.monotonic()
     try:
         with _ONE_AT_A_TIME, _only_warnings():
             restored = _run(plan)
@@ -115,7 +108,7 @@ def _attempt(plan: Plan) -> State[Any]:
         return failed(RunError(f"something called sys.exit({exc.code!r})"))
     if restored:
         return Completed(name="Cached", message="the same code, data and settings were run before")
-    return Completed(message=f"{time.monotonic() - begun:.1f} s")
+    return Completed(message=f"{time.monotonic() - begin:.1f} s")
 
 
 def begin_process() -> None:
@@ -137,7 +130,7 @@ def _run(plan: Plan) -> bool:
         raise RunError(f"{plan.repository} is not there: a Dask worker must see the repository's folder by this path")
     if not plan.folder.parent.is_dir():
         raise RunError(f"the comparison {plan.comparison} is gone: it was killed, and another goes on with its folder")
-    with file_lock(plan.folder.parent / LOCKS / plan.name):
+    with file_lock(plan.folder.parent / CELL_LOCKS / plan.name):
         return _stages(plan)
 
 
@@ -146,29 +139,29 @@ def _stages(plan: Plan) -> bool:
     workspace = Workspace.open(plan.repository, f"{plan.comparison}/{plan.name}", plan.params, settings.data.path)
     session = Session(workspace, settings, plan.tags, plan.parent)
     _find_parent(plan)
-    with _ending(session):
+    with session.ending(Stopped):
         if not run_record.has_finished(workspace.folder):
             session.begin()
         restored = [_stage(plan, session, step) for step in STEPS]
-        # A retry of a comparison finds cells that are in MLflow already, whole.
+        # After a retry of the comparison, the MLflow run of this cell may be complete already.
         if not (all(restored) and run_record.has_finished(workspace.folder)):
             restore_or_run("track", session, True, session.finish)
     return all(restored)
 
 
 def _stage(plan: Plan, session: Session, step: str) -> bool:
-    def watch() -> OnRound:
+    def on_round() -> OnRound:
         run = session.live()
 
-        def tell(row: Mapping[str, Any], _done: int, _total: int) -> None:
+        def log_round(row: Mapping[str, Any], _done: int, _total: int) -> None:
             run.round(row)
             if (plan.folder.parent / STOP).exists():
                 raise Stopped("the comparison was stopped")
 
-        return tell
+        return log_round
 
     with _alone(plan, step):
-        return restore_or_run(step, session, False, lambda: compute(step, session, watch))
+        return restore_or_run(step, session, False, lambda: compute(step, session, on_round))
 
 
 @contextmanager
@@ -177,32 +170,10 @@ def _alone(plan: Plan, step: str) -> Iterator[None]:
     stages = yaml.safe_load((plan.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     params = yaml.safe_load(plan.params)
     names = {name for before in STEPS[: STEPS.index(step) + 1] for name in stages[before].get("params", [])}
-    values = {name: _at(params, name) for name in sorted(names)}
+    values = {name: value_at(params, name) for name in sorted(names)}
     key = hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:16]
-    with file_lock(plan.folder.parent / LOCKS / f"{step}-{key}"):
+    with file_lock(plan.folder.parent / CELL_LOCKS / f"{step}-{key}"):
         yield
-
-
-def _at(params: Any, name: str) -> Any:
-    for part in name.split("."):
-        params = params.get(part) if isinstance(params, dict) else None
-    return params
-
-
-@contextmanager
-def _ending(session: Session) -> Iterator[None]:
-    """Ends the cell's run in MLflow as the block ends."""
-    status = "KILLED"
-    try:
-        yield
-        status = "FINISHED"
-    except Stopped:
-        raise
-    except Exception as exc:
-        status = "KILLED" if masked(exc) else "FAILED"
-        raise
-    finally:
-        session.end(status)
 
 
 def _find_parent(plan: Plan) -> None:
@@ -222,7 +193,7 @@ def _find_parent(plan: Plan) -> None:
 
 @contextmanager
 def _only_warnings() -> Iterator[None]:
-    """Keeps a cell's INFO lines off the console, where those of several would mingle; Prefect's server gets all."""
+    """Keeps a cell's INFO lines off the console, where several cells' lines would mingle; Prefect's server gets all."""
     consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
     with ExitStack() as stack:
         for handler in consoles:

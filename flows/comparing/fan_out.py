@@ -20,12 +20,13 @@ from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
 from flows import addresses, known_secrets
-from flows.comparing.cell_task import STOP, Plan, begin_process, cell
+from flows.comparing.cell_task import Plan, begin_process, run_cell
 from flows.known_secrets import safe_line
 from flows.recovery import prefect_states
 from flows.running.failed_state import failed
 from flows.serving import reachability
 from flows.serving.temporary_server import is_temporary
+from flows.workspace.repository import STOP
 from tasks.errors import InputError, RunError
 from tasks.signals import masked
 
@@ -66,7 +67,7 @@ def fan_out(plans: Sequence[Plan], jobs: int, dask: str, ended: Ended) -> None:
         _on_dask(plans, dask, ended)
     elif jobs == 1 or len(plans) == 1:
         for plan in plans:
-            ended(plan, cell(plan, return_state=True))
+            ended(plan, run_cell(plan, return_state=True))
     else:
         _in_processes(plans, jobs, ended)
 
@@ -205,7 +206,7 @@ def _feed(
     while waiting or running:
         while waiting and len(running) < width:
             plan = waiting.popleft()
-            future = runner.submit(cell, {"plan": plan})
+            future = runner.submit(run_cell, {"plan": plan})
             running[future] = plan
             future.add_done_callback(done.put)
         try:

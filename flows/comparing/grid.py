@@ -7,12 +7,13 @@ inside `[64,64]` divides nothing.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import yaml
 
 from flows.known_secrets import safe_line
-from flows.workspace import overrides
+from flows.workspace import overrides, raw_data
 from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, parse
 
@@ -102,6 +103,15 @@ def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
             raise SettingsError(f"cells {twin.label} and {label} are the same settings twice")
         made.append(Cell(f"cell-{number:0{width}}", label, chosen, params, settings))
     return made
+
+
+def placed_cells(repository: Path, cells: Sequence[Cell]) -> list[Cell]:
+    """Returns the cells with `data.path` as their folders need it, which are not the repository."""
+    placed = []
+    for cell in cells:
+        params, settings = raw_data.placed(repository, cell.params, cell.settings)
+        placed.append(replace(cell, params=params, settings=settings))
+    return placed
 
 
 def short_name(name: str) -> str:

@@ -68,6 +68,19 @@ def verdicts(results: Sequence[Result]) -> dict[str, Verdict]:
     return found
 
 
+def shared_clients(results: Sequence[Result]) -> str:
+    """Returns a sentence about whose data the cells share."""
+    settings = [result.cell.settings for result in results]
+    first = settings[0]
+    if any((each.data, each.partition) != (first.data, first.partition) for each in settings):
+        return "The grid is about the data: the cells differ in their clients."
+    if first.partition.seed >= 0:
+        return f"Every cell has the same clients (partition.seed {first.partition.seed})."
+    if all(each.seed == first.seed for each in settings):
+        return f"Every cell has the same clients (seed {first.seed})."
+    return "Cells of one seed have the same clients; each seed divides the examples anew."
+
+
 def markdown(results: Sequence[Result], clients: str, target: float | None) -> str:
     """Returns compare.md.
 

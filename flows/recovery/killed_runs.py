@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from flows.comparing.cell_task import STOP
 from flows.mlflow_store import run_record
 from flows.recovery import prefect_states
 from flows.workspace.file_lock import file_lock
-from flows.workspace.run_folder import RUNS
+from flows.workspace.repository import RUNS, STOP
 from tasks.errors import UndriftError
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-from flows.comparing.cell_task import LOCKS, STOP
 from flows.mlflow_store import run_record
 from flows.recovery import killed_runs, prefect_states
 from flows.workspace.file_lock import file_lock
-from flows.workspace.own_code import CODE, own_code
-from flows.workspace.run_folder import COPIED, RUNS
+from flows.workspace.own_code import own_code
+from flows.workspace.repository import CELL_LOCKS, CODE, RUNS, STAGE_FILES, STOP
 from tasks.files import replacing
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ def identity(repository: Path, *what: str) -> str:
     digest = hashlib.sha256()
     for text in (str(repository.resolve()), *what):
         _add(digest, text.encode())
-    stages = [repository / name for name in COPIED if name != "dvc.lock"]
+    stages = [repository / name for name in STAGE_FILES if name != "dvc.lock"]
     for path in (*stages, *_code(repository)):
         if path.is_file():
             _add(digest, path.relative_to(repository).as_posix().encode())
@@ -88,7 +87,7 @@ def _begun_at(folder: Path) -> float:
 
 def _cells_have_ended(folder: Path) -> bool:
     """Returns whether no cell of a killed comparison runs any more, which those on a Dask cluster do for a round."""
-    cells = sorted((folder / LOCKS).glob("cell-*"))
+    cells = sorted((folder / CELL_LOCKS).glob("cell-*"))
     if cells:
         (folder / STOP).touch()
     until = time.monotonic() + _PATIENCE

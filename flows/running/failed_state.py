@@ -1,4 +1,4 @@
-"""How a flow, task or cell ends that failed: one message for the user, in the UI and on the console, no traceback."""
+"""The state of a flow, task or cell that failed: one message for the user, in the UI and on the console."""
 
 import logging
 from typing import Any
@@ -6,19 +6,25 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows import known_secrets
+from flows.known_secrets import without_secrets
 from tasks import command
-from tasks.errors import UndriftError
+from tasks.errors import RunError, UndriftError
 
 
 def failed(exc: Exception) -> State[Any]:
-    """Returns the Failed state of what `command.as_error` has a message for; all else is raised, as there."""
+    """Returns the Failed state for an error that `command.as_error` has a message for; raises any other error."""
     error = command.as_error(exc)
-    return Failed(message=" ".join(known_secrets.without_secrets(str(error)).split()), data=error)
+    return Failed(message=" ".join(without_secrets(str(error)).split()), data=error)
 
 
-class _Told(logging.Filter):
-    """Drops the tracebacks of errors whose message is the state's.
+def error_of(state: State[Any]) -> UndriftError:
+    """Returns the error of a failed state; its type decides the exit status."""
+    result: Any = state.result(raise_on_failure=False)
+    return result if isinstance(result, UndriftError) else RunError(state.message or str(state.name))
+
+
+class _NoRepeatedError(logging.Filter):
+    """Drops the tracebacks of errors that are a state's message already.
 
     In a worker's process Prefect's engine takes the result of a flow that returned Failed, which raises, and logs that
     as an unexpected exception; of a task it logs `NoneType: None`.
@@ -32,4 +38,4 @@ class _Told(logging.Filter):
 
 
 for _name in ("prefect.task_runs", "prefect.flow_runs", "prefect.engine"):
-    logging.getLogger(_name).addFilter(_Told())
+    logging.getLogger(_name).addFilter(_NoRepeatedError())

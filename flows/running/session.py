@@ -1,7 +1,8 @@
 """What the tasks of one flow run share: its workspace, its settings, and its MLflow run once there is one."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ from flows.mlflow_store import finished_run, run_record
 from flows.mlflow_store.live_run import LiveRun
 from flows.workspace.run_folder import Workspace
 from tasks.settings import Settings
+from tasks.signals import masked
 
 log = logging.getLogger(__name__)
 
 
 class Session:
-    """One flow run. The MLflow run is made when the first step really trains; a run from the cache needs none."""
+    """One flow run. Its MLflow run begins with the first step that trains; a run from the cache needs none."""
 
     def __init__(self, workspace: Workspace, settings: Settings, tags: Mapping[str, str], parent: str = "") -> None:
-        """`parent` is the MLflow run of a comparison that this run is a part of: then it always has its own run."""
+        """`parent` is the MLflow run of the comparison that has this run as a cell; a cell always has its own run."""
         self.workspace, self.settings = workspace, settings
         self.is_child = bool(parent)
         self.linked = ""
@@ -36,17 +38,17 @@ class Session:
         return self._live
 
     def live(self) -> LiveRun:
-        """Returns the MLflow run for rounds over the clients' data as they are now, which must be there.
+        """Returns the MLflow run for rounds over the clients' present data, which must be in the workspace.
 
-        If the data have changed since an earlier attempt, that attempt's run is ended, and another is made: its rounds
-        are of other data.
+        If the data have changed since an earlier attempt, the rounds of that attempt are of other data: its run is
+        ended, and another is made.
         """
         folder, data = self.workspace.folder, self.workspace.hashes().get("data/clients", "")
         if run_record.is_of_other_data(folder, data):
             log.warning(
                 "the data have changed since MLflow run %s was begun: another is made", run_record.read_run_id(folder)
             )
-            self.begin().end("KILLED", with_reports=False)  # those that lie there may be of the new data
+            self.begin().end("KILLED", with_reports=False)  # the reports in the workspace may be of the new data
             self._live = None
             run_record.remove_record(folder)
         live = self.begin()
@@ -59,13 +61,31 @@ class Session:
         live.flush()
         finished_run.log_finished(self.settings, self.workspace.folder, live.run_id)
 
+    @contextmanager
+    def ending(self, stopped: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+        """Ends the MLflow run with the block: FINISHED, FAILED, or KILLED by a signal or an exception `stopped`.
+
+        A retry continues in an MLflow run that was KILLED.
+        """
+        status = "KILLED"
+        try:
+            yield
+            status = "FINISHED"
+        except stopped:
+            raise
+        except Exception as exc:
+            status = "KILLED" if masked(exc) else "FAILED"
+            raise
+        finally:
+            self.end(status)
+
     def end(self, status: str) -> None:
         """Ends the MLflow run, if there is one."""
         if self._live is not None:
             self._live.end(status)
 
     def mlflow(self) -> dict[str, Any]:
-        """Returns the MLflow run as reports/mlflow.json has it: this one, or that of the restored results."""
+        """Returns the MLflow run as reports/mlflow.json names it: this one, or that of the restored results."""
         if self._live is not None:
             store = self._live.store
             return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}

@@ -1,6 +1,5 @@
 """Which Prefect and MLflow servers the commands talk to, and whether they answer."""
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 _PATIENCE = 15.0
 """Seconds that a server may take to answer."""
-
-log = logging.getLogger(__name__)
 
 
 def prefect_address() -> str:

@@ -23,7 +23,7 @@ DEPLOYED = {
 # Read when TensorFlow is imported: see tasks.command.prepare, which a flow run of a worker does not come by.
 _TENSORFLOW = {"WRAPT_DISABLE_EXTENSIONS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
-log = logging.getLogger("flows.deployments")
+log = logging.getLogger(__name__)
 
 
 def register_deployments(repository: Path, pool: str) -> None:

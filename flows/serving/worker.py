@@ -17,7 +17,7 @@ from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 STOP_SECONDS = 20.0
 """How long flow runs may take to end when the worker is stopped, before they are killed."""
 
-log = logging.getLogger("flows.worker")
+log = logging.getLogger(__name__)
 
 
 class Worker(ProcessWorker):

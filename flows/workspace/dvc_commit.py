@@ -42,7 +42,7 @@ def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
     for out in () if is_sound else stage.outs:
         for path in remove_damaged(repo, str(out.hash_info.value)):
             log.warning("%s: %s was damaged in DVC's cache and is replaced", stage.name, path.name)
-    _check_space(repo, stage)
+    check_space(repo, stage)
     with copying():
         stage.commit()
     if not stage.outs_cached():
@@ -93,7 +93,7 @@ class _Failures(logging.Handler):
                 self.halves.append(path)
 
 
-def _check_space(repo: "Repo", stage: "Stage") -> None:
+def check_space(repo: "Repo", stage: "Stage") -> None:
     """Raises OSError if the disk has no room for what the cache lacks: nothing is copied then."""
     folder = Path(repo.cache.local.path)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from flows.workspace import raw_data
-
-CODE = ("tasks", "flows")
-"""The project's own."""
+from flows.workspace.repository import CODE
 
 
 def own_code(repository: Path) -> list[str]:

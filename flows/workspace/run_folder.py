@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import known_secrets
 from flows.known_secrets import safe_line
 from flows.workspace.dvc_commit import commit, copying
 from flows.workspace.dvc_hashes import dvc_hash, remove_damaged
-from flows.workspace.own_code import CODE, own_code
-from flows.workspace.raw_data import is_inside
+from flows.workspace.fill_folder import dvc_errors, fill, refresh, remember_remotes
+from flows.workspace.repository import RUNS
 from tasks.errors import InputError, RunError
 from tasks.files import replacing
 
@@ -28,25 +27,10 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
 
-RUNS = ".runs"
-COPIED = ("dvc.yaml", "dvc.lock", ".dvcignore")
-
 log = logging.getLogger(__name__)
 
 # DVC resolves every path against the process's current folder.
 _IN_FOLDER = threading.RLock()
-
-
-def find_repository(start: Path) -> Path:
-    """Returns the folder at or above `start` that holds dvc.yaml and .dvc.
-
-    Raises:
-        InputError: there is none.
-    """
-    for folder in (start.resolve(), *start.resolve().parents):
-        if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
-            return folder
-    raise InputError(f"{start.resolve()} is not inside a DVC repository with a dvc.yaml: run this in the repository")
 
 
 @dataclass(frozen=True)
@@ -68,11 +52,11 @@ class Workspace:
         """
         folder = repository / RUNS / run_id
         if folder.is_dir():
-            _refresh(repository, folder)
+            refresh(repository, folder)
         else:
             with replacing(folder) as fresh:
                 fresh.mkdir()
-                _fill(repository, folder, fresh, params, data_path)
+                fill(repository, folder, fresh, params, data_path)
         return cls(repository, folder)
 
     def restore(self, step: str) -> bool:
@@ -166,24 +150,13 @@ class Workspace:
             before = Path.cwd()
             os.chdir(self.folder)
             try:
-                with _reading():
-                    _remember_remotes(Path())
+                with dvc_errors():
+                    remember_remotes(Path())
                     repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
                     with lock_repo(repo):  # counts: DVC's own commands below, as push, take it again
                         yield repo
             finally:
                 os.chdir(before)
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """Raises DVC's complaint about params.yaml, dvc.yaml, dvc.lock or .dvc/config as InputError."""
-    from dvc.exceptions import DvcException
-
-    try:
-        yield
-    except DvcException as exc:
-        raise InputError(f"DVC: {known_secrets.safe_text(exc)}") from exc
 
 
 def _stage(repo: "Repo", step: str) -> "Stage":
@@ -219,82 +192,3 @@ def _forget(repo: "Repo", stage: "Stage") -> None:
 
     stage.remove_outs(ignore_remove=False, force=False)
     shutil.rmtree(repo.stage_cache._get_cache_dir(_get_stage_hash(stage)), ignore_errors=True)
-
-
-def _fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: str) -> None:
-    (fresh / "params.yaml").write_text(params, encoding="utf-8")
-    for name in COPIED:
-        if (repository / name).exists():
-            shutil.copyfile(repository / name, fresh / name)
-    for name in (*CODE, *own_code(repository)):
-        _copy_code(repository / name, fresh / name)
-    _write_config(repository, folder, fresh)
-    source = repository / data_path
-    apart = Path(data_path).is_absolute() or not is_inside(data_path)  # where a link would be outside this folder
-    if not apart and not (fresh / data_path).exists() and source.exists():
-        (fresh / data_path).parent.mkdir(parents=True, exist_ok=True)
-        (fresh / data_path).symlink_to(source.resolve(), target_is_directory=source.is_dir())
-
-
-def _refresh(repository: Path, folder: Path) -> None:
-    """Makes the folder of an earlier attempt ready for another.
-
-    The code is copied again: it is what the attempt will run, and what DVC must know its results by. The configuration
-    is written again, since the folder may have had another name; what DVC noted about its files by that name goes.
-    """
-    for name in (*CODE, *own_code(repository)):
-        with replacing(folder / name) as fresh:
-            _copy_code(repository / name, fresh)
-    config = folder / ".dvc" / "config"
-    before = config.read_bytes() if config.is_file() else b""
-    _write_config(repository, folder, folder)
-    if config.read_bytes() != before:
-        for name in ("site", "tmp"):
-            shutil.rmtree(folder / ".dvc" / name, ignore_errors=True)
-
-
-def _copy_code(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_file():
-        shutil.copyfile(source, target)
-        return
-    try:
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    except shutil.Error as exc:  # a list of files, each with its reason
-        raise RunError(f"{source.name} could not be copied into the run's folder: {exc.args[0][0][2]}") from exc
-
-
-def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
-    """Writes the repository's own DVC configuration, remotes and all, with what makes the workspace private."""
-    from configobj import ConfigObj
-    from dvc.config import Config
-
-    _remember_remotes(repository)
-    with _reading():
-        shared = Config(dvc_dir=str(repository / ".dvc"), validate=True)
-    cache = shared["cache"].get("dir") or repository / ".dvc" / "cache"
-    config = {
-        "core": {**shared["core"], "no_scm": True, "site_cache_dir": str(folder / ".dvc" / "site")},
-        "cache": {**shared["cache"], "dir": str(cache)},
-        **{f'remote "{name}"': dict(remote) for name, remote in shared["remote"].items()},
-    }
-    written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
-    with replacing(fresh / ".dvc" / "config") as path, path.open("wb") as opened:
-        path.chmod(0o600)  # a remote's password may stand in it, as in .dvc/config.local
-        written.write(opened)
-
-
-def _remember_remotes(folder: Path) -> None:
-    """Keeps the remotes' addresses and passwords out of what is shown. Read as text: DVC may refuse and quote it."""
-    for name in ("config", "config.local"):
-        path = folder / ".dvc" / name
-        if path.is_file():
-            known_secrets.IN_USE.remember_config(path.read_text(encoding="utf-8", errors="replace"))
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns values as DVC's configuration spells them; `cache.type` is a list."""
-    spelled = {key: ",".join(value) if isinstance(value, list) else value for key, value in values.items()}
-    return {
-        key: str(value) for key, value in spelled.items() if isinstance(value, str | int | float | bool | os.PathLike)
-    }

@@ -1,0 +1,31 @@
+"""compare.csv, compare.md and compare.png of a comparison."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.comparing import loss_curves, results, summary
+from flows.comparing.results import Result
+from tasks import files
+
+REPORTS = ("compare.csv", "compare.md", "compare.png")
+
+
+def write_reports(folder: Path, repository: Path, ended: Sequence[Result]) -> str:
+    """Writes the files into `reports` of the comparison's folder, copies them into the repository's; returns the .md.
+
+    Args:
+        folder: of the comparison.
+        repository: whose reports are those of the latest comparison.
+        ended: the results of all cells, with their rounds to the common accuracy.
+    """
+    markdown = summary.markdown(ended, summary.shared_clients(ended), results.common_accuracy(ended))
+    csv, text, picture = (folder / "reports" / name for name in REPORTS)
+    results.write_csv(csv, ended)
+    with files.replacing(text) as fresh:
+        fresh.write_text(markdown, encoding="utf-8")
+    with files.replacing(picture) as fresh:
+        loss_curves.draw(ended).savefig(fresh, format="png", dpi=120, metadata={"Software": None})
+    for path in (csv, text, picture):
+        with files.replacing(repository / "reports" / path.name) as fresh:
+            fresh.write_bytes(path.read_bytes())
+    return markdown

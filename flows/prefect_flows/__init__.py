@@ -1,0 +1,1 @@
+"""The Prefect flows, and how a command starts one."""

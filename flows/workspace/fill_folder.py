@@ -1,0 +1,116 @@
+"""What a run's folder gets from the repository: code, stages, the raw data's place, and a configuration of DVC."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flows import known_secrets
+from flows.known_secrets import safe_text
+from flows.workspace.own_code import own_code
+from flows.workspace.raw_data import is_inside
+from flows.workspace.repository import CODE, STAGE_FILES
+from tasks.errors import InputError, RunError
+from tasks.files import replacing
+
+
+def fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: str) -> None:
+    """Writes all that a run needs into the folder `fresh`, which will get the name `folder`.
+
+    Args:
+        repository: the folder of dvc.yaml.
+        folder: the run's folder.
+        fresh: an empty folder beside it.
+        params: the text of params.yaml.
+        data_path: `data.path`; inside the repository, it is linked at the same place.
+    """
+    (fresh / "params.yaml").write_text(params, encoding="utf-8")
+    for name in STAGE_FILES:
+        if (repository / name).exists():
+            shutil.copyfile(repository / name, fresh / name)
+    for name in (*CODE, *own_code(repository)):
+        _copy_code(repository / name, fresh / name)
+    _write_config(repository, folder, fresh)
+    source = repository / data_path
+    # Elsewhere a link would be outside the run's folder.
+    has_place = not Path(data_path).is_absolute() and is_inside(data_path)
+    if has_place and not (fresh / data_path).exists() and source.exists():
+        (fresh / data_path).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / data_path).symlink_to(source.resolve(), target_is_directory=source.is_dir())
+
+
+def refresh(repository: Path, folder: Path) -> None:
+    """Makes the folder of an earlier attempt ready for another.
+
+    The code is copied again: it is what the attempt will run, and what DVC must know its results by. The configuration
+    is written again, since the folder may have had another name; what DVC noted about its files by that name goes.
+    """
+    for name in (*CODE, *own_code(repository)):
+        with replacing(folder / name) as fresh:
+            _copy_code(repository / name, fresh)
+    config = folder / ".dvc" / "config"
+    before = config.read_bytes() if config.is_file() else b""
+    _write_config(repository, folder, folder)
+    if config.read_bytes() != before:
+        for name in ("site", "tmp"):
+            shutil.rmtree(folder / ".dvc" / name, ignore_errors=True)
+
+
+def _copy_code(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_file():
+        shutil.copyfile(source, target)
+        return
+    try:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    except shutil.Error as exc:  # a list of files, each with its reason
+        raise RunError(f"{source.name} could not be copied into the run's folder: {exc.args[0][0][2]}") from exc
+
+
+def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
+    """Writes the repository's own DVC configuration, remotes and all, with what makes the workspace private."""
+    from configobj import ConfigObj
+    from dvc.config import Config
+
+    remember_remotes(repository)
+    with dvc_errors():
+        shared = Config(dvc_dir=str(repository / ".dvc"), validate=True)
+    cache = shared["cache"].get("dir") or repository / ".dvc" / "cache"
+    config = {
+        "core": {**shared["core"], "no_scm": True, "site_cache_dir": str(folder / ".dvc" / "site")},
+        "cache": {**shared["cache"], "dir": str(cache)},
+        **{f'remote "{name}"': dict(remote) for name, remote in shared["remote"].items()},
+    }
+    written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
+    with replacing(fresh / ".dvc" / "config") as path, path.open("wb") as opened:
+        path.chmod(0o600)  # a remote's password may stand in it, as in .dvc/config.local
+        written.write(opened)
+
+
+def remember_remotes(folder: Path) -> None:
+    """Keeps the remotes' addresses and passwords out of what is shown. Read as text: DVC may refuse and quote it."""
+    for name in ("config", "config.local"):
+        path = folder / ".dvc" / name
+        if path.is_file():
+            known_secrets.IN_USE.remember_config(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns values as DVC's configuration spells them; `cache.type` is a list."""
+    spelled = {key: ",".join(value) if isinstance(value, list) else value for key, value in values.items()}
+    return {
+        key: str(value) for key, value in spelled.items() if isinstance(value, str | int | float | bool | os.PathLike)
+    }
+
+
+@contextmanager
+def dvc_errors() -> Iterator[None]:
+    """Raises DVC's complaint about params.yaml, dvc.yaml, dvc.lock or .dvc/config as InputError."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as exc:
+        raise InputError(f"DVC: {safe_text(exc)}") from exc
