@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_page import HOSTILE, MINIMAL, diagnosis
+from test_diagnose_page import HOSTILE, MINIMAL, diagnosis
 
 from flows.workspace.overrides import with_overrides
 from tasks.diagnose.causes import CAUSES

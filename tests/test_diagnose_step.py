@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page takes a second to draw, and these tests make a hundred; test_page.py is about it."""
+    """A page takes a second to draw, and these tests make a hundred; test_diagnose_page.py is about it."""
     monkeypatch.setattr("tasks.diagnose.report.page.to_html", lambda *_: "<!DOCTYPE html>")
 
 

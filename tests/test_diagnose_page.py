@@ -270,7 +270,7 @@ def test_signs_that_cannot_be_shown_are_replaced() -> None:
 def test_same_arguments_give_the_same_bytes_in_another_process_too() -> None:
     code = (
         "import sys; sys.path[:0] = ['tests', '.']\n"
-        "from test_page import *\n"
+        "from test_diagnose_page import *\n"
         "sys.stdout.write(page_of(diagnosis(), held=partition(['00', '01', '03'], ['cat', 'dog'])))"
     )
     page = page_of(diagnosis(), held=partition(["00", "01", "03"], ["cat", "dog"]))
