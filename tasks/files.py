@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,77 +18,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import DataError, reading, shown
 
-TEST = "test"
-"""The folder of the hold-out data beside the clients' folders; no client may have this id."""
-
 _format: Any = np.lib.format  # without types of its own
-
-_CLIENT_ID = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
-_TAKEN = re.compile(
-    r"test|__pycache__|dvc\.yaml|dvc\.lock|dvcfile|.*\.(json|dvc|pyc)|(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.I
-)
-"""Names that mean something else, in capitals too: a file system may take these for the same. DVC leaves out what
-.dvcignore and its own defaults say, Windows has devices of these names, and *.json stands beside the clients."""
-
-
-def check_client_id(client: str) -> str:
-    """Returns `client` if it can name a folder that neither DVC nor git nor a file system loses or takes for another.
-
-    Raises:
-        DataError: it holds other characters than letters, digits and `._-`, begins or ends with a dot (DVC leaves
-            `.git` out, Windows drops a last dot), or is a name that means something else.
-    """
-    if not _CLIENT_ID.fullmatch(client):
-        raise DataError(
-            "a client id must be letters, digits and ._- (at most 100, no dot at the beginning or end, where DVC or a "
-            f"file system would lose it), got {client!r}: rename the client"
-        )
-    if _TAKEN.fullmatch(client):
-        raise DataError(
-            "a client id must not be test, __pycache__, *.json, *.pyc, *.dvc, dvc.yaml, dvc.lock, dvcfile or a device "
-            f"(con, nul, com1, ...), in capitals neither, got {client!r}: rename the client"
-        )
-    return client
-
-
-def client_sizes(record: Any, path: Path, step: str) -> dict[str, int]:
-    """Returns the clients that partition.json or preprocess.json names, sorted by id, with their numbers of examples.
-
-    What these files name is what the next step must find: a folder's content cannot say which client is missing.
-
-    Args:
-        record: the content of the file.
-        path: the file; the clients' folders stand beside it.
-        step: the step that writes it.
-
-    Raises:
-        DataError: the file does not name them, or names no client, or a folder stands there that it does not name.
-    """
-    with reading(f"{path} must name the clients with their numbers of examples (run the step {step} again)"):
-        named = {client: _size(of_client) for client, of_client in sorted(record["clients"].items())}
-    for client in named:
-        try:
-            check_client_id(client)
-        except DataError as exc:
-            raise DataError(f"{path}: {exc}") from exc
-    if not named:
-        raise DataError(f"{path} names no client: run the step {step} again")
-    others = [
-        entry.name
-        for entry in path.parent.iterdir()
-        if entry.name not in named and entry.name != TEST and entry.is_dir()
-    ]
-    if others:
-        raise DataError(
-            f"{path.parent} must hold the clients that {path.name} names, got {len(others)} more "
-            f"({', '.join(sorted(others)[:5])}): run the step {step} again"
-        )
-    return named
-
-
-def _size(of_client: Any) -> int:
-    size = of_client["num_examples"] if isinstance(of_client, dict) else of_client
-    return as_size(size)
 
 
 def as_size(value: Any) -> int:
@@ -211,13 +140,6 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     return rows
 
 
-def write_client(folder: Path, x: NDArray[np.float32], y: NDArray[np.int32]) -> None:
-    """Writes one client's `x.npy` (N, ...) float32 and `y.npy` (N,) int32, C order, into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_npy(folder / "x.npy", np.ascontiguousarray(x, dtype=np.float32))
-    write_npy(folder / "y.npy", np.ascontiguousarray(y, dtype=np.int32))
-
-
 def write_npy(path: Path, array: NDArray[Any]) -> None:
     """Writes the bytes of `np.save` in C order; its own OSError for a full disk has no errno, for it asks `fwrite`."""
     array = np.ascontiguousarray(array)
@@ -250,29 +172,3 @@ def read_npy(opened: IO[bytes], size: int) -> NDArray[Any]:
 
 
 _HEADERS = {(1, 0): _format.read_array_header_1_0, (2, 0): _format.read_array_header_2_0}
-
-
-def read_client(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Returns one client's x (N, ...) float32 and y (N,) int32.
-
-    Raises:
-        DataError: a file is missing, cut short, pickled, or not of these types and lengths.
-    """
-    x, y = _array_of(folder, "x.npy"), _array_of(folder, "y.npy")
-    if x.dtype != np.float32 or y.dtype != np.int32 or x.ndim < 1 or y.ndim != 1 or len(x) != len(y):
-        raise DataError(
-            f"client {folder.name}: x must be float32 (N, ...) and y int32 (N,), "
-            f"got {x.dtype} {x.shape} and {y.dtype} {y.shape}"
-        )
-    return x, y
-
-
-def _array_of(folder: Path, name: str) -> NDArray[Any]:
-    path = folder / name
-    try:
-        check_regular(path)
-        opened = path.open("rb")
-    except OSError as exc:
-        raise DataError(f"client {folder.name}: cannot read {path}: {exc.strerror}") from exc
-    with opened, reading(f"client {folder.name}: cannot read {path}"):
-        return read_npy(opened, os.fstat(opened.fileno()).st_size)

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tasks.files import TEST, write_client, write_json
+from tasks.clients import TEST, write_client
+from tasks.files import write_json
 from tasks.settings import parse
 
 # Read once, when TensorFlow is imported.

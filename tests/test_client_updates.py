@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tasks.clients import write_client
 from tasks.federate import federate
 from tasks.federate.aggregators import mean
 from tasks.federate.client_updates import CLIENT_UPDATES
@@ -19,7 +20,6 @@ from tasks.federate.round import build_round
 from tasks.federate.runner import Phase, Runner
 from tasks.federate.schedule import client_rng, epochs, sample, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
-from tasks.files import write_client
 from tasks.local.architecture import Architecture
 from tasks.local.descent import LocalTraining
 from tasks.models import build

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from tasks.clients import TEST, read_client
 from tasks.datasets import Examples, load
 from tasks.datasets.encoding import encode
 from tasks.errors import DataError, SettingsError, UndriftError
-from tasks.files import TEST, read_client, read_json
+from tasks.files import read_json
 from tasks.partition import partition
 from tasks.settings import DataSettings, parse
 

@@ -15,7 +15,7 @@ import yaml
 
 from flows.mlflow_store import finished_run
 from flows.workspace.dvc_hashes import dvc_hash
-from tasks import files
+from tasks import clients, files
 from tasks.errors import DataError
 from tasks.outputs import OUTPUTS
 from tasks.settings import STEPS, Settings
@@ -156,7 +156,7 @@ def test_dvc_ignores_no_client_that_may_have_its_id() -> None:
     assert files_lost == []
     for client in lost:
         with pytest.raises(DataError, match="a client id must"):
-            files.check_client_id(client)
+            clients.check_client_id(client)
 
 
 def test_the_timings_are_no_output() -> None:

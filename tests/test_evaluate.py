@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
+from tasks.clients import TEST, write_client
 from tasks.errors import DataError
 from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, area_under_roc, cross_entropy, over_clients, predict, score
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
-from tasks.files import TEST, read_json, read_rows, write_client, write_json, write_rows
+from tasks.files import read_json, read_rows, write_json, write_rows
 from tasks.heat_map import Grid
 from tasks.settings import parse
 

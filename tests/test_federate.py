@@ -16,12 +16,13 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from tasks.clients import TEST
 from tasks.errors import SettingsError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.rounds import ignore
 from tasks.federate.schedule import client_rng, epochs, learning_rate_factor, sample, visits
-from tasks.files import TEST, read_json, read_rows
+from tasks.files import read_json, read_rows
 from tasks.models import build
 from tasks.parameters import flatten
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS

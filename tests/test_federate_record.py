@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.federate.record import Outcome, client_rows, round_row
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 
 
 def result(update, weight, loss, **more):

@@ -18,6 +18,7 @@ from mlflow.entities import ViewType
 from flows.mlflow_store import connection, data_versions, finished_run, logged_models, run_content
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
+from tasks.clients import write_client
 from tasks.errors import RunError
 from tasks.settings import load, with_settings
 
@@ -32,7 +33,7 @@ def write_data(folder: Path) -> None:
     for kind in ("partition", "clients"):
         for client in ("00", "01", "test"):
             x, y = rng.random((6, 4, 4, 1), np.float32), rng.integers(0, 3, 6, np.int32)
-            files.write_client(folder / "data" / kind / client, x, y)
+            write_client(folder / "data" / kind / client, x, y)
     clients = {client: {"num_examples": 6, "counts": [2, 2, 2]} for client in ("00", "01")}
     shape = {"input_shape": [4, 4, 1], "images": True, "classes": CLASSES}
     files.write_json(

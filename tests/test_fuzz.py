@@ -16,12 +16,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from tasks.client_data import read_client_data
+from tasks.clients import TEST, write_client
 from tasks.datasets import load
 from tasks.errors import UndriftError
 from tasks.federate.cohort import load_cohort
-from tasks.files import TEST, write_client, write_json
+from tasks.files import write_json
 from tasks.preprocess import preprocess
+from tasks.runtime.check_in import check_in
 from tasks.settings import DataKind, DataSettings, parse
 from tasks.settings import load as load_settings
 from tests.mutations import mutated
@@ -167,7 +168,7 @@ def _settings(folder: Path) -> None:
 
 
 def _read_clients(folder: Path) -> None:
-    found = read_client_data(folder / "data/clients")
+    found = check_in(folder / "data/clients")
     assert {*found.clients, *found.broken} == {"00", "01"}
     for reason in found.broken.values():
         assert reason.isprintable()
@@ -201,6 +202,12 @@ KINDS = {
     "preprocess.json": Kind(
         _preprocessed,
         (f"{CLIENTS}/preprocess.json",),
+        lambda folder: load_cohort(folder, "examples", 0.1),
+        _mutated_tree,
+    ),
+    "descriptions.json": Kind(
+        _preprocessed,
+        (f"{CLIENTS}/descriptions.json",),
         lambda folder: load_cohort(folder, "examples", 0.1),
         _mutated_tree,
     ),

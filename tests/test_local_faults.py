@@ -10,10 +10,11 @@ import oracle
 import pytest
 import tensorflow as tf
 
+from tasks.clients import write_client
 from tasks.errors import GuardStop, SettingsError
 from tasks.federate import federate
 from tasks.federate.client_updates import CLIENT_UPDATES
-from tasks.files import read_rows, write_client
+from tasks.files import read_rows
 from tasks.local import faults
 from tasks.local.architecture import Architecture
 from tasks.local.descent import LocalTraining

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tasks.clients import write_client
 from tasks.errors import RunError
 from tasks.federate.schedule import client_rng, draw_seed, visits
-from tasks.files import write_client
 from tasks.local.architecture import Architecture
 from tasks.local.client_update import ClientUpdate
 from tasks.local.descent import LocalTraining

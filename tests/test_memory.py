@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from tasks.clients import CLIENTS, TEST, read_client, write_client
 from tasks.diagnose.evidence.memory import Memory, as_trained, relabelling_in_words, relabellings, same
 from tasks.diagnose.evidence.remembered import _risen_between, remember, risen_with_their_data, sent_over_trained
 from tasks.diagnose.observe.observation import observe
@@ -16,8 +17,7 @@ from tasks.diagnose.step import _data_changed, diagnosis
 from tasks.errors import DataError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state
-from tasks.federate.cohort import CLIENTS
-from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json, write_rows
+from tasks.files import read_json, read_rows, write_json, write_rows
 from tasks.round_log.read import ClientLog, read_clients, read_rounds
 
 SETTINGS = {

@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from flows.mlflow_store import data_versions
+from tasks.clients import TEST
 from tasks.datasets.encoding import encode
 from tasks.diagnose import diagnose
 from tasks.evaluate import evaluate
 from tasks.federate import federate
-from tasks.files import TEST, read_json
+from tasks.files import read_json
 from tasks.models import load_model
 from tasks.outputs import OUTPUTS
 from tasks.partition import partition

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.clients import TEST, read_client
 from tasks.datasets import load
 from tasks.errors import DataError
-from tasks.files import TEST, read_client, read_json
+from tasks.files import read_json
 from tasks.partition import partition
 from tasks.partition.division import divide
 from tasks.partition.picture import draw_labels

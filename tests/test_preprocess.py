@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.clients import TEST, Form, read_client, write_client
 from tasks.errors import DataError
-from tasks.files import TEST, read_client, read_json, write_client, write_json
+from tasks.files import read_json, write_json
+from tasks.local.description import describe, read_descriptions
+from tasks.local.moments import merged, moments
 from tasks.preprocess import preprocess
-from tasks.preprocess.standardise import merged, moments, standardisations, standardise
+from tasks.preprocess.standardise import standardisations, standardise
 from tasks.settings import parse
 
 
@@ -87,14 +90,13 @@ def test_moments_of_images_are_per_channel_over_all_pixels():
     assert own.m2.tolist() == [16, 0]
 
 
-def test_moments_work_in_blocks(monkeypatch):
+def test_moments_and_standardisation_work_in_blocks():
     x = random_images(50, 3, 3, 2)
-    monkeypatch.setattr("tasks.preprocess.standardise._BLOCK_VALUES", 14)
-    own = moments(x)
+    own = moments(x, block_values=14)
     np.testing.assert_allclose(own.mean, x.mean(axis=(0, 1, 2), dtype=np.float64), rtol=1e-14)
     np.testing.assert_allclose(own.m2 / own.count, x.var(axis=(0, 1, 2), dtype=np.float64), rtol=1e-12)
     by = standardisations("client", {"00": own})["00"]
-    np.testing.assert_allclose(standardise(x, by), (x - by.mean) / by.sd, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(standardise(x, by, block_values=14), (x - by.mean) / by.sd, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("normalize", ["global", "client"])
@@ -203,7 +205,7 @@ def test_preprocess_writes_the_same_bytes_twice(tmp_path):
         target = run(tmp_path)
         contents.append({path.relative_to(target): path.read_bytes() for path in target.rglob("*") if path.is_file()})
     assert contents[0] == contents[1]
-    assert {str(path) for path in contents[0]} == {"preprocess.json"} | {
+    assert {str(path) for path in contents[0]} == {"descriptions.json", "preprocess.json"} | {
         f"{site}/{name}.npy" for site in image_sites() for name in "xy"
     }
 
@@ -211,7 +213,15 @@ def test_preprocess_writes_the_same_bytes_twice(tmp_path):
 def test_preprocess_replaces_clients_of_an_earlier_partition(tmp_path):
     make_partition(tmp_path, image_sites(), images=True)
     write_client(tmp_path / "data" / "clients" / "77", np.zeros((1, 8, 6, 2)), np.zeros(1))
-    assert sorted(path.name for path in run(tmp_path).iterdir()) == ["00", "01", "02", "preprocess.json", TEST]
+    names = ["00", "01", "02", "descriptions.json", "preprocess.json", TEST]
+    assert sorted(path.name for path in run(tmp_path).iterdir()) == names
+
+
+def test_preprocess_describes_the_clients_as_they_are_after_it(tmp_path):
+    make_partition(tmp_path, image_sites(), images=True)
+    target = run(tmp_path)
+    form, descriptions = Form((8, 6, 2), 2), read_descriptions(target)
+    assert descriptions == {c: describe(c, read_client(target / c), form) for c in ("00", "01", "02")}
 
 
 def test_preprocess_logs_one_line(tmp_path, caplog):
@@ -263,10 +273,13 @@ def _say(folder, clients=None, **changes):
         (lambda folder: (folder / "01" / "y.npy").unlink(), "client 01: cannot read"),
         (lambda folder: np.save(folder / "01" / "x.npy", np.zeros((9, 8, 6, 2))), "client 01: x must be float32"),
         (lambda folder: np.save(folder / "01" / "x.npy", np.float32(3)), "client 01: x must be float32"),
-        (_put(np.zeros((9, 8, 5, 2))), r"client 01: .*\(8, 6, 2\), got \(8, 5, 2\)"),
-        (_put(np.zeros((0, 8, 6, 2))), "client 01: .*at least one"),
-        (_put(np.full((9, 8, 6, 2), np.nan)), "client 01: .*nan or infinity in 9 of 9"),
-        (_put(np.zeros((8, 8, 6, 2))), "client 01: x must hold the 9 examples of partition.json, got 8"),
+        (
+            _put(np.zeros((9, 8, 5, 2))),
+            r"client 01: x must be \(N, 8, 6, 2\), .*, got \(9, 8, 5, 2\)",
+        ),
+        (_put(np.zeros((0, 8, 6, 2))), "client 01: must hold the 9 examples of partition.json, got 0"),
+        (_put(np.full((9, 8, 6, 2), np.nan)), "client 01: x must be finite, got 864 values that are not"),
+        (_put(np.zeros((8, 8, 6, 2))), "client 01: must hold the 9 examples of partition.json, got 8"),
         (lambda folder: shutil.rmtree(folder / "01"), "client 01: cannot read .*01/x.npy: No such file"),
         (lambda folder: write_client(folder / "07", np.zeros((1, 8, 6, 2)), np.zeros(1)), "got 1 more .07.: run"),
         (

@@ -137,7 +137,7 @@ def test_the_log_goes_on_where_training_ended(pruned):
 def test_tflite_predicts_what_keras_predicts(pruned):
     import tensorflow as tf
 
-    from tasks.files import read_client
+    from tasks.clients import read_client
 
     folder, _, _ = pruned
     x, _ = read_client(folder / "data/clients/test")

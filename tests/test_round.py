@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tasks.clients import write_client
 from tasks.federate.aggregators import aggregator
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.round import build_round
 from tasks.federate.schedule import client_rng, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
-from tasks.files import write_client
 from tasks.local.architecture import whole
 from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
 from tasks.parameters import assign, flatten
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 
 SHAPE, CLASSES, RATE = (3, 3, 1), 3, 0.1

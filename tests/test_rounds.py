@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tasks.clients import TEST, write_client
 from tasks.detection import find_increase
 from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
@@ -18,7 +19,7 @@ from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.rounds import _best_checkpoint, _Loop
 from tasks.federate.runner import Phase, Stepped
 from tasks.federate.schedule import sample, stops_early
-from tasks.files import TEST, read_rows, write_client
+from tasks.files import read_rows
 from tasks.models import build
 from tasks.parameters import flatten
 from tasks.prune import prune

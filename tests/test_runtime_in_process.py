@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 
 Point = namedtuple("Point", "x y")
 PAIR = tff.types.to_type(OrderedDict(a=np.float32, b=np.int32))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import command
+from tasks.clients import Form
 from tasks.diagnose.replay.examine import Probe
 from tasks.errors import NoClientLeft, RunError, SettingsError
 from tasks.evaluate.model import load_logits
@@ -298,7 +299,7 @@ def test_prune_and_evaluate_name_no_feature(moody, make_clients, settings_of, tm
     with pytest.raises(RunError) as caught:
         prune(settings, folder)
     is_clean(caught.value, r"hold-out data: .*is not in \[0, 10\)")
-    logits = load_logits(folder / "models/global.h5", moody, (3, 3, 1), 3, 4)
+    logits = load_logits(folder / "models/global.h5", moody, Form((3, 3, 1), 3), 4)
     with pytest.raises(RunError) as caught:
         logits(clients.data["test"][0])
     is_clean(caught.value, r"failed on the data: .*is not in \[0, 10\)")

@@ -24,7 +24,8 @@ from tasks import command
 command.prepare()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored when the tests run in the background
 import numpy as np, tensorflow as tf, tensorflow_federated as tff
-from tasks.runtime.in_process import Failed, in_process
+from tasks.runtime.failed import Failed
+from tasks.runtime.in_process import in_process
 
 VALUES = tff.TensorType(np.float32, [None])
 

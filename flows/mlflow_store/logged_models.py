@@ -15,7 +15,7 @@ from mlflow.types import Schema, TensorSpec
 
 from flows.mlflow_store import run_content
 from flows.mlflow_store.connection import Store
-from tasks.client_data import shape_of
+from tasks.clients import form_of
 from tasks.files import read_json
 from tasks.settings import Settings
 
@@ -33,9 +33,9 @@ def load_models(settings: Settings, folder: Path, paths: Mapping[str, str]) -> d
     from tasks.models import load_model
 
     path = folder / "data/clients/preprocess.json"
-    shape, num_classes = shape_of(read_json(path), path)
+    form = form_of(read_json(path), path)
     model = settings.federate.model
-    return {name: load_model(folder / path, model, shape, num_classes) for name, path in paths.items()}
+    return {name: load_model(folder / path, model, form.input_shape, form.num_classes) for name, path in paths.items()}
 
 
 def log_model(

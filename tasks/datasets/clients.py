@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import TEST, check_client_id
 from tasks.datasets.archive import read_array
 from tasks.datasets.checks import Raw, check_alike
 from tasks.datasets.examples import Source, plain
@@ -14,7 +15,6 @@ from tasks.datasets.listing import entries
 from tasks.datasets.resize import Size, resized
 from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
-from tasks.files import TEST, check_client_id
 from tasks.settings import DataSettings
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.files import TEST
+from tasks.clients import TEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +109,7 @@ class Examples:
         y: int32 (N,), from 0 to len(classes) - 1; every class has a training example.
         classes: the name of each label, at least two.
         clients: the id of each example's client, text (N,), where the data says whose it is; else None. Ids can name
-            folders (`tasks.files.check_client_id`).
+            folders (`tasks.clients.check_client_id`).
         test_x: float32 (M, ...), M >= 1: the source's own test set, or the part that was held out.
         test_y: int32 (M,); not every class need occur.
         feature_names: of the F columns of a table, else empty.

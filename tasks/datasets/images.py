@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import check_client_id
 from tasks.datasets.checks import check_memory, named_classes
 from tasks.datasets.examples import Source, plain
 from tasks.datasets.listing import entries
@@ -20,7 +21,6 @@ from tasks.datasets.resize import Size, resize_images
 from tasks.datasets.table_file import read_rows
 from tasks.datasets.unreadable import Unreadable
 from tasks.errors import DataError, listed, reading, shown
-from tasks.files import check_client_id
 from tasks.settings import DataSettings
 
 SUFFIXES = (

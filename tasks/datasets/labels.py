@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import TEST
 from tasks.datasets.checks import Raw, as_features, dtype_name, named_classes
 from tasks.datasets.unreadable import LeaveOut, Unreadable, few_or_none
 from tasks.errors import DataError, reading, shown
-from tasks.files import TEST
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import TEST
 from tasks.datasets.archive import array_names, read_array
 from tasks.datasets.checks import Raw, check_alike
 from tasks.datasets.examples import Source, plain
@@ -13,7 +14,6 @@ from tasks.datasets.labels import RawLabels, number, read_labelled
 from tasks.datasets.resize import Size, resized
 from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
-from tasks.files import TEST
 from tasks.settings import DataSettings
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import check_client_id
 from tasks.datasets.checks import LONGEST_CLASS, named_classes
 from tasks.datasets.columns import Column, distinct_integers, recognise
 from tasks.datasets.encoding import Fitted, fit, refuse_empty, refuse_missing, transform, values_in
@@ -21,7 +22,6 @@ from tasks.datasets.resize import Size
 from tasks.datasets.table_file import read_table
 from tasks.datasets.unreadable import LeaveOut, RowsError, Unreadable, few_or_none
 from tasks.errors import DataError, SettingsError, listed, shown
-from tasks.files import check_client_id
 from tasks.settings import DataSettings
 
 if TYPE_CHECKING:

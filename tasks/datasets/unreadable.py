@@ -9,9 +9,9 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import TEST
 from tasks.datasets.examples import Labelled, Skipped
 from tasks.errors import DataError, listed, shown
-from tasks.files import TEST
 from tasks.settings import DataSettings
 
 logger = logging.getLogger(__name__)

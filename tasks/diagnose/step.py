@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks import outputs
-from tasks.client_data import read_client_data
 from tasks.detection import Increase
 from tasks.diagnose.explain import with_causes
 from tasks.diagnose.observe.limits import limits, not_replayed
@@ -16,6 +15,7 @@ from tasks.diagnose.report.observed import headline, to_json, to_markdown
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
 from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
+from tasks.runtime.check_in import check_in
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _data_changed(settings: Settings, workspace: Path) -> bool:
     """Whether the clients' data are others than those that the run began with, as far as its checkpoints tell."""
     try:
         began_with = read_json(workspace / "models/checkpoints/federate/run.json")["identity"]["data"]
-        return bool(read_client_data(workspace / "data/clients", settings.federate.exclude).digest != began_with)
+        return bool(check_in(workspace / "data/clients", settings.federate.exclude).digest != began_with)
     except (UndriftError, OSError, KeyError, TypeError):
         return False  # without checkpoints or data there is nothing to compare
 

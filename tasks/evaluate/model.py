@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import Form
 from tasks.scrub import scrubbing
 
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From x (N, ...), N > 0, to (N, C)."""
 
 
-def load_logits(path: Path, name: str, input_shape: tuple[int, ...], num_classes: int, batch_size: int) -> Logits:
+def load_logits(path: Path, name: str, form: Form, batch_size: int) -> Logits:
     """Returns the model `name` with the weights in the H5 file `path`, computing `batch_size` examples at a time.
 
     Raises:
@@ -22,7 +23,7 @@ def load_logits(path: Path, name: str, input_shape: tuple[int, ...], num_classes
     """
     from tasks.models import load_model  # TensorFlow's 4 s, which metrics and pictures do without
 
-    model = load_model(path, name, input_shape, num_classes)
+    model = load_model(path, name, form.input_shape, form.num_classes)
 
     def predicted(x: NDArray[np.float32], start: int) -> Any:
         return model.predict_on_batch(x[start : start + batch_size])

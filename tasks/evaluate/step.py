@@ -3,7 +3,7 @@
 import logging
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.client_data import read_checked, shape_of
-from tasks.errors import DataError, RunError, reading
+from tasks.clients import CLIENTS, TEST, Examples, Preprocessed, check_client_id, read_checked, read_preprocessed
+from tasks.errors import DataError, reading
 from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import Logits, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
-from tasks.files import TEST, check_client_id, client_sizes, read_json, read_rows, write_json
+from tasks.files import read_json, read_rows, write_json
+from tasks.local.on_examples import on_examples
 from tasks.round_log.own import check_data
+from tasks.runtime.carry import at_clients
+from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -67,25 +70,15 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     curves = read_curves(reports / "rounds.csv")
     updates = read_updates(reports / "clients.csv", clients, len(curves.rounds))
     of_prune = numbers_of_prune(reports / "prune.json")
-    data, path = folder / "data" / "clients", folder / "data" / "clients" / "preprocess.json"
-    described = read_json(path)
-    shape, num_classes = shape_of(described, path)
-    if num_classes != len(classes):
-        raise DataError(
-            f"{path} must say the {len(classes)} classes of partition.json, got {num_classes}: "
-            "run the step preprocess again"
-        )
-    sizes = client_sizes(described, path, "preprocess")
-    if sorted(sizes) != clients:
-        raise DataError(f"{path} must name the clients of partition.json: run the step preprocess again")
-    check_data(reports / "clients.csv", read_rows(reports / "clients.csv", ["client"]), sizes, "federate")
-    x, y = read_checked(data / TEST, shape, num_classes)
+    preprocessed = _read_preprocessed(folder / CLIENTS, classes, clients)
+    check_data(reports / "clients.csv", read_rows(reports / "clients.csv", ["client"]), preprocessed.sizes, "federate")
+    x, y = read_checked(preprocessed.root / TEST, preprocessed.form)
     model, batch_size = settings.federate.model, settings.evaluate.batch_size
     models = {
-        name: load_logits(folder / "models" / f"{name}.h5", model, shape, len(classes), batch_size) for name in _MODELS
+        name: load_logits(folder / "models" / f"{name}.h5", model, preprocessed.form, batch_size) for name in _MODELS
     }
     tests = {name: _score_test(name, y, logits(x)) for name, logits in models.items()}
-    per_client, left_out = _score_clients(models, data, sizes, num_classes, shape)
+    per_client, left_out = _score_clients(models, preprocessed)
     evaluations = {name: Evaluation(tests[name], per_client[name]) for name in models}
     metrics = _flat(evaluations, curves) | of_prune
     write_json(reports / "metrics.json", metrics)
@@ -121,22 +114,39 @@ def read_partition(path: Path) -> tuple[list[str], list[str]]:
     return classes, clients
 
 
+def _read_preprocessed(root: Path, classes: Sequence[str], clients: Sequence[str]) -> Preprocessed:
+    preprocessed, path = read_preprocessed(root), root / "preprocess.json"
+    if preprocessed.form.num_classes != len(classes):
+        raise DataError(
+            f"{path} must say the {len(classes)} classes of partition.json, got {preprocessed.form.num_classes}: "
+            "run the step preprocess again"
+        )
+    if list(preprocessed.sizes) != list(clients):
+        raise DataError(f"{path} must name the clients of partition.json: run the step preprocess again")
+    return preprocessed
+
+
 def _score_clients(
-    models: Mapping[str, Logits], data: Path, sizes: Mapping[str, int], num_classes: int, shape: tuple[int, ...]
+    models: Mapping[str, Logits], preprocessed: Preprocessed
 ) -> tuple[dict[str, dict[str, ClientScores]], dict[str, str]]:
     """Returns each model's scores by client, and why each client was left out: unreadable, or the model fails on it."""
+    form, sizes = preprocessed.form, preprocessed.sizes
+
+    def scores_of(examples: Examples) -> dict[str, ClientScores]:
+        x, y = examples
+        return {name: score_client(y, logits(x)) for name, logits in models.items()}
+
+    folders = {client: preprocessed.root / client for client in sizes}
+    answers = at_clients(lambda folder: on_examples(scores_of, form, sizes[folder.name], folder), folders)
     scores: dict[str, dict[str, ClientScores]] = {name: {} for name in models}
     left_out = {}
-    for client, size in sizes.items():
-        try:
-            x, y = read_checked(data / client, shape, num_classes, size)
-            scored = {name: score_client(y, logits(x)) for name, logits in models.items()}
-        except (DataError, RunError) as exc:
-            left_out[client] = str(exc) if isinstance(exc, DataError) else f"client {client}: {exc}"
+    for client, answer in answers.items():
+        if isinstance(answer, Failed):
+            left_out[client] = f"client {client}: {answer.reason.removeprefix(f'client {client}: ')}"
             _log.warning("%s: left out of the scores over clients", left_out[client])
             continue
-        for name, one in scored.items():
-            scores[name][client] = one
+        for name, of_client in answer.items():
+            scores[name][client] = of_client
     return scores, left_out
 
 

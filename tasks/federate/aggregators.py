@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
-from numpy.typing import NDArray
 
 from tasks.errors import DataError, SettingsError
 from tasks.federate.privacy import check_privacy
@@ -202,29 +201,31 @@ def _check_krum(settings: AggregatorSettings, num_clients: int) -> None:
         )
 
 
-def client_weights(weighting: str, data: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+def client_weights(
+    weighting: str, num_examples: Mapping[str, int], variances: Callable[[], Mapping[str, float]]
+) -> dict[str, float]:
     """Returns each client's weight in the average, before it is divided by their sum.
 
     Args:
         weighting: `examples` (N_k: FedAvg), `uniform` (1), or `inverse_variance` (1 / the variance of all entries of
             the client's preprocessed features: a client with spread-out data counts less).
-        data: each client's features (N, ...).
+        num_examples: each client's N_k.
+        variances: asks the clients for these variances; only called for `inverse_variance`.
 
     Raises:
         DataError: `inverse_variance`, and a client whose features are all equal: its weight would be infinite.
     """
     match weighting:
         case "examples":
-            return {client: float(len(x)) for client, x in data.items()}
+            return {client: float(size) for client, size in num_examples.items()}
         case "uniform":
-            return dict.fromkeys(data, 1.0)
+            return dict.fromkeys(num_examples, 1.0)
         case "inverse_variance":
-            return {client: _inverse_variance(client, x) for client, x in data.items()}
+            return {client: _inverse(client, variance) for client, variance in variances().items()}
     raise ValueError(f"unknown weighting {weighting!r}")
 
 
-def _inverse_variance(client: str, x: NDArray[np.float32]) -> float:
-    variance = float(np.var(x, dtype=np.float64))
+def _inverse(client: str, variance: float) -> float:
     if variance == 0:
         raise DataError(
             f"federate.aggregator.weighting inverse_variance: the features of client {client} have zero variance, "

@@ -1,22 +1,26 @@
-"""The clients of a run as the rounds see them: where their files are, how many examples, which weight."""
+"""The clients of a run as the rounds see them: where their files are, how many examples, which weight.
+
+The server knows of a client's data only what the client's description says.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.client_data import read_client_data
-from tasks.errors import SettingsError, reading, shown
+from tasks.clients import CLIENTS, Examples
+from tasks.errors import DataError, reading, shown
 from tasks.federate.aggregators import client_weights, weighting_of
+from tasks.federate.public import public_examples
+from tasks.local.description import feature_variance
+from tasks.runtime.carry import at_clients
+from tasks.runtime.check_in import CheckedIn, check_in
+from tasks.runtime.failed import Failed
 from tasks.settings import Settings
-
-CLIENTS = Path("data/clients")
-
-# First word of the seed of the public set's draw; schedule.py has 1 to 3, local/faults.py 5.
-_PUBLIC = 4
 
 
 @dataclass(frozen=True)
@@ -49,20 +53,24 @@ class Cohort:
     """md5 of all that the rounds read."""
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
-    shared: tuple[NDArray[np.float32], NDArray[np.int32]] | None = None
+    shared: Examples | None = None
     """The public examples that every client adds to its own; those that it drew from a client, that one has twice."""
 
 
 def cohort_of(settings: Settings, folder: Path) -> Cohort:
     """Returns the clients of `folder`/data/clients as `settings` would have them; see `load_cohort`."""
+    return cohort_from(settings, check_in((folder / CLIENTS).resolve(), settings.federate.exclude))
+
+
+def cohort_from(settings: Settings, checked_in: CheckedIn) -> Cohort:
+    """Returns the clients that checked in as `settings` would have them; see `load_cohort`."""
     federate = settings.federate
-    return load_cohort(
-        folder,
+    return _cohort(
+        checked_in,
         weighting_of(federate.aggregator),
         settings.preprocess.augment.brightness,
         federate.shared_fraction,
         settings.seed,
-        federate.exclude,
     )
 
 
@@ -74,7 +82,7 @@ def load_cohort(
     seed: int = 0,
     exclude: Collection[str] = (),
 ) -> Cohort:
-    """Returns the clients of `folder`/data/clients, each file read once and checked.
+    """Returns the clients of `folder`/data/clients, as they describe their data today.
 
     Args:
         folder: the workspace.
@@ -90,58 +98,57 @@ def load_cohort(
         SettingsError: `shared_fraction` is too small for one example of each label, or `exclude` names an unknown
             client or all clients.
     """
-    root = (folder / CLIENTS).resolve()
-    held = read_client_data(root, exclude)
-    described, num_classes = held.described, held.num_classes
-    features = {client: x for client, (x, _) in held.clients.items()}
-    labels = {client: y for client, (_, y) in held.clients.items()}
-    shared = _public(features, labels, shared_fraction, seed) if shared_fraction else None
-    if shared is not None:
-        features = {client: np.concatenate([x, shared[0]]) for client, x in features.items()}
-    weights = client_weights(weighting, features)
+    checked_in = check_in((folder / CLIENTS).resolve(), exclude)
+    return _cohort(checked_in, weighting, brightness, shared_fraction, seed)
+
+
+def _cohort(checked_in: CheckedIn, weighting: str, brightness: float, shared_fraction: float, seed: int) -> Cohort:
+    form, folders = checked_in.form, checked_in.folders
+    public = public_examples(folders.values(), form, shared_fraction, seed) if shared_fraction else None
+    num_public = 0 if public is None else len(public[1])
+    sizes = {client: description.num_examples + num_public for client, description in checked_in.clients.items()}
+    weights = client_weights(weighting, sizes, lambda: _variances(checked_in, public))
     total = sum(weights.values())
+    content = checked_in.preprocessed.content
     clients = {
         client: Client(
-            folder=str(root / client),
-            num_examples=len(x),
+            folder=str(folders[client]),
+            num_examples=sizes[client],
             weight=weights[client],
             share=weights[client] / total,
-            brightness=_brightness(described, client, brightness),
-            labels=np.bincount(labels[client], minlength=num_classes),
+            brightness=_brightness(content, client, brightness),
+            labels=np.array(description.labels, np.int64),
         )
-        for client, x in features.items()
+        for client, description in checked_in.clients.items()
     }
-    normalize = str(described.get("normalize", "none"))
-    return Cohort(clients, held.broken, held.input_shape, num_classes, normalize, held.digest, *held.test, shared)
+    normalize = str(content.get("normalize", "none"))
+    return Cohort(
+        clients,
+        checked_in.broken,
+        form.input_shape,
+        form.num_classes,
+        normalize,
+        checked_in.digest,
+        *checked_in.test,
+        public,
+    )
 
 
-def _public(
-    features: Mapping[str, NDArray[np.float32]], labels: Mapping[str, NDArray[np.int32]], fraction: float, seed: int
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Returns round(fraction · N) examples, as many of each label as there are (Zhao 2018, arXiv 1806.00582)."""
-    x, y = np.concatenate(list(features.values())), np.concatenate(list(labels.values()))
-    present = np.unique(y)
-    size = round(fraction * len(y))
-    if size < len(present):
-        raise SettingsError(
-            f"federate.shared_fraction must give at least one example of each of the {len(present)} labels "
-            f"({len(present) / len(y):.3g} or more), got {fraction:g} of {len(y)} examples"
-        )
-    order = np.random.default_rng([_PUBLIC, seed]).permutation(len(y))
-    # The first of every label, then the second of every label, and so on.
-    rank = np.empty(len(y), np.int64)
-    for label in present:
-        mine = order[y[order] == label]
-        rank[mine] = np.arange(len(mine))
-    chosen = order[np.lexsort((y[order], rank[order]))][:size]
-    return x[chosen], y[chosen]
+def _variances(checked_in: CheckedIn, public: Examples | None) -> dict[str, float]:
+    compute = partial(feature_variance, form=checked_in.form, public=public)
+    variances = {}
+    for client, answer in at_clients(compute, checked_in.folders).items():
+        if isinstance(answer, Failed):
+            raise DataError(answer.reason)
+        variances[client] = answer
+    return variances
 
 
-def _brightness(described: Mapping[str, Any], client: str, brightness: float) -> NDArray[np.float32]:
+def _brightness(preprocessed: Mapping[str, Any], client: str, brightness: float) -> NDArray[np.float32]:
     if not brightness:
         return np.zeros(0, np.float32)
     with reading(f"preprocess.json must say client {client}'s sd (run the step preprocess again)"):
-        sd = np.asarray(described["statistics"][client]["sd"], np.float64)
-        if sd.shape != (described["input_shape"][-1],) or not (np.isfinite(sd) & (sd > 0)).all():
-            raise ValueError(f"{shown(sd.tolist())} for {described['input_shape'][-1]} channels")
+        sd = np.asarray(preprocessed["statistics"][client]["sd"], np.float64)
+        if sd.shape != (preprocessed["input_shape"][-1],) or not (np.isfinite(sd) & (sd > 0)).all():
+            raise ValueError(f"{shown(sd.tolist())} for {preprocessed['input_shape'][-1]} channels")
         return np.asarray(brightness / sd, np.float32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.federate.statistics import UpdateStatistics, gram, update_statistics
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 
 
 @dataclass(frozen=True)

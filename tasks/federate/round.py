@@ -14,7 +14,7 @@ from tasks.federate.robust import Rule
 from tasks.local.architecture import Architecture
 from tasks.local.descent import LocalTraining
 from tasks.local.update import broadcast_names, build_local_update, build_measure, client_type
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 
 Results = list[Any]
 """Each client's result, or `Failed`, in the order of the clients."""

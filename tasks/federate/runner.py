@@ -24,7 +24,7 @@ from tasks.local.architecture import Architecture, narrower, whole
 from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
 from tasks.parameters import build_validation, flatten, prunable
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)

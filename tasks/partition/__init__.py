@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
+from tasks.clients import TEST, write_client
 from tasks.datasets import Examples, load
-from tasks.files import TEST, replacing, write_client, write_json
+from tasks.files import replacing, write_json
 from tasks.partition.division import divide
 from tasks.partition.features import change_for
 from tasks.partition.picture import draw_labels

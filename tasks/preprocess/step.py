@@ -4,13 +4,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tasks import outputs
+from tasks.clients import TEST, Examples, Form, client_sizes, read_checked, write_client
 from tasks.errors import DataError, advising, reading
-from tasks.files import TEST, as_size, client_sizes, read_client, read_json, replacing, write_client, write_json
-from tasks.preprocess.standardise import moments, standardisations, standardise
+from tasks.files import as_size, read_json, replacing, write_json
+from tasks.local.description import Description, describe, write_descriptions
+from tasks.local.moments import moments
+from tasks.preprocess.standardise import standardisations, standardise
 from tasks.settings import PreprocessSettings, Settings
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class _Partition:
 
 
 def preprocess(settings: Settings, folder: Path) -> None:
-    """Writes `data/clients` (and its `preprocess.json`) from `data/partition`, whole or not at all.
+    """Writes `data/clients` from `data/partition`, whole or not at all, with preprocess.json and descriptions.json.
 
     One client's data is in memory at a time. Each is read twice, since `normalize: global` needs every client's
     moments before the first can be standardised. The random `augment` happens while training, not here.
@@ -59,9 +59,15 @@ def _preprocess(settings: Settings, folder: Path) -> None:
         by_site = standardisations(
             chosen.normalize, {site: moments(_read_site(source / site, partition)[0]) for site in sites}
         )
+        descriptions = {}
         for site in sites:
             x, y = _read_site(source / site, partition)
-            write_client(fresh / site, x if chosen.normalize == "none" else standardise(x, by_site[site]), y)
+            x = x if chosen.normalize == "none" else standardise(x, by_site[site])
+            write_client(fresh / site, x, y)
+            description = None if site == TEST else _described(site, (x, y), partition)
+            if description is not None:
+                descriptions[site] = description
+        write_descriptions(fresh, descriptions)
         write_json(
             fresh / "preprocess.json",
             {
@@ -105,24 +111,15 @@ def _refuse_settings_of_images(chosen: PreprocessSettings) -> None:
             raise DataError(f"preprocess.{name} needs images, and the data is a table: leave it unset, got {value}")
 
 
-def _read_site(source: Path, partition: _Partition) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def _read_site(source: Path, partition: _Partition) -> Examples:
+    form = Form(partition.shape, len(partition.classes), "partition.json")
     with advising("run the step partition again"):
-        x, y = read_client(source)
-        _check(source.name, x, partition)
-    return x, y
+        return read_checked(source, form, partition.clients.get(source.name))
 
 
-def _check(client: str, x: NDArray[np.float32], partition: _Partition) -> None:
-    if len(x) == 0:
-        raise DataError(f"client {client}: x must hold at least one example, got none")
-    if len(x) != partition.clients.get(client, len(x)):
-        raise DataError(
-            f"client {client}: x must hold the {partition.clients[client]} examples of partition.json, got {len(x)}"
-        )
-    if x.shape[1:] != partition.shape:
-        raise DataError(
-            f"client {client}: examples must have partition.json's shape {partition.shape}, got {x.shape[1:]}"
-        )
-    bad = int((~np.isfinite(x)).reshape(len(x), -1).any(axis=1).sum())
-    if bad:
-        raise DataError(f"client {client}: x must be finite, got nan or infinity in {bad} of {len(x)} examples")
+def _described(client: str, examples: Examples, partition: _Partition) -> Description | None:
+    """Returns a client's description; None where the standardised values are not finite, which `federate` reports."""
+    try:
+        return describe(client, examples, Form(partition.shape, len(partition.classes)))
+    except DataError:
+        return None

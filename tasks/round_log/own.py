@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from tasks.clients import check_client_id
 from tasks.errors import DataError
-from tasks.files import check_client_id, read_rows
+from tasks.files import read_rows
 from tasks.round_log.cells import Rows
 
 

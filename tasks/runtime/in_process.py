@@ -24,22 +24,12 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow.core.protobuf import config_pb2
 
+from tasks.runtime.failed import Failed
 from tasks.scrub import scrubbed, scrubbing
 from tasks.signals import Apart, Call
 
 Value = Any
 """A leaf is an array, a structure a tuple, a function a callable, a CLIENTS-placed value a `_AtClients`."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """What stands in the place of a client that failed.
-
-    Attributes:
-        reason: one line without values of its data. The exception itself is not kept: its text holds some.
-    """
-
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ import tensorflow as tf
 import yaml
 from peer_case import Case, flat, write
 
+from tasks.clients import read_client
 from tasks.federate import federate, schedule
-from tasks.files import read_client, read_json
+from tasks.files import read_json
 from tasks.models import build
 from tasks.parameters import flatten
 from tasks.partition import partition

@@ -37,10 +37,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorflow.keras import Model
 
+from tasks.clients import CLIENTS, TEST, write_client
 from tasks.federate import rounds, runner
 from tasks.federate.checkpoint import Checkpoints
-from tasks.federate.cohort import CLIENTS, Cohort, load_cohort
-from tasks.files import TEST, write_client, write_json
+from tasks.federate.cohort import Cohort, load_cohort
+from tasks.files import write_json
 from tasks.models import BUILDERS, build, num_params
 from tasks.parameters import build_validation, flatten
 from tasks.runtime.in_process import in_process

@@ -11,13 +11,13 @@ import tensorflow_federated as tff
 from numpy.typing import NDArray
 from tensorflow.keras import Model, Sequential, layers
 
+from tasks.clients import read_client
 from tasks.federate import schedule
 from tasks.federate.aggregators import aggregator
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
 from tasks.federate.round import build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
-from tasks.files import read_client
 from tasks.local.architecture import whole
 from tasks.local.descent import LocalTraining
 from tasks.models import num_params

@@ -28,7 +28,7 @@ from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.diagnose.replay.local_models import local_models
 from tasks.federate.statistics import geometric_median, gram
 from tasks.round_log.read import ClientLog
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 from tasks.skew import gini
 
 _LOOKED_AT = 200

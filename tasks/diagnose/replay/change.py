@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.client_data import Examples
+from tasks.clients import Examples
 
 Sites = Mapping[str, Examples]
 """The clients' examples by id."""

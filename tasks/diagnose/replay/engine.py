@@ -15,23 +15,23 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.client_data import Examples
+from tasks.clients import CLIENTS, TEST, Examples, read_client, write_client
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.errors import NoClientLeft
 from tasks.federate import runner
 from tasks.federate.aggregators import check
 from tasks.federate.checkpoint import checkpoints_of, load_state, saved_states
-from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
+from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.schedule import clients_per_round
-from tasks.files import TEST, read_client, read_json, read_rows, write_client, write_json
+from tasks.files import read_json, read_rows, write_json
 from tasks.local import faults
 from tasks.models import build
 from tasks.parameters import digest
 from tasks.round_log.columns import LOSS_COLUMNS
-from tasks.runtime.in_process import Failed
+from tasks.runtime.failed import Failed
 from tasks.runtime.kinds import runtime
 from tasks.settings import FaultSettings, RuntimeSettings, Settings, with_settings
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.client_data import Examples
+from tasks.clients import Examples
 from tasks.parameters import assign
 from tasks.scrub import scrubbing
 

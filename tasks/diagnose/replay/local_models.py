@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.client_data import Examples
+from tasks.clients import Examples
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.examine import Fit, Floats, Params, Probe
 from tasks.federate.statistics import gram

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.client_data import Examples
+from tasks.clients import Examples
 
 Operation = Callable[[NDArray[np.float32], NDArray[np.int32], int, np.random.Generator], Examples]
 

@@ -13,13 +13,14 @@ import numpy as np
 import yaml
 from cases import ONSET, PLANTS, ROUNDS, Case, Operation
 
+from tasks.clients import CLIENTS, read_client, write_client
 from tasks.errors import NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
-from tasks.federate.cohort import CLIENTS, Cohort, cohort_of
+from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
-from tasks.files import read_client, read_json, write_client, write_json
+from tasks.files import read_json, write_json
 from tasks.models import build
 from tasks.partition import partition
 from tasks.preprocess import preprocess

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tasks.clients import TEST, write_client
 from tasks.errors import DataError, SettingsError
 from tasks.federate.cohort import load_cohort
-from tasks.files import TEST, write_client
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,9 +103,9 @@ BREAK = {
 def test_a_client_that_may_not_be_read_is_left_out_with_a_reason(clients):
     # Root may read everything: another user reads the files, in a folder that this one can enter.
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom tasks.client_data import read_client_data\n"
+        "import os, sys\nfrom pathlib import Path\nfrom tasks.runtime.check_in import check_in\n"
         "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
-        "print(dict(read_client_data(Path(sys.argv[1])).broken))"
+        "print(dict(check_in(Path(sys.argv[1])).broken))"
     )
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
@@ -170,12 +170,13 @@ def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, t
     assert len({first, changed_x, changed_y, renamed, digest()}) == 5
 
 
-def test_digest_is_the_md5_of_ids_and_bytes(clients, tmp_path):
+def test_digest_is_the_md5_of_ids_the_clients_digests_and_the_hold_out_bytes(clients, tmp_path):
     # What checkpoints are told apart by: another digest of the same data would make every killed run start afresh.
     (x, y), (test_x, test_y) = clients.data["00"], clients.data[TEST]
     for other in ("01", "02"):
         clients.data.pop(other)
-    whole = b"00\0" + x.astype("<f4").tobytes() + y.astype("<i4").tobytes() + test_x.tobytes() + test_y.tobytes()
+    own = hashlib.md5(x.astype("<f4").tobytes() + y.astype("<i4").tobytes()).hexdigest()
+    whole = b"00\0" + own.encode() + test_x.tobytes() + test_y.tobytes()
     assert load_cohort(clients.write(tmp_path), "examples", 0.0).digest == hashlib.md5(whole).hexdigest()
 
 

@@ -1,0 +1,43 @@
+"""The public examples of `federate.shared_fraction`: the one place where the server opens the clients' examples.
+
+The setting simulates a public data set by drawing it from the clients. In a federation it would come from elsewhere.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tasks.clients import Examples, Form, read_checked
+from tasks.errors import SettingsError
+
+# First word of the seed of the draw; schedule.py has 1 to 3, local/faults.py 5.
+_PUBLIC = 4
+
+
+def public_examples(folders: Iterable[Path], form: Form, fraction: float, seed: int) -> Examples:
+    """Returns round(fraction · N) of the N training examples of all clients (Zhao 2018, arXiv 1806.00582).
+
+    Each label has as many examples as the others, or all that there are.
+
+    Raises:
+        SettingsError: `fraction` is too small for one example of each label.
+        DataError: a client's files cannot be used.
+    """
+    clients = [read_checked(folder, form) for folder in folders]
+    x, y = np.concatenate([own for own, _ in clients]), np.concatenate([own for _, own in clients])
+    present = np.unique(y)
+    size = round(fraction * len(y))
+    if size < len(present):
+        raise SettingsError(
+            f"federate.shared_fraction must give at least one example of each of the {len(present)} labels "
+            f"({len(present) / len(y):.3g} or more), got {fraction:g} of {len(y)} examples"
+        )
+    order = np.random.default_rng([_PUBLIC, seed]).permutation(len(y))
+    # The first of every label, then the second of every label, and so on.
+    rank = np.empty(len(y), np.int64)
+    for label in present:
+        mine = order[y[order] == label]
+        rank[mine] = np.arange(len(mine))
+    chosen = order[np.lexsort((y[order], rank[order]))][:size]
+    return x[chosen], y[chosen]

@@ -1,0 +1,110 @@
+"""What a client says of its data before the first round: how many examples of each class, and a digest."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks.clients import Examples, Form, check_arrays, check_values, read_checked, read_client
+from tasks.errors import reading
+from tasks.files import as_size, read_json, write_json
+
+FILE = "descriptions.json"
+"""Beside the clients' folders in data/clients."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A client's data in numbers.
+
+    Attributes:
+        labels: (C,) number of examples of each class.
+        digest: md5 of the bytes of x and then of y, in hexadecimal.
+    """
+
+    labels: tuple[int, ...]
+    digest: str
+
+    @property
+    def num_examples(self) -> int:
+        """N."""
+        return sum(self.labels)
+
+
+def describe(client: str, examples: Examples, form: Form) -> Description:
+    """Returns the description of a client's examples.
+
+    Raises:
+        DataError: the examples are not what `form` says, or not finite.
+    """
+    check_arrays(client, examples, form)
+    check_values(client, examples, form)
+    return Description(tuple(np.bincount(examples[1], minlength=form.num_classes).tolist()), digest_of(examples))
+
+
+def describe_today(folder: Path, form: Form, num_examples: int, written: Description | None) -> Description:
+    """Returns the description of the data in a client's `folder` as they are today.
+
+    Where the bytes are those of the description `written` by the step preprocess, it is still right: their values were
+    checked and counted when it was written.
+
+    Raises:
+        DataError: the files cannot be used; see `read_checked`.
+    """
+    examples = read_client(folder)
+    check_arrays(folder.name, examples, form, num_examples)
+    if written is not None and len(written.labels) == form.num_classes and written.digest == digest_of(examples):
+        return written
+    return describe(folder.name, examples, form)
+
+
+def digest_of(examples: Examples) -> str:
+    """Returns the md5 of the bytes of x and then of y, in hexadecimal."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for array in examples:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def feature_variance(folder: Path, form: Form, public: Examples | None) -> float:
+    """Returns the variance of all entries of a client's features, with those of the `public` examples behind them.
+
+    Raises:
+        DataError: the files cannot be used; see `read_checked`.
+    """
+    x, _ = read_checked(folder, form)
+    whole = x if public is None else np.concatenate([x, public[0]])
+    return float(np.var(whole, dtype=np.float64))
+
+
+def write_descriptions(root: Path, descriptions: Mapping[str, Description]) -> None:
+    """Writes descriptions.json into `root`, the folder data/clients."""
+    write_json(
+        root / FILE,
+        {client: {"labels": list(one.labels), "digest": one.digest} for client, one in descriptions.items()},
+    )
+
+
+def read_descriptions(root: Path) -> dict[str, Description]:
+    """Returns what descriptions.json in `root` says by client; nothing where there is no such file.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    path = root / FILE
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    with reading(f"{path} must hold labels and a digest of each client (run the step preprocess again)"):
+        return {client: _description(of_client) for client, of_client in content.items()}
+
+
+def _description(of_client: Any) -> Description:
+    counts, digest = of_client["labels"], of_client["digest"]
+    if any(type(count) is not int or count < 0 for count in counts) or not isinstance(digest, str):
+        raise TypeError("labels that are no counts, or a digest that is no text")
+    as_size(sum(counts))
+    return Description(tuple(counts), digest)

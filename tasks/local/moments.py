@@ -1,0 +1,58 @@
+"""Mean and sum of squares of a client's values: they leave the client, and nothing else does."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_VALUES = 2**22
+"""Values turned to float64 at a time: 32 MB, whatever a client holds."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a client sends the server of its values; C channels of images, or C features of a table.
+
+    Count, mean and m2 say the same as count, sum and sum of squares, but do not cancel: for values 1e6 ± 1 the sum of
+    squares has no digit left for the variance.
+    """
+
+    count: int
+    """values per channel (N·H·W), or per feature (N)"""
+    mean: NDArray[np.float64]
+    """(C,)"""
+    m2: NDArray[np.float64]
+    """(C,) sum of squared deviations from the mean"""
+
+
+def moments(x: NDArray[np.float32], block_values: int = BLOCK_VALUES) -> Moments:
+    """Returns the moments of one client's x (N, ..., C) over all axes but the last; N > 0.
+
+    Deviations are taken from the first value of a channel before anything is summed, so that a constant channel has
+    exactly its value as mean and exactly 0 as m2.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    size = max(1, block_values // rows.shape[1])
+    return merged(_block_moments(rows[start : start + size]) for start in range(0, len(rows), size))
+
+
+def merged(parts: Iterable[Moments]) -> Moments:
+    """Returns the moments of the union, without its values (Chan, Golub & LeVeque 1983, equations 2.1)."""
+    return reduce(_merge, parts)
+
+
+def _block_moments(rows: NDArray[np.float32]) -> Moments:
+    first = rows[0].astype(np.float64)
+    shifted = rows - first
+    shift = shifted.mean(axis=0)
+    return Moments(len(rows), first + shift, np.square(shifted - shift).sum(axis=0))
+
+
+def _merge(a: Moments, b: Moments) -> Moments:
+    count = a.count + b.count
+    delta = b.mean - a.mean
+    return Moments(
+        count, a.mean + delta * (b.count / count), a.m2 + b.m2 + np.square(delta) * (a.count * b.count / count)
+    )

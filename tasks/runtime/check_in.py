@@ -1,0 +1,110 @@
+"""The start of a run: every client checks in with the description of its data, or is named as broken."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from tasks.clients import TEST, Examples, Form, Preprocessed, read_checked, read_preprocessed
+from tasks.errors import DataError, SettingsError
+from tasks.local.description import Description, describe_today, read_descriptions
+from tasks.runtime.carry import at_clients
+from tasks.runtime.failed import Failed
+
+
+@dataclass(frozen=True)
+class CheckedIn:
+    """What a run trains and is measured on.
+
+    Attributes:
+        preprocessed: preprocess.json.
+        clients: each usable client's description, N > 0.
+        broken: the clients that preprocess.json names and whose files are missing, cannot be used or hold another
+            number of examples, with the reason.
+        test: the hold-out examples, which are the server's.
+    """
+
+    preprocessed: Preprocessed
+    clients: Mapping[str, Description]
+    broken: Mapping[str, str]
+    test: Examples
+
+    @property
+    def form(self) -> Form:
+        """What every client's arrays are."""
+        return self.preprocessed.form
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Where each usable client's data are."""
+        return {client: self.preprocessed.root / client for client in self.clients}
+
+    @cached_property
+    def digest(self) -> str:
+        """The md5 of every usable client's id and digest, and then of the hold-out data's bytes."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for client, description in self.clients.items():
+            digest.update(f"{client}\0{description.digest}".encode())
+        digest.update(self.test[0].tobytes() + self.test[1].tobytes())
+        return digest.hexdigest()
+
+    def without(self, exclude: Collection[str]) -> "CheckedIn":
+        """Returns the same without the clients in `exclude`.
+
+        Raises:
+            SettingsError: `exclude` names an unknown client or all clients.
+            DataError: no usable client is left.
+        """
+        left = set(_not_excluded(list(self.preprocessed.sizes), exclude))
+        clients = {client: description for client, description in self.clients.items() if client in left}
+        broken = {client: reason for client, reason in self.broken.items() if client in left}
+        _check_usable(clients, broken)
+        return replace(self, clients=clients, broken=broken)
+
+
+def check_in(root: Path, exclude: Collection[str] = ()) -> CheckedIn:
+    """Returns the clients that preprocess.json in `root` names, without `exclude`, as they describe themselves today.
+
+    Raises:
+        DataError: no usable client, unusable hold-out data, a folder of a client that preprocess.json does not name, or
+            a preprocess.json that does not say what there must be.
+        SettingsError: `exclude` names an unknown client or all clients.
+    """
+    preprocessed, written = read_preprocessed(root), read_descriptions(root)
+    form, sizes = preprocessed.form, preprocessed.sizes
+    folders = {client: root / client for client in _not_excluded(list(sizes), exclude)}
+    answers = at_clients(
+        lambda folder: describe_today(folder, form, sizes[folder.name], written.get(folder.name)), folders
+    )
+    clients = {client: answer for client, answer in answers.items() if isinstance(answer, Description)}
+    broken = {
+        client: _to_publish(answer.reason, folders[client])
+        for client, answer in answers.items()
+        if isinstance(answer, Failed)
+    }
+    _check_usable(clients, broken)
+    return CheckedIn(preprocessed, clients, broken, read_checked(root / TEST, form))
+
+
+def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]:
+    unknown = sorted(set(exclude) - set(clients))
+    if unknown:
+        raise SettingsError(
+            f"federate.exclude names {', '.join(unknown)}, which the data does not have: {', '.join(clients)}"
+        )
+    left = [client for client in clients if client not in set(exclude)]
+    if not left:
+        raise SettingsError(f"federate.exclude must leave a client, got all of them: {', '.join(clients)}")
+    return left
+
+
+def _check_usable(clients: Mapping[str, Description], broken: Mapping[str, str]) -> None:
+    if not clients:
+        raise DataError(f"no client can be used: {'; '.join(f'{c}: {reason}' for c, reason in broken.items())}")
+
+
+def _to_publish(reason: str, folder: Path) -> str:
+    """Returns the reason for clients.csv, where the client stands beside it: the same wherever the workspace is."""
+    reason = reason.removeprefix(f"client {folder.name}: ")
+    return " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "its files").split())
