@@ -6,6 +6,9 @@ from pydantic import model_validator
 
 from tasks.settings.base import Section, setting
 
+UPDATE_ONLY = ("sgd", "fedprox")
+"""The kinds that send their update and nothing else; what others send beside it is averaged over the clients."""
+
 
 class ScheduleSettings(Section):
     """The client learning rate over the rounds, as a factor of `learning_rate`; round t = 1 … T."""

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from tasks.settings.aggregator import PROTECTING, AggregatorSettings
 from tasks.settings.base import MOST_CLIENTS, ClientIds, Integer, Section, setting
-from tasks.settings.client import ClientSettings
+from tasks.settings.client import UPDATE_ONLY, ClientSettings
 
 
 class ServerOptimizerSettings(Section):
@@ -234,7 +234,7 @@ class FederateSettings(Section):
 
     @model_validator(mode="after")
     def _widths_fit(self) -> "FederateSettings":
-        if self.width and self.client.kind not in ("sgd", "fedprox"):
+        if self.width and self.client.kind not in UPDATE_ONLY:
             raise ValueError(
                 f"width needs client.kind sgd or fedprox, got {self.client.kind}: what the others add up over the "
                 "clients is not defined for parameters that only some of them hold"
@@ -248,7 +248,7 @@ class FederateSettings(Section):
 
     @model_validator(mode="after")
     def _one_vector_where_the_aggregator_protects(self) -> "FederateSettings":
-        if self.client.kind not in ("sgd", "fedprox") and self.aggregator.kind in PROTECTING:
+        if self.client.kind not in UPDATE_ONLY and self.aggregator.kind in PROTECTING:
             what = "its number of steps" if self.client.kind == "fednova" else "its vector"
             raise ValueError(
                 f"client.kind must be sgd or fedprox with aggregator.kind {self.aggregator.kind}, for what else "
