@@ -40,7 +40,7 @@ class DvcSource(DatasetSource):
         return "dvc"
 
     def load(self) -> Path:
-        """Returns the folder, as it lies in the current one."""
+        """Returns the folder, relative to the current one."""
         return Path(self.path)
 
     @staticmethod

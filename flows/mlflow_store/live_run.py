@@ -1,7 +1,7 @@
 """The MLflow run of a flow run while it goes: a point per round, from a thread of its own.
 
-A round must not wait for a database or a server, so the rounds' rows go into a queue, and what is there is logged once
-a second. A store that does not answer costs one warning; the rows wait, and the step `track` logs what is missing.
+A round must not wait for a database or a server. So the rows of the rounds go into a queue, which is logged once a
+second. If the store does not answer, there is one warning and the rows wait; the step `track` logs what is missing.
 """
 
 import logging
@@ -20,12 +20,13 @@ log = logging.getLogger(__name__)
 
 _EVERY = 1.0
 _AFTER_FAILURE = 15.0
+"""Seconds between two writes, and seconds after a write that failed."""
 _PATIENCE = {"FINISHED": 60.0, "FAILED": 60.0, "KILLED": 5.0}
-"""Seconds for a store that does not answer at the end; who cancels a run waits for it."""
+"""Seconds to wait at the end for a store that does not answer. A user who cancels a run waits for them."""
 
 
 class LiveRun:
-    """Creates the run of the workspace `folder`, or goes on in the one that an earlier attempt created.
+    """Creates the run of the workspace `folder`, or resumes the run that an earlier attempt created.
 
     Raises:
         TrackingLost: the store does not answer at the start.
@@ -57,13 +58,13 @@ class LiveRun:
         self._wake.set()
 
     def flush(self) -> None:
-        """Logs what waits now, if the store answers."""
+        """Logs the waiting rows, if the store answers."""
         self._flush()
 
     def end(self, status: str, with_reports: bool = True) -> None:
-        """Logs what waits and ends the run in MLflow, FINISHED, FAILED or KILLED, if the store answers in time.
+        """Logs the waiting rows and ends the run in MLflow, FINISHED, FAILED or KILLED, if the store answers in time.
 
-        `with_reports`: an unfinished run gets the round log that lies in the workspace.
+        `with_reports`: an unfinished run gets the round logs of the workspace.
         """
         self._with_reports, self._status, self._ended = with_reports, status, True
         self._wake.set()

@@ -20,7 +20,7 @@ from tasks.files import read_json
 from tasks.settings import Settings
 
 NEEDS = ("tensorflow-cpu", "numpy")
-"""What a logged model needs to be served; MLflow would start another TensorFlow to guess it."""
+"""The packages that serve a logged model. Without this list MLflow starts another TensorFlow to guess them."""
 
 
 def load_models(settings: Settings, folder: Path, paths: Mapping[str, str]) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def log_model(
     """Logs a Keras model with its signature and returns its id; registers it if `track.register_as` says so.
 
     The model is created by its id first: MLflow's own `log_model` would choose the experiment by the environment and
-    the thread's active run. The global model is registered under the name that was given, another one with its own
-    name behind it: versions of one registered model should be comparable.
+    the thread's active run. The global model is registered under `track.register_as`, another model under
+    `<track.register_as>-<name>`, so that the versions of a registered model are comparable.
     """
     client = store.client
     shape = " × ".join(map(str, model.input_shape[1:]))
@@ -84,8 +84,7 @@ def log_model(
 def signature_of(model: Any) -> ModelSignature:
     """Returns the signature by which `mlflow.pyfunc` predicts: examples in, logits out.
 
-    MLflow hands the examples over by the name that stands here, and a functional Keras model takes no other than its
-    input's.
+    MLflow passes the examples by the name in the signature; a functional Keras model takes only its input's name.
     """
     float32 = np.dtype(np.float32)
     return ModelSignature(
@@ -101,7 +100,7 @@ def register_model(client: MlflowClient, name: str, run_id: str, model_id: str) 
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
-    # What mlflow.register_model would write: the model's own page lists its versions by this tag.
-    versions = json.dumps([{"name": made.name, "version": made.version}])
+    created = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
+    # As mlflow.register_model does: the model's page lists its versions by this tag.
+    versions = json.dumps([{"name": created.name, "version": created.version}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})

@@ -1,7 +1,7 @@
-"""What an MLflow run of Undrift holds. Each function writes one part of a run that is named by its id.
+"""The content of an MLflow run of Undrift. Each function writes one part of a run, by the run's id.
 
-MLflow's active run belongs to a thread, and a flow's tasks run in many: nothing here uses it, so that no number ever
-lands in a stray run. Every function may be called while the run goes, or once at its end.
+MLflow's active run belongs to a thread, and the tasks of a flow run in many threads. Nothing here uses it, so that no
+number is ever logged to another run. Every function may be called while the run goes, or once at its end.
 """
 
 import contextlib
@@ -19,12 +19,13 @@ from mlflow.data.dataset import Dataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
 from flows.mlflow_store.run_names import run_name
-from tasks.settings import Settings, fields
+from tasks.settings import Settings, fields, value_at
 
 Item = TypeVar("Item")
 
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
+"""Most metrics and parameters that MLflow's server takes in one call."""
 
 
 def start(
@@ -47,7 +48,8 @@ def create(
 
 def spelled_settings(settings: Settings) -> dict[str, str]:
     """Returns every setting by its dotted name, spelled as in params.yaml."""
-    return {dotted: _spell(_value(settings, dotted)) for dotted in fields()}
+    values = settings.model_dump()
+    return {name: _spell(value_at(values, name)) for name in fields()}
 
 
 def log_settings(client: MlflowClient, run_id: str, settings: Settings) -> None:
@@ -71,20 +73,20 @@ def log_rounds(client: MlflowClient, run_id: str, rows: Iterable[Mapping[str, st
 
 
 def last_round(client: MlflowClient, run_id: str) -> int:
-    """Returns the last round that was logged to a run, 0 if none was: where a resumed run goes on."""
+    """Returns the last round that was logged to a run; 0 if none was. A resumed run goes on after it."""
     return max(logged_rounds(client, run_id), default=0)
 
 
 def logged_rounds(client: MlflowClient, run_id: str) -> set[int]:
-    """Returns the rounds that were logged to a run; there are gaps where a step was restored, or a process killed."""
-    # Of the columns that every round fills, the one that is always finite.
+    """Returns the rounds that were logged to a run. A step that was restored or killed leaves a gap."""
+    # This column is filled and finite in every round.
     return {point.step for point in client.get_metric_history(run_id, "num_clients")}
 
 
 def numbers(row: Mapping[str, str]) -> dict[str, float]:
-    """Returns the cells of a row of rounds.csv that hold numbers, without the round's own; NaN is one."""
-    found = {column: _number(cell) for column, cell in row.items() if column != "round"}
-    return {column: number for column, number in found.items() if number is not None}
+    """Returns the cells of a row of rounds.csv that hold numbers, NaN too, without the number of the round."""
+    parsed = {column: _number(cell) for column, cell in row.items() if column != "round"}
+    return {column: number for column, number in parsed.items() if number is not None}
 
 
 def log_scores(
@@ -95,18 +97,18 @@ def log_scores(
     model_id: str | None = None,
     data: Dataset | None = None,
 ) -> None:
-    """Logs final numbers, of the run and of the model that they are about.
+    """Logs final numbers to the run, and to the model that they describe.
 
-    They stand at step 0, for MLflow draws numbers that all stand there as bars, side by side for every run; only one
-    that ends a curve of its name stands at that curve's last round.
+    They are logged at step 0: MLflow draws numbers of step 0 as bars, side by side for all runs. A number that ends a
+    curve of the same name is logged at the curve's last round.
 
     Args:
         client: of the store.
         run_id: the run.
-        scores: by name; what is not a finite number is left out.
+        scores: numbers by name; a value that is not a finite number is left out.
         curves: the columns of rounds.csv and their last rounds.
-        model_id: the logged model that they are about, if they are about one.
-        data: what they were computed on.
+        model_id: the logged model that the numbers describe, if they describe one.
+        data: the data set on which they were computed.
     """
     now = _now()
     about = {"model_id": model_id, "run_id": run_id}
@@ -122,7 +124,7 @@ def log_scores(
 
 
 def log_data(client: MlflowClient, run_id: str, data: Mapping[str, Dataset]) -> None:
-    """Logs the data sets of a run by what they are to it (MLflow's context: `training`, …)."""
+    """Logs the data sets of a run by their use in the run (MLflow's context: `training`, …)."""
     inputs = [
         DatasetInput(each._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
         for context, each in data.items()
@@ -138,7 +140,7 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 def origin(folder: Path) -> dict[str, str]:
     """Returns the tags that say who ran which code: user, and git commit, branch and state where `folder` has them.
 
-    `git.dirty` is about everything but params.yaml and dvc.lock, which a run changes and the run holds whole.
+    `git.dirty` leaves out params.yaml and dvc.lock: a run changes them, and they are artifacts of the run.
     """
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "python -m flows.tracking"}
     with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
@@ -160,13 +162,6 @@ def _git(folder: Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _value(settings: Settings, dotted: str) -> Any:
-    value: Any = settings
-    for part in dotted.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _spell(value: Any) -> str:

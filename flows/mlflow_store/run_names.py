@@ -1,4 +1,4 @@
-"""How a run is called, in MLflow and in Prefect."""
+"""The name of a run, in MLflow and in Prefect."""
 
 from tasks.settings import AggregatorSettings, Settings
 
@@ -13,7 +13,7 @@ _STRENGTH = {
 
 
 def run_name(settings: Settings) -> str:
-    """Returns a run's name by what people compare: `mlp dirichlet(0.3) mean(uniform) sgd`."""
+    """Returns a run's name by the settings that people compare: `mlp dirichlet(0.3) mean(uniform) sgd`."""
     partition, federate = settings.partition, settings.federate
     kind: str = partition.kind
     if kind in _STRENGTH:

@@ -1,7 +1,7 @@
-"""The MLflow run that a workspace began, and what has become of it: the file `.mlflow-run` of the workspace.
+"""The record of the MLflow run that a workspace began: the file `.mlflow-run` in the workspace.
 
-Its first line is the run's id, and the run's status once it has ended there. Its second line, once the clients' data
-are known, is their hash: rounds over other data belong into another run.
+Its first line is the run's id, followed by the run's status once the run has ended in MLflow. Its second line is the
+hash of the clients' data, once they exist: rounds over other data belong to another run.
 """
 
 import logging
@@ -21,28 +21,28 @@ log = logging.getLogger(__name__)
 
 RUN_ID = ".mlflow-run"
 _LINKS = ("prefect.flow_run_id", "prefect.flow_run_name", "prefect.url", "mlflow.parentRunId")
-"""Tags that lead to the flow run which goes on with a run."""
+"""Tags that link a run to its flow run; a flow run that resumes the run replaces them."""
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _Record:
     run_id: str = ""
     status: str = ""
     data: str = ""
 
 
 def begin(client: "MlflowClient", folder: Path, start: Callable[[], str], tags: Mapping[str, str] | None = None) -> str:
-    """Returns the id of the run that an attempt at `folder` began, resumed, or of the one that `start` makes.
+    """Returns the id of the run that an earlier attempt at `folder` began, now resumed; else of the one `start` makes.
 
-    `tags` are those of this attempt: of a run that is resumed, they replace those that lead to the earlier flow run.
+    `tags` are the tags of this attempt. In a resumed run they replace the links to the earlier flow run.
     """
     before = _read(folder)
     run_id = _resume(client, before.run_id, tags or {})
     if run_id:
-        _write(folder, _Begun(run_id, data=before.data))
+        _write(folder, _Record(run_id, data=before.data))
         return run_id
     run_id = start()
-    _write(folder, _Begun(run_id))
+    _write(folder, _Record(run_id))
     return run_id
 
 
@@ -52,58 +52,61 @@ def read_run_id(folder: Path) -> str:
 
 
 def has_finished(folder: Path) -> bool:
-    """Returns whether the run of `folder` is whole in MLflow."""
+    """Returns whether the run of `folder` is complete in MLflow."""
     return _read(folder).status == "FINISHED"
 
 
 def is_unfinished(folder: Path) -> bool:
     """Returns whether the run of `folder` was begun in MLflow, and not ended."""
-    found = _read(folder)
-    return bool(found.run_id) and not found.status
+    record = _read(folder)
+    return bool(record.run_id) and not record.status
 
 
 def can_go_on(folder: Path) -> bool:
-    """Returns whether the run of `folder` was begun in MLflow, and is not whole there, however it ended."""
+    """Returns whether the run of `folder` was begun in MLflow and is not complete there, however it ended."""
     return bool(read_run_id(folder)) and not has_finished(folder)
 
 
 def is_of_other_data(folder: Path, data: str) -> bool:
     """Returns whether the run of `folder` has rounds over clients' data with another hash than `data`."""
-    known = _read(folder).data
-    return bool(known) and known != data
+    recorded = _read(folder).data
+    return bool(recorded) and recorded != data
 
 
 def note_data(folder: Path, data: str) -> None:
-    """Records the hash of the clients' data that the run of `folder` is about."""
-    found = _read(folder)
-    if found.data != data:
-        _write(folder, _Begun(found.run_id, found.status, data))
+    """Records the hash of the clients' data over which the run of `folder` trains."""
+    record = _read(folder)
+    if record.data != data:
+        _write(folder, _Record(record.run_id, record.status, data))
 
 
 def remove_record(folder: Path) -> None:
-    """Removes the record: the run goes on no more."""
+    """Removes the record: no attempt resumes the run."""
     (folder / RUN_ID).unlink(missing_ok=True)
 
 
 def end_abandoned(folder: Path, status: str, with_reports: bool = True) -> None:
-    """Ends the run of the workspace `folder` in MLflow if there is one that its process left running."""
+    """Ends the run of the workspace `folder` in MLflow if its process left the run running there."""
     if is_unfinished(folder):
         terminate(connection.connect(folder).client, folder, read_run_id(folder), status, with_reports)
 
 
 def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, with_reports: bool = True) -> None:
-    """Ends the run of `folder` in MLflow, if the store answers; `with_reports`, the folder's reports are the run's."""
+    """Ends the run of `folder` in MLflow, if the store answers.
+
+    `with_reports`: a run that did not finish gets the folder's round logs, which a diagnosis needs.
+    """
     try:
-        # What is needed for a diagnosis; a finished run's are logged with all the rest.
+        # A finished run has its round logs already, among its other files.
         if status != "FINISHED" and with_reports:
             for path in ("reports/rounds.csv", "reports/clients.csv"):
                 if (folder / path).is_file():
                     client.log_artifact(run_id, str(folder / path), "reports")
         client.set_terminated(run_id, status)
-    except Exception as lost:  # the store is gone: what ended the run says more
+    except Exception as lost:  # the store is gone: the error that ended the run says more
         log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
     else:
-        _write(folder, _Begun(run_id, status, _read(folder).data))
+        _write(folder, _Record(run_id, status, _read(folder).data))
 
 
 def _resume(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> str:
@@ -125,18 +128,18 @@ def _resume(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> str
     for name in _LINKS:
         if name in tags:
             client.set_tag(run_id, name, tags[name])
-        elif tags and name in run.data.tags:  # as the page of a server that this flow run has not
+        elif tags and name in run.data.tags:  # such as the page of a server that this flow run does not have
             client.delete_tag(run_id, name)
     return run_id
 
 
-def _read(folder: Path) -> _Begun:
+def _read(folder: Path) -> _Record:
     path = folder / RUN_ID
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     run_id, status = [*(lines or [""])[0].split(), "", ""][:2]
-    return _Begun(run_id, status, lines[1] if len(lines) > 1 else "")
+    return _Record(run_id, status, lines[1] if len(lines) > 1 else "")
 
 
-def _write(folder: Path, now: _Begun) -> None:
+def _write(folder: Path, record: _Record) -> None:
     with replacing(folder / RUN_ID) as fresh:
-        fresh.write_text(f"{now.run_id} {now.status}".strip() + f"\n{now.data}", encoding="utf-8")
+        fresh.write_text(f"{record.run_id} {record.status}".strip() + f"\n{record.data}", encoding="utf-8")
