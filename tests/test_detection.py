@@ -8,14 +8,18 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from scipy.stats import t as student
 
-from tasks.detection import Increase, _first_alarm, _last, _onset, find_increase
-from tasks.scan import Cells, _beside, _rises, noise, null
+from tasks.detection import Increase, find_increase
+from tasks.detection.dating import first_alarm, last_risen, onset_of
+from tasks.detection.noise import noise_of
+from tasks.detection.null import null_law, simulate
+from tasks.detection.scan import Cells
+from tasks.detection.windows import beside, rises
 
 ALPHA = 0.01
 NOISE = 0.07  # sd of a round, as a fraction of the loss
 
 
-def noise_of(rng: np.random.Generator, law: str, n: int) -> np.ndarray:
+def draw_noise(rng: np.random.Generator, law: str, n: int) -> np.ndarray:
     """Noise (n,) with sd 1: Gaussian, Student-t(5), exponential (skewed upwards), or AR(1)."""
     if law == "gauss":
         return rng.standard_normal(n)
@@ -65,7 +69,7 @@ def curve(
 
     `additive`: noise of one size for the whole curve instead, that of the last level.
     """
-    m, e = level(shape, n), noise_of(rng, law, n)
+    m, e = level(shape, n), draw_noise(rng, law, n)
     if additive:
         return m + NOISE * m[-1] * e
     return m * np.exp(NOISE * (e + height * rise_of(kind, n, int(0.6 * n))))
@@ -76,7 +80,8 @@ def find(losses: np.ndarray, significance: float = ALPHA) -> Increase:
 
 
 def claims(draw: partial[np.ndarray], count: int, significance: float = ALPHA) -> list[Increase]:
-    return [found for found in (find(draw(), significance) for _ in range(count)) if found.detected]
+    increases = (find(draw(), significance) for _ in range(count))
+    return [increase for increase in increases if increase.detected]
 
 
 def most(count: int, rate: float) -> int:
@@ -123,18 +128,18 @@ def test_planted_rise_is_found_from_its_round(
 ) -> None:
     """`rate` and `late`, the 0.95 quantile of the delay, as measured on 800 other curves (the docstring's table)."""
     rng = np.random.default_rng(13)
-    found = [
-        one
+    increases = [
+        increase
         for shape in ("exponential", "power")
-        for one in claims(partial(curve, rng, n, shape, law, kind, height), 20)
+        for increase in claims(partial(curve, rng, n, shape, law, kind, height), 20)
     ]
-    assert len(found) >= least(40, rate)
+    assert len(increases) >= least(40, rate)
     onset = int(0.6 * n) + 1
-    delays = np.array([one.round for one in found]) - onset
-    assert (delays > late).sum() <= most(len(found), 0.05)
-    assert (delays < -3).sum() <= most(len(found), 0.05)
-    assert all(one.kind == "level" and one.confidence >= 1 - ALPHA for one in found)
-    assert all(one.round <= one.alarm <= n and one.round <= one.until <= n for one in found)  # type: ignore[operator]
+    delays = np.array([increase.round for increase in increases]) - onset
+    assert (delays > late).sum() <= most(len(increases), 0.05)
+    assert (delays < -3).sum() <= most(len(increases), 0.05)
+    assert all(each.kind == "level" and each.confidence >= 1 - ALPHA for each in increases)
+    assert all(each.round <= each.alarm <= n and each.round <= each.until <= n for each in increases)  # type: ignore[operator]
 
 
 def test_step_stays_up_until_the_last_round_and_spike_ends_with_its_own() -> None:
@@ -283,28 +288,28 @@ def test_live_calls_find_a_step_within_two_rounds() -> None:
 
 def test_noise_of_independent_gaussian_losses() -> None:
     # sd 1 and correlation 0; 0.3 weighs 6 of 4,006 losses. Error of the sd below 10 %, of the correlation below 0.15.
-    found = noise(np.random.default_rng(24).standard_normal(4000))
+    found = noise_of(np.random.default_rng(24).standard_normal(4000))
     assert found.correlation < 0.15
     assert found.sd == pytest.approx(1, rel=0.15)
 
 
 def test_noise_of_correlated_losses() -> None:
-    found = noise(noise_of(np.random.default_rng(25), "ar0.5", 4000))
+    found = noise_of(draw_noise(np.random.default_rng(25), "ar0.5", 4000))
     assert found.correlation == pytest.approx(0.5, abs=0.12)
     assert found.sd == pytest.approx(1, rel=0.2)
 
 
 def test_noise_ignores_a_straight_descent() -> None:
     z = np.random.default_rng(26).standard_normal(50)
-    assert noise(z - 3 * np.arange(50)).scale == pytest.approx(noise(z).scale, rel=1e-9)
+    assert noise_of(z - 3 * np.arange(50)).scale == pytest.approx(noise_of(z).scale, rel=1e-9)
 
 
 def test_critical_height_is_where_the_p_value_reaches_the_significance() -> None:
-    law = null(12, 0.3, 0.01)
-    for beside in (False, True):
-        height = law.critical(0.01, beside)
-        assert law.p_value(np.nextafter(height, np.inf), beside) <= 0.01 < law.p_value(height, beside)
-        assert law.critical(1e-9, beside) == np.inf
+    law = null_law(12, 0.3, 0.01)
+    for is_beside in (False, True):
+        height = law.critical(0.01, is_beside)
+        assert law.p_value(np.nextafter(height, np.inf), is_beside) <= 0.01 < law.p_value(height, is_beside)
+        assert law.critical(1e-9, is_beside) == np.inf
 
 
 @pytest.mark.parametrize("n", [8, 13, 40])
@@ -314,7 +319,7 @@ def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
     scale = 0.4
     sd = scale / (0.3247 * np.sqrt(6))  # of independent noise with these second differences
     seen = 0
-    for (a, b, _), first, found in _beside(z[None, :], np.array([scale])):
+    for (a, b, _), first, found in beside(z[None, :], np.array([scale])):
         for k, value in enumerate(found[0]):
             split = first + k
             after, before = z[split : split + a], z[split - b : split]
@@ -329,7 +334,7 @@ def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
 @pytest.mark.parametrize("n", [8, 13, 40])
 def test_statistic_over_the_least_level_before_a_split_is_that_of_the_slow_reference(n: int) -> None:
     z, scale, seen = np.random.default_rng(n).standard_normal(n), 0.4, set()
-    for (a, b, level), first, found in _rises(z[None, :], np.array([scale])):
+    for (a, b, level), first, found in rises(z[None, :], np.array([scale])):
         assert len(found[0]) == n - a - first + 1
         for split, value in enumerate(found[0], start=first):
             after = z[split : split + a]
@@ -343,8 +348,8 @@ def test_statistic_over_the_least_level_before_a_split_is_that_of_the_slow_refer
 
 def test_null_law_of_more_than_32_losses_is_that_of_the_next_multiple_of_8() -> None:
     # Computed once, so it is the same object; fewer losses than there are would make noise look rarer than it is.
-    assert null(33, 0.3, 0.01) is null(39, 0.3, 0.01) is null(40, 0.3, 0.01)
-    assert null(32, 0.3, 0.01) is not null(33, 0.3, 0.01)
+    assert null_law(33, 0.3, 0.01) is null_law(39, 0.3, 0.01) is null_law(40, 0.3, 0.01)
+    assert null_law(32, 0.3, 0.01) is not null_law(33, 0.3, 0.01)
 
 
 # The parts of a rise, by hand
@@ -364,14 +369,14 @@ def test_alarms_with_at_most_three_losses_between_them_are_one_rise(ends: tuple[
     # A clear step at index 9: every beginning of the curve from 11 losses on raises an alarm by itself.
     z = 0.01 * np.random.default_rng(0).standard_normal(20) + 5 * (np.arange(20) >= 9)
     cells = cells_of(*((end - 2, 2, 4) for end in ends))
-    found = _first_alarm(z, cells, np.ones(len(ends)), len(ends) - 1, ALPHA)
+    found = first_alarm(z, cells, np.ones(len(ends)), len(ends) - 1, ALPHA)
     assert cells.end[found] == first
 
 
 def test_cell_that_is_not_claimed_begins_no_rise() -> None:
     z = 0.01 * np.random.default_rng(0).standard_normal(20) + 5 * (np.arange(20) >= 9)
     cells = cells_of((14, 2, 4), (18, 2, 4))
-    assert _first_alarm(z, cells, np.array([-0.1, 1.0]), 1, ALPHA) == 1
+    assert first_alarm(z, cells, np.array([-0.1, 1.0]), 1, ALPHA) == 1
 
 
 @pytest.mark.parametrize(
@@ -388,7 +393,7 @@ def test_cell_that_is_not_claimed_begins_no_rise() -> None:
 )
 def test_losses_clearly_above_the_level_before_a_spike_belong_to_its_rise(climb: tuple[float, ...], onset: int) -> None:
     z = np.array([0.0] * 8 + [*climb, 100.0])
-    assert _onset(z, cells_of((12, 1, 4)), 0, 1.0) == onset
+    assert onset_of(z, cells_of((12, 1, 4)), 0, 1.0) == onset
 
 
 @pytest.mark.parametrize(
@@ -406,7 +411,7 @@ def test_losses_clearly_above_the_level_before_a_spike_belong_to_its_rise(climb:
     ],
 )
 def test_rise_lasts_until_the_loss_is_back_below_its_half(after: int, rest: tuple[float, ...], last: int) -> None:
-    assert _last(np.array([0.0] * 6 + [*rest]), cells_of((6, after, 4)), 0) == last
+    assert last_risen(np.array([0.0] * 6 + [*rest]), cells_of((6, after, 4)), 0) == last
 
 
 def test_rise_after_which_the_loss_goes_up_and_down_is_found() -> None:
@@ -423,9 +428,9 @@ def test_rise_after_which_the_loss_goes_up_and_down_is_found() -> None:
 
 
 def test_null_law_is_the_same_every_time() -> None:
-    first = null(12, 0.3, 0.01)
-    null.__globals__["_null"].cache_clear()
-    assert np.array_equal(np.array(first.maxima), np.array(null(12, 0.3, 0.01).maxima))
+    first, second = (simulate(12, 0.3, 4000) for _ in range(2))
+    assert np.array_equal(np.array(first.maxima), np.array(second.maxima))
+    assert np.array_equal(np.array(first.maxima), np.array(null_law(12, 0.3, 0.01).maxima))
 
 
 @pytest.mark.slow

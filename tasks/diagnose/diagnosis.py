@@ -25,7 +25,7 @@ class Rise:
         confidence: 1 minus the probability of a rise as clear by noise alone.
         loss: column of rounds.csv that was tested, `val_loss` or `train_loss`.
         num_losses: rounds in which that was measured.
-        kind: `level`, `drift`, … as `tasks/detection.py` names it; `not_finite`.
+        kind: `level`, `drift`, … as `tasks/detection/increase.py` names it; `not_finite`.
         alarm: the round after which the rise was sure.
         phase: phase of its first round: `federate`, `prune`; empty if not known.
         sparsity: of the model before and at the end of the rise, where it rose with the loss.

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from tasks.detection.noise import FEWEST
+from tasks.detection.null import MOST_DRAWS
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import SHARES, Rise
 from tasks.diagnose.report.observed import count
 from tasks.round_log.read import ClientLog, RoundLog
-from tasks.scan import FEWEST, MOST_DRAWS
 
 
 def limits(seen: Observation, rounds: RoundLog, clients: ClientLog, significance: float) -> list[str]:

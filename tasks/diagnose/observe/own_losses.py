@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.detection.null import draws_for
 from tasks.diagnose.observe.short_series import FEWEST_AFTER, FEWEST_BEFORE, Floats, clearest, noise_sd, null_law
-from tasks.scan import draws_for
 
 Ints = NDArray[np.int64]
 Series = tuple[Ints, Floats, Floats]

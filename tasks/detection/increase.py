@@ -7,13 +7,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.detection.dating import first_alarm, last_risen, onset_of
+from tasks.detection.noise import FEWEST, Floats, series
+from tasks.detection.scan import scan_curve
 from tasks.finite import LARGEST
-from tasks.scan import FEWEST, Cells, Floats, Noise, Null, noise, null, scan, series
 
 Rounds = NDArray[np.int64]
-
-_PATIENCE = 3
-"""Losses without an alarm that may lie inside one rise: an oscillation comes down in between."""
 
 
 @dataclass(frozen=True)
@@ -121,22 +120,23 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     if len(values) < FEWEST:
         return Increase(detected=False)
     z = series(values)
-    found, law, cells, excess = _scan(z, significance)
+    scanned = scan_curve(z, significance)
+    noise, law, cells, excess = scanned.noise, scanned.law, scanned.cells, scanned.excess
     top = int(np.argmax(excess))
     highest = [float(cells.height[cells.beside == beside].max()) for beside in (False, True)]
-    least = law.least_rise(significance, found.sd, found.scale)
+    least = law.least_rise(significance, noise.sd, noise.scale)
     calm = Increase(
         detected=False,
         confidence=1 - min(law.p_value(highest[beside], beside) for beside in (False, True)),
-        noise=found.sd,
-        correlation=found.correlation,
+        noise=noise.sd,
+        correlation=noise.correlation,
         visible=_visible(values, least),
         relative=bool((values > 0).all()),
     )
     if not excess[top] > 0:
         return calm
-    start = _first_alarm(z, cells, excess, top, significance)
-    onset, last = _onset(z, cells, start, found.sd), _last(z, cells, top)
+    start = first_alarm(z, cells, excess, top, significance)
+    onset, last = onset_of(z, cells, start, noise.sd), last_risen(z, cells, top)
     before = values[max(0, onset - int(cells.before[start])) : onset]
     after = values[max(onset, int(cells.split[top])) : int(cells.end[top])]
     return replace(
@@ -151,74 +151,7 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     )
 
 
-def _scan(z: Floats, significance: float) -> tuple[Noise, Null, Cells, Floats]:
-    """The noise of z (N,), its law, every cell, and by how much that is higher than its critical value."""
-    found = noise(z)
-    law = null(len(z), found.correlation, significance)
-    cells = scan(z, found.scale, law)
-    critical = np.array([law.critical(significance, beside) for beside in (False, True)])
-    return found, law, cells, cells.height - critical[cells.beside.astype(np.int64)]
-
-
 def _visible(values: Floats, least: float) -> float | None:
     if not (values > 0).all():
         return least if math.isfinite(least) else None
     return math.expm1(least) if least < 10 else None  # a factor beyond 22,000 is none that a loss could show
-
-
-def _first_alarm(z: Floats, cells: Cells, excess: Floats, top: int, significance: float) -> int:
-    """Index of the clearest cell at the first alarm of the rise that the cell `top` belongs to.
-
-    An alarm is the end of a claimed cell: one that is higher than its critical value, with an `excess` above 0. Going
-    back from `top`, alarms at most `_PATIENCE` losses apart are one rise. The first of them is that which the losses up
-    to it raise by themselves: a curve that ends as flat as a model that has broken down makes its noise look small.
-    """
-    claimed = excess > 0
-    ends = [int(cells.end[top])]
-    for end in np.unique(cells.end[claimed & (cells.end < ends[0])])[::-1]:
-        if ends[-1] - int(end) > _PATIENCE + 1:
-            break
-        ends.append(int(end))
-    start = next((end for end in ends[:0:-1] if end >= FEWEST and _scan(z[:end], significance)[3].max() > 0), ends[0])
-    at_start = np.where(claimed & (cells.end == start), excess, -np.inf)
-    return int(np.argmax(at_start))
-
-
-def _onset(z: Floats, cells: Cells, start: int, sd: float) -> int:
-    """Index of the first risen loss: the least-squares change point between the best level and the first alarm.
-
-    Two shapes compete, with two parameters each: a step, and a line that leaves the level. A climb that ends in a spike
-    is like neither: the losses before the change point that lie clearly above the level, one by one by an `sd` of the
-    noise and in the mean by three of its standard errors, belong to the rise.
-    """
-    before, end = int(cells.before[start]), int(cells.end[start])
-    levels = np.convolve(z[: cells.split[start]], np.ones(before) / before, "valid")
-    reference = len(levels) - 1 - int(np.argmin(levels[::-1]))
-    span = z[reference:end]
-    best, onset = np.inf, end - 1
-    for change in range(before, len(span)):
-        since = np.maximum(0, np.arange(len(span)) - change + 1)
-        for shape in (np.minimum(since, 1), since):
-            slope, level = np.polyfit(shape, span, 1)
-            misfit = float(((span - level - slope * shape) ** 2).sum())
-            if slope > 0 and misfit < best * (1 - 1e-9):
-                best, onset = misfit, reference + change
-    level, earliest = float(levels[reference]), onset
-    for first in range(onset - 1, reference + before - 1, -1):
-        above = z[first:onset] - level
-        if above[0] <= sd:
-            break
-        if above.mean() > 3 * sd * math.sqrt(1 / len(above) + 1 / before):
-            earliest = first
-    return earliest
-
-
-def _last(z: Floats, cells: Cells, top: int) -> int:
-    """Index of the last risen loss: the last one if the mean over A losses never comes back below half of the rise."""
-    after, split, before = int(cells.after[top]), int(cells.split[top]), int(cells.before[top])
-    level = np.convolve(z[:split], np.ones(before) / before, "valid").min()
-    half = (level + z[split : split + after].mean()) / 2
-    for end in range(split + after + 1, len(z) + 1):
-        if z[end - after : end].mean() < half:
-            return split + int(np.flatnonzero(z[split:end] > half)[-1])
-    return len(z) - 1

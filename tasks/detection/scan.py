@@ -1,0 +1,63 @@
+"""Every pair of windows at every split of one curve, against what noise alone gives."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detection.noise import Floats, Noise, noise_of
+from tasks.detection.null import Null, null_law
+from tasks.detection.windows import statistics
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The scan: one entry for every pair of windows (after: A losses, before: B losses) and every split.
+
+    Attributes:
+        height: standardised statistic.
+        split: number of losses before the after-window, which holds the losses split … split + after - 1.
+        after: A.
+        before: B.
+        beside: whether the statistic is `beside`.
+    """
+
+    height: Floats
+    split: NDArray[np.int64]
+    after: NDArray[np.int64]
+    before: NDArray[np.int64]
+    beside: NDArray[np.bool_]
+
+    @property
+    def end(self) -> NDArray[np.int64]:
+        """Number of losses up to the end of the after-window: the cell needs no later ones."""
+        return self.split + self.after
+
+
+def cells_of(z: Floats, scale: float, law: Null) -> Cells:
+    """Returns every cell of the series z (N,), standardised by `law`."""
+    parts = []
+    for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
+        height = (rise[0] - law.location[a, b, level]) / law.spread[a, b, level]
+        splits = np.arange(first, first + len(height))
+        parts.append([height, splits, *(np.full(len(height), value) for value in (a, b, level == "beside"))])
+    return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+@dataclass(frozen=True)
+class CurveScan:
+    """One curve: its noise, the law of noise alone, every cell, and by how much each is above its critical height."""
+
+    noise: Noise
+    law: Null
+    cells: Cells
+    excess: Floats
+
+
+def scan_curve(z: Floats, significance: float) -> CurveScan:
+    """Returns the scan of the series z (N,); a cell with an excess above 0 is a claim at `significance`."""
+    noise = noise_of(z)
+    law = null_law(len(z), noise.correlation, significance)
+    cells = cells_of(z, noise.scale, law)
+    critical = np.array([law.critical(significance, beside) for beside in (False, True)])
+    return CurveScan(noise, law, cells, cells.height - critical[cells.beside.astype(np.int64)])

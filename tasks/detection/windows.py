@@ -1,0 +1,92 @@
+"""The statistics of pairs of windows: how much higher the losses after a split are than the losses before it."""
+
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.detection.noise import SMALLER_HALF, Floats
+
+Level = Literal["mean", "upper", "beside"]
+Pair = tuple[int, int, Level]
+"""A, B, and the statistic: `mean` and `upper`, the mean or the upper quartile of the A losses after the split over the
+least mean of B in a row before it, in noise scales of the whole curve; `beside`, the mean of the A losses over that of
+the B right before the split, in units of the spread within these two windows."""
+
+PRIOR_SPREAD = 3
+"""Weight of the whole curve's noise in the spread within two windows, in degrees of freedom: 2 and 4 losses may lie
+close together by chance."""
+
+
+def _widths(n: int, most: int) -> list[int]:
+    return [width for width in (1, 2, 4, 8, 16, 32) if width <= max(2, min(most, n // 3))]
+
+
+def statistics(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields each pair, its first split, and its statistic for each split (draws, splits)."""
+    yield from rises(curves, scale)
+    yield from beside(curves, scale)
+
+
+def rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields (the after-window's level - least mean of B in a row before) / scale, in the form of `statistics`."""
+    n = curves.shape[1]
+    total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
+    best = {
+        b: np.minimum.accumulate((total[:, b:] - total[:, :-b]) / b, axis=1)  # column i: windows within z_1 … z_(i+b)
+        for b in _widths(n, 16)
+        if b > 1
+    }
+    levels: dict[tuple[int, Level], Floats] = {(a, "mean"): (total[:, a:] - total[:, :-a]) / a for a in _widths(n, 32)}
+    levels |= {(a, "upper"): _upper_quartiles(curves, a) for a in _widths(n, 16) if a >= 4}
+    for (a, level_after), after in levels.items():
+        for b, level in best.items():
+            first = max(3, b)
+            if first <= n - a:
+                rise = after[:, first:] - level[:, first - b : n - a - b + 1]
+                yield (a, b, level_after), first, rise / scale[:, None]
+
+
+def beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields Student's t of the two windows beside a split, as the normal deviate that is as improbable.
+
+    The noise of the curve counts as `PRIOR_SPREAD` more degrees of freedom. After a rise the losses often spread more,
+    which hides it from a scale of the whole curve; beside a split, 8 losses on either side still tell.
+    """
+    n = curves.shape[1]
+    sd = scale / (SMALLER_HALF * math.sqrt(6))
+    # Around the curve's mean, so that the squares keep their digits.
+    around = curves - curves.mean(axis=1, keepdims=True)
+    total, square = (np.pad(np.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in (around, around**2))
+    for a in (2, 4, 8, 16):
+        for b in (4, 8, 16):
+            if max(a, b) > n // 2:
+                continue
+            split = np.arange(b, n - a + 1)
+            after = (total[:, split + a] - total[:, split]) / a
+            before = (total[:, split] - total[:, split - b]) / b
+            inner = square[:, split + a] - square[:, split - b] - a * after**2 - b * before**2
+            freedom = a + b - 2 + PRIOR_SPREAD
+            variance = (np.maximum(inner, 0.0) + PRIOR_SPREAD * sd[:, None] ** 2) / freedom
+            yield (a, b, "beside"), b, deviate((after - before) / np.sqrt(variance * (1 / a + 1 / b)), freedom)
+
+
+def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:
+    """Returns the normal deviate as improbable as Student's t (Wallace 1959; to 0.03 up to 4, freedom from 7 on)."""
+    shrink = (8 * freedom + 1) / (8 * freedom + 3)
+    as_normal: Floats = shrink * np.sign(t) * np.sqrt(freedom * np.log1p(t**2 / freedom))
+    return as_normal
+
+
+def student(deviate: float, freedom: int) -> float:
+    """The inverse of `deviate`, for deviates above 0."""
+    shrink = (8 * freedom + 1) / (8 * freedom + 3)
+    return math.sqrt(freedom * math.expm1(min(500.0, (deviate / shrink) ** 2 / freedom)))
+
+
+def _upper_quartiles(curves: Floats, width: int) -> Floats:
+    """The (width / 4 + 1)-th largest of every `width` losses in a row: the peaks of an oscillation, not one outlier."""
+    kth = width - width // 4 - 1
+    return np.partition(np.lib.stride_tricks.sliding_window_view(curves, width, axis=1), kth, axis=2)[:, :, kth]
