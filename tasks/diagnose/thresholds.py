@@ -110,7 +110,7 @@ MARGIN = 0.2
 evidence of its own is dropped halfway if it is two of these below the best. Origin: by hand."""
 REST = 0.2
 """A second cause counts if it takes away at least this share beyond the first. Origin: by hand."""
-PAIR = 0.6
+TOGETHER = 0.6
 """Two causes that explain the rise only together are confirmed on other seeds if they take away at least this share.
 Origin: by hand; not measured."""
 MORE = 0.05
@@ -125,7 +125,7 @@ REMAINS = 0.1
 HALF_OF_THE_REST = 0.5
 """A second cause with evidence of its own counts if it takes away at least this share of what is left of the other
 loss's rise, and LASTING. Origin: tuned."""
-NO_EFFECT = 0.02
+NOTHING_HALFWAY = 0.02
 """A second change that lowers the log loss by less than this halfway is dropped. Origin: tuned."""
 
 # The scale of a rise.

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.diagnose.evidence.data_fit import DataFit
-from tasks.diagnose.evidence.sent_update import SentUpdate
+from tasks.diagnose.evidence.data_finding import DataFinding
+from tasks.diagnose.evidence.update_finding import UpdateFinding
 from tasks.diagnose.thresholds import BEYOND, FAR_GROWN, OUTGROWN, TOO_STEEP, UNEQUAL_WORK
 from tasks.skew import earth_mover
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientFinding(DataFit, SentUpdate):
+class ClientFinding(DataFinding, UpdateFinding):
     """One client: its data, its updates, and its part in the rounds of the rise.
 
     Attributes:

@@ -24,13 +24,13 @@ from tasks.diagnose.thresholds import (
     LASTING,
     MARGIN,
     MORE,
-    NO_EFFECT,
-    PAIR,
+    NOTHING_HALFWAY,
     PROVEN,
     REMAINS,
     REPRODUCED,
     REST,
     STEEP,
+    TOGETHER,
 )
 from tasks.errors import SettingsError
 from tasks.round_log.read import ClientLog
@@ -368,7 +368,7 @@ class _Case:
             if not self._run(both, 0, self._halfway()):
                 continue
             falls = [self._fall(first, both, loss) for loss in (self._loss, self._other)]
-            if (max(falls) if CAUSES[cause].evident else falls[0]) < NO_EFFECT:
+            if (max(falls) if CAUSES[cause].evident else falls[0]) < NOTHING_HALFWAY:
                 continue
             self._run(both, 0)
             gain, loss = self._gain(first, both, cause)
@@ -429,7 +429,7 @@ class _Case:
                 if one.candidate.cause == other.candidate.cause:
                     continue
                 both = self._together(one, other)
-                if not self._run(both, 0) or self._removes(both) < PAIR:
+                if not self._run(both, 0) or self._removes(both) < TOGETHER:
                     continue
                 self._confirm(both)
                 if self._effect(both).proven:

@@ -4,16 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.diagnose.evidence.data_fit import DataFit
+from tasks.diagnose.evidence.data_finding import DataFinding
 from tasks.diagnose.evidence.memory import Memory
 
-FIT = DataFit(loss=0.3, accuracy=0.9, usual_loss=0.3, expected_loss=0.3, expected_accuracy=0.9, feature_distance=0.05)
+FIT = DataFinding(
+    loss=0.3, accuracy=0.9, usual_loss=0.3, expected_loss=0.3, expected_accuracy=0.9, feature_distance=0.05
+)
 SAME, OTHER = Memory(round=3, logged=0.5, now=0.5), Memory(round=3, logged=0.5, now=0.6)
 TURNED_ROUND = replace(OTHER, relabelling=(1, 0))
 NAN = float("nan")
 
 
-def fit(**changes: object) -> DataFit:
+def fit(**changes: object) -> DataFinding:
     return replace(FIT, **changes)  # type: ignore[arg-type]
 
 

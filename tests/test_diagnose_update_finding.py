@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.diagnose.evidence.sent_update import SentUpdate
+from tasks.diagnose.evidence.update_finding import UpdateFinding
 
-HONEST = SentUpdate(
+HONEST = UpdateFinding(
     norm=1.0, norm_per_step=1.0, grown=1.0, slope=-0.9, cosine=0.5, cosine_before=0.5, cosine_during=0.5, left_out=0.0
 )
 NAN = float("nan")
 
 
-def sent(**changes: float) -> SentUpdate:
+def sent(**changes: float) -> UpdateFinding:
     return replace(HONEST, **changes)
 
 
@@ -30,6 +30,7 @@ def test_update_within_5_percent_of_what_training_gives_is_verified(ratio: float
         ({"cosine": -0.39}, False),  # less than half of what it was, reversed
         ({"cosine": -0.4}, False),
         ({"cosine_before": 0.29}, False),  # did not agree with the others before
+        ({"cosine_before": 0.3}, False),
         ({"cosine_before": 0.31}, True),
         ({"cosine_before": NAN}, False),
         ({"norm": 0.5}, False),  # too short
@@ -98,6 +99,6 @@ def test_odd_updates_get_a_second_look(changes: dict, expected: bool) -> None:
 
 
 def test_nothing_is_odd_of_a_client_that_sent_nothing() -> None:
-    nothing = SentUpdate()
+    nothing = UpdateFinding()
     assert (nothing.odd, nothing.turned, nothing.uphill, nothing.oversized) == (False,) * 4
     assert nothing.verified is None

@@ -18,7 +18,7 @@ from tasks.diagnose.thresholds import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFit:
+class DataFinding:
     """One client's data under the model before the rise.
 
     Attributes:

@@ -20,7 +20,7 @@ from tasks.diagnose.thresholds import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentUpdate:
+class UpdateFinding:
     """What one client sends from the model before the rise, and what the log says of its updates.
 
     The first five are of one round. For a client with an odd update whose `sent_over_trained` is not known, they are
