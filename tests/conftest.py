@@ -93,6 +93,14 @@ def make_clients():
 
 
 @pytest.fixture(scope="session")
+def computations():
+    """The computations of rounds that all replays of the session share: to trace one takes seconds."""
+    from tasks.diagnose.replay.computations import ComputationCache
+
+    return ComputationCache()
+
+
+@pytest.fixture(scope="session")
 def client_input():
     """(folder, order, ...) -> what the host tells a client, for its whole data in the given order of visits."""
 

@@ -322,7 +322,7 @@ def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp
 
 def test_data_as_they_were_are_not_looked_at_twice(run, settings_of, monkeypatch):
     logs = read_rounds(run / "reports/rounds.csv"), read_clients(run / "reports/clients.csv")
-    monkeypatch.setattr("tasks.diagnose._risen_with_their_data", lambda *_: pytest.fail("the data are the same"))
+    monkeypatch.setattr("tasks.diagnose.step._risen_with_their_data", lambda *_: pytest.fail("the data are the same"))
     assert not diagnosis(*logs, settings_of(SETTINGS), run)["increase"]["detected"]
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from tasks import outputs
 from tasks.detection import Increase
 from tasks.diagnose.explain import with_causes
+from tasks.diagnose.incident import Incident
 from tasks.diagnose.observe.limits import limits, not_replayed
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
 from tasks.diagnose.observe.own_losses import ClientRise
+from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.report.observed import headline, to_json, to_markdown
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
@@ -59,13 +61,20 @@ def _diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) ->
     return answer
 
 
-def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspace: Path | None) -> dict[str, Any]:
-    """Returns what diagnosis.json holds."""
+def diagnosis(
+    rounds: RoundLog,
+    clients: ClientLog,
+    settings: Settings,
+    workspace: Path | None,
+    cache: ComputationCache | None = None,
+) -> dict[str, Any]:
+    """Returns what diagnosis.json holds; several diagnoses in one process may share the `cache` of computations."""
+    cache = cache or ComputationCache()
     significance = settings.diagnose.significance
     seen, risen = observe(rounds, clients, significance), list[ClientRise]()
     tested, training = seen.rise.detected, clients.without(rounds.rounds[rounds.pruning])
     if workspace is not None and _data_changed(settings, workspace):
-        risen = _risen_with_their_data(training, settings, workspace)
+        risen = _risen_with_their_data(training, settings, workspace, cache)
     if risen and not tested:
         seen = observe(rounds, clients, significance, risen)
     unknown = limits(seen, rounds, clients, significance)
@@ -77,7 +86,7 @@ def diagnosis(rounds: RoundLog, clients: ClientLog, settings: Settings, workspac
     why = not_replayed(seen, workspace, rounds, settings.federate.rounds)
     if why is None and workspace is not None:
         try:
-            return _with_proof(found, seen, risen, rounds, training, settings, workspace)
+            return _with_proof(found, seen, risen, rounds, training, settings, workspace, cache)
         except UndriftError as exc:
             why = f"The rounds could not be replayed, so no cause is proven: {exc}."
     return found | {"limits": [why, *unknown]}
@@ -92,14 +101,16 @@ def _data_changed(settings: Settings, workspace: Path) -> bool:
         return False  # without checkpoints or data there is nothing to compare
 
 
-def _risen_with_their_data(clients: ClientLog, settings: Settings, workspace: Path) -> list[ClientRise]:
+def _risen_with_their_data(
+    clients: ClientLog, settings: Settings, workspace: Path, cache: ComputationCache
+) -> list[ClientRise]:
     """The clients whose loss rose as their data changed; none where that cannot be known."""
     if not {"num_examples", "loss_before"} <= set(clients.signals):
         return []
     from tasks.diagnose.evidence.remembered import risen_with_their_data
 
     try:
-        return risen_with_their_data(settings, workspace, clients)
+        return risen_with_their_data(settings, workspace, clients, cache)
     except UndriftError as exc:
         _log.info("whose data have changed is not known: %s", exc)
         return []
@@ -113,9 +124,10 @@ def _with_proof(
     clients: ClientLog,
     settings: Settings,
     workspace: Path,
+    cache: ComputationCache,
 ) -> dict[str, Any]:
     # TensorFlow takes seconds to import, and most diagnoses find no rise.
-    from tasks.diagnose.replay.prove import Rise, investigate
+    from tasks.diagnose.investigate import investigate
 
     column = rounds.losses[seen.rise.loss]
     measured = rounds.rounds[column.given], column.values[column.given]
@@ -127,8 +139,8 @@ def _with_proof(
     sound = min([sound, *(round_num - 1 for round_num in changed)])
     rise = seen.rise
     increase = Increase(True, rise.round, rise.until, rise.loss_before, rise.loss_after, rise.confidence, rise.alarm)
-    what = Rise(increase, rise.loss, *measured, trends, sound, hidden)
-    shown = investigate(settings, workspace, what, clients, settings.diagnose.budget)
+    incident = Incident(increase, rise.loss, *measured, trends, sound, hidden)
+    shown = investigate(settings, workspace, incident, clients, settings.diagnose.budget, cache)
     unknown = list(found["limits"])
     if not shown.reproduced:
         unknown.insert(

@@ -1,20 +1,24 @@
-"""Collects what is found of each client: its data under the model before the rise, its updates during the rise."""
+"""Collects what is known of each client: its data under the model before the rise, its updates during the rise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tasks.clients import Examples
+from tasks.diagnose.evidence import logged
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
+from tasks.diagnose.evidence.harm import influence
+from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.evidence.remembered import remember, sent_over_trained
-from tasks.diagnose.observe.drift import BEFORE
-from tasks.diagnose.observe.own_losses import common
+from tasks.diagnose.evidence.sent import Captured, Gauge, Sent, capture, reference_of
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
 from tasks.diagnose.replay.examine import (
+    Fit,
     Floats,
-    Params,
+    Path,
     Probe,
     curvature,
     dissimilarity,
@@ -24,169 +28,214 @@ from tasks.diagnose.replay.examine import (
     local_path,
     structure,
 )
-from tasks.diagnose.replay.examine import left_out_losses as left_out
 from tasks.diagnose.replay.local_models import local_models
-from tasks.federate.statistics import geometric_median, gram
 from tasks.round_log.read import ClientLog
-from tasks.runtime.failed import Failed
 from tasks.skew import gini
 
-_LOOKED_AT = 200
-"""Most examples of a client that the curvature is computed on."""
+_EXAMPLES = 200
+"""Most examples of a client on which the curvature is computed."""
 _CURVED = 5
 """Most clients whose curvature and path are computed."""
 _ROUNDS = 10
-"""Rounds of the rise in which the log is looked at: long enough to meet most clients where few take part."""
-_RECENT = 10
-"""Of a client's rounds before the rise, those whose losses say what was usual for it."""
-_FLOOR = 0.02
-"""Share of the median loss that is added to all before the logarithm: a loss of 0 has none."""
-_LEVEL = 5
-"""Rounds before the rise whose median is the mean client's loss then."""
-_INFLUENCE_CLIENTS, _DRIFT_EPOCHS = 50, 5
+"""Rounds of the rise whose log is read: long enough to meet most clients where few take part."""
+_INFLUENCE_CLIENTS = 50
+"""Most clients whose leave-one-out influence and local model are computed."""
+_DRIFT_EPOCHS = 5
+"""Most passes over its data of a client's path."""
+_BROKEN_EPOCHS = 3
+"""Passes over its data in which a failed client's first broken step is looked for."""
+_LEARNING_RATE = 0.1
+"""Largest rate at which it is tried whether a client's data can be learnt."""
 _AGAIN = 3
-"""Rounds in which the clients whose update was odd in one are asked again."""
+"""Further rounds of the clients whose update was odd in the first."""
 _FOLLOW_THEIR_OWN = ("sgd", "fedprox", "fednova")
-"""Client updates that begin downhill on the client's own loss; the others are turned by what the server sends."""
+"""Client updates that begin downhill on the client's own loss; what the server sends turns the others."""
 
 
 @dataclass(frozen=True)
-class Captured:
-    """One round of all clients, or of some, from the model before the rise."""
+class _Own:
+    """What a client's data and log say of it; see `ClientFinding`."""
 
-    round_num: int
-    params: Params
-    """(P,) that it began with."""
-    updates: Mapping[str, Params]
-    weights: Mapping[str, float]
-    steps: Mapping[str, int]
-
-
-def capture(replays: Replayer, round_num: int, clients: Sequence[str] | None = None, seed: int = 0) -> Captured:
-    """Returns what `clients` (None: all) send in `round_num`; those that fail are left out."""
-    results = replays.updates(round_num, clients, seed)
-    used = {c: r for c, r in results.items() if not isinstance(r, Failed) and r["finite"]}
-    return Captured(
-        round_num,
-        replays.params,
-        {client: np.asarray(result["update"]) for client, result in used.items()},
-        {client: float(result["weight"]) for client, result in used.items()},
-        {client: int(result["num_steps"]) for client, result in used.items()},
-    )
+    client: str
+    labels: NDArray[np.int64]
+    epochs: float
+    width: float
+    loss: float
+    accuracy: float
+    usual_loss: float
+    expected_loss: float
+    expected_accuracy: float
+    feature_distance: float
+    cosine_before: float
+    cosine_during: float
+    failed: int | None
+    first_broken: int | None
+    left_out: float
+    memory: Memory | None
 
 
-def find(replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first: int) -> Findings:
-    """Returns the findings.
+@dataclass(frozen=True)
+class _Sense:
+    """Whether a client's data make sense; see `ClientFinding`. Looked at only of data that are new and unusual."""
+
+    learnable: tuple[float, float] | None = None
+    structure: float = np.nan
+
+
+_NOTHING_SENT = Sent()
+
+
+def find(
+    replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first: int, trends: tuple[float, float]
+) -> Findings:
+    """Returns the findings; no client is cleared yet.
 
     Args:
         replays: at the checkpoint before the rise.
         probe: of their model.
-        sent: a round of all clients; those whose update is odd in it, and not known to be what training gives or not,
-            are asked again in three more.
+        sent: a round of all clients. A client whose update is odd in it sends three more if it is not known whether
+            training on its data gives that update.
         log: clients.csv.
         first: round in which the rise began.
+        trends: of the training loss and the hold-out loss; see `Findings`.
     """
-    settings, cohort = replays.settings, replays.cohort
-    data, test = replays.data(), (cohort.test_x, cohort.test_y)
-    reference = probe.fit(replays.params, test)
-    rows = _rows(log, first, first + _ROUNDS - 1)
-    sizes = {client: np.bincount(y, minlength=cohort.num_classes) for client, (_, y) in data.items()}
-    influence = _influence(replays, probe, sent)
-    fits = {client: probe.fit(replays.params, examples) for client, examples in data.items()}
-    local = local_models(probe, sent.params, _some(sent), sent.weights, sent.steps, fits, data, test)
-    found, usually = [], _usual_losses(log, first)
-    memories = remember(replays, probe, data, log, first)
-    for client, examples in data.items():
-        fit = fits[client]
-        usual = expected(fit, reference)
-        distance = feature_distance(probe, replays.params, examples, test)
-        rate, batch = settings.federate.client.learning_rate, settings.federate.client.batch_size
-        mine = [row for row in rows if row["client"] == client]
-        one = ClientFinding(
-            client=client,
-            labels=sizes[client],
-            epochs=_mean([_epochs(row, batch) for row in mine]),
-            width=settings.federate.width.get(client, 1.0),
-            loss=fit.loss,
-            accuracy=fit.accuracy,
-            usual_loss=usually.get(client, np.nan),
-            expected_loss=usual[0],
-            expected_accuracy=usual[1],
-            feature_distance=distance,
-            learnable=None,
-            structure=np.nan,
-            norm=np.nan,
-            norm_per_step=np.nan,
-            grown=np.nan,
-            slope=np.nan,
-            cosine=np.nan,
-            cosine_before=_mean(_before(log, "update_cosine_robust", client, first)),
-            cosine_during=_mean([row.get("update_cosine_robust") for row in mine]),
-            failed=_first_failure(log, client, first),
-            first_broken=None,
-            left_out=influence.get(client, np.nan),
-            memory=memories.get(client),
-        )
-        if one.failed is not None:
-            one = replace(one, first_broken=local_path(probe, replays.params, examples, rate, batch, 3).first_broken)
-        if one.shifted and one.changed:
-            taught = learnable(probe, replays.params, examples, min(rate, 0.1), batch)
-            one = replace(one, learnable=taught, structure=structure(examples[0], test[0]))
-        found.append(one)
-    gradients = _gradients(replays, probe, data)
-    look = _Look(_of_objectives(replays, gradients), log, first, _reference(found, sent))
-    once = [look.at(one, [sent]) for one in found]
-    suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
-    ratios = sent_over_trained(replays, log, suspects, first + _ROUNDS - 1) if suspects else {}
-    once = [replace(one, sent_over_trained=ratios.get(one.client, np.nan)) for one in once]
-    # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
-    unknown = [client for client in suspects if client not in ratios]
-    again = [capture(replays, sent.round_num, unknown, seed) for seed in range(1, _AGAIN + 1)] if unknown else []
+    cohort = replays.cohort
+    before = _Before(replays, probe, log, first, replays.data(), (cohort.test_x, cohort.test_y))
+    rows = logged.rows_of(log, first, first + _ROUNDS - 1)
+    some = {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
+    fits = {client: probe.fit(replays.params, examples) for client, examples in before.data.items()}
+    own = before.own(fits, rows, influence(replays, probe, sent, some))
+    local = local_models(probe, sent.params, some, sent.weights, sent.steps, fits, before.data, before.test)
+    gradients = before.gradients()
     return Findings(
-        clients=tuple(look.at(one, [sent, *again]) if one.client in unknown else one for one in once),
-        label_skew=mean_label_distance(sizes),
-        size_skew=gini(np.array([len(y) for _, y in data.values()])),
-        steepness=_steepness(replays, probe, data),
-        train_trend=np.nan,
-        val_trend=np.nan,
+        clients=before.findings(own, gradients, sent),
+        label_skew=mean_label_distance({client: one.labels for client, one in own.items()}),
+        size_skew=gini(np.array([len(y) for _, y in before.data.values()])),
+        steepness=before.steepness(),
+        train_trend=trends[0],
+        val_trend=trends[1],
         dissimilarity=_dissimilarity(replays, gradients),
-        local_drift=_local_drift(replays, probe, data),
+        local_drift=before.local_drift(),
         cleared=(),
         local_models=local,
-        objective_gap=_objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
+        objective_gap=logged.objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
     )
 
 
-def _influence(replays: Replayer, probe: Probe, sent: Captured) -> dict[str, float]:
-    """Leave-one-out change of the hold-out loss by client; see ClientFinding."""
-    test = (replays.cohort.test_x, replays.cohort.test_y)
-    some = _some(sent)
-    if not some:
-        return {}
-    together, without = left_out(lambda params: probe.fit(params, test).loss, sent.params, some, sent.weights)
-    with np.errstate(all="ignore"):
-        return {client: float(np.log(together / without[client])) for client in some}
+@dataclass(frozen=True)
+class _Before:
+    """The model before the rise, the clients' data of today, and the log."""
 
+    replays: Replayer
+    probe: Probe
+    log: ClientLog
+    first: int
+    data: Sites
+    test: Examples
 
-def _some(sent: Captured) -> dict[str, Params]:
-    return {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
+    def own(
+        self, fits: Mapping[str, Fit], rows: Sequence[logged.Row], left_out: Mapping[str, float]
+    ) -> dict[str, _Own]:
+        """What the clients' data and log say of them."""
+        replays, federate, log = self.replays, self.replays.settings.federate, self.log
+        reference = self.probe.fit(replays.params, self.test)
+        usual, memories = (
+            logged.usual_losses(log, self.first),
+            remember(replays, self.probe, self.data, log, self.first),
+        )
+        own = {}
+        for client, examples in self.data.items():
+            mine = [row for row in rows if row["client"] == client]
+            expected_loss, expected_accuracy = expected(fits[client], reference)
+            failed = logged.first_failure(log, client, self.first)
+            own[client] = _Own(
+                client=client,
+                labels=np.bincount(examples[1], minlength=replays.cohort.num_classes),
+                epochs=logged.mean([logged.epochs(row, federate.client.batch_size) for row in mine]),
+                width=federate.width.get(client, 1.0),
+                loss=fits[client].loss,
+                accuracy=fits[client].accuracy,
+                usual_loss=usual.get(client, np.nan),
+                expected_loss=expected_loss,
+                expected_accuracy=expected_accuracy,
+                feature_distance=feature_distance(self.probe, replays.params, examples, self.test),
+                cosine_before=logged.mean(logged.before(log, "update_cosine_robust", client, self.first)),
+                cosine_during=logged.mean([row.get("update_cosine_robust") for row in mine]),
+                failed=failed,
+                first_broken=None if failed is None else self._path(client, _BROKEN_EPOCHS).first_broken,
+                left_out=left_out.get(client, np.nan),
+                memory=memories.get(client),
+            )
+        return own
 
+    def findings(
+        self, own: Mapping[str, _Own], gradients: Mapping[str, Floats], sent: Captured
+    ) -> tuple[ClientFinding, ...]:
+        """The findings of the clients, with what they send."""
+        sense: dict[str, _Sense] = {}
 
-def _gradients(replays: Replayer, probe: Probe, data: Sites) -> dict[str, Floats]:
-    """Each client's gradient of the loss on all its data, where it is finite."""
-    with np.errstate(all="ignore"):
-        found = {client: probe.gradient(replays.params, examples)[1] for client, examples in data.items()}
-    return {client: gradient for client, gradient in found.items() if np.isfinite(gradient).all()}
+        def finding(client: str, update: Sent = _NOTHING_SENT, ratio: float = np.nan) -> ClientFinding:
+            parts = vars(own[client]) | vars(sense.get(client, _Sense())) | vars(update)
+            return ClientFinding(**parts, sent_over_trained=ratio)
 
+        of_data = [finding(client) for client in own]
+        sense |= {one.client: self._sense(one.client) for one in of_data if one.shifted and one.changed}
+        reference = reference_of(sent, [one.client for one in of_data if not one.in_conflict])
+        gauge = Gauge(self._of_objectives(gradients), self.log, self.first, reference)
+        updates = {client: gauge.measure(client, [sent]) for client in own}
+        once = [finding(client, updates[client]) for client in own]
+        suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
+        last = self.first + _ROUNDS - 1
+        ratios = sent_over_trained(self.replays, self.log, suspects, last) if suspects else {}
+        # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
+        unknown = [client for client in suspects if client not in ratios]
+        if unknown:
+            draws = [capture(self.replays, sent.round_num, unknown, seed) for seed in range(1, _AGAIN + 1)]
+            updates |= {client: gauge.measure(client, [sent, *draws]) for client in unknown}
+        return tuple(finding(client, updates[client], ratios.get(client, np.nan)) for client in own)
 
-def _of_objectives(replays: Replayer, gradients: Mapping[str, Floats]) -> dict[str, Floats]:
-    """The gradients of what the clients minimise; none where what they follow is not that of their data alone."""
-    federate = replays.settings.federate
-    client = federate.client
-    clipped = client.clip_norm > 0 and client.weight_decay > 0  # the loss's part only
-    if client.kind not in _FOLLOW_THEIR_OWN or federate.shared_fraction > 0 or clipped:
-        return {}
-    return {name: gradient + client.weight_decay * replays.params for name, gradient in gradients.items()}
+    def _sense(self, client: str) -> _Sense:
+        settings, examples = self.replays.settings.federate.client, self.data[client]
+        rate = min(settings.learning_rate, _LEARNING_RATE)
+        taught = learnable(self.probe, self.replays.params, examples, rate, settings.batch_size)
+        return _Sense(taught, structure(examples[0], self.test[0]))
+
+    def _path(self, client: str, num_epochs: int) -> Path:
+        settings = self.replays.settings.federate.client
+        rate, batch_size = settings.learning_rate, settings.batch_size
+        return local_path(self.probe, self.replays.params, self.data[client], rate, batch_size, num_epochs)
+
+    def gradients(self) -> dict[str, Floats]:
+        """Each client's gradient of the loss on all its data, where it is finite."""
+        with np.errstate(all="ignore"):
+            gradients = {client: self.probe.gradient(self.replays.params, ex)[1] for client, ex in self.data.items()}
+        return {client: gradient for client, gradient in gradients.items() if np.isfinite(gradient).all()}
+
+    def _of_objectives(self, gradients: Mapping[str, Floats]) -> dict[str, Floats]:
+        """The gradients of what the clients minimise; none where they follow more than their own data's gradient."""
+        federate = self.replays.settings.federate
+        client = federate.client
+        clipped = client.clip_norm > 0 and client.weight_decay > 0  # the loss's part only
+        if client.kind not in _FOLLOW_THEIR_OWN or federate.shared_fraction > 0 or clipped:
+            return {}
+        return {name: gradient + client.weight_decay * self.replays.params for name, gradient in gradients.items()}
+
+    def steepness(self) -> float:
+        """Largest curvature times the client learning rate, median over some clients."""
+        values = [
+            curvature(self.probe, self.replays.params, (x[:_EXAMPLES], y[:_EXAMPLES]))
+            for x, y in (self.data[client] for client in _spread(list(self.data)))
+            if len(y)
+        ]
+        rate = self.replays.settings.federate.client.learning_rate
+        return rate * float(np.median(values)) if values else np.nan
+
+    def local_drift(self) -> tuple[float, ...]:
+        """Mean squared distance from the model before the rise after each local step; see `Findings.local_drift`."""
+        num_epochs = max(1, min(self.replays.settings.federate.local_work.epochs, _DRIFT_EPOCHS))
+        paths = [self._path(client, num_epochs).distance for client in _spread(list(self.data))]
+        steps = min(len(path) for path in paths)
+        return tuple(float(value) for value in np.mean([path[:steps] ** 2 for path in paths], axis=0))
 
 
 def _dissimilarity(replays: Replayer, gradients: Mapping[str, Floats]) -> float:
@@ -196,191 +245,5 @@ def _dissimilarity(replays: Replayer, gradients: Mapping[str, Floats]) -> float:
     return dissimilarity(list(gradients.values()), shares / shares.sum())
 
 
-def _local_drift(replays: Replayer, probe: Probe, data: Sites) -> tuple[float, ...]:
-    client = replays.settings.federate.client
-    epochs = max(1, min(replays.settings.federate.local_work.epochs, _DRIFT_EPOCHS))
-    paths = [
-        local_path(probe, replays.params, data[name], client.learning_rate, client.batch_size, epochs).distance
-        for name in _spread(list(data))
-    ]
-    steps = min(len(path) for path in paths)
-    return tuple(float(value) for value in np.mean([path[:steps] ** 2 for path in paths], axis=0))
-
-
-def _objective_gap(rows: Sequence[Mapping[str, Any]], weights: Mapping[str, float]) -> float:
-    gaps = []
-    for round_num in {row["round"] for row in rows}:
-        here = [row for row in rows if row["round"] == round_num and row.get("num_steps") and row["finite"]]
-        if here:
-            share = np.array([weights.get(row["client"], 0.0) for row in here])
-            meant, given = share / share.sum(), share * np.array([row["num_steps"] for row in here])
-            gaps.append(0.5 * float(np.abs(given / given.sum() - meant).sum()))
-    return _mean(gaps)
-
-
 def _spread(clients: list[str]) -> list[str]:
     return clients[:: max(1, len(clients) // _CURVED)][:_CURVED]
-
-
-def _rows(log: ClientLog, first: int, last: int) -> list[dict[str, Any]]:
-    """The log's rows of the rounds first … last, with None where nothing was measured."""
-    found = []
-    for i in np.flatnonzero((log.rounds >= first) & (log.rounds <= last)):
-        known: dict[str, Any] = {
-            name: float(values[i]) if np.isfinite(values[i]) else None for name, values in log.signals.items()
-        }
-        found.append({"round": int(log.rounds[i]), "client": log.clients[i], "finite": not log.failed[i], **known})
-    return found
-
-
-def _steepness(replays: Replayer, probe: Probe, data: Sites) -> float:
-    values = [
-        curvature(probe, replays.params, (data[c][0][:_LOOKED_AT], data[c][1][:_LOOKED_AT]))
-        for c in _spread(list(data))
-        if len(data[c][1])
-    ]
-    return replays.settings.federate.client.learning_rate * float(np.median(values)) if values else np.nan
-
-
-def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[str]) -> tuple[str, ...]:
-    """Returns the suspects whose updates raise the hold-out loss more than the median honest client's do.
-
-    By leaving out one more: the suspects' harm is ln L(with it, without the other suspects) - ln L(without any
-    suspect); an honest client's, ln L(without any suspect) - ln L(without any suspect and it).
-    """
-    test = (replays.cohort.test_x, replays.cohort.test_y)
-    honest = {c: u for c, u in sent.updates.items() if c not in suspects}
-    if not honest:
-        return ()
-
-    def loss(params: Params) -> float:
-        value = probe.fit(params, test).loss
-        return float(np.log(min(value, 1e6))) if np.isfinite(value) else float(np.log(1e6))
-
-    clean, without = left_out(loss, sent.params, honest, sent.weights)
-    limit = max(0.0, float(np.median([clean - value for value in without.values()])))
-    guilty = []
-    for client in suspects:
-        if client in sent.updates:
-            together = {**honest, client: sent.updates[client]}
-            if left_out(loss, sent.params, together, sent.weights)[0] - clean > limit:
-                guilty.append(client)
-    return tuple(guilty)
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """The updates of those whose data do not contradict the model.
-
-    Wrong data make long updates that all the others turn against: beside them, honest clients would look odd.
-    """
-
-    length: float
-    """Median length."""
-    rate: float
-    """Median length for each step."""
-    centre: Floats
-    """(P,) their geometric median."""
-
-
-def _reference(found: Sequence[ClientFinding], sent: Captured) -> _Reference | None:
-    """The updates to compare with; None where there are fewer than three."""
-    sound = [one.client for one in found if one.client in sent.updates and not one.in_conflict]
-    if len(sound) < 3:
-        return None
-    share = geometric_median(gram([sent.updates[client] for client in sound]))
-    centre = np.sum(
-        [a * sent.updates[client].astype(np.float64) for a, client in zip(share, sound, strict=True)], axis=0
-    )
-    return _Reference(
-        float(np.median([_length(sent, client) for client in sound])) or np.nan,
-        float(np.median([_length(sent, client) / max(1, sent.steps[client]) for client in sound])) or np.nan,
-        centre,
-    )
-
-
-@dataclass(frozen=True)
-class _Look:
-    """At what clients send from the model before the rise."""
-
-    gradients: Mapping[str, Floats]
-    """Of each client that of what it minimises, at the model that it gets; none where it follows others too."""
-    log: ClientLog
-    first: int
-    reference: _Reference | None
-
-    def at(self, one: ClientFinding, rounds: Sequence[Captured]) -> ClientFinding:
-        """The finding with what the client sent in `rounds`: the median of each measure."""
-        mine = [sent for sent in rounds if one.client in sent.updates]
-        if not mine:
-            return one
-        lengths = [_length(sent, one.client) for sent in mine]
-        rates = [length / max(1, sent.steps[one.client]) for length, sent in zip(lengths, mine, strict=True)]
-        rate, usual = float(np.median(rates)), self._usual_rate(one.client)
-        slope = float(np.median([self._slope(one.client, sent) for sent in mine]))
-        seen = replace(one, grown=rate / usual if usual > 0 else np.nan, slope=slope)
-        if self.reference is None:
-            return seen
-        cosines = [_cosine(sent.updates[one.client], self.reference.centre) for sent in mine]
-        return replace(
-            seen,
-            norm=float(np.median(lengths)) / self.reference.length,
-            norm_per_step=rate / self.reference.rate,
-            cosine=float(np.median(cosines)),
-        )
-
-    def _usual_rate(self, client: str) -> float:
-        """Median length for each step of its updates in the log before the rise; NaN if there are none."""
-        before, steps = (_before(self.log, name, client, self.first) for name in ("update_norm", "num_steps"))
-        return float(np.median(before / np.maximum(steps, 1))) if len(before) and len(before) == len(steps) else np.nan
-
-    def _slope(self, client: str, sent: Captured) -> float:
-        return _cosine(sent.updates[client], self.gradients[client]) if client in self.gradients else np.nan
-
-
-def _cosine(one: Params, other: Floats) -> float:
-    size = float(np.linalg.norm(one.astype(np.float64)) * np.linalg.norm(other))
-    return float(one @ other) / size if size > 0 else np.nan
-
-
-def _usual_losses(log: ClientLog, first: int) -> dict[str, float]:
-    """What each client's loss has been, at the level before the rise; see ClientFinding."""
-    losses = log.signals.get("loss_before", np.full(len(log.rounds), np.nan))
-    known = (log.rounds < first) & (log.rounds >= first - BEFORE) & np.isfinite(losses) & (losses > 0)
-    if not known.any():
-        return {}
-    clients, rounds = np.array(log.clients)[known], log.rounds[known]
-    least = _FLOOR * float(np.median(losses[known]))
-    at, level = common(clients, rounds, losses[known], least)
-    apart = np.log((losses[known] + least) / level[np.searchsorted(at, rounds)])
-    now = float(np.median(level[-_LEVEL:]))
-    usual = {client: now * np.exp(np.median(apart[clients == client][-_RECENT:])) for client in np.unique(clients)}
-    return {client: max(float(loss) - least, 0.0) for client, loss in usual.items()}
-
-
-def _length(sent: Captured, client: str) -> float:
-    return float(np.linalg.norm(sent.updates[client].astype(np.float64))) if client in sent.updates else np.nan
-
-
-def _epochs(row: Mapping[str, Any], batch: int) -> float:
-    if row.get("num_steps") is None or not row.get("num_examples"):
-        return np.nan
-    return float(row["num_steps"] / -(-row["num_examples"] // batch))
-
-
-def _first_failure(log: ClientLog, client: str, first: int) -> int | None:
-    failed = log.rounds[log.of(client) & log.failed & (log.rounds >= first)]
-    return int(failed.min()) if len(failed) else None
-
-
-def _before(log: ClientLog, name: str, client: str, first: int) -> Floats:
-    """The client's values of a signal in the 20 rounds before `first`."""
-    if name not in log.signals:
-        return np.zeros(0)
-    values = log.signals[name][log.of(client) & (log.rounds < first) & (log.rounds >= first - BEFORE)]
-    return np.asarray(values[np.isfinite(values)])
-
-
-def _mean(values: Floats | Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None and np.isfinite(value)]
-    return float(np.mean(known)) if known else np.nan

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tasks.diagnose.evidence.memory import Labels, Memory, as_trained, relabellings, same
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.replay.change import Sites
+from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.examine import Floats, Probe
 from tasks.diagnose.thresholds import WORSE
@@ -155,7 +156,9 @@ def sent_over_trained(replays: Replayer, log: ClientLog, suspects: Collection[st
     return {} if 2 * len(odd) > len(found) else found
 
 
-def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> list[ClientRise]:
+def risen_with_their_data(
+    settings: Settings, folder: Path, log: ClientLog, cache: ComputationCache | None = None
+) -> list[ClientRise]:
     """Returns the clients whose loss rose because their data changed in the course of the run, sorted by id.
 
     Under the models of earlier checkpoints today's data do not give the loss that was logged, and from one on they do:
@@ -164,7 +167,7 @@ def risen_with_their_data(settings: Settings, folder: Path, log: ClientLog) -> l
     more than a client's own examples. What a test of few losses leaves to chance, this knows. `log` is clients.csv
     without rounds of pruning.
     """
-    with replayer(settings, folder) as replays:
+    with replayer(settings, folder, cache) as replays:
         if not replays.as_they_are:
             return []
         seen = _Comparison(replays, Probe(replays.model), replays.data(), log)

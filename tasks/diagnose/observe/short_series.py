@@ -8,7 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.scan import SMALLER_HALF, deviate, p_value, smaller_half
+from tasks.detection.noise import SMALLER_HALF, smaller_half
+from tasks.detection.null import p_value
+from tasks.detection.windows import deviate
 
 Floats = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""How much of a rise a change takes away, and how sure that is: losses of two replays side by side."""
+"""The share of a rise that a change removes, and its confidence: the losses of two replays side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +26,15 @@ class Effect:
 
     @property
     def mean(self) -> float:
-        """Over the seeds, each at most 1: beyond, the loss only falls as it did before, which is no doubt about it."""
+        """Mean over the seeds, each share at most 1.
+
+        Above 1 the loss falls on as it did before the rise. That is no reason to doubt the effect.
+        """
         return float(np.mean(self._capped))
 
     @property
     def low(self) -> float:
-        """Lower one-sided 95 % bound by Student's t; minus infinity with one seed, which says nothing of the spread."""
+        """Lower one-sided 95 % bound of the mean by Student's t; minus infinity with one seed, which has no spread."""
         number = len(self.by_seed)
         if number < 2:
             return -np.inf
@@ -39,8 +42,8 @@ class Effect:
 
     @property
     def proven(self) -> bool:
-        """Whether the change surely takes the rise away."""
-        return self.mean >= PROVEN and self.low >= SURE
+        """Whether the change removes the rise: the mean is at least PROVEN, and its lower bound at least SURE."""
+        return bool(self.by_seed) and self.mean >= PROVEN and self.low >= SURE
 
     @property
     def _capped(self) -> Floats:

@@ -137,9 +137,9 @@ def _taken_back(remedy: dict[str, Any], planted: Planted, workspace: Path, gaps:
     surgery = {"aligned": features_aligned} if "preprocess.normalize" in remedy else {}
     with replayer(planted.settings, workspace) as replays:
         replays.go_to(ONSET - 1)
-        course = replays.course(Change("with the remedy", remedy, surgery=surgery), 0)
-        replays.advance(course, ROUNDS)
-    left = gap(course.losses[name], _from_onset(planted.twin, name))
+        replay = replays.begin(Change("with the remedy", remedy, surgery=surgery), 0)
+        replays.advance(replay, ROUNDS)
+    left = gap(replay.losses[name], _from_onset(planted.twin, name))
     return float(np.clip(1 - left / gaps[name], 0, 1))
 
 

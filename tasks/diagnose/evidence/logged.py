@@ -1,0 +1,91 @@
+"""What clients.csv says of each client: the rounds of the rise, and what was usual for it before."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.diagnose.observe.drift import BEFORE
+from tasks.diagnose.observe.own_losses import common
+from tasks.round_log.read import ClientLog
+
+Floats = NDArray[np.float64]
+Row = Mapping[str, Any]
+
+_RECENT = 10
+"""Most of a client's rounds before the rise whose losses say what was usual for it."""
+_FLOOR = 0.02
+"""Share of the median loss that is added to all before the logarithm: a loss of 0 has none."""
+_LEVEL = 5
+"""Rounds before the rise whose median is the mean client's loss then."""
+
+
+def rows_of(log: ClientLog, first: int, last: int) -> list[Row]:
+    """Returns the log's rows of the rounds `first` to `last`, with None for a value that was not measured."""
+    rows: list[Row] = []
+    for i in np.flatnonzero((log.rounds >= first) & (log.rounds <= last)):
+        signals: dict[str, Any] = {
+            name: float(values[i]) if np.isfinite(values[i]) else None for name, values in log.signals.items()
+        }
+        rows.append({"round": int(log.rounds[i]), "client": log.clients[i], "finite": not log.failed[i], **signals})
+    return rows
+
+
+def epochs(row: Row, batch_size: int) -> float:
+    """Returns how often a client passed over its data in a round; NaN if its steps or examples are not known."""
+    if row.get("num_steps") is None or not row.get("num_examples"):
+        return np.nan
+    return float(row["num_steps"] / -(-row["num_examples"] // batch_size))
+
+
+def objective_gap(rows: Sequence[Row], weights: Mapping[str, float]) -> float:
+    """Returns the mean over the rounds of the gap of objectives; see `Findings.objective_gap`.
+
+    Args:
+        rows: see `rows_of`.
+        weights: aggregation weight by client.
+    """
+    gaps = []
+    for round_num in {row["round"] for row in rows}:
+        here = [row for row in rows if row["round"] == round_num and row.get("num_steps") and row["finite"]]
+        if here:
+            share = np.array([weights.get(row["client"], 0.0) for row in here])
+            meant, effective = share / share.sum(), share * np.array([row["num_steps"] for row in here])
+            gaps.append(0.5 * float(np.abs(effective / effective.sum() - meant).sum()))
+    return mean(gaps)
+
+
+def usual_losses(log: ClientLog, first: int) -> dict[str, float]:
+    """Returns each client's usual loss at the level before round `first`; see `ClientFinding.usual_loss`."""
+    losses = log.signals.get("loss_before", np.full(len(log.rounds), np.nan))
+    usable = (log.rounds < first) & (log.rounds >= first - BEFORE) & np.isfinite(losses) & (losses > 0)
+    if not usable.any():
+        return {}
+    clients, rounds = np.array(log.clients)[usable], log.rounds[usable]
+    least = _FLOOR * float(np.median(losses[usable]))
+    at, level = common(clients, rounds, losses[usable], least)
+    apart = np.log((losses[usable] + least) / level[np.searchsorted(at, rounds)])
+    now = float(np.median(level[-_LEVEL:]))
+    usual = {client: now * np.exp(np.median(apart[clients == client][-_RECENT:])) for client in np.unique(clients)}
+    return {client: max(float(loss) - least, 0.0) for client, loss in usual.items()}
+
+
+def first_failure(log: ClientLog, client: str, first: int) -> int | None:
+    """Returns the first round from `first` on in which the client failed; None if it did not."""
+    failed = log.rounds[log.of(client) & log.failed & (log.rounds >= first)]
+    return int(failed.min()) if len(failed) else None
+
+
+def before(log: ClientLog, name: str, client: str, first: int) -> Floats:
+    """Returns the client's finite values of a signal in the 20 rounds before `first`."""
+    if name not in log.signals:
+        return np.zeros(0)
+    values = log.signals[name][log.of(client) & (log.rounds < first) & (log.rounds >= first - BEFORE)]
+    return np.asarray(values[np.isfinite(values)])
+
+
+def mean(values: Floats | Sequence[float | None]) -> float:
+    """Returns the mean of the values that are known and finite; NaN if there are none."""
+    finite = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(finite)) if finite else np.nan

@@ -1,0 +1,151 @@
+"""Changes that are tried in replays, within a budget of rounds, and what came of them in plain numbers."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.diagnose.incident import Window
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.effect import Effect, height, removed
+from tasks.diagnose.replay.engine import Replay, Replayer
+from tasks.errors import SettingsError
+
+_log = logging.getLogger(__name__)
+
+
+class Trials:
+    """Replays of changes, each with one or more seeds, beside the replays that change nothing.
+
+    It decides nothing. `NOTHING` names the replay that changes nothing. A change is known by its identity: two equal
+    changes are two.
+    """
+
+    def __init__(self, replayer: Replayer, window: Window, allowed: int) -> None:
+        """Runs the replay that changes nothing, with the run's own seed, to the window's end.
+
+        Args:
+            replayer: at the model that the replays start from.
+            window: the rounds whose losses are compared.
+            allowed: rounds that all replays may take.
+        """
+        self.window, self.allowed = window, allowed
+        self._replayer = replayer
+        self._unchanged: dict[int, Replay] = {0: replayer.unchanged}
+        self._changed: dict[int, dict[int, Replay]] = {}
+        self._both: dict[frozenset[int], Change] = {}
+        replayer.advance(replayer.unchanged, window.last)
+
+    @property
+    def spent(self) -> int:
+        """Rounds that the replays have taken so far."""
+        return self._replayer.spent
+
+    @property
+    def start(self) -> int:
+        """Round of the model that the replays start from."""
+        return self._replayer.from_round
+
+    def affords(self, num_replays: int) -> bool:
+        """Returns whether the budget is enough for so many further replays up to the window's end."""
+        return self.spent + num_replays * (self.window.last - self.start) <= self.allowed
+
+    def run(self, change: Change, seed: int = 0, until: int | None = None) -> bool:
+        """Replays a change, and nothing changed with the same seed, as far as that has not been done.
+
+        Args:
+            change: what is different.
+            seed: 0 draws what the run drew.
+            until: last round; None for the window's last.
+
+        Returns:
+            False if the settings or the data do not allow the change.
+        """
+        replays = self._changed.get(id(change), {})
+        if seed not in replays:
+            try:
+                replays[seed] = self._replayer.begin(change, seed)
+            except SettingsError as exc:
+                _log.info("not replayed %s: %s", change.says, exc)
+                return False
+            self._changed[id(change)] = replays
+            again = f", seed {seed + 1}" if seed else ""
+            _log.info("replay from round %d %s%s", self.start, change.says, again)
+        if seed not in self._unchanged:
+            self._unchanged[seed] = self._replayer.begin(NOTHING, seed)
+        for replay in (self._unchanged[seed], replays[seed]):
+            self._replayer.advance(replay, self.window.last if until is None else until)
+        return True
+
+    def together(self, one: Change, other: Change) -> Change:
+        """Returns both changes at once: the same object for the same two, so that nothing is run twice."""
+        return self._both.setdefault(frozenset((id(one), id(other))), one | other)
+
+    def losses(self, change: Change, column: str = "", seed: int = 0) -> list[float]:
+        """Returns the losses of the rounds that are compared, as far as the replay has been run.
+
+        Args:
+            change: what is different.
+            column: `val_loss` or `train_loss`; empty for the loss that rose.
+            seed: of the replay.
+        """
+        replay = self._replay(change, seed)
+        losses = replay.losses[column or self.window.loss]
+        return [losses[r - self.start - 1] for r in self.window.rounds if r < replay.next_round]
+
+    def effect(self, change: Change, column: str = "") -> Effect:
+        """Returns the share of the rise that a change removes, by seed; seeds whose loss does not rise are left out."""
+        level = self.window.levels[column or self.window.loss] or self.window.level
+        shares = []
+        for seed in self._seeds(change):
+            unchanged, changed = self.losses(NOTHING, column, seed), self.losses(change, column, seed)
+            rounds = min(len(unchanged), len(changed))
+            shares.append(removed(unchanged[:rounds], changed[:rounds], level))
+        return Effect(tuple(share for share in shares if np.isfinite(share)))
+
+    def removed(self, change: Change, column: str = "") -> float:
+        """Returns the mean of that share over the seeds; 0 if no seed's loss rises."""
+        effect = self.effect(change, column)
+        return effect.mean if effect.by_seed else 0.0
+
+    def height(self, change: Change, column: str) -> float:
+        """Returns the mean ln(loss / level) over the rounds that are compared; 0 if the level is not known."""
+        level = self.window.levels[column]
+        return 0.0 if level is None else height(self.losses(change, column), level)
+
+    def fall(self, one: Change, other: Change, column: str) -> float:
+        """Returns the mean fall of ln(loss) from the replay of `one` to `other`'s; 0 if the level is not known."""
+        level = self.window.levels[column]
+        if level is None:
+            return 0.0
+        losses = [self.losses(change, column) for change in (one, other)]
+        before, after = (height(part[: min(map(len, losses))], level) for part in losses)
+        return before - after
+
+    def failed(self, change: Change, seed: int = 0) -> int:
+        """Returns the failed clients in the rounds of the window; of a replay that broke down, all clients besides."""
+        replay, last = self._replay(change, seed), self.window.last
+        lines = [line for line in replay.lines if self.window.first <= line["round"] <= last]
+        return sum(int(line["row"]["num_failed"]) for line in lines) + replay.broken * self._replayer.num_clients
+
+    def series(self, change: Change, column: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns (with nothing changed, with the change): the loss of each round up to the window's end.
+
+        Each is the mean over the seeds that the change was replayed with.
+        """
+        rounds = self.window.last - self.start  # the replay that changes nothing may have been run farther
+        seeds = self._seeds(change)
+        unchanged = [self._replay(NOTHING, seed).losses[column][:rounds] for seed in seeds]
+        changed = [self._replay(change, seed).losses[column][:rounds] for seed in seeds]
+        return _mean(unchanged), _mean(changed)
+
+    def _seeds(self, change: Change) -> list[int]:
+        return sorted(self._changed[id(change)])
+
+    def _replay(self, change: Change, seed: int) -> Replay:
+        return self._unchanged[seed] if change is NOTHING else self._changed[id(change)][seed]
+
+
+def _mean(replays: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    rounds = min(len(losses) for losses in replays)
+    return tuple(float(value) for value in np.mean([losses[:rounds] for losses in replays], axis=0))

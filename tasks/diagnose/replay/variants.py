@@ -1,0 +1,173 @@
+"""A run, and the same run with one factor changed: its settings, clients' data, computations and first state."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from tasks.clients import CLIENTS, TEST, Examples, read_client, write_client
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.computations import ComputationCache
+from tasks.federate.aggregators import check
+from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.round import Round
+from tasks.federate.runner import Phase, Runner, build_computations
+from tasks.files import read_json, write_json
+from tasks.local import faults
+from tasks.models import build
+from tasks.parameters import digest
+from tasks.settings import FaultSettings, Settings, with_settings
+
+# What a round's computations do not depend on: these come with each client's input, or are the host's business.
+_PER_ROUND = ("rounds", "evaluate_every", "checkpoint_every", "guard", "local_work", "exclude", "early_stopping")
+_SEED_STEP = 7919
+"""Between the seeds of two replays; any number that is no user's next seed."""
+
+
+class Variants:
+    """Makes the runner of a run with one factor changed.
+
+    Attributes:
+        settings: of the run; every round is evaluated, and no rise ends a replay.
+        cohort: the clients of the run.
+        model: the global model.
+        phase: its rounds.
+        unchanged: the runner of the run itself.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, holder: Path, cache: ComputationCache) -> None:
+        """Reads the clients and the model.
+
+        Args:
+            settings: of the run.
+            folder: its workspace.
+            holder: an empty folder for changed data.
+            cache: of computations.
+        """
+        self.settings = with_settings(settings, {"federate.evaluate_every": 1, "federate.guard": "continue"})
+        self.cohort = cohort_of(settings, folder)
+        self.model = build(settings.federate.model, self.cohort.input_shape, self.cohort.num_classes, settings.seed)
+        self.phase = Phase("federate", 1, settings.federate.rounds)
+        self._folder, self._holder, self._cache = folder, holder, cache
+        self._cohorts: dict[str, Cohort] = {}
+        computations = self._computations(self.settings, self.cohort)
+        self.unchanged = Runner(self.settings, self.cohort, self.model, self.phase, computations)
+
+    def data(self) -> dict[str, Examples]:
+        """Returns the clients' preprocessed examples, without public ones, as a simulated fault leaves them."""
+        return {client: self._examples(client) for client in self.cohort.clients}
+
+    def _examples(self, client: str) -> Examples:
+        x, y = read_client(self._folder / CLIENTS / client)
+        simulated = self.settings.federate.faults
+        if client not in simulated.clients:
+            return x, y
+        inputs = faults.told(simulated, self.settings.seed, simulated.from_round, client)
+        faulty = faults.examples(simulated, inputs, tf.constant(x), tf.constant(y), self.cohort.num_classes)
+        return faulty[0].numpy(), faulty[1].numpy()
+
+    @property
+    def draws(self) -> bool:
+        """Whether the model draws random numbers while it trains."""
+        return self._computations(self.settings, self.cohort).draws
+
+    def changed(self, change: Change, seed: int, state: Any) -> tuple[Runner, Any]:
+        """Returns the runner of the changed run, and what it begins with.
+
+        Args:
+            change: what is different.
+            seed: 0 draws what the run drew.
+            state: of the run, to go on from; kept as far as it means the same under the changed settings.
+
+        Raises:
+            SettingsError: the run's other settings or its data do not allow the change.
+        """
+        settings = with_settings(self.settings, change.settings)
+        if change.surgery and settings.federate.faults.kind in faults.OF_DATA:
+            # The fault is already in the data on which the surgery was done.
+            settings = with_settings(settings, {"federate.faults": FaultSettings().model_dump(mode="json")})
+        cohort = self._cohort(settings, change)
+        check(settings, len(cohort.clients))
+        runner = Runner(
+            settings,
+            cohort,
+            self.model,
+            self.phase,
+            self._computations(settings, cohort),
+            local_seed=self.settings.seed + seed * _SEED_STEP,
+            absent=change.without,
+            validate=self.unchanged.validate,
+        )
+        return runner, self._first_state(settings, cohort, runner, state)
+
+    def honest(self, state: Any) -> Runner:
+        """Returns the runner of the run with honest updates; a fault of the data is in it from the first round on."""
+        simulated = self.settings.federate.faults
+        if simulated.kind == "none":
+            return self.unchanged
+        of_data = simulated.kind in faults.OF_DATA
+        left = simulated.model_copy(update={"from_round": 1}) if of_data else FaultSettings()
+        return self.changed(Change("", {"federate.faults": left.model_dump(mode="json")}), 0, state)[0]
+
+    def again(self, seed: int, state: Any) -> tuple[Runner, Any]:
+        """Returns the runner of the run itself with another seed, and what it begins with; 0 is the run's own seed."""
+        return self.changed(NOTHING, seed, state) if seed else (self.unchanged, state)
+
+    def _first_state(self, settings: Settings, cohort: Cohort, runner: Runner, state: Any) -> Any:
+        now, before = settings.federate, self.settings.federate
+        fresh = runner.fresh()
+        fresh["server"] = dict(fresh["server"])
+        fresh["server"]["params"] = state["server"]["params"]
+        if now.server_optimizer == before.server_optimizer:
+            fresh["server"]["optimizer"] = state["server"]["optimizer"]
+        if now.aggregator == before.aggregator:
+            fresh["aggregator"] = state["aggregator"]
+        if now.client.kind == before.client.kind:
+            if "shared" in state["server"]:
+                fresh["server"]["shared"] = state["server"]["shared"]
+            if "kept" in state:
+                fresh["kept"] = state["kept"]
+                if _shares(cohort) != _shares(self.cohort):
+                    fresh = runner.settled(fresh, list(cohort.clients))
+        return fresh
+
+    def _cohort(self, settings: Settings, change: Change) -> Cohort:
+        federate = settings.federate
+        key = json.dumps(
+            [*change.surgery, federate.aggregator.weighting, federate.shared_fraction, sorted(federate.exclude)]
+        )
+        if key not in self._cohorts:
+            folder = self._operated(change) if change.surgery else self._folder
+            self._cohorts[key] = cohort_of(settings, folder)
+        return self._cohorts[key]
+
+    def _operated(self, change: Change) -> Path:
+        folder = self._holder / f"{len(self._cohorts)}"
+        sites: Mapping[str, Examples] = self.data()
+        for surgery in change.surgery.values():
+            sites = surgery(sites)
+        for client, (x, y) in sites.items():
+            write_client(folder / CLIENTS / client, x, y)
+        shutil.copytree(self._folder / CLIENTS / TEST, folder / CLIENTS / TEST)
+        described = read_json(self._folder / CLIENTS / "preprocess.json")
+        # Clients that are excluded or broken stay named, so that they are here what they were in the run.
+        described["clients"] |= {client: len(y) for client, (_, y) in sites.items()}
+        write_json(folder / CLIENTS / "preprocess.json", described)
+        return folder
+
+    def _computations(self, settings: Settings, cohort: Cohort) -> Round:
+        federate = settings.model_dump(mode="json")["federate"]
+        for name in _PER_ROUND:
+            del federate[name]
+        del federate["client"]["learning_rate"], federate["client"]["schedule"]
+        shape = [cohort.input_shape, cohort.num_classes, len(cohort.clients)]
+        augment = settings.preprocess.augment.model_dump(mode="json")
+        key = json.dumps([federate, augment, shape, digest(self.model), cohort.shared is not None and cohort.digest])
+        return self._cache.get(key, lambda: build_computations(settings, cohort, self.model, masked=False))
+
+
+def _shares(cohort: Cohort) -> dict[str, float]:
+    return {client: info.share for client, info in cohort.clients.items()}

@@ -1,0 +1,170 @@
+"""Every possible cause is taken away in a replay; the one whose removal removes the rise is the cause."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tasks.diagnose import verdict
+from tasks.diagnose.causes import CAUSES, Candidate
+from tasks.diagnose.investigation import Proof
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.trials import Trials
+from tasks.diagnose.thresholds import PROVEN
+from tasks.diagnose.verdict import Contender, SecondCause, SecondChange
+
+FAILURES = "non_finite"
+"""The cause that is proven by failed clients, and not by a loss."""
+
+
+def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof | None:
+    """Returns what the failures do without the clients that failed; None if that was not replayed.
+
+    The effect is the share of failed clients that is gone: a loss from which failed clients are left out shows nothing.
+    """
+    candidate = next((one for one in candidates if one.cause == FAILURES), None)
+    if candidate is None:
+        return None
+    failed = []
+    for seed in range(verdict.SEEDS):
+        if not trials.run(candidate.change, seed):
+            return None
+        failed.append((trials.failed(NOTHING, seed), trials.failed(candidate.change, seed)))
+    before, after = zip(*failed, strict=True)
+    return replace(proof(trials, candidate), effect=verdict.failures_removed(before, after))
+
+
+def replay_all(trials: Trials, candidates: Sequence[Candidate], entered: Sequence[Candidate] = ()) -> list[Candidate]:
+    """Replays every candidate with the run's own seed, and returns `entered` and those that the settings allow.
+
+    A candidate that promises nothing halfway ends there. If a change removes less than half of the rise, the
+    candidate's other change is replayed as well. Failures are not replayed here.
+    """
+    entered = [*entered]
+    for candidate in candidates:
+        if candidate.cause == FAILURES:
+            continue
+        share = _replay(trials, candidate, entered)
+        if candidate.instead and share < PROVEN:
+            _replay(trials, replace(candidate, change=candidate.instead), entered)
+    return entered
+
+
+def _replay(trials: Trials, candidate: Candidate, entered: list[Candidate]) -> float:
+    """Adds the candidate to `entered` if the settings allow it; returns the share of the rise that it removes."""
+    if not trials.run(candidate.change, until=trials.window.halfway):
+        return 0.0
+    best = max((trials.removed(one.change) for one in entered), default=0.0)
+    entered.append(candidate)
+    if verdict.worth_finishing(candidate.cause, trials.removed(candidate.change), best):
+        trials.run(candidate.change)
+    return trials.removed(candidate.change)
+
+
+def proof(trials: Trials, candidate: Candidate, column: str = "") -> Proof:
+    """Returns what the replays showed of a candidate, proven or not, in `column` or the loss that rose."""
+    column = column or trials.window.loss
+    return Proof(candidate, trials.effect(candidate.change, column), column, *trials.series(candidate.change, column))
+
+
+@dataclass(frozen=True)
+class Tournament:
+    """Candidates that were replayed with the run's own seed, between which further replays decide.
+
+    Attributes:
+        trials: their replays.
+        entered: the candidates.
+        order: all causes, the most specific first.
+        steep: whether a local step overshoots farther than it came.
+    """
+
+    trials: Trials
+    entered: Sequence[Candidate]
+    order: Sequence[str]
+    steep: bool
+
+    def decide(self) -> list[Proof]:
+        """Returns the proven causes, the first to be believed first; none if no replay takes the rise away."""
+        left = list(range(len(self.entered)))
+        while first := verdict.believed_first(self._contenders(left), self.order, self.steep):
+            if proven := self._confirmed(first):
+                return proven
+            left.remove(first.number)
+            if not self.trials.affords(2):
+                break
+        contenders = self._contenders(left)
+        rest = verdict.explains_the_rest(contenders, self.order)
+        if rest and verdict.comes_before_pairs(contenders) and (proven := self._confirmed(rest)):
+            return proven
+        return self._pair() or (self._confirmed(rest) if rest else [])
+
+    def _contenders(self, numbers: Sequence[int]) -> list[Contender]:
+        candidates = [(number, self.entered[number]) for number in numbers]
+        return [Contender(number, one.cause, self.trials.removed(one.change)) for number, one in candidates]
+
+    def _confirmed(self, contender: Contender) -> list[Proof]:
+        """The proof of a cause, and of a second one if there is one; empty if other seeds do not confirm the first."""
+        first = self.entered[contender.number]
+        # Before the other seeds of the first, which would use up the budget: one cause may hide another.
+        second = self._second(first)
+        self._run_other_seeds(first.change)
+        if not self.trials.effect(first.change).proven:
+            return []
+        proven = [proof(self.trials, first)]
+        if second is None:
+            return proven
+        changed = verdict.second_comes_first(first.cause, second.candidate.cause)
+        return [second, *proven] if changed else [*proven, second]
+
+    def _run_other_seeds(self, change: Change) -> None:
+        for seed in range(1, verdict.SEEDS):
+            if not verdict.another_seed(seed, self.trials.effect(change), self.trials.affords(2)):
+                break
+            self.trials.run(change, seed)
+
+    def _second(self, first: Candidate) -> Proof | None:
+        """The cause whose removal after the first's lowers the loss most, or that is necessary alone; None without."""
+        best: tuple[SecondChange, SecondCause] | None = None
+        second: Candidate | None = None
+        others = [number for number, one in enumerate(self.entered) if one.cause != first.cause]
+        for candidate in (self.entered[number] for number in others):
+            # The replay of both, and two of another seed to confirm the first.
+            if not CAUSES[candidate.cause].beside_another or not self.trials.affords(3):
+                continue
+            both = self.trials.together(first.change, candidate.change)
+            if not self.trials.run(both, until=self.trials.window.halfway):
+                continue
+            if verdict.gives_up_second(self._beyond(first, candidate.cause, both)):
+                continue
+            self.trials.run(both)
+            change = self._beyond(first, candidate.cause, both)
+            counted = verdict.second_cause(change)
+            if counted and verdict.outranks(change, counted, best):
+                best, second = (change, counted), replace(candidate, change=both)
+        if best and second:
+            return proof(self.trials, second, self.trials.window.other if best[1].of_other else "")
+        alone = verdict.necessary_alone(self._contenders(others), self.steep)
+        return proof(self.trials, self.entered[alone.number]) if alone else None
+
+    def _beyond(self, first: Candidate, cause: str, both: Change) -> SecondChange:
+        """What the change of `cause` does beyond the first's, as far as the replay of both has been run."""
+        trials, loss, other = self.trials, self.trials.window.loss, self.trials.window.other
+        return SecondChange(
+            cause,
+            share=trials.removed(both) - trials.removed(first.change),
+            fall=trials.fall(first.change, both, loss),
+            other_rise=trials.height(NOTHING, other),
+            other_left=trials.height(first.change, other),
+            other_fall=trials.fall(first.change, both, other),
+        )
+
+    def _pair(self) -> list[Proof]:
+        """The proofs of two causes that remove the rise only together; empty if no pair does."""
+        for one, other in verdict.pairs(self._contenders(range(len(self.entered)))):
+            pair = [self.entered[contender.number] for contender in (one, other)]
+            both = self.trials.together(*(candidate.change for candidate in pair))
+            if not self.trials.run(both) or not verdict.pair_counts(self.trials.removed(both)):
+                continue
+            self._run_other_seeds(both)
+            if self.trials.effect(both).proven:
+                pair.sort(key=lambda candidate: self.order.index(candidate.cause))
+                return [proof(self.trials, replace(candidate, change=both)) for candidate in pair]
+        return []

@@ -1,0 +1,367 @@
+"""The rules by which replays prove a cause: plain numbers in, a decision out.
+
+A *share* is the part of the rise that a change removes: 0 for no effect, 1 if the loss stays at its level before the
+rise (`replay/effect.py`). A *fall* is a difference of ln(loss): 0.15 is a loss that is 14 % lower.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tasks.diagnose.causes import CAUSES
+from tasks.diagnose.replay.effect import Effect, height
+from tasks.diagnose.thresholds import (
+    HALF_OF_THE_REST,
+    HOPELESS,
+    LASTING,
+    MARGIN,
+    NOTHING_HALFWAY,
+    PROVEN,
+    REMAINS,
+    REPRODUCED,
+    REST,
+    TOGETHER,
+)
+
+RATE, OVERFITTING = "client_learning_rate", "overfitting"
+
+SEEDS = 3
+"""Most seeds that a change is replayed with."""
+EXPLAINED = 15
+"""Least rounds that the budget is counted by: a spike of one round needs a replay or two, too."""
+LEAST = 3
+"""Least rounds of the rise that a replay runs."""
+LONGEST = 12
+"""Most rounds of a replay."""
+CANDIDATES_IN_PAIRS = 3
+"""Most candidates of which pairs are made."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A candidate in numbers.
+
+    Attributes:
+        number: place of the candidate among all that were replayed.
+        cause: its cause.
+        removed: share of the rise that its change removes, mean over the seeds so far; 0 if it is not known.
+    """
+
+    number: int
+    cause: str
+    removed: float
+
+
+@dataclass(frozen=True)
+class SecondChange:
+    """What a second change does beyond the first one.
+
+    Attributes:
+        cause: the second cause.
+        share: the share of the rise that both remove, less the share that the first removes.
+        fall: fall of the loss that rose.
+        other_rise: mean ln(loss / level) of the other loss with nothing changed; 0 if its level is not known.
+        other_left: the same without the first cause.
+        other_fall: fall of the other loss.
+    """
+
+    cause: str
+    share: float
+    fall: float
+    other_rise: float
+    other_left: float
+    other_fall: float
+
+    @property
+    def evident(self) -> bool:
+        """Whether the cause has evidence of its own."""
+        return CAUSES[self.cause].evident
+
+    @property
+    def ends_the_other_rise(self) -> bool:
+        """Whether the other loss rose, is still up without the first cause, and comes down without the second.
+
+        1. With nothing changed it is above its level by REMAINS.
+        2. Without the first cause it still is.
+        3. The second change takes away half of what is left, and at least LASTING.
+        """
+        rose = self.other_rise >= REMAINS and self.other_left >= REMAINS
+        return rose and self.other_fall >= max(HALF_OF_THE_REST * self.other_left, LASTING)
+
+
+@dataclass(frozen=True)
+class SecondCause:
+    """By how much a second cause counts: the fall of a loss, of the other loss if `of_other`."""
+
+    gain: float
+    of_other: bool
+
+
+def allowed_rounds(budget: float, num_rounds: int) -> int:
+    """Returns the rounds that all replays may take: `budget` times the rounds that are explained, at least EXPLAINED.
+
+    Args:
+        budget: `diagnose.budget`.
+        num_rounds: from the start of the replays to the end of the rise.
+    """
+    return round(budget * max(num_rounds, EXPLAINED))
+
+
+def last_round(
+    *,
+    start: int,
+    first: int,
+    alarm: int,
+    half_risen: int,
+    until: int,
+    last_of_run: int,
+    num_candidates: int,
+    allowed: int,
+) -> int:
+    """Returns the last round of the replays.
+
+    1. All candidates, two replays of a second cause and two replays for each other seed fit into the budget. So does
+       the replay that changes nothing. No replay is longer than LONGEST.
+    2. The replays end with the rise.
+    3. They do not end before the rise is clear: the round of the alarm, or the round in which half of the rise is
+       visible. This may take up to LONGEST rounds.
+    4. They run at least LEAST rounds of the rise.
+    5. They end with the run.
+
+    A later condition overrules an earlier one.
+
+    Args:
+        start: round of the model that the replays start from.
+        first: first round of the rise.
+        alarm: the round after which the rise was sure.
+        half_risen: see `half_risen_round`.
+        until: last round of the rise.
+        last_of_run: last round of the run.
+        num_candidates: candidates that are replayed.
+        allowed: rounds that all replays may take.
+    """
+    num_replays = 3 + num_candidates + 2 * (SEEDS - 1)
+    affordable = start + min(LONGEST, allowed // num_replays)
+    clear = min(alarm, half_risen, start + LONGEST)
+    return min(max(min(affordable, until), clear, first + LEAST - 1), last_of_run)
+
+
+def half_risen_round(
+    logged: Mapping[int, float], level: float, loss_after: float | None, first: int, alarm: int
+) -> int:
+    """Returns the first round of the rise in which half of it is visible, on the logarithm.
+
+    It may be earlier than the alarm: half of a steep rise is visible before it is sure.
+
+    Args:
+        logged: loss by round.
+        level: the loss before the rise.
+        loss_after: the loss at its height; None if it is not known.
+        first: first round of the rise.
+        alarm: returned if `loss_after` is None, or if no round shows half of the rise.
+    """
+    if loss_after is None:
+        return alarm
+    half = 0.5 * height([loss_after], level)
+    return min((r for r, loss in logged.items() if r >= first and height([loss], level) >= half), default=alarm)
+
+
+def reproduced(replayed: Sequence[float], logged: Sequence[float], loss_after: float | None, level: float) -> bool:
+    """Returns whether the loss rose again with nothing changed.
+
+    1. The log shows a rise in the rounds that are compared.
+    2. At its height, the replayed loss rises by more than half of that: half of the rise in the log, or half of the
+       rise in the log's rounds that are compared, whichever is less.
+
+    Args:
+        replayed: losses of the replay that changes nothing.
+        logged: losses of the same rounds in the log, as far as they were measured.
+        loss_after: the loss at its height; None if it is not finite or not known.
+        level: the loss before the rise.
+    """
+    whole = height([float("inf") if loss_after is None else loss_after], level)
+    in_log = max((height([loss], level) for loss in logged), default=whole)
+    return max(height([loss], level) for loss in replayed) > REPRODUCED * min(whole, in_log) > 0
+
+
+def worth_finishing(cause: str, share: float, best: float) -> bool:
+    """Returns whether a candidate's replay goes on after half of the window.
+
+    1. Its change removes at least HOPELESS of the rise.
+    2. If nothing speaks for its cause, it is at most two margins below the best candidate so far.
+
+    Args:
+        cause: the candidate's cause.
+        share: share that its change has removed so far.
+        best: largest share of the candidates before it; 0 if it is the first.
+    """
+    return share >= (HOPELESS if CAUSES[cause].evident else max(HOPELESS, best - 2 * MARGIN))
+
+
+def most_specific(contenders: Sequence[Contender], order: Sequence[str]) -> Contender | None:
+    """Returns the contender that is believed; None if no one removes half of the rise.
+
+    1. It removes at least half of the rise (PROVEN).
+    2. It removes at most MARGIN less than the best.
+    3. Of these, its cause is the first in `order`. Of two with one cause, it is the one that removes more.
+
+    Args:
+        contenders: candidates in numbers.
+        order: all causes, the most specific first.
+    """
+    best = max((contender.removed for contender in contenders), default=0.0)
+    if best < PROVEN:
+        return None
+    close = [contender for contender in contenders if contender.removed >= max(PROVEN, best - MARGIN)]
+    return min(close, key=lambda contender: (order.index(contender.cause), -contender.removed))
+
+
+def believed_first(contenders: Sequence[Contender], order: Sequence[str], steep: bool) -> Contender | None:
+    """Returns the contender whose other seeds are run first; None if there is nothing to confirm.
+
+    1. If local steps overshoot (`steep`): the most specific one, overfitting left out.
+    2. If they do not, a lower client rate only delays whatever raises the loss. It is believed only if no other cause
+       is. Even then overfitting comes before it.
+    3. If they do not, and a skew is believed: overfitting is believed in its place if the skew explains more than
+       MARGIN less. Then the skew is only what lets the model learn its data by heart.
+    4. Else overfitting is not believed here: training that ends before the rise cannot rise (see `explains_the_rest`).
+
+    Args:
+        contenders: candidates in numbers, less those that other seeds did not confirm.
+        order: all causes, the most specific first.
+        steep: whether a local step overshoots farther than it came.
+    """
+    overfitting = [contender for contender in contenders if contender.cause == OVERFITTING]
+    slower = [contender for contender in contenders if contender.cause == RATE]
+    others = [contender for contender in contenders if contender.cause not in (OVERFITTING, RATE)]
+    if steep:
+        return most_specific([*others, *slower], order)
+    first = most_specific(others, order)
+    if first is None:
+        rate = most_specific(slower, order)
+        return rate and (most_specific(overfitting, order) or rate)
+    return most_specific([first, *overfitting], order) if CAUSES[first.cause].skew else first
+
+
+def explains_the_rest(contenders: Sequence[Contender], order: Sequence[str]) -> Contender | None:
+    """Returns overfitting if its change removes half of the rise, else None: it explains what no other cause does."""
+    return most_specific([contender for contender in contenders if contender.cause == OVERFITTING], order)
+
+
+def comes_before_pairs(contenders: Sequence[Contender]) -> bool:
+    """Returns whether overfitting is claimed before pairs of causes are tried: if no contender has evidence."""
+    return not any(CAUSES[contender.cause].evident for contender in contenders)
+
+
+def another_seed(seed: int, effect: Effect, affordable: bool) -> bool:
+    """Returns whether a change is replayed with one more seed.
+
+    It is if one of these holds:
+    1. `seed` is 1: one seed alone proves nothing.
+    2. The budget affords it.
+    3. Half of the rise is removed, but the seeds so far disagree. A third one settles that, and costs less than going
+       on to other causes.
+
+    Args:
+        seed: 1, 2, …; smaller ones were run.
+        effect: of the seeds so far.
+        affordable: whether the replay with that seed, and the one that changes nothing, fit into the budget.
+    """
+    return seed == 1 or affordable or (effect.mean >= PROVEN and not effect.proven)
+
+
+def gives_up_second(change: SecondChange) -> bool:
+    """Returns whether a second change does nothing halfway: no loss falls by NOTHING_HALFWAY.
+
+    The other loss counts only for a cause with evidence of its own.
+    """
+    return (max(change.fall, change.other_fall) if change.evident else change.fall) < NOTHING_HALFWAY
+
+
+def second_cause(change: SecondChange) -> SecondCause | None:
+    """Returns by how much a cause counts as the second; None if it does not.
+
+    It counts if the loss falls, and if one of these holds:
+    1. It removes at least REST of the rise beyond the first.
+    2. It has evidence of its own, and the loss falls by LASTING.
+    3. It has evidence of its own, and ends a rise of the other loss. A client rate that makes the hold-out loss explode
+       would otherwise hide data that have changed. The gain is then the fall of the other loss.
+    """
+    if change.share >= REST or (change.evident and change.fall >= LASTING):
+        counted = SecondCause(change.fall, of_other=False)
+    elif change.evident and change.ends_the_other_rise:
+        counted = SecondCause(change.other_fall, of_other=True)
+    else:
+        return None
+    return counted if counted.gain > 0 else None
+
+
+def outranks(change: SecondChange, counted: SecondCause, best: tuple[SecondChange, SecondCause] | None) -> bool:
+    """Returns whether a second cause comes before the best one so far.
+
+    1. A cause with evidence comes before one without: a lower client rate slows whatever raises the loss.
+    2. Of two with evidence, or two without, the one with the larger gain comes first; of equal ones, the earlier.
+    """
+    return best is None or (change.evident, counted.gain) > (best[0].evident, best[1].gain)
+
+
+def necessary_alone(contenders: Sequence[Contender], steep: bool) -> Contender | None:
+    """Returns the cause whose removal alone takes the rise away as well as the first's does; None if there is none.
+
+    It took both causes to raise the loss.
+    1. It has evidence of its own; or it is the client rate, and local steps overshoot (`steep`).
+    2. It removes half of the rise.
+    3. Of these, it removes most.
+
+    Args:
+        contenders: candidates with other causes than the first.
+        steep: whether a local step overshoots farther than it came.
+    """
+    able = [
+        contender
+        for contender in contenders
+        if (CAUSES[contender.cause].beside_another if steep else CAUSES[contender.cause].evident)
+        and contender.removed >= PROVEN
+    ]
+    return max(able, key=lambda contender: contender.removed, default=None)
+
+
+def second_comes_first(first: str, second: str) -> bool:
+    """Returns whether the second of two causes is named first: data that have changed, before what they always were."""
+    return CAUSES[first].skew and CAUSES[second].changed_data
+
+
+def pairs(contenders: Sequence[Contender]) -> Iterator[tuple[Contender, Contender]]:
+    """Yields the pairs of causes that are tried where no cause alone is proven, the most promising first.
+
+    1. They are made of the CANDIDATES_IN_PAIRS contenders that remove most.
+    2. Overfitting is not one of them.
+    3. The two have different causes.
+    """
+    others = [contender for contender in contenders if contender.cause != OVERFITTING]
+    able = sorted(others, key=lambda contender: contender.removed, reverse=True)[:CANDIDATES_IN_PAIRS]
+    for i, one in enumerate(able):
+        yield from ((one, other) for other in able[i + 1 :] if other.cause != one.cause)
+
+
+def pair_counts(share: float) -> bool:
+    """Returns whether two causes explain the rise together, with the run's own seed: by a share of TOGETHER."""
+    return share >= TOGETHER
+
+
+def failures_removed(before: Sequence[int], after: Sequence[int]) -> Effect:
+    """Returns the share of failed clients that is gone, by seed; seeds without failures are left out.
+
+    Args:
+        before: (S,) failed clients with nothing changed.
+        after: (S,) failed clients with the change.
+    """
+    return Effect(tuple(1 - left / failed for failed, left in zip(before, after, strict=True) if failed))
+
+
+def cleared(suspects: Sequence[str], harmful: Collection[str], evident: Collection[str]) -> tuple[str, ...]:
+    """Returns the suspects whose updates harm the model no more than those of honest clients.
+
+    Suspects in `evident` are not cleared: one round's harm is small beside what honest clients with different data do
+    to each other, and a replay decides.
+    """
+    return tuple(client for client in suspects if client not in harmful and client not in evident)

@@ -1,0 +1,80 @@
+"""Stands in for a replayer in tests of what decides: each replay has the losses that the test says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from tasks.diagnose.incident import Window
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.engine import Replay
+from tasks.errors import SettingsError
+
+START, FIRST, LAST = 15, 16, 19
+LEVEL, RISEN = 0.3, 1.2
+"""Both losses before the rise, and with nothing changed."""
+
+
+def loss_of(share: float) -> float:
+    """Returns the loss of a replay in which a share of the rise is gone, on the logarithm."""
+    return LEVEL * (RISEN / LEVEL) ** (1 - share)
+
+
+@dataclass
+class ScriptedReplayer:
+    """Shares of the rise that changes remove, by what they say; 0 if nothing is said.
+
+    Attributes:
+        val: of `val_loss`; a sequence is by seed.
+        train: of `train_loss`; as in `val` where it is not given.
+        refused: changes that the settings do not allow.
+        failed: failed clients of each round.
+        broken_from: the round in which no client is left.
+        ran: (what the change says, seed) of each replay that was begun.
+    """
+
+    val: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    train: Mapping[str, float | Sequence[float]] | None = None
+    refused: Sequence[str] = ()
+    failed: Mapping[str, int] = field(default_factory=dict)
+    broken_from: Mapping[str, int] = field(default_factory=dict)
+    from_round: int = START
+    last_round: int = 30
+    num_clients: int = 10
+    spent: int = 0
+    ran: list[tuple[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.unchanged = self._replay(NOTHING, 0)
+
+    def begin(self, change: Change, seed: int) -> Replay:
+        if change.says in self.refused:
+            raise SettingsError("not allowed")
+        if change is not NOTHING:
+            self.ran.append((change.says, seed))
+        return self._replay(change, seed)
+
+    def advance(self, replay: Replay, until: int) -> None:
+        while replay.next_round <= min(until, self.last_round):
+            self.spent += replay.costs
+            replay.run_round()
+            if replay.next_round == self.broken_from.get(replay.change.says):
+                replay.broken = True
+
+    def _replay(self, change: Change, seed: int) -> Replay:
+        shares = self.val, self.val if self.train is None else self.train
+        losses = [loss_of(_of_seed(by.get(change.says, 0.0), seed)) for by in shares]
+        row = {"val_loss": losses[0], "train_loss": losses[1], "num_failed": self.failed.get(change.says, 0)}
+        runner = SimpleNamespace(
+            step=lambda state, round_num: SimpleNamespace(state=state, line={"round": round_num, "row": row})
+        )
+        return Replay(change, runner, None, self.from_round + 1)
+
+
+def _of_seed(share: float | Sequence[float], seed: int) -> float:
+    return share[seed] if isinstance(share, Sequence) else share
+
+
+def window(loss="val_loss", rounds=None, **levels) -> Window:
+    """Rounds 16 to 19 of a rise of `loss`; both losses were at LEVEL before it."""
+    counted = tuple(range(FIRST, LAST + 1)) if rounds is None else rounds
+    return Window(loss, FIRST, LAST, counted, {"val_loss": LEVEL, "train_loss": LEVEL, **levels})

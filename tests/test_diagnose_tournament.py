@@ -1,0 +1,190 @@
+"""The tournament on scripted losses: which replays are run, in which order, and which causes are claimed."""
+
+import pytest
+from scripted_replays import ScriptedReplayer, window
+
+from tasks.diagnose.causes import CAUSES, Candidate
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.trials import Trials
+from tasks.diagnose.tournament import Tournament, replay_all, without_failures
+
+CHANGES = {
+    "faulty_clients": "no 03",
+    "feature_shift": "aligned",
+    "server_learning_rate": "plain",
+    "label_skew": "even",
+    "quantity_skew": "equal",
+    "client_learning_rate": "slow",
+    "overfitting": "stopped",
+    "non_finite": "no 05",
+}
+
+
+def candidates(*causes, instead=None):
+    other = None if instead is None else Change(instead)
+    return [Candidate(cause, Change(CHANGES[cause]), instead=other) for cause in causes]
+
+
+class Played:
+    """A tournament from the first replay to the verdict."""
+
+    def __init__(self, replays, *causes, loss="val_loss", allowed=1000, steep=False, instead=None):
+        trials = Trials(replays, window(loss), allowed)
+        proposed = candidates(*causes, instead=instead)
+        self.failures = without_failures(trials, proposed)
+        self.entered = replay_all(trials, proposed, [self.failures.candidate] if self.failures else [])
+        self.proven = Tournament(trials, self.entered, tuple(CAUSES), steep).decide()
+        self.causes = [proof.candidate.cause for proof in self.proven]
+        self.changes = [proof.candidate.change.says for proof in self.proven]
+        self.ran, self.spent = replays.ran, replays.spent
+
+
+def test_one_cause_is_confirmed_by_three_seeds():
+    played = Played(ScriptedReplayer({"no 03": (0.9, 0.8, 1.0)}), "faulty_clients", "client_learning_rate")
+    assert played.causes == ["faulty_clients"]
+    assert played.ran == [("no 03", 0), ("slow", 0), ("no 03 and slow", 0), ("no 03", 1), ("no 03", 2)]
+    (proof,) = played.proven
+    assert proof.effect.by_seed == pytest.approx((0.9, 0.8, 1.0))
+    assert (proof.loss, len(proof.without), len(proof.with_change)) == ("val_loss", 4, 4)
+
+
+def test_a_candidate_that_promises_nothing_ends_halfway():
+    played = Played(ScriptedReplayer({"no 03": 0.09}), "faulty_clients")
+    assert played.proven == []
+    assert played.spent == 4 + 2  # rounds 16 and 17 of 16 to 19
+    assert [one.cause for one in played.entered] == ["faulty_clients"]
+
+
+def test_one_without_evidence_ends_halfway_two_margins_below_the_best():
+    shares = {"no 03": 0.9, "even": 0.45}
+    assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew", allowed=0).spent == 4 + 4 + 2 + 8
+    shares["even"] = 0.55
+    assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew", allowed=0).spent == 4 + 4 + 4 + 8
+
+
+def test_the_other_change_is_tried_where_the_first_removes_less_than_half():
+    played = Played(ScriptedReplayer({"no 03": 0.2, "labels back": 1.0}), "faulty_clients", instead="labels back")
+    assert played.changes == ["labels back"]
+    assert played.causes == ["faulty_clients"]
+    assert len(played.entered) == 2
+    assert Played(ScriptedReplayer({"no 03": 0.6}), "faulty_clients", instead="labels back").changes == ["no 03"]
+    refused = ScriptedReplayer({"labels back": 1.0}, refused=["no 03"])
+    assert Played(refused, "faulty_clients", instead="labels back").changes == ["labels back"]
+
+
+def test_a_cause_that_other_seeds_do_not_confirm_gives_way_to_the_next():
+    shares = {"no 03": (0.9, 0.0, 0.0), "even": 0.8}
+    assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew").causes == ["label_skew"]
+    # Not where the budget is spent: 4 rounds with nothing changed, 8 of two candidates, 8 of a second seed.
+    assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew", allowed=20).causes == []
+
+
+def test_two_seeds_that_disagree_are_settled_by_a_third_beyond_the_budget():
+    replays = ScriptedReplayer({"no 03": (1.0, 0.5, 1.0)})
+    played = Played(replays, "faulty_clients", allowed=0)
+    assert played.ran == [("no 03", 0), ("no 03", 1), ("no 03", 2)]
+    assert played.causes == ["faulty_clients"]
+    agreeing = ScriptedReplayer({"no 03": (1.0, 0.9, 1.0)})
+    assert Played(agreeing, "faulty_clients", allowed=0).ran == [("no 03", 0), ("no 03", 1)]
+
+
+def test_a_second_cause_beyond_the_first_is_proven_by_both_changes():
+    shares = {"slow": 0.6, "no 03": 0.3, "slow and no 03": 1.0}
+    played = Played(ScriptedReplayer(shares), "faulty_clients", "client_learning_rate", steep=True)
+    assert played.causes == ["client_learning_rate", "faulty_clients"]
+    assert played.changes == ["slow", "slow and no 03"]
+    assert played.proven[1].effect.by_seed == (pytest.approx(1.0),)
+
+
+def test_a_second_cause_that_ends_the_other_loss_is_proven_by_that():
+    replays = ScriptedReplayer({"slow": 1.0, "slow and no 03": 1.0}, train={"slow": 0.2, "slow and no 03": 1.0})
+    played = Played(replays, "faulty_clients", "client_learning_rate", steep=True)
+    assert played.causes == ["client_learning_rate", "faulty_clients"]
+    assert [proof.loss for proof in played.proven] == ["val_loss", "train_loss"]
+
+
+def test_a_second_cause_that_does_nothing_halfway_is_not_run_on():
+    shares = {"slow": 0.9, "no 03": 0.3, "slow and no 03": 0.9}
+    played = Played(ScriptedReplayer(shares), "faulty_clients", "client_learning_rate", steep=True)
+    assert played.causes == ["client_learning_rate"]
+    # Nothing changed thrice, two candidates, half of both, two more seeds.
+    assert played.spent == 3 * 4 + 2 * 4 + 2 + 2 * 4
+
+
+def test_a_second_cause_is_not_tried_where_the_budget_is_spent():
+    shares = {"slow": 0.6, "no 03": 0.3, "slow and no 03": 1.0}
+    for allowed, second in ((24, True), (23, False)):  # 12 rounds are spent; 3 replays of 4 rounds more
+        replays = ScriptedReplayer(shares)
+        Played(replays, "faulty_clients", "client_learning_rate", steep=True, allowed=allowed)
+        assert (("slow and no 03", 0) in replays.ran) is second
+
+
+def test_a_cause_that_removes_the_rise_alone_is_the_second_too():
+    shares = {"no 03": 1.0, "aligned": 0.8, "no 03 and aligned": 1.0}
+    played = Played(ScriptedReplayer(shares), "faulty_clients", "feature_shift")
+    assert (played.causes, played.changes) == (["faulty_clients", "feature_shift"], ["no 03", "aligned"])
+
+
+def test_changed_data_are_named_before_a_skew():
+    shares = {"even": 0.8, "no 03": 0.55, "even and no 03": 1.0}
+    played = Played(ScriptedReplayer(shares), "faulty_clients", "label_skew")
+    assert played.causes == ["faulty_clients", "label_skew"]
+    assert played.changes == ["even and no 03", "even"]
+
+
+def test_a_lower_rate_is_second_only_where_nothing_evident_is():
+    shares = {"even": 0.6, "aligned": 0.3, "slow": 0.4, "even and aligned": 0.8, "even and slow": 1.0}
+    causes = ("feature_shift", "label_skew", "client_learning_rate")
+    assert Played(ScriptedReplayer(shares), *causes).causes == ["feature_shift", "label_skew"]
+    shares["even and aligned"] = 0.6
+    assert Played(ScriptedReplayer(shares), *causes).causes == ["label_skew", "client_learning_rate"]
+
+
+def test_overfitting_is_claimed_where_nothing_else_removes_the_rise():
+    shares = {"even": 0.2, "stopped": 1.0}
+    assert Played(ScriptedReplayer(shares), "label_skew", "overfitting").causes == ["overfitting"]
+
+
+def test_overfitting_comes_after_pairs_where_a_cause_has_evidence():
+    shares = {"no 03": 0.4, "plain": 0.3, "stopped": 1.0, "no 03 and plain": 0.9}
+    causes = ("faulty_clients", "server_learning_rate", "overfitting")
+    assert Played(ScriptedReplayer(shares), *causes).causes == ["faulty_clients", "server_learning_rate"]
+    # The fallback: no pair removes the rise either.
+    shares["no 03 and plain"] = 0.5
+    assert Played(ScriptedReplayer(shares), *causes).causes == ["overfitting"]
+    shares["stopped"] = 0.4
+    assert Played(ScriptedReplayer(shares), *causes).causes == []
+
+
+def test_two_joint_causes_are_each_proven_by_both_changes():
+    shares = {"plain": 0.45, "no 03": 0.4, "plain and no 03": (0.9, 0.9, 0.9)}
+    played = Played(ScriptedReplayer(shares), "server_learning_rate", "faulty_clients")
+    assert played.causes == ["faulty_clients", "server_learning_rate"]  # the more specific first
+    assert played.changes == ["plain and no 03"] * 2
+    assert [len(proof.effect.by_seed) for proof in played.proven] == [3, 3]
+
+
+@pytest.mark.parametrize("both", [0.59, (0.9, 0.0, 0.0)], ids=["too little", "by chance"])
+def test_two_causes_that_do_not_surely_remove_the_rise_together_are_none(both):
+    shares = {"plain": 0.45, "no 03": 0.4, "plain and no 03": both}
+    assert Played(ScriptedReplayer(shares), "server_learning_rate", "faulty_clients").causes == []
+
+
+def test_failures_are_proven_by_failed_clients_and_by_no_loss():
+    replays = ScriptedReplayer({"no 05": 0.0}, failed={"": 2, "no 05": 0})
+    trials = Trials(replays, window(), 1000)
+    proof = without_failures(trials, candidates("label_skew", "non_finite"))
+    assert proof.effect.by_seed == (1.0, 1.0, 1.0)
+    assert proof.effect.proven
+    assert replays.ran == [("no 05", seed) for seed in range(3)]
+    assert without_failures(trials, candidates("label_skew")) is None
+    assert without_failures(Trials(ScriptedReplayer(refused=["no 05"]), window(), 9), candidates("non_finite")) is None
+
+
+def test_failures_that_are_not_proven_are_a_candidate_among_the_others():
+    replays = ScriptedReplayer({"no 05": 0.2, "even": 0.9}, failed={"": 2, "no 05": 2})
+    played = Played(replays, "non_finite", "label_skew")
+    assert not played.failures.effect.proven
+    assert [one.cause for one in played.entered] == ["non_finite", "label_skew"]
+    assert played.causes == ["label_skew"]
+    assert [says for says, _ in replays.ran].count("no 05") == 3  # not once more

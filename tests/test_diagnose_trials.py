@@ -1,0 +1,119 @@
+"""Trials answer with plain numbers, run nothing twice, and know what is spent."""
+
+import numpy as np
+import pytest
+from scripted_replays import LEVEL, RISEN, ScriptedReplayer, loss_of, window
+
+from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.trials import Trials
+
+A, B = Change("a"), Change("b")
+
+
+def test_losses_are_those_of_the_window_as_far_as_it_was_run():
+    trials = Trials(ScriptedReplayer({"a": 0.5}), window(rounds=(16, 18, 19)), 100)
+    trials.run(A, until=17)
+    assert trials.losses(A) == [pytest.approx(loss_of(0.5))]
+    trials.run(A)
+    assert trials.losses(A) == [pytest.approx(loss_of(0.5))] * 3
+    assert trials.losses(NOTHING, "train_loss") == [RISEN] * 3
+
+
+def test_shares_falls_and_heights_by_hand():
+    replays = ScriptedReplayer({"a": (0.5, 0.7), "b": 1.0}, train={"a": 0.0, "b": 0.5})
+    trials = Trials(replays, window(), 100)
+    for change, seed in ((A, 0), (A, 1), (B, 0)):
+        trials.run(change, seed)
+    assert trials.effect(A).by_seed == (pytest.approx(0.5), pytest.approx(0.7))
+    assert trials.removed(A) == pytest.approx(0.6)
+    assert trials.removed(B, "train_loss") == pytest.approx(0.5)
+    # From a's 0.6 (half of the way, seed 0) to b's 0.3 is ln 2.
+    assert trials.fall(A, B, "val_loss") == pytest.approx(np.log(2))
+    assert trials.height(NOTHING, "val_loss") == pytest.approx(np.log(4))
+    assert trials.height(B, "val_loss") == pytest.approx(0.0)
+    unchanged, changed = trials.series(A, "val_loss")
+    assert unchanged == (pytest.approx(RISEN),) * 4
+    assert changed == (pytest.approx((loss_of(0.5) + loss_of(0.7)) / 2),) * 4
+
+
+def test_a_loss_whose_level_is_not_known_has_no_height_and_no_fall():
+    trials = Trials(ScriptedReplayer({"a": 0.5}), window(train_loss=None), 100)
+    trials.run(A)
+    assert trials.height(A, "train_loss") == trials.fall(NOTHING, A, "train_loss") == 0.0
+    # The share is that of the rise above the other loss's level.
+    assert trials.removed(A, "train_loss") == pytest.approx(0.5)
+
+
+def test_a_seed_whose_loss_does_not_rise_says_nothing():
+    trials = Trials(ScriptedReplayer({"": (0.0, 1.0), "a": 0.5}), window(), 100)
+    for seed in (0, 1):
+        trials.run(A, seed)
+    assert trials.effect(A).by_seed == (pytest.approx(0.5),)
+    never = Trials(ScriptedReplayer({"": 1.0, "a": 0.5}), window(), 100)
+    never.run(A)
+    assert never.effect(A).by_seed == ()
+    assert never.removed(A) == 0.0
+
+
+def test_nothing_is_run_twice_and_the_budget_counts_every_round():
+    replays = ScriptedReplayer()
+    trials = Trials(replays, window(), allowed=16)
+    assert trials.spent == 4  # rounds 16 to 19 with nothing changed
+    trials.run(A, until=17)
+    assert trials.spent == 6
+    trials.run(A)
+    trials.run(A)
+    assert trials.spent == 8
+    assert trials.affords(2)
+    assert not trials.affords(3)
+    trials.run(A, seed=1)  # and nothing changed with that seed
+    assert trials.spent == 16
+    assert trials.affords(0)
+    assert not trials.affords(1)
+    assert replays.ran == [("a", 0), ("a", 1)]
+
+
+def test_equal_changes_are_two():
+    replays = ScriptedReplayer()
+    trials = Trials(replays, window(), 100)
+    for change in (Change("a"), A, A):
+        trials.run(change)
+    assert replays.ran == [("a", 0), ("a", 0)]
+
+
+def test_a_change_that_the_settings_refuse_costs_nothing():
+    trials = Trials(ScriptedReplayer(refused=["a"]), window(), 100)
+    assert not trials.run(A, seed=1)
+    assert trials.spent == 4
+    assert trials.run(B)
+
+
+def test_both_changes_at_once_are_one_trial_in_either_order():
+    trials = Trials(ScriptedReplayer(), window(), 100)
+    both = trials.together(A, B)
+    assert trials.together(B, A) is both
+    assert both.says == "a and b"
+
+
+def test_failed_clients_are_those_of_the_window():
+    replays = ScriptedReplayer(failed={"": 2, "a": 1}, broken_from={"b": 18})
+    trials = Trials(replays, window(), 100)
+    replays.advance(replays.unchanged, 25)
+    for change in (A, B):
+        trials.run(change)
+    assert trials.failed(NOTHING) == 8
+    assert trials.failed(A) == 4
+    assert trials.failed(B) == 10  # it broke down: all clients
+    assert trials.losses(B)[2:] == [np.inf, np.inf]
+    # The replay that changes nothing has been run farther than the window.
+    assert [len(losses) for losses in trials.series(A, "val_loss")] == [4, 4]
+    assert len(trials.losses(NOTHING)) == 4
+
+
+def test_levels_stand_for_the_loss_that_rose():
+    trials = Trials(ScriptedReplayer({"a": 1.0}), window("train_loss", train_loss=2 * LEVEL), 100)
+    trials.run(A)
+    # From 1.2 to 0.3 above a level of 0.6: twice the rise.
+    assert trials.removed(A) == pytest.approx(1.0)
+    assert trials.effect(A).by_seed == (pytest.approx(2.0),)
+    assert trials.window.other == "val_loss"

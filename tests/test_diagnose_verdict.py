@@ -1,0 +1,284 @@
+"""The rules by which replays prove a cause, each on plain numbers."""
+
+import math
+
+import pytest
+
+from tasks.diagnose.causes import CAUSES
+from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.verdict import (
+    Contender,
+    SecondCause,
+    SecondChange,
+    allowed_rounds,
+    another_seed,
+    believed_first,
+    cleared,
+    comes_before_pairs,
+    explains_the_rest,
+    failures_removed,
+    gives_up_second,
+    half_risen_round,
+    last_round,
+    most_specific,
+    necessary_alone,
+    outranks,
+    pair_counts,
+    pairs,
+    reproduced,
+    second_cause,
+    second_comes_first,
+    worth_finishing,
+)
+
+
+def contenders(**shares):
+    """`faulty_clients=0.8`, ... -> contenders in this order; a sequence of shares is as many of one cause."""
+    listed = [
+        (cause, share)
+        for cause, several in shares.items()
+        for share in (several if isinstance(several, tuple) else (several,))
+    ]
+    return [Contender(number, cause, share) for number, (cause, share) in enumerate(listed)]
+
+
+def cause_of(contender):
+    return contender and contender.cause
+
+
+# The window and the budget
+
+SPAN = {"start": 10, "first": 12, "alarm": 13, "half_risen": 13, "until": 30, "last_of_run": 30, "num_candidates": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        ({"allowed": 50}, 15),  # 3 candidates and 3 + 2 · 2 others: 10 replays of 5 rounds
+        ({"allowed": 59}, 15),
+        ({"allowed": 60}, 16),
+        ({"allowed": 60, "num_candidates": 5}, 15),
+        ({"allowed": 1000}, 22),  # at most 12 rounds
+        ({"allowed": 1000, "until": 18}, 18),  # not beyond the rise
+        ({"allowed": 0, "until": 12}, 14),  # three rounds of the rise
+        ({"allowed": 0, "alarm": 17, "half_risen": 16}, 16),  # until half of it is visible
+        ({"allowed": 0, "alarm": 16, "half_risen": 17}, 16),  # or it is sure
+        ({"allowed": 0, "alarm": 29, "half_risen": 29}, 22),  # and that no longer than 12 rounds
+        ({"allowed": 1000, "last_of_run": 13}, 13),
+    ],
+)
+def test_last_round_of_the_replays(changes, last):
+    assert last_round(**{**SPAN, **changes}) == last
+
+
+def test_budget_counts_at_least_fifteen_rounds():
+    assert allowed_rounds(3.0, 4) == allowed_rounds(3.0, 15) == 45
+    assert allowed_rounds(3.0, 20) == 60
+
+
+def test_half_of_a_rise_is_on_the_logarithm():
+    logged = dict(zip(range(14, 22), [0.9, 0.3, 0.35, 0.5, 0.7, 1.2, 1.2, 1.2], strict=True))
+    # From 0.3 to 1.2 is ln 4; half of it, 0.6, is passed in round 18. Round 14 is before the rise.
+    assert half_risen_round(logged, 0.3, 1.2, first=16, alarm=21) == 18
+    assert half_risen_round({**logged, 17: 0.6}, 0.3, 1.2, first=16, alarm=21) == 17
+    assert half_risen_round(logged, 0.3, None, first=16, alarm=21) == 21
+    assert half_risen_round({16: 0.4}, 0.3, 1.2, first=16, alarm=21) == 21
+
+
+@pytest.mark.parametrize(
+    ("replayed", "logged", "loss_after", "came_again"),
+    [
+        # From 1 to 4 in the log: half of it is 2.
+        ([1.0, 2.1], [4.0], 4.0, True),
+        ([1.0, 1.9], [4.0], 4.0, False),
+        ([1.3, 1.3], [4.0], 4.0, False),  # a rise by 30 % is not that of the log
+        ([1.3, 1.1], [1.5], 4.0, True),  # but it is where the log shows no more in these rounds
+        ([1.3, 1.1], [9.0], 1.5, True),  # nor at its height
+        ([math.inf], [4.0], None, True),
+        ([1.9], [4.0], None, False),
+        ([1.0, 2.1], [], 4.0, True),  # rounds that were not measured
+        ([1.0, 1.9], [], 4.0, False),
+        ([2.0], [0.9], 4.0, False),  # no rise in the log
+        ([math.inf], [], None, True),
+        ([99.0], [], None, False),  # of a loss that is not finite half is 100 times the level
+    ],
+)
+def test_reproduced_is_half_of_the_logged_rise(replayed, logged, loss_after, came_again):
+    assert reproduced(replayed, logged, loss_after, 1.0) is came_again
+
+
+# One cause
+
+
+def test_a_candidate_is_given_up_below_a_tenth_or_two_margins_below_the_best():
+    assert worth_finishing("label_skew", 0.1, 0.0)
+    assert not worth_finishing("label_skew", 0.09, 0.0)
+    assert worth_finishing("label_skew", 0.51, 0.9)
+    assert not worth_finishing("label_skew", 0.49, 0.9)
+    assert worth_finishing("faulty_clients", 0.1, 0.9)  # something speaks for it
+    assert not worth_finishing("faulty_clients", 0.09, 0.0)
+
+
+def test_more_specific_cause_is_believed_within_the_margin():
+    for share, cause in ((0.81, "faulty_clients"), (0.79, "label_skew")):
+        assert cause_of(most_specific(contenders(label_skew=1.0, faulty_clients=share), tuple(CAUSES))) == cause
+    # A more specific one that removes more is believed anyway.
+    assert cause_of(most_specific(contenders(label_skew=0.6, faulty_clients=1.0), tuple(CAUSES))) == "faulty_clients"
+    assert cause_of(most_specific(contenders(label_skew=0.6, quantity_skew=0.5), tuple(CAUSES))) == "quantity_skew"
+
+
+def test_half_of_the_rise_is_the_least():
+    assert most_specific(contenders(faulty_clients=0.49), tuple(CAUSES)) is None
+    assert cause_of(most_specific(contenders(faulty_clients=0.5), tuple(CAUSES))) == "faulty_clients"
+    # Within the margin, but less than half.
+    assert cause_of(most_specific(contenders(faulty_clients=0.49, label_skew=0.6), tuple(CAUSES))) == "label_skew"
+    assert most_specific([], tuple(CAUSES)) is None
+
+
+def test_of_one_cause_the_change_that_removes_more_is_believed():
+    first = most_specific(contenders(feature_shift=(0.8, 0.9), label_skew=0.9), tuple(CAUSES))
+    assert (first.number, first.cause) == (1, "feature_shift")
+
+
+@pytest.mark.parametrize(
+    ("shares", "steep", "cause"),
+    [
+        # Where steps overshoot, a lower rate is a cause among the others; the order puts it behind them.
+        ({"label_skew": 0.6, "client_learning_rate": 0.9}, True, "client_learning_rate"),
+        ({"label_skew": 0.75, "client_learning_rate": 0.9}, True, "label_skew"),
+        # Where none does, it only delays what else raises the loss.
+        ({"label_skew": 0.6, "client_learning_rate": 0.9}, False, "label_skew"),
+        ({"label_skew": 0.4, "client_learning_rate": 0.9}, False, "client_learning_rate"),
+        ({"client_learning_rate": 0.4}, False, None),
+        # Overfitting comes before a lower rate, and in place of a skew that explains less.
+        ({"client_learning_rate": 0.9, "overfitting": 0.6}, False, "overfitting"),
+        ({"client_learning_rate": 0.9, "overfitting": 0.4}, False, "client_learning_rate"),
+        ({"client_learning_rate": 0.9, "overfitting": 1.0}, True, "client_learning_rate"),
+        ({"quantity_skew": 0.7, "overfitting": 1.0}, False, "overfitting"),
+        ({"quantity_skew": 0.85, "overfitting": 1.0}, False, "quantity_skew"),
+        ({"quantity_skew": 0.7, "overfitting": 1.0}, True, "quantity_skew"),
+        ({"faulty_clients": 0.7, "overfitting": 1.0}, False, "faulty_clients"),
+        # Alone it is not believed here.
+        ({"overfitting": 1.0}, False, None),
+        ({"overfitting": 1.0}, True, None),
+        ({}, False, None),
+    ],
+)
+def test_which_cause_is_believed_first(shares, steep, cause):
+    assert cause_of(believed_first(contenders(**shares), tuple(CAUSES), steep)) == cause
+
+
+def test_overfitting_explains_the_rest():
+    assert cause_of(explains_the_rest(contenders(label_skew=0.9, overfitting=0.5), tuple(CAUSES))) == "overfitting"
+    assert explains_the_rest(contenders(label_skew=0.9, overfitting=0.4), tuple(CAUSES)) is None
+    assert explains_the_rest(contenders(label_skew=0.9), tuple(CAUSES)) is None
+    assert comes_before_pairs(contenders(label_skew=0.3, overfitting=0.9))
+    assert not comes_before_pairs(contenders(faulty_clients=0.0, overfitting=0.9))
+
+
+def test_another_seed_is_run_where_it_must_be_or_may_be():
+    agree, disagree = Effect((0.9, 0.9)), Effect((0.1, 1.0))
+    assert another_seed(1, Effect((0.9,)), affordable=False)
+    assert another_seed(2, agree, affordable=True)
+    assert not another_seed(2, agree, affordable=False)
+    assert another_seed(2, disagree, affordable=False)  # a third settles it
+    assert not another_seed(2, Effect((0.1, 0.8)), affordable=False)  # less than half: there is nothing to settle
+
+
+def test_failures_count_by_seed():
+    # 4 of 4 and 3 of 4 gone; a seed without failures shows nothing.
+    assert failures_removed([4, 4, 0], [0, 1, 0]) == Effect((1.0, 0.75))
+    assert not failures_removed([0, 0, 0], [0, 0, 0]).proven
+
+
+# Two causes
+
+
+def change(cause="faulty_clients", **numbers):
+    nothing = {"share": 0.0, "fall": 0.0, "other_rise": 0.0, "other_left": 0.0, "other_fall": 0.0}
+    return SecondChange(cause, **{**nothing, **numbers})
+
+
+@pytest.mark.parametrize(
+    ("second", "counted"),
+    [
+        # 1. A fifth of the rise, of any cause.
+        (change("client_learning_rate", share=0.2, fall=0.1), SecondCause(0.1, False)),
+        (change("client_learning_rate", share=0.19, fall=0.4), None),
+        (change("client_learning_rate", share=0.2, fall=0.0), None),
+        # 2. A lasting fall of the loss, of a cause with evidence.
+        (change(fall=0.15), SecondCause(0.15, False)),
+        (change(fall=0.14), None),
+        # 3. Half of what is left of the other loss's rise, of a cause with evidence.
+        (change(other_rise=1.0, other_left=1.0, other_fall=0.5), SecondCause(0.5, True)),
+        (change("client_learning_rate", other_rise=1.0, other_left=1.0, other_fall=1.0), None),
+        (change(other_rise=1.0, other_left=1.0, other_fall=0.49), None),
+        (change(other_rise=0.09, other_left=1.0, other_fall=1.0), None),  # it did not rise
+        (change(other_rise=1.0, other_left=0.09, other_fall=0.2), None),  # nothing is left
+        (change(other_rise=1.0, other_left=0.2, other_fall=0.14), None),  # no lasting part
+        (change(other_rise=1.0, other_left=0.2, other_fall=0.16), SecondCause(0.16, True)),
+        # Where both losses fall, the one that rose counts.
+        (change(fall=0.2, other_rise=1.0, other_left=1.0, other_fall=0.9), SecondCause(0.2, False)),
+    ],
+)
+def test_when_a_second_cause_counts(second, counted):
+    assert second_cause(second) == counted
+
+
+def test_a_second_change_that_does_nothing_halfway_is_given_up():
+    assert gives_up_second(change(fall=0.019))
+    assert not gives_up_second(change(fall=0.02))
+    assert not gives_up_second(change(other_fall=0.02))
+    assert gives_up_second(change("client_learning_rate", other_fall=0.02))  # the other loss counts with evidence only
+
+
+def test_a_second_cause_with_evidence_comes_before_a_lower_rate():
+    rate, faulty = (change("client_learning_rate"), SecondCause(0.9, False)), (change(), SecondCause(0.2, False))
+    assert outranks(*rate, None)
+    assert outranks(*faulty, rate)
+    assert not outranks(*rate, faulty)
+    assert outranks(change(), SecondCause(0.3, True), faulty)
+    assert not outranks(*faulty, faulty)  # of equal ones the first stays
+
+
+@pytest.mark.parametrize(
+    ("shares", "steep", "cause"),
+    [
+        ({"faulty_clients": 0.6, "feature_shift": 0.7, "label_skew": 0.9}, False, "feature_shift"),
+        ({"faulty_clients": 0.49}, False, None),
+        ({"faulty_clients": 0.5, "client_learning_rate": 0.9}, False, "faulty_clients"),
+        ({"faulty_clients": 0.5, "client_learning_rate": 0.9}, True, "client_learning_rate"),
+        ({"label_skew": 1.0, "overfitting": 1.0}, True, None),
+    ],
+)
+def test_a_cause_that_is_necessary_alone(shares, steep, cause):
+    assert cause_of(necessary_alone(contenders(**shares), steep)) == cause
+
+
+def test_changed_data_are_named_before_what_they_always_were():
+    for skew in ("label_skew", "quantity_skew"):
+        for of_data in ("faulty_clients", "feature_shift"):
+            assert second_comes_first(skew, of_data)
+            assert not second_comes_first(of_data, skew)
+        assert not second_comes_first(skew, "server_learning_rate")
+    assert not second_comes_first("client_learning_rate", "faulty_clients")
+
+
+def test_pairs_are_made_of_the_best_three_that_differ():
+    shares = {"label_skew": 0.3, "overfitting": 0.45, "faulty_clients": 0.4, "feature_shift": (0.2, 0.35)}
+    tried = [(one.cause, other.cause) for one, other in pairs(contenders(**shares))]
+    assert tried == [
+        ("faulty_clients", "feature_shift"),
+        ("faulty_clients", "label_skew"),
+        ("feature_shift", "label_skew"),
+    ]
+    assert [(one.number, other.number) for one, other in pairs(contenders(feature_shift=(0.3, 0.4), label_skew=0.1))]
+    twice = [(one.number, other.number) for one, other in pairs(contenders(feature_shift=(0.3, 0.4), label_skew=0.1))]
+    assert twice == [(1, 2), (0, 2)]  # two changes of one cause are no pair
+    assert pair_counts(0.6)
+    assert not pair_counts(0.59)
+
+
+def test_suspects_are_cleared_who_do_no_harm():
+    suspects = ("01", "02", "03")
+    assert cleared(suspects, harmful={"02"}, evident={"03", "04"}) == ("01",)
