@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from tasks.diagnose.incident import Window
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.engine import Replay
+from tasks.diagnose.window import Window
 from tasks.errors import SettingsError
 
 START, FIRST, LAST = 15, 16, 19

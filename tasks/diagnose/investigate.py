@@ -12,7 +12,7 @@ from tasks.diagnose.evidence.collect import find
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.harm import harmful
 from tasks.diagnose.evidence.sent import capture
-from tasks.diagnose.incident import Incident, window
+from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation, Proof
 from tasks.diagnose.replay.change import NOTHING
 from tasks.diagnose.replay.computations import ComputationCache
@@ -22,6 +22,7 @@ from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import STEEP
 from tasks.diagnose.tournament import Tournament, proof, replay_all, without_failures
 from tasks.diagnose.treatment import treat
+from tasks.diagnose.window import allowed_rounds, half_risen_round, last_round, reproduced, window
 from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
 
@@ -85,13 +86,13 @@ def _findings(replays: Replayer, incident: Incident, clients: ClientLog) -> Find
 def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candidates: int, budget: float) -> Trials:
     """The trials of so many candidates, with their budget and the rounds in which they are compared."""
     first, until = incident.first, min(incident.until, replays.last_round)
-    allowed = verdict.allowed_rounds(budget, until - replays.from_round)
+    allowed = allowed_rounds(budget, until - replays.from_round)
     level = incident.level(replays.loss)
-    last = verdict.last_round(
+    last = last_round(
         start=replays.from_round,
         first=first,
         alarm=incident.alarm,
-        half_risen=verdict.half_risen_round(incident.logged, level, incident.loss_after, first, incident.alarm),
+        half_risen=half_risen_round(incident.logged, level, incident.loss_after, first, incident.alarm),
         until=until,
         last_of_run=replays.last_round,
         num_candidates=num_candidates,
@@ -119,4 +120,4 @@ def _proven(
 
 def _reproduced(trials: Trials, incident: Incident) -> bool:
     logged = [incident.logged[r] for r in trials.window.rounds if r in incident.logged]
-    return verdict.reproduced(trials.losses(NOTHING), logged, incident.loss_after, trials.window.level)
+    return reproduced(trials.losses(NOTHING), logged, incident.loss_after, trials.window.level)

@@ -4,11 +4,11 @@ A *share* is the part of the rise that a change removes: 0 for no effect, 1 if t
 rise (`replay/effect.py`). A *fall* is a difference of ln(loss): 0.15 is a loss that is 14 % lower.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tasks.diagnose.causes import CAUSES
-from tasks.diagnose.replay.effect import Effect, height
+from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.thresholds import (
     HALF_OF_THE_REST,
     HOPELESS,
@@ -17,7 +17,6 @@ from tasks.diagnose.thresholds import (
     NOTHING_HALFWAY,
     PROVEN,
     REMAINS,
-    REPRODUCED,
     REST,
     TOGETHER,
 )
@@ -26,12 +25,6 @@ RATE, OVERFITTING = "client_learning_rate", "overfitting"
 
 SEEDS = 3
 """Most seeds that a change is replayed with."""
-EXPLAINED = 15
-"""Least rounds that the budget is counted by: a spike of one round needs a replay or two, too."""
-LEAST = 3
-"""Least rounds of the rise that a replay runs."""
-LONGEST = 12
-"""Most rounds of a replay."""
 CANDIDATES_IN_PAIRS = 3
 """Most candidates of which pairs are made."""
 
@@ -94,93 +87,6 @@ class SecondCause:
 
     gain: float
     of_other: bool
-
-
-def allowed_rounds(budget: float, num_rounds: int) -> int:
-    """Returns the rounds that all replays may take: `budget` times the rounds that are explained, at least EXPLAINED.
-
-    Args:
-        budget: `diagnose.budget`.
-        num_rounds: from the start of the replays to the end of the rise.
-    """
-    return round(budget * max(num_rounds, EXPLAINED))
-
-
-def last_round(
-    *,
-    start: int,
-    first: int,
-    alarm: int,
-    half_risen: int,
-    until: int,
-    last_of_run: int,
-    num_candidates: int,
-    allowed: int,
-) -> int:
-    """Returns the last round of the replays.
-
-    1. All candidates, two replays of a second cause and two replays for each other seed fit into the budget. So does
-       the replay that changes nothing. No replay is longer than LONGEST.
-    2. The replays end with the rise.
-    3. They do not end before the rise is clear: the round of the alarm, or the round in which half of the rise is
-       visible. This may take up to LONGEST rounds.
-    4. They run at least LEAST rounds of the rise.
-    5. They end with the run.
-
-    A later condition overrules an earlier one.
-
-    Args:
-        start: round of the model that the replays start from.
-        first: first round of the rise.
-        alarm: the round after which the rise was sure.
-        half_risen: see `half_risen_round`.
-        until: last round of the rise.
-        last_of_run: last round of the run.
-        num_candidates: candidates that are replayed.
-        allowed: rounds that all replays may take.
-    """
-    num_replays = 3 + num_candidates + 2 * (SEEDS - 1)
-    affordable = start + min(LONGEST, allowed // num_replays)
-    clear = min(alarm, half_risen, start + LONGEST)
-    return min(max(min(affordable, until), clear, first + LEAST - 1), last_of_run)
-
-
-def half_risen_round(
-    logged: Mapping[int, float], level: float, loss_after: float | None, first: int, alarm: int
-) -> int:
-    """Returns the first round of the rise in which half of it is visible, on the logarithm.
-
-    It may be earlier than the alarm: half of a steep rise is visible before it is sure.
-
-    Args:
-        logged: loss by round.
-        level: the loss before the rise.
-        loss_after: the loss at its height; None if it is not known.
-        first: first round of the rise.
-        alarm: returned if `loss_after` is None, or if no round shows half of the rise.
-    """
-    if loss_after is None:
-        return alarm
-    half = 0.5 * height([loss_after], level)
-    return min((r for r, loss in logged.items() if r >= first and height([loss], level) >= half), default=alarm)
-
-
-def reproduced(replayed: Sequence[float], logged: Sequence[float], loss_after: float | None, level: float) -> bool:
-    """Returns whether the loss rose again with nothing changed.
-
-    1. The log shows a rise in the rounds that are compared.
-    2. At its height, the replayed loss rises by more than half of that: half of the rise in the log, or half of the
-       rise in the log's rounds that are compared, whichever is less.
-
-    Args:
-        replayed: losses of the replay that changes nothing.
-        logged: losses of the same rounds in the log, as far as they were measured.
-        loss_after: the loss at its height; None if it is not finite or not known.
-        level: the loss before the rise.
-    """
-    whole = height([float("inf") if loss_after is None else loss_after], level)
-    in_log = max((height([loss], level) for loss in logged), default=whole)
-    return max(height([loss], level) for loss in replayed) > REPRODUCED * min(whole, in_log) > 0
 
 
 def worth_finishing(cause: str, share: float, best: float) -> bool:

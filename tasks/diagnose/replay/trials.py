@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.diagnose.incident import Window
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.effect import Effect, height, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
+from tasks.diagnose.window import Window
 from tasks.errors import SettingsError
 
 _log = logging.getLogger(__name__)

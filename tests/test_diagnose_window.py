@@ -1,10 +1,13 @@
-"""What is compared of two replays: the rounds that count, and the losses before the rise."""
+"""What is compared of two replays: the rounds that count, how many they are, and the losses before the rise."""
+
+import math
 
 import numpy as np
 import pytest
 
 from tasks.detection import Increase
-from tasks.diagnose.incident import Incident, training_loss, window
+from tasks.diagnose.incident import Incident
+from tasks.diagnose.window import allowed_rounds, half_risen_round, last_round, reproduced, training_loss, window
 from tasks.round_log.read import ClientLog
 
 
@@ -82,3 +85,62 @@ def test_training_loss_is_weighted_and_leaves_out_what_failed():
     assert training_loss(made, [1], without=("a",)) == pytest.approx(4.0)
     assert training_loss(made, [3]) is None
     assert training_loss(made, []) is None
+
+
+SPAN = {"start": 10, "first": 12, "alarm": 13, "half_risen": 13, "until": 30, "last_of_run": 30, "num_candidates": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "last"),
+    [
+        ({"allowed": 50}, 15),  # 3 candidates and 3 + 2 · 2 others: 10 replays of 5 rounds
+        ({"allowed": 59}, 15),
+        ({"allowed": 60}, 16),
+        ({"allowed": 60, "num_candidates": 5}, 15),
+        ({"allowed": 1000}, 22),  # at most 12 rounds
+        ({"allowed": 1000, "until": 18}, 18),  # not beyond the rise
+        ({"allowed": 0, "until": 12}, 14),  # three rounds of the rise
+        ({"allowed": 0, "alarm": 17, "half_risen": 16}, 16),  # until half of it is visible
+        ({"allowed": 0, "alarm": 16, "half_risen": 17}, 16),  # or it is sure
+        ({"allowed": 0, "alarm": 29, "half_risen": 29}, 22),  # and that no longer than 12 rounds
+        ({"allowed": 1000, "last_of_run": 13}, 13),
+    ],
+)
+def test_last_round_of_the_replays(changes, last):
+    assert last_round(**{**SPAN, **changes}) == last
+
+
+def test_budget_counts_at_least_fifteen_rounds():
+    assert allowed_rounds(3.0, 4) == allowed_rounds(3.0, 15) == 45
+    assert allowed_rounds(3.0, 20) == 60
+
+
+def test_half_of_a_rise_is_on_the_logarithm():
+    logged = dict(zip(range(14, 22), [0.9, 0.3, 0.35, 0.5, 0.7, 1.2, 1.2, 1.2], strict=True))
+    # From 0.3 to 1.2 is ln 4; half of it, 0.6, is passed in round 18. Round 14 is before the rise.
+    assert half_risen_round(logged, 0.3, 1.2, first=16, alarm=21) == 18
+    assert half_risen_round({**logged, 17: 0.6}, 0.3, 1.2, first=16, alarm=21) == 17
+    assert half_risen_round(logged, 0.3, None, first=16, alarm=21) == 21
+    assert half_risen_round({16: 0.4}, 0.3, 1.2, first=16, alarm=21) == 21
+
+
+@pytest.mark.parametrize(
+    ("replayed", "logged", "loss_after", "came_again"),
+    [
+        # From 1 to 4 in the log: half of it is 2.
+        ([1.0, 2.1], [4.0], 4.0, True),
+        ([1.0, 1.9], [4.0], 4.0, False),
+        ([1.3, 1.3], [4.0], 4.0, False),  # a rise by 30 % is not that of the log
+        ([1.3, 1.1], [1.5], 4.0, True),  # but it is where the log shows no more in these rounds
+        ([1.3, 1.1], [9.0], 1.5, True),  # nor at its height
+        ([math.inf], [4.0], None, True),
+        ([1.9], [4.0], None, False),
+        ([1.0, 2.1], [], 4.0, True),  # rounds that were not measured
+        ([1.0, 1.9], [], 4.0, False),
+        ([2.0], [0.9], 4.0, False),  # no rise in the log
+        ([math.inf], [], None, True),
+        ([99.0], [], None, False),  # of a loss that is not finite half is 100 times the level
+    ],
+)
+def test_reproduced_is_half_of_the_logged_rise(replayed, logged, loss_after, came_again):
+    assert reproduced(replayed, logged, loss_after, 1.0) is came_again
