@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.errors import DataError
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, finish, load_state, saved_states
+from tasks.federate.state import ServerState
 from tests.mutations import mutated
 
 IDENTITY = {"phase": ["federate", 1, 9], "settings": {"seed": 0, "rate": 0.1}, "data": "abc"}
@@ -17,15 +18,13 @@ IDENTITY = {"phase": ["federate", 1, 9], "settings": {"seed": 0, "rate": 0.1}, "
 
 def make_state(seed=0):
     rng = np.random.default_rng(seed)
-    server = OrderedDict(
-        params=rng.normal(size=5).astype(np.float32), optimizer=OrderedDict(m=np.float32(rng.normal()), v=np.ones(3))
-    )
-    return OrderedDict(server=server, aggregator=[np.int32(seed), ()])
+    params = rng.normal(size=5).astype(np.float32)
+    return ServerState(params, OrderedDict(m=np.float32(rng.normal()), v=np.ones(3)), [np.int32(seed), ()])
 
 
 def assert_same(state, other):
-    np.testing.assert_equal(state, other)
-    assert state["server"]["params"].dtype == other["server"]["params"].dtype
+    np.testing.assert_equal(state.nested, other.nested)
+    assert state.params.dtype == other.params.dtype
 
 
 @pytest.fixture
@@ -75,15 +74,27 @@ def test_state_comes_back_with_its_structure_and_bits(opened):
     checkpoints.save(2, state)
     found = opened().load(2, make_state(0))
     assert_same(found, state)
-    assert list(found) == ["server", "aggregator"]
+    assert list(found.nested) == ["server", "aggregator"]
 
 
 def test_state_of_many_leaves_keeps_their_order(opened):
     # np.savez names them arr_0 … arr_11: sorted as text, arr_10 would come before arr_2.
-    state = [np.int32(i) for i in range(12)]
+    state = ServerState(np.zeros(2, np.float32), [], [np.int32(i) for i in range(12)])
     checkpoints = opened()
     checkpoints.save(1, state)
-    assert [int(leaf) for leaf in checkpoints.load(1, state)] == list(range(12))
+    assert [int(leaf) for leaf in checkpoints.load(1, state).aggregator] == list(range(12))
+
+
+def test_arrays_of_a_checkpoint_stand_in_the_order_that_earlier_versions_gave_them(opened, tmp_path):
+    # By name at each level: aggregator, kept (by client), server (mask, optimizer, params, shared).
+    parts = {name: np.array([number], np.float32) for number, name in enumerate(("a", "c0", "c1", "m", "o", "p", "s"))}
+    kept = {"01": parts["c1"], "00": parts["c0"]}
+    state = ServerState(parts["p"], [parts["o"]], [parts["a"]], parts["m"], parts["s"], kept)
+    opened().save(1, state)
+    with np.load(checkpoints_of(tmp_path, "federate") / "round_00001.npz") as arrays:
+        assert [int(arrays[f"arr_{place}"][0]) for place in range(7)] == list(range(7))
+    found = opened().load(1, state)
+    np.testing.assert_equal(found.nested, state.nested)
 
 
 def test_rounds_are_ascending_numbers(opened):
@@ -170,7 +181,7 @@ def test_stray_checkpoints_do_not_count(opened, tmp_path):
     run_to(opened(), 4, every=2)
     (folder / "round_00099.npz").write_bytes((folder / "round_00004.npz").read_bytes())
     (folder / "round_00003.npz").write_bytes((folder / "round_00002.npz").read_bytes())
-    np.savez(folder / "round_00005.npz", *make_state(5)["server"]["params"])
+    np.savez(folder / "round_00005.npz", *make_state(5).params)
     (folder / "round_x.npz").write_bytes(b"")
     assert_goes_on_after(opened(), 4)
 
@@ -277,7 +288,7 @@ def test_state_of_as_many_arrays_of_other_shapes_is_refused(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, np.zeros(3), np.zeros(2))
     with pytest.raises(DataError, match=r"must hold 2 arrays of the model's shapes, got 2: it is of other clients"):
-        load_state(path, [np.zeros(3), np.zeros(3)])
+        load_state(path, ServerState(np.zeros(3), [np.zeros(3)], []))
 
 
 # NumPy's half-written archive complains once more when it is collected.
@@ -289,7 +300,7 @@ def test_state_that_does_not_fit_on_the_disk_leaves_the_last_one(opened, tmp_pat
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            checkpoints.save(1, [np.zeros(100_000)])
+            checkpoints.save(1, ServerState(np.zeros(100_000, np.float32), [], []))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_same(opened().load(1, make_state()), make_state(1))

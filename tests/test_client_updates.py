@@ -4,7 +4,6 @@ The quadratic client k has F_k(w) = 1/(2N) ‖A_k w − b_k‖², with H_k = A�
 data makes every step exact gradient descent, so K steps of rate η from x end at w_k* + (I − ηH_k)^K (x − w_k*).
 """
 
-from collections import OrderedDict
 from dataclasses import replace
 
 import numpy as np
@@ -93,7 +92,7 @@ def play(quadratics, client_input):
         computations = built[key]
         params = np.zeros(DIM, np.float32) if start is None else np.asarray(start, np.float32)
         state, kept, path = (
-            computations.initialize(OrderedDict(params=params)),
+            computations.initialize(params),
             np.zeros((len(SIZES), DIM), np.float32),
             [],
         )
@@ -117,10 +116,10 @@ def play(quadratics, client_input):
                 )
             state, results = computations.next(state, given)
             for k, result in zip(clients, results, strict=True):
-                assert result["num_steps"] == num_steps[k]
-                kept[k] = result.get("kept", 0)
-            path.append((state["server"], kept.copy(), results))
-        return state["server"]["params"].astype(np.float64), path
+                assert result.num_steps == num_steps[k]
+                kept[k] = 0 if result.kept is None else result.kept
+            path.append((state, kept.copy(), results))
+        return state.params.astype(np.float64), path
 
     return run
 
@@ -177,7 +176,7 @@ def test_scaffold_and_feddyn_end_at_the_minimum(kind, changes, num_steps, part, 
     server, kept, _ = path[-1]
     gradients = [h @ (found - w) for h, w in zip(quadratics.hessian, quadratics.minimum, strict=True)]
     np.testing.assert_allclose(kept, gradients, atol=2e-4)
-    np.testing.assert_allclose(server["shared"], 0, atol=2e-4)
+    np.testing.assert_allclose(server.shared, 0, atol=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +218,7 @@ def test_when_a_client_leaves_the_others_end_at_their_own_minimum(kind, changes,
 
     everybody = runner()
     there = after(everybody, everybody.fresh(), range(1, 101))
-    np.testing.assert_allclose(there["server"]["params"], quadratics.optimum, atol=5e-5)
+    np.testing.assert_allclose(there.params, quadratics.optimum, atol=5e-5)
     # The minimum of p_0 F_0 + p_2 F_2, whatever the factor of both.
     own = [
         p * h if k != 1 else 0 * h for k, (p, h) in enumerate(zip(quadratics.share, quadratics.hessian, strict=True))
@@ -233,8 +232,8 @@ def test_when_a_client_leaves_the_others_end_at_their_own_minimum(kind, changes,
         "excluded in a replay": after(smaller, smaller.settled(there, ["0", "2"]), rest),
     }
     for way, state in ways.items():
-        np.testing.assert_allclose(state["server"]["params"], expected, atol=5e-5, err_msg=way)
-        np.testing.assert_allclose(state["server"]["shared"], 0, atol=2e-4, err_msg=way)
+        np.testing.assert_allclose(state.params, expected, atol=5e-5, err_msg=way)
+        np.testing.assert_allclose(state.shared, 0, atol=2e-4, err_msg=way)
 
 
 def test_fednova_ends_where_every_step_counts_the_same(quadratics, play):
@@ -260,7 +259,7 @@ def test_fednova_weights_of_one_round(quadratics, play):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     # What is recorded is still local − global.
     for result, delta in zip(path[0][2], deltas, strict=True):
-        np.testing.assert_allclose(result["update"], delta, atol=1e-5)
+        np.testing.assert_allclose(result.update, delta, atol=1e-5)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -277,7 +276,7 @@ def test_fednova_normaliser_is_the_closed_form(momentum, mu, play):
             expected = (n - momentum * (1 - momentum**n) / (1 - momentum)) / (1 - momentum)
         if mu:
             expected = (1 - (1 - eta * mu) ** n) / (eta * mu)
-        assert result["normalizer"] == pytest.approx(expected, rel=1e-5)
+        assert result.normalizer == pytest.approx(expected, rel=1e-5)
 
 
 def test_fednova_normaliser_with_momentum_and_pull_adds_up_gradients_of_one(play):
@@ -292,7 +291,7 @@ def test_fednova_normaliser_with_momentum_and_pull_adds_up_gradients_of_one(play
                 v = momentum * v + (1.0 if t == one else 0.0) + mu * w
                 w -= RATE * v
             total += -w / RATE
-        assert result["normalizer"] == pytest.approx(total, rel=1e-4)
+        assert result.normalizer == pytest.approx(total, rel=1e-4)
 
 
 def test_fednova_with_equal_work_is_fedavg(play):
@@ -336,7 +335,7 @@ def test_mimelite_is_momentum_sgd_on_the_whole_problem_with_one_step_a_round(qua
         x, m = x - RATE * (gradient + beta * m), beta * m + gradient
     found, path = play("mimelite", 6, (1, 1, 1), momentum=beta)
     np.testing.assert_allclose(found, x, atol=1e-5)
-    np.testing.assert_allclose(path[-1][0]["shared"], m, atol=1e-5)
+    np.testing.assert_allclose(path[-1][0].shared, m, atol=1e-5)
 
 
 def test_scaffold_with_one_client_is_local_sgd(play):
@@ -346,7 +345,7 @@ def test_scaffold_with_one_client_is_local_sgd(play):
     plain, _ = play("sgd", 1, SAME, **only)
     np.testing.assert_allclose(one, plain, atol=1e-6)
     # c = p_k c_k, for the others' vectors are still zero.
-    np.testing.assert_allclose(path[0][0]["shared"], path[0][1][1] * SIZES[1] / sum(SIZES), atol=1e-6)
+    np.testing.assert_allclose(path[0][0].shared, path[0][1][1] * SIZES[1] / sum(SIZES), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["scaffold", "feddyn"])
@@ -356,7 +355,7 @@ def test_round_without_a_learning_rate_changes_nothing(kind, play):
     if kind == "scaffold":
         np.testing.assert_array_equal(found, whole)
     np.testing.assert_array_equal(longer[-1][1], path[-1][1])
-    np.testing.assert_array_equal(longer[-1][0]["shared"], path[-1][0]["shared"])
+    np.testing.assert_array_equal(longer[-1][0].shared, path[-1][0].shared)
     assert np.isfinite(found).all()
 
 
@@ -364,7 +363,7 @@ def test_vectors_of_clients_that_did_not_take_part_stay(play):
     _, path = play("scaffold", 3, SAME, taking_part=lambda t: [t])
     for t, (server, kept, _) in enumerate(path):
         assert [bool(np.any(vector)) for vector in kept] == [k <= t for k in range(3)]
-        np.testing.assert_allclose(server["shared"], np.array(SIZES) / sum(SIZES) @ kept, atol=1e-6)
+        np.testing.assert_allclose(server.shared, np.array(SIZES) / sum(SIZES) @ kept, atol=1e-6)
 
 
 # Whole runs against a slow reference: minibatches, uneven work and data, some clients a round.

@@ -46,7 +46,7 @@ def test_replay_that_changes_nothing_gives_the_run_again(folder, settings_of, co
         assert replays.loss == pytest.approx(logged(folder)[9], rel=1e-6)
         other = replays.begin(NOTHING, 1)
         replays.advance(other, 16)
-        sampled = [[[row["client"] for row in line["clients"]] for line in one.lines] for one in (replay, other)]
+        sampled = [[[row["client"] for row in line.clients] for line in one.lines] for one in (replay, other)]
         assert sampled[0] == sampled[1]  # another seed draws other orders, and the same clients
         assert replay.losses != other.losses
         assert replays.spent == 12
@@ -80,7 +80,7 @@ def test_clients_left_out_are_drawn_and_take_no_part(folder, settings_of, comput
         for replay in (whole, part):
             replays.advance(replay, 10)
         for all_of_them, some in zip(whole.lines, part.lines, strict=True):
-            named = [[row["client"] for row in line["clients"]] for line in (all_of_them, some)]
+            named = [[row["client"] for row in line.clients] for line in (all_of_them, some)]
             assert named[1] == [client for client in named[0] if client not in ("01", "03")]
 
 
@@ -97,7 +97,7 @@ def test_state_goes_on_under_other_algorithms(folder, settings_of, computations)
         first = replays.params.copy()
         for settings in changes:
             replay = replays.begin(Change("", settings), 0)
-            np.testing.assert_array_equal(replay.state["server"]["params"], first)
+            np.testing.assert_array_equal(replay.state.params, first)
             replays.advance(replay, 11)
             assert np.isfinite(replay.losses["val_loss"]).all()
 
@@ -110,10 +110,10 @@ def test_examples_dealt_anew_leave_out_who_was_left_out_in_the_run(folder, setti
         replay = replays.begin(Change("", surgery=surgery), 0)
         replays.advance(replay, 1)
     # 20, 24, 30 and 22 examples: 24 each.
-    assert {row["client"]: row["num_examples"] for row in replay.lines[0]["clients"] if row["finite"]} == dict.fromkeys(
+    assert {row["client"]: row["num_examples"] for row in replay.lines[0].clients if row["finite"]} == dict.fromkeys(
         ["00", "01", "03", "04"], 24
     )
-    assert replay.lines[0]["row"]["num_failed"] == 1  # client 05, whose data are gone
+    assert replay.lines[0].row["num_failed"] == 1  # client 05, whose data are gone
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_a_replay_begins_with_the_server_vector_of_its_clients_and_weights(
     with replayer(settings_of({**BASE, "federate.client.kind": "scaffold"}), folder, computations) as replays:
         replays.go_to(5)
         state = replays.begin(Change("", change), 0).state
-    kept = [weight * state["kept"][client] for client, weight in weights.items()]
-    np.testing.assert_allclose(state["server"]["shared"], sum(kept) / sum(weights.values()), atol=1e-6)
-    assert np.abs(state["server"]["shared"]).max() > 1e-3
+    kept = [weight * state.kept[client] for client, weight in weights.items()]
+    np.testing.assert_allclose(state.shared, sum(kept) / sum(weights.values()), atol=1e-6)
+    assert np.abs(state.shared).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_run_that_left_clients_out_is_replayed_with_other_data(
             replay = replays.begin(change, 0)
             replays.advance(replay, 4)
             assert np.isfinite(replay.losses["val_loss"]).all()
-            assert {row["client"] for line in replay.lines for row in line["clients"]} == left
+            assert {row["client"] for line in replay.lines for row in line.clients} == left
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_adam_goes_on_only_with_the_server_as_it_was(change, kept, adam, computa
     folder, settings = adam
     with replayer(settings, folder, computations) as replays:
         replays.go_to(5)
-        momentum = replays.begin(Change("", change), 0).state["server"]["optimizer"]["m"]
+        momentum = replays.begin(Change("", change), 0).state.optimizer["m"]
     assert bool(np.any(momentum)) is kept
 
 
@@ -227,5 +227,5 @@ def test_rounds_without_training_cost_nothing(folder, settings_of, computations)
     # Training that ended before leaves the model as it was; that ended later, its last loss.
     assert before.losses["val_loss"] == [replays.loss] * 5
     assert before.losses["train_loss"] == [np.inf] * 5
-    assert later.losses["val_loss"][1:] == [later.lines[-1]["row"]["val_loss"]] * 4
+    assert later.losses["val_loss"][1:] == [later.lines[-1].row["val_loss"]] * 4
     assert broken.losses["val_loss"] == [np.inf] * 5

@@ -4,20 +4,30 @@ import numpy as np
 import pytest
 
 from tasks.federate.record import Outcome, client_rows, round_row
+from tasks.federate.state import ClientResult
 from tasks.runtime.failed import Failed
 
 
 def result(update, weight, loss, **more):
     """What a client sends; its loss before the training is `loss`, after it a half and in the mean three quarters."""
-    losses = {"loss_before": loss, "loss_after": loss / 2, "loss_mean": 0.75 * loss}
-    return {"update": np.array(update, np.float32), "weight": weight, "num_steps": 3, "finite": True, **losses, **more}
+    return ClientResult(
+        update=np.array(update, np.float32),
+        weight=weight,
+        finite=True,
+        loss_before=loss,
+        loss_after=loss / 2,
+        loss_mean=0.75 * loss,
+        num_steps=3,
+        normalizer=1.0,
+        **more,
+    )
 
 
 def rows_of(results, failures=None, before=(1.0, 1.0), after=(1.0, 1.0), validation=None, prunable=(True, True)):
     """(rows of clients.csv by client, row of rounds.csv) of round 7."""
     params = [np.array(values, np.float32) for values in (before, after)]
-    outcome = Outcome(7, "federate", results, failures or {}, *params)
-    clients, statistics = client_rows(outcome, {client: {"num_examples": 5} for client in results})
+    outcome = Outcome(7, "federate", results, failures or {}, dict.fromkeys(results, 5), *params)
+    clients, statistics = client_rows(outcome)
     row = round_row(outcome, clients, statistics, validation, np.array(prunable))
     return {one["client"]: one for one in clients}, row
 

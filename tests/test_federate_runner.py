@@ -1,6 +1,7 @@
 """One round from any state: what it leaves alone, and what follows which seed."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,8 +42,8 @@ def runner_of(make_clients, settings_of, one_thread, tmp_path_factory):
 
 
 def assert_same(one, other):
-    """Equal structures with equal bits; `np.testing.assert_equal` goes into dictionaries, lists and arrays."""
-    np.testing.assert_equal(one, other)
+    """Equal states with equal bits; `np.testing.assert_equal` goes into dictionaries, lists and arrays."""
+    np.testing.assert_equal(one.nested, other.nested)
 
 
 @pytest.mark.parametrize("round_num", [1, 2, 3])
@@ -57,25 +58,25 @@ def test_round_leaves_the_state_that_it_begins_with_alone(runner_of, round_num):
     assert again.line == first.line
     # And the round did something to all that it could have changed in place.
     for part in ("params", "shared"):
-        assert np.any(first.state["server"][part] != before["server"][part])
-    assert np.any(first.state["kept"]["00"] != before["kept"]["00"])
-    np.testing.assert_array_equal(first.state["kept"]["01"], before["kept"]["01"])
-    cut_off = first.state["server"]["params"][::2] == 0
+        assert np.any(getattr(first.state, part) != getattr(before, part))
+    assert np.any(first.state.kept["00"] != before.kept["00"])
+    np.testing.assert_array_equal(first.state.kept["01"], before.kept["01"])
+    cut_off = first.state.params[::2] == 0
     assert cut_off.all() == (round_num == 2)
 
 
 def test_server_vector_of_those_that_are_left_is_their_weighted_mean(runner_of):
     runner = runner_of()
     fresh = runner.fresh()
-    size = len(fresh["server"]["params"])
+    size = len(fresh.params)
     kept = {client: np.full(size, value, np.float32) for client, value in (("00", 1), ("01", 2), ("02", 4))}
-    state = {**fresh, "kept": kept}
+    state = replace(fresh, kept=kept)
     # 7, 4 and 11 examples: (7 · 1 + 4 · 2 + 11 · 4) / 22, (7 · 1 + 11 · 4) / 18, and 4.
     for left, expected in ((["00", "01", "02"], 59 / 22), (["00", "02"], 51 / 18), (["02"], 4)):
         settled = runner.settled(state, left)
-        np.testing.assert_allclose(settled["server"]["shared"], np.full(size, expected), rtol=1e-6)
-        assert settled["server"]["shared"].dtype == np.float32
-    np.testing.assert_array_equal(state["server"]["shared"], fresh["server"]["shared"])
+        np.testing.assert_allclose(settled.shared, np.full(size, expected), rtol=1e-6)
+        assert settled.shared.dtype == np.float32
+    np.testing.assert_array_equal(state.shared, fresh.shared)
 
 
 @pytest.mark.parametrize("way", ["excluded by the guard", "absent in a replay"])
@@ -83,9 +84,9 @@ def test_round_adds_what_the_clients_that_are_left_learnt_by_their_share_of_the_
     excluded, absent = ({"01"}, ()) if way == "excluded by the guard" else ((), {"01"})
     runner = runner_of(absent=absent)
     after = runner.step(runner.fresh(), 1, excluded).state
-    expected = (7 * after["kept"]["00"] + 11 * after["kept"]["02"]) / 18
+    expected = (7 * after.kept["00"] + 11 * after.kept["02"]) / 18
     assert np.abs(expected).max() > 0.01
-    np.testing.assert_allclose(after["server"]["shared"], expected, atol=1e-6)
+    np.testing.assert_allclose(after.shared, expected, atol=1e-6)
 
 
 def test_noise_of_a_faulty_client_follows_the_seed_of_the_run_not_of_a_replay(runner_of):
@@ -94,9 +95,9 @@ def test_noise_of_a_faulty_client_follows_the_seed_of_the_run_not_of_a_replay(ru
     own, replayed, of_other = (each.updates(state, 1, ["00", "02"]) for each in (runner, replay, other))
     for client in ("00", "02"):
         # Only the order of the examples is another one, which rounds differently.
-        np.testing.assert_allclose(own[client]["update"], replayed[client]["update"], atol=1e-6)
-    np.testing.assert_allclose(own["00"]["update"], of_other["00"]["update"], atol=1e-6)
-    assert np.abs(own["02"]["update"] - of_other["02"]["update"]).max() > 1e-3
+        np.testing.assert_allclose(own[client].update, replayed[client].update, atol=1e-6)
+    np.testing.assert_allclose(own["00"].update, of_other["00"].update, atol=1e-6)
+    assert np.abs(own["02"].update - of_other["02"].update).max() > 1e-3
     assert not np.array_equal(runner.order("02", 1), replay.order("02", 1))
     np.testing.assert_array_equal(replay.order("02", 1), other.order("02", 1))
 
@@ -106,7 +107,7 @@ def test_who_is_drawn_follows_the_seed_of_the_run_not_of_a_replay(runner_of):
 
     def drawn(runner):
         state = runner.fresh()
-        return [runner.step(state, t).line["clients"][0]["client"] for t in range(1, 9)]
+        return [runner.step(state, t).line.clients[0]["client"] for t in range(1, 9)]
 
     assert (
         drawn(runner_of(chosen)) == drawn(runner_of(chosen, local_seed=77)) != drawn(runner_of({**chosen, "seed": 77}))
@@ -117,19 +118,19 @@ def test_learning_rate_falls_from_the_first_round_of_the_phase(runner_of):
     decay = {"federate.client.schedule.kind": "exponential", "federate.client.schedule.decay": 0.5}
     runner = runner_of(decay, first=11, last=20)
     state = runner.fresh()
-    (whole,), *rest = ([result["update"] for result in runner.updates(state, t, ["00"]).values()] for t in (11, 12, 14))
+    (whole,), *rest = ([result.update for result in runner.updates(state, t, ["00"]).values()] for t in (11, 12, 14))
     # One step of gradient descent: half of it in the second round, an eighth in the fourth.
     for (update,), factor in zip(rest, (1 / 2, 1 / 8), strict=True):
         np.testing.assert_allclose(update, factor * whole, atol=1e-7)
     (constant,) = runner_of().updates(state, 1, ["00"]).values()
-    np.testing.assert_allclose(whole, constant["update"], atol=1e-7)
+    np.testing.assert_allclose(whole, constant.update, atol=1e-7)
 
 
 @pytest.mark.parametrize(("every", "measured"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (9, [5])])
 def test_model_is_tested_every_so_many_rounds_and_after_the_last(runner_of, every, measured):
     runner = runner_of({"federate.evaluate_every": every}, last=5, validate=lambda params: (0.5, 0.25))
     state = runner.fresh()
-    rows = [runner.step(state, t).line["row"] for t in range(1, 6)]
+    rows = [runner.step(state, t).line.row for t in range(1, 6)]
     assert [row["round"] for row in rows if row["val_loss"] == 0.5] == measured
     assert all(row["val_loss"] is None for row in rows if row["round"] not in measured)
 

@@ -1,7 +1,5 @@
 """Clients of less width: a narrow model holds the first units of each layer, and only holders are averaged."""
 
-from collections import OrderedDict
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -128,20 +126,20 @@ def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, 
             )
             for c, w, architecture in zip(clients.ids, (8, 5, 11), (1, 2, last), strict=True)
         ]
-        state, results = computations.next(computations.initialize(OrderedDict(params=params)), given)
+        state, results = computations.next(computations.initialize(params), given)
         total, weight = np.zeros(len(params)), np.zeros(len(params))
         for c, w, index, result in zip(clients.ids, (8, 5, 11), (1, 2, last), results, strict=True):
             held = np.arange(len(params)) if index == 0 else architectures[index].held
             keras = shapes[(1.0, 0.25, 0.5)[index]]
             local = eager_sgd(keras, params[held], *clients.data[c], orders[c])
-            np.testing.assert_allclose(result["update"][held], local - params[held], atol=1e-5)
-            assert np.count_nonzero(np.delete(result["update"], held)) == 0
+            np.testing.assert_allclose(result.update[held], local - params[held], atol=1e-5)
+            assert np.count_nonzero(np.delete(result.update, held)) == 0
             total[held] += w * (local - params[held])
             weight[held] += w
         expected = params + np.divide(total, weight, out=np.zeros(len(params)), where=weight > 0)
-        np.testing.assert_allclose(state["server"]["params"], expected, atol=1e-5)
+        np.testing.assert_allclose(state.params, expected, atol=1e-5)
         # What nobody holds does not move.
-        np.testing.assert_array_equal(state["server"]["params"][weight == 0], params[weight == 0])
+        np.testing.assert_array_equal(state.params[weight == 0], params[weight == 0])
         assert (weight == 0).any() == (last == 2)
 
 

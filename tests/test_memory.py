@@ -17,6 +17,7 @@ from tasks.diagnose.step import _data_changed, diagnosis
 from tasks.errors import DataError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state
+from tasks.federate.state import ServerState
 from tasks.files import read_json, read_rows, write_json, write_rows
 from tasks.round_log.read import ClientLog, read_clients, read_rounds
 
@@ -36,7 +37,8 @@ def record_as(folder, identity):
     states = {}
     for path in place.glob("round_*.npz"):
         with np.load(path) as arrays:
-            states[int(path.stem[6:])] = [arrays[name] for name in arrays.files if name != "log"]
+            *others, params = (arrays[name] for name in arrays.files if name != "log")
+            states[int(path.stem[6:])] = ServerState(params, [], others)
     checkpoints = Checkpoints(place, identity)
     checkpoints.save(0, states[0])
     for line in lines:
@@ -223,10 +225,10 @@ def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, s
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
     (tmp_path / "round_00005.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"round_00005\.npz must be a checkpoint, got"):
-        load_state(tmp_path / "round_00005.npz", {})
+        load_state(tmp_path / "round_00005.npz", ServerState(np.zeros(3), [], []))
     np.savez(tmp_path / "round_00006.npz", np.zeros(3), np.ones(3))
     with pytest.raises(DataError, match=r"round_00006\.npz must hold 1 arrays .* got 2: it is of other clients"):
-        load_state(tmp_path / "round_00006.npz", {"server": np.zeros(3)})
+        load_state(tmp_path / "round_00006.npz", ServerState(np.zeros(3), [], []))
 
 
 @pytest.mark.parametrize("kind", ["scaled_update", "reversed_update"])

@@ -1,5 +1,5 @@
 import sys
-from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.round import build_round
 from tasks.federate.schedule import client_rng, visits
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
+from tasks.federate.state import ServerState
 from tasks.local.architecture import whole
 from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
@@ -76,7 +77,7 @@ def logistic():
 def test_round_is_the_weighted_mean_of_the_local_updates(clients, logistic, logistic_reference, client_inputs):
     model, computations = logistic
     inputs, params = client_inputs(), flatten(model)
-    state, results = computations.next(computations.initialize(OrderedDict(params=params)), list(inputs.values()))
+    state, results = computations.next(computations.initialize(params), list(inputs.values()))
     expected = {}
     for client, given in inputs.items():
         x, y = clients[0].data[client]
@@ -85,54 +86,54 @@ def test_round_is_the_weighted_mean_of_the_local_updates(clients, logistic, logi
         ).params
         expected[client] = local - params
     for result, update in zip(results, expected.values(), strict=True):
-        np.testing.assert_allclose(result["update"], update, atol=1e-5)
+        np.testing.assert_allclose(result.update, update, atol=1e-5)
     sizes = np.array([len(clients[0].data[client][1]) for client in inputs], np.float64)
     average = sizes / sizes.sum() @ np.stack(list(expected.values()))
-    np.testing.assert_allclose(state["server"]["params"], params + average, atol=1e-5)
+    np.testing.assert_allclose(state.params, params + average, atol=1e-5)
 
 
 def test_order_of_the_clients_changes_only_the_rounding(client_inputs, logistic):
     model, computations = logistic
-    start = computations.initialize(OrderedDict(params=flatten(model)))
+    start = computations.initialize(flatten(model))
     inputs = list(client_inputs().values())
     there, results = computations.next(start, inputs)
     back, reversed_results = computations.next(start, inputs[::-1])
-    np.testing.assert_allclose(there["server"]["params"], back["server"]["params"], atol=1e-6)
+    np.testing.assert_allclose(there.params, back.params, atol=1e-6)
     for one, other in zip(results, reversed_results[::-1], strict=True):
-        np.testing.assert_array_equal(one["update"], other["update"])
+        np.testing.assert_array_equal(one.update, other.update)
 
 
 def test_client_that_fails_is_left_out_of_the_average(client_inputs, logistic):
     model, computations = logistic
-    start = computations.initialize(OrderedDict(params=flatten(model)))
+    start = computations.initialize(flatten(model))
     inputs = client_inputs()
     without, _ = computations.next(start, [given for client, given in inputs.items() if client != "02"])
     inputs["02"]["folder"] += "-gone"
     found, results = computations.next(start, list(inputs.values()))
     assert [isinstance(result, Failed) for result in results] == [False, False, True, False]
-    np.testing.assert_array_equal(found["server"]["params"], without["server"]["params"])
+    np.testing.assert_array_equal(found.params, without.params)
 
 
 def test_client_whose_update_is_not_finite_is_left_out_of_the_average(client_inputs, logistic):
     model, computations = logistic
-    start = computations.initialize(OrderedDict(params=flatten(model)))
+    start = computations.initialize(flatten(model))
     inputs = client_inputs()
     without, _ = computations.next(start, [given for client, given in inputs.items() if client != "02"])
     inputs["02"]["learning_rate"] = np.float32(np.inf)
     found, results = computations.next(start, list(inputs.values()))
-    assert [bool(result["finite"]) for result in results] == [True, True, False, True]
-    np.testing.assert_allclose(found["server"]["params"], without["server"]["params"], atol=1e-7)
+    assert [bool(result.finite) for result in results] == [True, True, False, True]
+    np.testing.assert_allclose(found.params, without.params, atol=1e-7)
 
 
 def test_round_without_any_result_leaves_the_model_alone(client_inputs, logistic):
     model, computations = logistic
-    start = computations.initialize(OrderedDict(params=flatten(model)))
+    start = computations.initialize(flatten(model))
     inputs = client_inputs()
     for given in inputs.values():
         given["folder"] += "-gone"
     state, results = computations.next(start, list(inputs.values()))
     assert all(isinstance(result, Failed) for result in results)
-    np.testing.assert_array_equal(state["server"]["params"], flatten(model))
+    np.testing.assert_array_equal(state.params, flatten(model))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adagrad", "adam", "yogi"])
@@ -141,19 +142,19 @@ def test_masks_hold_through_local_training_and_the_server_optimizer(kind, client
     server = ServerOptimizerSettings(kind=kind, learning_rate=1.0 if kind in ("sgd", "momentum") else 0.1)
     computations = make_round(model, masked=True, server=server, momentum=0.9, weight_decay=0.1)
     params = flatten(model)
-    state = computations.initialize(OrderedDict(params=params, mask=np.ones_like(params)))
+    state = computations.initialize(params)
     state, _ = computations.next(state, list(client_inputs().values()))
-    assert np.count_nonzero(state["server"]["params"]) == params.size
+    assert np.count_nonzero(state.params) == params.size
     # Pruned after a round without masks: the server's moments still point at what was pruned.
     mask = (np.arange(params.size) % 3 != 0).astype(np.float32)
-    state["server"] = OrderedDict(state["server"], mask=mask, params=state["server"]["params"] * mask)
+    state = replace(state, mask=mask, params=state.params * mask)
     for round_num in (2, 3):
         state, results = computations.next(state, list(client_inputs(round_num, 2).values()))
         for result in results:
-            np.testing.assert_array_equal(result["update"][mask == 0], 0)
-        np.testing.assert_array_equal(state["server"]["params"][mask == 0], 0)
-        assert (state["server"]["params"][mask == 1] != 0).all()
-        np.testing.assert_array_equal(state["server"]["mask"], mask)
+            np.testing.assert_array_equal(result.update[mask == 0], 0)
+        np.testing.assert_array_equal(state.params[mask == 0], 0)
+        assert (state.params[mask == 1] != 0).all()
+        np.testing.assert_array_equal(state.mask, mask)
 
 
 def eager_sgd(model, params, x, y, order, batch_size):
@@ -201,24 +202,25 @@ def test_every_model_trains_as_keras_does(name, clients, tmp_path, monkeypatch, 
     sys.modules.pop("our_round_model", None)
     params, computations = flatten(model), make_round(model)
     inputs = client_inputs()
-    _, results = computations.next(computations.initialize(OrderedDict(params=params)), list(inputs.values()))
+    _, results = computations.next(computations.initialize(params), list(inputs.values()))
     for (client, given), result in zip(inputs.items(), results, strict=True):
         expected = eager_sgd(model, params, *clients[0].data[client], given["order"], 4)
         # The largest entry of the update: convolutions add up in another order.
-        np.testing.assert_allclose(result["update"], expected - params, atol=2e-4 * np.abs(expected - params).max())
+        np.testing.assert_allclose(result.update, expected - params, atol=2e-4 * np.abs(expected - params).max())
 
 
 def test_state_can_be_cut_and_put_together_again(client_inputs, logistic):
     # What a checkpoint does: leaves in their order, and back into the structure of a fresh state.
     model, _ = logistic
     computations = make_round(model, server=ServerOptimizerSettings(kind="yogi", learning_rate=0.1))
-    fresh = computations.initialize(OrderedDict(params=flatten(model)))
+    fresh = computations.initialize(flatten(model))
     inputs = [list(client_inputs(round_num).values()) for round_num in (1, 2)]
     after_one, _ = computations.next(fresh, inputs[0])
-    copied = tf.nest.pack_sequence_as(fresh, [np.array(leaf) for leaf in tf.nest.flatten(after_one)])
+    leaves = [np.array(leaf) for leaf in tf.nest.flatten(after_one.nested)]
+    copied = ServerState.of(**tf.nest.pack_sequence_as(fresh.nested, leaves))
     expected, _ = computations.next(after_one, inputs[1])
     found, _ = computations.next(copied, inputs[1])
-    assert found["server"]["params"].tobytes() == expected["server"]["params"].tobytes()
+    assert found.params.tobytes() == expected.params.tobytes()
 
 
 def test_keras_models_can_still_be_made_after_a_round_was_built(logistic):
@@ -231,7 +233,7 @@ def test_uneven_rounds_need_no_other_computation(clients, logistic, tmp_path, lo
     # Other numbers of clients, examples and epochs through the same compiled round.
     model, computations = logistic
     params = flatten(model)
-    start = computations.initialize(OrderedDict(params=params))
+    start = computations.initialize(params)
     for num, num_epochs in ((1, 1), (2, 3), (21, 2)):
         rng = np.random.default_rng(num)
         x, y = rng.random((num, *SHAPE), dtype=np.float32), rng.integers(0, CLASSES, num).astype(np.int32)
@@ -241,4 +243,4 @@ def test_uneven_rounds_need_no_other_computation(clients, logistic, tmp_path, lo
         given |= {"folder": str(tmp_path / str(num)), "num_examples": np.int32(num), "order": order}
         state, _ = computations.next(start, [given])
         local = logistic_reference(params, x, y, order, num_classes=CLASSES, batch_size=4, learning_rate=RATE)
-        np.testing.assert_allclose(state["server"]["params"], local.params, atol=1e-5)
+        np.testing.assert_allclose(state.params, local.params, atol=1e-5)

@@ -95,7 +95,7 @@ def test_what_is_written_is_read_the_same_after_the_rows_of_an_earlier_step(tmp_
     earlier = {"round": "1", "phase": "federate", "val_loss": "0.7"}, {"round": "1", "client": "b", "finite": "True"}
     row = {"round": 2, "phase": "prune", "train_loss": None, "val_loss": 0.5, "sparsity": 0.25}
     clients = [{"round": 2, "client": client, "finite": client == "a", "update_norm": 1e-7} for client in ("b", "a")]
-    write_log(tmp_path, [{"row": row, "clients": clients}], earlier[:1], earlier[1:])
+    write_log(tmp_path, [*earlier[:1], row], [*earlier[1:], *clients])
     rounds, log = read_rounds(tmp_path / "rounds.csv"), read_clients(tmp_path / "clients.csv")
     assert (rounds.rounds.tolist(), rounds.phases) == ([1, 2], ("federate", "prune"))
     assert rounds.losses["val_loss"].values.tolist() == [0.7, 0.5]

@@ -5,6 +5,7 @@ import logging
 import re
 import shutil
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
-from tasks.federate.rounds import _best_checkpoint, _Loop
+from tasks.federate.record import RoundLine
+from tasks.federate.rounds import Loop, best_checkpoint
 from tasks.federate.runner import Phase, Stepped
 from tasks.federate.schedule import sample, stops_early
+from tasks.federate.state import ServerState
 from tasks.files import read_rows
 from tasks.models import build
 from tasks.parameters import flatten
@@ -506,13 +509,13 @@ class Scripted:
         self.losses = losses
 
     def fresh(self):
-        return {"server": {"params": np.zeros(1, np.float32)}}
+        return ServerState(np.zeros(1, np.float32), [], [])
 
     def step(self, state, round_num, excluded=()):
-        trained = {"server": {"params": state["server"]["params"] + 1}}
+        trained = replace(state, params=state.params + 1)
         loss = float(self.losses[round_num - 1])
         row = {"round": round_num, "train_loss": loss, "val_loss": loss, "val_accuracy": 0.5, "drift": 0.0}
-        return Stepped(trained, {"round": round_num, "row": row, "clients": []}, {}, True)
+        return Stepped(trained, RoundLine(round_num, row, []), {}, True)
 
 
 @pytest.fixture
@@ -528,7 +531,7 @@ def scripted(settings_of, tmp_path):
                 raise KeyboardInterrupt
 
         with closing(Checkpoints(checkpoints_of(folder, phase.name), {"run": 1})) as checkpoints:
-            loop = _Loop(settings, folder, cohort, Scripted(losses), phase, checkpoints, watch)
+            loop = Loop(settings, folder, cohort, Scripted(losses), phase, checkpoints, watch)
             try:
                 loop.run()
             except KeyboardInterrupt:
@@ -545,8 +548,8 @@ def losses_of(*levels):
 
 def rollbacks(lines):
     """The rounds after which the guard went back."""
-    counts = [0, *(line["model_rollbacks"] for line in lines)]
-    return [line["round"] for line, before in zip(lines, counts, strict=False) if line["model_rollbacks"] > before]
+    counts = [0, *(line.model_rollbacks for line in lines)]
+    return [line.round for line, before in zip(lines, counts, strict=False) if line.model_rollbacks > before]
 
 
 def test_guard_goes_back_once_from_a_rise_that_the_way_back_does_not_end(scripted):
@@ -554,7 +557,7 @@ def test_guard_goes_back_once_from_a_rise_that_the_way_back_does_not_end(scripte
     lines = scripted(losses_of(*[1.0] * 9, *[10.0] * 10))
     (fired,) = rollbacks(lines)
     assert 10 <= fired <= 11
-    assert [line["watched_from"] for line in lines] == [1] * (fired - 1) + [fired + 1] * (20 - fired)
+    assert [line.watched_from for line in lines] == [1] * (fired - 1) + [fired + 1] * (20 - fired)
 
 
 def test_guard_goes_back_from_a_second_rise_after_a_rollback(scripted):
@@ -562,7 +565,7 @@ def test_guard_goes_back_from_a_second_rise_after_a_rollback(scripted):
     first, second = rollbacks(lines)
     assert 10 <= first <= 11
     assert 22 <= second <= 23
-    assert lines[-1]["watched_from"] == second + 1
+    assert lines[-1].watched_from == second + 1
 
 
 def test_guard_of_a_run_that_was_killed_after_a_rollback_knows_of_it(scripted, tmp_path):
@@ -588,7 +591,7 @@ def test_guard_does_not_go_back_from_a_rise_that_is_over(scripted):
 
 
 def lines_of(*train_losses):
-    return [{"round": t, "row": {"train_loss": loss}} for t, loss in enumerate(train_losses, start=1)]
+    return [RoundLine(t, {"train_loss": loss}, []) for t, loss in enumerate(train_losses, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -605,5 +608,5 @@ def lines_of(*train_losses):
         ([0, 1, 2], (), 2),
     ],
 )
-def test_best_checkpoint_has_the_lowest_training_loss_that_was_measured(rounds, train_losses, best):
-    assert _best_checkpoint(rounds, lines_of(*train_losses)) == best
+def testbest_checkpoint_has_the_lowest_training_loss_that_was_measured(rounds, train_losses, best):
+    assert best_checkpoint(rounds, lines_of(*train_losses)) == best

@@ -23,9 +23,16 @@ import numpy as np
 import tensorflow as tf
 
 from tasks.errors import DataError, reading
+from tasks.federate.state import ServerState
 from tasks.files import read_json, remove, replacing, write_json
 
 log = logging.getLogger(__name__)
+
+Identity = dict[str, Any]
+"""What a run is of, in JSON: its settings, data, model, code."""
+
+Line = dict[str, Any]
+"""A line of log.jsonl, in JSON: the fields of a `RoundLine`."""
 
 _DIGEST = "log"
 """The array of a checkpoint that holds the digest, beside the state's `arr_0`, `arr_1`, …"""
@@ -42,7 +49,7 @@ def finish(folder: Path, phase: str) -> None:
     write_json(path, {**(_read_run(path) or {}), "finished": True})
 
 
-def saved_states(folder: Path, phase: str, identity: dict[str, Any]) -> dict[int, Path]:
+def saved_states(folder: Path, phase: str, identity: Identity) -> dict[int, Path]:
     """Returns the checkpoints of a phase by their round, to be read only; none if they are of another run.
 
     Of the run is what agrees in all that `identity` names, which may be less than the run's own. A checkpoint that its
@@ -66,7 +73,7 @@ def saved_states(folder: Path, phase: str, identity: dict[str, Any]) -> dict[int
     return counting
 
 
-def load_state(path: Path, template: Any) -> Any:
+def load_state(path: Path, template: ServerState) -> ServerState:
     """Returns the state in the checkpoint `path`, in the structure of `template`.
 
     Raises:
@@ -74,14 +81,14 @@ def load_state(path: Path, template: Any) -> Any:
     """
     with reading(f"{path} must be a checkpoint"), np.load(path, allow_pickle=False) as arrays:
         found = [arrays[name] for name in arrays.files if name != _DIGEST]
-    wanted = [np.shape(leaf) for leaf in tf.nest.flatten(template)]
+    wanted = [np.shape(leaf) for leaf in tf.nest.flatten(template.nested)]
     # TensorFlow's own words for another number have every array in them.
     if [leaf.shape for leaf in found] != wanted:
         raise DataError(
             f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(found)}: it is of other clients or "
             "another model"
         )
-    return tf.nest.pack_sequence_as(template, found)
+    return ServerState.of(**tf.nest.pack_sequence_as(template.nested, found))
 
 
 _NOT_OF_THIS_LOG = "log.jsonl does not hold exactly its rounds"
@@ -90,7 +97,7 @@ _NOT_OF_THIS_LOG = "log.jsonl does not hold exactly its rounds"
 class Checkpoints:
     """The checkpoints of one phase of one run. One process at a time: its folder is locked (`tasks.lock`)."""
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Identity) -> None:
         """Opens `folder`; checkpoints of a run with another `identity`, or of a finished one, are deleted."""
         self._folder, self._identity = folder, identity
         run = {"identity": identity, "finished": False}
@@ -108,7 +115,7 @@ class Checkpoints:
         """Closes the log."""
         self._log.close()
 
-    def resume(self, before: int, template: Any) -> tuple[int, Any, list[dict[str, Any]]] | None:
+    def resume(self, before: int, template: ServerState) -> tuple[int, ServerState, list[Line]] | None:
         """Returns the newest checkpoint that counts: its round, its state, and the log's lines up to there.
 
         What comes after it, lines and checkpoints, is deleted; a warning names each checkpoint that did not count.
@@ -141,22 +148,22 @@ class Checkpoints:
         """Returns the rounds that have a checkpoint, ascending."""
         return sorted(_saved(self._folder))
 
-    def save(self, round_num: int, state: Any) -> None:
+    def save(self, round_num: int, state: ServerState) -> None:
         """Writes the state after `round_num`, once the log up to there is on disk."""
         self._log.flush()
         os.fsync(self._log.fileno())
         # First in memory: an archive that a full disk breaks off leaves a traceback as it is collected.
         archive = io.BytesIO()
         digest = np.frombuffer(self._digest.digest(), np.uint8)
-        np.savez(archive, *tf.nest.flatten(state), **{_DIGEST: digest})
+        np.savez(archive, *tf.nest.flatten(state.nested), **{_DIGEST: digest})
         with replacing(self._path(round_num)) as fresh:
             fresh.write_bytes(archive.getbuffer())
 
-    def load(self, round_num: int, template: Any) -> Any:
+    def load(self, round_num: int, template: ServerState) -> ServerState:
         """Returns the state after `round_num`, in the structure of `template`."""
         return load_state(self._path(round_num), template)
 
-    def append(self, line: dict[str, Any]) -> None:
+    def append(self, line: Line) -> None:
         """Appends a round to the log."""
         text = json.dumps(line)
         self._log.write(text + "\n")
@@ -178,7 +185,7 @@ class Checkpoints:
         return self._folder / f"round_{round_num:05}.npz"
 
 
-def _begun(identity: dict[str, Any]) -> Any:
+def _begun(identity: Identity) -> "hashlib._Hash":
     return hashlib.sha256(_bytes(json.dumps(identity, sort_keys=True)))
 
 
@@ -186,7 +193,7 @@ def _bytes(line: str) -> bytes:
     return line.encode() + b"\n"
 
 
-def _prefixes(identity: dict[str, Any], lines: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+def _prefixes(identity: Identity, lines: Sequence[str]) -> Iterator[tuple[int, bytes]]:
     """Yields n and the digest of the identity and the first n lines, for n = 0, 1, …, len(lines)."""
     digest = _begun(identity)
     yield 0, digest.digest()
@@ -210,7 +217,7 @@ def _saved(folder: Path) -> dict[int, Path]:
     return {int(number): path for path, number in numbers.items() if number.isascii() and number.isdigit()}
 
 
-def _read_run(path: Path) -> Any:
+def _read_run(path: Path) -> dict[str, Any] | None:
     try:
         found = read_json(path)
     except DataError:

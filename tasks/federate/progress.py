@@ -3,10 +3,11 @@
 import logging
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tasks.round_log.columns import RoundRow
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class RoundProgress:
     ) -> None:
         self._progress.stop()
 
-    def show(self, row: Mapping[str, Any], last: int, seconds_left: float, failures: Mapping[str, str]) -> None:
+    def show(self, row: RoundRow, last: int, seconds_left: float, failures: Mapping[str, str]) -> None:
         """Shows the finished round `row`, a row of rounds.csv."""
         line = (
             f"loss {_number(row['val_loss'])}  accuracy {_number(row['val_accuracy'])}  drift {_number(row['drift'])}"

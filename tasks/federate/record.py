@@ -1,83 +1,135 @@
 """The rows of rounds.csv and clients.csv: what one round did, in numbers."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.federate.state import ClientResult, Params
 from tasks.federate.statistics import UpdateStatistics, gram, update_statistics
-from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
+from tasks.round_log.columns import ClientRow, RoundRow
+from tasks.round_log.write import write_log
 from tasks.runtime.failed import Failed
 
 
 @dataclass(frozen=True)
+class RoundLine:
+    """What one round did: a line of the checkpoints' log.
+
+    Attributes:
+        round: its number in the whole run, from 1.
+        row: of rounds.csv.
+        clients: the rows of clients.csv.
+        excluded: the clients that the guard has left out for the rounds from here on, sorted.
+        model_rollbacks: of the guard, so far, for which no client was to blame.
+        watched_from: first round whose loss the guard looks at from here on.
+    """
+
+    round: int
+    row: RoundRow
+    clients: list[ClientRow]
+    excluded: list[str] = field(default_factory=list)
+    model_rollbacks: int = 0
+    watched_from: int = 1
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """One finished round."""
+    """One finished round.
+
+    Attributes:
+        results: of each sampled client.
+        failures: why each client that was left out was left out.
+        num_examples: of each sampled client.
+        params_before: (P,) the global model that the round began with.
+        params_after: (P,) the global model after it.
+    """
 
     round_num: int
     phase: str
-    results: Mapping[str, Any]
-    """Each sampled client's result, or `Failed`."""
+    results: Mapping[str, ClientResult | Failed]
     failures: Mapping[str, str]
-    params_before: NDArray[np.float32]
-    params_after: NDArray[np.float32]
+    num_examples: Mapping[str, int]
+    params_before: Params
+    params_after: Params
+
+    @property
+    def averaged(self) -> dict[str, ClientResult]:
+        """The results that are part of the average."""
+        return {
+            client: result
+            for client, result in self.results.items()
+            if client not in self.failures and isinstance(result, ClientResult)
+        }
 
 
-def client_rows(outcome: Outcome, inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], UpdateStatistics]:
+def client_rows(outcome: Outcome) -> tuple[list[ClientRow], UpdateStatistics]:
     """Returns a row per sampled client, and the statistics over those that were averaged."""
-    averaged = {client: r for client, r in outcome.results.items() if client not in outcome.failures}
-    weights = np.array([r["weight"] for r in averaged.values()], np.float64)
+    averaged = outcome.averaged
+    weights = np.array([result.weight for result in averaged.values()], np.float64)
     share = weights / weights.sum()
-    statistics = update_statistics(gram([r["update"] for r in averaged.values()]), share)
-    measured = {
-        "weight": share,
-        "update_norm": statistics.norm,
-        "update_cosine": statistics.cosine,
-        "update_cosine_robust": statistics.cosine_robust,
-        "distance": statistics.distance,
-    }
-    columns = [[_number(value) for value in values.tolist()] for values in measured.values()]
-    cells = dict(zip(averaged, zip(*columns, strict=True), strict=True))
-    rows: list[dict[str, Any]] = []
+    statistics = update_statistics(gram([result.update for result in averaged.values()]), share)
+    places = {client: place for place, client in enumerate(averaged)}
+    rows = []
     for client in sorted({*outcome.results, *outcome.failures}):
-        result = outcome.results.get(client)
-        row = dict.fromkeys(CLIENT_COLUMNS)
-        row |= {"round": outcome.round_num, "client": client, "weight": 0.0, "finite": client in averaged}
-        row["failure"] = outcome.failures.get(client)
-        if client in inputs:
-            row["num_examples"] = int(inputs[client]["num_examples"])
-        if result is not None and not isinstance(result, Failed):
-            row["num_steps"] = int(result["num_steps"])
-            for name in ("loss_before", "loss_after", "loss_mean"):
-                row[name] = _loss(result[name])
-        if client in averaged:
-            row |= zip(measured, cells[client], strict=True)
+        row = _empty_row(outcome, client)
+        if client in places:
+            place = places[client]
+            row["weight"] = _number(share[place])
+            row["update_norm"] = _number(statistics.norm[place])
+            row["update_cosine"] = _number(statistics.cosine[place])
+            row["update_cosine_robust"] = _number(statistics.cosine_robust[place])
+            row["distance"] = _number(statistics.distance[place])
             row["influence"] = _influence(averaged[client])
         rows.append(row)
     return rows, statistics
 
 
+def _empty_row(outcome: Outcome, client: str) -> ClientRow:
+    """Returns a client's row with what it sent of itself, and nothing of how its update compares with the others'."""
+    result = outcome.results.get(client)
+    sent = result if isinstance(result, ClientResult) else None
+    return {
+        "round": outcome.round_num,
+        "client": client,
+        "num_examples": outcome.num_examples.get(client),
+        "num_steps": sent.num_steps if sent else None,
+        "weight": 0.0,
+        "loss_before": _loss(sent.loss_before) if sent else None,
+        "loss_after": _loss(sent.loss_after) if sent else None,
+        "update_norm": None,
+        "update_cosine": None,
+        "finite": sent is not None and client not in outcome.failures,
+        "loss_mean": _loss(sent.loss_mean) if sent else None,
+        "update_cosine_robust": None,
+        "distance": None,
+        "failure": outcome.failures.get(client),
+        "influence": None,
+    }
+
+
 def round_row(
     outcome: Outcome,
-    clients: Sequence[Mapping[str, Any]],
+    clients: Sequence[ClientRow],
     statistics: UpdateStatistics,
     validation: tuple[float, float] | None,
     prunable: NDArray[np.bool_],
-) -> dict[str, Any]:
-    """Returns the row of rounds.csv."""
+    epsilon: float | None = None,
+) -> RoundRow:
+    """Returns the row of rounds.csv; `validation` is (loss, accuracy), None if it was not measured."""
     norms, cosines = statistics.norm.tolist(), [value for value in statistics.cosine.tolist() if math.isfinite(value)]
     changed = outcome.params_after - outcome.params_before
     num_zero, num_prunable = np.count_nonzero(prunable & (outcome.params_after == 0)), np.count_nonzero(prunable)
-    row: dict[str, Any] = dict.fromkeys(ROUND_COLUMNS)
-    row |= {
+    return {
         "round": outcome.round_num,
         "phase": outcome.phase,
-        "train_loss": _average(clients, "loss_before"),
-        "local_loss": _average(clients, "loss_mean"),
+        "train_loss": _average(clients, lambda row: row["loss_before"]),
+        "val_loss": None if validation is None else _loss(validation[0]),
+        "val_accuracy": None if validation is None else _number(validation[1]),
         "num_clients": len(clients),
         "num_failed": len(outcome.failures),
         "update_norm_mean": _number(fmean(norms)),
@@ -88,29 +140,39 @@ def round_row(
         "gradient_diversity": _number(statistics.gradient_diversity),
         "server_update_norm": _number(math.sqrt(gram([changed])[0, 0])),
         "sparsity": _number(num_zero / num_prunable) if num_prunable else 0.0,
+        "local_loss": _average(clients, lambda row: row["loss_mean"]),
+        "epsilon": None if epsilon is None else _loss(epsilon),
     }
-    if validation is not None:
-        row["val_loss"], row["val_accuracy"] = _loss(validation[0]), _number(validation[1])
-    return row
 
 
-def _average(clients: Sequence[Mapping[str, Any]], column: str) -> float | None:
-    """The mean of the averaged clients' `column`, weighted as their updates were."""
-    used = [row for row in clients if row["finite"] and row[column] is not None]
-    total = sum(row["weight"] for row in used)
-    return _number(sum(row["weight"] * row[column] for row in used) / total) if total else None
+def write_lines(
+    folder: Path,
+    lines: Sequence[RoundLine],
+    earlier_rounds: Sequence[Mapping[str, object]] = (),
+    earlier_clients: Sequence[Mapping[str, object]] = (),
+) -> None:
+    """Writes rounds.csv and clients.csv into `folder`: the rows of an earlier step, and then those of `lines`."""
+    own = [row for line in lines for row in line.clients]
+    write_log(folder, [*earlier_rounds, *(line.row for line in lines)], [*earlier_clients, *own])
 
 
-def _influence(result: Mapping[str, Any]) -> float | None:
-    share = result.get("influence")
-    return None if share is None else _loss(share)
+def _average(clients: Sequence[ClientRow], measured: Callable[[ClientRow], float | None]) -> float | None:
+    """The mean of what was measured at the averaged clients, weighted as their updates were."""
+    pairs = [(row["weight"] or 0.0, measured(row)) for row in clients if row["finite"]]
+    used = [(weight, value) for weight, value in pairs if value is not None]
+    total = sum(weight for weight, _ in used)
+    return _number(sum(weight * value for weight, value in used) / total) if total else None
 
 
-def _number(value: Any) -> float | None:
+def _influence(result: ClientResult) -> float | None:
+    return None if result.influence is None else _loss(result.influence)
+
+
+def _number(value: float) -> float | None:
     """Seven significant digits, what float32 holds; None for what is not finite."""
     return _loss(value) if math.isfinite(value) else None
 
 
-def _loss(value: Any) -> float:
+def _loss(value: float) -> float:
     """Seven significant digits. A loss that is not finite was measured, and is written as nan or inf."""
     return float(f"{float(value):.7g}")

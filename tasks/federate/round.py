@@ -1,8 +1,8 @@
 """One federated round in TFF: broadcast, local updates, aggregation, server optimiser."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,31 +11,44 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tasks.federate.robust import Rule
+from tasks.federate.state import ClientInput, ClientResult, Params, ServerState
+from tasks.federate.statistics import Vector
 from tasks.local.architecture import Architecture
 from tasks.local.descent import LocalTraining
 from tasks.local.update import broadcast_names, build_local_update, build_measure, client_type
 from tasks.runtime.failed import Failed
 
-Results = list[Any]
-"""Each client's result, or `Failed`, in the order of the clients."""
+Results = list[ClientResult | Failed]
+"""In the order of the clients."""
 
+Computation = Any
+"""A TFF computation, or what builds one: TFF has no types for mypy."""
 
-Gather = Callable[[Any, Sequence[Any]], tuple[Results, Any]]
+TffType = Any
+"""A type of TFF."""
+
+Value = Any
+"""A tensor, or a structure of tensors or of TFF's placed values, while a computation is traced."""
+
+Gather = Callable[[ServerState, Sequence[ClientInput]], tuple[Results, Value]]
 """(state, clients) -> (the clients' results as they sent them, what is added up over them); the state stays."""
+
+Initialize = Callable[[Params], ServerState]
+Advance = Callable[[ServerState, Sequence[ClientInput]], tuple[ServerState, Results]]
 
 
 @dataclass(frozen=True)
 class Round:
     """The computations of one run; call them inside a runtime's context."""
 
-    initialize: Callable[[Mapping[str, Any]], Any]
-    """{params (P,), with the mask (P,) if pruning} -> state of the server, the optimiser and the aggregator."""
-    next: Callable[[Any, Sequence[Any]], tuple[Any, Results]]
+    initialize: Initialize
+    """params (P,) -> the state before the first round: nothing is pruned, and no client keeps a vector."""
+    next: Advance
     """(state, clients) -> (next state, the clients' results)."""
-    train: Callable[[Any, Sequence[Any]], Results]
+    train: Callable[[ServerState, Sequence[ClientInput]], Results]
     """(state, clients) -> the clients' results, and nothing changes."""
-    measure: Callable[[Any, Sequence[Any]], list[Any]]
-    """(state, clients) -> the global model's mean loss on each client's data, or `Failed`."""
+    measure: Callable[[ServerState, Sequence[ClientInput]], list[float | Failed]]
+    """(state, clients) -> the global model's mean loss on each client's data."""
     draws: bool
     """Whether the clients need a seed: a model draws random numbers while it trains."""
 
@@ -43,8 +56,8 @@ class Round:
 def build_round(
     architectures: Sequence[Architecture],
     training: LocalTraining,
-    aggregator: Any,
-    optimizer: Any,
+    aggregator: Computation | Rule,
+    optimizer: Computation,
     masked: bool,
 ) -> Round:
     """Returns the computations of a run.
@@ -68,126 +81,149 @@ class _Parts:
     """What both kinds of round are made of."""
 
     def __init__(
-        self, architectures: Sequence[Architecture], training: LocalTraining, optimizer: Any, masked: bool
+        self, architectures: Sequence[Architecture], training: LocalTraining, optimizer: Computation, masked: bool
     ) -> None:
         self.training, self._architectures, self._masked = training, architectures, masked
         self.local_update = build_local_update(architectures, training, masked)
         self.vector = tff.TensorType(np.float32, [training.num_params])
         self.clients = tff.FederatedType(client_type(training), tff.CLIENTS)
         sent = broadcast_names(training, masked)
-        given = tff.types.to_type(OrderedDict((name, self.vector) for name in sent if name != "shared"))
-        self.initialize_server = _build_initialize(given, training, optimizer)
+        initial = tff.types.to_type(OrderedDict((name, self.vector) for name in sent if name != "shared"))
+        self.initialize_server = _build_initialize(initial, training, optimizer)
         self.server = self.initialize_server.type_signature.result
         self._select = _build_select(self.server, sent)
         sums = self.local_update.type_signature.result["sums"]
         self.apply = _build_apply(self.server, self.vector, sums, architectures, training, optimizer, masked)
         self.gather = self._build_gather()
 
-    def train(self, server: Any, clients: Any) -> Any:
+    def initial(self, params: Params) -> OrderedDict[str, Params]:
+        """Returns what `initialize_server` gets: the params (P,), and a mask (P,) that prunes nothing, if any."""
+        masks = {"mask": np.ones_like(params)} if self._masked else {}
+        return OrderedDict(params=params, **masks)
+
+    def train(self, server: Value, clients: Value) -> Value:
         """(server's state, clients) -> results, inside a federated computation."""
         broadcast = tff.federated_broadcast(tff.federated_map(self._select, server))
         return tff.federated_map(self.local_update, (clients, broadcast))
 
-    def returned(self, results: Any) -> Any:
+    def returned(self, results: Value) -> Value:
         """What the host gets of the results: all but what is only added up."""
         names = [name for name in tff.structure.name_list(self.local_update.type_signature.result) if name != "sums"]
         return tff.federated_zip(OrderedDict((name, getattr(results, name)) for name in names))
 
     def _build_gather(self) -> Gather:
         @tff.federated_computation(tff.FederatedType(self.server, tff.SERVER), self.clients)
-        def gather(server: Any, clients: Any) -> Any:
+        def gather(server: Value, clients: Value) -> Value:
             results = self.train(server, clients)
             return self.returned(results), tff.federated_sum(results.sums)
 
-        return lambda state, clients: gather(state["server"], list(clients))
+        def gathered(state: ServerState, clients: Sequence[ClientInput]) -> tuple[Results, Value]:
+            sent, sums = gather(state.server, list(clients))
+            return as_results(sent), sums
 
-    def train_alone(self, state: Any, clients: Sequence[Any]) -> Results:
+        return gathered
+
+    def train_alone(self, state: ServerState, clients: Sequence[ClientInput]) -> Results:
         """(state, clients) -> the clients' results."""
         return self.results(self.gather(state, clients)[0])
 
     @cached_property
-    def _losses(self) -> Any:
+    def _losses(self) -> Computation:
         # Traced by the first call: only one kind of sampling asks for it.
         measure = build_measure(self._architectures[0], self.training)
 
         @tff.federated_computation(tff.FederatedType(self.vector, tff.SERVER), self.clients)
-        def losses(params: Any, clients: Any) -> Any:
+        def losses(params: Value, clients: Value) -> Value:
             return tff.federated_map(measure, (clients, tff.federated_broadcast(params)))
 
         return losses
 
-    def measure(self, state: Any, clients: Sequence[Any]) -> list[Any]:
+    def measure(self, state: ServerState, clients: Sequence[ClientInput]) -> list[float | Failed]:
         """(state, clients) -> the global model's mean loss on each client's data."""
-        return list(self._losses(state["server"]["params"], list(clients)))
+        losses = self._losses(state.params, list(clients))
+        return [loss if isinstance(loss, Failed) else float(loss) for loss in losses]
 
-    def results(self, results: Sequence[Any]) -> Results:
+    def results(self, results: Results) -> Results:
         """Returns the results with their updates as local − global again, where FedNova's clients divided them."""
         if not self.training.update.normalized:
-            return list(results)
-        return [
-            r if isinstance(r, Failed) else OrderedDict(r, update=r["update"] * np.float32(r["normalizer"]))
-            for r in results
-        ]
+            return results
+        return [r if isinstance(r, Failed) else replace(r, update=r.update * np.float32(r.normalizer)) for r in results]
 
 
-def _build_summing(parts: _Parts, factory: Any) -> tuple[Any, Any]:
+def as_results(sent: Sequence[Any]) -> Results:
+    """Returns what the clients sent as results."""
+    return [r if isinstance(r, Failed) else ClientResult.of(r) for r in sent]
+
+
+def _build_summing(parts: _Parts, factory: Computation) -> tuple[Initialize, Advance]:
     """The round as one computation, with an aggregation that needs only sums over the clients."""
     aggregation = factory.create(parts.vector, tff.TensorType(np.float32))
 
     @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
-    def initialize(broadcast: Any) -> Any:
+    def begin(broadcast: Value) -> Value:
         server = tff.federated_map(parts.initialize_server, broadcast)
         return tff.federated_zip(OrderedDict(server=server, aggregator=aggregation.initialize()))
 
-    @tff.federated_computation(initialize.type_signature.result, parts.clients)
-    def next_round(state: Any, clients: Any) -> Any:
+    @tff.federated_computation(begin.type_signature.result, parts.clients)
+    def next_round(state: Value, clients: Value) -> Value:
         results = parts.train(state.server, clients)
         aggregated = aggregation.next(state.aggregator, results.update, results.weight)
         sums = tff.federated_sum(results.sums)
         server = tff.federated_map(parts.apply, (state.server, aggregated.result, sums))
         return tff.federated_zip(OrderedDict(server=server, aggregator=aggregated.state)), parts.returned(results)
 
-    def advance(state: Any, clients: Sequence[Any]) -> tuple[Any, Results]:
-        known = OrderedDict(server=state["server"], aggregator=state["aggregator"])
-        moved, results = next_round(known, list(clients))
-        return OrderedDict(state, **moved), parts.results(results)
+    def initialize(params: Params) -> ServerState:
+        return ServerState.of(**begin(parts.initial(params)))
+
+    def advance(state: ServerState, clients: Sequence[ClientInput]) -> tuple[ServerState, Results]:
+        before = OrderedDict(server=state.server, aggregator=state.aggregator)
+        after, sent = next_round(before, list(clients))
+        return ServerState.of(**after, kept=state.kept), parts.results(as_results(sent))
 
     return initialize, advance
 
 
-def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Any, Any]:
+def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Initialize, Advance]:
     """The round as two computations, with the rule between them."""
 
     @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
-    def initialize(broadcast: Any) -> Any:
+    def begin(broadcast: Value) -> Value:
         return tff.federated_map(parts.initialize_server, broadcast)
 
     sums_type = parts.local_update.type_signature.result["sums"]
 
     @tff.federated_computation(tff.FederatedType((parts.server, parts.vector, sums_type), tff.SERVER))
-    def apply(arguments: Any) -> Any:
+    def apply(arguments: Value) -> Value:
         return tff.federated_map(parts.apply, arguments)
 
-    def advance(state: Any, clients: Sequence[Any]) -> tuple[Any, Results]:
+    def initialize(params: Params) -> ServerState:
+        return ServerState.of(begin(parts.initial(params)), OrderedDict())
+
+    def advance(state: ServerState, clients: Sequence[ClientInput]) -> tuple[ServerState, Results]:
         results, sums = parts.gather(state, clients)
-        used = [r for r in results if not isinstance(r, Failed) and r["finite"]]
-        if used:
-            combined = rule([r["update"] for r in used], np.array([r["weight"] for r in used], np.float64))
-            state = OrderedDict(state, server=apply((state["server"], combined.update, sums)))
-            for result, influence in zip(used, _each(combined.influence, len(used)), strict=True):
-                result["influence"] = influence
-        return state, parts.results(results)
+        used = [r for r in results if not isinstance(r, Failed) and r.finite]
+        if not used:
+            return state, parts.results(results)
+        combined = rule([r.update for r in used], np.array([r.weight for r in used], np.float64))
+        after = ServerState.of(apply((state.server, combined.update, sums)), state.aggregator, state.kept)
+        return after, parts.results(_with_influence(results, combined.influence))
 
-    return lambda broadcast: OrderedDict(server=initialize(broadcast), aggregator=OrderedDict()), advance
-
-
-def _each(influence: Any, num: int) -> Sequence[float | None]:
-    return [None] * num if influence is None else [float(share) for share in influence]
+    return initialize, advance
 
 
-def _build_initialize(given: Any, training: LocalTraining, optimizer: Any) -> Any:
-    @tff.tensorflow.computation(given)
-    def initialize(broadcast: Any) -> Any:
+def _with_influence(results: Results, influence: Vector | None) -> Results:
+    """Returns the results with the `influence` (K,) of those that were combined."""
+    if influence is None:
+        return results
+    shares = iter(influence)
+    return [
+        replace(r, influence=float(next(shares))) if isinstance(r, ClientResult) and r.finite else r for r in results
+    ]
+
+
+def _build_initialize(broadcast_type: TffType, training: LocalTraining, optimizer: Computation) -> Computation:
+    @tff.tensorflow.computation(broadcast_type)
+    def initialize(broadcast: Value) -> Value:
         specs = tf.TensorSpec(broadcast["params"].shape, tf.float32)
         state = OrderedDict(broadcast, optimizer=optimizer.initialize(specs))
         if training.update.shared:
@@ -197,30 +233,30 @@ def _build_initialize(given: Any, training: LocalTraining, optimizer: Any) -> An
     return initialize
 
 
-def _build_select(server_type: Any, names: Sequence[str]) -> Any:
+def _build_select(server_type: TffType, names: Sequence[str]) -> Computation:
     @tff.tensorflow.computation(server_type)
-    def select(server: Any) -> Any:
+    def select(server: Value) -> Value:
         return OrderedDict((name, server[name]) for name in names)
 
     return select
 
 
 def _build_apply(
-    server_type: Any,
-    vector: Any,
-    sums_type: Any,
+    server_type: TffType,
+    vector: TffType,
+    sums_type: TffType,
     architectures: Sequence[Architecture],
     training: LocalTraining,
-    optimizer: Any,
+    optimizer: Computation,
     masked: bool,
-) -> Any:
+) -> Computation:
     rule = training.update
     held = [np.zeros(training.num_params, np.float32) for _ in architectures]
     for architecture, holds in zip(architectures, held, strict=True):
         holds[slice(None) if architecture.held is None else architecture.held] = 1
 
     @tff.tensorflow.computation(server_type, vector, sums_type)
-    def apply_update(server: Any, update: Any, sums: Any) -> Any:
+    def apply_update(server: Value, update: Value, sums: Value) -> Value:
         changed = {}
         if rule.normalized:
             update *= tf.math.divide_no_nan(sums["normalizer"], sums["weight"])

@@ -3,11 +3,10 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,24 +17,27 @@ from tasks.detection import Increase, find_increase
 from tasks.errors import GuardStop
 from tasks.federate import schedule
 from tasks.federate.aggregators import check
-from tasks.federate.checkpoint import Checkpoints, checkpoints_of
+from tasks.federate.checkpoint import Checkpoints, Identity, checkpoints_of
 from tasks.federate.cohort import Cohort
 from tasks.federate.progress import RoundProgress
+from tasks.federate.record import RoundLine
 from tasks.federate.runner import Phase, Runner, Stepped, build_computations, listed
+from tasks.federate.state import ServerState
 from tasks.parameters import assign, digest, flatten
+from tasks.round_log.columns import RoundRow
 from tasks.runtime.kinds import runtime
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Watch = Callable[[Mapping[str, Any], int, int], None]
+Watch = Callable[[RoundRow, int, int], None]
 """Gets a finished round's row of rounds.csv, how many rounds of the phase are done, and how many there will be.
 
 With the last round the two are equal, also where early stopping ends the phase: nobody else needs to compute that.
 """
 
 
-def ignore(row: Mapping[str, Any], done: int, total: int) -> None:
+def ignore(row: RoundRow, done: int, total: int) -> None:
     """Watches nothing."""
 
 
@@ -49,7 +51,7 @@ _SIGNIFICANCE = 0.001
 class _Progress:
     """What changes from round to round."""
 
-    state: Any
+    state: ServerState
     excluded: set[str] = field(default_factory=set)
     model_rollbacks: int = 0
     watched_from: int = 1
@@ -62,9 +64,9 @@ def run_rounds(
     cohort: Cohort,
     model: tf.keras.Model,
     phase: Phase,
-    report: Callable[[Sequence[Mapping[str, Any]]], None],
+    report: Callable[[Sequence[RoundLine]], None],
     watch: Watch = ignore,
-) -> list[dict[str, Any]]:
+) -> list[RoundLine]:
     """Trains `model` in place for the rounds of `phase`, and returns a log line for each of them.
 
     A run of the same phase with the same settings and data that was killed goes on from its last checkpoint, and ends
@@ -84,16 +86,16 @@ def run_rounds(
     checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity)
     with closing(checkpoints), runtime(settings.federate.runtime):
         runner = Runner(settings, cohort, model, phase, computations)
-        loop = _Loop(settings, folder, cohort, runner, phase, checkpoints, watch)
+        loop = Loop(settings, folder, cohort, runner, phase, checkpoints, watch)
         try:
-            assign(model, loop.run()["server"]["params"])
+            assign(model, loop.run().params)
         finally:
             loop.close()
             report(loop.lines)
     return loop.lines
 
 
-def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> dict[str, Any]:
+def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> Identity:
     """Returns what the checkpoints of a run are of; `model` has the parameters that it starts from."""
     return {
         "phase": [phase.name, phase.first, phase.last],
@@ -118,7 +120,9 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-class _Loop:
+class Loop:
+    """The rounds of a phase in their order; after `run`, `lines` are what they logged."""
+
     def __init__(
         self,
         settings: Settings,
@@ -133,9 +137,9 @@ class _Loop:
         self._runner, self._checkpoints, self._watch = runner, checkpoints, watch
         self._seconds: list[float] = []
         self._begun = phase.first
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[RoundLine] = []
 
-    def run(self) -> Any:
+    def run(self) -> ServerState:
         """Returns the state after the last round."""
         phase, settings = self._phase, self._settings
         now = self._start()
@@ -147,16 +151,17 @@ class _Loop:
                     break
                 began = time.perf_counter()
                 done = self._runner.step(now.state, round_num, now.excluded)
-                now.state, line, failures = done.state, done.line, done.failures
+                now.state = done.state
                 what = self._wrong(now, done)
-                stop = self._guard(now, line, failures, what) if what else None
-                line |= {
-                    "excluded": sorted(now.excluded),
-                    "model_rollbacks": now.model_rollbacks,
-                    "watched_from": now.watched_from,
-                }
+                stop = self._guard(now, done, what) if what else None
+                line = replace(
+                    done.line,
+                    excluded=sorted(now.excluded),
+                    model_rollbacks=now.model_rollbacks,
+                    watched_from=now.watched_from,
+                )
                 self.lines.append(line)
-                self._checkpoints.append(line)
+                self._checkpoints.append(asdict(line))
                 if stop is not None:
                     raise stop
                 last = round_num == phase.last or self._stops_early()
@@ -165,9 +170,9 @@ class _Loop:
                 self._seconds.append(time.perf_counter() - began)
                 # The first round also compiles.
                 left = float(np.median(self._seconds[1:] or self._seconds)) * (phase.last - round_num)
-                progress.show(line["row"], phase.last, left, failures)
+                progress.show(line.row, phase.last, left, done.failures)
                 done_rounds = len(self.lines)
-                self._watch(line["row"], done_rounds, done_rounds if last else phase.last - phase.first + 1)
+                self._watch(line.row, done_rounds, done_rounds if last else phase.last - phase.first + 1)
         return now.state
 
     def close(self) -> None:
@@ -184,18 +189,19 @@ class _Loop:
         if found is None:
             self._checkpoints.save(before, fresh)
             return _Progress(fresh)
-        done, state, self.lines = found
+        done, state, lines = found
+        self.lines = [RoundLine(**line) for line in lines]
         if done == before:
             return _Progress(state)
         log.info("%s goes on after round %d, from its checkpoint", self._phase.name, done)
         last = self.lines[-1]
-        return _Progress(state, set(last["excluded"]), last["model_rollbacks"], last["watched_from"])
+        return _Progress(state, set(last.excluded), last.model_rollbacks, last.watched_from)
 
     def _stops_early(self) -> bool:
         settings = self._settings.early_stopping
         if not settings.patience or self._phase.next_mask is not None:
             return False
-        return schedule.stops_early(settings, [line["row"]["train_loss"] for line in self.lines])
+        return schedule.stops_early(settings, [line.row["train_loss"] for line in self.lines])
 
     def _wrong(self, now: _Progress, done: Stepped) -> str:
         """Returns what went wrong in a round; empty if nothing did. A rise is looked for only where it is acted on."""
@@ -204,39 +210,37 @@ class _Loop:
         if not done.healthy:
             return "the loss or the model is not finite"
         rise = self._rise(now, done.line) if self._settings.guard != "continue" else Increase(detected=False)
-        if not rise.detected or rise.until != done.line["round"]:
+        if not rise.detected or rise.until != done.line.round:
             return ""
         return f"val_loss has risen since round {rise.round}, from {rise.loss_before:.4g} to {rise.loss_after:.4g}"
 
-    def _rise(self, now: _Progress, line: Mapping[str, Any]) -> Increase:
-        rows = [one["row"] for one in [*self.lines, line] if one["round"] >= now.watched_from]
-        known = [(row["round"], row["val_loss"]) for row in rows if row["val_loss"] is not None]
-        if not known or line["row"]["val_loss"] is None or self._phase.next_mask is not None:
+    def _rise(self, now: _Progress, line: RoundLine) -> Increase:
+        rows = [each.row for each in [*self.lines, line] if each.round >= now.watched_from]
+        measured = [(row["round"], row["val_loss"]) for row in rows if row["val_loss"] is not None]
+        if not measured or line.row["val_loss"] is None or self._phase.next_mask is not None:
             return Increase(detected=False)  # pruning costs some loss, which is no accident
-        return find_increase([r for r, _ in known], [loss for _, loss in known], _SIGNIFICANCE)
+        return find_increase([r for r, _ in measured], [loss for _, loss in measured], _SIGNIFICANCE)
 
-    def _guard(
-        self, now: _Progress, line: Mapping[str, Any], failures: Mapping[str, str], what: str
-    ) -> GuardStop | None:
+    def _guard(self, now: _Progress, done: Stepped, what: str) -> GuardStop | None:
         """Does what `federate.guard` says when a round went wrong; returns the error that ends the run, if any."""
-        round_num = line["round"]
+        round_num = done.line.round
         if self._settings.guard == "stop":
             return GuardStop(f"round {round_num}: {what}; federate.guard is stop")
         if self._settings.guard == "continue":
             return None
-        now.excluded |= set(failures)
-        now.model_rollbacks += not failures
+        now.excluded |= set(done.failures)
+        now.model_rollbacks += not done.failures
         if now.model_rollbacks > _MAX_MODEL_ROLLBACKS:
             return GuardStop(f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks for the same reason")
-        best = _best_checkpoint(self._checkpoints.rounds(), [*self.lines, line])
+        best = best_checkpoint(self._checkpoints.rounds(), [*self.lines, done.line])
         log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
         now.watched_from = round_num + 1
         return None
 
 
-def _best_checkpoint(rounds: Sequence[int], lines: Sequence[Mapping[str, Any]]) -> int:
+def best_checkpoint(rounds: Sequence[int], lines: Sequence[RoundLine]) -> int:
     """Returns the checkpoint with the lowest training loss, which the round after it measured; else the last one."""
-    losses = {line["round"] - 1: line["row"]["train_loss"] for line in lines}
-    known = {r: losses[r] for r in rounds if losses.get(r) is not None and np.isfinite(losses[r])}
-    return min(known, key=lambda r: (known[r], -r)) if known else rounds[-1]
+    losses = {line.round - 1: line.row["train_loss"] for line in lines}
+    finite = {r: loss for r in rounds if (loss := losses.get(r)) is not None and np.isfinite(loss)}
+    return min(finite, key=lambda r: (finite[r], -r)) if finite else rounds[-1]

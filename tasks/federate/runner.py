@@ -3,8 +3,8 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -16,9 +16,10 @@ from tasks.federate.aggregators import aggregator
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
 from tasks.federate.privacy import epsilon
-from tasks.federate.record import Outcome, client_rows, round_row
+from tasks.federate.record import Outcome, RoundLine, client_rows, round_row
 from tasks.federate.round import Round, build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
+from tasks.federate.state import ClientInput, ClientResult, Params, ServerState
 from tasks.local import faults
 from tasks.local.architecture import Architecture, narrower, whole
 from tasks.local.descent import LocalTraining
@@ -28,6 +29,8 @@ from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Making one costs 25 µs a client, which is much where nothing is drawn.
 _NO_SEED = np.zeros(2, np.int32)
@@ -40,7 +43,7 @@ class Phase:
     name: str
     first: int
     last: int
-    next_mask: Callable[[int, NDArray[np.float32]], NDArray[np.float32] | None] | None = None
+    next_mask: Callable[[int, Params], Params | None] | None = None
     """Pruning: (round, params (P,)) -> the mask (P,) of ones and zeros from then on, or None for no change."""
 
 
@@ -48,10 +51,10 @@ class Phase:
 class Stepped:
     """What one round did."""
 
-    state: Any
+    state: ServerState
     """After the round; as before where the averaged model is not finite."""
-    line: dict[str, Any]
-    """`round`, `row` of rounds.csv and `clients`, rows of clients.csv."""
+    line: RoundLine
+    """Without what the guard adds."""
     failures: Mapping[str, str]
     """Each client that was left out, with the reason."""
     healthy: bool
@@ -114,7 +117,7 @@ class Runner:
         computations: Round,
         local_seed: int | None = None,
         absent: Collection[str] = (),
-        validate: Callable[[NDArray[np.float32]], tuple[float, float]] | None = None,
+        validate: Callable[[Params], tuple[float, float]] | None = None,
     ) -> None:
         """Prepares the rounds.
 
@@ -140,17 +143,14 @@ class Runner:
         private = settings.federate.aggregator.kind == "dp_mean"
         self._epsilon = epsilon(settings, len(cohort.clients)) if private else None
 
-    def fresh(self) -> Any:
+    def fresh(self) -> ServerState:
         """Returns the state before the first round, from the model's parameters."""
-        broadcast = OrderedDict(params=flatten(self._model))
-        if self._phase.next_mask is not None:
-            broadcast["mask"] = np.ones_like(broadcast["params"])
-        fresh = self._computations.initialize(broadcast)
+        fresh = self._computations.initialize(flatten(self._model))
         if CLIENT_UPDATES[self._settings.client.kind].kept:
-            fresh["kept"] = {client: np.zeros_like(broadcast["params"]) for client in self._cohort.clients}
+            return replace(fresh, kept={client: np.zeros_like(fresh.params) for client in self._cohort.clients})
         return fresh
 
-    def step(self, state: Any, round_num: int, excluded: Collection[str] = ()) -> Stepped:
+    def step(self, state: ServerState, round_num: int, excluded: Collection[str] = ()) -> Stepped:
         """Runs round `round_num` from `state` without the clients in `excluded`; neither is changed.
 
         Raises:
@@ -160,7 +160,7 @@ class Runner:
         if not sampled:
             raise NoClientLeft(f"round {round_num}: every client that was drawn is left out")
         left = [client for client in self._cohort.clients if client not in {*excluded, *self._absent}]
-        if "kept" in state and len(left) < len(self._cohort.clients):
+        if state.kept is not None and len(left) < len(self._cohort.clients):
             state = self.settled(state, left)
         whole = self._whole(left)
         inputs = {client: self._client_input(state, client, round_num, whole) for client in sampled}
@@ -172,32 +172,41 @@ class Runner:
         if round_num == self._phase.first:
             failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
         proposed = self._prune(proposed, round_num)
-        finite = bool(np.isfinite(proposed["server"]["params"]).all())
-        after = _with_kept(proposed, {c: r for c, r in results.items() if c not in failures}) if finite else state
-        before, params = state["server"]["params"], after["server"]["params"]
-        outcome = Outcome(round_num, self._phase.name, results, failures, before, params)
-        validation = self._validation(params, round_num)
-        clients, statistics = client_rows(outcome, inputs)
-        row = round_row(outcome, clients, statistics, validation, self._prunable)
-        if self._epsilon is not None:
-            row["epsilon"] = float(f"{self._epsilon(round_num):.7g}")
+        finite = bool(np.isfinite(proposed.params).all())
+        sizes = {client: int(given["num_examples"]) for client, given in inputs.items()}
+        outcome = Outcome(
+            round_num,
+            self._phase.name,
+            results,
+            failures,
+            sizes,
+            params_before=state.params,
+            params_after=proposed.params if finite else state.params,
+        )
+        after = _with_kept(proposed, outcome.averaged) if finite else state
         for client, reason in failures.items():
             log.warning("round %d: client %s left out: %s", round_num, client, reason)
         if not finite:
             log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
+        validation = self._validation(after.params, round_num)
         healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
-        line = {"round": round_num, "row": row, "clients": clients}
-        return Stepped(after, line, failures, bool(healthy))
+        return Stepped(after, self._line(outcome, validation), failures, bool(healthy))
 
-    def settled(self, state: Any, left: Collection[str]) -> Any:
+    def _line(self, outcome: Outcome, validation: tuple[float, float] | None) -> RoundLine:
+        clients, statistics = client_rows(outcome)
+        epsilon = None if self._epsilon is None else self._epsilon(outcome.round_num)
+        row = round_row(outcome, clients, statistics, validation, self._prunable, epsilon)
+        return RoundLine(outcome.round_num, row, clients)
+
+    def settled(self, state: ServerState, left: Collection[str]) -> ServerState:
         """Returns `state` with the server's vector Σ p_k c_k over the clients in `left`, their shares p_k summing to 1.
 
         So a client that leaves for good, or another weighting, moves SCAFFOLD's and FedDyn's fixed point to the minimum
         of what is left: a vector that nobody takes out again would stay in every step of all later rounds.
         """
-        whole = self._whole(left)
-        vector = sum(self._cohort.clients[client].share / whole * state["kept"][client] for client in left)
-        return OrderedDict(state, server=OrderedDict(state["server"], shared=np.asarray(vector, np.float32)))
+        whole, kept = self._whole(left), state.kept or {}
+        vector = sum(self._cohort.clients[client].share / whole * kept[client] for client in left)
+        return replace(state, shared=np.asarray(vector, np.float32))
 
     def _whole(self, left: Collection[str]) -> float:
         """Returns the share of all weight that the clients in `left` have together."""
@@ -205,8 +214,8 @@ class Runner:
             return 1.0  # and not a sum that rounds to something else
         return sum(self._cohort.clients[client].share for client in left)
 
-    def updates(self, state: Any, round_num: int, clients: Iterable[str]) -> dict[str, Any]:
-        """Returns what each of `clients` would send in round `round_num` if it took part, or `Failed`."""
+    def updates(self, state: ServerState, round_num: int, clients: Iterable[str]) -> dict[str, ClientResult | Failed]:
+        """Returns what each of `clients` would send in round `round_num` if it took part."""
         inputs = {client: self._client_input(state, client, round_num) for client in clients}
         return _by_client(self._computations.train, state, inputs)
 
@@ -216,7 +225,7 @@ class Runner:
         num_epochs = schedule.epochs(self._settings.local_work, client, rng)
         return schedule.visits(self._cohort.clients[client].num_examples, num_epochs, rng)
 
-    def _sample(self, state: Any, round_num: int, excluded: Collection[str]) -> list[str]:
+    def _sample(self, state: ServerState, round_num: int, excluded: Collection[str]) -> list[str]:
         left = {c: info for c, info in self._cohort.clients.items() if c not in excluded}
         if not left:
             raise NoClientLeft(f"round {round_num}: every client has failed and been left out")
@@ -227,14 +236,14 @@ class Runner:
             return sampled
         inputs = {client: self._client_input(state, client, round_num) for client in sampled}
         measured = _by_client(self._computations.measure, state, inputs)
-        losses = {client: np.nan if isinstance(loss, Failed) else float(loss) for client, loss in measured.items()}
+        losses = {client: np.nan if isinstance(loss, Failed) else loss for client, loss in measured.items()}
         return schedule.highest(losses, sampling.clients_per_round)
 
-    def _client_input(self, state: Any, client: str, round_num: int, whole: float = 1.0) -> OrderedDict[str, Any]:
+    def _client_input(self, state: ServerState, client: str, round_num: int, whole: float = 1.0) -> ClientInput:
         info, settings = self._cohort.clients[client], self._settings
         step, steps = round_num - self._phase.first + 1, self._phase.last - self._phase.first + 1
         factor = schedule.learning_rate_factor(settings.client.schedule, step, steps)
-        given = OrderedDict(
+        inputs = OrderedDict(
             folder=info.folder,
             num_examples=np.int32(info.num_examples),
             order=self.order(client, round_num),
@@ -245,44 +254,42 @@ class Runner:
             brightness=info.brightness,
             architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
         )
-        given |= faults.told(settings.faults, self._seed, round_num, client)
-        if "kept" in state:
-            given["kept"] = state["kept"][client]
-        return given
+        inputs |= faults.told(settings.faults, self._seed, round_num, client)
+        if state.kept is not None:
+            inputs["kept"] = state.kept[client]
+        return inputs
 
-    def _prune(self, state: Any, round_num: int) -> Any:
-        if self._phase.next_mask is None:
-            return state
-        mask = self._phase.next_mask(round_num, state["server"]["params"])
-        if mask is None:
-            return state
-        server = OrderedDict(state["server"], mask=mask, params=state["server"]["params"] * mask)
-        return OrderedDict(state, server=server)
+    def _prune(self, state: ServerState, round_num: int) -> ServerState:
+        mask = self._phase.next_mask(round_num, state.params) if self._phase.next_mask else None
+        return state if mask is None else replace(state, mask=mask, params=state.params * mask)
 
-    def _validation(self, params: NDArray[np.float32], round_num: int) -> tuple[float, float] | None:
+    def _validation(self, params: Params, round_num: int) -> tuple[float, float] | None:
         if round_num % self._settings.evaluate_every and round_num != self._phase.last:
             return None
         return self.validate(params)
 
 
 def _by_client(
-    compute: Callable[[Any, Sequence[Any]], list[Any]], state: Any, inputs: Mapping[str, Any]
-) -> dict[str, Any]:
+    compute: Callable[[ServerState, Sequence[ClientInput]], list[T]],
+    state: ServerState,
+    inputs: Mapping[str, ClientInput],
+) -> dict[str, T]:
     return dict(zip(inputs, compute(state, list(inputs.values())), strict=True))
 
 
-def _with_kept(state: Any, results: Mapping[str, Any]) -> Any:
-    """Returns the state with the vectors that the round's clients keep; those of the others stay."""
-    if "kept" not in state:
+def _with_kept(state: ServerState, results: Mapping[str, ClientResult]) -> ServerState:
+    """Returns the state with the vectors that the round's clients keep; the other clients' vectors stay."""
+    if state.kept is None:
         return state
-    return OrderedDict(state, kept={**state["kept"], **{client: r["kept"] for client, r in results.items()}})
+    fresh = {client: result.kept for client, result in results.items() if result.kept is not None}
+    return replace(state, kept={**state.kept, **fresh})
 
 
-def _reason(result: Any) -> str:
+def _reason(result: ClientResult | Failed) -> str:
     """Returns why a client's result cannot be used; empty if it can."""
     if isinstance(result, Failed):
         return result.reason
-    return "" if result["finite"] else "its update is not finite"
+    return "" if result.finite else "its update is not finite"
 
 
 def listed(failures: Mapping[str, str]) -> str:

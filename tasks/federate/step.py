@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -12,11 +11,11 @@ from tasks import outputs
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.fit import check_fit
+from tasks.federate.record import RoundLine, write_lines
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.models import BUILDERS, build, num_params, save_model
 from tasks.parameters import kernels, unpruned
-from tasks.round_log.write import write_log
 from tasks.settings import Settings
 from tasks.tflite import to_tflite
 
@@ -47,14 +46,14 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
         check_fit(settings.federate.model, model, cohort)
         _check_for_prune(settings.federate.model, model)
 
-    def report(lines: Sequence[Mapping[str, Any]]) -> None:
+    def report(lines: Sequence[RoundLine]) -> None:
         for reports in (folder / "reports" / "federate", folder / "reports"):
-            write_log(reports, lines)
+            write_lines(reports, lines)
 
     lines = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report, watch)
     save_model(model, folder / "models" / "global.h5")
     finish(folder, "federate")
-    row = lines[-1]["row"]
+    row = lines[-1].row
     log.info(
         "%d rounds, %d clients, %d parameters: loss %s, accuracy %s in %.1f s",
         len(lines),

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tasks import outputs
 from tasks.errors import DataError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.record import RoundLine, write_lines
 from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.files import replacing, write_json
@@ -23,7 +24,6 @@ from tasks.prune.masks import PruningMasks
 from tasks.round_log.cells import Rows
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 from tasks.round_log.own import check_data, clients_of_run, rounds_of_run
-from tasks.round_log.write import write_log
 from tasks.scrub import scrubbing
 from tasks.settings import Settings
 from tasks.tflite import checked_difference, sizes, tflite_logits, to_tflite
@@ -59,8 +59,8 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     def next_mask(round_num: int, params: NDArray[np.float32]) -> NDArray[np.float32] | None:
         return masks.update(round_num - trained, params)
 
-    def report(lines: Sequence[Mapping[str, Any]]) -> None:
-        write_log(folder / "reports", lines, rounds, clients)
+    def report(lines: Sequence[RoundLine]) -> None:
+        write_lines(folder / "reports", lines, rounds, clients)
 
     phase = Phase("prune", trained + 1, trained + settings.prune.rounds, next_mask)
     run_rounds(settings, folder, cohort, model, phase, report, watch)

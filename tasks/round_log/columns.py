@@ -1,50 +1,62 @@
-"""The columns of rounds.csv and clients.csv, in the order in which they are written."""
+"""The rows of rounds.csv and clients.csv, and their columns in the order in which they are written."""
 
-ROUND_COLUMNS = (
-    "round",
-    "phase",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "num_clients",
-    "num_failed",
-    "update_norm_mean",
-    "update_norm_max",
-    "update_cosine_mean",
-    "update_cosine_min",
-    "drift",
-    "gradient_diversity",
-    "server_update_norm",
-    "sparsity",
-    "local_loss",
-    "epsilon",
-)
-"""`train_loss`: Σ p_k loss_before_k, the loss of the model that the round started from on its clients' first batches;
-`local_loss`: Σ p_k loss_mean_k, the mean over the local training; `val_*`: the model after the round on the hold-out
-data; norms, `drift` and `gradient_diversity`: see federate/statistics.py; `sparsity`: fraction of zeros in the prunable
-weights; `epsilon`: of differential privacy, spent since the run's first round (federate/privacy.py), empty without it.
-Losses in nats per example, accuracy a fraction; an empty cell was not measured."""
+from typing import TypedDict
 
-CLIENT_COLUMNS = (
-    "round",
-    "client",
-    "num_examples",
-    "num_steps",
-    "weight",
-    "loss_before",
-    "loss_after",
-    "update_norm",
-    "update_cosine",
-    "finite",
-    "loss_mean",
-    "update_cosine_robust",
-    "distance",
-    "failure",
-    "influence",
-)
-"""`weight`: the client's share of the average, 0 if it was left out; losses: see local/update.py; the
-others: see federate/statistics.py; `failure`: why it was left out; `influence`: the share of the client in the combined
-update, where a rule decided that (geometric_median, krum, multi_krum)."""
+
+class RoundRow(TypedDict):
+    """A row of rounds.csv. Losses in nats per example, accuracy a fraction; None (an empty cell): not measured."""
+
+    round: int
+    phase: str
+    train_loss: float | None
+    """Σ p_k loss_before_k: of the model that the round started from, on its clients' first batches."""
+    val_loss: float | None
+    """Of the model after the round on the hold-out data; so is `val_accuracy`."""
+    val_accuracy: float | None
+    num_clients: int
+    num_failed: int
+    update_norm_mean: float | None
+    """For norms, cosines, `drift` and `gradient_diversity` see federate/statistics.py."""
+    update_norm_max: float | None
+    update_cosine_mean: float | None
+    update_cosine_min: float | None
+    drift: float | None
+    gradient_diversity: float | None
+    server_update_norm: float | None
+    sparsity: float | None
+    """Fraction of zeros in the prunable weights."""
+    local_loss: float | None
+    """Σ p_k loss_mean_k: the mean over the local training."""
+    epsilon: float | None
+    """Of differential privacy, spent since the run's first round (federate/privacy.py)."""
+
+
+class ClientRow(TypedDict):
+    """A row of clients.csv. None (an empty cell): not measured."""
+
+    round: int
+    client: str
+    num_examples: int | None
+    num_steps: int | None
+    weight: float | None
+    """The client's share of the average, 0 if it was left out."""
+    loss_before: float | None
+    """For the losses see `federate.state.ClientResult`."""
+    loss_after: float | None
+    update_norm: float | None
+    """For `update_*` and `distance` see federate/statistics.py."""
+    update_cosine: float | None
+    finite: bool
+    loss_mean: float | None
+    update_cosine_robust: float | None
+    distance: float | None
+    failure: str | None
+    """Why the client was left out."""
+    influence: float | None
+    """The client's share in the combined update, where a rule decided that (geometric_median, krum, multi_krum)."""
+
+
+ROUND_COLUMNS, CLIENT_COLUMNS = tuple(RoundRow.__annotations__), tuple(ClientRow.__annotations__)
 
 LOSS_COLUMNS = ("val_loss", "train_loss")
 """The losses in rounds.csv, nats per example, in the order in which they are preferred."""

@@ -208,7 +208,7 @@ def _interleave(
     with stopwatch.on_recording():
         phase = runner.Phase("federate", 1, last)
         lines = rounds.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
-    return timed, recording, sum(row["num_steps"] for row in lines[-1]["clients"])
+    return timed, recording, sum(row["num_steps"] for row in lines[-1].clients)
 
 
 def _check_last_round(found: dict[str, NDArray[np.float32]], cohort: Cohort, model: Model, initial: Any) -> None:

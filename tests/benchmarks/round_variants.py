@@ -72,7 +72,7 @@ class Unrecorded:
 
     def start(self, params: list[NDArray[np.float32]]) -> None:
         with _installed(self._context):
-            self._state = self._computations.initialize(OrderedDict(params=flat(params)))
+            self._state = self._computations.initialize(flat(params))
 
     def round(self, round_num: int) -> None:
         inputs = [
@@ -94,7 +94,7 @@ class Unrecorded:
 
     @property
     def params(self) -> NDArray[np.float32]:
-        return self._state["server"]["params"]
+        return self._state.params
 
 
 class HandWritten:

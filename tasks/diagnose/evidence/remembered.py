@@ -137,16 +137,16 @@ def sent_over_trained(replays: Replayer, log: ClientLog, suspects: Collection[st
             continue
         compared += 1
         trained = replays.repeated(round_num, asked)
-        trained = {client: result for client, result in trained.items() if result["finite"]}
+        trained = {client: result for client, result in trained.items() if result.finite}
         if not trained:
             continue
-        updates = [trained[client]["update"] for client in trained]
+        updates = [trained[client].update for client in trained]
         inner = gram(updates)
         statistics = update_statistics(inner, np.full(len(updates), 1 / len(updates)))
         for client, norm, cosine in zip(trained, statistics.norm, statistics.cosine_robust, strict=True):
-            if not same(float(trained[client]["loss_before"]), losses.get(client, (0, np.inf))[1]):
+            if not same(trained[client].loss_before, losses.get(client, (0, np.inf))[1]):
                 continue  # trained on other data, or from another model
-            if not norm > 0 or steps.get(client, (0, -1))[1] != trained[client]["num_steps"]:
+            if not norm > 0 or steps.get(client, (0, -1))[1] != trained[client].num_steps:
                 continue
             ratio, seen = logged[client][1] / float(norm), cosines.get(client, (0, np.nan))[1]
             turned = abs(seen + cosine) < abs(seen - cosine)
@@ -214,7 +214,7 @@ def _logged(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, f
 def _first_losses(replays: Replayer, probe: Probe, data: Sites, saved: int, clients: Sequence[str]) -> dict[str, float]:
     """The `loss_before` of clients in the round after `saved`, with the data of today."""
     if not replays.as_they_are:
-        return {client: float(r["loss_before"]) for client, r in replays.repeated(saved + 1, clients).items()}
+        return {client: r.loss_before for client, r in replays.repeated(saved + 1, clients).items()}
     found = {}
     for client in clients:
         losses, labels = _batch(replays, probe, data, saved, client)

@@ -67,13 +67,13 @@ class Reference:
 def capture(replays: Replayer, round_num: int, clients: Sequence[str] | None = None, seed: int = 0) -> Captured:
     """Returns what `clients` (None: all) send in `round_num`; those that fail are left out."""
     results = replays.updates(round_num, clients, seed)
-    used = {c: r for c, r in results.items() if not isinstance(r, Failed) and r["finite"]}
+    used = {c: r for c, r in results.items() if not isinstance(r, Failed) and r.finite}
     return Captured(
         round_num,
         replays.params,
-        {client: np.asarray(result["update"]) for client, result in used.items()},
-        {client: float(result["weight"]) for client, result in used.items()},
-        {client: int(result["num_steps"]) for client, result in used.items()},
+        {client: np.asarray(result.update) for client, result in used.items()},
+        {client: result.weight for client, result in used.items()},
+        {client: result.num_steps for client, result in used.items()},
     )
 
 

@@ -19,9 +19,11 @@ from tasks.diagnose.replay.states import KnownStates
 from tasks.diagnose.replay.variants import Variants
 from tasks.errors import NoClientLeft
 from tasks.federate import runner
+from tasks.federate.record import RoundLine
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Runner
 from tasks.federate.schedule import clients_per_round
+from tasks.federate.state import ClientResult, ServerState
 from tasks.round_log.columns import LOSS_COLUMNS
 from tasks.runtime.failed import Failed
 from tasks.runtime.kinds import runtime
@@ -48,11 +50,11 @@ class Replay:
 
     change: Change
     runner: Runner
-    state: Any
+    state: ServerState
     next_round: int
     start_loss: float = np.nan
     losses: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in LOSS_COLUMNS})
-    lines: list[Mapping[str, Any]] = field(default_factory=list)
+    lines: list[RoundLine] = field(default_factory=list)
     broken: bool = False
 
     @property
@@ -82,7 +84,8 @@ class Replay:
     def _loss(self, name: str) -> float:
         if self.ended and not self.lines:
             return self.start_loss if name == "val_loss" else np.inf
-        loss = self.lines[-1]["row"].get(name) if self.lines and not self.broken else None
+        row: Mapping[str, Any] = self.lines[-1].row if self.lines and not self.broken else {}
+        loss = row.get(name)
         return float(loss) if loss is not None and np.isfinite(loss) else np.inf
 
 
@@ -126,12 +129,12 @@ class Replayer:
             while replay.next_round <= self.from_round:
                 replay.run_round()
             self._state = replay.state
-        self._loss = runner_.validate(self._state["server"]["params"])[0]
+        self._loss = runner_.validate(self._state.params)[0]
 
     @property
     def params(self) -> NDArray[np.float32]:
         """(P,) the global model that the replays start from."""
-        return np.asarray(self._state["server"]["params"])
+        return np.asarray(self._state.params)
 
     @property
     def loss(self) -> float:
@@ -172,9 +175,11 @@ class Replayer:
 
     def params_after(self, saved: int) -> NDArray[np.float32]:
         """Returns the run's model (P,) after round `saved`, one of `saved`."""
-        return np.asarray(self._saved.after(saved)["server"]["params"])
+        return np.asarray(self._saved.after(saved).params)
 
-    def updates(self, round_num: int, clients: Sequence[str] | None = None, seed: int = 0) -> dict[str, Any]:
+    def updates(
+        self, round_num: int, clients: Sequence[str] | None = None, seed: int = 0
+    ) -> dict[str, ClientResult | Failed]:
         """Returns what `clients` (None: all) send in round `round_num` from the model that the replays start from.
 
         It counts as the rounds that it takes until each of them has been drawn once. Another `seed` draws other
@@ -185,7 +190,7 @@ class Replayer:
         runner_, state = self._variants.again(seed, self._state)
         return runner_.updates(state, round_num, senders)
 
-    def repeated(self, round_num: int, clients: Sequence[str]) -> dict[str, Any]:
+    def repeated(self, round_num: int, clients: Sequence[str]) -> dict[str, ClientResult]:
         """Returns what training on today's data gives `clients` in a round that is reached, less those that fail.
 
         What a simulated fault makes of an update is not in it. What it makes of data is in it, from the first round on.
@@ -193,7 +198,7 @@ class Replayer:
         run's model before that round, its `loss_before` is not the logged one.
         """
         state = self._before(round_num)
-        if not np.isfinite(state["server"]["params"]).all():
+        if not np.isfinite(state.params).all():
             return {}
         self._spend(len(clients))
         results = self._variants.honest(self._state).updates(state, round_num, clients)
@@ -214,7 +219,7 @@ class Replayer:
         """Returns whether the model before a round is saved, or is one that the replay of nothing comes to."""
         return round_num - 1 in self.saved or round_num >= self.unchanged.next_round
 
-    def _before(self, round_num: int) -> Any:
+    def _before(self, round_num: int) -> ServerState:
         if round_num - 1 in self.saved:
             return self._saved.after(round_num - 1)
         self.advance(self.unchanged, round_num - 1)

@@ -9,13 +9,16 @@ import numpy as np
 
 from tasks.federate.checkpoint import checkpoints_of, load_state, saved_states
 from tasks.federate.cohort import Cohort
+from tasks.federate.state import ServerState
 from tasks.files import read_rows
 
 
 class KnownStates:
     """A run's state before the first round, and after each round that has a checkpoint."""
 
-    def __init__(self, folder: Path, phase: str, identity: Mapping[str, Any], cohort: Cohort, fresh: Any) -> None:
+    def __init__(
+        self, folder: Path, phase: str, identity: Mapping[str, Any], cohort: Cohort, fresh: ServerState
+    ) -> None:
         """Looks for the run's checkpoints.
 
         Checkpoints of other data count as well if their log is the one of reports/rounds.csv: data that changed in the
@@ -30,10 +33,10 @@ class KnownStates:
         """
         self._fresh = fresh
         self._paths = saved_states(folder, phase, dict(identity))
-        if not self._paths and _logged_as_reported(folder, phase, cohort, by_place="kept" in fresh):
+        if not self._paths and _logged_as_reported(folder, phase, cohort, by_place=fresh.kept is not None):
             others = {name: value for name, value in identity.items() if name != "data"}
             self._paths = saved_states(folder, phase, others)
-        self._loaded: tuple[int, Any] | None = None
+        self._loaded: tuple[int, ServerState] | None = None
 
     @property
     def rounds(self) -> list[int]:
@@ -44,7 +47,7 @@ class KnownStates:
         """Returns the last round with a checkpoint up to `round_num`; None if there is none."""
         return max((saved for saved in self._paths if saved <= round_num), default=None)
 
-    def after(self, saved: int) -> Any:
+    def after(self, saved: int) -> ServerState:
         """Returns the state after round `saved`, one of `rounds`."""
         if not saved:
             return self._fresh

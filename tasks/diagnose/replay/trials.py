@@ -125,8 +125,8 @@ class Trials:
     def failed(self, change: Change, seed: int = 0) -> int:
         """Returns the failed clients in the rounds of the window; of a replay that broke down, all clients besides."""
         replay, last = self._replay(change, seed), self.window.last
-        lines = [line for line in replay.lines if self.window.first <= line["round"] <= last]
-        return sum(int(line["row"]["num_failed"]) for line in lines) + replay.broken * self._replayer.num_clients
+        lines = [line for line in replay.lines if self.window.first <= line.round <= last]
+        return sum(line.row["num_failed"] for line in lines) + replay.broken * self._replayer.num_clients
 
     def series(self, change: Change, column: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Returns (with nothing changed, with the change): the loss of each round up to the window's end.

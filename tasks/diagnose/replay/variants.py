@@ -3,8 +3,8 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
@@ -15,6 +15,7 @@ from tasks.federate.aggregators import check
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.round import Round
 from tasks.federate.runner import Phase, Runner, build_computations
+from tasks.federate.state import ServerState
 from tasks.files import read_json, write_json
 from tasks.local import faults
 from tasks.models import build
@@ -74,7 +75,7 @@ class Variants:
         """Whether the model draws random numbers while it trains."""
         return self._computations(self.settings, self.cohort).draws
 
-    def changed(self, change: Change, seed: int, state: Any) -> tuple[Runner, Any]:
+    def changed(self, change: Change, seed: int, state: ServerState) -> tuple[Runner, ServerState]:
         """Returns the runner of the changed run, and what it begins with.
 
         Args:
@@ -103,7 +104,7 @@ class Variants:
         )
         return runner, self._first_state(settings, cohort, runner, state)
 
-    def honest(self, state: Any) -> Runner:
+    def honest(self, state: ServerState) -> Runner:
         """Returns the runner of the run with honest updates; a fault of the data is in it from the first round on."""
         simulated = self.settings.federate.faults
         if simulated.kind == "none":
@@ -112,26 +113,21 @@ class Variants:
         left = simulated.model_copy(update={"from_round": 1}) if of_data else FaultSettings()
         return self.changed(Change("", {"federate.faults": left.model_dump(mode="json")}), 0, state)[0]
 
-    def again(self, seed: int, state: Any) -> tuple[Runner, Any]:
+    def again(self, seed: int, state: ServerState) -> tuple[Runner, ServerState]:
         """Returns the runner of the run itself with another seed, and what it begins with; 0 is the run's own seed."""
         return self.changed(NOTHING, seed, state) if seed else (self.unchanged, state)
 
-    def _first_state(self, settings: Settings, cohort: Cohort, runner: Runner, state: Any) -> Any:
+    def _first_state(self, settings: Settings, cohort: Cohort, runner: Runner, state: ServerState) -> ServerState:
         now, before = settings.federate, self.settings.federate
-        fresh = runner.fresh()
-        fresh["server"] = dict(fresh["server"])
-        fresh["server"]["params"] = state["server"]["params"]
+        fresh = replace(runner.fresh(), params=state.params)
         if now.server_optimizer == before.server_optimizer:
-            fresh["server"]["optimizer"] = state["server"]["optimizer"]
+            fresh = replace(fresh, optimizer=state.optimizer)
         if now.aggregator == before.aggregator:
-            fresh["aggregator"] = state["aggregator"]
+            fresh = replace(fresh, aggregator=state.aggregator)
         if now.client.kind == before.client.kind:
-            if "shared" in state["server"]:
-                fresh["server"]["shared"] = state["server"]["shared"]
-            if "kept" in state:
-                fresh["kept"] = state["kept"]
-                if _shares(cohort) != _shares(self.cohort):
-                    fresh = runner.settled(fresh, list(cohort.clients))
+            fresh = replace(fresh, shared=state.shared, kept=state.kept)
+            if state.kept is not None and _shares(cohort) != _shares(self.cohort):
+                fresh = runner.settled(fresh, list(cohort.clients))
         return fresh
 
     def _cohort(self, settings: Settings, change: Change) -> Cohort:

@@ -16,6 +16,7 @@ from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.surgery import features_aligned
+from tasks.federate.record import RoundLine
 from tasks.round_log.cells import Measurements
 from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.settings import Settings
@@ -35,12 +36,12 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     rounds = read_rounds(workspace / "reports/rounds.csv")
     clients = read_clients(workspace / "reports/clients.csv")
     gaps = {name: gap(_from_onset(planted.lines, name), _from_onset(planted.twin, name)) for name in rounds.losses}
-    broken = any(not row["finite"] for line in planted.lines[ONSET - 1 :] for row in line["clients"])
+    broken = any(not row["finite"] for line in planted.lines[ONSET - 1 :] for row in line.clients)
     began = time.perf_counter()
     found = diagnosis(rounds, clients, planted.settings, workspace)
     seconds = time.perf_counter() - began
     causes, truth = found["causes"], PLANTS[case.plant].causes
-    above = {name: _above([line["row"][name] for line in planted.lines]) for name in rounds.losses}
+    above = {name: _above([line.row[name] for line in planted.lines]) for name in rounds.losses}
     own = max((_own_rise(clients, client, planted.onset) for client in planted.clients), default=-math.inf)
     real = any(gaps[name] >= REAL and above[name] >= ABOVE for name in gaps)
     harmful = [cause for cause in truth if _harmful(cause, planted)]
@@ -125,8 +126,8 @@ def _log(loss: float | None) -> float:
     return math.log(max(_finite(loss), 1e-9) if known else _WORST)
 
 
-def _from_onset(lines: Sequence[dict[str, Any]], name: str) -> list[float]:
-    return [line["row"][name] for line in lines[ONSET - 1 :]]
+def _from_onset(lines: Sequence[RoundLine], name: str) -> list[float]:
+    return [line.row[name] for line in lines[ONSET - 1 :]]
 
 
 def _taken_back(remedy: dict[str, Any], planted: Planted, workspace: Path, gaps: dict[str, float]) -> float | None:

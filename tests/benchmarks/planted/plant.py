@@ -3,9 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,15 @@ from tasks.clients import CLIENTS, read_client, write_client
 from tasks.errors import NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.record import RoundLine, write_lines
 from tasks.federate.round import Round
 from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
+from tasks.federate.state import ServerState
 from tasks.files import read_json, write_json
 from tasks.models import build
 from tasks.partition import partition
 from tasks.preprocess import preprocess
-from tasks.round_log.write import write_log
 from tasks.settings import Settings, parse
 
 PHASE = Phase("federate", 1, ROUNDS)
@@ -38,8 +38,8 @@ class Healthy:
 
     folder: Path
     settings: Settings
-    states: list[Any]
-    lines: list[dict[str, Any]]
+    states: list[ServerState]
+    lines: list[RoundLine]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Planted:
     settings: Settings
     clients: list[str]
     onset: int | None
-    lines: list[dict[str, Any]]
-    twin: list[dict[str, Any]]
-    without: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    lines: list[RoundLine]
+    twin: list[RoundLine]
+    without: dict[str, list[RoundLine]] = field(default_factory=dict)
 
 
 class Planter:
@@ -83,9 +83,9 @@ class Planter:
         every = settings.federate.checkpoint_every
         due = {*range(every, ONSET, every), ONSET - 1}
         for line in healthy.lines[: ONSET - 1]:
-            checkpoints.append(line)
-            if line["round"] in due:
-                checkpoints.save(line["round"], _carried(healthy, settings, fresh, line["round"]))
+            checkpoints.append(asdict(line))
+            if line.round in due:
+                checkpoints.save(line.round, _carried(healthy, settings, fresh, line.round))
         state, lines = _carried(healthy, settings, fresh, ONSET - 1), healthy.lines[: ONSET - 1]
         for round_num in range(ONSET, ROUNDS + 1):
             try:
@@ -93,20 +93,20 @@ class Planter:
             except NoClientLeft:
                 break
             state, lines = stepped.state, [*lines, stepped.line]
-            checkpoints.append(stepped.line)
+            checkpoints.append(asdict(stepped.line))
             if round_num % every == 0:
                 checkpoints.save(round_num, state)
         checkpoints.close()
-        write_log(workspace / "reports", lines)
+        write_lines(workspace / "reports", lines)
         (workspace / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
         without = {
             cause: self.plant(other, self._folder / "without" / "workspace").lines
             for cause, other in case.without().items()
         }
         if case.changes_updates:
-            drawn = {row["client"] for line in lines[ONSET - 1 :] for row in line["clients"]}
+            drawn = {row["client"] for line in lines[ONSET - 1 :] for row in line.clients}
             clients = [client for client in clients if client in drawn]
-        onset = case.onset(sizes, [[row["client"] for row in line["clients"]] for line in lines], same)
+        onset = case.onset(sizes, [[row["client"] for row in line.clients] for line in lines], same)
         return Planted(settings, clients, onset, lines, healthy.lines, without)
 
     def _with_data(self, named: dict[str, Any]) -> dict[str, Any]:
@@ -199,12 +199,12 @@ def _change(root: Path, clients: Iterable[str], operation: Operation, seed: int)
     write_json(root / "preprocess.json", described)
 
 
-def _carried(healthy: Healthy, settings: Settings, fresh: Any, done: int) -> Any:
+def _carried(healthy: Healthy, settings: Settings, fresh: ServerState, done: int) -> ServerState:
     """Returns the healthy state after round `done` in the structure of the changed run's states."""
-    before, state = healthy.states[done], OrderedDict(fresh)
-    state["server"] = OrderedDict(fresh["server"], params=before["server"]["params"])
+    before = healthy.states[done]
+    state = replace(fresh, params=before.params)
     if settings.federate.server_optimizer == healthy.settings.federate.server_optimizer:
-        state["server"]["optimizer"] = before["server"]["optimizer"]
+        return replace(state, optimizer=before.optimizer)
     return state
 
 
@@ -229,6 +229,6 @@ def write_truth(path: Path, case: Case, planted: Planted) -> None:
             "causes": list(PLANTS[case.plant].causes),
             "clients": planted.clients,
             "onset": planted.onset,
-            "twin": {name: [line["row"][name] for line in planted.twin] for name in ("val_loss", "train_loss")},
+            "twin": {name: [line.row[name] for line in planted.twin] for name in ("val_loss", "train_loss")},
         },
     )
