@@ -12,7 +12,7 @@ from tasks.clients import CLIENTS, TEST, Examples, read_client, write_client
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.federate.aggregators import check
-from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.cohort import Cohort, cohort_from, cohort_of
 from tasks.federate.round import Round
 from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.state import ServerState
@@ -20,6 +20,7 @@ from tasks.files import read_json, write_json
 from tasks.local import faults
 from tasks.models import build
 from tasks.parameters import digest
+from tasks.runtime.check_in import check_in
 from tasks.settings import FaultSettings, Settings, with_settings
 
 # What a round's computations do not depend on: these come with each client's input, or are the host's business.
@@ -49,7 +50,9 @@ class Variants:
             cache: of computations.
         """
         self.settings = with_settings(settings, {"federate.evaluate_every": 1, "federate.guard": "continue"})
-        self.cohort = cohort_of(settings, folder)
+        self._checked_in = check_in((folder / CLIENTS).resolve(), settings.federate.exclude)
+        self.cohort = cohort_from(settings, self._checked_in)
+        self._excluded = {*settings.federate.exclude}
         self.model = build(settings.federate.model, self.cohort.input_shape, self.cohort.num_classes, settings.seed)
         self.phase = Phase("federate", 1, settings.federate.rounds)
         self._folder, self._holder, self._cache = folder, holder, cache
@@ -136,8 +139,12 @@ class Variants:
             [*change.surgery, federate.aggregator.weighting, federate.shared_fraction, sorted(federate.exclude)]
         )
         if key not in self._cohorts:
-            folder = self._operated(change) if change.surgery else self._folder
-            self._cohorts[key] = cohort_of(settings, folder)
+            if change.surgery:
+                self._cohorts[key] = cohort_of(settings, self._operated(change))
+            elif self._excluded <= {*federate.exclude}:
+                self._cohorts[key] = cohort_from(settings, self._checked_in.without(federate.exclude))
+            else:
+                self._cohorts[key] = cohort_of(settings, self._folder)
         return self._cohorts[key]
 
     def _operated(self, change: Change) -> Path:
