@@ -65,7 +65,7 @@ class ScriptedReplayer:
         losses = [loss_of(_of_seed(by.get(change.says, 0.0), seed)) for by in shares]
         row = {"val_loss": losses[0], "train_loss": losses[1], "num_failed": self.failed.get(change.says, 0)}
         runner = SimpleNamespace(
-            step=lambda state, round_num: SimpleNamespace(state=state, line={"round": round_num, "row": row})
+            step=lambda state, round_num: SimpleNamespace(state=state, line=SimpleNamespace(round=round_num, row=row))
         )
         return Replay(change, runner, None, self.from_round + 1)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.diagnose import diagnosis
+from tasks.diagnose.diagnosis import to_json
 from tasks.federate import federate
 from tasks.files import read_rows, write_json
 from tasks.round_log.read import read_clients, read_rounds
@@ -40,7 +41,7 @@ def logs_of(folder):
 
 def test_a_run_of_more_rounds_than_the_settings_have_is_not_replayed(broken, settings_of, computations):
     settings = settings_of({**BASE, **FAULT, "federate.rounds": ONSET})
-    found = diagnosis(*logs_of(broken), settings, broken, computations)
+    found = to_json(diagnosis(*logs_of(broken), settings, broken, computations))
     assert found["increase"]["detected"]
     says = f"The log has {BASE['federate.rounds']} rounds of training, and federate.rounds is {ONSET}: "
     assert found["limits"][0].startswith(says)
@@ -49,7 +50,7 @@ def test_a_run_of_more_rounds_than_the_settings_have_is_not_replayed(broken, set
 
 def test_reversed_updates_are_found_proven_and_cured(broken, settings_of, computations):
     settings = settings_of({**BASE, **FAULT})
-    found = diagnosis(*logs_of(broken), settings, broken, computations)
+    found = to_json(diagnosis(*logs_of(broken), settings, broken, computations))
     assert found["increase"]["detected"]
     assert ONSET <= found["increase"]["round"] <= ONSET + 2
     assert found["verdict"] == "faulty_clients"
@@ -64,13 +65,13 @@ def test_reversed_updates_are_found_proven_and_cured(broken, settings_of, comput
 
 def test_data_that_do_not_give_the_rise_again_prove_nothing(broken, settings_of, computations):
     honest = settings_of({**BASE, "federate.sampling.clients_per_round": 5})
-    found = diagnosis(*logs_of(broken), honest, broken, computations)
+    found = to_json(diagnosis(*logs_of(broken), honest, broken, computations))
     assert (found["verdict"], found["causes"]) == ("none", [])
     assert "something was different then" in found["limits"][0]
 
 
 def test_logs_alone_prove_nothing_and_say_so(broken, settings_of, computations):
-    found = diagnosis(*logs_of(broken), settings_of(BASE), None, computations)
+    found = to_json(diagnosis(*logs_of(broken), settings_of(BASE), None, computations))
     assert (found["increase"]["detected"], found["verdict"], found["causes"]) == (True, "none", [])
     assert "data are not here" in found["limits"][0]
 
@@ -94,7 +95,7 @@ def test_a_client_with_flipped_labels_is_found_where_few_take_part(make_clients,
         made.data[site] = centred, (centred.reshape(len(x), -1) @ directions).argmax(1).astype(np.int32)
     folder = made.write(tmp_path)
     federate(settings, folder)
-    found = diagnosis(*logs_of(folder), settings, folder, computations)
+    found = to_json(diagnosis(*logs_of(folder), settings, folder, computations))
     assert found["detection"]["clients"] == ["01"]
     rows = [row for row in read_rows(folder / "reports/clients.csv") if row["client"] == "01"]
     before = [float(row["loss_before"]) for row in rows if int(row["round"]) < 16][-4:]
@@ -120,7 +121,7 @@ def test_failures_that_no_loss_shows_have_a_remedy(make_clients, settings_of, tm
     )
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
     federate(settings, folder)
-    found = diagnosis(*logs_of(folder), settings, folder, computations)
+    found = to_json(diagnosis(*logs_of(folder), settings, folder, computations))
     cause = found["causes"][0]
     assert (cause["cause"], cause["clients"]) == ("non_finite", ["02"])
     # A failure in each of the rounds 7 to 15 that are compared, and none without the client.
@@ -138,7 +139,7 @@ def test_after_a_remedy_left_clients_out_the_next_diagnosis_never_names_them(
     settings = settings_of({**BASE, **FAULT, "federate.sampling.clients_per_round": 4, **again})
     folder = make_clients(sizes=(20, 24, 17, 30, 22, 25), num_test=60).write(tmp_path)
     federate(settings, folder)
-    found = diagnosis(*logs_of(folder), settings, folder, computations)
+    found = to_json(diagnosis(*logs_of(folder), settings, folder, computations))
     named = {client for cause in found["causes"] for client in cause["clients"]}
     assert found["causes"]
     assert not named & {"02", "05"}

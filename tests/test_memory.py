@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from tasks.clients import CLIENTS, TEST, read_client, write_client
+from tasks.diagnose.changed_data import data_changed
+from tasks.diagnose.diagnosis import to_json
 from tasks.diagnose.evidence.memory import Memory, as_trained, relabelling_in_words, relabellings, same
 from tasks.diagnose.evidence.remembered import _risen_between, remember, risen_with_their_data, sent_over_trained
 from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.surgery import labels_changed_back
-from tasks.diagnose.step import _data_changed, diagnosis
+from tasks.diagnose.step import diagnosis
 from tasks.errors import DataError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state
@@ -296,7 +298,7 @@ def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, 
     logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
     settings = settings_of(SETTINGS)
     assert not observe(*logs, settings.diagnose.significance).rise.detected
-    found = diagnosis(*logs, settings, folder)
+    found = to_json(diagnosis(*logs, settings, folder))
     assert found["detection"]["clients"] == ["02"]
     assert (found["increase"]["round"], found["verdict"]) == (13, "faulty_clients")
     assert found["causes"][0]["fault"] == "data"  # one loss before the rise is too little to know that of the labels
@@ -324,18 +326,19 @@ def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp
 
 def test_data_as_they_were_are_not_looked_at_twice(run, settings_of, monkeypatch):
     logs = read_rounds(run / "reports/rounds.csv"), read_clients(run / "reports/clients.csv")
-    monkeypatch.setattr("tasks.diagnose.step._risen_with_their_data", lambda *_: pytest.fail("the data are the same"))
-    assert not diagnosis(*logs, settings_of(SETTINGS), run)["increase"]["detected"]
+    looked_at = "tasks.diagnose.evidence.remembered.risen_with_their_data"
+    monkeypatch.setattr(looked_at, lambda *_: pytest.fail("the data are the same"))
+    assert not diagnosis(*logs, settings_of(SETTINGS), run).rise.detected
 
 
 def test_a_client_that_could_not_be_read_changes_no_data(make_clients, settings_of, tmp_path):
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
     (folder / CLIENTS / "02" / "x.npy").write_bytes(b"no array")
     federate(settings_of(SETTINGS), folder)
-    assert not _data_changed(settings_of(SETTINGS), folder)
+    assert not data_changed(settings_of(SETTINGS), folder)
     x, y = read_client(folder / CLIENTS / "03")
     write_client(folder / CLIENTS / "03", -x, y)
-    assert _data_changed(settings_of(SETTINGS), folder)
+    assert data_changed(settings_of(SETTINGS), folder)
 
 
 def test_relabellings_by_hand():
@@ -379,9 +382,8 @@ def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_client
     identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
     identity["settings"]["federate"]["faults"] = settings.federate.faults.model_dump(mode="json")
     record_as(folder, identity)
-    found = diagnosis(
-        read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv"), settings, folder
-    )
+    logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
+    found = to_json(diagnosis(*logs, settings, folder))
     cause = found["causes"][0]
     assert (found["verdict"], cause["clients"], cause["fault"]) == ("faulty_clients", ["02"], "labels")
     assert cause["replay"]["change"] == {"data": "the labels of client 02 changed back"}

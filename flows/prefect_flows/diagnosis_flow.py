@@ -13,9 +13,10 @@ from flows.running.failed_state import failed
 from flows.workspace import overrides
 from tasks import command
 from tasks.diagnose import diagnose_logs
+from tasks.diagnose.diagnosis import Diagnosis
 from tasks.diagnose.report.patch import flags
+from tasks.diagnose.report.wording import headline
 from tasks.errors import RunError
-from tasks.files import read_json
 from tasks.settings import with_settings
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def diagnose(run: str) -> State[Any]:
 def diagnosed(run: str) -> tuple[str, str]:
     """Diagnoses `run`, an MLflow run id or a folder; returns the answer in one sentence, and diagnosis.md."""
     with open_run_logs(run) as logs:
-        return _diagnose(logs), (logs.reports / "diagnosis.md").read_text(encoding="utf-8")
+        return headline(_diagnose(logs)), (logs.reports / "diagnosis.md").read_text(encoding="utf-8")
 
 
 def params_with_remedy(run: str) -> str:
@@ -51,14 +52,13 @@ def params_with_remedy(run: str) -> str:
     """
     with open_run_logs(run) as logs:
         answer = _diagnose(logs)
-        causes = read_json(logs.reports / "diagnosis.json")["causes"]
-        remedy = next((cause["remedy"]["settings"] for cause in causes if cause["remedy"]), None)
+        remedy = answer.remedy
         if remedy is None or logs.workspace is None:
-            raise RunError(f"there is no proven remedy to apply: {answer}")
-        params = overrides.params_text(logs.workspace / "params.yaml", with_settings(logs.settings, remedy))
-    log.info("running again with %s", flags(remedy))
+            raise RunError(f"there is no proven remedy to apply: {headline(answer)}")
+        params = overrides.params_text(logs.workspace / "params.yaml", with_settings(logs.settings, remedy.settings))
+    log.info("running again with %s", flags(remedy.settings))
     return params
 
 
-def _diagnose(logs: RunLogs) -> str:
+def _diagnose(logs: RunLogs) -> Diagnosis:
     return diagnose_logs(logs.reports, logs.settings, logs.workspace)

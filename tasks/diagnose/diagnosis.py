@@ -1,90 +1,30 @@
 """The answer as one frozen value, and its form in diagnosis.json.
 
-Every number is rounded as diagnosis.json holds it. A number that is not known or not finite is None: JSON cannot hold
-it.
+Every number is as diagnosis.json holds it, so that all reports of one run show the same digits. A number that is not
+known or not finite is None: JSON cannot hold it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from tasks.diagnose.observe.client_signals import ClientSignal
+from tasks.diagnose.observe.rise import Rise
 
 Series = tuple[float | None, ...]
 """A loss per round, nats per example; None where it is not finite."""
 
 
 @dataclass(frozen=True)
-class Rise:
-    """Whether, when and how far the loss rose.
+class Evidence:
+    """What speaks for a cause.
 
     Attributes:
-        detected: whether it rose beyond its noise.
-        round: first round of the rise.
-        until: last round of the rise.
-        loss_before: the loss before it, nats per example.
-        loss_after: the loss at its height.
-        confidence: 1 minus the probability of a rise as clear by noise alone.
-        loss: column of rounds.csv that was tested, `val_loss` or `train_loss`.
-        num_losses: rounds in which that was measured.
-        kind: `level`, `drift`, … as `tasks/detection/increase.py` names it; `not_finite`.
-        alarm: the round after which the rise was sure.
-        phase: phase of its first round: `federate`, `prune`; empty if not known.
-        sparsity: of the model before and at the end of the rise, where it rose with the loss.
-        noise: sd of the loss's noise.
-        correlation: of the noise from one round to the next.
-        visible: the least lasting rise that the test would have seen.
-        significance: `diagnose.significance`.
-        clients: those whose own loss rose, where the mean of all clients hides it.
-    """
-
-    detected: bool
-    round: int | None
-    until: int | None
-    loss_before: float | None
-    loss_after: float | None
-    confidence: float
-    loss: str
-    num_losses: int
-    kind: str
-    alarm: int | None
-    phase: str
-    sparsity: tuple[float, float] | None
-    noise: float | None
-    correlation: float | None
-    visible: float | None
-    significance: float
-    clients: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What the logs show of one client: a signal in the rounds of the rise, or the rounds in which it failed.
-
-    Attributes:
-        client: id.
-        signal: name of the signal.
+        signal: name of what was measured.
         value: its value.
-        expected: the median client's.
-        before: the same client's before the rise.
-        score: how unusual it is.
-        unusual: whether that is beyond the usual spread.
-        rounds: that were looked at, first and last; of failures, all.
+        expected: the usual value; None if there is none.
         says: one sentence.
     """
-
-    client: str
-    signal: str
-    value: float
-    expected: float | None
-    before: float | None
-    score: float | None
-    unusual: bool
-    rounds: tuple[int, ...]
-    says: str
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What speaks for a cause: a signal, its value, what is usual, and one sentence."""
 
     signal: str
     value: float | None
@@ -94,7 +34,13 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Removed:
-    """The share of the rise that a change takes away, at most 1: mean over the seeds and its 90 % interval."""
+    """The share of the rise that a change takes away, from -1 to 1: mean over the seeds and its 90 % interval.
+
+    Attributes:
+        mean: over the seeds.
+        low: lower end of the interval; None for a single seed.
+        high: upper end of the interval; None for a single seed.
+    """
 
     mean: float
     low: float | None
@@ -102,25 +48,23 @@ class Removed:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ReplayResult:
     """The rounds after `from_round` once more, with one factor changed.
 
     Attributes:
         says: what was changed, as `the same rounds without client 04`.
         change: the same as settings and data, for a program.
         from_round: round of the model that the replay starts from.
-        rounds: that were run.
-        loss: column that was compared.
-        unchanged: that loss of each round with nothing changed, mean over the seeds.
-        changed: the same with the change.
-        seeds: over which it is the mean.
+        loss: column of rounds.csv that was compared.
+        unchanged: (R,) that loss with nothing changed, mean over the seeds.
+        changed: (R,) the same with the change.
+        seeds: number of seeds.
         removes: share of the rise that the change takes away.
     """
 
     says: str
     change: Mapping[str, Any]
     from_round: int
-    rounds: int
     loss: str
     unchanged: Series
     changed: Series
@@ -129,15 +73,15 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Remedy:
+class TriedRemedy:
     """Settings that were tried against causes in a replay.
 
     Attributes:
         settings: by their dotted names.
         says: what it is.
-        recovers: the share of the rise that it takes back.
-        loss_after: mean loss in the rounds of the rise with it.
-        against: the causes that it was tried against.
+        recovers: share of the rise that it takes back, -1 to 1.
+        loss_after: mean loss in the rounds of the rise with it, nats per example; None if not finite.
+        against: names of the causes that it was tried against.
     """
 
     settings: Mapping[str, Any]
@@ -153,12 +97,12 @@ class Cause:
 
     Attributes:
         cause: name in the fixed vocabulary.
-        score: the share of the rise that it surely explains, 0 to 1.
-        clients: through which it acts; empty: through all.
+        score: share of the rise that it explains at least, 0 to 1.
+        clients: through which it acts; empty if through all.
         fault: what is wrong of faulty clients, `labels`, `data` or `updates`; empty if that is not one thing.
         rounds: whose losses were compared, first and last.
         evidence: what speaks for it.
-        trial: the replay without it.
+        replay: the rounds without it.
         remedy: the proposed one; None if none takes anything back.
     """
 
@@ -168,13 +112,19 @@ class Cause:
     fault: str
     rounds: tuple[int, int]
     evidence: tuple[Evidence, ...]
-    trial: Trial
-    remedy: Remedy | None
+    replay: ReplayResult
+    remedy: TriedRemedy | None
 
 
 @dataclass(frozen=True)
 class RuledOut:
-    """A cause that was replayed and not proven, and the share of the rise that went away; None if it never ran."""
+    """A cause that was replayed and not proven.
+
+    Attributes:
+        cause: name in the fixed vocabulary.
+        says: what was changed, as `the same rounds without client 04`.
+        removes: share of the rise that went away; None if no replay of it rose.
+    """
 
     cause: str
     says: str
@@ -187,11 +137,11 @@ class Budget:
 
     Attributes:
         from_round: round of the model that they start from.
-        rounds: that they took.
-        allowed: that they may take.
-        seeds: the most of any cause.
+        rounds: number of rounds that they took.
+        allowed: number of rounds that they may take.
+        seeds: the most seeds of any cause.
         compared: rounds whose losses are compared, first and last.
-        reproduced: whether the rise came again with nothing changed.
+        reproduced: whether the loss rose again with nothing changed.
     """
 
     from_round: int
@@ -207,23 +157,119 @@ class Diagnosis:
     """The answer: what rose, who drifted, the proven causes and their remedies.
 
     Attributes:
-        rise: of the loss.
-        healthy: clients with nothing unusual.
+        rise: of the loss, or that there is none.
+        healthy: clients that never failed and showed nothing unusual.
         observations: what the logs show of single clients.
         limits: what the data could not tell, a sentence each.
         causes: proven, the first to be believed first.
         ruled_out: replayed and not proven.
         remedies: tried, the best first.
-        budget: of the replays; None where nothing was replayed.
-        signals: what was measured of all clients; None where nothing was replayed.
+        budget: of the replays; None if nothing was replayed.
+        signals: what was measured of all clients, by name; None if nothing was replayed.
     """
 
     rise: Rise
     healthy: tuple[str, ...]
-    observations: tuple[Observation, ...]
+    observations: tuple[ClientSignal, ...]
     limits: tuple[str, ...]
     causes: tuple[Cause, ...] = ()
     ruled_out: tuple[RuledOut, ...] = ()
-    remedies: tuple[Remedy, ...] = ()
+    remedies: tuple[TriedRemedy, ...] = ()
     budget: Budget | None = None
-    signals: Mapping[str, Any] | None = field(default=None)
+    signals: Mapping[str, Any] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The first cause; `none` if none is proven."""
+        return self.causes[0].cause if self.causes else "none"
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The clients of the causes and of the rise, then the clients that were unusual or failed."""
+        blamed = [client for cause in self.causes for client in cause.clients]
+        unusual = [observation.client for observation in self.observations if observation.unusual]
+        return tuple(dict.fromkeys([*blamed, *self.rise.clients, *unusual]))
+
+    @property
+    def remedy(self) -> TriedRemedy | None:
+        """The remedy of the first cause that has one."""
+        return next((cause.remedy for cause in self.causes if cause.remedy), None)
+
+    @property
+    def proposed(self) -> list[tuple[list[str], TriedRemedy]]:
+        """The causes' remedies, each once, with the names of its causes."""
+        proposed: list[tuple[list[str], TriedRemedy]] = []
+        for cause in self.causes:
+            if cause.remedy is None:
+                continue
+            causes = next((names for names, each in proposed if each.settings == cause.remedy.settings), None)
+            if causes is None:
+                proposed.append(([cause.cause], cause.remedy))
+            else:
+                causes.append(cause.cause)
+        return proposed
+
+    @property
+    def not_proposed(self) -> tuple[TriedRemedy, ...]:
+        """The remedies that were tried and are not proposed against any cause."""
+        proposed = [cause.remedy.settings for cause in self.causes if cause.remedy]
+        return tuple(remedy for remedy in self.remedies if remedy.settings not in proposed)
+
+
+def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """Returns diagnosis.json, in nothing but JSON's types.
+
+    The keys of the contract, and `detection` (how the rise was tested) and `observations`. If rounds were replayed,
+    also `ruled_out`, `remedies`, `replays` and `signals`.
+    """
+    content: dict[str, Any] = {
+        "verdict": diagnosis.verdict,
+        "increase": _fields(diagnosis.rise, "detected", "round", "until", "loss_before", "loss_after", "confidence"),
+        "causes": [_cause(cause) for cause in diagnosis.causes],
+        "healthy": diagnosis.healthy,
+        "limits": diagnosis.limits,
+        "detection": _fields(diagnosis.rise, "loss", "num_losses", "kind", "alarm", "phase", "sparsity", "noise")
+        | _fields(diagnosis.rise, "correlation", "visible", "significance", "clients"),
+        "observations": [asdict(observation) for observation in diagnosis.observations],
+    }
+    if diagnosis.budget is not None:
+        content |= {
+            "ruled_out": [asdict(cause) for cause in diagnosis.ruled_out],
+            "remedies": [asdict(remedy) for remedy in diagnosis.remedies],
+            "replays": asdict(diagnosis.budget),
+            "signals": diagnosis.signals,
+        }
+    return {name: _plain(value) for name, value in content.items()}
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    fault = {"fault": cause.fault} if cause.fault else {}
+    remedy = None if cause.remedy is None else _fields(cause.remedy, "settings", "recovers")
+    return {
+        **_fields(cause, "cause", "score", "clients", "rounds"),
+        **fault,
+        "evidence": [asdict(evidence) for evidence in cause.evidence],
+        "replay": _replay(cause.replay),
+        "remedy": remedy,
+    }
+
+
+def _replay(replay: ReplayResult) -> dict[str, Any]:
+    return {
+        **_fields(replay, "change", "says", "from_round", "loss", "seeds"),
+        "rounds": min(len(replay.unchanged), len(replay.changed)),
+        "loss_without": replay.unchanged,
+        "loss_with": replay.changed,
+        "removes": asdict(replay.removes),
+    }
+
+
+def _fields(value: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    """The value with lists in place of tuples, and dicts in place of other mappings."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -7,11 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tasks.diagnose.report.story import Replay, Rise, Series
+from tasks.diagnose.diagnosis import ReplayResult, Series
+from tasks.diagnose.observe.rise import Rise
+from tasks.diagnose.phrases import figure as digits
+from tasks.diagnose.phrases import who
 from tasks.diagnose.report.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
 from tasks.diagnose.report.vocabulary import LOSSES
-from tasks.diagnose.report.wording import figure as digits
-from tasks.diagnose.report.wording import who
 from tasks.round_log.cells import Floats
 from tasks.round_log.read import ClientLog, RoundLog
 
@@ -20,35 +21,30 @@ _MARKED = 60
 """Most losses that are drawn as points too."""
 
 
-def tested(rise: Rise, rounds: RoundLog) -> str:
-    """Returns the column of the loss that the diagnosis is about."""
-    return rise.loss if rise.loss in rounds.losses else next(iter(rounds.losses))
-
-
 def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     """Returns the tested loss and the other one over the rounds, the rise shaded, the level before it dotted.
 
     With the mean of their own loss where the rise is that of a few clients.
     """
     figure, axes = new(_HEIGHT)
-    first = tested(rise, rounds)
+    first = rise.loss
     at = rounds.rounds.astype(np.float64)
-    if rise.detected and rise.round is not None:
-        until = rise.until if rise.until is not None else at[-1]
-        axes.axvspan(rise.round - 0.5, until + 0.5, color=RISE, alpha=0.28, linewidth=0, label="the rise")
+    if rise.rounds:
+        axes.axvspan(rise.rounds[0] - 0.5, rise.rounds[-1] + 0.5, color=RISE, alpha=0.28, linewidth=0, label="the rise")
     for name in sorted(rounds.losses, key=lambda name: name == first):
         given = rounds.losses[name].given
         colour, width, dash = (BLUE, 2.0, "-") if name == first else (GREY, 1.2, "--")
-        _plot(axes, at[given], rounds.losses[name].values[given], LOSSES.get(name, name), colour, width, dash)
+        _plot(axes, at[given], rounds.losses[name].values[given], LOSSES[name], colour, width, dash)
     drawn = [column.values for column in rounds.losses.values()]
-    if rise.hidden and rise.finite and "loss_before" in clients.signals:
-        own = clients.of(*rise.hidden)
+    if rise.clients and rise.kind != "not_finite" and "loss_before" in clients.signals:
+        own = clients.of(*rise.clients)
         sampled = np.unique(clients.rounds[own])
         means = [clients.signals["loss_before"][own & (clients.rounds == t)].mean() for t in sampled]
         drawn.append(np.array(means))
-        _plot(axes, sampled.astype(np.float64), drawn[-1], f"own loss of {who(rise.hidden)}", ORANGE, 2.0, "-")
-    if rise.detected and rise.before is not None:
-        axes.axhline(rise.before, color=INK, linestyle=":", linewidth=1.2, label=f"level before: {digits(rise.before)}")
+        _plot(axes, sampled.astype(np.float64), drawn[-1], f"own loss of {who(rise.clients)}", ORANGE, 2.0, "-")
+    if rise.loss_before is not None:
+        label = f"level before: {digits(rise.loss_before)}"
+        axes.axhline(rise.loss_before, color=INK, linestyle=":", linewidth=1.2, label=label)
     _lost(axes, at, rounds.losses[first].not_finite)
     pruning = rounds.rounds[rounds.pruning].tolist()
     if pruning and len(pruning) < len(at):
@@ -58,17 +54,15 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     return figure
 
 
-def draw_replay(replay: Replay, rise: Rise, rounds: RoundLog) -> Figure:
+def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
     """Returns the replayed losses, changed and unchanged, and the recorded one of the same rounds."""
     figure, axes = new(_HEIGHT)
-    start = replay.from_round or 0
-    name = replay.loss if replay.loss in rounds.losses else tested(rise, rounds)
-    column = rounds.losses[name]
+    start, column = replay.from_round, rounds.losses[replay.loss]
     last = start + max(len(replay.unchanged), len(replay.changed))
     seen = column.given & (rounds.rounds >= start) & (rounds.rounds <= last)
     _plot(axes, rounds.rounds[seen].astype(np.float64), column.values[seen], "recorded", GREY, 1.2, ":")
     # The model they start from is the recorded one, and val_loss is measured on the model after its round.
-    fork = column.values[seen & (rounds.rounds == start)] if name == "val_loss" else column.values[:0]
+    fork = column.values[seen & (rounds.rounds == start)] if replay.loss == "val_loss" else column.values[:0]
     lines = [
         ("replayed, nothing changed", replay.unchanged, ORANGE, "--"),
         ("replayed with the change", replay.changed, BLUE, "-"),

@@ -1,5 +1,6 @@
 """What clients hold, from data/partition/partition.json: their labels and how far their data is from the whole."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from tasks.diagnose.report.story import number
 from tasks.diagnose.report.svg import BLUE, GREY, INK, WIDTH, new, short
 from tasks.round_log.cells import Floats
 
@@ -60,11 +60,11 @@ def read_holdings(partition: Any) -> Holdings | None:
     rows = []
     for client in clients.values():
         counts = client.get("counts") if isinstance(client, dict) else None
-        row = [number(cell) for cell in counts] if isinstance(counts, list) else []
+        row = [_number(cell) for cell in counts] if isinstance(counts, list) else []
         if len(row) != len(classes) or any(cell is None or cell < 0 for cell in row):
             return None
         rows.append(row)
-    columns = {name: [number(client.get(name)) for client in clients.values()] for name in MEASURES}
+    columns = {name: [_number(client.get(name)) for client in clients.values()] for name in MEASURES}
     measures = {
         name: np.array(column, dtype=np.float64)
         for name, column in columns.items()
@@ -139,3 +139,13 @@ def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
     axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="share of the largest client's value")
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
     return figure
+
+
+def _number(value: Any) -> float | None:
+    """A finite number of JSON; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None

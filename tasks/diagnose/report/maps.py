@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tasks.diagnose.report.story import Rise
+from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.report.svg import INK, WIDTH, short
 from tasks.heat_map import (
     COSINES,
@@ -108,9 +108,9 @@ def _label(axes: Axes, grid: Grid, rows: Places, named: Sequence[str]) -> None:
 
 def _mark(axes: Axes, grid: Grid, rise: Rise) -> None:
     """Dashed lines around the rise."""
-    if rise.detected and rise.round is not None:
-        until = rise.until if rise.until is not None else int(grid.rounds[-1])
-        for edge in (np.searchsorted(grid.rounds, rise.round), np.searchsorted(grid.rounds, until, side="right")):
+    if rise.rounds:
+        first, last = rise.rounds[0], rise.rounds[-1]
+        for edge in (np.searchsorted(grid.rounds, first), np.searchsorted(grid.rounds, last, side="right")):
             if 0 < edge < len(grid.rounds):
                 axes.axvline(float(edge) - 0.5, color="black", linestyle="--", linewidth=1.2)
     for side in ("left", "bottom"):

@@ -1,104 +1,101 @@
 """diagnosis.md: the diagnosis as GitHub's Markdown, as the Prefect UI and MLflow show it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 
+from tasks.diagnose.diagnosis import Cause, Diagnosis, ReplayResult, TriedRemedy
+from tasks.diagnose.observe.client_signals import ClientSignal
+from tasks.diagnose.phrases import clean, figure, percent
 from tasks.diagnose.report import patch, wording
-from tasks.diagnose.report.story import Cause, Evidence, Remedy, Story, read
-from tasks.diagnose.report.wording import figure, name_of, percent
+from tasks.diagnose.report.wording import name_of
 
 _MOST = 30
-"""Rounds of a replay that are told one by one."""
+"""Most rounds of a replay that are listed."""
 _SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=[A-Za-z]):(?=//)|(?<=\bwww)\.|@")
 _LEADING = re.compile(r"^(\s*\d*)([#>+.)-])(?=\s)")
 
 
-def to_markdown(diagnosis: Mapping[str, Any]) -> str:
-    """Returns diagnosis.md: what diagnosis.html tells, without the pictures."""
-    story = read(diagnosis)
-    before, flags, after = wording.answer(story)
+def to_markdown(diagnosis: Diagnosis) -> str:
+    """Returns diagnosis.md: the content of diagnosis.html without the pictures."""
+    before, flags, after = wording.answer(diagnosis)
     parts = ["# Why did the loss go up?", f"{escape(before)}{_code(flags)}{escape(after)}"]
-    facts = list(wording.facts(story))
+    facts = list(wording.facts(diagnosis))
     if facts:
         parts.append(_table(("", ""), facts))
-    for title, told in _sections(story):
-        if told:
-            parts += [f"## {title}", *told]
+    for title, content in _sections(diagnosis):
+        if content:
+            parts += [f"## {title}", *content]
     return "\n\n".join(parts) + "\n"
 
 
-def _sections(story: Story) -> Iterator[tuple[str, list[str]]]:
-    yield "Who drifted", list(_drift(story))
-    yield "Evidence", [part for cause in story.causes for part in _evidence(cause, story)]
-    yield "The remedy, and its proof", list(_remedy(story))
-    yield "Causes tried and ruled out", list(_ruled_out(story))
-    yield "Nothing unusual", [f"Clients: {escape(', '.join(story.healthy)) or 'none'}."]
-    yield "What the data could not tell", ["\n".join(f"- {escape(one)}" for one in story.limits) or "Nothing is noted."]
+def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
+    yield "Who drifted", list(_drift(diagnosis))
+    yield "Evidence", [part for cause in diagnosis.causes for part in _evidence(cause, diagnosis)]
+    yield "The remedy, and its proof", list(_remedy(diagnosis))
+    yield "Causes tried and ruled out", list(_ruled_out(diagnosis))
+    yield "Nothing unusual", [f"Clients: {escape(', '.join(diagnosis.healthy)) or 'none'}."]
+    limits = "\n".join(f"- {escape(sentence)}" for sentence in diagnosis.limits)
+    yield "What the data could not tell", [limits or "Nothing is noted."]
 
 
-def _drift(story: Story) -> Iterator[str]:
-    if story.observed:
+def _drift(diagnosis: Diagnosis) -> Iterator[str]:
+    if diagnosis.observations:
         heads = ("client", "signal", "value", "cohort", "before", "unusual", "")
-        yield _table(heads, [[one.client, wording.signal(one), *_numbers(one), one.says] for one in story.observed])
+        yield _table(heads, [_observation(observation) for observation in diagnosis.observations])
         yield "Unusual is evidence, not blame: clients whose data changed look the same."
 
 
-def _numbers(one: Evidence) -> list[str]:
-    return [figure(one.value), figure(one.expected), figure(one.before), "yes" if one.unusual else "no"]
+def _observation(observation: ClientSignal) -> list[str]:
+    figures = [figure(value) for value in (observation.value, observation.expected, observation.before)]
+    unusual = "yes" if observation.unusual else "no"
+    return [observation.client, wording.signal(observation), *figures, unusual, observation.says]
 
 
-def _evidence(cause: Cause, story: Story) -> Iterator[str]:
+def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
     yield f"### {escape(wording.heading(cause))}"
     if cause.evidence:
         heads = ("signal", "value", "expected", "")
-        rows = [[wording.signal(one), figure(one.value), figure(one.expected), one.says] for one in cause.evidence]
+        rows = [[wording.signal(each), figure(each.value), figure(each.expected), each.says] for each in cause.evidence]
         yield _table(heads, rows)
-    yield escape(wording.replayed(cause, story.rise))
-    if cause.replay and (cause.replay.changed or cause.replay.unchanged):
-        yield _losses(cause)
+    yield escape(wording.replayed(cause, diagnosis.rise))
+    yield _losses(cause.replay)
 
 
-def _losses(cause: Cause) -> str:
-    replay = cause.replay
-    assert replay
-    start = (replay.from_round or 0) + 1
-    rows = []
-    for k in range(max(len(replay.changed), len(replay.unchanged))):
-        pair = [losses[k] if k < len(losses) else None for losses in (replay.unchanged, replay.changed)]
-        rows.append([str(start + k), *map(figure, pair)])
+def _losses(replay: ReplayResult) -> str:
+    pairs = zip_longest(replay.unchanged, replay.changed)
+    rows = [[str(at), *map(figure, pair)] for at, pair in enumerate(pairs, start=replay.from_round + 1)]
     return _table(("round", "nothing changed", "with the change"), rows[:_MOST])
 
 
-def _remedy(story: Story) -> Iterator[str]:
-    for causes, remedy in story.proposed:
-        says = f"**{escape(remedy.says)}.** " if remedy.says else ""
-        against = f"{wording.against(causes)}: " if len(story.causes) > 1 else ""
-        yield f"{escape(against)}{says}{wording.effect(remedy)}"
-        if remedy.settings:
-            if given := patch.flags(remedy.settings):
-                yield _block("sh", given)
-            yield _block("yaml", patch.patch(remedy.settings))
-    yield from map(escape, wording.without_remedy(story))
-    if story.worse:
-        yield "Tried, and not better:" if story.remedy else "Tried:"
-        yield _table(("remedy", "takes back", "loss then", "time of a round", "settings"), map(_tried, story.worse))
+def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
+    for causes, remedy in diagnosis.proposed:
+        against = f"{wording.against(causes)}: " if len(diagnosis.causes) > 1 else ""
+        yield f"{escape(against)}**{escape(remedy.says)}.** {wording.effect(remedy)}"
+        if flags := patch.flags(remedy.settings):
+            yield _block("sh", flags)
+        yield _block("yaml", patch.patch(remedy.settings))
+    yield from map(escape, wording.without_remedy(diagnosis))
+    if diagnosis.not_proposed:
+        yield "Tried, and not better:" if diagnosis.remedy else "Tried:"
+        heads = ("remedy", "takes back", "loss then", "time of a round", "settings")
+        yield _table(heads, map(_tried, diagnosis.not_proposed))
 
 
-def _tried(one: Remedy) -> Sequence[str]:
-    figures = [percent(one.recovers), figure(one.loss_after), wording.times(one.extra_cost)]
-    return [one.says or "–", *figures, patch.flags(one.settings) or patch.plain(one.settings)]
+def _tried(remedy: TriedRemedy) -> Sequence[str]:
+    settings = patch.flags(remedy.settings) or patch.plain(remedy.settings)
+    return [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), "–", settings]
 
 
-def _ruled_out(story: Story) -> Iterator[str]:
-    if story.ruled_out:
-        rows = [[name_of(one.cause), one.says, percent(one.removes)] for one in story.ruled_out]
+def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:
+    if diagnosis.ruled_out:
+        rows = [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out]
         yield _table(("cause", "replay", "of the rise went away"), rows)
-    if wording.spent(story):
-        yield wording.spent(story)
+    if diagnosis.budget:
+        yield wording.spent(diagnosis.budget)
 
 
-def _table(heads: Sequence[str], rows: Any) -> str:
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *([escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -107,7 +104,7 @@ def _code(source: str) -> str:
     """Code within a line, between more backticks than it holds in a row."""
     fence = "`" * (1 + max(map(len, re.findall("`+", source)), default=0))
     space = " " if "`" in source else ""
-    return f"{fence}{space}{wording.clean(source)}{space}{fence}" if source else ""
+    return f"{fence}{space}{clean(source)}{space}{fence}" if source else ""
 
 
 def _block(language: str, source: str) -> str:
@@ -118,5 +115,5 @@ def _block(language: str, source: str) -> str:
 
 def escape(text: str) -> str:
     """Returns `text` as Markdown that shows it as it is: no markup, no HTML, no link, on one line."""
-    line = _SPECIAL.sub(lambda found: f"\\{found[0]}", wording.clean(text))
+    line = _SPECIAL.sub(lambda match: f"\\{match[0]}", clean(text))
     return _LEADING.sub(r"\1\\\2", line)

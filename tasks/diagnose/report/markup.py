@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.diagnose.report.wording import clean
+from tasks.diagnose.phrases import clean
 
 
 @dataclass(frozen=True)

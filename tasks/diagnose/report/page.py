@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.diagnose.causes import CAUSES
+from tasks.diagnose.diagnosis import Diagnosis, TriedRemedy
+from tasks.diagnose.phrases import figure, percent
 from tasks.diagnose.report import holdings, patch, sections, wording
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.markup import (
@@ -21,9 +23,8 @@ from tasks.diagnose.report.markup import (
     text,
     together,
 )
-from tasks.diagnose.report.story import Remedy, Story, read
 from tasks.diagnose.report.svg import style
-from tasks.diagnose.report.wording import figure, name_of, percent
+from tasks.diagnose.report.wording import name_of
 from tasks.round_log.read import ClientLog, RoundLog
 
 TITLE = "Why did the loss go up?"
@@ -39,24 +40,21 @@ _WORDS = {
 }
 
 
-def to_html(
-    diagnosis: Mapping[str, Any], rounds: RoundLog, clients: ClientLog, partition: Mapping[str, Any] | None
-) -> str:
+def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partition: Mapping[str, Any] | None) -> str:
     """Returns the page: self-contained, without scripts, the same bytes for the same arguments.
 
     Args:
-        diagnosis: diagnosis.json; keys beyond the contract's may be missing.
+        diagnosis: the answer.
         rounds: rounds.csv.
         clients: clients.csv.
         partition: partition.json of the clients' data; None where it is not known.
     """
-    story = read(diagnosis)
     css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     with style():
         body = together(
             [
-                tag("header", tag("h1", TITLE), together(_answer(story))),
-                *_sections(story, rounds, clients, holdings.read_holdings(partition)),
+                tag("header", tag("h1", TITLE), together(_answer(diagnosis))),
+                *_sections(diagnosis, rounds, clients, holdings.read_holdings(partition)),
             ]
         )
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -69,36 +67,36 @@ def to_html(
     )
 
 
-def _sections(story: Story, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
-    yield section("The loss, and its replays" if story.causes else "The loss", *sections.curves(story, rounds, clients))
-    yield section("Who drifted" if story.rise.detected else "What each client did", *sections.drift(story, clients))
-    yield section(
-        "What those clients hold" if story.named else "What the clients hold", *sections.holdings_of(story, held)
-    )
-    if story.rise.detected or story.causes:
-        yield section("Evidence", *_evidence(story))
-        yield section("The remedy, and its proof", *_remedy(story))
-        yield section("Causes tried and ruled out", *_ruled_out(story))
-    yield section("What the data could not tell", *_limits(story))
+def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
+    title = "The loss, and its replays" if diagnosis.causes else "The loss"
+    yield section(title, *sections.curves(diagnosis, rounds, clients))
+    title = "Who drifted" if diagnosis.rise.detected else "What each client did"
+    yield section(title, *sections.drift(diagnosis, clients))
+    title = "What those clients hold" if diagnosis.named else "What the clients hold"
+    yield section(title, *sections.holdings_of(diagnosis, held))
+    if diagnosis.rise.detected:
+        yield section("Evidence", *_evidence(diagnosis))
+        yield section("The remedy, and its proof", *_remedy(diagnosis))
+        yield section("Causes tried and ruled out", *_ruled_out(diagnosis))
+    yield section("What the data could not tell", *_limits(diagnosis))
     yield section("Words", _glossary())
 
 
-def _answer(story: Story) -> Iterator[Markup]:
-    calm = not (story.rise.detected or story.rise.hidden or story.causes)
-    before, flags, after = wording.answer(story)
+def _answer(diagnosis: Diagnosis) -> Iterator[Markup]:
+    before, flags, after = wording.answer(diagnosis)
     command = tag("code", flags) if flags else NOTHING
-    yield tag("p", before, command, after, class_="answer calm" if calm else "answer")
-    facts = list(wording.facts(story))
+    yield tag("p", before, command, after, class_="answer" if diagnosis.rise.detected else "answer calm")
+    facts = list(wording.facts(diagnosis))
     if facts:
         yield tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
-    if story.causes and story.causes[0].cause in CAUSES:
-        yield paragraph(CAUSES[story.causes[0].cause].words.means)
+    if diagnosis.causes:
+        yield paragraph(CAUSES[diagnosis.causes[0].cause].words.means)
 
 
-def _evidence(story: Story) -> Iterator[Markup]:
-    if not story.causes:
+def _evidence(diagnosis: Diagnosis) -> Iterator[Markup]:
+    if not diagnosis.causes:
         yield paragraph("No cause is claimed, so there is none to prove.")
-    for cause in story.causes:
+    for cause in diagnosis.causes:
         yield tag("h3", wording.heading(cause))
         if cause.evidence:
             columns = [
@@ -110,72 +108,73 @@ def _evidence(story: Story) -> Iterator[Markup]:
             yield table(
                 f"What speaks for: {name_of(cause.cause)}",
                 columns,
-                [[wording.signal(one), figure(one.value), figure(one.expected), one.says] for one in cause.evidence],
+                [
+                    [wording.signal(each), figure(each.value), figure(each.expected), each.says]
+                    for each in cause.evidence
+                ],
             )
         else:
             yield paragraph("Nothing was observed before the replay.")
-        yield paragraph(wording.replayed(cause, story.rise))
+        yield paragraph(wording.replayed(cause, diagnosis.rise))
 
 
-def _remedy(story: Story) -> Iterator[Markup]:
-    for causes, remedy in story.proposed:
-        if len(story.causes) > 1:
+def _remedy(diagnosis: Diagnosis) -> Iterator[Markup]:
+    for causes, remedy in diagnosis.proposed:
+        if len(diagnosis.causes) > 1:
             yield tag("h3", wording.against(causes))
         yield from _proposed(remedy)
-    for says in wording.without_remedy(story):
-        yield paragraph(says)
-    if not story.causes:
+    for sentence in wording.without_remedy(diagnosis):
+        yield paragraph(sentence)
+    if not diagnosis.causes:
         yield paragraph("Without a proven cause, no remedy is proposed.")
-    if story.worse:
-        yield tag("h3", "Tried, and not better" if story.remedy else "Tried")
-        yield _tried("Other remedies that were tried, the best first.", story.worse)
+    if diagnosis.not_proposed:
+        yield tag("h3", "Tried, and not better" if diagnosis.remedy else "Tried")
+        yield _tried("Other remedies that were tried, the best first.", diagnosis.not_proposed)
 
 
-def _proposed(remedy: Remedy) -> Iterator[Markup]:
-    if remedy.says:
-        yield paragraph(tag("strong", remedy.says))
+def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
+    yield paragraph(tag("strong", remedy.says))
     yield paragraph(wording.effect(remedy))
-    if remedy.settings:
-        if given := patch.flags(remedy.settings):
-            yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
-            yield code(given)
-        yield paragraph("Or change in params.yaml:" if given else "Change in params.yaml:")
-        yield code(patch.patch(remedy.settings))
+    flags = patch.flags(remedy.settings)
+    if flags:
+        yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
+        yield code(flags)
+    yield paragraph("Or change in params.yaml:" if flags else "Change in params.yaml:")
+    yield code(patch.patch(remedy.settings))
 
 
-def _tried(caption: str, remedies: Sequence[Remedy]) -> Markup:
+def _tried(caption: str, remedies: Sequence[TriedRemedy]) -> Markup:
     columns = [Column("remedy"), Column("takes back", "number"), Column("loss then", "number")]
     columns += [Column("time of a round", "number"), Column("settings", "says")]
     return table(
         caption,
         columns,
         [
-            [one.says or "–", percent(one.recovers), figure(one.loss_after), wording.times(one.extra_cost), _code(one)]
-            for one in remedies
+            [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), "–", _settings(remedy)]
+            for remedy in remedies
         ],
     )
 
 
-def _code(remedy: Remedy) -> Markup:
-    return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings)) if remedy.settings else NOTHING
+def _settings(remedy: TriedRemedy) -> Markup:
+    return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings))
 
 
-def _ruled_out(story: Story) -> Iterator[Markup]:
-    if story.ruled_out:
+def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
+    if diagnosis.ruled_out:
         yield table(
             "The rise stayed, for the most part, when these were changed.",
             [Column("cause"), Column("replay", "says"), Column("of the rise went away", "number")],
-            [[name_of(one.cause), one.says, percent(one.removes)] for one in story.ruled_out],
+            [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out],
         )
     else:
         yield paragraph("None: no cause was replayed and found wanting.")
-    spent = wording.spent(story)
-    if spent:
-        yield tag("p", spent, class_="quiet")
+    if diagnosis.budget:
+        yield tag("p", wording.spent(diagnosis.budget), class_="quiet")
 
 
-def _limits(story: Story) -> Iterator[Markup]:
-    yield bullets(story.limits) if story.limits else paragraph("Nothing is noted.")
+def _limits(diagnosis: Diagnosis) -> Iterator[Markup]:
+    yield bullets(diagnosis.limits) if diagnosis.limits else paragraph("Nothing is noted.")
 
 
 def _glossary() -> Markup:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -13,7 +14,7 @@ _KEYWORDS = {"true", "false", "null", "none", "nan", "inf", "yes", "no", "on", "
 """What Hydra reads bare; what it takes for a number as a mapping's key; words that it takes for values."""
 
 
-def flags(settings: dict[str, Any]) -> str:
+def flags(settings: Mapping[str, Any]) -> str:
     """Returns the settings as `-S name=value …`, quoted for a shell and for Hydra, which reads the values.
 
     A mapping is added to the one that is set (`+name=`). Empty where Hydra has no way to write a value: a mapping's key
@@ -26,12 +27,12 @@ def flags(settings: dict[str, Any]) -> str:
     return " ".join(f"-S {shlex.quote(one)}" for one in given)
 
 
-def plain(settings: dict[str, Any]) -> str:
+def plain(settings: Mapping[str, Any]) -> str:
     """Returns the settings on one line, for reading."""
     return ", ".join(f"{name}: {_json(value)}" for name, value in settings.items())
 
 
-def patch(settings: dict[str, Any]) -> str:
+def patch(settings: Mapping[str, Any]) -> str:
     """Returns the settings as they stand in params.yaml, `a.b: 1` as b below a."""
     tree: dict[str, Any] = {}
     for name, value in settings.items():

@@ -3,107 +3,106 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tasks.diagnose.diagnosis import Cause, Diagnosis
+from tasks.diagnose.observe.client_signals import ClientSignal
+from tasks.diagnose.observe.rise import Rise
+from tasks.diagnose.phrases import count, figure, span, who
 from tasks.diagnose.report import charts, holdings, maps, wording
 from tasks.diagnose.report.holdings import Holdings
+from tasks.diagnose.report.maps import Map
 from tasks.diagnose.report.markup import Column, Markup, chart, folded, paragraph, table, tag, together
-from tasks.diagnose.report.story import Evidence, Story
 from tasks.diagnose.report.svg import to_svg
 from tasks.diagnose.report.vocabulary import LOSSES
-from tasks.diagnose.report.wording import count, figure, who
 from tasks.round_log.read import ClientLog, RoundLog
 
 _LISTED = 30
 """Most client ids that are listed in the open."""
 
 
-def curves(story: Story, rounds: RoundLog, clients: ClientLog) -> Iterator[Markup]:
+def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterator[Markup]:
     """Yields the loss as it was, and a replay for each cause."""
-    rise, column = story.rise, charts.tested(story.rise, rounds)
-    drawn = to_svg(
-        charts.draw_loss(rise, rounds, clients), "loss", f"Line chart of the loss by round. {wording.headline(story)}"
-    )
-    says = f"{column} of rounds.csv by round. " + (
-        f"Shaded: {wording.span(rise.round, rise.until)}, the rise." if rise.detected else "No rise beyond the noise."
-    )
-    figures = [chart(drawn, f"The loss as it was: {LOSSES.get(column, column)}", says)]
-    for number, cause in enumerate(story.causes):
-        replay = cause.replay
-        if replay and (replay.changed or replay.unchanged):
-            change = wording.change_of(replay)
-            told = wording.replayed(cause, rise)
-            svg = to_svg(charts.draw_replay(replay, rise, rounds), f"replay{number}", f"Line chart of a replay. {told}")
-            figures.append(chart(svg, f"Replay: {change}", told))
+    rise = diagnosis.rise
+    label = f"Line chart of the loss by round. {wording.headline(diagnosis)}"
+    loss = to_svg(charts.draw_loss(rise, rounds, clients), "loss", label)
+    shaded = f"Shaded: {span(rise.round, rise.until)}, the rise." if rise.detected else "No rise beyond the noise."
+    title = f"The loss as it was: {LOSSES[rise.loss]}"
+    replays = [_replay(number, cause, rise, rounds) for number, cause in enumerate(diagnosis.causes)]
+    figures = [chart(loss, title, f"{rise.loss} of rounds.csv by round. {shaded}"), *replays]
     yield tag("div", together(figures), class_="charts")
-    if rise.detected and len(figures) == 1:
+    if rise.detected and not replays:
         yield paragraph("There is no replay to show beside it.")
 
 
-def drift(story: Story, clients: ClientLog) -> Iterator[Markup]:
+def _replay(number: int, cause: Cause, rise: Rise, rounds: RoundLog) -> Markup:
+    says = wording.replayed(cause, rise)
+    drawn = charts.draw_replay(cause.replay, rounds)
+    svg = to_svg(drawn, f"replay{number}", f"Line chart of a replay. {says}")
+    return chart(svg, f"Replay: {cause.replay.says}", says)
+
+
+def drift(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
     """Yields the clients by rounds, what they did in the rise, and who was not unusual."""
-    drawn = maps.draw_maps(clients, story.rise, story.named)
+    drawn = maps.draw_maps(clients, diagnosis.rise, diagnosis.named)
     if drawn:
-        yield tag(
-            "div",
-            together(
-                chart(
-                    to_svg(one.figure, f"map{k}", f"Heat map of clients by rounds. {one.title}: {one.says}"),
-                    one.title,
-                    one.says,
-                )
-                for k, one in enumerate(drawn)
-            ),
-            class_="charts",
-        )
-        yield paragraph(_reading(story, clients))
+        yield tag("div", together(_map(number, each) for number, each in enumerate(drawn)), class_="charts")
+        yield paragraph(_reading(diagnosis, clients))
     else:
         yield paragraph("clients.csv holds neither updates nor losses by client to draw.")
-    if story.observed:
+    if diagnosis.observations:
         columns = [Column("client"), Column("what"), Column("value", "number"), Column("other clients", "number")]
         columns += [Column("itself before", "number"), Column("unusual"), Column("in words", "says")]
         yield table(
             "What the clients did in the rounds of the rise. Unusual is evidence, not blame: honest clients whose data "
             "changed look the same.",
             columns,
-            [
-                [one.client, wording.signal(one), *_figures(one), "yes" if one.unusual else "no", one.says]
-                for one in story.observed
-            ],
+            [_observation(observation) for observation in diagnosis.observations],
         )
-    yield _healthy(story.healthy)
+    yield _healthy(diagnosis.healthy)
 
 
-def _reading(story: Story, clients: ClientLog) -> str:
+def _map(number: int, drawn: Map) -> Markup:
+    label = f"Heat map of clients by rounds. {drawn.title}: {drawn.says}"
+    return chart(to_svg(drawn.figure, f"map{number}", label), drawn.title, drawn.says)
+
+
+def _observation(observation: ClientSignal) -> list[str]:
+    figures = [figure(value) for value in (observation.value, observation.expected, observation.before)]
+    unusual = "yes" if observation.unusual else "no"
+    return [observation.client, wording.signal(observation), *figures, unusual, observation.says]
+
+
+def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
     drawn, total, width = maps.shown(clients)
-    told = "A row is a client, a column a round"
-    told += f", or the worst of {width} rounds. " if width > 1 else ". "
-    if story.rise.detected:
-        told += "The dashed lines stand around the rise. "
-    if story.named:
-        told += "In bold, on top: the clients that this report names. "
+    text = "A row is a client, a column a round"
+    text += f", or the worst of {width} rounds. " if width > 1 else ". "
+    if diagnosis.rise.detected:
+        text += "The dashed lines stand around the rise. "
+    if diagnosis.named:
+        text += "In bold, on top: the clients that this report names. "
     if drawn < total:
-        told += (
+        text += (
             f"Shown are {drawn} of {total} clients: those, then who failed most often, then whose updates agreed least."
         )
-    return told.strip()
+    return text.strip()
 
 
 def _healthy(clients: Sequence[str]) -> Markup:
     listed = ", ".join(clients) or "none"
-    told = f"Nothing unusual: {count(len(clients), 'client')}"
-    return folded(told, paragraph(listed)) if len(clients) > _LISTED else paragraph(f"{told} ({listed}).")
+    text = f"Nothing unusual: {count(len(clients), 'client')}"
+    return folded(text, paragraph(listed)) if len(clients) > _LISTED else paragraph(f"{text} ({listed}).")
 
 
-def holdings_of(story: Story, held: Holdings | None) -> Iterator[Markup]:
+def holdings_of(diagnosis: Diagnosis, held: Holdings | None) -> Iterator[Markup]:
     """Yields the labels and the distances of the named clients, else of those that differ most."""
     if held is None:
         yield paragraph("It is not known: there is no data/partition/partition.json beside these logs.")
         return
-    clients = holdings.chosen(held, story.named)
-    if not set(clients) & set(story.named):
-        why = "No client is named; these are the ones" if not story.named else "None of the named clients is in "
-        why += "" if not story.named else "data/partition/partition.json; these are the ones"
+    clients = holdings.chosen(held, diagnosis.named)
+    if not set(clients) & set(diagnosis.named):
+        why = "No client is named; these are the ones" if not diagnosis.named else "None of the named clients is in "
+        why += "" if not diagnosis.named else "data/partition/partition.json; these are the ones"
         yield paragraph(f"{why} whose labels differ most from all clients together.")
-    elif missing := [client for client in story.named if client not in clients]:
+    elif missing := [client for client in diagnosis.named if client not in clients]:
         yield paragraph(f"Not shown: {who(missing)}.")
     labels, features = holdings.draw_labels(held, clients), holdings.draw_features(held, clients)
     yield tag(
@@ -140,7 +139,3 @@ def _measure(name: str, value: float) -> str:
 def _median(values: Any) -> float:
     ordered = sorted(float(value) for value in values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
-def _figures(one: Evidence) -> list[str]:
-    return [figure(one.value), figure(one.expected), figure(one.before)]

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from tasks.diagnose.report.wording import clean
+from tasks.diagnose.phrases import clean
 
 WIDTH = 5.0
 """Inches, which are 360 units of the SVG: about as many pixels as a phone is wide."""

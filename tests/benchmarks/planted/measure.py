@@ -38,14 +38,14 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     gaps = {name: gap(_from_onset(planted.lines, name), _from_onset(planted.twin, name)) for name in rounds.losses}
     broken = any(not row["finite"] for line in planted.lines[ONSET - 1 :] for row in line.clients)
     began = time.perf_counter()
-    found = diagnosis(rounds, clients, planted.settings, workspace)
+    answer = diagnosis(rounds, clients, planted.settings, workspace)
     seconds = time.perf_counter() - began
-    causes, truth = found["causes"], PLANTS[case.plant].causes
+    causes, truth = answer.causes, PLANTS[case.plant].causes
     above = {name: _above([line.row[name] for line in planted.lines]) for name in rounds.losses}
     own = max((_own_rise(clients, client, planted.onset) for client in planted.clients), default=-math.inf)
     real = any(gaps[name] >= REAL and above[name] >= ABOVE for name in gaps)
     harmful = [cause for cause in truth if _harmful(cause, planted)]
-    named = sorted({client for one in causes if one["cause"] == "faulty_clients" for client in one["clients"]})
+    named = sorted({client for one in causes if one.cause == "faulty_clients" for client in one.clients})
     result: dict[str, Any] = {
         "case": case.name,
         "plant": case.plant,
@@ -58,22 +58,22 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
         "gaps": gaps,
         "above": above,
         "rose": broken or real or own >= OWN,
-        "detected": found["increase"]["detected"],
-        "detected_round": found["increase"]["round"],
-        "causes": [one["cause"] for one in causes],
-        "clients": [one["clients"] for one in causes],
+        "detected": answer.rise.detected,
+        "detected_round": answer.rise.round,
+        "causes": [one.cause for one in causes],
+        "clients": [list(one.clients) for one in causes],
         "called_faulty": named,
-        "ruled_out": [[one["cause"], one["removes"]] for one in found.get("ruled_out", [])],
+        "ruled_out": [[one.cause, one.removes] for one in answer.ruled_out],
         "num_clients": len(set(clients.clients)),
-        "limits": found["limits"],
+        "limits": list(answer.limits),
         "live": _live(rounds, clients, planted.settings, planted.onset or ONSET),
         "seconds": round(seconds, 2),
     }
-    if "replays" in found:
-        result["replay_rounds"] = found["replays"]["rounds"]
-        result["allowed_rounds"] = found["replays"]["allowed"]
+    if answer.budget:
+        result["replay_rounds"] = answer.budget.rounds
+        result["allowed_rounds"] = answer.budget.allowed
     if causes and truth and result["rose"]:
-        remedy = (causes[0]["remedy"] or {}).get("settings")
+        remedy = causes[0].remedy and dict(causes[0].remedy.settings)
         result["remedy"] = remedy
         result["taken_back"] = _taken_back(remedy, planted, workspace, gaps) if remedy else 0.0
     return result

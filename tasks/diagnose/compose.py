@@ -1,0 +1,163 @@
+"""Builds the diagnosis from what the logs show and what the replays showed."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.diagnose.causes import evidence_for, fault_of
+from tasks.diagnose.diagnosis import (
+    Budget,
+    Cause,
+    Diagnosis,
+    Evidence,
+    Removed,
+    ReplayResult,
+    RuledOut,
+    Series,
+    TriedRemedy,
+)
+from tasks.diagnose.evidence.findings import ClientFinding, Findings
+from tasks.diagnose.investigation import Investigation, Proof, Tried
+from tasks.diagnose.observe.client_signals import client_signals
+from tasks.diagnose.observe.observation import Observation
+from tasks.diagnose.replay.effect import Effect
+from tasks.settings import Settings
+
+_OF_A_CLIENT = (
+    "loss",
+    "usual_loss",
+    "expected_loss",
+    "accuracy",
+    "expected_accuracy",
+    "feature_distance",
+    "norm",
+    "norm_per_step",
+    "grown",
+    "slope",
+    "cosine",
+    "cosine_before",
+    "cosine_during",
+    "epochs",
+    "left_out",
+    "sent_over_trained",
+)
+"""The numbers of `ClientFinding` that diagnosis.json holds of every client."""
+_OF_ALL = ("label_skew", "size_skew", "steepness", "dissimilarity", "objective_gap", "train_trend", "val_trend")
+"""The numbers of `Findings` that diagnosis.json holds."""
+
+
+def compose(
+    observation: Observation, limits: Sequence[str], settings: Settings, replays: Investigation | None = None
+) -> Diagnosis:
+    """Returns the diagnosis.
+
+    Args:
+        observation: what the logs show.
+        limits: what the data could not tell, a sentence each.
+        settings: of the run.
+        replays: what the replays showed; None if nothing was replayed, so that no cause is proven.
+    """
+    healthy, signals = observation.healthy, client_signals(observation)
+    if replays is None:
+        return Diagnosis(observation.rise, healthy, signals, tuple(limits))
+    return Diagnosis(
+        observation.rise,
+        healthy,
+        signals,
+        tuple(limits),
+        tuple(_cause(proof, replays, settings) for proof in replays.causes),
+        tuple(_ruled_out(proof) for proof in replays.ruled_out),
+        tuple(_remedy(tried) for tried in replays.tried),
+        Budget(
+            replays.from_round,
+            replays.spent,
+            replays.allowed,
+            max((len(proof.effect.by_seed) for proof in replays.causes), default=1),
+            replays.window,
+            replays.reproduced,
+        ),
+        _signals(replays.findings),
+    )
+
+
+def _cause(proof: Proof, replays: Investigation, settings: Settings) -> Cause:
+    cause, clients, effect = proof.candidate.cause, proof.candidate.clients, proof.effect
+    remedy = replays.proposed.get(cause)
+    return Cause(
+        cause,
+        max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
+        clients,
+        fault_of(cause, clients, replays.findings).get("fault", ""),
+        replays.window,
+        tuple(
+            Evidence(signal, _number(value), _number(expected), says)
+            for signal, value, expected, says in evidence_for(cause, clients, replays.findings, settings)
+        ),
+        ReplayResult(
+            _says(proof),
+            proof.candidate.change.described(),
+            replays.from_round,
+            proof.loss,
+            _series(proof.without),
+            _series(proof.with_change),
+            len(effect.by_seed),
+            _removed(effect),
+        ),
+        None if remedy is None else _remedy(remedy),
+    )
+
+
+def _says(proof: Proof) -> str:
+    return f"the same rounds {proof.candidate.change.says}"
+
+
+def _removed(effect: Effect) -> Removed:
+    if not math.isfinite(effect.low):
+        return Removed(_share(effect.mean), None, None)
+    return Removed(_share(effect.mean), _share(effect.low), _share(2 * effect.mean - effect.low))
+
+
+def _ruled_out(proof: Proof) -> RuledOut:
+    effect = proof.effect
+    return RuledOut(proof.candidate.cause, _says(proof), _share(effect.mean) if effect.by_seed else None)
+
+
+def _remedy(tried: Tried) -> TriedRemedy:
+    remedy = tried.remedy
+    return TriedRemedy(remedy.settings, remedy.says, _share(tried.recovers), _number(tried.loss), tried.against)
+
+
+def _signals(findings: Findings) -> dict[str, Any]:
+    """All that was measured, from which the evidence was picked."""
+    return {
+        "clients": {client.client: _of_client(client, findings) for client in findings.clients},
+        "local_drift": _series(findings.local_drift),
+        **{name: _number(getattr(findings, name)) for name in _OF_ALL},
+    }
+
+
+def _of_client(client: ClientFinding, findings: Findings) -> dict[str, Any]:
+    values: dict[str, Any] = {name: _number(getattr(client, name)) for name in _OF_A_CLIENT}
+    memory, local = client.memory, findings.local_models.get(client.client)
+    if memory is not None:
+        losses = {"logged": _number(memory.logged), "now": _number(memory.now)}
+        values["memory"] = {"round": memory.round, **losses}
+    if local is not None:
+        numbers = {name: value for name, value in vars(local).items() if name != "recalls"}
+        values |= {name: _number(value) for name, value in numbers.items()}
+        values["recalls"] = {str(label): _number(recall) for label, recall in sorted(local.recalls.items())}
+    return values
+
+
+def _series(losses: Sequence[float]) -> Series:
+    return tuple(_number(loss) for loss in losses)
+
+
+def _share(value: float) -> float:
+    """A share of the rise in four digits, at most 1: below the level before the rise, nothing is left to take away."""
+    return float(f"{min(1.0, max(-1.0, value)):.4g}")
+
+
+def _number(value: float | None) -> float | None:
+    """Six significant digits; None for what is not finite, which JSON cannot hold."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

@@ -1,0 +1,130 @@
+"""The value of a diagnosis: what follows from its fields, and its form in diagnosis.json."""
+
+from dataclasses import replace
+
+from diagnosis_values import MEDIAN, MINIMAL, SCAFFOLD, diagnosis, with_cause, with_rise
+
+from tasks.diagnose.diagnosis import to_json
+
+
+def test_verdict_is_the_first_cause() -> None:
+    (cause,) = diagnosis().causes
+    second = replace(cause, cause="client_learning_rate")
+    assert replace(diagnosis(), causes=(cause, second)).verdict == "faulty_clients"
+    assert MINIMAL.verdict == "none"
+
+
+def test_clients_of_causes_come_first_and_clients_that_were_as_usual_are_not_named() -> None:
+    answer = with_rise(with_cause(diagnosis(), clients=("05",)), clients=("02", "05"))
+    (unusual,) = answer.observations
+    as_usual = replace(unusual, client="08", unusual=False)
+    assert replace(answer, observations=(unusual, as_usual)).named == ("05", "02", "03")
+    assert replace(MINIMAL, observations=(as_usual,)).named == ()
+
+
+def test_one_remedy_of_two_causes_is_proposed_once() -> None:
+    (cause,) = diagnosis().causes
+    second = replace(cause, cause="label_skew")
+    answer = replace(diagnosis(), causes=(cause, second))
+    assert answer.proposed == [(["faulty_clients", "label_skew"], SCAFFOLD)]
+    answer = replace(answer, causes=(cause, replace(second, remedy=MEDIAN)))
+    assert answer.proposed == [(["faulty_clients"], SCAFFOLD), (["label_skew"], MEDIAN)]
+    assert answer.not_proposed == ()
+
+
+def test_remedy_is_that_of_the_first_cause_that_has_one() -> None:
+    (cause,) = diagnosis().causes
+    answer = replace(diagnosis(), causes=(replace(cause, remedy=None), replace(cause, remedy=MEDIAN)))
+    assert answer.remedy == MEDIAN
+    assert answer.not_proposed == (SCAFFOLD,)
+    assert MINIMAL.remedy is None
+
+
+def test_json_of_a_run_without_a_rise() -> None:
+    assert to_json(replace(MINIMAL, healthy=("00",), limits=("Nothing.",))) == {
+        "verdict": "none",
+        "increase": {
+            "detected": False,
+            "round": None,
+            "until": None,
+            "loss_before": None,
+            "loss_after": None,
+            "confidence": 0.0,
+        },
+        "causes": [],
+        "healthy": ["00"],
+        "limits": ["Nothing."],
+        "detection": {
+            "loss": "val_loss",
+            "num_losses": 12,
+            "kind": "none",
+            "alarm": None,
+            "phase": "",
+            "sparsity": None,
+            "noise": None,
+            "correlation": None,
+            "visible": None,
+            "significance": 0.01,
+            "clients": [],
+        },
+        "observations": [],
+    }
+
+
+def test_json_of_a_proven_cause() -> None:
+    content = to_json(diagnosis())
+    assert content["causes"] == [
+        {
+            "cause": "faulty_clients",
+            "score": 0.9,
+            "clients": ["03"],
+            "rounds": [7, 12],
+            "evidence": [{"signal": "update_norm", "value": 4.0, "expected": 1.0, "says": "Client 03 sent long ones."}],
+            "replay": {
+                "change": {"leave out": ["03"]},
+                "says": "the same rounds without client 03",
+                "from_round": 6,
+                "rounds": 6,
+                "loss": "val_loss",
+                "loss_without": [0.8, 0.9, 0.8, 0.9, 0.8, 0.9],
+                "loss_with": [0.4, 0.38, 0.4, 0.38, 0.4, 0.38],
+                "seeds": 3,
+                "removes": {"mean": 0.95, "low": 0.9, "high": 1.0},
+            },
+            "remedy": {"settings": {"federate.client.kind": "scaffold"}, "recovers": 0.86},
+        }
+    ]
+    assert content["observations"] == [
+        {
+            "client": "03",
+            "signal": "update_norm",
+            "value": 4.0,
+            "expected": 1.0,
+            "before": 1.0,
+            "score": 9.0,
+            "unusual": True,
+            "rounds": [7, 12],
+            "says": "Client 03 sent updates of length 4.",
+        }
+    ]
+    assert content["ruled_out"] == [
+        {"cause": "label_skew", "says": "the same rounds with labels dealt evenly", "removes": 0.1}
+    ]
+    assert content["remedies"][1] == {
+        "settings": {"federate.aggregator.kind": "median"},
+        "says": "the median",
+        "recovers": 0.3,
+        "loss_after": 0.7,
+        "against": ["faulty_clients"],
+    }
+    assert content["replays"] == {
+        "from_round": 6,
+        "rounds": 42,
+        "allowed": 54,
+        "seeds": 3,
+        "compared": [7, 12],
+        "reproduced": True,
+    }
+    assert content["signals"] == {}
+    assert to_json(with_cause(diagnosis(), fault="data"))["causes"][0]["fault"] == "data"
+    assert to_json(with_cause(diagnosis(), remedy=None))["causes"][0]["remedy"] is None
