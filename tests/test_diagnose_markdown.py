@@ -46,7 +46,7 @@ def test_markdown_tells_every_cause(cause: str) -> None:
     assert "`-S federate.client.kind=scaffold`" in text
     assert "```sh\n-S federate.client.kind=scaffold\n```" in text
     assert "```yaml\nfederate:\n  client:\n    kind: scaffold\n```" in text
-    assert "| the median | 30 % | 0.7 | – |" in text
+    assert "| the median | 30 % | 0.7 | -S federate.aggregator.kind=median |" in text
 
 
 def test_markdown_of_a_healthy_run_is_short() -> None:

@@ -78,13 +78,12 @@ def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
     yield from map(escape, wording.without_remedy(diagnosis))
     if diagnosis.not_proposed:
         yield "Tried, and not better:" if diagnosis.remedy else "Tried:"
-        heads = ("remedy", "takes back", "loss then", "time of a round", "settings")
-        yield _table(heads, map(_tried, diagnosis.not_proposed))
+        yield _table(("remedy", "takes back", "loss then", "settings"), map(_tried, diagnosis.not_proposed))
 
 
 def _tried(remedy: TriedRemedy) -> Sequence[str]:
     settings = patch.flags(remedy.settings) or patch.plain(remedy.settings)
-    return [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), "–", settings]
+    return [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), settings]
 
 
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:

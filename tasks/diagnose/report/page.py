@@ -145,14 +145,11 @@ def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
 
 def _tried(caption: str, remedies: Sequence[TriedRemedy]) -> Markup:
     columns = [Column("remedy"), Column("takes back", "number"), Column("loss then", "number")]
-    columns += [Column("time of a round", "number"), Column("settings", "says")]
+    columns.append(Column("settings", "says"))
     return table(
         caption,
         columns,
-        [
-            [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), "–", _settings(remedy)]
-            for remedy in remedies
-        ],
+        [[remedy.says, percent(remedy.recovers), figure(remedy.loss_after), _settings(remedy)] for remedy in remedies],
     )
 
 
