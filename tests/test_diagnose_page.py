@@ -85,10 +85,10 @@ def test_every_cause_is_told() -> None:
         for number, cause in enumerate(CAUSES)
     ]
     said = Page(page_of(replace(diagnosis(), causes=tuple(causes)))).said
-    for cause, words in ((name, kind.words) for name, kind in CAUSES.items()):
-        assert f"Against {words.name}" in said
+    for cause, kind in CAUSES.items():
+        assert f"Against {kind.words.name}" in said
         assert f"Replay: without {cause}" in said
-    others = [words.because.format("client 03") for words in list(CAUSES.values())[1:3]]
+    others = [kind.words.because.format("client 03") for kind in list(CAUSES.values())[1:3]]
     assert f"; also because {', '.join(others)}, " in said
 
 

@@ -2,96 +2,24 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from diagnosis_logs import CLIENTS, Row, client_rows, losses_of, round_rows, write
 
-from tasks.detection import find_increase
 from tasks.diagnose import diagnose
-from tasks.diagnose.observe.drift import drift, limit, ranking
-from tasks.diagnose.observe.observation import Observation, observe
-from tasks.errors import DataError
 from tasks.files import write_rows
-from tasks.round_log.cells import Measurements
-from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.settings import parse
 
 SETTINGS = parse({})
-CLIENTS = [f"{k:02d}" for k in range(10)]
-ROUND_COLUMNS = ["round", "phase", "train_loss", "val_loss", "val_accuracy", "num_clients", "sparsity"]
-CLIENT_COLUMNS = [
-    "round", "client", "num_examples", "loss_before", "loss_after", "update_norm", "update_cosine",
-    "update_cosine_robust", "finite",
-]  # fmt: skip
-Row = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page takes a second to draw, and these tests make a hundred; test_diagnose_page.py is about it."""
     monkeypatch.setattr("tasks.diagnose.report.page.to_html", lambda *_: "<!DOCTYPE html>")
-
-
-def losses_of(seed: int, num_rounds: int = 30, onset: int | None = None, height: float = 1.0) -> np.ndarray:
-    """Losses (R,): 2.3 falling to 0.3 with 3 % of noise, times `height` from round `onset` on."""
-    t = np.arange(1, num_rounds + 1)
-    losses = (0.3 + 2 * np.exp(-t / 5)) * np.exp(0.03 * np.random.default_rng(seed).standard_normal(num_rounds))
-    return np.where(t >= onset, losses * height, losses) if onset else losses
-
-
-def round_rows(losses: Sequence[float], every: int = 1, **more: Sequence[Any]) -> list[Row]:
-    return [
-        {
-            "round": t,
-            "phase": "federate",
-            "train_loss": 1.1 * loss,
-            "val_loss": loss if t % every == 0 else None,
-            "val_accuracy": 0.9,
-            "num_clients": len(CLIENTS),
-            "sparsity": 0.0,
-            **{name: column[t - 1] for name, column in more.items()},
-        }
-        for t, loss in enumerate(losses, start=1)
-    ]
-
-
-def client_rows(
-    seed: int, num_rounds: int = 30, drifted: Sequence[str] = (), onset: int = 19, odd: str | None = None
-) -> list[Row]:
-    """Ten clients; from `onset` on those in `drifted` send long updates that point back; `odd` always does a little."""
-    rng, rows = np.random.default_rng(seed), []
-    for t in range(1, num_rounds + 1):
-        for client in CLIENTS:
-            bad = client in drifted and t >= onset
-            norm = (4.0 if bad else 2.0 if client == odd else 1.0) * np.exp(0.1 * rng.standard_normal())
-            cosine = (-0.3 if bad else 0.2 if client == odd else 0.7) + 0.05 * rng.standard_normal()
-            before = (1.5 if bad else 0.4) * np.exp(0.1 * rng.standard_normal())
-            rows.append(
-                {
-                    "round": t,
-                    "client": client,
-                    "num_examples": 100,
-                    "loss_before": before,
-                    "loss_after": before - 0.1 + 0.02 * rng.standard_normal(),
-                    "update_norm": norm,
-                    "update_cosine": 0.9 if bad else cosine,
-                    "update_cosine_robust": cosine,
-                    "finite": True,
-                }
-            )
-    return rows
-
-
-def write(
-    folder: Path, rounds: Sequence[Mapping[str, Any]], clients: Sequence[Mapping[str, Any]], drop: Sequence[str] = ()
-) -> Path:
-    for name, columns, rows in (("rounds", ROUND_COLUMNS, rounds), ("clients", CLIENT_COLUMNS, clients)):
-        kept = [column for column in columns if column not in drop]
-        write_rows(folder / f"reports/{name}.csv", kept, [{c: row[c] for c in kept} for row in rows])
-    return folder
 
 
 def refuse(constant: str) -> None:
@@ -169,17 +97,6 @@ def test_most_drifted_clients_are_named_as_usual_where_none_drifted(tmp_path: Pa
     for one in found["observations"]:
         if not one["unusual"]:
             assert one["says"].endswith("within the usual spread.")
-
-
-def test_drifting_client_is_first_in_most_seeds(tmp_path: Path) -> None:
-    first, honest_flagged = 0, 0
-    for seed in range(30):
-        folder = write(tmp_path, round_rows(losses_of(seed)), client_rows(seed, drifted=["04", "08"]))
-        drifts = drift(read_clients(folder / "reports/clients.csv"), 19, 23, 0.01)
-        first += set(ranking(drifts)[:2]) == {"04", "08"}
-        honest_flagged += len({one.client for one in drifts if one.unusual} - {"04", "08"})
-    assert first == 30
-    assert honest_flagged <= 12  # of 240; the limit is heuristic: 2 to 4 % in simulated federated runs
 
 
 def test_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
@@ -364,97 +281,6 @@ def test_one_line_is_logged_with_numbers_first(tmp_path: Path, caplog: pytest.Lo
     assert [record.getMessage().startswith("30 rounds") for record in caplog.records] == [True]
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "says"),
-    [
-        ("rounds", "round,train\n1,2\n", "needs one of the columns val_loss, train_loss"),
-        ("rounds", "val_loss\n1\n", "has no column round"),
-        ("rounds", "round,val_loss\n", "holds no row"),
-        ("rounds", "", "is empty"),
-        ("rounds", "round,val_loss,round\n1,2,1\n", "must have each column once"),
-        ("rounds", "round,val_loss\n1,high\n", "row 1, column val_loss must be a number or empty, got 'high'"),
-        ("rounds", "round,val_loss\n-1,2\n", "column round must be a whole number >= 0, got '-1'"),
-        ("rounds", "round,val_loss\n1.5,2\n", "column round must be a whole number"),
-        ("rounds", "round,val_loss\n1,2\n1,3\n", "round 1 stands there twice"),
-        ("rounds", "round,val_loss\n1\n", "not as many cells"),
-        ("rounds", "round,val_loss\n1,2,3\n", "not as many cells"),
-        ("clients", "round,client\n1,00\n", "needs one of the columns"),
-        ("clients", "round,client,loss_before\n1,00,1\n", "needs one of the columns"),
-        ("clients", "round,update_norm\n1,2\n", "has no column client"),
-        ("clients", "round,client,update_norm\n1,,2\n", "must be a client id"),
-        ("clients", "round,client,update_norm\n1,a,long\n", "column update_norm must be a number"),
-        ("clients", "round,client,update_norm\n1,a,1\n1,a,2\n", "client a stands there twice in round 1"),
-        ("clients", "round,client,update_norm,finite\n1,a,1,maybe\n", "column finite must be True or False"),
-    ],
-)
-def test_bad_log_is_one_clear_error_and_writes_nothing(tmp_path: Path, file: str, text: str, says: str) -> None:
-    write(tmp_path, round_rows(losses_of(21)), client_rows(21))
-    (tmp_path / f"reports/{file}.csv").write_text(text)
-    with pytest.raises(DataError) as caught:
-        diagnose(SETTINGS, tmp_path)
-    assert says in str(caught.value)
-    assert f"{file}.csv" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == ["clients.csv", "rounds.csv"]
-
-
-@pytest.mark.parametrize("file", ["rounds", "clients"])
-def test_missing_or_binary_log_is_a_data_error(tmp_path: Path, file: str) -> None:
-    write(tmp_path, round_rows(losses_of(22)), client_rows(22))
-    path = tmp_path / f"reports/{file}.csv"
-    path.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DataError, match="UTF-8"):
-        diagnose(SETTINGS, tmp_path)
-    path.unlink()
-    with pytest.raises(DataError, match="is missing"):
-        diagnose(SETTINGS, tmp_path)
-
-
-def test_empty_cell_is_not_measured_and_nan_is_not_finite(tmp_path: Path) -> None:
-    path = tmp_path / "rounds.csv"
-    path.write_text("round,val_loss\n1,\n2,nan\n3,-inf\n4,0.5\n5,1e200\n")
-    column = read_rounds(path).losses["val_loss"]
-    assert column.given.tolist() == [False, True, True, True, True]
-    assert column.not_finite.tolist() == [False, True, True, False, True]
-
-
-def test_limit_grows_with_the_number_of_comparisons() -> None:
-    assert limit(1, 1, 0.01) == 3.5  # the normal quantile at 0.995 is 2.58
-    assert limit(100, 4, 0.01) == pytest.approx(4.2, abs=0.05)  # at 1 - 0.01 / 800: 4.21
-
-
 def test_diagnosis_needs_no_tensorflow() -> None:
     code = "import sys, tasks.diagnose; sys.exit('tensorflow' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_two_losses_that_rise_at_once_need_less_each() -> None:
-    rounds, rng = np.arange(1, 31), np.random.default_rng(5)
-    noise = {name: np.exp(0.1 * rng.standard_normal(30)) for name in ("val_loss", "train_loss")}
-    share = {"val_loss": 0.3, "train_loss": 0.2}
-    # Of each loss a step in round 18 that is a rise at half of the significance, and none at the loss's own share.
-    unsure = {}
-    for name, flat in noise.items():
-        steps = [np.where(rounds >= 18, height, 1.0) * flat for height in np.arange(1.1, 3, 0.01)]
-        unsure[name] = next(
-            step
-            for step in steps
-            if find_increase(rounds, step, 0.005).detected
-            and not find_increase(rounds, step, 0.01 * share[name]).detected
-        )
-
-    def seen(**losses: np.ndarray) -> Observation:
-        given = np.ones(30, dtype=np.bool_)
-        columns = {name: Measurements(values, given) for name, values in {**noise, **losses}.items()}
-        none = np.zeros(1, dtype=np.bool_)
-        clients = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, none, none)
-        return observe(RoundLog(rounds, ("federate",) * 30, columns, None), clients, 0.01)
-
-    for name, step in unsure.items():
-        assert not seen(**{name: step}).rise.detected
-    both = seen(**unsure)
-    assert both.rise.detected
-    assert (both.rise.loss, both.rise.round) == ("val_loss", 18)
-    # Not so where the second one is over before the first begins.
-    early = np.where(rounds <= 5, 3.0, 1.0) * noise["train_loss"]
-    assert not seen(val_loss=unsure["val_loss"], train_loss=early).rise.detected
