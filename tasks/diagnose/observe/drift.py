@@ -10,14 +10,19 @@ from tasks.round_log.cells import Bools, Floats
 from tasks.round_log.read import ClientLog
 
 BEFORE = 20
-"""Rounds before the rise that tell how a client usually is."""
+"""Rounds before the rise that show how a client usually is."""
 _LEAST_COHORT = 3
+"""Fewest clients of a round (the median over the rounds of the rise) whose median a client is compared with."""
 _LEAST_RESIDUALS = 8
+"""Fewest values before the rise, of all clients together, from which their spread is known."""
 _MODIFIED_Z = 3.5
+"""Customary bound of modified z-scores (Iglewicz & Hoaglin 1993)."""
 _CAP = 1e6
+"""Largest score."""
 _RANK_CAP = 10.0
+"""Largest score of one signal that counts towards the ranking."""
 
-WORSE = {"update_norm": 1, "update_cosine": -1, "update_cosine_robust": -1, "loss_before": 1, "loss_change": 0}
+DIRECTIONS = {"update_norm": 1, "update_cosine": -1, "update_cosine_robust": -1, "loss_before": 1, "loss_change": 0}
 """The signals, and the direction that counts as drift; 0: both. `loss_change` = loss_after - loss_before."""
 _RATIOS = ("update_norm", "loss_before")
 
@@ -27,11 +32,13 @@ class Drift:
     """One client's signal during the rise.
 
     Attributes:
+        client: id.
+        signal: a key of `DIRECTIONS`.
         value: mean over the client's rounds in the rise, in the signal's own unit.
-        expected: mean over the same rounds of the cohort's median; None where fewer than 3 clients took part a round.
-        before: median of the client's own rounds before the rise; None where it took part in none.
-        score: min(z against the cohort, z against itself before), whichever of the two are known.
-        unusual: score above the limit for as many clients and signals as were looked at.
+        expected: mean over the same rounds of the cohort's median; None if fewer than 3 clients took part a round.
+        before: median of the client's own rounds before the rise; None if it took part in none.
+        score: min(z against the cohort, z against itself before); if only one of the two is known, that one.
+        unusual: whether the score is above the `limit`.
     """
 
     client: str
@@ -44,13 +51,13 @@ class Drift:
 
 
 def signals(log: ClientLog) -> dict[str, Floats]:
-    """Returns the signals that can be had from the log, each (M,) over its rows, NaN where missing."""
-    found = {name: log.signals[name] for name in WORSE if name in log.signals}
+    """Returns the signals that the log holds, each (M,) over its rows, NaN where missing."""
+    by_name = {name: log.signals[name] for name in DIRECTIONS if name in log.signals}
     if "loss_before" in log.signals and "loss_after" in log.signals:
-        found["loss_change"] = log.signals["loss_after"] - log.signals["loss_before"]
-    if "update_cosine_robust" in found:
-        found.pop("update_cosine", None)  # those who drift together own the mean, and make the honest look odd
-    return found
+        by_name["loss_change"] = log.signals["loss_after"] - log.signals["loss_before"]
+    if "update_cosine_robust" in by_name:
+        by_name.pop("update_cosine", None)  # clients that drift together own the mean, and honest ones look odd
+    return by_name
 
 
 def limit(clients: int, signals: int, significance: float) -> float:
@@ -63,16 +70,17 @@ def limit(clients: int, signals: int, significance: float) -> float:
 
 
 def ranking(drifts: list[Drift]) -> list[str]:
-    """Returns the clients, the one that drifted most first.
+    """Returns the clients, most drifted first.
 
-    By the sum over the signals of the score between 0 and 10: what shows in many signals counts more than what is huge
-    in one. In 450 simulated runs (FedAvg of an MLP on the digits, Dirichlet 0.3, 5 or 10 clients a round; flipped
-    labels, noise as data, a rate ten times as high, scaled and reversed updates, in 1 or 3 clients, from round 18 on;
-    compared in rounds 18 to 22) a planted client came first in 93 %, by the largest score alone in 89 %.
+    They are sorted by the sum of their scores over the signals, each score between 0 and 10: a drift in many signals
+    counts more than a huge drift in one. In 450 simulated runs (FedAvg of an MLP on the digits, Dirichlet 0.3, 5 or 10
+    clients a round; flipped labels, noise as data, a rate ten times as high, scaled and reversed updates, in 1 or 3
+    clients, from round 18 on; compared in rounds 18 to 22) a planted client came first in 93 %, by the largest score
+    alone in 89 %.
     """
     strength: dict[str, float] = {}
-    for one in drifts:
-        strength[one.client] = strength.get(one.client, 0.0) + min(_RANK_CAP, max(0.0, one.score))
+    for each in drifts:
+        strength[each.client] = strength.get(each.client, 0.0) + min(_RANK_CAP, max(0.0, each.score))
     return sorted(strength, key=lambda client: (-strength[client], client))
 
 
@@ -89,26 +97,26 @@ def drift(log: ClientLog, first: int, last: int, significance: float) -> list[Dr
 
     The score is the smaller z, in the direction that is worse. A client whose data differ is far from the cohort, but
     no farther than before, so it does not count as drifting. If the rise began with the first round, the cohort alone
-    decides; if fewer than 3 clients take part in a round, r_ct = x_ct and the client's own past alone decides. The
+    decides. If fewer than 3 clients take part in a round, r_ct = x_ct and the client's own past alone decides. The
     limit is a heuristic for evidence, no test: in the 450 runs of `ranking`, 75 % of the planted clients were above
-    it, and 3.3 % of the honest ones.
+    it, and 3.3 % of the honest clients.
     """
     names = np.array(log.clients)
     during = (log.rounds >= first) & (log.rounds <= last) & ~log.failed
     before = (log.rounds < first) & (log.rounds >= first - BEFORE) & ~log.failed
-    found = signals(log)
-    bound = limit(len(set(log.clients)), len(found), significance)
+    by_name = signals(log)
+    bound = limit(len(set(log.clients)), len(by_name), significance)
     drifts = []
-    for name, values in found.items():
-        known = np.isfinite(values)
-        rows = _Rows(names, log.rounds, during & known, before & known)
+    for name, values in by_name.items():
+        finite = np.isfinite(values)
+        rows = _Rows(names, log.rounds, during & finite, before & finite)
         drifts += _signal(name, values, rows, bound)
-    return sorted(drifts, key=lambda one: (-one.score, one.client, one.signal))
+    return sorted(drifts, key=lambda each: (-each.score, each.client, each.signal))
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of one signal: whose (M,), which round (M,), and masks (M,) of those in the rise and before it."""
+    """The rows (M,) of one signal: client, round, and masks of the rows in the rise and before it."""
 
     names: NDArray[np.str_]
     rounds: NDArray[np.int64]
@@ -124,7 +132,7 @@ def _signal(name: str, values: Floats, rows: _Rows, bound: float) -> list[Drift]
     x = np.log(np.maximum(values, 1e-12)) if name in _RATIOS else values
     centres = _cohort_medians(x, rows)
     rest = x if centres is None else x - centres
-    scores = _scores(rest, rows, WORSE[name], with_cohort=centres is not None)
+    scores = _scores(rest, rows, DIRECTIONS[name], with_cohort=centres is not None)
     drifts = []
     for client, score in scores.items():
         during, before = rows.of(client)
@@ -154,13 +162,13 @@ def _scores(rest: Floats, rows: _Rows, worse: int, with_cohort: bool) -> dict[st
 
 
 def _cohort_medians(x: Floats, rows: _Rows) -> Floats | None:
-    """(M,) the median of x over the clients of the same round; None if a round of the rise has under 3, typically."""
+    """(M,) the median of x over the clients of the same round; None if the median round of the rise has under 3."""
     sizes = np.unique(rows.rounds[rows.during], return_counts=True)[1]
     if not len(sizes) or np.median(sizes) < _LEAST_COHORT:
         return None
     used, centres = rows.during | rows.before, np.full(len(x), np.nan)
-    for one in np.unique(rows.rounds[used]):
-        here = used & (rows.rounds == one)
+    for round_num in np.unique(rows.rounds[used]):
+        here = used & (rows.rounds == round_num)
         centres[here] = np.median(x[here])
     return centres
 

@@ -1,0 +1,100 @@
+"""What the data could not tell: each sentence where it holds, and only there."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnosis_values import LOSSES, NO_RISE, RISE, client_log, round_log
+
+from tasks.diagnose.limits import limits_of_logs, not_proven, not_replayed
+from tasks.diagnose.logs import RoundLog
+from tasks.diagnose.observe.drift import Drift
+from tasks.diagnose.observe.observation import Observation
+from tasks.diagnose.observe.rise import Rise
+
+DRIFT = Drift("03", "update_norm", 4.0, 1.0, 1.0, 9.0, True)
+EARLY = "can be told from 8 on."
+LATER = "The loss on the hold-out data rose too, from round 20; the rise that came first is explained."
+HOLD_OUT = "The loss on the hold-out data did not rise beyond its noise"
+NOT_VAL = "train_loss was tested, not val_loss"
+
+
+def limits(rise: Rise, rounds: RoundLog | None = None, drifts: tuple[Drift, ...] = (DRIFT,)) -> str:
+    observation = Observation(rise, None, drifts, {}, ("00", "03"), np.nan, np.nan)
+    return " ".join(limits_of_logs(observation, rounds or round_log(LOSSES), client_log(["03", "00"], 12)))
+
+
+def both_losses() -> RoundLog:
+    rounds = round_log(LOSSES)
+    rounds.losses["train_loss"] = rounds.losses["val_loss"]
+    return rounds
+
+
+def test_a_rise_that_all_is_known_of_has_no_limits() -> None:
+    assert limits(RISE) == ""
+
+
+@pytest.mark.parametrize(("num_losses", "says"), [(7, True), (8, False)])
+def test_fewer_than_8_losses_are_too_few(num_losses: int, says: bool) -> None:
+    text = limits(replace(NO_RISE, num_losses=num_losses))
+    assert (f"val_loss was measured in {num_losses} rounds: whether it rose" in text) is says
+    assert (f"val_loss was measured in {num_losses} of 12 rounds" in text) is not says
+
+
+def test_which_loss_rose_is_said_unless_it_is_val_loss() -> None:
+    train = replace(RISE, loss="train_loss")
+    assert LATER in limits(replace(train, val_loss_round=20), both_losses())
+    assert HOLD_OUT in limits(train, both_losses())
+    assert NOT_VAL in limits(train, round_log(LOSSES, "train_loss"))
+    assert not any(says in limits(RISE, both_losses()) for says in (LATER, HOLD_OUT, NOT_VAL))
+
+
+def test_rising_sparsity_is_said() -> None:
+    assert "rising sparsity, from 0 to 0.5: pruning" in limits(replace(RISE, sparsity=(0.0, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"visible": 0.123}, "A rise by less than 12.3 % of the loss,"),
+        ({"visible": 0.123, "relative": False}, "A rise by less than 0.123, even"),
+        ({"visible": None}, "The loss is too noisy, or its curve too short,"),
+        ({"visible": 0.123, "significance": 1e-5}, "diagnose.significance 1e-05 is below"),
+    ],
+)
+def test_the_least_visible_rise_is_said_if_none_was_seen(changes: dict[str, Any], says: str) -> None:
+    assert says in limits(replace(NO_RISE, noise=0.03, **changes))
+    assert ("diagnose.significance" in limits(replace(RISE, noise=0.03, **changes))) is ("significance" in changes)
+
+
+def test_what_the_clients_could_be_compared_with_is_said() -> None:
+    assert "Without a rise, the clients were only searched for failures." in limits(NO_RISE)
+    assert "could be compared with anything" in limits(RISE, drifts=())
+    other = replace(DRIFT, client="00")
+    assert "No client is known from before" in limits(RISE, drifts=(replace(DRIFT, before=None),))
+    assert "No client is known from before" not in limits(RISE, drifts=(replace(DRIFT, before=None), other))
+    assert "only be compared with its own past" in limits(RISE, drifts=(replace(DRIFT, expected=None),))
+    assert "only be compared with its own past" not in limits(RISE, drifts=(replace(DRIFT, expected=None), other))
+
+
+def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
+    rounds = round_log(LOSSES, phases=("federate",) * 10 + ("prune",) * 2)
+    assert "data are not here" in not_replayed(RISE, None, rounds, 10)[0]
+    assert "data are not here" in not_replayed(RISE, tmp_path, rounds, 10)[0]
+    (tmp_path / "data/clients").mkdir(parents=True)
+    (tmp_path / "data/clients/preprocess.json").touch()
+    assert not_replayed(RISE, tmp_path, rounds, 10) == []
+    assert "The log has 10 rounds of training, and federate.rounds is 9" in not_replayed(RISE, tmp_path, rounds, 9)[0]
+    assert "while the model was pruned" in not_replayed(replace(RISE, phase="prune"), tmp_path, rounds, 10)[0]
+
+
+def test_why_replays_prove_nothing_is_said() -> None:
+    def says(reproduced: bool, *causes: str) -> list[str]:
+        return not_proven(SimpleNamespace(reproduced=reproduced, causes=causes))  # type: ignore[arg-type]
+
+    assert "something was different then" in says(False)[0]
+    assert "No change of one factor" in says(True)[0]
+    assert says(True, "a cause") == []
