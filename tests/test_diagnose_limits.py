@@ -10,10 +10,10 @@ import pytest
 from diagnosis_values import LOSSES, NO_RISE, RISE, client_log, round_log
 
 from tasks.diagnose.limits import limits_of_logs, not_proven, not_replayed
-from tasks.diagnose.logs import RoundLog
 from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import Rise
+from tasks.round_log.read import RoundLog
 
 DRIFT = Drift("03", "update_norm", 4.0, 1.0, 1.0, 9.0, True)
 EARLY = "can be told from 8 on."

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from diagnosis_values import RISE, client_log
 
-from tasks.diagnose.logs import Column, RoundLog
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
+from tasks.diagnose.observe.own_losses import ClientRise
+from tasks.round_log.cells import Measurements
+from tasks.round_log.read import RoundLog
 
 
 def log(every: int = 1, **losses: list[float]) -> RoundLog:
     """A log with val_loss in each `every`th round."""
     rounds = np.arange(1, 1 + len(next(iter(losses.values()))))
     given = {"val_loss": rounds % every == 0, "train_loss": np.ones(len(rounds), dtype=np.bool_)}
-    columns = {name: Column(np.array(values), given[name]) for name, values in losses.items()}
+    columns = {name: Measurements(np.array(values), given[name]) for name, values in losses.items()}
     return RoundLog(rounds, ("federate",) * len(rounds), columns, None)
 
 
@@ -39,6 +41,13 @@ def test_replays_of_train_loss_begin_a_round_earlier_unless_val_loss_says_that_t
     assert sound_after(rise, log(train_loss=[1.0] * 10)) == 8
     # val_loss of round 9 was not measured.
     assert sound_after(rise, log(2, val_loss=[1.0] * 10, train_loss=[1.0] * 10)) == 8
+
+
+@pytest.mark.parametrize(("changed", "begin"), [(21, 19), (20, 19), (15, 14), (10, 9), (9, 19)])
+def test_replays_begin_before_data_that_changed_in_the_10_rounds_before_the_rise(changed: int, begin: int) -> None:
+    rounds = log(val_loss=jump(20))
+    change = ClientRise("03", changed, 30, changed, 1.0)
+    assert sound_after(replace(RISE, round=20, until=30), rounds, [change]) == begin
 
 
 def jump(onset: int, num_rounds: int = 30, height: float = 10.0) -> list[float]:

@@ -1,8 +1,10 @@
 """Which loss rose, and what the logs show then."""
 
 import numpy as np
+import pytest
 
 from tasks.detection import find_increase
+from tasks.diagnose.observe.own_losses import client_rises
 from tasks.diagnose.observe.rise import Rise, find_rise
 from tasks.round_log.cells import Measurements
 from tasks.round_log.read import ClientLog, RoundLog
@@ -38,3 +40,42 @@ def test_two_losses_that_rise_at_once_need_less_each() -> None:
     # Not so where the second one is over before the first begins.
     early = np.where(rounds <= 5, 3.0, 1.0) * noise["train_loss"]
     assert not rise_of(val_loss=unsure["val_loss"], train_loss=early).detected
+
+
+def few_rise(seed: int = 0) -> ClientLog:
+    """Eight clients in 30 rounds, 10 % of noise; from round 16 on, the loss of client 03 is 20 times as high."""
+    rng = np.random.default_rng(seed)
+    rows = [(t, f"{k:02}") for t in range(1, 31) for k in range(8)]
+    losses = np.array([20.0 if client == "03" and t >= 16 else 1.0 for t, client in rows])
+    losses *= np.exp(0.1 * rng.standard_normal(len(rows)))
+    none = np.zeros(len(rows), dtype=np.bool_)
+    rounds, clients = np.array([t for t, _ in rows]), tuple(client for _, client in rows)
+    return ClientLog(rounds, clients, {"loss_before": losses}, none, none)
+
+
+def log_of(**losses: np.ndarray) -> RoundLog:
+    given = np.ones(30, dtype=np.bool_)
+    columns = {name: Measurements(values, given) for name, values in losses.items()}
+    return RoundLog(np.arange(1, 31), ("federate",) * 30, columns, None)
+
+
+def test_a_rise_of_few_clients_has_their_levels_and_half_of_the_significance() -> None:
+    clients, flat = few_rise(), np.exp(0.1 * np.random.default_rng(1).standard_normal(30))
+    rise = find_rise(log_of(val_loss=flat), clients, 0.01)
+    assert (rise.clients, rise.round, rise.until, rise.loss) == (("03",), 16, 30, "val_loss")
+    own = clients.signals["loss_before"][clients.of("03")]
+    assert rise.loss_before == pytest.approx(own[11:15].mean())  # of rounds 12 to 15
+    assert rise.loss_after == pytest.approx(own[15:].mean())
+    (alone,) = client_rises(np.array(clients.clients), clients.rounds, clients.signals["loss_before"], 0.005)
+    assert 1 - rise.confidence == pytest.approx(2 * (1 - alone.confidence))
+
+
+@pytest.mark.parametrize(("broken", "loss", "first"), [(10, "train_loss", 10), (25, "val_loss", 19)])
+def test_a_value_that_is_not_finite_is_explained_if_it_came_first(broken: int, loss: str, first: int) -> None:
+    rounds, rng = np.arange(1, 31), np.random.default_rng(2)
+    val = np.where(rounds >= 19, 3.0, 1.0) * np.exp(0.05 * rng.standard_normal(30))
+    train = np.where(rounds == broken, np.inf, np.exp(0.05 * rng.standard_normal(30)))
+    none = np.zeros(1, dtype=np.bool_)
+    clients = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, none, none)
+    rise = find_rise(log_of(val_loss=val, train_loss=train), clients, 0.01)
+    assert (rise.loss, rise.round) == (loss, first)

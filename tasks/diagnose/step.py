@@ -24,9 +24,6 @@ from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_SHORTLY = 10
-"""Rounds before a rise in which a client's changed data count as its origin: the model had changed by its alarm."""
-
 
 def diagnose(settings: Settings, folder: Path) -> None:
     """Reads reports/rounds.csv and clients.csv, writes reports/diagnosis.json, diagnosis.md and diagnosis.html.
@@ -96,14 +93,14 @@ def _replayed(
     from tasks.diagnose.investigate import investigate
 
     rise = observation.rise
-    column, begin = rounds.losses[rise.loss], _begin(observation, data_rises, rounds)
+    column = rounds.losses[rise.loss]
     incident = Incident(
         Increase(True, rise.round, rise.until, rise.loss_before, rise.loss_after, rise.confidence, rise.alarm),
         rise.loss,
         rounds.rounds[column.given],
         column.values[column.given],
         (observation.train_trend, observation.val_trend),
-        begin,
+        sound_after(rise, rounds, data_rises),
         () if rise.kind == "not_finite" else rise.clients,
     )
     try:
@@ -111,17 +108,6 @@ def _replayed(
     except UndriftError as exc:
         return None, replay_failed(exc)
     return replays, not_proven(replays)
-
-
-def _begin(observation: Observation, data_rises: Sequence[ClientRise], rounds: RoundLog) -> int:
-    """The round of the model that replays begin with.
-
-    Data that changed shortly before the rise was seen had changed the model by then.
-    """
-    rise = observation.rise
-    first = rise.round or 0
-    changed = [each.round for each in data_rises if first - _SHORTLY <= each.round <= first]
-    return min([sound_after(rise, rounds), *(round_num - 1 for round_num in changed)])
 
 
 def _page(answer: Diagnosis, rounds: RoundLog, clients: ClientLog, workspace: Path | None) -> str:

@@ -14,6 +14,8 @@ _FOCUS = 5
 """Rounds of a long rise in which drift is looked for: later, the model that has drifted shows, not who moved it."""
 _FEWEST_FOR_A_TREND = 4
 """Losses of the rise, two in each half."""
+_SHORTLY = 10
+"""Rounds before a rise in which a client's changed data count as its origin."""
 _SOUND = 1.1
 """A model is sound if its val_loss is at most this many times the lowest of the last 5."""
 
@@ -78,8 +80,14 @@ def observe(
     )
 
 
-def sound_after(rise: Rise, log: RoundLog) -> int:
+def sound_after(rise: Rise, log: RoundLog, data_rises: Sequence[ClientRise] = ()) -> int:
     """Returns the last round after which the model was sound: replays of the rise begin there.
+
+    Args:
+        rise: the rise.
+        log: rounds.csv.
+        data_rises: rises of single clients that came with a change of their data. Such a change in the 10 rounds
+            before the rise had changed the model by then, so the model before the change is the sound one.
 
     A row's val_loss is measured on the model after the round, so the model after the round before the rise is sound. A
     row's train_loss is measured on the model before the round. Its rise comes from one of two places:
@@ -88,10 +96,12 @@ def sound_after(rise: Rise, log: RoundLog) -> int:
        val_loss is at most a tenth above the lowest of the last 5;
     2. the update of the round before the rise; the model one round earlier is sound.
     """
-    before = (rise.round or 1) - 1
-    if rise.loss == "val_loss":
-        return max(0, before)
-    return max(0, before - (not _val_loss_is_sound(log, before)))
+    first = rise.round or 1
+    before = first - 1
+    if rise.loss != "val_loss" and not _val_loss_is_sound(log, before):
+        before -= 1
+    changed = [each.round - 1 for each in data_rises if first - _SHORTLY <= each.round <= first]
+    return max(0, min([before, *changed]))
 
 
 def _val_loss_is_sound(log: RoundLog, round_num: int) -> bool:
