@@ -81,3 +81,7 @@ def test_loss_during_the_rise_leaves_out_the_rounds_around_it() -> None:
 
 def test_loss_during_the_rise_is_unknown_if_it_was_not_finite() -> None:
     assert during(replay(6, (1.0, None), (0.5, 0.5)), replace(RISE, round=7, until=8)) == (0.5, None)
+
+
+def test_loss_of_a_replay_that_ended_before_the_rise_is_that_of_its_rounds() -> None:
+    assert during(replay(4, (1.0, 2.0), (3.0, 5.0)), replace(RISE, round=7, until=8)) == (4.0, 1.5)

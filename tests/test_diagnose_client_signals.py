@@ -1,0 +1,49 @@
+"""What a report says of single clients."""
+
+import math
+
+from diagnosis_values import RISE
+
+from tasks.diagnose.observe.client_signals import client_signals
+from tasks.diagnose.observe.drift import Drift
+from tasks.diagnose.observe.observation import Observation
+
+
+def drift(client: str, signal: str, score: float, unusual: bool = False) -> Drift:
+    return Drift(client, signal, 4.0, 1.0, 2.0, score, unusual)
+
+
+def observation(*drifts: Drift, failures: dict[str, tuple[int, ...]] | None = None) -> Observation:
+    clients = tuple(sorted({each.client for each in drifts}))
+    return Observation(RISE, (7, 11), drifts, failures or {}, clients, math.nan, math.nan)
+
+
+def test_failures_come_first_then_every_unusual_signal() -> None:
+    drifts = [drift("03", "update_norm", 9.0, unusual=True), drift("03", "loss_before", 8.0, unusual=True)]
+    drifts += [drift("03", "loss_change", 1.0), drift("01", "update_norm", 2.0)]
+    signals = client_signals(observation(*drifts, failures={"00": (4,), "02": (3, 9)}))
+    assert [(each.client, each.signal, each.rounds) for each in signals] == [
+        ("00", "finite", (4,)),
+        ("02", "finite", (3, 9)),
+        ("03", "update_norm", (7, 11)),
+        ("03", "loss_before", (7, 11)),
+    ]
+    assert [each.says for each in signals] == [
+        "Client 00 failed in round 4: what it sent was left out of the average.",
+        "Client 02 failed in rounds 3, 9: what it sent was left out of the average.",
+        "Client 03 sent updates of length 4, the median client 1, itself before 2.",
+        "Client 03 had loss 4 on its own data before local work, the median client 1, itself before 2.",
+    ]
+
+
+def test_if_none_is_unusual_the_first_signal_of_three_clients_is_shown_as_usual() -> None:
+    drifts = [drift(client, name, 2.0) for client in "abcd" for name in ("update_norm", "loss_change")]
+    signals = client_signals(observation(*drifts))
+    assert [(each.client, each.signal) for each in signals] == [(client, "update_norm") for client in "abc"]
+    assert all(each.says.endswith(": within the usual spread.") for each in signals)
+    assert not any(each.unusual for each in signals)
+
+
+def test_without_a_cohort_or_a_past_nothing_is_compared() -> None:
+    (signal,) = client_signals(observation(Drift("03", "update_cosine", 0.5, None, None, 5.0, True)))
+    assert signal.says == "Client 03 sent updates with cosine 0.5 to their mean."
