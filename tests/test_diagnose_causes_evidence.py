@@ -47,6 +47,12 @@ def test_evidence_of_noise() -> None:
     ]
 
 
+@pytest.mark.parametrize("changes", [{"learnable": (0.31, 0.3)}, {"feature_distance": 3.0}])
+def test_labels_are_said_to_be_noise_only_of_shifted_features_that_were_learnt(changes: dict[str, object]) -> None:
+    wrong = a_client("02", **WRONG_LABELS | {"left_out": NAN} | changes)
+    assert [signal for signal, _ in said("faulty_clients", "02", seen=findings(wrong))] == ["loss_on_its_data"]
+
+
 def test_evidence_of_wrong_updates() -> None:
     scaled = {"norm": 8.0, "norm_per_step": 8.0, "grown": 7.0, "sent_over_trained": 10.0}
     odd = a_client("02", **scaled, cosine=-0.5, cosine_during=-0.4, slope=0.4, left_out=-0.1)

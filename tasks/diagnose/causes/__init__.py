@@ -1,4 +1,4 @@
-"""The causes of a rise, one module each, and what a diagnosis asks of them.
+"""The causes of a rise: one module each, one registry, and the functions that a diagnosis calls.
 
 A new cause is a module here and a line in CAUSES.
 """

@@ -12,7 +12,7 @@ from tasks.settings import Settings
 
 @dataclass(frozen=True)
 class Situation:
-    """What a cause is judged by.
+    """The findings and the settings by which a cause is judged.
 
     Attributes:
         findings: of the clients and the run.
@@ -124,7 +124,7 @@ class CauseKind:
         evidence: what speaks for the cause once it is proven, of the clients through which it acts.
         remedies: what may help against it, of those clients, the most fitting first.
         fault: which fault the clients have, a key of `words.by_fault`; empty if they do not all have the same.
-        evident: it is proposed only if the findings or the settings speak for it, so that a small effect counts.
+        evident: it is proposed only if the findings or the settings speak for it; then a smaller effect counts.
         beside_another: it may be claimed as the second of two causes.
         skew: it is a difference that the clients' data have had from the start.
         changed_data: it is a change of the clients' data in the course of the run.
