@@ -86,7 +86,7 @@ def test_influence_that_rounds_to_nothing_is_the_same() -> None:
 
 def test_evidence_of_failures() -> None:
     far = a_client("02", failed=20, first_broken=0, loss=301.0)  # more than 1,000 times 0.3
-    near = a_client("03", failed=21, loss=299.0)
+    near = a_client("03", failed=21, loss=300.0)
     assert said("non_finite", "02", "03", seen=findings(far, near)) == [
         (
             "finite",

@@ -14,6 +14,7 @@ def test_effect_is_the_share_of_the_logarithm() -> None:
     assert removed([4.0], [0.5], 1.0) == pytest.approx(1.5)
     assert removed([2.0], [4.0], 1.0) == pytest.approx(-1.0)
     assert np.isnan(removed([0.9], [0.5], 1.0))
+    assert np.isnan(removed([1.0], [0.5], 1.0))
 
 
 def test_losses_that_are_not_finite_count_as_ten_thousand_times_the_level() -> None:

@@ -54,6 +54,11 @@ def test_aligned_features_have_mean_0_and_sd_1_at_every_client() -> None:
         assert x.std() == pytest.approx(1, abs=1e-5)
 
 
+def test_aligned_features_that_never_vary_are_0() -> None:
+    constant = {"00": (np.full((3, 2, 2, 1), 7.0, np.float32), np.zeros(3, np.int32))}
+    assert not features_aligned(constant)["00"][0].any()
+
+
 def test_changes_add_up() -> None:
     both = Change("without client 01", without=("01",)) | Change("at a rate of 1", {"a": 1})
     assert both.described() == {"a": 1, "leave out": ["01"]}
