@@ -19,7 +19,7 @@ import pytest
 from tasks import command, files, lock, timings
 from tasks.__main__ import PURPOSE, run_step
 from tasks.errors import InputError
-from tasks.partition.picture import draw_labels
+from tasks.partition.label_picture import draw_labels
 from tasks.settings import STEPS
 
 ROOT = Path(__file__).parents[1]

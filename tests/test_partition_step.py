@@ -15,7 +15,7 @@ from tasks.errors import DataError
 from tasks.files import read_json
 from tasks.partition import partition
 from tasks.partition.division import divide
-from tasks.partition.picture import draw_labels
+from tasks.partition.label_picture import draw_labels
 from tasks.settings import Settings, parse
 
 

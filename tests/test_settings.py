@@ -154,7 +154,7 @@ def test_the_registries_of_aggregators_hold_exactly_their_kinds() -> None:
 
 
 def test_every_model_by_name_is_allowed() -> None:
-    for name in keys("tasks/models/architectures.py", "BUILDERS"):
+    for name in keys("tasks/models/builders.py", "BUILDERS"):
         assert parse(changed("federate.model", name)).federate.model == name
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets import clients, digits, images, npz, synthetic, table
+from tasks.datasets import client_archives, digits, images, npz, synthetic, table
 from tasks.datasets.examples import Examples, Source
 from tasks.datasets.hold_out import hold_out
 from tasks.datasets.resize import Size
@@ -24,7 +24,7 @@ __all__ = ["KINDS", "Examples", "load"]
 KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
     "digits": digits.read,
     "npz": npz.read,
-    "clients": clients.read,
+    "clients": client_archives.read,
     "images": images.read,
     "table": table.read,
     "synthetic": synthetic.read,

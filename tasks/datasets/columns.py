@@ -6,16 +6,15 @@ A column's kind and notation are read from all its rows, as its name is. What is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from tasks.datasets.checks import LONGEST_CLASS
-from tasks.datasets.dates import ISO, TIME, date_formats, days, like_dates, nearest_format
+from tasks.datasets.column_cells import MARKS, TRUTHS, ColumnCells, cells_of, texts_of
+from tasks.datasets.dates import ISO, TIME, date_formats, like_dates, nearest_format
 from tasks.datasets.notation import (
     Notation,
     common_unit,
@@ -23,7 +22,6 @@ from tasks.datasets.notation import (
     decimal_mark,
     is_number,
     notations,
-    read_numbers,
     without_unit,
 )
 from tasks.datasets.unreadable import RowsError
@@ -32,18 +30,6 @@ from tasks.errors import DataError, shown
 if TYPE_CHECKING:
     import pandas as pd
 
-TRUTHS = (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
-"""Words for 0 and 1, in any capitals."""
-MARKS = frozenset(
-    (
-        *("?", "-", "--", ".", "..", "...", "*", "na", "n.a.", "n/a", "#n/a", "nan", "null", "none", "nil", "nd"),
-        *("unknown", "missing", "not available"),
-    )
-)
-"""What stands for a missing value where all other cells of the column are numbers or dates, in any capitals. pandas
-takes some of these for missing in every column of a CSV file."""
-MISSING = "?"
-"""What stands for a missing value in every column, as in the data sets of the UCI repository."""
 MOST_CATEGORIES = 100
 """Different texts of a column: each becomes a feature."""
 FEWEST_ROWS = 20
@@ -53,13 +39,8 @@ MOST_DISTINCT = 0.95
 _MIXED = 20
 """Different values of a column of categories in which some are numbers, such as 0, 1, 2, 3+."""
 
-_WORDS = {"number": "numbers", "boolean": "truth values", "date": "dates in the format of the others"}
 
-Cells = list[Any]
-"""A column's cells: text is stripped, None is a missing value."""
-
-
-class Column(BaseModel):
+class ColumnType(BaseModel):
     """What the cells of a column are.
 
     Attributes:
@@ -81,7 +62,7 @@ class Column(BaseModel):
     format: str = ""
 
 
-def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
+def recognise(frame: pd.DataFrame, where: str) -> list[ColumnType]:
     """Returns what each column of `frame` holds.
 
     Where a column's numbers can be read in two notations, such as 1,234, the decimal mark of the other columns decides.
@@ -90,7 +71,7 @@ def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
         DataError: a column holds something else, its numbers or dates can be read in two ways, a text stands between
             its numbers, or it has more than MOST_CATEGORIES different texts. The column and how to go on are named.
     """
-    found: list[Column] = []
+    types: list[ColumnType] = []
     unclear: dict[int, list[Notation]] = {}
     marks: set[str] = set()
     for name in frame.columns:
@@ -104,97 +85,42 @@ def recognise(frame: pd.DataFrame, where: str) -> list[Column]:
             written = [without_unit(value, unit) for value in present]
             options = notations(written)
             if len(options) > 1:
-                unclear[len(found)] = options
+                unclear[len(types)] = options
             elif options:
                 marks |= decimal_mark(written, options[0])
             column = _number(name, options[0], unit) if options else _of_texts(cells, values, present, name, place)
         elif column.kind == "number" and series.dtype.kind == "f" and _has_fraction(series):
             marks.add(".")
-        found.append(column)
+        types.append(column)
     for index, options in unclear.items():
-        name = found[index].name
+        name = types[index].name
         notation = decided(options, marks)
         if notation is None:
             raise _two_numbers(cells_of(frame[name]), f"{where}: column {name!r}")
-        found[index] = _number(name, notation, found[index].unit)
-    return found
+        types[index] = _number(name, notation, types[index].unit)
+    return types
 
 
-def values_of(series: pd.Series[Any], column: Column, where: str) -> NDArray[Any]:
-    """Returns the cells of `series` (N,): text as objects, all other kinds as float64; NaN where a value is missing.
-
-    Dates are days since 1970-01-01.
-
-    Raises:
-        DataError: a cell is not what `column` says, or too large for float32.
-    """
-    match column.kind:
-        case "text":
-            return np.array([np.nan if text is None else text for text in _texts(cells_of(series))], dtype=object)
-        case "date":
-            return _by_value(series, partial(days, pattern=column.format), column, where)
-        case "boolean":
-            return _by_value(series, _truths, column, where)
-        case "number":
-            read = partial(read_numbers, decimal=column.decimal, thousands=column.thousands, unit=column.unit)
-            return _finite(_by_value(series, read, column, where), series, where)
+def _number(name: str, notation: Notation, unit: str) -> ColumnType:
+    return ColumnType(name=name, kind="number", decimal=notation[0], thousands=notation[1], unit=unit)
 
 
-def _finite(numbers: NDArray[np.float64], series: pd.Series[Any], where: str) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        wrong = np.isinf(numbers.astype(np.float32))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise RowsError(
-            f"{where} must hold finite float32 numbers, got {shown(series.iloc[row])} in row {row + 1}", wrong
-        )
-    return numbers
-
-
-def cells_of(series: pd.Series[Any]) -> Cells:
-    """Returns the cells of a column; an empty text and MISSING are missing values."""
-    present = series.notna().tolist()
-    return [
-        (_stripped(cell) if isinstance(cell, str) else cell) if there else None
-        for cell, there in zip(series.tolist(), present, strict=True)
-    ]
-
-
-def _stripped(text: str) -> str | None:
-    text = text.strip()
-    return None if text in ("", MISSING) else text
-
-
-def distinct_integers(series: pd.Series[Any], numbers: NDArray[np.float64]) -> bool:
-    """Whether these numbers, the values of `series`, may be an id: whole, and different in nearly every row."""
-    present = numbers[~np.isnan(numbers)]
-    # pandas makes floats of integers where a cell of the column is missing.
-    if (series.dtype.kind == "f" and len(present) == len(numbers)) or len(present) < FEWEST_ROWS:
-        return False
-    # Ids of more than 15 digits are one number as floats.
-    return bool((present % 1 == 0).all()) and series.nunique() > MOST_DISTINCT * len(present)
-
-
-def _number(name: str, notation: Notation, unit: str) -> Column:
-    return Column(name=name, kind="number", decimal=notation[0], thousands=notation[1], unit=unit)
-
-
-def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
+def _typed(series: pd.Series[Any], name: str, where: str) -> ColumnType | None:
     """Returns what a column is whose type says it; None for text."""
     import pandas as pd
 
     match pd.api.types.infer_dtype(series, skipna=True):
         case "boolean":
-            return Column(name=name, kind="boolean")
+            return ColumnType(name=name, kind="boolean")
         case "integer" | "floating" | "mixed-integer-float" | "decimal" | "empty":
-            return Column(name=name, kind="number")
+            return ColumnType(name=name, kind="number")
         case "datetime64" | "datetime" | "date":
-            return Column(name=name, kind="date", format=ISO)
+            return ColumnType(name=name, kind="date", format=ISO)
         case "time":
-            return Column(name=name, kind="date", format=TIME)
+            return ColumnType(name=name, kind="date", format=TIME)
         case "categorical":
-            _check_categories(_texts(cells_of(series)), name, where)
-            return Column(name=name, kind="text")
+            _check_categories(texts_of(cells_of(series)), name, where)
+            return ColumnType(name=name, kind="text")
         case "string":
             return None
     cells = cells_of(series)
@@ -205,13 +131,13 @@ def _typed(series: pd.Series[Any], name: str, where: str) -> Column | None:
     )
 
 
-def _of_texts(cells: Cells, values: Sequence[str], present: Sequence[str], name: str, where: str) -> Column:
+def _of_texts(cells: ColumnCells, values: Sequence[str], present: Sequence[str], name: str, where: str) -> ColumnType:
     """Returns what a column of texts is that are no numbers: its different `values`, and those `present` of them."""
     if not values:
-        return Column(name=name, kind="number")
+        return ColumnType(name=name, kind="number")
     lower = {value.lower() for value in values}
     if any(lower <= set(pair) for pair in TRUTHS):
-        return Column(name=name, kind="boolean")
+        return ColumnType(name=name, kind="boolean")
     formats = date_formats(present)
     if len(formats) > 1:
         raise DataError(
@@ -219,14 +145,14 @@ def _of_texts(cells: Cells, values: Sequence[str], present: Sequence[str], name:
             "leave the column out (data.drop_columns)"
         )
     if formats:
-        return Column(name=name, kind="date", format=formats[0])
+        return ColumnType(name=name, kind="date", format=formats[0])
     _refuse_mixed_dates(cells, present, where)
     _refuse_mixed(cells, present, where)
     _check_categories(cells, name, where)
-    return Column(name=name, kind="text")
+    return ColumnType(name=name, kind="text")
 
 
-def _two_numbers(cells: Cells, where: str) -> DataError:
+def _two_numbers(cells: ColumnCells, where: str) -> DataError:
     row = next(row for row, cell in enumerate(cells) if cell is not None and ("." in cell or "," in cell))
     return DataError(
         f"{where}: {shown(cells[row])} in row {row + 1} may be thousands or a decimal fraction: write the column's "
@@ -234,7 +160,7 @@ def _two_numbers(cells: Cells, where: str) -> DataError:
     )
 
 
-def _refuse_mixed(cells: Cells, present: Sequence[str], where: str) -> None:
+def _refuse_mixed(cells: ColumnCells, present: Sequence[str], where: str) -> None:
     """Refuses one wrong cell in a column of numbers, which would make each of its numbers a category."""
     texts = [value for value in present if not is_number(value)]
     if not texts and present:
@@ -255,7 +181,7 @@ def _refuse_mixed(cells: Cells, present: Sequence[str], where: str) -> None:
     )
 
 
-def _refuse_mixed_dates(cells: Cells, present: Sequence[str], where: str) -> None:
+def _refuse_mixed_dates(cells: ColumnCells, present: Sequence[str], where: str) -> None:
     """Refuses dates of several formats, or one wrong cell among dates, which would make each date a category."""
     if 2 * sum(like_dates(present)) < len(present):
         return
@@ -268,26 +194,7 @@ def _refuse_mixed_dates(cells: Cells, present: Sequence[str], where: str) -> Non
     raise DataError(says) if 2 * len(wrong) > len(present) else RowsError(says, np.array([c in wrong for c in cells]))
 
 
-def _truths(cells: Sequence[Any]) -> NDArray[np.float64]:
-    truth = {word: float(value) for pair in TRUTHS for value, word in zip((False, True), pair, strict=True)}
-    return np.array([truth.get(str(cell).lower(), np.nan) for cell in cells])
-
-
-def _by_value(
-    series: pd.Series[Any], read: Callable[[Sequence[Any]], NDArray[np.float64]], column: Column, where: str
-) -> NDArray[np.float64]:
-    if column.kind != "date" and series.dtype.kind in "biuf":
-        return series.to_numpy(dtype=np.float64, na_value=np.nan)
-    cells = cells_of(series)
-    values = [cell for cell in dict.fromkeys(cells) if cell is not None and str(cell).lower() not in MARKS]
-    numbers = dict(zip(values, read(values).tolist(), strict=True)) if values else {}
-    wrong = next((value for value, number in numbers.items() if np.isnan(number)), None)
-    if wrong is not None:
-        raise DataError(f"{where} must hold {_WORDS[column.kind]}, got {shown(wrong)} in row {cells.index(wrong) + 1}")
-    return np.array([numbers.get(cell, np.nan) for cell in cells])
-
-
-def _check_categories(cells: Cells, name: str, where: str) -> None:
+def _check_categories(cells: ColumnCells, name: str, where: str) -> None:
     present = [cell for cell in cells if cell is not None]
     different = len(set(present))
     advice = f"leave it out: data.drop_columns: [{name}]"
@@ -312,14 +219,3 @@ def _check_categories(cells: Cells, name: str, where: str) -> None:
 def _has_fraction(series: pd.Series[Any]) -> bool:
     values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     return bool((values[np.isfinite(values)] % 1 != 0).any())
-
-
-def _texts(cells: Cells) -> Cells:
-    """Returns `cells` as text; a whole number has no decimals, for pandas makes floats of integers beside NaN."""
-    return [
-        cell if cell is None or isinstance(cell, str) else str(int(cell) if _is_whole(cell) else cell) for cell in cells
-    ]
-
-
-def _is_whole(cell: Any) -> bool:
-    return isinstance(cell, float) and cell.is_integer()

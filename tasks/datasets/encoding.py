@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from tasks.datasets.checks import check_memory
-from tasks.datasets.columns import Column, values_of
+from tasks.datasets.column_values import values_of
+from tasks.datasets.columns import ColumnType
 from tasks.datasets.table_file import read_table
 from tasks.datasets.unreadable import RowsError
 from tasks.errors import DataError, reading
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _RECORD = "`features` must be as in partition.json"
 
 
-class FittedColumn(Column):
+class FittedColumn(ColumnType):
     """A column, and what was fitted to its training rows.
 
     Attributes:
@@ -81,7 +82,7 @@ def encode(path: Path, features: Mapping[str, Any]) -> NDArray[np.float32]:
     return transform(values, fitted, str(path))
 
 
-def values_in(frame: pd.DataFrame, columns: Sequence[Column], where: str) -> pd.DataFrame:
+def values_in(frame: pd.DataFrame, columns: Sequence[ColumnType], where: str) -> pd.DataFrame:
     """Returns the values of these columns of `frame`, as `values_of` does.
 
     Raises:
@@ -93,7 +94,7 @@ def values_in(frame: pd.DataFrame, columns: Sequence[Column], where: str) -> pd.
     return pd.DataFrame(read, index=range(len(frame)))
 
 
-def fit(values: pd.DataFrame, columns: Sequence[Column], missing: Missing, where: str) -> Fitted:
+def fit(values: pd.DataFrame, columns: Sequence[ColumnType], missing: Missing, where: str) -> Fitted:
     """Returns what the training rows `values` fit.
 
     Raises:
@@ -216,7 +217,7 @@ def _one_row(fitted: Fitted) -> pd.DataFrame:
     return pd.DataFrame(row)
 
 
-def _first_day(values: pd.Series[Any], column: Column) -> str:
+def _first_day(values: pd.Series[Any], column: ColumnType) -> str:
     return str(np.datetime64(int(np.floor(values.min())), "D")) if column.kind == "date" else ""
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from tasks.clients import check_client_id
 from tasks.datasets.checks import LONGEST_CLASS, named_classes
-from tasks.datasets.columns import Column, distinct_integers, recognise
+from tasks.datasets.column_values import distinct_integers
+from tasks.datasets.columns import ColumnType, recognise
 from tasks.datasets.encoding import Fitted, fit, refuse_empty, refuse_missing, transform, values_in
 from tasks.datasets.examples import Features, Source
 from tasks.datasets.resize import Size
@@ -43,7 +44,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     """Returns the rows in the file's order, and no test set.
 
     Each column but those of label, client and group is one feature or more.
-    Labels are text or integers (1.0 is 1); the classes are the sorted labels. Cells that pandas takes for missing
+    Labels are text or integers (1.0 is 1); the classes are the sorted labels. ColumnCells that pandas takes for missing
     (empty, NA, nan, …) are errors as labels, clients and groups. Rows count from 1, without the header. Text becomes a
     feature for each category, a date a number of days, a truth value 0 or 1.
 
@@ -82,7 +83,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
 
 def _read_rows(
     frame: pd.DataFrame, settings: DataSettings, path: Path, unreadable: Unreadable
-) -> tuple[pd.DataFrame, list[Column], pd.DataFrame]:
+) -> tuple[pd.DataFrame, list[ColumnType], pd.DataFrame]:
     """Returns the rows that can be read, what their columns are, and their values."""
     while True:  # until no row is left, for each round but the last loses one
         kept = ~unreadable.wrong("", len(frame))
@@ -119,7 +120,7 @@ def _wanted(settings: DataSettings) -> dict[str, str]:
 
 
 def _features(
-    values: pd.DataFrame, columns: Sequence[Column], settings: DataSettings, path: Path, held: NDArray[np.bool_]
+    values: pd.DataFrame, columns: Sequence[ColumnType], settings: DataSettings, path: Path, held: NDArray[np.bool_]
 ) -> Features:
     fitted = fit(values[~held], columns, settings.missing, str(path))
     x = transform(values, fitted, str(path))
@@ -163,7 +164,7 @@ def _listed(names: Iterable[str]) -> str:
     return listed(every, _NAMED)
 
 
-def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[Column], path: Path) -> None:
+def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[ColumnType], path: Path) -> None:
     numbers = [column.name for column in columns if column.kind == "number"]
     ids = [name for name in numbers if distinct_integers(frame[name], values[name].to_numpy())]
     if ids:
@@ -176,7 +177,7 @@ def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[Co
 
 
 def _labels(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> _Texts:
-    names = _texts(column, where, "label", leave_out)
+    names = texts_of(column, where, "label", leave_out)
     present = [name for name in names.tolist() if name]
     if not all(_NUMBER.fullmatch(name) for name in present) or not any("." in n or "e" in n.lower() for n in present):
         return names
@@ -201,7 +202,7 @@ def _whole(name: str) -> str | None:
 
 
 def _clients(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> NDArray[np.str_]:
-    ids = _texts(column, where, "client", leave_out)
+    ids = texts_of(column, where, "client", leave_out)
     for client in dict.fromkeys(ids.tolist()):
         try:
             if client:
@@ -212,14 +213,14 @@ def _clients(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> NDArray
 
 
 def _groups(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> NDArray[np.str_]:
-    groups = _texts(column, where, "group", leave_out)
+    groups = texts_of(column, where, "group", leave_out)
     longest = max(groups.tolist(), key=len)
     if len(longest) > LONGEST_CLASS:
         raise DataError(f"{where} must hold at most {LONGEST_CLASS} characters, got {shown(longest)} of {len(longest)}")
     return groups.astype(np.str_)
 
 
-def _texts(column: pd.Series[Any], where: str, what: str, leave_out: LeaveOut) -> _Texts:
+def texts_of(column: pd.Series[Any], where: str, what: str, leave_out: LeaveOut) -> _Texts:
     """Returns the cells as text (N,), '' where there is none."""
     missing = column.isna().to_numpy()
     texts = np.array([_text(value) for value in column.tolist()], dtype=object)

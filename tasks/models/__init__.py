@@ -3,7 +3,7 @@
 Every model maps a batch (B, *input_shape) float32 to logits (B, C) float32.
 """
 
-from tasks.models.architectures import BUILDERS
+from tasks.models.builders import BUILDERS
 from tasks.models.building import build, num_params
 from tasks.models.files import load_model, save_model
 

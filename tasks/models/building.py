@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow.keras import Model, Sequential, layers
 
 from tasks.errors import SettingsError
-from tasks.models.architectures import BUILDERS, Builder
+from tasks.models.builders import BUILDERS, Builder
 from tasks.models.layout import Layout
 from tasks.models.own import Say, check_compiled, check_layers, check_no_probabilities, giving_logits
 from tasks.models.users_code import foreign, load_builder

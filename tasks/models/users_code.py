@@ -11,7 +11,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tasks.errors import SettingsError, UndriftError, one_line, reading
-from tasks.models.architectures import Builder
+from tasks.models.builders import Builder
 from tasks.signals import number_of
 
 
