@@ -84,9 +84,9 @@ def worst_clients(grid: Grid, cosine: str | None, most: int, first: Sequence[str
     leading = [row_of[client] for client in dict.fromkeys(first) if client in row_of][:most]
     mean = np.full(len(grid.clients), _UNKNOWN)
     if cosine is not None:
-        known = np.isfinite(grid.signals[cosine])
-        total = np.where(known, grid.signals[cosine], 0).sum(axis=1)
-        mean = np.where(known.any(axis=1), total / np.maximum(known.sum(axis=1), 1), mean)
+        measured = np.isfinite(grid.signals[cosine])
+        total = np.where(measured, grid.signals[cosine], 0).sum(axis=1)
+        mean = np.where(measured.any(axis=1), total / np.maximum(measured.sum(axis=1), 1), mean)
     worst_first = np.lexsort((mean, -grid.failed.sum(axis=1)))
     others = worst_first[~np.isin(worst_first, leading)][: most - len(leading)]
     return np.array([*leading, *np.sort(others)], dtype=np.int64)
@@ -94,10 +94,10 @@ def worst_clients(grid: Grid, cosine: str | None, most: int, first: Sequence[str
 
 def log2_ratios(values: Floats) -> Floats:
     """Returns (K, R) log2 of each value over the median of its round's known values; NaN where the value is."""
-    known = np.isfinite(values).any(axis=0)
+    measured = np.isfinite(values).any(axis=0)
     logs = np.log2(np.maximum(values, np.finfo(np.float64).tiny))
     medians = np.full(values.shape[1], np.nan)
-    medians[known] = np.nanmedian(logs[:, known], axis=0)
+    medians[measured] = np.nanmedian(logs[:, measured], axis=0)
     ratios: Floats = logs - medians
     return ratios
 

@@ -43,15 +43,15 @@ def masked(exc: BaseException) -> BaseException | None:
     waiting: list[BaseException | None] = [exc]
     seen: set[int] = set()
     while waiting:
-        found = waiting.pop()
-        if found is None or id(found) in seen:
+        raised = waiting.pop()
+        if raised is None or id(raised) in seen:
             continue
-        if number_of(found) is not None:
-            return found
-        seen.add(id(found))
-        waiting += [found.__context__, found.__cause__]
-        if isinstance(found, BaseExceptionGroup):
-            waiting += found.exceptions
+        if number_of(raised) is not None:
+            return raised
+        seen.add(id(raised))
+        waiting += [raised.__context__, raised.__cause__]
+        if isinstance(raised, BaseExceptionGroup):
+            waiting += raised.exceptions
     return None
 
 

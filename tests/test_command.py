@@ -19,7 +19,7 @@ import pytest
 from tasks import command, files, lock, timings
 from tasks.__main__ import PURPOSE, run_step
 from tasks.errors import InputError
-from tasks.partition.label_picture import draw_labels
+from tasks.partition.label_picture import draw_label_counts
 from tasks.settings import STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -232,7 +232,7 @@ def test_arrays_and_pictures_say_that_the_disk_is_full() -> None:
         files.write_npy(full, np.zeros(10_000, np.float32))
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(OSError, match="No space left") as caught:
-        draw_labels(full, np.ones((2, 2), np.int64), ["a", "b"], ["x", "y"])
+        draw_label_counts(full, np.ones((2, 2), np.int64), ["a", "b"], ["x", "y"])
     assert caught.value.errno == errno.ENOSPC
 
 

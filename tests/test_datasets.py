@@ -19,7 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
-from tasks.datasets import KINDS, Examples, load
+from tasks.datasets import KINDS, RawExamples, load_raw
 from tasks.datasets.checks import as_features, check_memory, named_classes
 from tasks.datasets.hold_out import stratified
 from tasks.datasets.synthetic import client_examples
@@ -29,8 +29,8 @@ from tasks.settings import DataKind, DataSettings
 IN_TMP_PATH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
 
 
-def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> Examples:
-    return load(DataSettings(kind=kind, path=str(path), **fields), seed, Path("/nowhere"))
+def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> RawExamples:
+    return load_raw(DataSettings(kind=kind, path=str(path), **fields), seed, Path("/nowhere"))
 
 
 def refusal(kind: DataKind, path: Path, **fields: Any) -> str:
@@ -161,7 +161,7 @@ def test_arrays_that_are_not_used_are_named(tmp_path: Path, caplog: pytest.LogCa
 
 def test_path_is_relative_to_the_workspace(tmp_path: Path) -> None:
     npz(tmp_path)
-    assert len(load(DataSettings(kind="npz", path="data.npz"), 0, tmp_path).y) == 12
+    assert len(load_raw(DataSettings(kind="npz", path="data.npz"), 0, tmp_path).y) == 12
 
 
 @IN_TMP_PATH
@@ -291,7 +291,7 @@ def test_synthetic_follows_its_seed_and_not_the_number_of_clients() -> None:
     assert many.clients is not None
     assert sorted(set(many.clients.tolist())) == ["00", "01", "02", "03"]
 
-    def rows(examples: Examples) -> set[bytes]:
+    def rows(examples: RawExamples) -> set[bytes]:
         return {row.tobytes() for row in np.concatenate([examples.x, examples.test_x])}
 
     # All examples of the first three clients are among those of four: only the split differs.
@@ -813,7 +813,7 @@ def test_a_list_of_images_is_read_as_spreadsheets_and_windows_write_it(
         for name in "01":
             Image.new("L", (2, 2), value).save(tmp_path / folder / f"{name}.png")
     (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
-    data = load(DataSettings(kind="images", path=str(tmp_path)), 0, tmp_path)
+    data = load_raw(DataSettings(kind="images", path=str(tmp_path)), 0, tmp_path)
     assert data.classes == ("x", "y")
     np.testing.assert_allclose(data.x[:, 0, 0, 0], np.array([10, 200])[data.y] / 255, rtol=1e-6)
 

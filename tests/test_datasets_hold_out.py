@@ -12,15 +12,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks.datasets import Examples, load
+from tasks.datasets import RawExamples, load_raw
 from tasks.datasets.groups import whole_groups
 from tasks.errors import DataError, SettingsError
 from tasks.partition import partition
 from tasks.settings import DataKind, DataSettings, PartitionKind, PartitionSettings, Settings
 
 
-def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> Examples:
-    return load(DataSettings(kind=kind, path=str(path), **fields), seed, Path("/nowhere"))
+def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> RawExamples:
+    return load_raw(DataSettings(kind=kind, path=str(path), **fields), seed, Path("/nowhere"))
 
 
 def table(folder: Path, rows: int = 40) -> Path:

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tasks.datasets import Examples, load
+from tasks.datasets import RawExamples, load_raw
 from tasks.datasets.labels import read_labels
 from tasks.datasets.unreadable import refuse
 from tasks.errors import DataError
 from tasks.settings import DataKind, DataSettings
 
 
-def read(kind: DataKind, path: Path, **fields: Any) -> Examples:
-    return load(DataSettings(kind=kind, path=str(path), **fields), 0, Path("/nowhere"))
+def read(kind: DataKind, path: Path, **fields: Any) -> RawExamples:
+    return load_raw(DataSettings(kind=kind, path=str(path), **fields), 0, Path("/nowhere"))
 
 
 def npz(folder: Path, y: Any, y_test: Any = None) -> Path:

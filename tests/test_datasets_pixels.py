@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tasks.datasets import load
+from tasks.datasets import load_raw
 from tasks.datasets.resize import Size, resize_images
 from tasks.errors import DataError
 from tasks.partition import partition
@@ -39,7 +39,7 @@ def read(home: Path, size: Size = ()) -> dict[tuple[float, ...], int]:
 
 
 def images_of(home: Path, size: Size = ()) -> NDArray[np.float32]:
-    examples = load(DataSettings(kind="images", path=str(home)), 0, Path("/nowhere"), size)
+    examples = load_raw(DataSettings(kind="images", path=str(home)), 0, Path("/nowhere"), size)
     return np.concatenate([examples.x, examples.test_x])
 
 
@@ -227,7 +227,7 @@ def test_images_of_arrays_are_resized_too(tmp_path: Path, kind: str) -> None:
     settings = DataSettings.model_validate(
         {"kind": kind} | ({} if kind == "digits" else {"path": {"npz": "data.npz", "clients": "raw"}[kind]})
     )
-    plain, resized = load(settings, 0, tmp_path), load(settings, 0, tmp_path, (5, 4))
+    plain, resized = load_raw(settings, 0, tmp_path), load_raw(settings, 0, tmp_path, (5, 4))
     np.testing.assert_array_equal(resized.x, resize_images(plain.x, (5, 4)))
     np.testing.assert_array_equal(resized.test_x, resize_images(plain.test_x, (5, 4)))
     np.testing.assert_array_equal(resized.y, plain.y)
@@ -250,8 +250,8 @@ def test_arrays_of_several_sizes_are_resized_as_they_are_read(tmp_path: Path, ki
     one, two = (np.random.default_rng(0).integers(0, 256, (6, *size), dtype=np.uint8) for size in ((9, 7), (4, 11)))
     settings = arrays_of_sizes(tmp_path, kind, one, two)
     with pytest.raises(DataError, match=r"\(9, 7, 1\) .*, got \(4, 11, 1\): set preprocess.resize, such as \[9, 7\]"):
-        load(settings, 0, tmp_path)
-    data = load(settings, 0, tmp_path, (5, 4))
+        load_raw(settings, 0, tmp_path)
+    data = load_raw(settings, 0, tmp_path, (5, 4))
     other = data.x[6:] if kind == "clients" else data.test_x
     for images, raw in ((data.x[:6], one), (other, two)):
         np.testing.assert_array_equal(images, resize_images((raw / np.float32(255))[..., np.newaxis], (5, 4)))
@@ -261,18 +261,18 @@ def test_arrays_of_several_sizes_are_resized_as_they_are_read(tmp_path: Path, ki
 def test_resizing_makes_no_image_of_other_channels(tmp_path: Path, kind: str) -> None:
     settings = arrays_of_sizes(tmp_path, kind, np.zeros((6, 9, 7, 3)), np.zeros((6, 4, 11, 1)))
     with pytest.raises(DataError, match=r"shape \(9, 7, 3\) .*, got \(4, 11, 1\)"):
-        load(settings, 0, tmp_path, (5, 4))
+        load_raw(settings, 0, tmp_path, (5, 4))
 
 
 def test_more_images_than_memory_holds_are_refused(tmp_path: Path) -> None:
     home = save(tmp_path, (plain("L", 0), "png"))
-    small = load(DataSettings(), 0, tmp_path)
+    small = load_raw(DataSettings(), 0, tmp_path)
     images = DataSettings(kind="images", path=str(home))
     for settings, number in ((images, 4), (DataSettings(), len(small.y) + len(small.test_y))):
         with pytest.raises(
             DataError, match=rf"^{number} images of preprocess.resize \[\d+, \d+\] must fit into memory"
         ):
-            load(settings, 0, tmp_path, (2**20, 2**20))
+            load_raw(settings, 0, tmp_path, (2**20, 2**20))
 
 
 def test_a_table_is_not_resized(tmp_path: Path) -> None:

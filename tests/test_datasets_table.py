@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from tasks.clients import TEST, read_client
-from tasks.datasets import Examples, load
+from tasks.datasets import RawExamples, load_raw
 from tasks.datasets.encoding import encode
 from tasks.errors import DataError, SettingsError, UndriftError
 from tasks.files import read_json
@@ -43,8 +43,8 @@ def column(
     return write(folder, "\n".join(rows) + "\n", name, encoding)
 
 
-def read(path: Path, **chosen: Any) -> Examples:
-    return load(DataSettings(kind="table", path=str(path), **chosen), 0, path.parent)
+def read(path: Path, **chosen: Any) -> RawExamples:
+    return load_raw(DataSettings(kind="table", path=str(path), **chosen), 0, path.parent)
 
 
 def refusal(path: Path, **chosen: Any) -> str:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.datasets import Examples, load
+from tasks.datasets import RawExamples, load_raw
 from tasks.errors import DataError
 from tasks.partition import partition
 from tasks.settings import DataKind, DataSettings, PartitionSettings, Settings
 
 
-def read(kind: DataKind, path: Path, skip: bool = True, **fields: Any) -> Examples:
-    return load(DataSettings(kind=kind, path=str(path), skip_unreadable=skip, **fields), 0, Path("/nowhere"))
+def read(kind: DataKind, path: Path, skip: bool = True, **fields: Any) -> RawExamples:
+    return load_raw(DataSettings(kind=kind, path=str(path), skip_unreadable=skip, **fields), 0, Path("/nowhere"))
 
 
 def features(n: int, *broken: int) -> Any:

@@ -5,7 +5,7 @@ import pytest
 from diagnosis_pages import labels_of
 from diagnosis_values import LOSSES, MINIMAL, RISE, client_log, round_log
 
-from tasks.diagnose.report.maps import draw_maps, shown
+from tasks.diagnose.report.maps import draw_maps, drawn_size
 from tasks.diagnose.report.page import to_html
 from tasks.diagnose.report.svg import style, to_svg
 from tasks.round_log.read import ClientLog
@@ -27,7 +27,7 @@ def test_named_clients_are_the_first_rows_of_a_map_and_bold() -> None:
     with style():
         drawn = draw_maps(log, RISE, ["150", "007", "unknown"])
         svg = to_svg(drawn[0].figure, "map", "a map")
-    assert shown(log) == (40, 200, 1)
+    assert drawn_size(log) == (40, 200, 1)
     assert labels_of(svg)[:2] == ["150", "007"]
     assert len(labels_of(svg)) == 40
     assert [re.search("bold|700", text) is not None for text in re.findall(r"<text[^>]*text-anchor: end", svg)[:3]] == [

@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from tasks.clients import TEST, write_client
 from tasks.errors import DataError
 from tasks.evaluate.curves import Curves, read_curves, read_updates
-from tasks.evaluate.metrics import ClientScores, area_under_roc, cross_entropy, over_clients, predict, score
+from tasks.evaluate.metrics import ClientScores, area_under_roc, mean_cross_entropy, over_clients, predict, score
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
 from tasks.files import read_json, read_rows, write_json, write_rows
 from tasks.heat_map import Grid
@@ -104,10 +104,10 @@ def test_scores_agree_with_scikit_learn_and_a_count_of_cells(drawn):
     assert scores.loss == pytest.approx(log_loss(y, probabilities, labels=range(num_classes)), rel=1e-5)
 
 
-def test_cross_entropy_neither_clips_nor_overflows():
+def test_mean_cross_entropy_neither_clips_nor_overflows():
     # Certain and wrong by 1e5 nats: a clipped probability would say 36.
-    assert cross_entropy(np.array([1]), np.array([[1e5, 0]], np.float32)) == pytest.approx(1e5)
-    assert cross_entropy(np.array([0]), np.array([[3e38, -3e38]], np.float32)) == 0
+    assert mean_cross_entropy(np.array([1]), np.array([[1e5, 0]], np.float32)) == pytest.approx(1e5)
+    assert mean_cross_entropy(np.array([0]), np.array([[3e38, -3e38]], np.float32)) == 0
 
 
 @given(labelled(2, 2))

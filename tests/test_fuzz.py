@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from tasks.clients import TEST, write_client
-from tasks.datasets import load
+from tasks.datasets import load_raw
 from tasks.errors import UndriftError
 from tasks.federate.cohort import load_cohort
 from tasks.files import write_json
@@ -107,7 +107,7 @@ class Kind:
 
 
 def _load(kind: DataKind, path: str, **chosen: str) -> Callable[[Path], object]:
-    return lambda folder: load(DataSettings(kind=kind, path=path, **chosen), 0, folder)  # type: ignore[arg-type]
+    return lambda folder: load_raw(DataSettings(kind=kind, path=path, **chosen), 0, folder)  # type: ignore[arg-type]
 
 
 def _npz(folder: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.datasets import Examples
+from tasks.datasets import RawExamples
 from tasks.errors import DataError
 from tasks.partition import division
-from tasks.partition.division import DRAWS, PARTITIONERS, divide, natural
+from tasks.partition.division import PARTITION_DRAWS, PARTITIONERS, divide, natural
 from tasks.partition.features import change_for, noise, shift
-from tasks.partition.labels import _fill, classes, dirichlet, label_mix, shards
+from tasks.partition.labels import classes, dirichlet, fill_counts, label_mix, shards
 from tasks.partition.shares import cut, dirichlet_logits, dirichlet_shares
 from tasks.partition.sizes import iid, quantity
 from tasks.settings import PartitionKind, PartitionSettings
@@ -26,13 +26,13 @@ LABELS = st.lists(st.integers(0, 11), min_size=2, max_size=200)
 POSITIVE = st.floats(min_value=5e-324, max_value=1.7e308, exclude_max=True)
 
 
-def examples(labels: Any, images: bool = False, clients: Any = None) -> Examples:
+def examples(labels: Any, images: bool = False, clients: Any = None) -> RawExamples:
     """N examples that are told apart by their first feature, with these labels."""
     y = np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int32)
     x = np.zeros((len(y), 4, 4, 1) if images else (len(y), 3), np.float32)
     x.reshape(len(y), -1)[:, 0] = np.arange(len(y)) / len(y)
     names = tuple(str(label) for label in range(y.max() + 1))
-    return Examples(x, y, names, None if clients is None else np.asarray(clients), x[:1], y[:1])
+    return RawExamples(x, y, names, None if clients is None else np.asarray(clients), x[:1], y[:1])
 
 
 def balanced(num_classes: int, per_class: int) -> np.ndarray:
@@ -218,7 +218,7 @@ def test_label_mix_fills_rows_and_columns_exactly(
     rng = np.random.default_rng(seed)
     lacking = rng.multinomial(sum(available), np.full(num_clients, 1 / num_clients))
     logits = dirichlet_logits(alpha, (num_clients, len(available)), rng)
-    counts = _fill(logits, lacking, np.array(available), rng)
+    counts = fill_counts(logits, lacking, np.array(available), rng)
     np.testing.assert_array_equal(counts.sum(axis=0), available)
     np.testing.assert_array_equal(counts.sum(axis=1), lacking)
 
@@ -464,7 +464,7 @@ def test_min_examples_is_kept_by_redrawing() -> None:
 def test_min_examples_out_of_reach_ends_after_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
 
-    def counted(data: Examples, chosen: PartitionSettings, rng: np.random.Generator) -> list[np.ndarray]:
+    def counted(data: RawExamples, chosen: PartitionSettings, rng: np.random.Generator) -> list[np.ndarray]:
         drawn.append(1)
         return dirichlet(data.y, chosen.num_clients, chosen.alpha, rng)
 
@@ -472,7 +472,7 @@ def test_min_examples_out_of_reach_ends_after_the_bound(monkeypatch: pytest.Monk
     chosen = PartitionSettings(num_clients=100, alpha=0.01)
     with pytest.raises(DataError) as caught:
         divide(examples(balanced(10, 180)), chosen, 0)
-    assert len(drawn) == DRAWS
+    assert len(drawn) == PARTITION_DRAWS
     # 10 classes of about one holder each cannot reach 100 clients.
     said = str(caught.value)
     assert "partition.min_examples is 10, but the best of 1000 draws leaves client " in said
@@ -493,7 +493,7 @@ def test_min_examples_of_kinds_with_fixed_sizes_is_tried_once(
 ) -> None:
     original, drawn = PARTITIONERS[chosen.kind], []
 
-    def counted(data: Examples, given_settings: PartitionSettings, rng: np.random.Generator) -> list[np.ndarray]:
+    def counted(data: RawExamples, given_settings: PartitionSettings, rng: np.random.Generator) -> list[np.ndarray]:
         drawn.append(1)
         return original(data, given_settings, rng)
 

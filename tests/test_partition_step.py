@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from tasks.clients import TEST, read_client
-from tasks.datasets import load
+from tasks.datasets import load_raw
 from tasks.errors import DataError
 from tasks.files import read_json
 from tasks.partition import partition
 from tasks.partition.division import divide
-from tasks.partition.label_picture import draw_labels
+from tasks.partition.label_picture import draw_label_counts
 from tasks.settings import Settings, parse
 
 
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_step_writes_each_clients_examples_in_the_order_of_the_data(tmp_path: Path) -> None:
     settings = run(tmp_path)
-    data = load(settings.data, settings.seed, tmp_path)
+    data = load_raw(settings.data, settings.seed, tmp_path)
     divided = divide(data, settings.partition, settings.seed)
     written = tmp_path / "data" / "partition"
     assert folders(written) == divided.ids == [f"{k:02}" for k in range(10)]
@@ -95,7 +95,7 @@ def test_step_writes_the_same_bytes_for_the_same_seed_and_others_for_another(kin
 
 def test_step_changes_features_of_clients_only(tmp_path: Path) -> None:
     settings = run(tmp_path, kind="feature_noise", sigma=0.5, num_clients=4)
-    data = load(settings.data, settings.seed, tmp_path)
+    data = load_raw(settings.data, settings.seed, tmp_path)
     divided = divide(data, settings.partition, settings.seed)
     written = tmp_path / "data" / "partition"
     record = read_json(written / "partition.json")
@@ -211,7 +211,7 @@ def test_picture_of_labels_is_drawn_for_any_number(num_clients: int, num_classes
     counts[0, 0] = 1
     # A dollar sign is text here, not the start of a formula.
     names = [rf"$\{label}$ a rather long name" for label in range(num_classes)]
-    draw_labels(tmp_path / "labels.png", counts, [f"hospital_{k}" for k in range(num_clients)], names)
+    draw_label_counts(tmp_path / "labels.png", counts, [f"hospital_{k}" for k in range(num_clients)], names)
     with Image.open(tmp_path / "labels.png") as picture:
         assert picture.format == "PNG"
         assert picture.width == 1080

@@ -11,9 +11,9 @@ from scipy.spatial import distance
 
 from tasks.partition.discrepancy import (
     CLIENT_SAMPLE,
+    client_moments,
     maximum_mean_discrepancies,
     moment_distances,
-    moments,
     squared_distances,
 )
 from tasks.partition.skew import coefficient_of_variation, hellinger, jensen_shannon, skew_by_client, summary
@@ -24,7 +24,7 @@ SIZES = st.lists(st.integers(1, 10_000), min_size=1, max_size=30).map(np.array)
 
 
 def mmd(xs: list[np.ndarray], images: bool = False, seed: int = 0) -> np.ndarray:
-    return maximum_mean_discrepancies(xs, moments(xs, images), np.random.default_rng(seed))
+    return maximum_mean_discrepancies(xs, client_moments(xs, images), np.random.default_rng(seed))
 
 
 # Labels
@@ -93,12 +93,12 @@ def test_coefficient_of_variation_is_sd_over_mean() -> None:
 def test_moments_of_the_whole_are_those_of_the_pooled_examples() -> None:
     rng = np.random.default_rng(0)
     xs = [rng.normal(k, k + 1, size=(n, 2, 3, 1)).astype(np.float32) for k, n in enumerate((1, 7, 30))]
-    of = moments(xs, images=False)
+    of = client_moments(xs, images=False)
     pooled = np.concatenate(xs).reshape(38, 6).astype(np.float64)
     np.testing.assert_allclose(of.mean, pooled.mean(axis=0))
     np.testing.assert_allclose(of.variance, pooled.var(axis=0))
     np.testing.assert_allclose(of.scale, pooled.std(axis=0))
-    np.testing.assert_allclose(moments(xs, images=True).scale, np.sqrt(pooled.var(axis=0).mean()))
+    np.testing.assert_allclose(client_moments(xs, images=True).scale, np.sqrt(pooled.var(axis=0).mean()))
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1e-3, 1e6 / 3])
@@ -106,12 +106,12 @@ def test_feature_that_never_varies_has_no_variance_and_no_scale(value: float) ->
     # The mean of many equal floats is another float, at times, and the variance then some 1e-34.
     rng = np.random.default_rng(0)
     xs = [np.column_stack([np.full(n, value), rng.normal(size=n)]).astype(np.float32) for n in (1, 3, 7, 100, 999)]
-    of = moments(xs, images=False)
+    of = client_moments(xs, images=False)
     assert (of.variance[0], of.scale[0]) == (0, 0)
     assert of.scale[1] > 0.5
     # One that differs at one client alone varies.
     xs[0][0, 0] += 1
-    assert moments(xs, images=False).scale[0] > 0
+    assert client_moments(xs, images=False).scale[0] > 0
 
 
 def test_moment_distances_of_two_opposite_clients() -> None:
@@ -121,10 +121,10 @@ def test_moment_distances_of_two_opposite_clients() -> None:
     xs = [np.full((4, 2), sign, np.float32) for sign in (-1, 1)]
     for x in xs:
         x[:, 1] = 0.1
-    table_means, table_variances = moment_distances(moments(xs, images=False))
+    table_means, table_variances = moment_distances(client_moments(xs, images=False))
     np.testing.assert_allclose(table_means, [1, 1])
     np.testing.assert_allclose(table_variances, [1, 1])
-    pixel_means, pixel_variances = moment_distances(moments(xs, images=True))
+    pixel_means, pixel_variances = moment_distances(client_moments(xs, images=True))
     np.testing.assert_allclose(pixel_means, [1, 1], rtol=1e-6)
     np.testing.assert_allclose(pixel_variances, [np.sqrt(2)] * 2, rtol=1e-6)
 
@@ -134,7 +134,9 @@ def test_moment_distances_do_not_depend_on_a_table_features_unit() -> None:
     xs = [rng.normal(k, 1, size=(20, 3)).astype(np.float32) for k in range(3)]
     scaled = [x * np.array([1, 1024, 2**-10], np.float32) + np.float32(0) for x in xs]
     for one, other in zip(
-        moment_distances(moments(xs, images=False)), moment_distances(moments(scaled, images=False)), strict=True
+        moment_distances(client_moments(xs, images=False)),
+        moment_distances(client_moments(scaled, images=False)),
+        strict=True,
     ):
         np.testing.assert_allclose(one, other)
 
@@ -142,7 +144,7 @@ def test_moment_distances_do_not_depend_on_a_table_features_unit() -> None:
 @pytest.mark.parametrize("images", [False, True])
 def test_feature_measures_of_data_that_never_varies_are_zero(images: bool) -> None:
     xs = [np.full((n, 4), 0.1, np.float32) for n in (1, 3, 100)]
-    means, variances = moment_distances(moments(xs, images))
+    means, variances = moment_distances(client_moments(xs, images))
     assert not means.any()
     assert not variances.any()
     assert not mmd(xs, images).any()

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets import client_archives, digits, images, npz, synthetic, table
-from tasks.datasets.examples import Examples, Source
+from tasks.datasets.examples import RawExamples, Source
 from tasks.datasets.hold_out import hold_out
 from tasks.datasets.resize import Size
 from tasks.errors import DataError, shown
 from tasks.settings import DataKind, DataSettings, naming
 
-__all__ = ["KINDS", "Examples", "load"]
+__all__ = ["KINDS", "RawExamples", "load_raw"]
 
 KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
     "digits": digits.read,
@@ -31,13 +31,13 @@ KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
 }
 
 
-NAMED = 10
+_NAMED = 10
 """Most classes named in one line of the log."""
 
 logger = logging.getLogger(__name__)
 
 
-def load(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> Examples:
+def load_raw(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> RawExamples:
     """Returns the examples that `settings` name; `data.path` is relative to `folder` unless absolute.
 
     Where the source has no test set, a part of its examples is held out (`tasks.datasets.hold_out`). The same settings,
@@ -71,7 +71,7 @@ def _warn_of_capitals(classes: Sequence[str]) -> None:
     twins = Counter(name.casefold() for name in classes)
     alike = [name for name in classes if twins[name.casefold()] > 1]
     if alike:
-        named = ", ".join(map(shown, alike[:NAMED]))
+        named = ", ".join(map(shown, alike[:_NAMED]))
         logger.warning("%d classes differ in capitals only: %s; write each label in one way", len(alike), named)
 
 

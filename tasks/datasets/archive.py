@@ -30,7 +30,7 @@ def read_array(path: Path, name: str) -> Raw:
         DataError: no such array, or it is pickled or damaged, or unpacked it does not fit into memory.
     """
     names = array_names(path)
-    place = next((place for place, found in enumerate(names) if found.lower() == name.lower()), -1)
+    place = next((place for place, stored in enumerate(names) if stored.lower() == name.lower()), -1)
     if place < 0:
         raise DataError(f"{path} must hold {name}, got {', '.join(sorted(names)) or 'nothing'}")
     with (

@@ -68,12 +68,12 @@ def check_alike(first: Raw, other: Raw, where_first: str, where: str, resizing: 
     Raises:
         DataError: they differ. Bytes beside floats are refused for images, since only bytes are divided by 255.
     """
-    one, two = _shape(first), _shape(other)
-    of_one_kind = len(one) == len(two) == 3 and one[2] == two[2]
-    if one != two and not (resizing and of_one_kind):
+    shape, other_shape = _shape(first), _shape(other)
+    of_one_kind = len(shape) == len(other_shape) == 3 and shape[2] == other_shape[2]
+    if shape != other_shape and not (resizing and of_one_kind):
         raise DataError(
-            f"{where} must hold examples of shape {one} as {where_first} does, got {two}"
-            f"{': set preprocess.resize, such as ' + str(list(one[:2])) if of_one_kind else ''}"
+            f"{where} must hold examples of shape {shape} as {where_first} does, got {other_shape}"
+            f"{': set preprocess.resize, such as ' + str(list(shape[:2])) if of_one_kind else ''}"
         )
     if _counts_to_255(first) != _counts_to_255(other):
         raise DataError(

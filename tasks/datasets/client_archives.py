@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tasks.clients import TEST, check_client_id
 from tasks.datasets.archive import read_array
 from tasks.datasets.checks import Raw, check_alike
-from tasks.datasets.examples import Source, plain
-from tasks.datasets.labels import RawLabels, number, read_labelled
+from tasks.datasets.examples import Source, unfitted
+from tasks.datasets.labels import RawLabels, number_labels, read_labelled
 from tasks.datasets.listing import entries
 from tasks.datasets.resize import Size, resized
 from tasks.datasets.unreadable import LeaveOut, Unreadable
@@ -56,14 +56,14 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     if test:
         check_alike(read[first].raw, test.raw, f"client {first}", str(test_file), resizing)
 
-    numbered = number(
+    numbered = number_labels(
         {client: of_client.labels for client, of_client in read.items()}, test.labels if test else None, unreadable
     )
     parts = [unreadable.take(client, of_client.x, numbered.y[client]) for client, of_client in read.items()]
     held_out = unreadable.take(TEST, test.x, numbered.y[TEST]) if test else None
     return Source(
         y=np.concatenate([part.y for part in parts]),
-        features=plain(np.concatenate([part.x for part in parts])),
+        features=unfitted(np.concatenate([part.x for part in parts])),
         classes=numbered.classes,
         clients=np.repeat(np.array(list(read)), [len(part.y) for part in parts]),
         test=held_out,

@@ -38,7 +38,7 @@ def _stripped(text: str) -> str | None:
     return None if text in ("", MISSING) else text
 
 
-def texts_of(cells: ColumnCells) -> ColumnCells:
+def as_texts(cells: ColumnCells) -> ColumnCells:
     """Returns `cells` as text; a whole number has no decimals, for pandas makes floats of integers beside NaN."""
     return [
         cell if cell is None or isinstance(cell, str) else str(int(cell) if _is_whole(cell) else cell) for cell in cells

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets.column_cells import MARKS, TRUTHS, cells_of, texts_of
+from tasks.datasets.column_cells import MARKS, TRUTHS, as_texts, cells_of
 from tasks.datasets.columns import FEWEST_ROWS, MOST_DISTINCT, ColumnType
 from tasks.datasets.dates import days
 from tasks.datasets.notation import read_numbers
@@ -32,7 +32,7 @@ def values_of(series: pd.Series[Any], column: ColumnType, where: str) -> NDArray
     """
     match column.kind:
         case "text":
-            return np.array([np.nan if text is None else text for text in texts_of(cells_of(series))], dtype=object)
+            return np.array([np.nan if text is None else text for text in as_texts(cells_of(series))], dtype=object)
         case "date":
             return _by_value(series, partial(days, pattern=column.format), column, where)
         case "boolean":

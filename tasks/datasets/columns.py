@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from tasks.datasets.checks import LONGEST_CLASS
-from tasks.datasets.column_cells import MARKS, TRUTHS, ColumnCells, cells_of, texts_of
+from tasks.datasets.column_cells import MARKS, TRUTHS, ColumnCells, as_texts, cells_of
 from tasks.datasets.dates import ISO, TIME, date_formats, like_dates, nearest_format
 from tasks.datasets.notation import (
     Notation,
@@ -119,7 +119,7 @@ def _typed(series: pd.Series[Any], name: str, where: str) -> ColumnType | None:
         case "time":
             return ColumnType(name=name, kind="date", format=TIME)
         case "categorical":
-            _check_categories(texts_of(cells_of(series)), name, where)
+            _check_categories(as_texts(cells_of(series)), name, where)
             return ColumnType(name=name, kind="text")
         case "string":
             return None

@@ -39,14 +39,14 @@ def date_formats(texts: Sequence[str]) -> list[str]:
         return []
     if re.match(r"[0-9]{4}-[0-9]{2}", texts[0]):
         return [ISO] if np.isfinite(days(texts, ISO)).all() else []
-    found: dict[str, NDArray[np.float64]] = {}
+    readings: dict[str, NDArray[np.float64]] = {}
     for pattern in _FORMATS:
         if _is_date(texts[0], pattern):
             numbers = days(texts, pattern)
-            if np.isfinite(numbers).all() and not any(np.array_equal(numbers, other) for other in found.values()):
-                found[pattern] = numbers
-    with_dots = [pattern for pattern in found if pattern.startswith("%d.")]
-    return with_dots[:1] or list(found)
+            if np.isfinite(numbers).all() and not any(np.array_equal(numbers, other) for other in readings.values()):
+                readings[pattern] = numbers
+    with_dots = [pattern for pattern in readings if pattern.startswith("%d.")]
+    return with_dots[:1] or list(readings)
 
 
 def days(dates: Sequence[Any], pattern: str) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.datasets.examples import Source, plain
+from tasks.datasets.examples import Source, unfitted
 from tasks.datasets.resize import Size, resized
 from tasks.settings import DataSettings
 
@@ -15,4 +15,4 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
 
     data = load_digits()
     x = resized((data.images[..., np.newaxis] / 16).astype(np.float32), size)
-    return Source(data.target.astype(np.int32), plain(x), classes=tuple(str(name) for name in data.target_names))
+    return Source(data.target.astype(np.int32), unfitted(x), classes=tuple(str(name) for name in data.target_names))

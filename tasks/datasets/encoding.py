@@ -106,18 +106,18 @@ def fit(values: pd.DataFrame, columns: Sequence[ColumnType], missing: Missing, w
     )
     transformer = _transformer(begun).fit(_since(values, begun))
     numbers, texts = (transformer.named_transformers_[group] for group in ("numbers", "texts"))
-    found: dict[str, dict[str, Any]] = {column.name: {} for column in columns}
+    fits: dict[str, dict[str, Any]] = {column.name: {} for column in columns}
     if begun.texts:
         for column, categories in zip(begun.texts, texts.named_steps["encode"].categories_, strict=True):
-            found[column.name]["categories"] = tuple(categories.tolist())
+            fits[column.name]["categories"] = tuple(categories.tolist())
     if missing != "refuse":
         fills = numbers.statistics_.tolist() if begun.numbers else []
         fills += texts.named_steps["fill"].statistics_.tolist() if begun.texts else []
         for column, fill in zip([*begun.numbers, *begun.texts], fills, strict=True):
-            found[column.name]["fill"] = fill
+            fits[column.name]["fill"] = fill
     with reading(f"{where}: every feature must have a name of its own (name the column otherwise, or leave it out)"):
         names = tuple(transformer.get_feature_names_out().tolist())
-    fitted = tuple(column.model_copy(update=found[column.name]) for column in begun.columns)
+    fitted = tuple(column.model_copy(update=fits[column.name]) for column in begun.columns)
     return Fitted(missing=missing, columns=fitted, names=names)
 
 
@@ -133,8 +133,8 @@ def transform(values: pd.DataFrame, fitted: Fitted, where: str) -> NDArray[np.fl
         refuse_missing(values, where)
     check_memory(16 * len(values) * len(fitted.names), f"{where} with {len(fitted.names)} features")
     with reading(_RECORD):
-        known, since = _transformer(fitted).fit(_one_row(fitted)), _since(values, fitted)
-    return np.ascontiguousarray(known.transform(since), dtype=np.float32)
+        transformer, since = _transformer(fitted).fit(_one_row(fitted)), _since(values, fitted)
+    return np.ascontiguousarray(transformer.transform(since), dtype=np.float32)
 
 
 def refuse_empty(values: pd.DataFrame, where: str) -> None:
@@ -182,9 +182,9 @@ def _transformer(fitted: Fitted) -> ColumnTransformer:
     from sklearn.preprocessing import OneHotEncoder
 
     filling = fitted.missing != "refuse"
-    known = [np.array(column.categories, dtype=object) for column in fitted.texts if column.categories]
+    categories = [np.array(column.categories, dtype=object) for column in fitted.texts if column.categories]
     encoder = OneHotEncoder(
-        categories=known or "auto",
+        categories=categories or "auto",
         handle_unknown="ignore",
         sparse_output=False,
         dtype=np.float32,

@@ -24,7 +24,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class SourceFeatures:
     """The features of all N examples, and how they came about.
 
     Attributes:
@@ -78,15 +78,15 @@ class Source:
         y: int32 (N,), from 0 to len(classes) - 1.
         features: returns the features of all N examples, given which of them are held out, (N,): a fill or a scale is
             fitted to the others only. It is called once.
-        classes: as in `Examples`.
-        clients: as in `Examples`, of all N.
+        classes: as in `RawExamples`.
+        clients: as in `RawExamples`, of all N.
         groups: the group of each example, such as its patient, (N,); None where the data has no groups.
         test: the data's own test set; None where a part of the N examples is to be held out.
         skipped: the records that could not be read; None where each must be (`data.skip_unreadable`).
     """
 
     y: NDArray[np.int32]
-    features: Callable[[NDArray[np.bool_]], Features]
+    features: Callable[[NDArray[np.bool_]], SourceFeatures]
     classes: tuple[str, ...]
     clients: NDArray[np.str_] | None = None
     groups: NDArray[np.str_] | None = None
@@ -94,13 +94,13 @@ class Source:
     skipped: Skipped | None = None
 
 
-def plain(x: NDArray[np.float32]) -> Callable[[NDArray[np.bool_]], Features]:
+def unfitted(x: NDArray[np.float32]) -> Callable[[NDArray[np.bool_]], SourceFeatures]:
     """Returns the `features` of a source whose features `x` are the same whatever is held out."""
-    return lambda held: Features(x)
+    return lambda held: SourceFeatures(x)
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class RawExamples:
     """The raw data of a run: N training examples and M held-out ones, of the same classes.
 
     Attributes:

@@ -6,8 +6,8 @@ from scipy.sparse import csr_array
 
 from tasks.errors import DataError
 
-DRAWS = 20
-"""Orders of the groups that are tried, fewer where there are more than VISITS / DRAWS groups."""
+ORDERS = 20
+"""Orders of the groups that are tried, fewer where there are more than VISITS / ORDERS groups."""
 
 VISITS = 20_000
 """Groups looked at over all orders, about a fifth of a second."""
@@ -20,7 +20,7 @@ def whole_groups(
 
     In a random order, a group is held out if that brings the hold-out nearer to its share, the sum of
     (held - fraction · n)² / n over the n examples of each class and of all classes together, and if every class keeps
-    a training example. Of DRAWS orders the nearest counts. scikit-learn's GroupShuffleSplit takes a fraction of the
+    a training example. Of ORDERS orders the nearest counts. scikit-learn's GroupShuffleSplit takes a fraction of the
     groups, not of the examples, and StratifiedGroupKFold knows only fractions 1/k; neither keeps a class in training.
 
     Raises:
@@ -33,7 +33,7 @@ def whole_groups(
     counts = csr_array((np.ones(2 * len(y), dtype=np.int64), places), shape=(len(names), everything + 1))
     total = np.asarray(counts.sum(axis=0))
     best, nearest = np.zeros(len(names), dtype=np.bool_), np.inf
-    for _ in range(int(np.clip(VISITS // len(names), 1, DRAWS))):
+    for _ in range(int(np.clip(VISITS // len(names), 1, ORDERS))):
         taken, distance = _draw(counts, total, fraction, rng.permutation(len(names)))
         if distance < nearest:
             best, nearest = taken, distance

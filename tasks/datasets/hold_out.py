@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets.examples import Examples, Labelled, Source
+from tasks.datasets.examples import Labelled, RawExamples, Source
 from tasks.datasets.groups import whole_groups
 from tasks.errors import DataError, listed
 from tasks.settings import DataSettings, naming
 
 logger = logging.getLogger(__name__)
 
-STREAM = 0x401D
+HOLD_OUT_STREAM = 0x401D
 """Which of the seed's random streams draws the hold-out."""
 
-NAMED = 20
+_NAMED = 20
 """Most clients named in one line."""
 
 
-def hold_out(source: Source, settings: DataSettings, seed: int) -> Examples:
+def hold_out(source: Source, settings: DataSettings, seed: int) -> RawExamples:
     """Returns the examples of `source` with its own test set, or else with a part of them as test set.
 
     That part is, by `settings`: the clients of `hold_out_clients`, whole; or near `test_fraction` of all examples, of
@@ -36,7 +36,7 @@ def hold_out(source: Source, settings: DataSettings, seed: int) -> Examples:
     features = source.features(held)
     test = source.test or Labelled(features.x[held], source.y[held])
     filled = features.filled
-    return Examples(
+    return RawExamples(
         x=features.x if source.test else features.x[~held],
         y=source.y[~held],
         classes=source.classes,
@@ -58,7 +58,7 @@ def _held(source: Source, settings: DataSettings, seed: int) -> NDArray[np.bool_
             return _of_clients(source, settings.hold_out_clients)
     if source.test:
         return np.zeros(len(source.y), dtype=np.bool_)
-    rng = np.random.default_rng([seed, STREAM])
+    rng = np.random.default_rng([seed, HOLD_OUT_STREAM])
     if source.groups is not None:
         with naming("data.group_column"):
             held = whole_groups(source.y, source.groups, settings.test_fraction, rng)
@@ -86,19 +86,20 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
     if source.test:
         raise DataError(
             "data.hold_out_clients must be empty where the data has a test set of its own (test.npz): remove the test "
-            f"set or leave the setting empty, got {listed(named, NAMED)}"
+            f"set or leave the setting empty, got {listed(named, _NAMED)}"
         )
     if source.clients is None:
         raise DataError(
             "data.hold_out_clients needs data that says whose each example is (data.kind clients or synthetic, "
             "data.client_column in a table, a column client in a CSV of images): leave it empty, got "
-            f"{listed(named, NAMED)}"
+            f"{listed(named, _NAMED)}"
         )
     there = np.unique(source.clients).tolist()
     unknown = sorted(set(named) - set(there))
     if unknown:
         raise DataError(
-            f"data.hold_out_clients must name clients of the data, {listed(there, NAMED)}, got {listed(unknown, NAMED)}"
+            f"data.hold_out_clients must name clients of the data, {listed(there, _NAMED)}, "
+            f"got {listed(unknown, _NAMED)}"
         )
     held = np.isin(source.clients, named)
     if held.all():
@@ -107,7 +108,7 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
     if lost:
         raise DataError(
             f"data.hold_out_clients must leave a training example of every class, got none of class {lost[0]!r} "
-            f"({len(lost)} such classes), which only {listed(named, NAMED)} have: hold out others"
+            f"({len(lost)} such classes), which only {listed(named, _NAMED)} have: hold out others"
         )
     return np.asarray(held)
 
@@ -121,7 +122,7 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
     described: dict[str, Any] = {}
     if settings.hold_out_clients:
         clients = described["clients"] = sorted(set(settings.hold_out_clients))
-        logger.info("the hold-out set is the %d examples of the clients %s", held.sum(), listed(clients, NAMED))
+        logger.info("the hold-out set is the %d examples of the clients %s", held.sum(), listed(clients, _NAMED))
     if source.groups is not None:
         train, test = set(source.groups[~held].tolist()), set(source.groups[held].tolist())
         both = sorted(train & test)

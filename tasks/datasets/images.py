@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from tasks.clients import check_client_id
 from tasks.datasets.checks import check_memory, named_classes
-from tasks.datasets.examples import Source, plain
+from tasks.datasets.examples import Source, unfitted
 from tasks.datasets.listing import entries
 from tasks.datasets.pixels import CHANNELS, FULL_SCALE, Header, header, pixels, target
 from tasks.datasets.resize import Size, resize_images
-from tasks.datasets.table_file import read_rows
+from tasks.datasets.table_file import read_text_rows
 from tasks.datasets.unreadable import Unreadable
 from tasks.errors import DataError, listed, reading, shown
 from tasks.settings import DataSettings
@@ -29,7 +29,7 @@ SUFFIXES = (
 )
 WORDS = {"grey": "grey (one channel)", "colour": "RGB", "numbers": "numbers (unscaled)"}
 """What the log calls the modes that images are converted to."""
-NAMED = 5
+_NAMED = 5
 """Most sizes or modes named in one line."""
 LIST = "labels.csv"
 
@@ -101,7 +101,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     y, classes = named_classes(picture.label for picture in readable)
     return Source(
         y=y,
-        features=plain(x),
+        features=unfitted(x),
         classes=classes,
         clients=owners[kept] if has_clients else None,
         groups=np.array([picture.group for picture in readable]) if settings.group_column else None,
@@ -135,7 +135,7 @@ def _in_folders(folder: Path) -> list[Picture]:
 
 def _in_csv(file: Path, group: str) -> list[Picture]:
     with reading(f"{file} must be a CSV in UTF-8"):
-        columns, rows = read_rows(file, ("path", "label"))
+        columns, rows = read_text_rows(file, ("path", "label"))
     if not {"path", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise DataError(
             f"{file} must have the columns path, label and, if wanted, client once each, got {shown(columns)}"
@@ -201,8 +201,8 @@ def _refuse_twice(pictures: Sequence[Picture]) -> None:
     for picture in pictures:
         folder = picture.path.parent
         if folder not in folders:
-            found = folder.stat()
-            folders[folder] = found.st_dev, found.st_ino
+            status = folder.stat()
+            folders[folder] = status.st_dev, status.st_ino
         first = seen.setdefault((*folders[folder], picture.path.name), picture.place)
         if first is not picture.place:
             raise DataError(f"{picture.named} must occur once, got it {first}")
@@ -261,4 +261,4 @@ def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> No
 def _counted(counts: Counter[Any]) -> str:
     """Returns "RGB (257), RGBA (43)", the most frequent first."""
     every = [f"{list(key) if isinstance(key, tuple) else key} ({n})" for key, n in counts.most_common()]
-    return listed(every, NAMED)
+    return listed(every, _NAMED)

@@ -18,7 +18,7 @@ from tasks.errors import DataError, reading, shown
 
 logger = logging.getLogger(__name__)
 
-NAMED = 20
+_NAMED = 20
 """Most classes named in one line."""
 
 _BITS = {2: 11, 4: 24}
@@ -139,7 +139,7 @@ class Numbered:
     y: dict[str, NDArray[np.int32]]
 
 
-def number(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: Unreadable) -> Numbered:
+def number_labels(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: Unreadable) -> Numbered:
     """Returns the classes of training labels: the sorted labels, as numbers where all are integers.
 
     Which label became which class is said in one line of the log, unless the labels are the integers 0 … C-1.
@@ -187,9 +187,9 @@ def number(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: U
         )
     if len(classes) > 1 and (classes != tuple(map(str, range(len(classes)))) or first.form != "integers"):
         pairs = [
-            f"{shown(name) if first.form == 'text' else name} is {label}" for label, name in enumerate(classes[:NAMED])
+            f"{shown(name) if first.form == 'text' else name} is {label}" for label, name in enumerate(classes[:_NAMED])
         ]
-        more = f" and {len(classes) - NAMED} more in this order" if len(classes) > NAMED else ""
+        more = f" and {len(classes) - _NAMED} more in this order" if len(classes) > _NAMED else ""
         logger.info("the labels (%s) become %d classes: %s%s", first.form, len(classes), ", ".join(pairs), more)
     return numbered
 
@@ -273,4 +273,4 @@ def _is_strange(run: set[str], counts: Mapping[str, Mapping[str, int]], test: Ra
 def _listed(classes: Sequence[str]) -> str:
     if [*classes] == [str(int(classes[0]) + k) for k in range(len(classes))] if classes[0].isdecimal() else False:
         return f"{classes[0]} to {classes[-1]}"
-    return ", ".join(classes[:NAMED]) + (", …" if len(classes) > NAMED else "")
+    return ", ".join(classes[:_NAMED]) + (", …" if len(classes) > _NAMED else "")

@@ -19,7 +19,7 @@ def entries(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} must be a folder, got {'a file' if folder.exists() else 'nothing there'}")
-    found = sorted(
+    listed = sorted(
         entry
         for entry in folder.iterdir()
         if not entry.name.startswith(".")
@@ -27,6 +27,6 @@ def entries(folder: Path) -> list[Path]:
         # A class may be called `license`, a client too: only what is a text is about the data.
         and not (entry.name.lower() in _ABOUT_THE_DATA and entry.is_file())
     )
-    for entry in found:
+    for entry in listed:
         check_text(entry.name, f"{folder}: every name")
-    return found
+    return listed

@@ -23,14 +23,14 @@ _PLAIN = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "
 def notations(texts: Sequence[str]) -> list[Notation]:
     """Returns the notations in which all `texts` are numbers, without those that give the same numbers as another."""
     written = "".join(texts).translate(_PLAIN)
-    found: dict[Notation, NDArray[np.float64]] = {}
+    readings: dict[Notation, NDArray[np.float64]] = {}
     for decimal, thousands in NOTATIONS if texts else ():
         # Where its mark stands nowhere, a notation says what a simpler one says.
         if (decimal, thousands) == POINT or (thousands or decimal) in written:
             numbers = read_numbers(texts, decimal, thousands)
-            if not np.isnan(numbers).any() and not any(np.array_equal(numbers, other) for other in found.values()):
-                found[decimal, thousands] = numbers
-    return list(found)
+            if not np.isnan(numbers).any() and not any(np.array_equal(numbers, other) for other in readings.values()):
+                readings[decimal, thousands] = numbers
+    return list(readings)
 
 
 def decimal_mark(texts: Sequence[str], notation: Notation) -> set[str]:
@@ -77,17 +77,17 @@ def is_number(text: str) -> bool:
 def read_numbers(cells: Sequence[Any], decimal: str, thousands: str, unit: str = "") -> NDArray[np.float64]:
     """Returns the numbers (N,) that `cells` are in this notation; NaN from the first that is none."""
     pattern = _pattern((decimal, thousands))
-    found = np.full(len(cells), np.nan)
+    values = np.full(len(cells), np.nan)
     for index, cell in enumerate(cells):
         if not isinstance(cell, str):
-            found[index] = _as_float(cell)
+            values[index] = _as_float(cell)
             continue
         text = without_unit(cell, unit)
         text = text if text.isascii() else text.translate(_PLAIN)
         if not pattern.fullmatch(text):
             break
-        found[index] = float((text.replace(thousands, "") if thousands else text).replace(decimal, "."))
-    return found
+        values[index] = float((text.replace(thousands, "") if thousands else text).replace(decimal, "."))
+    return values
 
 
 def _as_float(number: Any) -> float:

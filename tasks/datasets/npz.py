@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tasks.clients import TEST
 from tasks.datasets.archive import array_names, read_array
 from tasks.datasets.checks import Raw, check_alike
-from tasks.datasets.examples import Source, plain
-from tasks.datasets.labels import RawLabels, number, read_labelled
+from tasks.datasets.examples import Source, unfitted
+from tasks.datasets.labels import RawLabels, number_labels, read_labelled
 from tasks.datasets.resize import Size, resized
 from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
@@ -35,26 +35,26 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
         DataError: an array is missing, or is not what `tasks.datasets.checks` and `tasks.datasets.labels` allow.
     """
     names = {name.lower() for name in array_names(path)}
-    found = [naming for naming in NAMINGS if names & set(naming)]
-    if len(found) != 1:
+    matching = [naming for naming in NAMINGS if names & set(naming)]
+    if len(matching) != 1:
         allowed = " or ".join(", ".join(naming) for naming in NAMINGS)
         raise DataError(f"{path} must hold {allowed}, got {', '.join(sorted(names)) or 'nothing'}")
-    x_train, y_train, x_test, y_test = found[0]
-    ignored = sorted(names - set(found[0]) - UNUSED)
+    x_train, y_train, x_test, y_test = matching[0]
+    ignored = sorted(names - set(matching[0]) - UNUSED)
     if ignored:
         logger.warning("%d arrays of %s are not used: %s", len(ignored), path, ", ".join(ignored))
 
     unreadable = Unreadable(settings)
     raw, x, labels = _read(path, x_train, y_train, size, unreadable.of(""))
     if not names & {x_test, y_test}:
-        numbered = number({"": labels}, None, unreadable)
+        numbered = number_labels({"": labels}, None, unreadable)
         train = unreadable.take("", x, numbered.y[""])
-        return Source(train.y, plain(train.x), numbered.classes, skipped=unreadable.skipped())
+        return Source(train.y, unfitted(train.x), numbered.classes, skipped=unreadable.skipped())
     raw_test, test_x, test_labels = _read(path, x_test, y_test, size, unreadable.of(TEST))
     check_alike(raw, raw_test, x_train, f"{path}: {x_test}", resizing=bool(size))
-    numbered = number({"": labels}, test_labels, unreadable)
+    numbered = number_labels({"": labels}, test_labels, unreadable)
     train, test = unreadable.take("", x, numbered.y[""]), unreadable.take(TEST, test_x, numbered.y[TEST])
-    return Source(train.y, plain(train.x), numbered.classes, test=test, skipped=unreadable.skipped())
+    return Source(train.y, unfitted(train.x), numbered.classes, test=test, skipped=unreadable.skipped())
 
 
 def _read(

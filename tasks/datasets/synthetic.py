@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.datasets.checks import named_classes
-from tasks.datasets.examples import Source, plain
+from tasks.datasets.examples import Source, unfitted
 from tasks.datasets.resize import Size
 from tasks.errors import DataError
 from tasks.settings import DataSettings
 
 FEATURES = 60
 CLASSES = 10
-STREAM = 0x5E7
+SYNTHETIC_STREAM = 0x5E7
 """Which of the seed's random streams draws the data."""
 
 
@@ -37,7 +37,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     """
     width = max(2, len(str(settings.num_clients - 1)))
     parts = [
-        client_examples(settings.alpha, settings.beta, np.random.default_rng([seed, STREAM, k]))
+        client_examples(settings.alpha, settings.beta, np.random.default_rng([seed, SYNTHETIC_STREAM, k]))
         for k in range(settings.num_clients)
     ]
     y, classes = named_classes(str(label) for _, labels in parts for label in labels)
@@ -45,7 +45,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     x = np.concatenate([x for x, _ in parts])
     if not np.isfinite(x).all():
         raise DataError(f"data.beta is too large for float32 features, got {settings.beta}")
-    return Source(y, plain(x), classes, owners)
+    return Source(y, unfitted(x), classes, owners)
 
 
 def client_examples(

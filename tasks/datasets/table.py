@@ -18,7 +18,7 @@ from tasks.datasets.checks import LONGEST_CLASS, named_classes
 from tasks.datasets.column_values import distinct_integers
 from tasks.datasets.columns import ColumnType, recognise
 from tasks.datasets.encoding import Fitted, fit, refuse_empty, refuse_missing, transform, values_in
-from tasks.datasets.examples import Features, Source
+from tasks.datasets.examples import Source, SourceFeatures
 from tasks.datasets.resize import Size
 from tasks.datasets.table_file import read_table
 from tasks.datasets.unreadable import LeaveOut, RowsError, Unreadable, few_or_none
@@ -121,12 +121,12 @@ def _wanted(settings: DataSettings) -> dict[str, str]:
 
 def _features(
     values: pd.DataFrame, columns: Sequence[ColumnType], settings: DataSettings, path: Path, held: NDArray[np.bool_]
-) -> Features:
+) -> SourceFeatures:
     fitted = fit(values[~held], columns, settings.missing, str(path))
     x = transform(values, fitted, str(path))
     empty = values.isna()
     logger.info("%s", _said(fitted, values, empty, settings, path))
-    return Features(
+    return SourceFeatures(
         x=x,
         names=fitted.names,
         fitted=fitted.model_dump(mode="json", exclude={"names"}, exclude_defaults=True),

@@ -115,7 +115,7 @@ def _file(path: Path) -> _File:
     return replace(file, separator=said[1]) if said else file
 
 
-def read_rows(path: Path, wanted: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
+def read_text_rows(path: Path, wanted: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
     """Returns the header of a CSV, and its rows as text by column; the separator is as in `read_table`.
 
     A row with too few or too many cells has them as `csv.DictReader` does. Rows without cells at the end are left out.
@@ -173,12 +173,12 @@ def _frame(file: _File, separator: str, dtype: Any) -> pd.DataFrame:
 
 
 def _header(file: _File, wanted: Mapping[str, str]) -> tuple[str, list[str]]:
-    found = {each: _cells(file, each) for each in ([file.separator] if file.separator else SEPARATORS)}
+    headers = {each: _cells(file, each) for each in ([file.separator] if file.separator else SEPARATORS)}
     separator = max(
-        found, key=lambda each: (len({name.strip() for name in found[each]} & set(wanted)), len(found[each]))
+        headers, key=lambda each: (len({name.strip() for name in headers[each]} & set(wanted)), len(headers[each]))
     )
-    spaced = [] if file.separator or len(found[separator]) > 1 else [name for name in _cells(file, SPACES) if name]
-    return (SPACES, spaced) if set(wanted) & set(spaced) else (separator, found[separator])
+    spaced = [] if file.separator or len(headers[separator]) > 1 else [name for name in _cells(file, SPACES) if name]
+    return (SPACES, spaced) if set(wanted) & set(spaced) else (separator, headers[separator])
 
 
 def _cells(file: _File, separator: str) -> list[str]:

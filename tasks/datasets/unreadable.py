@@ -34,7 +34,7 @@ class RowsError(DataError):
 
 ADVICE = "data.skip_unreadable: true leaves out what cannot be read"
 
-NAMED = 10
+_NAMED = 10
 """Most clients named in one line of the log."""
 
 
@@ -98,17 +98,17 @@ class Unreadable:
         Raises:
             DataError: of `read`, if nothing may be left out; or nothing is left.
         """
-        wrong, found = self.wrong(whose, len(records)), []
+        wrong, values = self.wrong(whose, len(records)), []
         for place in np.flatnonzero(~wrong).tolist():
             try:
-                found.append(read(records[place]))
+                values.append(read(records[place]))
             except DataError as exc:
                 self._check(str(exc))
                 self._first = self._first or str(exc)
                 wrong[place] = True
-        if not found:
+        if not values:
             raise DataError(f"nothing of {len(records)} records can be read; the first: {self.first}")
-        return found
+        return values
 
     def wrong(self, whose: str, num_records: int) -> NDArray[np.bool_]:
         """Returns which of the N records are left out so far, (N,)."""
@@ -143,11 +143,11 @@ class Unreadable:
             records.update(whom.tolist())
             left_out.update(whom[wrong].tolist())
         empty = {whose for whose, count in left_out.items() if count == records[whose] and whose not in ("", TEST)}
-        found = Skipped(records, left_out, tuple(sorted(empty | self._lost.keys())))
+        left = Skipped(records, left_out, tuple(sorted(empty | self._lost.keys())))
         if records.total() - records[TEST] == left_out.total() - left_out[TEST]:
             raise DataError(f"nothing of the data can be read; the first: {self.first}")
-        self._report(found)
-        return found
+        self._report(left)
+        return left
 
     def _report(self, skipped: Skipped) -> None:
         records, left_out = sum(skipped.records.values()), sum(skipped.left_out.values())
@@ -163,14 +163,14 @@ class Unreadable:
         if skipped.clients:
             logger.warning(
                 "nothing can be read of the clients %s, which are left out; the first: %s",
-                listed(skipped.clients, NAMED),
+                listed(skipped.clients, _NAMED),
                 self._lost.get(skipped.clients[0], self._first),
             )
 
 
 def _used(skipped: Skipped) -> str:
     """Returns what is trained on: n of m of each client; the hold-out is a part of it where it has yet to be drawn."""
-    trained = listed([_share(whose, skipped) for whose in sorted(skipped.left_out) if whose != TEST], NAMED)
+    trained = listed([_share(whose, skipped) for whose in sorted(skipped.left_out) if whose != TEST], _NAMED)
     if TEST not in skipped.records:
         return f"trained and tested on {trained}"
     return f"trained on {trained or 'all others'}; tested on {_share(TEST, skipped)}"

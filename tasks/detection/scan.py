@@ -34,7 +34,7 @@ class Cells:
         return self.split + self.after
 
 
-def cells_of(z: Floats, scale: float, law: Null) -> Cells:
+def all_cells(z: Floats, scale: float, law: Null) -> Cells:
     """Returns every cell of the series z (N,), standardised by `law`."""
     parts = []
     for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
@@ -58,6 +58,6 @@ def scan_curve(z: Floats, significance: float) -> CurveScan:
     """Returns the scan of the series z (N,); a cell with an excess above 0 is a claim at `significance`."""
     noise = noise_of(z)
     law = null_law(len(z), noise.correlation, significance)
-    cells = cells_of(z, noise.scale, law)
+    cells = all_cells(z, noise.scale, law)
     critical = np.array([law.critical(significance, beside) for beside in (False, True)])
     return CurveScan(noise, law, cells, cells.height - critical[cells.beside.astype(np.int64)])

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
-Labels = NDArray[np.int32] | NDArray[np.int64]
+ClassLabels = NDArray[np.int32] | NDArray[np.int64]
 
 NO_CLASS = -1
 """The prediction for an example with a logit that is not finite: wrong, whatever its label."""
@@ -60,7 +60,7 @@ class ClientScores:
     accuracy: float
 
 
-def score(y: Labels, logits: Floats) -> Scores:
+def score(y: ClassLabels, logits: Floats) -> Scores:
     """Returns the scores of logits (N, C) against the labels y (N,), 0..C-1; N > 0."""
     num_classes = logits.shape[1]
     predictions = predict(logits)
@@ -72,7 +72,7 @@ def score(y: Labels, logits: Floats) -> Scores:
     return Scores(
         num_examples=len(y),
         non_finite=non_finite,
-        loss=cross_entropy(y, logits),
+        loss=mean_cross_entropy(y, logits),
         accuracy=accuracy(y, predictions),
         balanced_accuracy=float(np.nanmean(recall)),
         macro_f1=float(np.nanmean(f1)),
@@ -84,9 +84,9 @@ def score(y: Labels, logits: Floats) -> Scores:
     )
 
 
-def score_client(y: Labels, logits: Floats) -> ClientScores:
+def score_client(y: ClassLabels, logits: Floats) -> ClientScores:
     """Returns loss and accuracy of logits (N, C) against the labels y (N,) of one client; N > 0."""
-    return ClientScores(len(y), cross_entropy(y, logits), accuracy(y, predict(logits)))
+    return ClientScores(len(y), mean_cross_entropy(y, logits), accuracy(y, predict(logits)))
 
 
 def predict(logits: Floats) -> NDArray[np.int64]:
@@ -94,7 +94,7 @@ def predict(logits: Floats) -> NDArray[np.int64]:
     return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS)
 
 
-def cross_entropy(y: Labels, logits: Floats) -> float | None:
+def mean_cross_entropy(y: ClassLabels, logits: Floats) -> float | None:
     """Returns the mean of -log softmax(logits)[y] in nats; ln C for equal logits; None if a logit is not finite.
 
     From the logits in float64, so that nothing is clipped: scikit-learn's `log_loss` takes probabilities, in which a
@@ -106,7 +106,7 @@ def cross_entropy(y: Labels, logits: Floats) -> float | None:
     return float(-log_probabilities[np.arange(len(y)), y].mean())
 
 
-def accuracy(y: Labels, predictions: Labels) -> float:
+def accuracy(y: ClassLabels, predictions: ClassLabels) -> float:
     """Returns the fraction of predictions that equal the label."""
     return float((y == predictions).mean())
 

@@ -124,10 +124,10 @@ def draw_confusion(matrices: Mapping[str, NDArray[np.int64]], classes: Sequence[
 
 
 def _plot_known(axes: Axes, rounds: NDArray[np.int64], values: NDArray[np.float64], label: str, colour: str) -> None:
-    known = np.isfinite(values)
-    if known.any():
-        marker = "." if known.sum() <= 60 else ""
-        axes.plot(rounds[known], values[known], label=label, color=colour, marker=marker, linewidth=1.5)
+    finite = np.isfinite(values)
+    if finite.any():
+        marker = "." if finite.sum() <= 60 else ""
+        axes.plot(rounds[finite], values[finite], label=label, color=colour, marker=marker, linewidth=1.5)
 
 
 def _mark_prune_phase(axes: Axes, curves: Curves) -> None:

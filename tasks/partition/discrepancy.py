@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Features = NDArray[np.float32]
+from tasks.partition.features import Features
+
 Floats = NDArray[np.float64]
 
 CLIENT_SAMPLE = 100
@@ -22,7 +23,7 @@ WHOLE_SAMPLE = 300
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class ClientMoments:
     """Means and variances (over n, not n - 1) of the features: (K, F) by client, (F,) of the whole; the scale (F,)."""
 
     means: Floats
@@ -32,7 +33,7 @@ class Moments:
     scale: Floats
 
 
-def moments(xs: Sequence[Features], images: bool) -> Moments:
+def client_moments(xs: Sequence[Features], images: bool) -> ClientMoments:
     """Returns the moments of the K clients' features `xs`, each (n_k, ...) with n_k >= 1, and of the whole.
 
     A feature that never varies has variance 0 exactly; the scale is 0 where a feature is to be left out.
@@ -49,10 +50,10 @@ def moments(xs: Sequence[Features], images: bool) -> Moments:
     highest = np.max([x.max(axis=0) for x in rows], axis=0)
     variance = np.where(lowest == highest, 0, variance)
     scale = np.sqrt(np.full_like(variance, variance.mean()) if images else variance)
-    return Moments(means, variances, mean, variance, scale)
+    return ClientMoments(means, variances, mean, variance, scale)
 
 
-def moment_distances(of: Moments) -> tuple[Floats, Floats]:
+def moment_distances(of: ClientMoments) -> tuple[Floats, Floats]:
     """Returns (K,) distances of the clients' means, and of their variances, to those of the whole.
 
     Over the features f whose scale s_f is not 0: sqrt(mean_f ((mean_kf - mean_f) / s_f)^2) and
@@ -67,7 +68,7 @@ def moment_distances(of: Moments) -> tuple[Floats, Floats]:
     return np.sqrt((means**2).mean(axis=1)), np.sqrt((variances**2).mean(axis=1))
 
 
-def maximum_mean_discrepancies(xs: Sequence[Features], of: Moments, rng: np.random.Generator) -> Floats:
+def maximum_mean_discrepancies(xs: Sequence[Features], of: ClientMoments, rng: np.random.Generator) -> Floats:
     """Returns (K,) squared maximum mean discrepancies between each client's features and the whole's.
 
     The unbiased estimator of MMD^2 (Gretton et al. 2012, JMLR 13, equation 3), with k(a, b) = exp(-|a - b|^2 / (2 w^2))
@@ -90,7 +91,7 @@ def maximum_mean_discrepancies(xs: Sequence[Features], of: Moments, rng: np.rand
         return np.zeros(len(xs))
     width = float(np.median(np.sqrt(apart)))
 
-    found = np.zeros(len(xs))
+    squares = np.zeros(len(xs))
     within_whole = _mean_of_pairs(_kernel(distances, width), whole_ids, whole_ids)
     for k, x in enumerate(xs):
         if sizes[k] < 2:
@@ -99,8 +100,8 @@ def maximum_mean_discrepancies(xs: Sequence[Features], of: Moments, rng: np.rand
         own, own_ids = _scaled(x, chosen, of), chosen + starts[k]
         within = _mean_of_pairs(_kernel(squared_distances(own, own), width), own_ids, own_ids)
         across = _mean_of_pairs(_kernel(squared_distances(own, whole), width), own_ids, whole_ids)
-        found[k] = within - 2 * across + within_whole
-    return found
+        squares[k] = within - 2 * across + within_whole
+    return squares
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
@@ -115,7 +116,7 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
     return np.where(squares > np.maximum(1e-10 * norms, np.finfo(np.float64).tiny), squares, 0)
 
 
-def _scaled(x: Features, chosen: NDArray[np.int64], of: Moments) -> Floats:
+def _scaled(x: Features, chosen: NDArray[np.int64], of: ClientMoments) -> Floats:
     used = of.scale > 0
     rows = x[chosen].reshape(len(chosen), -1)[:, used]
     return np.asarray((rows - of.mean[used]) / of.scale[used])

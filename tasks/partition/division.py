@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.datasets import Examples
+from tasks.datasets import RawExamples
 from tasks.errors import DataError
 from tasks.partition.labels import classes, dirichlet, label_mix, shards
 from tasks.partition.shares import Indices
 from tasks.partition.sizes import iid, quantity
 from tasks.settings import PartitionKind, PartitionSettings
 
-STREAM = 21
+DIVISION_STREAM = 21
 """Sets these draws apart from all others of one seed."""
 
-DRAWS = 1000
+PARTITION_DRAWS = 1000
 """Most draws for partition.min_examples, where another draw can give other sizes."""
 
 
@@ -45,7 +45,7 @@ def natural(clients: NDArray[np.str_] | None) -> list[Indices]:
     return np.split(by_owner, np.cumsum(np.bincount(owners))[:-1])
 
 
-Partitioner = Callable[[Examples, PartitionSettings, np.random.Generator], list[Indices]]
+Partitioner = Callable[[RawExamples, PartitionSettings, np.random.Generator], list[Indices]]
 
 PARTITIONERS: dict[PartitionKind, Partitioner] = {
     "iid": lambda data, s, rng: iid(data.y, s.num_clients, rng),
@@ -61,17 +61,17 @@ PARTITIONERS: dict[PartitionKind, Partitioner] = {
 """Each `partition.kind`, as a rule that divides the examples; what is done to the features is in `features`."""
 
 
-def divide(data: Examples, settings: PartitionSettings, seed: int) -> Division:
+def divide(data: RawExamples, settings: PartitionSettings, seed: int) -> Division:
     """Returns the division of the training examples that `settings` and `seed` say.
 
-    Kinds whose sizes are random are drawn until every client has `partition.min_examples`, at most DRAWS times in all.
-    This conditions the draw: at a small alpha, the partitions that pass are less skewed than alpha says.
+    Kinds whose sizes are random are drawn until every client has `partition.min_examples`, at most PARTITION_DRAWS
+    times. This conditions the draw: at a small alpha, the partitions that pass are less skewed than alpha says.
 
     Raises:
         DataError: no draw gave every client min_examples examples, or the kind does not fit the data.
     """
-    rng = np.random.default_rng([seed, STREAM])
-    fewest, draws = settings.min_examples, DRAWS if _sizes_are_random(settings) else 1
+    rng = np.random.default_rng([seed, DIVISION_STREAM])
+    fewest, draws = settings.min_examples, PARTITION_DRAWS if _sizes_are_random(settings) else 1
     if settings.kind != "natural" and settings.num_clients * fewest > len(data.y):
         raise DataError(
             f"partition.num_clients * partition.min_examples must be <= {len(data.y)}, the number of training "
@@ -99,7 +99,7 @@ def _sizes_are_random(settings: PartitionSettings) -> bool:
     )
 
 
-def _ids(data: Examples, settings: PartitionSettings) -> list[str]:
+def _ids(data: RawExamples, settings: PartitionSettings) -> list[str]:
     if settings.kind == "natural":
         return [str(client) for client in np.unique(np.asarray(data.clients))]
     width = max(2, len(str(settings.num_clients - 1)))

@@ -10,11 +10,11 @@ from scipy import ndimage
 from tasks.errors import DataError
 from tasks.settings import PartitionSettings
 
-STREAM = 22
+FEATURE_STREAM = 22
 """Sets these draws apart from all others of one seed."""
 
 Features = NDArray[np.float32]
-Change = Callable[[Features, int], tuple[Features, dict[str, float]]]
+FeatureChange = Callable[[Features, int], tuple[Features, dict[str, float]]]
 """From the features of client k = 0..K-1 and k: the changed features, and what was done to them."""
 
 
@@ -50,7 +50,7 @@ def shift(
     return np.asarray(np.clip(changed, low, high), dtype=np.float32)
 
 
-def change_for(settings: PartitionSettings, x: Features, seed: int) -> Change:
+def change_for(settings: PartitionSettings, x: Features, seed: int) -> FeatureChange:
     """Returns what `partition.kind` does to each client's features; most kinds do nothing.
 
     What a client gets depends on the seed and its number alone: its shift is the same among 10 clients and among 100.
@@ -80,7 +80,7 @@ def _unchanged(x: Features, k: int) -> tuple[Features, dict[str, float]]:
 
 def _noisy(settings: PartitionSettings, seed: int, x: Features, k: int) -> tuple[Features, dict[str, float]]:
     variance = settings.sigma * ((k + 1) / settings.num_clients)
-    fresh = noise(x, variance, np.random.default_rng([seed, STREAM, k]))
+    fresh = noise(x, variance, np.random.default_rng([seed, FEATURE_STREAM, k]))
     if not np.isfinite(fresh).all():
         raise DataError(f"partition.sigma is too large for float32 features, got {settings.sigma}")
     return fresh, {"noise_variance": variance}
@@ -89,7 +89,7 @@ def _noisy(settings: PartitionSettings, seed: int, x: Features, k: int) -> tuple
 def _shifted(
     settings: PartitionSettings, seed: int, limits: tuple[float, float], x: Features, k: int
 ) -> tuple[Features, dict[str, float]]:
-    rng = np.random.default_rng([seed, STREAM, k])
+    rng = np.random.default_rng([seed, FEATURE_STREAM, k])
     drawn = {
         "brightness": rng.uniform(-settings.brightness, settings.brightness),
         "contrast": rng.uniform(1 - settings.contrast, 1 + settings.contrast),

@@ -22,7 +22,7 @@ NUMBERED = 20, 25
 """Most clients and classes of a picture that says each cell's number."""
 
 
-def draw_labels(path: Path, counts: NDArray[np.int64], clients: Sequence[str], classes: Sequence[str]) -> None:
+def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[str], classes: Sequence[str]) -> None:
     """Writes a PNG: a heat map of the examples by class (down) and client (across), and each client's size on top.
 
     Colour grows with the square root of the number, so that ten examples beside a thousand can still be seen; a class

@@ -48,7 +48,7 @@ def label_mix(y: NDArray[np.int32], num_clients: int, alpha: float, rng: np.rand
     logits = dirichlet_logits(alpha * prior, (num_clients, len(classes)), rng)
     lacking = np.full(num_clients, len(y) // num_clients)
     lacking[rng.permutation(num_clients)[: len(y) % num_clients]] += 1
-    wanted = _fill(logits, lacking, available, rng)
+    wanted = fill_counts(logits, lacking, available, rng)
 
     parts: list[list[Indices]] = [[] for _ in range(num_clients)]
     for code in range(len(classes)):
@@ -58,7 +58,7 @@ def label_mix(y: NDArray[np.int32], num_clients: int, alpha: float, rng: np.rand
     return gather(parts)
 
 
-def _fill(
+def fill_counts(
     logits: NDArray[np.float64], lacking: NDArray[np.int64], available: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Returns counts (K, C) with row sums `lacking` and column sums `available`, whose totals are equal."""
@@ -69,10 +69,10 @@ def _fill(
         is_open = left > 0
         mixes = np.zeros(logits.shape)
         mixes[:, is_open] = softmax(logits[:, is_open], axis=1)
-        asked = rng.multinomial(short, mixes)
-        for code in np.flatnonzero(asked.sum(axis=0) > left):
-            asked[:, code] = rng.multivariate_hypergeometric(asked[:, code], left[code])
-        counts += asked
+        requests = rng.multinomial(short, mixes)
+        for code in np.flatnonzero(requests.sum(axis=0) > left):
+            requests[:, code] = rng.multivariate_hypergeometric(requests[:, code], left[code])
+        counts += requests
         if counts.sum() == available.sum():
             break
     return counts

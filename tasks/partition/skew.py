@@ -10,10 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.partition.discrepancy import Features, Floats, maximum_mean_discrepancies, moment_distances, moments
+from tasks.partition.discrepancy import Floats, client_moments, maximum_mean_discrepancies, moment_distances
+from tasks.partition.features import Features
 from tasks.skew import earth_mover, gini
 
-Counts = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 def jensen_shannon(p: Floats, q: Floats) -> Floats:
@@ -38,13 +39,13 @@ def hellinger(p: Floats, q: Floats) -> Floats:
     return np.asarray(np.sqrt(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(axis=-1) / 2))
 
 
-def coefficient_of_variation(sizes: Counts) -> float:
+def coefficient_of_variation(sizes: Integers) -> float:
     """Returns the standard deviation (over K, not K - 1) of the sizes over their mean: 0 where all are equal."""
     return float(sizes.std() / sizes.mean())
 
 
 def skew_by_client(
-    xs: Sequence[Features], counts: Counts, images: bool, rng: np.random.Generator
+    xs: Sequence[Features], counts: Integers, images: bool, rng: np.random.Generator
 ) -> list[dict[str, float]]:
     """Returns the measures of each client's data against the whole.
 
@@ -59,9 +60,9 @@ def skew_by_client(
         the client has not), `mean_distance`, `variance_distance` and `mmd_squared`.
     """
     mixes, whole = counts / counts.sum(axis=1, keepdims=True), counts.sum(axis=0) / counts.sum()
-    of = moments(xs, images)
+    of = client_moments(xs, images)
     mean_distance, variance_distance = moment_distances(of)
-    measures: dict[str, NDArray[np.float64] | Counts] = {
+    measures: dict[str, NDArray[np.float64] | Integers] = {
         "earth_mover": earth_mover(mixes, whole),
         "jensen_shannon": jensen_shannon(mixes, whole),
         "hellinger": hellinger(mixes, whole),
@@ -73,10 +74,10 @@ def skew_by_client(
     return [{name: values[k].item() for name, values in measures.items()} for k in range(len(xs))]
 
 
-def summary(by_client: Sequence[dict[str, float]], sizes: Counts) -> dict[str, float]:
+def summary(by_client: Sequence[dict[str, float]], sizes: Integers) -> dict[str, float]:
     """Returns `<measure>_mean` and `<measure>_max` over the clients (each counts the same), and those of the sizes."""
-    found = {"size_gini": gini(sizes), "size_cv": coefficient_of_variation(sizes)}
+    summarised = {"size_gini": gini(sizes), "size_cv": coefficient_of_variation(sizes)}
     for name in by_client[0]:
         values = [measures[name] for measures in by_client]
-        found |= {f"{name}_mean": float(np.mean(values)), f"{name}_max": float(max(values))}
-    return found
+        summarised |= {f"{name}_mean": float(np.mean(values)), f"{name}_max": float(max(values))}
+    return summarised

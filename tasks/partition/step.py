@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from tasks import outputs
 from tasks.clients import TEST, write_client
-from tasks.datasets import Examples, load
+from tasks.datasets import RawExamples, load_raw
 from tasks.files import replacing, write_json
 from tasks.partition.division import divide
 from tasks.partition.features import change_for
-from tasks.partition.label_picture import draw_labels
+from tasks.partition.label_picture import draw_label_counts
 from tasks.partition.skew import skew_by_client, summary
 from tasks.settings import Settings, naming
 
-STREAM = 23
+SKEW_STREAM = 23
 """Sets the draws of the skew measures' subsamples apart from all others of one seed."""
 
-NAMED = 10
+_NAMED = 10
 """Most clients named in one line of the log."""
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def partition(settings: Settings, folder: Path) -> None:
 
 def _partition(settings: Settings, folder: Path) -> None:
     seed = settings.seed if settings.partition.seed < 0 else settings.partition.seed
-    data = load(settings.data, seed, folder, settings.preprocess.resize)
+    data = load_raw(settings.data, seed, folder, settings.preprocess.resize)
     clients: dict[str, _Client] = {}
     with naming("partition.kind"):
         change = change_for(settings.partition, data.x, seed)
@@ -67,7 +67,7 @@ def _partition(settings: Settings, folder: Path) -> None:
         write_client(fresh / TEST, data.test_x, data.test_y)
         write_json(fresh / "partition.json", record)
         with replacing(folder / "reports" / "labels.png") as picture:
-            draw_labels(picture, counts, list(clients), data.classes)
+            draw_label_counts(picture, counts, list(clients), data.classes)
     _report(record)
 
 
@@ -87,10 +87,10 @@ def _counts(y: NDArray[np.int32], classes: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _record(
-    kind: str, seed: int, data: Examples, clients: dict[str, _Client], counts: NDArray[np.int64]
+    kind: str, seed: int, data: RawExamples, clients: dict[str, _Client], counts: NDArray[np.int64]
 ) -> dict[str, Any]:
     images = data.x.ndim == 4
-    rng = np.random.default_rng([seed, STREAM])
+    rng = np.random.default_rng([seed, SKEW_STREAM])
     by_client = skew_by_client([client.x for client in clients.values()], counts, images, rng)
     return {
         "kind": kind,
@@ -115,18 +115,18 @@ def _record(
 def _report(record: dict[str, Any]) -> None:
     filled = {name: client["filled"] for name, client in record["clients"].items() if client.get("filled")}
     if filled:
-        named = ", ".join(f"{name} {cells}" for name, cells in list(filled.items())[:NAMED])
+        named = ", ".join(f"{name} {cells}" for name, cells in list(filled.items())[:_NAMED])
         logger.info(
             "%d missing cells filled at %d clients (%s%s), and %d held-out ones",
             sum(filled.values()),
             len(filled),
             named,
-            ", ..." if len(filled) > NAMED else "",
+            ", ..." if len(filled) > _NAMED else "",
             record["test"]["filled"],
         )
     dropped, sizes = record["dropped"], [client["num_examples"] for client in record["clients"].values()]
     if dropped:
-        named = ", ".join(dropped[:NAMED]) + (", ..." if len(dropped) > NAMED else "")
+        named = ", ".join(dropped[:_NAMED]) + (", ..." if len(dropped) > _NAMED else "")
         logger.warning("%d clients got no example and are left out: %s", len(dropped), named)
     logger.info(
         "%d examples over %d clients, %d to %d each, and %d held out; earth mover's distance of the labels %.2f on "

@@ -46,13 +46,13 @@ def measurements(path: Path, rows: Rows, name: str) -> Measurements:
     Raises:
         DataError: a cell is not a number.
     """
-    numbers = cells(path, rows, name, _number)
+    numbers = parsed_column(path, rows, name, _number)
     values = np.array([math.nan if number is None else number for number in numbers], dtype=np.float64)
     given = np.array([number is not None for number in numbers], dtype=np.bool_)
     return Measurements(np.where(np.abs(values) > LARGEST, np.inf, values), given)
 
 
-def cells(path: Path, rows: Rows, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
+def parsed_column(path: Path, rows: Rows, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
     """Returns the column `name` through `parse`, which gets a cell without the blanks around it.
 
     Raises:

@@ -24,9 +24,9 @@ from tasks.round_log.cells import (
     Floats,
     Measurements,
     Rows,
-    cells,
     client_name,
     measurements,
+    parsed_column,
     round_number,
     truth,
 )
@@ -83,7 +83,7 @@ def read_rounds(path: Path) -> RoundLog:
     """
     rows = _rows(path)
     _require(path, rows, ["round"], LOSS_COLUMNS)
-    rounds = np.array(cells(path, rows, "round", round_number), dtype=np.int64)
+    rounds = np.array(parsed_column(path, rows, "round", round_number), dtype=np.int64)
     order = np.argsort(rounds, kind="stable")
     twice = rounds[order][1:][np.diff(rounds[order]) == 0]
     if len(twice):
@@ -113,13 +113,13 @@ def read_clients(path: Path) -> ClientLog:
 
 def client_log(path: Path, rows: Rows) -> ClientLog:
     """Returns the rows of the clients.csv at `path` as a log; see `read_clients` for the errors."""
-    rounds, clients = cells(path, rows, "round", round_number), cells(path, rows, "client", client_name)
+    rounds, clients = parsed_column(path, rows, "round", round_number), parsed_column(path, rows, "client", client_name)
     _check_once_a_round(path, rounds, clients)
     order = np.lexsort((np.array(clients), np.array(rounds)))
     columns = _columns(path, rows, (*SIGNAL_COLUMNS, *WORK_COLUMNS))
     failed = np.zeros(len(rows), dtype=np.bool_)
     if "finite" in rows[0]:
-        failed |= ~np.array(cells(path, rows, "finite", truth), dtype=np.bool_)
+        failed |= ~np.array(parsed_column(path, rows, "finite", truth), dtype=np.bool_)
     for column in columns.values():
         failed |= column.not_finite
     finite = {name: np.where(np.isfinite(column.values), column.values, np.nan) for name, column in columns.items()}

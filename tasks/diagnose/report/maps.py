@@ -66,7 +66,7 @@ def draw_maps(log: ClientLog, rise: Rise, named: Sequence[str]) -> list[Map]:
     return maps
 
 
-def shown(log: ClientLog) -> tuple[int, int, int]:
+def drawn_size(log: ClientLog) -> tuple[int, int, int]:
     """Returns how many clients a map shows, how many there are, and how many rounds share a column."""
     clients = len(set(log.clients))
     return min(clients, MOST_CLIENTS), clients, column_width(len(np.unique(log.rounds)), _MOST_COLUMNS)

@@ -72,7 +72,7 @@ def _observation(observation: ClientSignal) -> list[str]:
 
 
 def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
-    drawn, total, width = maps.shown(clients)
+    drawn, total, width = maps.drawn_size(clients)
     text = "A row is a client, a column a round"
     text += f", or the worst of {width} rounds. " if width > 1 else ". "
     if diagnosis.rise.detected:
