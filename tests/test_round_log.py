@@ -5,7 +5,7 @@ import pytest
 
 from tasks.errors import DataError
 from tasks.files import write_rows
-from tasks.round_log.own import clients_of_run, rounds_of_run
+from tasks.round_log.own import check_data, clients_of_run, rounds_of_run
 from tasks.round_log.read import read_clients, read_rounds
 from tasks.round_log.write import write_log
 
@@ -109,3 +109,26 @@ def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
     (tmp_path / "rounds.csv").write_text("round,val_loss\n2,0.5\n1,x\n")
     with pytest.raises(DataError, match=r"rounds\.csv: row 2, column val_loss must be a number or empty, got 'x'"):
         read_rounds(tmp_path / "rounds.csv")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        # By client, in clients.csv; preprocess.json has 10 at a and 20 at b.
+        ({"a": "10", "b": "20"}, None),
+        ({"a": "13", "b": "23"}, None),  # a public set of 3
+        ({"a": "10", "b": ""}, None),
+        ({"a": "10", "b": "21"}, "client b with 21 examples, where there are 20"),
+        ({"a": "9", "b": "19"}, "client a with 9 examples, where there are 10"),
+        ({"a": "10", "c": "20"}, "client c with 20 examples, where there are none"),
+        ({"a": "1.5", "b": "20"}, r"client a with 1\.5 examples"),
+    ],
+)
+def test_a_log_of_other_data_is_refused(tmp_path, sizes, says):
+    rows = [{"client": client, "num_examples": size} for client, size in sizes.items()]
+    path = tmp_path / "clients.csv"
+    if says is None:
+        check_data(path, rows, {"a": 10, "b": 20}, "federate")
+        return
+    with pytest.raises(DataError, match=rf"clients\.csv must be of the clients in data/clients, got {says}"):
+        check_data(path, rows, {"a": 10, "b": 20}, "federate")
