@@ -11,9 +11,9 @@ from scipy.stats import t as student
 from tasks.detection import Increase, find_increase
 from tasks.detection.dating import first_alarm, last_risen, onset_of
 from tasks.detection.noise import noise_of
-from tasks.detection.null import null_law, simulate
+from tasks.detection.null import Null, null_law, simulate
 from tasks.detection.scan import Cells
-from tasks.detection.windows import beside, rises
+from tasks.detection.windows import Pair, beside, deviate, rises
 
 ALPHA = 0.01
 NOISE = 0.07  # sd of a round, as a fraction of the loss
@@ -312,6 +312,20 @@ def test_critical_height_is_where_the_p_value_reaches_the_significance() -> None
         assert law.critical(1e-9, is_beside) == np.inf
 
 
+def test_least_rise_is_that_of_the_most_sensitive_pair() -> None:
+    # Of 99 maxima, 4 are above 95: the probability (1 + 4) / 100. Each kind of pair has half of the significance.
+    maxima = np.arange(1.0, 100), np.arange(1.0, 100) / 10
+    location: dict[Pair, float] = {(4, 8, "mean"): 6.0, (2, 8, "mean"): 7.0, (4, 8, "upper"): -900.0}
+    law = Null(location, dict.fromkeys(location, 0.5), maxima)
+    assert law.critical(0.1, beside=False) == 95
+    assert law.least_rise(0.1, sd=2.0, scale=0.25) == pytest.approx((6 + 95 * 0.5) * 0.25)
+    # Beside a split, a rise of r is t = r / (sd · √(1/4 + 1/8)) with 4 + 8 - 2 + 3 degrees of freedom.
+    law = Null(location | {(4, 8, "beside"): 0.5}, dict.fromkeys([*location, (4, 8, "beside")], 0.5), maxima)
+    rise = law.least_rise(0.1, sd=2.0, scale=0.25)
+    t = np.array([rise / (2 * np.sqrt(1 / 4 + 1 / 8))])
+    assert deviate(t, 13)[0] == pytest.approx(0.5 + 9.5 * 0.5)
+
+
 @pytest.mark.parametrize("n", [8, 13, 40])
 def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
     """Student's t of the two windows, with 3 degrees of freedom of the curve's own noise, one split at a time."""
@@ -394,6 +408,37 @@ def test_cell_that_is_not_claimed_begins_no_rise() -> None:
 def test_losses_clearly_above_the_level_before_a_spike_belong_to_its_rise(climb: tuple[float, ...], onset: int) -> None:
     z = np.array([0.0] * 8 + [*climb, 100.0])
     assert onset_of(z, cells_of((12, 1, 4)), 0, 1.0) == onset
+    assert onset_of(2 * z, cells_of((12, 1, 4)), 0, 2.0) == onset
+
+
+def test_losses_of_the_best_level_belong_to_no_rise() -> None:
+    # The level is the mean of the four losses from index 4 on, -1.2; the last of them is 2.4 sd above it.
+    z = np.array([5.0] * 4 + [-2, -2, -2, 1.2] + [1.5] * 4 + [100])
+    assert onset_of(z, cells_of((12, 1, 4)), 0, 1.0) == 8
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_onset_is_the_least_squares_change_point_of_the_slow_reference(seed: int) -> None:
+    """Every step and every line that leaves the level, fitted one by one; a rise of 0.3 per loss, or of nothing."""
+    rng = np.random.default_rng([30, seed])
+    split, after, before = 9, int(rng.integers(1, 5)), int(rng.integers(2, 5))
+    z = 0.1 * rng.standard_normal(split + after) + 0.3 * (seed % 3) * np.maximum(0, np.arange(split + after) - 7)
+    means = [z[begin : begin + before].mean() for begin in range(split - before + 1)]
+    reference = max(begin for begin, mean in enumerate(means) if mean == min(means))
+    best, onset = np.inf, split + after - 1
+    for change in range(reference + before, split + after):
+        for shape in (lambda since: float(since > 0), lambda since: float(max(since, 0))):
+            rise = np.array([shape(place - change + 1) for place in range(reference, split + after)])
+            design = np.column_stack([np.ones(len(rise)), rise])
+            fit = np.linalg.lstsq(design, z[reference:], rcond=None)[0]
+            misfit = ((z[reference:] - design @ fit) ** 2).sum()
+            if fit[1] > 0 and misfit < best - 1e-12:
+                best, onset = misfit, change
+    assert onset_of(z, cells_of((split, after, before)), 0, 1e9) == onset
+
+
+def test_without_a_shape_that_rises_the_onset_is_the_alarm() -> None:
+    assert onset_of(-np.arange(12.0), cells_of((10, 2, 4)), 0, 1e9) == 11
 
 
 @pytest.mark.parametrize(
