@@ -34,9 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--limit", type=_count, default=cores, metavar="N", help="flow runs at a time; default: one a core, %(default)s"
     )
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     command.prepare()
-    return command.run(lambda: _command(given.pool, given.limit, given.only))
+    return command.run(lambda: _command(options.pool, options.limit, options.only))
 
 
 def _command(pool: str, limit: int, only: bool) -> None:

@@ -63,7 +63,7 @@ class KnownSecrets:
         was remembered. A secret of less than four characters stays.
         """
         # An empty value, as of a variable that was unset by an empty text, stands between any two characters.
-        known = frozenset(each for each in self._texts.union(_environment()) if len(each[0]) >= _SHORTEST)
+        known = frozenset(pair for pair in self._texts.union(_environment()) if len(pair[0]) >= _SHORTEST)
         if not known or not text:
             return text
         addresses, patterns = _compiled(known)

@@ -28,7 +28,7 @@ def left(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     opened = connection.connect(folder)
     run_record.begin(
-        opened.client, folder, lambda: run_content.start(opened.client, opened.experiment_id, Settings(), folder), {}
+        opened.client, folder, lambda: run_content.create(opened.client, opened.experiment_id, Settings(), folder), {}
     )
     return folder
 

@@ -295,7 +295,8 @@ def test_a_run_that_was_begun_gets_what_it_lacks(tracked: Path, opened: connecti
     shutil.copytree(tracked / "reports", tmp_path / "reports")
     settings = load(tmp_path / "params.yaml")
     mine = connection.connect(tmp_path)
-    run_id = run_content.start(mine.client, mine.experiment_id, settings, tmp_path, {"flow": "42"})
+    run_id = run_content.create(mine.client, mine.experiment_id, settings, tmp_path, {"flow": "42"})
+    run_content.log_settings(mine.client, run_id, settings)
     rows = files.read_rows(tracked / "reports/rounds.csv")
     # A killed process leaves a gap, and so does a step that was restored before one that ran.
     assert (
@@ -324,7 +325,7 @@ def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(
     """The first has logged one model and begun the second; the other goes on in the same run."""
     folder = copy_of(tracked, tmp_path)
     settings, mine = load(folder / "params.yaml"), connection.connect(folder)
-    run_id = run_content.start(mine.client, mine.experiment_id, settings, folder)
+    run_id = run_content.create(mine.client, mine.experiment_id, settings, folder)
 
     def die_in_second(store: connection.Store, run: str, name: str, *others: object) -> str:
         if name == "pruned":

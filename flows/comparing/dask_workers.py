@@ -1,8 +1,8 @@
-"""What a comparison tells the workers of a Dask cluster: the address of its Prefect server.
+"""The address of a comparison's Prefect server, for the workers of a Dask cluster.
 
-A cell knows it by what Prefect sends along with each task; the threads of the worker's process that send logs and
-events know only the process's own settings. Without an address there, Prefect would start a temporary server in every
-worker, which would outlive the comparison, and the task runs would be in none of the right one.
+Prefect sends the address to a cell with each task. But the threads of the worker's process that send logs and events
+know only the settings of the process. Without an address there, Prefect would start a temporary server in every
+worker: it would outlive the comparison, and the comparison's own server would get no logs and events.
 """
 
 import os
@@ -15,9 +15,10 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from prefect.settings import get_current_settings
 
 _NAME = "undrift-prefect-server"
-_TOLD = ("PREFECT_API_", "PREFECT_UI_URL")
+_SENT = ("PREFECT_API_", "PREFECT_UI_URL")
+"""Beginnings of the names of Prefect's settings that the workers get."""
 _PATIENCE = 10.0
-"""Seconds to send what waits for a server: that of a comparison which was killed answers no more."""
+"""Seconds to send waiting logs and events: the server of a comparison that was killed does not answer."""
 
 
 class _Server(WorkerPlugin):
@@ -38,9 +39,9 @@ class _Server(WorkerPlugin):
 
 @contextmanager
 def server_on_workers(client: Client) -> Iterator[None]:
-    """Has all workers, also those that join later, use this process's Prefect server in the block."""
+    """Makes all workers, also later ones, use this process's Prefect server in the block."""
     settings = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
-    environment = {name: value for name, value in settings.items() if name.startswith(_TOLD)}
+    environment = {name: value for name, value in settings.items() if name.startswith(_SENT)}
     client.register_plugin(_Server(environment))
     try:
         yield
@@ -53,7 +54,7 @@ async def _use(environment: Mapping[str, str | None]) -> None:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    # They keep to the server that they began with.
+    # These threads use the server with which they began.
     for service in (EventsWorker, APILogWorker):
         await cast(Awaitable[Any], service.drain_all(timeout=_PATIENCE, at_exit=False))
     for name, value in environment.items():

@@ -1,6 +1,6 @@
 """Where the cells of a comparison run: in this process, in a pool of processes, or on a Dask cluster.
 
-One lost process costs no other cell: a pool that broke is made anew, and who was in it goes on alone.
+A lost process costs no other cell: a pool that broke is replaced, and each cell that was in it is tried alone.
 """
 
 import asyncio
@@ -34,14 +34,16 @@ MEMORY = 1.5 * 2**30
 """Bytes that a process with TensorFlow, TFF and the data of a small run takes."""
 
 _CONNECT = 10.0
+"""Seconds to connect to a Dask scheduler."""
 _DASK_SCHEMES = ("tcp", "tls")
-"""Dask's others need what its configuration or other packages give, and do not keep to a time limit."""
+"""Dask's other schemes need its configuration or other packages, and do not keep a time limit."""
 _LOOK_EVERY = 30.0
+"""Seconds between two looks at a cluster."""
 _WITHOUT_WORKER = 10
-"""Looks in a row that may find a cluster without any worker."""
+"""Looks in a row without any worker after which a comparison is given up."""
 
 Ended = Callable[[Plan, State[Any]], None]
-"""Is told of each cell as it ends."""
+"""Called for each cell as it ends."""
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +56,13 @@ def default_jobs() -> int:
 
 
 def fan_out(plans: Sequence[Plan], jobs: int, dask: str, ended: Ended) -> None:
-    """Runs every cell; one that fails ends like any other.
+    """Runs every cell; a cell that fails ends like any other.
 
     Args:
         plans: the cells.
-        jobs: processes at a time; 1: this one.
+        jobs: processes at a time; 1: this process.
         dask: address of a scheduler; empty: on this machine.
-        ended: is told of each cell.
+        ended: called for each cell as it ends.
     """
     (plans[0].folder.parent / STOP).unlink(missing_ok=True)
     if dask:
@@ -73,11 +75,11 @@ def fan_out(plans: Sequence[Plan], jobs: int, dask: str, ended: Ended) -> None:
 
 
 def check_dask(address: str) -> None:
-    """Finds out whether a Dask cluster answers.
+    """Checks that a Dask cluster answers.
 
     Raises:
-        InputError: no scheduler answers there within 10 s, it has no worker, or none that reaches the Prefect
-            server.
+        InputError: (1) no scheduler answers there within 10 s, (2) it has no worker, or (3) a worker cannot reach the
+            Prefect server.
     """
     from distributed.comm.addressing import get_address_host, parse_address, parse_host_port
 
@@ -93,7 +95,7 @@ def check_dask(address: str) -> None:
         raise InputError(f"{wrong}: undrift reaches Dask by {' or '.join(_DASK_SCHEMES)}")
     try:
         workers = asyncio.run(asyncio.wait_for(_workers(address), _CONNECT + 5))
-    except Exception as exc:  # of the address, of certificates, of what answers there and is no scheduler
+    except Exception as exc:  # about the address, certificates, or a server that is no scheduler
         raise InputError(f"no Dask scheduler answers at {shown}: {safe_line(exc)}") from exc
     if not workers:
         raise InputError(f"the Dask scheduler at {shown} has no worker: start some with `dask worker {shown}`")
@@ -106,7 +108,7 @@ def check_dask(address: str) -> None:
 
 
 async def _workers(address: str) -> Any:
-    """Returns the workers of a scheduler. Not by a Client: one that cannot connect holds its process up as it ends."""
+    """Returns the workers of a scheduler, without a Client: one that cannot connect delays the end of the process."""
     from distributed import Security
     from distributed.core import rpc
 
@@ -125,7 +127,7 @@ def shown_dask(address: str) -> str:
 def _own_addresses() -> set[str]:
     import psutil
 
-    return {each.address for found in psutil.net_if_addrs().values() for each in found} | {"localhost"}
+    return {own.address for interface in psutil.net_if_addrs().values() for own in interface} | {"localhost"}
 
 
 def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
@@ -140,7 +142,7 @@ def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
 
 def _pool(waiting: deque[Plan], jobs: int, ended: Ended) -> list[Plan]:
     """Runs cells until none waits or a process of the pool dies; returns those that were lost with it."""
-    # Not a share of the cores each, though that is faster: TensorFlow on fewer cores gives other last bits.
+    # All cores for each process, though a share is faster: TensorFlow on fewer cores gives other last bits.
     runner = ProcessPoolTaskRunner(max_workers=min(jobs, len(waiting)), initializer=begin_process)
     with runner, _no_survivors():
         return _feed(runner, waiting, jobs, ended, lambda: None)
@@ -148,7 +150,7 @@ def _pool(waiting: deque[Plan], jobs: int, ended: Ended) -> list[Plan]:
 
 @contextmanager
 def _no_survivors() -> Iterator[None]:
-    """Ends the pool's processes if the block is left by an exception: the pool itself would wait for their cells."""
+    """Ends the pool's processes if the block raises: the pool itself would wait for their cells."""
     before = multiprocessing.active_children()
     try:
         yield
@@ -167,17 +169,17 @@ def _on_dask(plans: Sequence[Plan], address: str, ended: Ended) -> None:
     stop = plans[0].folder.parent / STOP
     waiting, left = deque(plans), {plan.name: plan for plan in plans}
 
-    def ticked(plan: Plan, state: State[Any]) -> None:
+    def end(plan: Plan, state: State[Any]) -> None:
         left.pop(plan.name)
         ended(plan, state)
 
     with DaskTaskRunner(address=address) as runner, server_on_workers(runner.client):
         try:
-            _feed(runner, waiting, len(plans), ticked, _workers_left(runner, address))
+            _feed(runner, waiting, len(plans), end, _workers_left(runner, address))
         except RunError as exc:
             stop.touch()
             for plan in list(left.values()):
-                ticked(plan, failed(exc))
+                end(plan, failed(exc))
         except BaseException:
             stop.touch()  # no signal reaches a worker's thread
             raise
@@ -234,7 +236,7 @@ def _left_over(running: dict[PrefectFuture[Any], Plan], ended: Ended) -> list[Pl
 
 
 def _state(future: PrefectFuture[Any]) -> State[Any] | None:
-    """Returns the final state of a cell that ended, or None if its pool broke."""
+    """Returns the final state of a cell that ended; None if its pool broke."""
     try:
         future.wait()
         state: State[Any] = future.state
@@ -246,7 +248,7 @@ def _state(future: PrefectFuture[Any]) -> State[Any] | None:
         return Crashed(message=safe_line(exc))
     if state.is_final():
         return state
-    # A Dask worker that died under a cell, more often than its scheduler allows, leaves no state.
+    # If Dask workers died under a cell more often than the scheduler allows, the cell has no state.
     wrapped: Any = getattr(future, "wrapped_future", None)
     lost = wrapped.exception() if wrapped is not None else None
     message = f"its worker was lost: {safe_line(lost) if lost else state.name}"

@@ -1,7 +1,7 @@
 """The grid of a comparison: `name=value,value`, every combination of the values, and what each is called.
 
-Values are read as `-S` reads them; a list of values is what `dvc exp run --queue -S` takes for a sweep, so the comma
-inside `[64,64]` divides nothing.
+Values are read as `-S` reads them. Several values are spelled as `dvc exp run --queue -S` takes a sweep, so the comma
+inside `[64,64]` separates no values.
 """
 
 import itertools
@@ -18,10 +18,11 @@ from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, parse
 
 SEED = "seed"
-"""The setting whose values are repetitions: cells that differ in nothing else are one group."""
+"""The setting whose values are repetitions: cells that differ only in it are a group."""
 _CLIENTS = ("data.", "partition.")
 _MOST_CELLS = 1000
 _LONGEST = 200
+"""Characters of an axis of the grid in a message."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Cell:
     """One combination.
 
     Attributes:
-        name: of its folder, `cell-03`: their order is the grid's.
-        label: what sets it apart, `server_optimizer=adam, seed=1`.
+        name: of its folder, such as `cell-03`, numbered in the order of the grid.
+        label: the settings that set it apart, such as `server_optimizer=adam, seed=1`.
         values: setting → value as it was spelled, of every setting of the grid.
         params: its params.yaml.
         settings: the same, read.
@@ -44,12 +45,12 @@ class Cell:
 
     @property
     def group(self) -> tuple[str, ...]:
-        """The values but for the seed."""
+        """The values, without the seed."""
         return tuple(value for name, value in self.values.items() if name != SEED)
 
     @property
     def seed(self) -> str:
-        """The seed as it was spelled; empty if the grid has one seed only."""
+        """The seed as it was spelled; empty if the seed is not in the grid."""
         return self.values.get(SEED, "")
 
 
@@ -61,23 +62,23 @@ def axes(grid: Sequence[str]) -> dict[str, list[str]]:
     """
     if not grid:
         raise SettingsError("a comparison needs a grid: --grid name=value,value, at least once")
-    found: dict[str, list[str]] = {}
+    values_of: dict[str, list[str]] = {}
     for text in grid:
         name, values = _axis(text)
-        if name in found:
+        if name in values_of:
             raise SettingsError(f"--grid {name} is there twice: give all its values at once")
-        found[name] = values
-    return found
+        values_of[name] = values
+    return values_of
 
 
 def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
-    """Returns every combination, each with its params.yaml, the last setting of the grid changing fastest.
+    """Returns every combination with its params.yaml; the last setting of the grid changes fastest.
 
     Args:
         base: the text of params.yaml under the grid.
         grid: `name=value,value`.
-        same_clients: divide the examples by the base's seed in every cell, unless partition.seed or a setting of
-            data or partition is in the grid, or partition.seed is set already.
+        same_clients: divide the examples by the base's seed in every cell, unless (1) partition.seed or a setting of
+            data or partition is in the grid, or (2) partition.seed is set already.
 
     Raises:
         SettingsError: as `axes`; or a cell's settings are wrong, or those of another cell again.
@@ -87,22 +88,22 @@ def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
     if size > _MOST_CELLS:
         raise SettingsError(f"a grid may have at most {_MOST_CELLS} cells, got {size}")
     pinned = _pin(base, values) if same_clients else []
-    combinations = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+    combinations = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
     width = max(2, len(str(len(combinations) - 1)))
-    made: list[Cell] = []
+    combined: list[Cell] = []
     for number, chosen in enumerate(combinations):
         label = ", ".join(f"{short_name(name)}={value}" for name, value in chosen.items())
-        settings_of = [f"{name}={value}" for name, value in chosen.items()]
+        changes = [f"{name}={value}" for name, value in chosen.items()]
         try:
-            params = overrides.with_overrides(base, [*pinned, *settings_of])
+            params = overrides.with_overrides(base, [*pinned, *changes])
             settings = parse(yaml.safe_load(params))
         except SettingsError as exc:
             raise SettingsError(f"cell {label}: {exc}") from exc
-        twin = next((cell for cell in made if cell.settings == settings), None)
+        twin = next((cell for cell in combined if cell.settings == settings), None)
         if twin:
             raise SettingsError(f"cells {twin.label} and {label} are the same settings twice")
-        made.append(Cell(f"cell-{number:0{width}}", label, chosen, params, settings))
-    return made
+        combined.append(Cell(f"cell-{number:0{width}}", label, chosen, params, settings))
+    return combined
 
 
 def placed_cells(repository: Path, cells: Sequence[Cell]) -> list[Cell]:
@@ -115,7 +116,7 @@ def placed_cells(repository: Path, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def short_name(name: str) -> str:
-    """Returns the shortest name of a setting that no other has: federate.aggregator.kind → aggregator."""
+    """Returns the shortest name that no other setting has: federate.aggregator.kind → aggregator."""
     names = {_without_kind(other) for other in fields()}
     parts = _without_kind(name)
     for length in range(1, len(parts)):
@@ -145,7 +146,7 @@ def _axis(text: str) -> tuple[str, list[str]]:
         elif override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
             raise SettingsError(f"{wrong}: name every value")
         else:
-            # One more than a grid may have: a range may have any number.
+            # At most one more than a grid may have: a range may have any number of values.
             values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), _MOST_CELLS + 1)]
     except SettingsError:
         raise
@@ -159,14 +160,14 @@ def _axis(text: str) -> tuple[str, list[str]]:
 def _unknown(name: str) -> str:
     import difflib
 
-    if any(known.startswith(f"{name}.") for known in fields()):
+    if any(setting.startswith(f"{name}.") for setting in fields()):
         return f"{name} is a section: name one of its settings, as {name}.{_first(name)}"
     close = difflib.get_close_matches(name, fields(), n=1)
     return f"{name} is not a setting" + (f": did you mean {close[0]}?" if close else "")
 
 
 def _first(section: str) -> str:
-    return next(known for known in fields() if known.startswith(f"{section}.")).removeprefix(f"{section}.")
+    return next(name for name in fields() if name.startswith(f"{section}.")).removeprefix(f"{section}.")
 
 
 def _pin(base: str, values: Mapping[str, object]) -> list[str]:

@@ -13,7 +13,7 @@ from flows.comparing.results import Result
 from flows.comparing.summary import group_label, groups
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")
-"""Okabe and Ito's, which the colour-blind tell apart, without their yellow."""
+"""The colours of Okabe and Ito, which colour-blind people can distinguish, without their yellow."""
 _OTHERS = "#bbbbbb"
 
 
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 def draw(results: Sequence[Result]) -> Figure:
     """Returns the mean over the seeds of each group's validation loss, in a band from the lowest to the highest.
 
-    Eight groups have a colour, those with the lowest loss at their end; the others are grey.
+    The eight groups with the lowest final loss have a colour; the others are grey.
     """
     figure = Figure(figsize=(8.0, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -63,7 +63,7 @@ def draw(results: Sequence[Result]) -> Figure:
 
 
 def mean_curve(cells: Sequence[Result]) -> dict[int, Point]:
-    """Returns round → mean and extremes over the finished cells, of the rounds that all of them evaluated."""
+    """Returns round → mean and extremes over the finished cells, for the rounds that all of them evaluated."""
     curves: list[Mapping[int, float]] = [each.curve for each in cells if each.is_finished and each.curve]
     if not curves:
         return {}

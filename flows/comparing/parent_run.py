@@ -1,4 +1,4 @@
-"""The MLflow run of a whole comparison: what its cells share, and their table."""
+"""The MLflow run of a whole comparison: the settings that its cells share, and their table."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,26 +13,26 @@ from flows.mlflow_store.store_errors import store_errors
 
 _TABLE = "compare.json"
 _TAG_LENGTH = 5000
-"""characters that MLflow stores of a tag"""
+"""Characters that MLflow stores of a tag."""
 
 
 class ParentRun:
-    """Creates the run of the comparison in `folder`, or goes on in the one that an earlier attempt created.
+    """Creates the run of the comparison in `folder`, or resumes the run that an earlier attempt created.
 
     Raises:
         TrackingLost: the store does not answer.
     """
 
     def __init__(self, folder: Path, cells: Sequence[Cell], values: Mapping[str, Sequence[str]], tags: dict[str, str]):
-        """`values` are those of each setting of the grid."""
+        """`values` are the values of each setting of the grid, as they were spelled."""
         self._folder, self.store = folder, connection.connect(folder)
         with store_errors(self.store.uri):
-            grid = {name: ",".join(each) for name, each in values.items()}
+            grid = {name: ",".join(spelled) for name, spelled in values.items()}
             self.run_id = run_record.begin(self.store.client, folder, lambda: self._create(grid, tags), tags)
             self._log_settings(cells, grid)
 
     def _create(self, grid: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        described = " ".join(f"{name}={each}" for name, each in grid.items())
+        described = " ".join(f"{name}={spelled}" for name, spelled in grid.items())
         run = self.store.client.create_run(
             self.store.experiment_id,
             run_name=f"compare {' × '.join(short_name(name) for name in grid)}",
@@ -46,14 +46,14 @@ class ParentRun:
         return str(run.info.run_id)
 
     def _log_settings(self, cells: Sequence[Cell], grid: Mapping[str, str]) -> None:
-        each = [run_content.spelled_settings(cell.settings) for cell in cells]
-        shared = {name: value for name, value in each[0].items() if all(other[name] == value for other in each)}
+        spelled = [run_content.spelled_settings(cell.settings) for cell in cells]
+        shared = {name: value for name, value in spelled[0].items() if all(cell[name] == value for cell in spelled)}
         params = [Param(name, value) for name, value in {**shared, **grid}.items()]
         for begin in range(0, len(params), run_content.PARAMS_PER_CALL):
             self.store.client.log_batch(self.run_id, params=params[begin : begin + run_content.PARAMS_PER_CALL])
 
-    def log(self, results: Sequence[Result], told: str, reports: Sequence[Path]) -> None:
-        """Logs the reports, the table and the Markdown `told` as the run's description.
+    def log(self, results: Sequence[Result], markdown: str, reports: Sequence[Path]) -> None:
+        """Logs the reports and the table; `markdown` becomes the run's description.
 
         Raises:
             TrackingLost: the store does not take them.
@@ -64,18 +64,18 @@ class ParentRun:
                 client.log_artifact(self.run_id, str(path), "reports")
             self._log_table(results)
             client.log_metric(self.run_id, "cells", len(results))
-            client.log_metric(self.run_id, "cells_finished", sum(each.is_finished for each in results))
-            client.set_tag(self.run_id, "mlflow.note.content", told[:_TAG_LENGTH])
-            for each in results:
-                if each.run_id and each.reason:
-                    client.set_tag(each.run_id, "failure", each.reason[:_TAG_LENGTH])
+            client.log_metric(self.run_id, "cells_finished", sum(result.is_finished for result in results))
+            client.set_tag(self.run_id, "mlflow.note.content", markdown[:_TAG_LENGTH])
+            for result in results:
+                if result.run_id and result.reason:
+                    client.set_tag(result.run_id, "failure", result.reason[:_TAG_LENGTH])
 
     def end(self, status: str) -> None:
         """Ends the run in MLflow: FINISHED, FAILED or KILLED."""
         run_record.terminate(self.store.client, self._folder, self.run_id, status)
 
     def as_report(self) -> dict[str, str]:
-        """Returns the run as reports/mlflow.json names one."""
+        """Returns the run as reports/mlflow.json names a run."""
         return {
             "run_id": self.run_id,
             "tracking_uri": self.store.uri,
@@ -83,16 +83,16 @@ class ParentRun:
         }
 
     def _log_table(self, results: Sequence[Result]) -> None:
-        """Logs a row a cell as MLflow's table; `log_table` itself would add a retry's rows to the first attempt's."""
-        numbers = sorted({key for each in results for key in each.numbers})
+        """Logs a row a cell as MLflow's table; a retry replaces it, where `log_table` would add its rows."""
+        numbers = sorted({key for result in results for key in result.numbers})
         rows = [
             {
-                **each.cell.values,
-                "status": each.status,
-                "mlflow_run_id": each.run_id,
-                **{key: each.numbers.get(key, math.nan) for key in numbers},
+                **result.cell.values,
+                "status": result.status,
+                "mlflow_run_id": result.run_id,
+                **{key: result.numbers.get(key, math.nan) for key in numbers},
             }
-            for each in results
+            for result in results
         ]
         columns = list(rows[0])
         data = [[None if row[key] != row[key] else row[key] for key in columns] for row in rows]

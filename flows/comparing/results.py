@@ -1,4 +1,4 @@
-"""What each cell of a comparison came to: a row of compare.csv, and its curve."""
+"""The result of each cell of a comparison: a row of compare.csv, and its curve."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,9 @@ DRIFT, ROUNDS_TO_TARGET = "drift_mean", "rounds_to_target"
 _FIRST = ("accuracy", "loss", "pruned_accuracy", "pruned_loss", "client_accuracy_worst", DRIFT, ROUNDS_TO_TARGET)
 
 _COMPARABLE = 0.8
+"""Least ratio of the lowest final accuracy to the highest for which cells share a target accuracy."""
 _LONGEST_REASON = 160
+"""Characters of a reason in a line."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,15 @@ class Result:
     """One cell when the comparison ended.
 
     Attributes:
-        cell: which.
+        cell: its settings.
         status: finished or failed.
         reason: why it failed, one line.
-        run_id: its MLflow run; empty: it got none.
-        numbers: those of metrics.json that are finite, `drift_mean` and `rounds_to_target`; empty unless finished.
+        run_id: its MLflow run; empty: it has none.
+        numbers: the finite numbers of metrics.json, `drift_mean` and `rounds_to_target`; empty unless finished.
         curve: round → validation loss, nats per example, of the rounds that were evaluated.
-        accuracies: the same for the validation accuracy, of the phase `federate` only.
-        prune_from: first round of the phase `prune`; None without one.
-        resolution: the step of those numbers that have one, `accuracy` → 1 / test examples.
+        accuracies: round → validation accuracy, of the evaluated rounds of the phase `federate`.
+        prune_from: first round of the phase `prune`; None without that phase.
+        resolution: the smallest step of a number, for numbers that have one: `accuracy` → 1 / test examples.
     """
 
     cell: Cell
@@ -46,7 +48,7 @@ class Result:
 
     @property
     def short_reason(self) -> str:
-        """The reason, cut where a list of clients makes it long."""
+        """The reason, cut if a list of clients makes it long."""
         return self.reason if len(self.reason) <= _LONGEST_REASON else f"{self.reason[: _LONGEST_REASON - 1]}…"
 
     @property
@@ -59,7 +61,7 @@ def read_result(cell: Cell, folder: Path, run_id: str) -> Result:
     """Returns the result of a finished cell from its workspace.
 
     Raises:
-        DataError: a file of it is missing or damaged.
+        DataError: one of its files is missing or damaged.
     """
     log, metrics, partition = (
         folder / path for path in ("reports/rounds.csv", "reports/metrics.json", "data/partition/partition.json")
@@ -104,39 +106,40 @@ def finite(scores: Mapping[str, object]) -> dict[str, float]:
 def common_accuracy(results: Sequence[Result]) -> float | None:
     """Returns the validation accuracy that every finished cell reaches: the lowest at the end of training.
 
-    A higher one would leave cells without a number of rounds, which no mean could count. None if a cell ends so far
-    behind the others that all pass there in their first rounds.
+    With a higher target some cells would have no number of rounds, so a group would have no mean. None if a cell ends
+    so far behind that all others pass its accuracy in their first rounds.
     """
-    ends = [each.accuracies[max(each.accuracies)] for each in results if each.is_finished and each.accuracies]
+    finished = [result.accuracies for result in results if result.is_finished and result.accuracies]
+    ends = [accuracies[max(accuracies)] for accuracies in finished]
     return min(ends) if ends and min(ends) >= _COMPARABLE * max(ends) else None
 
 
 def with_rounds_to(results: Sequence[Result], accuracy: float | None) -> list[Result]:
     """Returns the results with the first round of each that reached `accuracy` among its numbers."""
 
-    def of(each: Result) -> Result:
-        rounds = [number for number, value in each.accuracies.items() if accuracy is not None and value >= accuracy]
-        if not (each.is_finished and rounds):
-            return each
-        return replace(each, numbers={**each.numbers, ROUNDS_TO_TARGET: float(min(rounds))})
+    def with_rounds(result: Result) -> Result:
+        rounds = [number for number, value in result.accuracies.items() if accuracy is not None and value >= accuracy]
+        if not (result.is_finished and rounds):
+            return result
+        return replace(result, numbers={**result.numbers, ROUNDS_TO_TARGET: float(min(rounds))})
 
-    return [of(each) for each in results]
+    return [with_rounds(result) for result in results]
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
     """Writes compare.csv, a row a cell: the grid's settings, status, MLflow run, numbers, and why it failed."""
     settings = list(results[0].cell.values)
-    known = {key for each in results for key in each.numbers}
-    columns = [key for key in _FIRST if key in known] + sorted(known - set(_FIRST))
+    keys = {key for result in results for key in result.numbers}
+    columns = [key for key in _FIRST if key in keys] + sorted(keys - set(_FIRST))
     rows = [
         {
-            **each.cell.values,
-            "status": each.status,
-            "mlflow_run_id": each.run_id,
-            **{key: _spell(value) for key, value in each.numbers.items()},
-            "reason": each.reason,
+            **result.cell.values,
+            "status": result.status,
+            "mlflow_run_id": result.run_id,
+            **{key: _spell(value) for key, value in result.numbers.items()},
+            "reason": result.reason,
         }
-        for each in results
+        for result in results
     ]
     files.write_rows(path, [*settings, "status", "mlflow_run_id", *columns, "reason"], rows)
 

@@ -1,8 +1,8 @@
 """Is the best group of a comparison really better, or did it only get the better seeds?
 
-Groups are compared seed by seed, for cells of one seed share the clients and the first model: a paired t-test on the
-differences. They are few, so no distribution-free test could decide (signs of five differences alone never go below
-p = 0.06); that they are normal is the assumption.
+Cells of a seed share the clients and the first model, so groups are compared seed by seed: a paired t-test on the
+differences, which are assumed to be normal. They are too few for a distribution-free test (the signs of five
+differences never give p < 0.06).
 """
 
 import math
@@ -13,20 +13,21 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
+"""p-value below which a group counts as better."""
 FEWEST_SEEDS = 3
-"""Two differences that happen to be alike would pass for certainty."""
+"""Fewest seeds for a test: two differences that are equal by chance would look certain."""
 
 Group = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of the group with the best mean.
+    """Whether the group with the best mean is better than the others.
 
     Attributes:
-        best: the group.
-        is_better: than every other group, at LEVEL.
-        rival: the other group of the largest p; None if there is none to test against.
+        best: the group with the best mean.
+        is_better: whether it is better than every other group, at LEVEL.
+        rival: the other group with the largest p; None if there is none to test against.
         p: that p, after Holm's correction over the other groups; None without a test.
         reason: why no test was done; empty if one was.
     """
@@ -43,32 +44,34 @@ def judge(
 ) -> Verdict | None:
     """Returns whether the best of the groups is better than all others; None if no group has a number.
 
-    It is if it beats each of them, in a two-sided paired t-test with Holm's correction. Against the runner-up alone
-    would do if all groups had one variance: a third one that varies more may be the harder to tell from the best.
+    It is better if it beats each of them, in a two-sided paired t-test with Holm's correction. A test against the
+    runner-up alone is not enough: a third group with a larger variance may be harder to separate from the best.
 
     Args:
         numbers: group → seed → a finite number.
-        seeds: those of the grid. A best group that lacks one is not judged: what failed may be what was hard.
-        higher: is better.
-        resolution: the step of the number, as 1 / N for an accuracy on N examples; 0 for a loss. Differences count as
-            spread by at least this much: three times one example more is no certainty.
+        seeds: the seeds of the grid. A best group that lacks a seed is not judged: the seed that failed may be hard.
+        higher: whether a higher number is better.
+        resolution: the smallest step of the number: 1 / N for an accuracy on N examples, 0 for a loss. It is the least
+            sd of the differences: one example more, three times, is no certainty.
     """
-    known = {group: of for group, of in numbers.items() if of}
-    if not known:
+    by_group = {group: by_seed for group, by_seed in numbers.items() if by_seed}
+    if not by_group:
         return None
     sign = 1.0 if higher else -1.0
-    best = max(known, key=lambda group: sign * float(np.mean(list(known[group].values()))))
-    if len(known) == 1:
+    best = max(by_group, key=lambda group: sign * float(np.mean(list(by_group[group].values()))))
+    if len(by_group) == 1:
         return Verdict(best, reason="no other group has a result")
     if len(seeds) < FEWEST_SEEDS:
         return Verdict(best, reason=f"{len(seeds)} seed{'s'[: len(seeds) != 1]}, and a test needs {FEWEST_SEEDS}")
-    if len(known[best]) < len(seeds):
+    if len(by_group[best]) < len(seeds):
         return Verdict(best, reason="its group lacks a seed")
     raw: dict[Group, float] = {}
-    for other in known:
+    for other in by_group:
         if other == best:
             continue
-        differences = [sign * (known[best][seed] - known[other][seed]) for seed in seeds if seed in known[other]]
+        differences = [
+            sign * (by_group[best][seed] - by_group[other][seed]) for seed in seeds if seed in by_group[other]
+        ]
         if len(differences) < FEWEST_SEEDS:
             return Verdict(best, rival=other, reason=f"another group has fewer than {FEWEST_SEEDS} seeds")
         raw[other] = paired_t_test(differences, resolution)

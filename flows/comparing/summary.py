@@ -16,10 +16,10 @@ class ComparedNumber:
     """A number of the table.
 
     Attributes:
-        key: of Result.numbers.
-        heading: what the table calls it.
-        decimals: shown.
-        higher: is better; None: neither way is.
+        key: its name in Result.numbers.
+        heading: its name in the table.
+        decimals: digits shown after the point.
+        higher: whether a higher number is better; None: neither direction is.
     """
 
     key: str
@@ -40,23 +40,23 @@ COMPARED = (
 
 
 def groups(results: Sequence[Result]) -> dict[Group, list[Result]]:
-    """Returns the cells of each group, in the order of the grid: those that differ in nothing but the seed."""
-    found: dict[Group, list[Result]] = {}
-    for each in results:
-        found.setdefault(each.cell.group, []).append(each)
-    return found
+    """Returns the cells of each group, in the order of the grid. The cells of a group differ only in the seed."""
+    cells: dict[Group, list[Result]] = {}
+    for result in results:
+        cells.setdefault(result.cell.group, []).append(result)
+    return cells
 
 
 def group_label(group: Group, settings: Sequence[str]) -> str:
-    """Returns what sets a group apart, `server_optimizer=adam`; `settings` are those of the grid."""
+    """Returns the settings that set a group apart, `server_optimizer=adam`; `settings` are the grid's settings."""
     names = [name for name in settings if name != SEED]
     return ", ".join(f"{short_name(name)}={value}" for name, value in zip(names, group, strict=True)) or "all cells"
 
 
 def verdicts(results: Sequence[Result]) -> dict[str, Verdict]:
-    """Returns what can be said of the best group, for each number of COLUMNS that has a better and a worse."""
+    """Returns whether the best group is really better, for each number of COMPARED with a better direction."""
     seeds = list(dict.fromkeys(each.cell.seed for each in results))
-    found = {}
+    judged = {}
     for column in COMPARED:
         if column.higher is None:
             continue
@@ -64,8 +64,8 @@ def verdicts(results: Sequence[Result]) -> dict[str, Verdict]:
         resolution = max((each.resolution.get(column.key, 0.0) for each in results), default=0.0)
         verdict = significance.judge(numbers, seeds, column.higher, resolution)
         if verdict is not None:
-            found[column.key] = verdict
-    return found
+            judged[column.key] = verdict
+    return judged
 
 
 def shared_clients(results: Sequence[Result]) -> str:
@@ -87,7 +87,7 @@ def markdown(results: Sequence[Result], clients: str, target: float | None) -> s
     Args:
         results: of every cell, in the grid's order.
         clients: a sentence about whose data the cells share.
-        target: of `rounds to target`.
+        target: the validation accuracy of `rounds to target`.
     """
     settings = list(results[0].cell.values)
     shown = [column for column in COMPARED if any(column.key in each.numbers for each in results)]

@@ -28,19 +28,10 @@ PARAMS_PER_CALL = 100
 """Most metrics and parameters that MLflow's server takes in one call."""
 
 
-def start(
-    client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
-) -> str:
-    """Creates a run for the workspace `folder` and returns its id; its settings and its origin are in it at once."""
-    run_id = create(client, experiment_id, settings, folder, tags)
-    log_settings(client, run_id, settings)
-    return run_id
-
-
 def create(
     client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
 ) -> str:
-    """Creates a run as `start` does, without its settings."""
+    """Creates a run for the workspace `folder`, with its origin, and returns its id."""
     name = (tags or {}).get("mlflow.runName") or run_name(settings)
     run = client.create_run(experiment_id, run_name=name, tags={**origin(folder), **(tags or {})})
     return str(run.info.run_id)

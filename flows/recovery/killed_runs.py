@@ -1,4 +1,4 @@
-"""Runs whose process was killed with nobody left to say so, as by `kill -9` of a command or a machine's power loss.
+"""Flow runs whose process was killed before it could end them, as by `kill -9` or a machine's power loss.
 
 A flow run holds a lock, which the system takes from it however it ends. The next flow run of the repository finds the
 runs whose lock is free and whose MLflow run never ended.
@@ -24,9 +24,13 @@ KILLED = "its process was killed; found by a later run"
 
 @contextmanager
 def alive(repository: Path, run_id: str) -> Iterator[None]:
-    """Holds the lock of the flow run in the block. Take it first: `end_all` would end the run's earlier attempt."""
+    """Holds the lock of the flow run in the block.
+
+    Take it before `end_killed_runs`, which would end this run's earlier attempt.
+    """
     path = repository / _LOCKS / run_id
-    with file_lock(path):  # for a moment it may be with one who ends, or takes over, what an earlier attempt left
+    # Waits for a moment if another process just ends, or takes over, an earlier attempt.
+    with file_lock(path):
         try:
             yield
         finally:
@@ -35,26 +39,26 @@ def alive(repository: Path, run_id: str) -> Iterator[None]:
 
 @contextmanager
 def dead(repository: Path, run_id: str) -> Iterator[bool]:
-    """Yields whether no process runs the flow run; none begins to, not even its retry, while the block lasts."""
+    """Yields whether no process runs the flow run; none, not even a retry, can begin it during the block."""
     path = repository / _LOCKS / run_id
-    known = path.exists()
+    existed = path.exists()
     with file_lock(path, seconds=0) as is_dead:
         try:
             yield is_dead
         finally:
-            if is_dead and not known:
+            if is_dead and not existed:
                 path.unlink(missing_ok=True)
 
 
 def remove_lock(repository: Path, run_id: str) -> None:
-    """Removes the lock of a flow run whose folder is gone. For who holds it, as in a block of `dead`."""
+    """Removes the lock of a flow run whose folder is gone. Call it in a block of `dead`, which holds the lock."""
     (repository / _LOCKS / run_id).unlink(missing_ok=True)
 
 
 def end_killed_run(repository: Path, run_id: str, status: str) -> None:
-    """Ends in MLflow what a flow run left running there, unless a process goes on with it.
+    """Ends the MLflow runs that a flow run left running, unless a process runs the flow run.
 
-    A store that does not answer costs a warning.
+    If the store does not answer, there is a warning.
     """
     with dead(repository, run_id) as is_dead:
         for folder in _folders(repository / RUNS / run_id) if is_dead else []:
@@ -65,9 +69,9 @@ def end_killed_run(repository: Path, run_id: str, status: str) -> None:
 
 
 def end_killed_runs(repository: Path) -> None:
-    """Ends in MLflow (FAILED) and in Prefect (Crashed) what killed flow runs left there as running.
+    """Ends the runs that killed flow runs left running: FAILED in MLflow, Crashed in Prefect.
 
-    Their workspaces stay: a retry of such a run, or the same run started again, goes on in it and in its MLflow run.
+    Their workspaces stay: a retry, or the same run started again, goes on in the workspace and its MLflow run.
     """
     for lock in sorted((repository / _LOCKS).glob("*")):
         with dead(repository, lock.name) as is_dead:
@@ -77,7 +81,7 @@ def end_killed_runs(repository: Path) -> None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Returns a flow run's folders: its own, and of a comparison its cells'."""
+    """Returns the folders of a flow run: its own, and the cells' if it is a comparison."""
     return [folder, *sorted(folder.glob("cell-*"))]
 
 
@@ -88,7 +92,7 @@ def _end(run_id: str, folders: list[Path]) -> None:
     for folder in folders:
         try:
             run_record.end_abandoned(folder, "FAILED")
-        except UndriftError as exc:  # the run that looked will say so itself, if it needs MLflow
+        except UndriftError as exc:  # the run that looks for killed ones reports this itself, if it needs MLflow
             log.debug("%s", exc)
             return
     prefect_states.crash_flow_run(UUID(run_id), KILLED)

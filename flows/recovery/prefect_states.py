@@ -1,4 +1,4 @@
-"""Runs whose process died before it could tell Prefect's server: without this they would run for ever there."""
+"""The states in Prefect of runs whose process died: without this the server would show them as running for ever."""
 
 import logging
 from collections.abc import Iterable
@@ -15,38 +15,38 @@ log = logging.getLogger(__name__)
 
 
 def crash(task_run_ids: Iterable[UUID], message: str) -> None:
-    """Marks task runs as crashed; a server that does not answer keeps them as they are."""
+    """Marks task runs as crashed. If the server does not answer, they stay as they are."""
     import httpx
 
     try:
         with get_client(sync_client=True) as client:
-            for each in task_run_ids:
-                client.set_task_run_state(each, Crashed(message=message), force=True)
+            for task_run_id in task_run_ids:
+                client.set_task_run_state(task_run_id, Crashed(message=message), force=True)
     except (httpx.HTTPError, PrefectException) as exc:
         log.debug("task runs could not be marked crashed: %s", safe_line(exc))
 
 
 def crash_all(flow_run_id: UUID, message: str) -> None:
-    """Marks every task run of a flow run as crashed that is not at its end."""
+    """Marks every task run of a flow run as crashed that has not ended."""
     import httpx
 
     try:
         with get_client(sync_client=True) as client:
-            found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
+            task_runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
     except (httpx.HTTPError, PrefectException) as exc:
         log.debug("the task runs could not be read: %s", safe_line(exc))
         return
-    crash([each.id for each in found if each.state is None or not each.state.is_final()], message)
+    crash([run.id for run in task_runs if run.state is None or not run.state.is_final()], message)
 
 
 def crash_flow_run(flow_run_id: UUID, message: str) -> None:
-    """Marks a flow run and its task runs as crashed, where the server knows it as running."""
+    """Marks a flow run and its task runs as crashed, if the server shows the flow run as running."""
     import httpx
 
     try:
         with get_client(sync_client=True) as client:
-            found = client.read_flow_run(flow_run_id)
-            if found.state is None or not found.state.is_running():
+            state = client.read_flow_run(flow_run_id).state
+            if state is None or not state.is_running():
                 return
             client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)
     except (httpx.HTTPError, PrefectException) as exc:

@@ -1,8 +1,8 @@
-"""A run that was killed, started again: it goes on in the folder, and in the MLflow run, of the killed one.
+"""A killed run, started again: it goes on in the folder and in the MLflow run of the killed one.
 
-A flow run has another id each time it is started, so its folder would be another one too. Before it fills that, it
-looks for the folder of a run of the same (settings, code, data's place, repository) that no process runs and whose
-MLflow run is not whole, and renames it. How that run ended does not matter: what stopped by itself stops again.
+A flow run has another id each time it is started, and so another folder. Before it makes that folder, it looks for the
+folder of an equal run (settings, code, place of the data, repository) which (1) no process runs and (2) is not complete
+in MLflow, and renames it. How that run ended does not matter: a run that stopped by an error stops again.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from tasks.files import replacing
 log = logging.getLogger(__name__)
 
 IDENTITY = ".identity"
-"""The file in a flow run's folder that says what the run is of."""
+"""The file in a flow run's folder with the run's identity."""
 _PATIENCE = 60.0
-"""Seconds in which the cells of a killed comparison, on a Dask cluster, come to the end of their rounds."""
+"""Seconds to wait until the cells of a killed comparison on a Dask cluster end their rounds."""
 
 
-def identity(repository: Path, *what: str) -> str:
-    """Returns the digest of what makes two flow runs the same: `what`, the code and the stages, and the repository.
+def identity(repository: Path, *parts: str) -> str:
+    """Returns the digest that equal flow runs share: of `parts`, the code, the stages and the repository's path.
 
-    dvc.lock is left out: a run before writes it, and no result depends on it.
+    dvc.lock is left out: an earlier run writes it, and no result depends on it.
     """
     digest = hashlib.sha256()
-    for text in (str(repository.resolve()), *what):
+    for text in (str(repository.resolve()), *parts):
         _add(digest, text.encode())
     stages = [repository / name for name in STAGE_FILES if name != "dvc.lock"]
     for path in (*stages, *_code(repository)):
@@ -44,19 +44,19 @@ def identity(repository: Path, *what: str) -> str:
 
 
 def mark(folder: Path, identity: str) -> None:
-    """Records what the flow run in `folder` is of."""
+    """Records the identity of the flow run in `folder`."""
     with replacing(folder / IDENTITY) as fresh:
         fresh.write_text(identity, encoding="utf-8")
 
 
 def take_over(repository: Path, run_id: str, identity: str) -> None:
-    """Makes the newest folder of a run of `identity` that can go on the folder of `run_id`, if there is one.
+    """Renames the newest folder of a run of `identity` that can go on to the folder of `run_id`, if there is one.
 
-    One rename is all that changes: a process that is killed here leaves a folder that the next run takes over.
+    The rename is one step: a process that is killed here leaves a folder that the next run takes over.
     """
     for folder in _candidates(repository, identity):
         with killed_runs.dead(repository, folder.name) as is_dead:
-            # Asked again, now that nobody else can take it.
+            # Checked again, now that no other process can take it.
             if is_dead and _is_of(folder, identity) and _cells_have_ended(folder):
                 prefect_states.crash_flow_run(UUID(folder.name), killed_runs.KILLED)
                 folder.rename(repository / RUNS / run_id)
@@ -67,14 +67,14 @@ def take_over(repository: Path, run_id: str, identity: str) -> None:
 
 def _candidates(repository: Path, identity: str) -> list[Path]:
     """Returns the folders of runs of `identity` that can go on, the newest first."""
-    found = [path.parent for path in (repository / RUNS).glob(f"*/{IDENTITY}") if _is_of(path.parent, identity)]
-    return sorted(found, key=_begun_at, reverse=True)
+    folders = [path.parent for path in (repository / RUNS).glob(f"*/{IDENTITY}")]
+    return sorted((folder for folder in folders if _is_of(folder, identity)), key=_begun_at, reverse=True)
 
 
 def _is_of(folder: Path, identity: str) -> bool:
     try:
         return (folder / IDENTITY).read_text(encoding="utf-8") == identity and run_record.can_go_on(folder)
-    except (OSError, UnicodeDecodeError):  # another run has just taken it, or a damaged one
+    except (OSError, UnicodeDecodeError):  # another run has just taken the folder, or the file is damaged
         return False
 
 
@@ -86,7 +86,7 @@ def _begun_at(folder: Path) -> float:
 
 
 def _cells_have_ended(folder: Path) -> bool:
-    """Returns whether no cell of a killed comparison runs any more, which those on a Dask cluster do for a round."""
+    """Returns whether no cell of a killed comparison runs; cells on a Dask cluster run until the end of a round."""
     cells = sorted((folder / CELL_LOCKS).glob("cell-*"))
     if cells:
         (folder / STOP).touch()
@@ -107,8 +107,8 @@ def _is_free(lock: Path) -> bool:
 def _code(repository: Path) -> Iterator[Path]:
     for name in (*CODE, *own_code(repository)):
         place = repository / name
-        found = [place] if place.is_file() else place.rglob("*")
-        yield from sorted(path for path in found if "__pycache__" not in path.parts)
+        paths = [place] if place.is_file() else place.rglob("*")
+        yield from sorted(path for path in paths if "__pycache__" not in path.parts)
 
 
 def _add(digest: "hashlib._Hash", part: bytes) -> None:

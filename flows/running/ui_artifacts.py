@@ -1,4 +1,4 @@
-"""What a flow run shows in the Prefect UI: the rounds, the report, and the way to its MLflow run and back."""
+"""What a flow run shows in the Prefect UI: the rounds, the report, and links to its MLflow run and back."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -13,11 +13,12 @@ from flows.running.session import Session
 from tasks.files import read_json, read_rows
 
 _SHOWN_ROUNDS = 200
+"""Most rows of the table of rounds."""
 _COLUMNS = ("round", "phase", "val_loss", "val_accuracy", "train_loss", "drift", "update_cosine_min", "num_failed")
 
 
 def mlflow_tags() -> dict[str, str]:
-    """Returns the tags of the MLflow run that lead back to this flow run."""
+    """Returns the tags that link the MLflow run to this flow run."""
     run = runtime.flow_run
     tags = {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name)}
     if PREFECT_UI_URL.value():  # a temporary server has no pages
@@ -32,7 +33,7 @@ def publish(step: str, session: Session) -> None:
 
 
 def rounds(session: Session) -> None:
-    """Creates the table of the rounds so far; a run that was stopped has one too."""
+    """Creates the table of the rounds so far, also for a run that was stopped."""
     if not (session.workspace.folder / "reports/rounds.csv").is_file():
         return
     rows = read_rows(session.workspace.folder / "reports/rounds.csv")[-_SHOWN_ROUNDS:]
@@ -43,8 +44,9 @@ def rounds(session: Session) -> None:
 def _report(session: Session) -> None:
     reports = session.workspace.folder / "reports"
     scores = read_json(reports / "metrics.json")
-    told = (reports / "diagnosis.md").read_text(encoding="utf-8") if (reports / "diagnosis.md").is_file() else ""
-    create_markdown_artifact(f"{told}\n\n{_scores(scores)}", key="report", description="diagnosis and scores")
+    path = reports / "diagnosis.md"
+    diagnosis = path.read_text(encoding="utf-8") if path.is_file() else ""
+    create_markdown_artifact(f"{diagnosis}\n\n{_scores(scores)}", key="report", description="diagnosis and scores")
 
 
 def _scores(scores: dict[str, Any]) -> str:
@@ -53,7 +55,7 @@ def _scores(scores: dict[str, Any]) -> str:
 
 
 def link(session: Session) -> None:
-    """Creates the link to the MLflow run, once there is one and it is another than the last time."""
+    """Creates the link to the MLflow run, if there is one that has no link yet."""
     run = session.mlflow()
     if run and run["run_id"] != session.linked:
         session.linked = run["run_id"]
@@ -61,7 +63,7 @@ def link(session: Session) -> None:
 
 
 def link_to(run: Mapping[str, str]) -> None:
-    """Creates the link to an MLflow run, given as reports/mlflow.json has it."""
+    """Creates the link to an MLflow run, a mapping as in reports/mlflow.json."""
     # An earlier version of this code may have written a password into a report that DVC's cache brings back.
     address = without_password(os.environ.get("MLFLOW_UI_URL") or run["tracking_uri"])
     page = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"

@@ -1,9 +1,9 @@
-"""A Prefect server for one command that has none, which ends with the command, however that ends.
+"""A Prefect server for a command without one; it ends with the command, however the command ends.
 
-Prefect would start one itself in every process that needs it, the processes of a pool too, and `kill -9` of such a
-process leaves it running. Here the command starts it and puts its address into the environment, where Prefect and all
-child processes find it. The server reads from a pipe whose other end only the command holds: once that is closed, by
-the system if by nobody else, the server ends.
+Prefect would start a server itself in every process that needs one, also in the processes of a pool, and `kill -9` of
+such a process leaves its server running. Here the command starts one server and puts its address into the environment,
+where Prefect and all child processes find it. The server reads from a pipe whose other end only the command holds. When
+the command ends, the system closes the pipe, and the server ends.
 """
 
 import atexit
@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 5.0
+"""Seconds that the server may take to end."""
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-"""As Prefect's own temporary server has them: no pages, and only the services that such a server needs."""
+"""As Prefect sets them for its own temporary server: no pages, and only the services that such a server needs."""
 
 
 _STARTED: set[str] = set()
@@ -41,7 +42,7 @@ class TemporaryServer:
     """A server process that is starting. No other process listens on its port."""
 
     def __init__(self) -> None:
-        """Starts it, and makes its address known to Prefect, here and in every process that is started from now on."""
+        """Starts the server, and sets its address for Prefect, here and in every process that is started later."""
         with socket.socket() as place:
             place.bind((_HOST, 0))
             self._address = f"http://{_HOST}:{place.getsockname()[1]}"
@@ -53,9 +54,9 @@ class TemporaryServer:
                 stderr=self._said,
                 pass_fds=[place.fileno()],
                 env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": _python_path()},
-                start_new_session=True,  # Ctrl-C is the command's, which then tells the server how it ended
+                start_new_session=True,  # Ctrl-C is for the command, which then reports to the server how it ended
             )
-        # Before Prefect's import: of what is to be done at the end, this is done last.
+        # Before Prefect's import: functions of atexit run in reverse order, so this one runs last.
         atexit.register(self._stop)
         # An empty address of the pages: there are none.
         os.environ |= {"PREFECT_API_URL": f"{self._address}/api", "PREFECT_UI_URL": ""}
@@ -65,7 +66,7 @@ class TemporaryServer:
         _STARTED.add(f"{self._address}/api")
 
     def wait(self) -> None:
-        """Waits until it answers.
+        """Waits until the server answers.
 
         Raises:
             RunError: it ended, or did not answer in PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.

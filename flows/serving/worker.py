@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 
 
 class Worker(ProcessWorker):
-    """A process worker that bears a retry while the hook of a killed attempt still runs, a few seconds.
+    """A process worker that allows a retry while the hook of a killed attempt still runs, for a few seconds.
 
-    Prefect's own reports the crash again after the hook, which undoes the retry; or it asks its limiter for a second
-    token for that flow run, which raises what ends the worker.
+    Prefect's own worker (1) reports the crash again after the hook, which undoes the retry, or (2) asks its limiter for
+    a second token for that flow run, which raises an error that ends the worker.
     """
 
     async def run(
         self, flow_run: FlowRun, configuration: Any, task_status: TaskStatus[int] | None = None
     ) -> ProcessWorkerResult:
-        """Runs a flow run; how it ended was reported when its process did."""
+        """Runs a flow run; its end was reported when its process ended."""
         ended = await super().run(flow_run, configuration, task_status)
         return ProcessWorkerResult(status_code=0, identifier=ended.identifier)
 
@@ -63,25 +63,26 @@ async def _stop_on_signal(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             log.info("stopping: flow runs are ended; retry them in the UI to go on from their last checkpoint")
-            # While the worker still runs: it tells the server how they ended.
+            # The worker still runs meanwhile: it reports to the server how the flow runs ended.
             await anyio.to_thread.run_sync(end_children, STOP_SECONDS)
             scope.cancel()
             return
 
 
 def end_children(seconds: float) -> None:
-    """Ends every process that this one started, and theirs: with SIGTERM, after `seconds` with SIGKILL."""
+    """Ends all processes below this one: with SIGTERM, and with SIGKILL after `seconds`; at once if that is 0."""
     me = psutil.Process()
     everyone, until = me.children(recursive=True), time.monotonic() + seconds
     if seconds:
         _send(me.children(), signal.SIGTERM)
     while any(map(_is_alive, everyone)) and time.monotonic() < until:
         time.sleep(0.1)
-    _send([one for one in {*everyone, *me.children(recursive=True)} if _is_alive(one)], signal.SIGKILL)
+    left = {*everyone, *me.children(recursive=True)}
+    _send([process for process in left if _is_alive(process)], signal.SIGKILL)
 
 
 def _is_alive(process: psutil.Process) -> bool:
-    """Whether it runs. Not by waiting for it: that would take its exit status away from the worker."""
+    """Returns whether the process runs. It is not waited for: the worker would not get its exit status then."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

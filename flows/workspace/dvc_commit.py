@@ -1,6 +1,6 @@
-"""A stage's outputs into DVC's cache: all of them, or an error that says why.
+"""Puts a stage's outputs into DVC's cache: all of them, or an error that says why.
 
-DVC only logs a file that it could not copy, as on a full disk, and goes on: the run would end well, its data nowhere.
+DVC only logs a file that it could not copy, as on a full disk, and goes on: the run would end well, without its data.
 """
 
 import errno
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BLOCK = 4096
+"""Bytes of a block of the disk."""
 _SPARE = 64 * 1024
 """Bytes for the listings of folders and the run-cache's entry."""
 
@@ -30,8 +31,8 @@ _SPARE = 64 * 1024
 def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
     """Puts the stage's outputs into the cache, and then the run into the run-cache and dvc.lock.
 
-    An object that is there already is read again, and replaced if it is damaged: DVC would put a link to it into the
-    place of the output. Not if `is_sound` says that this was just done.
+    An object that is in the cache already is read again, and replaced if it is damaged: DVC would replace the output
+    by a link to it. With `is_sound` the objects are not read: the caller has just done so.
 
     Raises:
         OSError: the disk is full, or cannot be written.
@@ -53,20 +54,20 @@ def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
 
 @contextmanager
 def copying() -> Iterator[None]:
-    """Raises what DVC could not copy in the block, and removes what is there by half.
+    """Raises the error of a file that DVC could not copy in the block, and removes half-copied files.
 
     Raises:
-        OSError: as the copying raised it.
-        RunError: it raised something else.
+        OSError: the error of the copy.
+        RunError: the copy raised another error.
     """
-    log, failed = logging.getLogger("dvc_data.hashfile.transfer"), _Failures()
-    log.addHandler(failed)
-    log.propagate = False
+    transfer, failed = logging.getLogger("dvc_data.hashfile.transfer"), _Failures()
+    transfer.addHandler(failed)
+    transfer.propagate = False
     try:
         yield
     finally:
-        log.removeHandler(failed)
-        log.propagate = True
+        transfer.removeHandler(failed)
+        transfer.propagate = True
         for path in failed.halves:
             path.unlink(missing_ok=True)
         if failed.errors:
@@ -74,7 +75,7 @@ def copying() -> Iterator[None]:
 
 
 class _Failures(logging.Handler):
-    """What DVC logs of a file that it could not copy: the error, and the temporary file beside its place."""
+    """Collects what DVC logs of a file that it could not copy: the error, and the temporary file beside its place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class _Failures(logging.Handler):
 
 
 def check_space(repo: "Repo", stage: "Stage") -> None:
-    """Raises OSError if the disk has no room for what the cache lacks: nothing is copied then."""
+    """Raises OSError if the disk has no room for the outputs of `stage` that are not in the cache yet."""
     folder = Path(repo.cache.local.path)
     folder.mkdir(parents=True, exist_ok=True)
     free, needed = shutil.disk_usage(folder).free, _SPARE

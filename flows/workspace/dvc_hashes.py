@@ -1,7 +1,7 @@
-"""DVC's hashes of files and folders as they are on disk, and DVC's cache held to them.
+"""DVC's hashes of files and folders as they are on disk, and the objects of DVC's cache that do not match theirs.
 
-DVC itself never reads a file of its cache again that is write-protected, nor one in a workspace whose time stamp it
-knows: bytes that a disk, a copy or a program changed would be restored as a result.
+DVC itself does not read again (1) a write-protected file of its cache, (2) a file of a workspace whose time stamp it
+knows. Bytes that a disk, a copy or a program changed would be restored as a result.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 def dvc_hash(path: Path) -> str:
     """Returns DVC's hash of a file, or of a folder (`<32 hex>.dir`), as it is on disk.
 
-    Not read from dvc.lock: that is behind when steps were run by hand, and absent in a folder that DVC does not know.
+    It is not read from dvc.lock, which is out of date if steps were run by hand, and missing in a folder without DVC.
     """
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.db import HashFileDB
@@ -34,10 +34,10 @@ def dvc_hash(path: Path) -> str:
 
 
 def remove_damaged(repo: "Repo", oid: str) -> list[Path]:
-    """Removes from DVC's cache the object `oid`, and those of its files if it is a folder, that are not what they say.
+    """Removes the object `oid` from DVC's cache if it is damaged, and if it is a folder, the damaged ones of its files.
 
     Returns:
-        What was removed: objects whose bytes have another hash than their name.
+        The removed objects: the hash of their bytes differs from their name.
     """
     removed = []
     for path, digest in _objects(Path(repo.cache.local.path), oid):
@@ -48,7 +48,7 @@ def remove_damaged(repo: "Repo", oid: str) -> list[Path]:
 
 
 def _objects(cache: Path, oid: str) -> Iterator[tuple[Path, str]]:
-    """Yields the place and the digest of an object, those of a folder's files first: its list is read before."""
+    """Yields path and digest of an object; for a folder, its files first: its list is read before it may be removed."""
     place = cache / oid[:2] / oid[2:]
     if oid.endswith(".dir") and place.is_file():
         try:

@@ -44,8 +44,8 @@ def fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: st
 def refresh(repository: Path, folder: Path) -> None:
     """Makes the folder of an earlier attempt ready for another.
 
-    The code is copied again: it is what the attempt will run, and what DVC must know its results by. The configuration
-    is written again, since the folder may have had another name; what DVC noted about its files by that name goes.
+    The code is copied again: the attempt runs the present code, and DVC must know its results by it. The configuration
+    is written again, since the folder may have had another name; DVC's notes about files by that name are removed.
     """
     for name in (*CODE, *own_code(repository)):
         with replacing(folder / name) as fresh:
@@ -70,7 +70,7 @@ def _copy_code(source: Path, target: Path) -> None:
 
 
 def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
-    """Writes the repository's own DVC configuration, remotes and all, with what makes the workspace private."""
+    """Writes the repository's DVC configuration, with its remotes, changed so that the workspace is private."""
     from configobj import ConfigObj
     from dvc.config import Config
 
@@ -85,12 +85,12 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
     }
     written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
     with replacing(fresh / ".dvc" / "config") as path, path.open("wb") as opened:
-        path.chmod(0o600)  # a remote's password may stand in it, as in .dvc/config.local
+        path.chmod(0o600)  # it may hold a remote's password, as .dvc/config.local may
         written.write(opened)
 
 
 def remember_remotes(folder: Path) -> None:
-    """Keeps the remotes' addresses and passwords out of what is shown. Read as text: DVC may refuse and quote it."""
+    """Hides the remotes' addresses and passwords. The file is read as text: DVC may refuse and quote it."""
     for name in ("config", "config.local"):
         path = folder / ".dvc" / name
         if path.is_file():
@@ -98,7 +98,7 @@ def remember_remotes(folder: Path) -> None:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns values as DVC's configuration spells them; `cache.type` is a list."""
+    """Returns values as DVC's configuration spells them: a list, as of `cache.type`, with commas."""
     spelled = {key: ",".join(value) if isinstance(value, list) else value for key, value in values.items()}
     return {
         key: str(value) for key, value in spelled.items() if isinstance(value, str | int | float | bool | os.PathLike)
@@ -107,7 +107,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def dvc_errors() -> Iterator[None]:
-    """Raises DVC's complaint about params.yaml, dvc.yaml, dvc.lock or .dvc/config as InputError."""
+    """Raises an error of DVC about params.yaml, dvc.yaml, dvc.lock or .dvc/config as InputError."""
     from dvc.exceptions import DvcException
 
     try:

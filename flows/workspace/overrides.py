@@ -1,7 +1,7 @@
-"""`-S` as in DVC: settings laid over params.yaml, whose spelling they leave alone.
+"""`-S` as in DVC: a params.yaml with other values for some settings, and the spelling of all others.
 
-The run-cache keys a run by the values in params.yaml with their types: a `1` that comes back as `1.0` is another run.
-So a flow run's params.yaml is the repository's file with only what differs replaced.
+The run-cache identifies a run by the values in params.yaml with their types: with `1.0` in place of `1` it is another
+run. So a flow run's params.yaml is the repository's file, in which only the settings that differ are replaced.
 """
 
 import difflib
@@ -30,7 +30,7 @@ def overridden(params: Path, overrides: Sequence[str]) -> str:
     text = params.read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
     missing = [name for name in Settings.model_fields if name not in raw]
-    if missing:  # DVC knows a stage by what stands there, not by our defaults
+    if missing:  # DVC knows a stage by the values in the file, not by our defaults
         raise SettingsError(f"{params} lacks {', '.join(missing)}: change a copy of params.yaml, which has all")
     text = with_overrides(text, overrides)
     parse(yaml.safe_load(text))
@@ -38,7 +38,7 @@ def overridden(params: Path, overrides: Sequence[str]) -> str:
 
 
 def with_overrides(text: str, overrides: Sequence[str]) -> str:
-    """Returns a params.yaml with each `name=value` set; whether the settings are right is the caller's to find out.
+    """Returns the text of a params.yaml with each `name=value` set. The caller checks the settings.
 
     Raises:
         SettingsError: an override is not of this form.
@@ -52,7 +52,7 @@ def with_overrides(text: str, overrides: Sequence[str]) -> str:
         copy.write_text(text, encoding="utf-8")
         for override in overrides:
             name, equals, _ = override.partition("=")
-            # ~name=value, which would delete, is Hydra's: every setting has a value.
+            # In Hydra, ~name=value deletes a setting; here every setting has a value.
             if not (equals and name) or name.startswith("~"):
                 raise SettingsError(f"-S takes name=value, got {_short(override)!r}")
             try:
@@ -63,17 +63,17 @@ def with_overrides(text: str, overrides: Sequence[str]) -> str:
 
 
 def params_text(params: Path, settings: Settings) -> str:
-    """Returns a params.yaml that holds `settings`, with the spelling of the file `params` where the values agree."""
+    """Returns the text of a params.yaml with these settings, spelled as in the file `params` where values agree."""
     return text_with_settings(params.read_text(encoding="utf-8"), settings)
 
 
 def text_with_settings(text: str, settings: Settings) -> str:
-    """Returns the text of a params.yaml that holds `settings`, with the spelling of `text` where the values agree."""
+    """Returns the text of a params.yaml with these settings, with the spelling of `text` where the values agree."""
     raw = yaml.safe_load(text)
     if parse(raw) == settings:
         return text
-    merged = _merge(raw, parse(raw).model_dump(mode="json"), settings.model_dump(mode="json"))
-    return yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+    values = _merge(raw, parse(raw).model_dump(mode="json"), settings.model_dump(mode="json"))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def _merge(raw: Any, parsed: Any, wanted: Any) -> Any:
@@ -85,9 +85,9 @@ def _merge(raw: Any, parsed: Any, wanted: Any) -> Any:
 
 
 def _unknown(override: str) -> str:
-    """Says that the override's name is no setting, with the nearest one; empty if it is one, or no name at all."""
+    """Returns the message that the override's name is no setting; empty if it is a setting, or missing."""
     name = override.partition("=")[0]
-    if not name or any(f"{known}.".startswith(f"{name}.") or name.startswith(f"{known}.") for known in fields()):
+    if not name or any(f"{field}.".startswith(f"{name}.") or name.startswith(f"{field}.") for field in fields()):
         return ""
     close = difflib.get_close_matches(name, fields(), n=1)
     return f"-S {_short(override)}: {_short(name)} is not a setting" + (f": did you mean {close[0]}?" if close else "")

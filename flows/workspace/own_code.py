@@ -1,4 +1,4 @@
-"""What the user's own code is beside the project's: the files that they add to `deps` in dvc.yaml."""
+"""The user's own code: the files that a user adds to `deps` in dvc.yaml."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from flows.workspace.repository import CODE
 
 
 def own_code(repository: Path) -> list[str]:
-    """Returns the files and folders of the repository that stages depend on and that are no code of the project.
+    """Returns the files and folders of the repository that stages depend on and that are not the project's code.
 
-    The module of a `federate.model` is one. `data.path` is none, nor is what a stage makes, or what is elsewhere.
+    The module of a `federate.model` is such a file. Not among them are `data.path`, the outputs of stages, and paths
+    outside the repository.
     """
     deps = {dep for stage in raw_data.stages(repository) for dep in stage.get("deps", [])}
     return sorted(name for name in deps if _is_own(repository, name))

@@ -1,4 +1,4 @@
-"""Where `data.path` of a run is, whose folder is not the repository: the same file as for `dvc repro`."""
+"""`data.path` of a run whose folder is not the repository: the same file as for `dvc repro`."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,17 +11,17 @@ from tasks.errors import InputError
 from tasks.settings import Settings, with_settings
 
 _NOT_COPIED = (".runs", ".dvc", ".git")
-"""Folders of the repository in whose place a run's folder has its own, or none."""
+"""Folders of the repository that a run's folder does not have, or has as its own."""
 
 
 def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Settings]:
     """Returns the text of params.yaml and the settings for a run in a folder of its own.
 
-    A path that leaves the repository, or that goes where a run has its own, becomes absolute: relative to the run's
-    folder it would be another file. Every other path stays as it is, so that the run-cache knows it.
+    A path that leaves the repository, or that is in a folder that a run does not share, becomes absolute: relative to
+    the run's folder it would be another file. Any other path stays as it is, so that the run-cache knows it.
 
     Raises:
-        InputError: the raw data would be, hold, or be held by an output of the pipeline.
+        InputError: the raw data are an output of the pipeline, or inside one, or one is inside them.
     """
     path = settings.data.path
     target = (repository / path).resolve()
@@ -36,7 +36,7 @@ def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Sett
 
 
 def is_inside(path: str) -> bool:
-    """Returns whether a run's folder can have what is at `path` in the repository at the same place."""
+    """Returns whether `path` can be the same in a run's folder as in the repository."""
     parts = Path(path).parts
     return Path(path).is_absolute() or (".." not in parts and not set(parts[:1]) & set(_NOT_COPIED))
 

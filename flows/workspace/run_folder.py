@@ -1,8 +1,8 @@
-"""A private DVC workspace per flow run, and the run-cache that joins it to `dvc repro` and to every other run.
+"""A private DVC workspace per flow run; the run-cache is shared with `dvc repro` and all other runs.
 
 `.runs/<run id>/` holds params.yaml, dvc.yaml, dvc.lock and the code that the stages depend on, as they were when the
-run began, and a `.dvc/config` whose cache is the repository's. So what one run has computed no other computes again,
-and no two runs ever write into one folder.
+run began, and a `.dvc/config` whose cache is the repository's. So no run computes again what another has computed, and
+no two runs write into the same folder.
 """
 
 import logging
@@ -46,7 +46,7 @@ class Workspace:
 
         Args:
             repository: the folder of dvc.yaml.
-            run_id: names the folder below .runs; a retry finds what the first attempt left.
+            run_id: names the folder below .runs; a retry finds the files of the first attempt.
             params: the text of params.yaml.
             data_path: `data.path`; inside the repository, it is linked into the workspace at the same place.
         """
@@ -60,10 +60,10 @@ class Workspace:
         return cls(repository, folder)
 
     def restore(self, step: str) -> bool:
-        """Takes the step's outputs from the cache, if a run with the same code, data and settings is there.
+        """Restores the step's outputs from the cache; returns whether a run with this code, data and settings is there.
 
-        The outputs of an unfinished or another run are removed first, as `dvc repro` does. What is restored is read
-        and held to its hashes: if a file was damaged, it is removed from the cache too, and the step must run.
+        The outputs of an unfinished or another run are removed first, as `dvc repro` does. The restored files are read
+        and compared with their hashes: a damaged file is removed, from the cache too, and the step must run.
         """
         from dvc.stage.cache import RunCacheNotFoundError
 
@@ -78,18 +78,18 @@ class Workspace:
                     stage.remove_outs(ignore_remove=False, force=False)
                     return False
                 commit(repo, stage, is_sound=True)
-            except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step will say so
+            except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step reports it
                 return False
             except OSError as exc:
                 raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {safe_line(exc)}") from exc
-            except Exception as exc:  # what DVC raises for a damaged entry or list cannot be listed
+            except Exception as exc:  # DVC has no type of its own for a damaged entry or list
                 log.warning("%s: DVC's cache is damaged, %s: the step runs", step, safe_line(exc))
                 _forget(repo, stage)
                 return False
             return True
 
     def clear(self, step: str) -> None:
-        """Removes the step's outputs, so that nothing is ever written through a link into the cache."""
+        """Removes the step's outputs, so that no step writes through a link into the cache."""
         with self._repo() as repo:
             _stage(repo, step).remove_outs(ignore_remove=False, force=False)
 
@@ -108,7 +108,7 @@ class Workspace:
                 raise RunError(f"the outputs of {step} could not be put into DVC's cache: {safe_line(exc)}") from exc
 
     def check_remote(self) -> None:
-        """Raises InputError if `push` has nowhere to go: better before the first step than after the last."""
+        """Raises InputError if there is no remote for `push`: before the first step, not after the last."""
         from dvc.config import NoRemoteError
 
         with self._repo() as repo:
@@ -144,7 +144,7 @@ class Workspace:
     def _repo(self) -> Iterator["Repo"]:
         from dvc.repo import Repo, lock_repo
 
-        # Its import sets the level to INFO: a line for every stage and lock file, beside Prefect's own.
+        # The import sets the level to INFO: a line for every stage and lock file, beside Prefect's lines.
         logging.getLogger("dvc").setLevel(logging.ERROR)
         with _IN_FOLDER:
             before = Path.cwd()
@@ -164,22 +164,20 @@ def _stage(repo: "Repo", step: str) -> "Stage":
 
 
 def _is_sound(repo: "Repo", stage: "Stage", then: str) -> bool:
-    """Returns whether each output has the bytes that dvc.lock or the run-cache names.
-
-    Otherwise what is damaged of it in the cache is removed there.
+    """Returns whether each output has the hash in dvc.lock or the run-cache; removes damaged objects from the cache.
 
     Args:
-        repo: the workspace's.
-        stage: whose outputs are in the workspace.
-        then: what a warning says will be done.
+        repo: DVC in the workspace.
+        stage: the stage; its outputs are in the workspace.
+        then: end of the warning, which says what happens next.
     """
     entry = repo.stage_cache._load(stage) or {}
     named = {out["path"]: {out.get("md5")} for out in entry.get("outs", [])}
     for out in stage.outs:
-        path, known = Path(out.fs_path), named.get(out.def_path, set()) | {out.hash_info.value}
-        if path.exists() and dvc_hash(path) in known:
+        path, expected = Path(out.fs_path), named.get(out.def_path, set()) | {out.hash_info.value}
+        if path.exists() and dvc_hash(path) in expected:
             continue
-        removed = [each for oid in known if oid for each in remove_damaged(repo, oid)]
+        removed = [path for oid in expected if oid for path in remove_damaged(repo, oid)]
         where = f", as {len(removed)} files of DVC's cache that are removed" if removed else ""
         log.warning("%s: %s is damaged%s%s", stage.name, out.def_path, where, then)
         return False
@@ -187,7 +185,7 @@ def _is_sound(repo: "Repo", stage: "Stage", then: str) -> bool:
 
 
 def _forget(repo: "Repo", stage: "Stage") -> None:
-    """Removes the run-cache's entries of a stage, and its outputs: the next commit would read the entries again."""
+    """Removes the outputs of a stage, and its entries in the run-cache, which the next commit would read again."""
     from dvc.stage.cache import _get_stage_hash
 
     stage.remove_outs(ignore_remove=False, force=False)
