@@ -329,7 +329,7 @@ def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(
 
     def die_in_second(store: connection.Store, run: str, name: str, *others: object) -> str:
         if name == "pruned":
-            connection.client.create_logged_model(connection.experiment_id, name=name, source_run_id=run)
+            store.client.create_logged_model(store.experiment_id, name=name, source_run_id=run)
             raise SystemExit(9)
         return log(store, run, name, *others)  # type: ignore[arg-type]
 
