@@ -15,7 +15,15 @@ Write = Callable[[list[int]], None]
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[live_run.LiveRun, list[int]]]:
+def ended() -> list[tuple[Any, ...]]:
+    """How runs were ended in MLflow: status, and whether with the workspace's reports."""
+    return []
+
+
+@pytest.fixture
+def opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ended: list[tuple[Any, ...]]
+) -> Callable[..., tuple[live_run.LiveRun, list[int]]]:
     """(what a write of rounds does, ...) -> a live run of a store in memory, and the rounds that are there."""
 
     def begin(write: Write, last: int = 0) -> tuple[live_run.LiveRun, list[int]]:
@@ -30,7 +38,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tup
         connected = SimpleNamespace(client=None, uri="memory", experiment_id="0")
         monkeypatch.setattr(connection, "connect", lambda _: connected)
         monkeypatch.setattr(run_record, "begin", lambda *_: "run")
-        monkeypatch.setattr(run_record, "terminate", lambda *_: None)
+        monkeypatch.setattr(run_record, "terminate", lambda _client, _folder, _run_id, *how: ended.append(how))
         monkeypatch.setattr(run_content, "log_settings", lambda *_: None)
         monkeypatch.setattr(run_content, "last_round", lambda *_: last)
         monkeypatch.setattr(run_content, "log_rounds", log_rounds)
@@ -78,6 +86,18 @@ def test_rounds_that_an_earlier_attempt_logged_are_not_logged_again(opened: Call
         run.round({"round": number})
     run.end("FINISHED")
     assert written == [4]
+
+
+@pytest.mark.parametrize("with_reports", [True, False])
+def test_a_run_is_ended_with_the_reports_of_its_workspace_unless_they_are_of_other_data(
+    opened: Callable[..., Any], ended: list[tuple[Any, ...]], with_reports: bool
+) -> None:
+    run, _ = opened(lambda rounds: None)
+    if with_reports:
+        run.end("FAILED")
+    else:
+        run.end("FAILED", with_reports=False)
+    assert ended == [("FAILED", with_reports)]
 
 
 @pytest.mark.parametrize(
