@@ -19,7 +19,7 @@ from flows.mlflow_store import connection, data_versions, finished_run, logged_m
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
 from tasks.clients import write_client
-from tasks.errors import RunError
+from tasks.errors import RunError, UndriftError
 from tasks.settings import load, with_settings
 
 ROOT = Path(__file__).parents[1]
@@ -457,6 +457,16 @@ def test_an_address_that_cannot_be_used_is_refused_without_its_password(tracked:
     (line,) = done.stderr.splitlines()
     assert (done.returncode in (1, 2), line.startswith("error: ")) == (True, True)
     assert not any(word in line for word in ("secret", "se cret", "cret@"))
+
+
+def test_a_store_is_named_without_its_password(tracked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"sqlite:///{tracked / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}?timeout=30&token=s3cret/77")
+    assert connection.connect(tracked).uri == address
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:s3cret77@127.0.0.1:9?password=s3cret77")
+    with pytest.raises(UndriftError, match=r"MLflow at http://127\.0\.0\.1:9: it does not answer") as raised:
+        connection.connect(tracked)
+    assert "s3cret" not in str(raised.value)
 
 
 @pytest.mark.slow
