@@ -16,7 +16,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}")
 
 
 def without_password(address: str) -> str:
-    """Returns scheme, host, port and path (or database) of `address`; `***` for what cannot be told apart.
+    """Returns scheme, host, port and path (or database) of `address`; `***` for parts that cannot be separated.
 
     The library that will use the address must read the same place in the result, and no user and no query. A password
     with a `/` or `@` that should have been encoded makes a library read another place than the user meant.

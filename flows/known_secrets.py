@@ -63,10 +63,10 @@ class KnownSecrets:
         was remembered. A secret of less than four characters stays.
         """
         # An empty value, as of a variable that was unset by an empty text, stands between any two characters.
-        known = frozenset(pair for pair in self._texts.union(_environment()) if len(pair[0]) >= _SHORTEST)
-        if not known or not text:
+        texts = frozenset(pair for pair in self._texts.union(_environment()) if len(pair[0]) >= _SHORTEST)
+        if not texts or not text:
             return text
-        addresses, patterns = _compiled(known)
+        addresses, patterns = _compiled(texts)
         for address, shown in addresses:
             text = text.replace(address, shown)
         for pattern in patterns:
@@ -146,10 +146,10 @@ def _named(name: str, value: str) -> Iterator[Known]:
 
 
 @lru_cache(maxsize=8)
-def _compiled(known: frozenset[Known]) -> tuple[list[tuple[str, str]], list[re.Pattern[str]]]:
+def _compiled(texts: frozenset[Known]) -> tuple[list[tuple[str, str]], list[re.Pattern[str]]]:
     """Returns the addresses with what replaces each, and patterns of all secrets, the longest first."""
-    addresses = {text for text, is_address in known if is_address}
-    whole, words = {text for text, is_address in known if not is_address}, set[str]()
+    addresses = {text for text, is_address in texts if is_address}
+    whole, words = {text for text, is_address in texts if not is_address}, set[str]()
     for address in addresses:
         of_this, words_of_this = _secrets(address)
         whole, words = whole | of_this, words | words_of_this

@@ -81,7 +81,7 @@ def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
             data or partition is in the grid, or (2) partition.seed is set already.
 
     Raises:
-        SettingsError: as `axes`; or a cell's settings are wrong, or those of another cell again.
+        SettingsError: as `axes`; or a cell's settings are wrong, or equal to another cell's.
     """
     values = axes(grid)
     size = math.prod(map(len, values.values()))

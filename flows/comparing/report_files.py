@@ -15,7 +15,7 @@ def write_reports(folder: Path, repository: Path, ended: Sequence[Result]) -> st
 
     Args:
         folder: of the comparison.
-        repository: whose reports are those of the latest comparison.
+        repository: its reports are replaced, so they are the latest comparison's.
         ended: the results of all cells, with their rounds to the common accuracy.
     """
     markdown = summary.markdown(ended, summary.shared_clients(ended), results.common_accuracy(ended))

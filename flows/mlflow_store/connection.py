@@ -62,7 +62,7 @@ def quiet_mlflow() -> None:
 def store_folder(folder: Path) -> Path:
     """Returns the folder that holds the store: `folder`, or the repository whose private workspace it is.
 
-    Private workspaces are those of flow runs (`.runs/<id>`) and of `dvc exp run --temp` and `--queue`
+    Flow runs have private workspaces (`.runs/<id>`), and so have `dvc exp run --temp` and `--queue`
     (`.dvc/tmp/exps/<id>`): a store of their own would vanish with them.
     """
     folder = folder.absolute()  # not resolved: .runs may be a link to a shared folder
