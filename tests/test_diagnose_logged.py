@@ -1,9 +1,9 @@
-"""What clients.csv says of a client before a rise."""
+"""What clients.csv says of a client, before a rise and in it."""
 
 import numpy as np
 import pytest
 
-from tasks.diagnose.evidence.logged import usual_losses
+from tasks.diagnose.evidence.logged import before, first_failure, objective_gap, passes, rows_of, usual_losses
 from tasks.round_log.read import ClientLog
 
 
@@ -18,3 +18,51 @@ def test_usual_loss_is_that_of_the_client_at_the_level_before_the_rise():
     # logarithm bends that by a few per cent.
     assert usual["1"] == pytest.approx(2 * np.exp(-2.7), rel=0.05)
     assert usual["0"] == pytest.approx(4 * np.exp(-2.7), rel=0.15)
+
+
+def log_of_rounds(first, last, **signals):
+    """One client; each signal by round."""
+    rounds = np.arange(first, last + 1)
+    no = np.zeros(len(rounds), bool)
+    values = {name: np.array([value(r) for r in rounds], float) for name, value in signals.items()}
+    return ClientLog(rounds, ("a",) * len(rounds), values, no, no)
+
+
+def test_the_first_round_of_a_rise_is_not_before_it():
+    log = log_of_rounds(1, 40, update_norm=lambda r: r if r != 20 else np.nan)
+    # The 20 rounds before round 31, less one that is not known.
+    np.testing.assert_array_equal(before(log, "update_norm", "a", 31), [r for r in range(11, 31) if r != 20])
+    assert len(before(log, "update_norm", "b", 31)) == len(before(log, "loss", "a", 31)) == 0
+
+
+def test_usual_losses_leave_out_the_rise():
+    log = log_of_rounds(1, 12, loss_before=lambda r: 0.5 if r < 11 else 50.0)
+    assert usual_losses(log, 11) == {"a": pytest.approx(0.5)}
+    assert usual_losses(log, 1) == {}
+
+
+def test_rows_passes_and_failures_by_hand():
+    log = log_of_rounds(9, 12, num_steps=lambda r: np.nan if r == 12 else 6, num_examples=lambda r: 25)
+    log = ClientLog(log.rounds, log.clients, log.signals, np.array([True, False, True, False]), log.not_finite)
+    rows = rows_of(log, 10, 12)
+    assert [(row["round"], row["finite"], row["num_steps"]) for row in rows] == [
+        (10, True, 6),
+        (11, False, 6),
+        (12, True, None),
+    ]
+    # 25 examples are 3 batches of 10: 6 steps are two passes.
+    assert passes(rows[0], 10) == 2.0
+    assert np.isnan(passes(rows[2], 10))
+    assert first_failure(log, "a", 10) == 11
+    assert first_failure(log, "a", 12) is None
+
+
+def test_gap_of_objectives_by_hand():
+    # Weights 1 and 1 are halves; steps 1 and 3 make them a quarter and three: half of (1/4 + 1/4).
+    rows = [
+        {"round": 1, "client": client, "num_steps": steps, "finite": True} for client, steps in (("a", 1), ("b", 3))
+    ]
+    assert objective_gap(rows, {"a": 1.0, "b": 1.0}) == pytest.approx(0.25)
+    failed = {"round": 2, "client": "a", "num_steps": 9, "finite": False}
+    assert objective_gap([*rows, failed], {"a": 1.0, "b": 1.0}) == pytest.approx(0.25)
+    assert np.isnan(objective_gap([], {}))

@@ -7,7 +7,14 @@ import pytest
 
 from tasks.detection import Increase
 from tasks.diagnose.incident import Incident
-from tasks.diagnose.window import allowed_rounds, half_risen_round, last_round, reproduced, training_loss, window
+from tasks.diagnose.window import (
+    allowed_rounds,
+    half_risen_round,
+    last_compared_round,
+    reproduced,
+    training_loss,
+    window,
+)
 from tasks.round_log.read import ClientLog
 
 
@@ -107,7 +114,7 @@ SPAN = {"start": 10, "first": 12, "alarm": 13, "half_risen": 13, "until": 30, "l
     ],
 )
 def test_last_round_of_the_replays(changes, last):
-    assert last_round(**{**SPAN, **changes}) == last
+    assert last_compared_round(**{**SPAN, **changes}) == last
 
 
 def test_budget_counts_at_least_fifteen_rounds():

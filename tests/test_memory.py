@@ -10,7 +10,8 @@ from tasks.clients import CLIENTS, TEST, read_client, write_client
 from tasks.diagnose.changed_data import data_changed
 from tasks.diagnose.diagnosis import to_json
 from tasks.diagnose.evidence.memory import Memory, as_trained, relabelling_in_words, relabellings, same
-from tasks.diagnose.evidence.remembered import _risen_between, remember, risen_with_their_data, sent_over_trained
+from tasks.diagnose.evidence.remembered import memories_of, risen_between, risen_with_their_data
+from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.examine import Probe
@@ -58,32 +59,35 @@ def run(make_clients, settings_of, tmp_path_factory):
     return made
 
 
-def remembered(folder, settings):
+def remembered(folder, settings, computations):
     log = read_clients(folder / "reports/clients.csv")
-    with replayer(settings, folder) as replays:
-        return remember(replays, Probe(replays.model), replays.data(), log, FIRST)
+    with replayer(settings, folder, computations) as replays:
+        return memories_of(replays, Probe(replays.model), replays.data(), log, FIRST)
 
 
 def changed(run, to, client, change):
     shutil.copytree(run, to)
-    x, y = read_client(to / CLIENTS / client)
-    write_client(to / CLIENTS / client, *change(x, y))
+    x, y = change(*read_client(to / CLIENTS / client))
+    write_client(to / CLIENTS / client, x, y)
+    described = read_json(to / CLIENTS / "preprocess.json")
+    described["clients"][client] = len(y)  # as a new run of preprocess would say
+    write_json(to / CLIENTS / "preprocess.json", described)
     return to
 
 
-def test_data_that_are_the_same_give_the_logged_loss_again(run, settings_of):
-    found = remembered(run, settings_of(SETTINGS))
+def test_data_that_are_the_same_give_the_logged_loss_again(run, settings_of, computations):
+    found = remembered(run, settings_of(SETTINGS), computations)
     assert sorted(found) == [f"{k:02}" for k in range(6)]
     for memory in found.values():
         assert not memory.changed
         assert memory.now == pytest.approx(memory.logged, rel=1e-5)
 
 
-def test_augmented_data_give_it_again_too(make_clients, settings_of, tmp_path):
+def test_augmented_data_give_it_again_too(make_clients, settings_of, tmp_path, computations):
     settings = settings_of({**SETTINGS, "federate.rounds": 12, "preprocess.augment.brightness": 0.3})
     folder = make_clients(sizes=(30,) * 4, num_test=40).write(tmp_path)
     federate(settings, folder)
-    found = remembered(folder, settings)
+    found = remembered(folder, settings, computations)
     assert len(found) == 4
     assert not any(memory.changed for memory in found.values())
 
@@ -98,13 +102,15 @@ def model(input_shape, num_classes):
 """
 
 
-def test_losses_with_dropout_and_a_penalty_are_given_again_too(make_clients, settings_of, tmp_path, monkeypatch):
+def test_losses_with_dropout_and_a_penalty_are_given_again_too(
+    make_clients, settings_of, tmp_path, monkeypatch, computations
+):
     (tmp_path / "memory_model.py").write_text(OWN_MODEL)
     monkeypatch.syspath_prepend(tmp_path)
     settings = settings_of({**SETTINGS, "federate.rounds": 12, "federate.model": "memory_model:model"})
     folder = make_clients(sizes=(30,) * 4, num_test=40).write(tmp_path / "run")
     federate(settings, folder)
-    found = remembered(folder, settings)
+    found = remembered(folder, settings, computations)
     assert len(found) == 4
     assert not any(memory.changed for memory in found.values())
 
@@ -117,11 +123,11 @@ def test_losses_with_dropout_and_a_penalty_are_given_again_too(make_clients, set
         (lambda y, classes: np.where(y == 0, 1, np.where(y == 1, 0, y)), "0 and 1 swapped"),
     ],
 )
-def test_labels_that_were_mixed_up_are_known(change, words, run, settings_of, tmp_path):
+def test_labels_that_were_mixed_up_are_known(change, words, run, settings_of, tmp_path, computations):
     classes = 1 + max(int(read_client(run / CLIENTS / f"{k:02}")[1].max()) for k in range(6))
     assert classes > 2
     folder = changed(run, tmp_path / "run", "02", lambda x, y: (x, change(y, classes).astype(np.int32)))
-    found = remembered(folder, settings_of(SETTINGS))
+    found = remembered(folder, settings_of(SETTINGS), computations)
     assert [client for client, memory in found.items() if memory.changed] == ["02"]
     then = found["02"].relabelling
     assert relabelling_in_words(then) == words.format(last=classes - 1, classes=classes)
@@ -129,50 +135,57 @@ def test_labels_that_were_mixed_up_are_known(change, words, run, settings_of, tm
     np.testing.assert_array_equal(back["02"][1], read_client(run / CLIENTS / "02")[1])
 
 
-def test_other_features_are_a_change_and_no_relabelling(run, settings_of, tmp_path):
+def test_other_features_are_a_change_and_no_relabelling(run, settings_of, tmp_path, computations):
     folder = changed(run, tmp_path / "run", "04", lambda x, y: (-x, y))
-    memory = remembered(folder, settings_of(SETTINGS))["04"]
+    memory = remembered(folder, settings_of(SETTINGS), computations)["04"]
     assert memory.changed
     assert memory.relabelling is None
 
 
-def test_another_number_of_examples_is_not_compared(run, settings_of, tmp_path):
+def test_another_number_of_examples_is_not_compared(run, settings_of, tmp_path, computations):
     folder = changed(run, tmp_path / "run", "04", lambda x, y: (x[:20], y[:20]))
-    found = remembered(folder, settings_of(SETTINGS))
+    found = remembered(folder, settings_of(SETTINGS), computations)
     assert "04" not in found
     assert len(found) == 5
 
 
-def test_where_most_have_changed_nothing_is_said_of_one(run, settings_of, tmp_path):
+def test_where_most_have_changed_nothing_is_said_of_one(run, settings_of, tmp_path, computations):
     folder = changed(run, tmp_path / "0", "00", lambda x, y: (-x, y))
     for k in range(1, 4):
         folder = changed(folder, tmp_path / f"{k}", f"{k:02}", lambda x, y: (-x, y))
-    assert remembered(folder, settings_of(SETTINGS)) == {}
+    assert remembered(folder, settings_of(SETTINGS), computations) == {}
 
 
-def test_checkpoints_of_other_data_are_those_of_the_run(run, settings_of, tmp_path):
+def test_clients_with_another_number_of_examples_count_as_changed(run, settings_of, tmp_path, computations):
+    folder = run
+    for k in range(4):
+        folder = changed(folder, tmp_path / f"{k}", f"{k:02}", lambda x, y: (x[:20], y[:20]))
+    assert remembered(folder, settings_of(SETTINGS), computations) == {}
+
+
+def test_checkpoints_of_other_data_are_those_of_the_run(run, settings_of, tmp_path, computations):
     folder = changed(run, tmp_path / "run", "02", lambda x, y: (-x, y))
-    with replayer(settings_of(SETTINGS), folder) as replays:
+    with replayer(settings_of(SETTINGS), folder, computations) as replays:
         assert replays.saved == [0, 5, 10, 15, 20]
         replays.go_to(17)
         assert replays.from_round == 15
 
 
-def test_data_that_changed_after_the_rise_are_not_held_against_it(run, settings_of, tmp_path):
+def test_data_that_changed_after_the_rise_are_not_held_against_it(run, settings_of, tmp_path, computations):
     folder = changed(run, tmp_path / "run", "02", lambda x, y: (-x, y))
     log = read_clients(folder / "reports/clients.csv")
-    with replayer(settings_of(SETTINGS), folder) as replays:
+    with replayer(settings_of(SETTINGS), folder, computations) as replays:
         # Rounds 11 and 16 were logged with the data that it had: the rise of round 9 is not of those of today.
         replays.go_to(8)
-        assert "02" not in remember(replays, Probe(replays.model), replays.data(), log, first=9)
+        assert "02" not in memories_of(replays, Probe(replays.model), replays.data(), log, first=9)
         assert "02" not in sent_over_trained(replays, log, ["02"], 18)
 
 
-def test_checkpoints_of_another_run_are_not_used(run, settings_of, tmp_path):
+def test_checkpoints_of_another_run_are_not_used(run, settings_of, tmp_path, computations):
     folder = changed(run, tmp_path / "run", "02", lambda x, y: (-x, y))
     rows = read_rows(folder / "reports/rounds.csv")
     write_rows(folder / "reports/rounds.csv", list(rows[0]), [{**row, "train_loss": "0.5"} for row in rows])
-    with replayer(settings_of(SETTINGS), folder) as replays:
+    with replayer(settings_of(SETTINGS), folder, computations) as replays:
         assert replays.saved == [0]
 
 
@@ -185,16 +198,16 @@ def _rename(folder, client, other):
     write_json(folder / CLIENTS / "preprocess.json", described)
 
 
-def test_checkpoints_of_other_clients_are_not_used(run, settings_of, tmp_path):
+def test_checkpoints_of_other_clients_are_not_used(run, settings_of, tmp_path, computations):
     # What SCAFFOLD and FedDyn keep of each client is stored by place: of another one it would go to the wrong client.
     folder = shutil.copytree(run, tmp_path / "run")
     _rename(folder, "02", "0X")
-    with replayer(settings_of(SETTINGS), folder) as replays:
+    with replayer(settings_of(SETTINGS), folder, computations) as replays:
         assert replays.saved == [0]
 
 
 @pytest.mark.parametrize("change", ["broken", "added", "replaced"])
-def test_what_clients_keep_goes_to_no_other_client(change, make_clients, settings_of, tmp_path):
+def test_what_clients_keep_goes_to_no_other_client(change, make_clients, settings_of, tmp_path, computations):
     settings = settings_of({**SETTINGS, "federate.client.kind": "scaffold", "federate.rounds": 10})
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
     federate(settings, folder)
@@ -205,23 +218,23 @@ def test_what_clients_keep_goes_to_no_other_client(change, make_clients, setting
         _rename(folder, "02b", "01b")
     else:
         _rename(folder, "02", "0X")
-    with replayer(settings, folder) as replays:
+    with replayer(settings, folder, computations) as replays:
         assert replays.saved == [0]
         replays.go_to(7)
         assert replays.from_round == 5
 
 
 @pytest.mark.slow
-def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, settings_of, tmp_path):
+def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, settings_of, tmp_path, computations):
     settings = settings_of({**SETTINGS, "federate.model": "mlp", "federate.width": {"02": 0.5}})
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
     federate(settings, folder)
-    assert sorted(remembered(folder, settings)) == ["00", "01", "03", "04", "05"]
+    assert sorted(remembered(folder, settings, computations)) == ["00", "01", "03", "04", "05"]
     for client in ("02", "03"):  # both have changed, and of one of them that cannot be told
         x, y = read_client(folder / CLIENTS / client)
         write_client(folder / CLIENTS / client, 3 * x, y)
-    assert [client for client, memory in remembered(folder, settings).items() if memory.changed] == ["03"]
-    assert risen_with_their_data(settings, folder, read_clients(folder / "reports/clients.csv")) == []
+    assert [client for client, memory in remembered(folder, settings, computations).items() if memory.changed] == ["03"]
+    assert risen_with_their_data(settings, folder, read_clients(folder / "reports/clients.csv"), computations) == []
 
 
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
@@ -235,12 +248,12 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
 
 @pytest.mark.parametrize("kind", ["scaled_update", "reversed_update"])
 @pytest.mark.parametrize("onset", [FIRST, FIRST + 2])  # right after a checkpoint, and after rounds to be run again
-def test_updates_that_training_does_not_give_are_known(kind, onset, make_clients, settings_of, tmp_path):
+def test_updates_that_training_does_not_give_are_known(kind, onset, make_clients, settings_of, tmp_path, computations):
     fault = {"kind": kind, "clients": ["02"], "from_round": onset, "factor": 8.0}
     settings = settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}})
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
     federate(settings, folder)
-    with replayer(settings, folder) as replays:
+    with replayer(settings, folder, computations) as replays:
         replays.go_to(onset - 1)
         found = sent_over_trained(replays, read_clients(folder / "reports/clients.csv"), ["02"], onset + 9)
         assert replays.from_round == 15
@@ -269,9 +282,9 @@ def changed_in_between(make_clients, settings_of, tmp_path_factory):
     return folder
 
 
-def test_a_rise_that_came_with_other_data_is_known_and_dated(changed_in_between, settings_of):
+def test_a_rise_that_came_with_other_data_is_known_and_dated(changed_in_between, settings_of, computations):
     log = read_clients(changed_in_between / "reports/clients.csv")
-    (one,) = risen_with_their_data(settings_of(SETTINGS), changed_in_between, log)
+    (one,) = risen_with_their_data(settings_of(SETTINGS), changed_in_between, log, computations)
     assert (one.client, one.round, one.alarm) == ("02", 13, 13)
     assert one.until >= 13
 
@@ -282,13 +295,13 @@ def test_a_loss_is_dated_to_its_first_high_value_also_where_the_next_is_low_agai
     losses = np.array([0.1, 0.12, 0.1, 0.11, 0.17, 5.0, after, 4.0, 3.0, 5.0])
     rounds, no = np.arange(11, 21), np.zeros(10, dtype=np.bool_)
     log = ClientLog(rounds, ("02",) * 10, {"loss_before": losses}, no, no)
-    one = _risen_between(log, "02", [Memory(11, 0.1, 6.0), Memory(21, 4.0, 4.0)])
+    one = risen_between(log, "02", [Memory(11, 0.1, 6.0), Memory(21, 4.0, 4.0)])
     assert one is not None
     assert (one.round, one.until) == (16, 20)
 
 
 @pytest.mark.slow
-def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, settings_of, tmp_path):
+def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, settings_of, tmp_path, computations):
     # A log of three rounds: too few losses for any test.
     folder = shutil.copytree(changed_in_between, tmp_path / "run")
     for name in ("rounds.csv", "clients.csv"):
@@ -298,7 +311,7 @@ def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, 
     logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
     settings = settings_of(SETTINGS)
     assert not observe(*logs, settings.diagnose.significance).rise.detected
-    found = to_json(diagnosis(*logs, settings, folder))
+    found = to_json(diagnosis(*logs, settings, folder, computations))
     assert found["detection"]["clients"] == ["02"]
     assert (found["increase"]["round"], found["verdict"]) == (13, "faulty_clients")
     assert found["causes"][0]["fault"] == "data"  # one loss before the rise is too little to know that of the labels
@@ -307,7 +320,7 @@ def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, 
     assert "they have changed since" in says
 
 
-def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp_path):
+def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp_path, computations):
     # Training that ended after round 15, and pruning from then on: round 16 is not one of training from its checkpoint.
     folder = shutil.copytree(changed_in_between, tmp_path / "run")
     rows = read_rows(folder / "reports/rounds.csv")
@@ -318,17 +331,17 @@ def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp
     assert set(training.rounds) == set(range(1, 16))
     assert len(training.clients) == len(training.signals["loss_before"]) == len(training.failed) == 6 * 15
     # No checkpoint is left from which the data of today give what was logged.
-    assert risen_with_their_data(settings_of(SETTINGS), folder, training) == []
-    with replayer(settings_of(SETTINGS), folder) as replays:
+    assert risen_with_their_data(settings_of(SETTINGS), folder, training, computations) == []
+    with replayer(settings_of(SETTINGS), folder, computations) as replays:
         replays.go_to(15)
         assert sent_over_trained(replays, training, ["02"], 20) == {}
 
 
-def test_data_as_they_were_are_not_looked_at_twice(run, settings_of, monkeypatch):
+def test_data_as_they_were_are_not_looked_at_twice(run, settings_of, monkeypatch, computations):
     logs = read_rounds(run / "reports/rounds.csv"), read_clients(run / "reports/clients.csv")
     looked_at = "tasks.diagnose.evidence.remembered.risen_with_their_data"
     monkeypatch.setattr(looked_at, lambda *_: pytest.fail("the data are the same"))
-    assert not diagnosis(*logs, settings_of(SETTINGS), run).rise.detected
+    assert not diagnosis(*logs, settings_of(SETTINGS), run, computations).rise.detected
 
 
 def test_a_client_that_could_not_be_read_changes_no_data(make_clients, settings_of, tmp_path):

@@ -22,7 +22,7 @@ from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import STEEP
 from tasks.diagnose.tournament import Tournament, proof, replay_all, without_failures
 from tasks.diagnose.treatment import treat
-from tasks.diagnose.window import allowed_rounds, half_risen_round, last_round, reproduced, window
+from tasks.diagnose.window import allowed_rounds, half_risen_round, last_compared_round, reproduced, window
 from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
 
@@ -88,7 +88,7 @@ def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candi
     first, until = incident.first, min(incident.until, replays.last_round)
     allowed = allowed_rounds(budget, until - replays.from_round)
     level = incident.level(replays.loss)
-    last = last_round(
+    last = last_compared_round(
         start=replays.from_round,
         first=first,
         alarm=incident.alarm,

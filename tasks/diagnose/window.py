@@ -105,7 +105,7 @@ def allowed_rounds(budget: float, num_rounds: int) -> int:
     return round(budget * max(num_rounds, EXPLAINED))
 
 
-def last_round(
+def last_compared_round(
     *,
     start: int,
     first: int,

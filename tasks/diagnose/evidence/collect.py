@@ -11,7 +11,8 @@ from tasks.diagnose.evidence import logged
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.evidence.harm import influence
 from tasks.diagnose.evidence.memory import Memory
-from tasks.diagnose.evidence.remembered import remember, sent_over_trained
+from tasks.diagnose.evidence.remembered import memories_of
+from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.evidence.sent import Captured, Gauge, Sent, capture, reference_of
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
@@ -141,7 +142,7 @@ class _Before:
         reference = self.probe.fit(replays.params, self.test)
         usual, memories = (
             logged.usual_losses(log, self.first),
-            remember(replays, self.probe, self.data, log, self.first),
+            memories_of(replays, self.probe, self.data, log, self.first),
         )
         own = {}
         for client, examples in self.data.items():
@@ -151,7 +152,7 @@ class _Before:
             own[client] = _Own(
                 client=client,
                 labels=np.bincount(examples[1], minlength=replays.cohort.num_classes),
-                epochs=logged.mean([logged.epochs(row, federate.client.batch_size) for row in mine]),
+                epochs=logged.mean_of_known([logged.passes(row, federate.client.batch_size) for row in mine]),
                 width=federate.width.get(client, 1.0),
                 loss=fits[client].loss,
                 accuracy=fits[client].accuracy,
@@ -159,8 +160,8 @@ class _Before:
                 expected_loss=expected_loss,
                 expected_accuracy=expected_accuracy,
                 feature_distance=feature_distance(self.probe, replays.params, examples, self.test),
-                cosine_before=logged.mean(logged.before(log, "update_cosine_robust", client, self.first)),
-                cosine_during=logged.mean([row.get("update_cosine_robust") for row in mine]),
+                cosine_before=logged.mean_of_known(logged.before(log, "update_cosine_robust", client, self.first)),
+                cosine_during=logged.mean_of_known([row.get("update_cosine_robust") for row in mine]),
                 failed=failed,
                 first_broken=None if failed is None else self._path(client, _BROKEN_EPOCHS).first_broken,
                 left_out=left_out.get(client, np.nan),

@@ -32,7 +32,7 @@ def rows_of(log: ClientLog, first: int, last: int) -> list[Row]:
     return rows
 
 
-def epochs(row: Row, batch_size: int) -> float:
+def passes(row: Row, batch_size: int) -> float:
     """Returns how often a client passed over its data in a round; NaN if its steps or examples are not known."""
     if row.get("num_steps") is None or not row.get("num_examples"):
         return np.nan
@@ -53,7 +53,7 @@ def objective_gap(rows: Sequence[Row], weights: Mapping[str, float]) -> float:
             share = np.array([weights.get(row["client"], 0.0) for row in here])
             meant, effective = share / share.sum(), share * np.array([row["num_steps"] for row in here])
             gaps.append(0.5 * float(np.abs(effective / effective.sum() - meant).sum()))
-    return mean(gaps)
+    return mean_of_known(gaps)
 
 
 def usual_losses(log: ClientLog, first: int) -> dict[str, float]:
@@ -85,7 +85,16 @@ def before(log: ClientLog, name: str, client: str, first: int) -> Floats:
     return np.asarray(values[np.isfinite(values)])
 
 
-def mean(values: Floats | Sequence[float | None]) -> float:
+def sized_signal(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[int, float]]:
+    """Returns by client its number of examples and a signal in the round, where both are known and it did not fail."""
+    if not {"num_examples", name} <= set(log.signals):
+        return {}
+    sizes, values = log.signals["num_examples"], log.signals[name]
+    usable = (log.rounds == round_num) & ~log.failed & np.isfinite(sizes) & np.isfinite(values)
+    return {log.clients[row]: (int(sizes[row]), float(values[row])) for row in np.flatnonzero(usable)}
+
+
+def mean_of_known(values: Floats | Sequence[float | None]) -> float:
     """Returns the mean of the values that are known and finite; NaN if there are none."""
     finite = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(finite)) if finite else np.nan

@@ -151,6 +151,11 @@ class Replayer:
         """The number of clients of the run."""
         return len(self.cohort.clients)
 
+    def num_examples(self, client: str) -> int:
+        """Returns the number of a client's examples today; -1 if it is not among the clients."""
+        info = self.cohort.clients.get(client)
+        return info.num_examples if info else -1
+
     def data(self) -> dict[str, Examples]:
         """Returns the clients' preprocessed examples, without public ones, as a simulated fault leaves them."""
         return self._variants.data()

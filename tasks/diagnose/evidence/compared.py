@@ -1,0 +1,137 @@
+"""Losses that clients logged under known models, beside the losses that their data of today give."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.diagnose.evidence.logged import sized_signal
+from tasks.diagnose.evidence.memory import Labels, Memory, relabellings
+from tasks.diagnose.replay.change import Sites
+from tasks.diagnose.replay.engine import Replayer
+from tasks.diagnose.replay.examine import Floats, Probe
+from tasks.round_log.read import ClientLog
+
+MODELS = 4
+"""Most models under which clients' losses are compared."""
+TIMES = 2
+"""Losses of a client that are enough; least losses that tell a relabelling."""
+
+
+@dataclass(frozen=True)
+class ComparedLosses:
+    """What was compared so far.
+
+    Attributes:
+        memories: the compared losses by client, in the order of the rounds.
+        resized: the clients that have another number of examples today. Their later losses are not compared.
+    """
+
+    memories: Mapping[str, tuple[Memory, ...]] = field(default_factory=dict)
+    resized: frozenset[str] = frozenset()
+
+    @property
+    def changed(self) -> list[str]:
+        """The clients that had other data in some round, sorted."""
+        kept = self.memories.keys() - self.resized
+        return sorted(client for client in kept if any(memory.changed for memory in self.memories[client]))
+
+    @property
+    def of_most(self) -> bool:
+        """Whether most clients had other data: then the clients were divided anew, which says nothing of one client."""
+        return 2 * len({*self.changed, *self.resized}) > len(self.memories.keys() | self.resized)
+
+
+@dataclass(frozen=True)
+class LossComparison:
+    """Compares losses under the run's known models.
+
+    Not compared are the losses of clients that train a part of the model, and losses that are not finite.
+
+    Attributes:
+        replays: of the run.
+        probe: of its model.
+        data: the clients' examples of today.
+        log: clients.csv, without rounds of pruning.
+    """
+
+    replays: Replayer
+    probe: Probe
+    data: Sites
+    log: ClientLog
+
+    def under(self, models: Sequence[int], clients: Collection[str]) -> ComparedLosses:
+        """Returns the losses of `clients` under the models after all rounds in `models`."""
+        compared = ComparedLosses()
+        for saved in models:
+            compared, _ = self._add(compared, saved, clients)
+        return compared
+
+    def under_some(
+        self, models: Sequence[int], clients: Collection[str], counts: Callable[[Memory], bool]
+    ) -> ComparedLosses:
+        """Returns the losses of `clients` under the first few of `models` that are needed.
+
+        1. A client's loss is compared until TIMES of its losses count.
+        2. Losses are compared under at most MODELS models.
+        3. Under the other models, it is only looked up which clients have another number of examples.
+        """
+        compared, used = ComparedLosses(), 0
+        for saved in models:
+            unclear = [client for client in clients if sum(map(counts, compared.memories.get(client, ()))) < TIMES]
+            compared, some = self._add(compared, saved, unclear if used < MODELS else ())
+            used += some
+        return compared
+
+    def relabelling(self, client: str, memories: Sequence[Memory]) -> tuple[int, ...] | None:
+        """Returns the simplest relabelling of today's data that gives all the losses in `memories`; None if none does.
+
+        See `Memory.relabelling`. One of so many relabellings fits a single loss by chance, or a loss of the first
+        weights, which may give all labels the same loss: these tell none.
+        """
+        if not self.replays.as_they_are or len(memories) < TIMES or memories[-1].round == 1:
+            return None
+        batches = [(self._batch(memory.round - 1, client), memory.logged) for memory in memories]
+        for then in relabellings(self.replays.cohort.num_classes):
+            if all(
+                np.isclose(_mean(losses, then[labels]), logged, rtol=1e-5, atol=1e-6)
+                for (losses, labels), logged in batches
+            ):
+                return tuple(int(label) for label in then)
+        return None
+
+    def _add(self, compared: ComparedLosses, saved: int, clients: Collection[str]) -> tuple[ComparedLosses, bool]:
+        """Adds the losses of the round after `saved`; and whether one of `clients` took part in it."""
+        signals = sized_signal(self.log, saved + 1, "loss_before")
+        logged = {client: signal for client, signal in signals.items() if client in self.data}
+        other = {client for client, (num, _) in logged.items() if num != self.replays.num_examples(client)}
+        resized = compared.resized | other
+        widths = self.replays.settings.federate.width
+        able = [c for c in logged if c in clients and c not in resized and widths.get(c, 1.0) == 1]
+        memories = dict(compared.memories)
+        for client, loss in self._losses(saved, able).items():
+            if np.isfinite(loss):
+                memories[client] = (*memories.get(client, ()), Memory(saved + 1, logged[client][1], loss))
+        return ComparedLosses(memories, resized), bool(able)
+
+    def _losses(self, saved: int, clients: Sequence[str]) -> dict[str, float]:
+        """The `loss_before` of clients in the round after `saved`, with the data of today."""
+        if not clients:
+            return {}
+        if not self.replays.as_they_are:
+            repeated = self.replays.repeated(saved + 1, clients)
+            return {client: result.loss_before for client, result in repeated.items()}
+        return {client: _mean(*self._batch(saved, client)) for client in clients}
+
+    def _batch(self, saved: int, client: str) -> tuple[Floats, NDArray[np.int32]]:
+        """A client's first batch in the round after `saved`: loss (B, C) if each label were right, and labels (B,)."""
+        x, y = self.data[client]
+        batch = self.replays.first_batch(saved + 1, client)
+        logits = self.probe.logits(self.replays.params_after(saved), x[batch]).astype(np.float64)
+        with np.errstate(all="ignore"):
+            return np.logaddexp.reduce(logits, axis=1, keepdims=True) - logits, y[batch]
+
+
+def _mean(losses: Floats, labels: NDArray[np.int32] | Labels) -> float:
+    return float(losses[np.arange(len(labels)), labels].mean())

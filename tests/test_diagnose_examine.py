@@ -1,0 +1,50 @@
+"""What features say of a client, by hand: their distance from the hold-out data's, and how they hang together."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tasks.diagnose.replay.examine import feature_distance, structure
+
+TAKEN = SimpleNamespace(logits=lambda params, x: x)
+"""A model that takes an example for the label of its largest feature."""
+
+
+def test_feature_distance_allows_for_the_size_of_both_samples():
+    none = np.zeros(0, np.float32)
+    few = np.array([[3.0, 0.0], [5.0, 0.0]], np.float32), np.zeros(2, np.int32)
+    # Hold-out mean (4, 0), sd (1, 0) within the label, plus a tenth of its mean 0.5: (1.05, 0.05).
+    near = np.array([[5.0, 0.0], [6.0, 0.0]], np.float32), np.zeros(2, np.int32)
+    # Mean (5.5, 0): ((1.5 / 1.05)² + 0) / 2 = 1.0204, less 1/2 for two examples and 1/2 for two of the hold-out data.
+    assert feature_distance(TAKEN, none, near, few) == pytest.approx(np.sqrt((1.5 / 1.05) ** 2 / 2 - 1))
+    one = np.array([[6.0, 0.0]], np.float32), np.zeros(1, np.int32)
+    assert feature_distance(TAKEN, none, one, few) == pytest.approx(np.sqrt((2 / 1.05) ** 2 / 2 - 1.5))
+    # No farther than a sample is.
+    assert feature_distance(TAKEN, none, few, few) == 0.0
+
+
+PATTERN = np.array([1.0, -1.0] * 8)
+CROSSED = np.array([1.0, 1.0, -1.0, -1.0] * 4)
+NOISE = np.sqrt(2 / np.pi / 16)
+"""Mean |r| of independent features of 16 examples."""
+
+
+def rows(*features):
+    return np.stack(features, axis=1).astype(np.float32)
+
+
+def test_structure_is_the_mean_correlation_less_noise_over_the_hold_outs():
+    whole = rows(PATTERN, 2 * PATTERN)  # |r| = 1
+    assert structure(rows(PATTERN, -PATTERN), whole) == pytest.approx(1.0)
+    assert structure(rows(PATTERN, CROSSED), whole) == pytest.approx(-NOISE / (1 - NOISE))
+    # Of three features, one of the three pairs hangs together; features that never change are left out.
+    third = rows(PATTERN, PATTERN, CROSSED, np.ones(16))
+    assert structure(third, whole) == pytest.approx((1 / 3 - NOISE) / (1 - NOISE))
+
+
+def test_structure_of_too_little_is_none():
+    whole = rows(PATTERN, PATTERN)
+    assert structure(whole[:7], whole) == 0.0  # fewer than 8 examples
+    assert structure(rows(PATTERN), whole) == 0.0  # one feature
+    assert np.isnan(structure(whole, rows(PATTERN, CROSSED)))  # hold-out features that do not hang together
