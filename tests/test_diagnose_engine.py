@@ -30,6 +30,11 @@ def folder(make_clients, settings_of, tmp_path_factory):
     return made
 
 
+def drawn(folder, round_num):
+    rows = read_rows(folder / "reports/clients.csv")
+    return {row["client"] for row in rows if int(row["round"]) == round_num}
+
+
 def logged(folder, name="val_loss"):
     return [float(row[name]) for row in read_rows(folder / "reports/rounds.csv")]
 
@@ -176,10 +181,9 @@ def adam(make_clients, settings_of, tmp_path_factory):
     ("change", "kept"),
     [
         ({}, True),
-        ({"federate.client.learning_rate": 0.01}, True),
         ({"federate.server_optimizer.learning_rate": 0.02}, False),
     ],
-    ids=["as it was", "another client rate", "another server rate"],
+    ids=["as it was", "another rate"],
 )
 def test_adam_goes_on_only_with_the_server_as_it_was(change, kept, adam, computations):
     folder, settings = adam
@@ -229,3 +233,18 @@ def test_rounds_without_training_cost_nothing(folder, settings_of, computations)
     assert before.losses["train_loss"] == [np.inf] * 5
     assert later.losses["val_loss"][1:] == [later.lines[-1].row["val_loss"]] * 4
     assert broken.losses["val_loss"] == [np.inf] * 5
+
+
+def test_a_round_whose_clients_are_all_left_out_changes_nothing(folder, settings_of, computations):
+    with replayer(settings_of(BASE), folder, computations) as replays:
+        replays.go_to(10)
+        replay = replays.begin(Change("", without=("00", "01", "02", "03", "04")), 0)
+        replays.advance(replay, 20)
+    trained = [line["round"] for line in replay.lines]
+    assert trained == [round_num for round_num in range(11, 21) if {"05"} <= drawn(folder, round_num)]
+    assert 0 < len(trained) < 10
+    assert not replay.broken
+    for name, losses in replay.losses.items():
+        by_round = {line["round"]: line["row"][name] for line in replay.lines}
+        expected = [by_round[max(r for r in trained if r <= now)] for now in range(trained[0], 21)]
+        assert losses[trained[0] - 11 :] == expected

@@ -54,11 +54,6 @@ def test_aligned_features_have_mean_0_and_sd_1_at_every_client() -> None:
         assert x.std() == pytest.approx(1, abs=1e-5)
 
 
-def test_aligned_features_that_never_vary_are_0() -> None:
-    constant = {"00": (np.full((3, 2, 2, 1), 7.0, np.float32), np.zeros(3, np.int32))}
-    assert not features_aligned(constant)["00"][0].any()
-
-
 def test_changes_add_up() -> None:
     both = Change("without client 01", without=("01",)) | Change("at a rate of 1", {"a": 1})
     assert both.described() == {"a": 1, "leave out": ["01"]}
@@ -78,26 +73,3 @@ def test_labels_change_back_for_the_named_clients_only() -> None:
     after = labels_changed_back({"03": (2, 1, 0)})(before)
     np.testing.assert_array_equal(after["03"][1], 2 - before["03"][1])
     np.testing.assert_array_equal(after["02"][1], before["02"][1])
-
-
-def pairs(sites):
-    return [(float(pixel), int(label)) for x, y in sites.values() for pixel, label in zip(x.ravel(), y, strict=True)]
-
-
-def test_examples_dealt_among_some_keep_their_labels(sites):
-    dealt = labels_dealt_evenly(5, kept=("01",))(sites)
-    assert sorted(pairs(dealt)) == sorted(pairs(sites))
-    np.testing.assert_array_equal(dealt["01"][1], sites["01"][1])
-
-
-def test_examples_of_equal_sizes_keep_their_labels_and_their_client(sites):
-    before = sites
-    for client, examples in sizes_made_equal(5)(before).items():
-        assert set(pairs({client: examples})) <= set(pairs({client: before[client]}))
-
-
-def test_labels_that_are_changed_back_are_of_the_clients_that_are_named(sites):
-    changed = labels_changed_back({"01": (2, 0, 1)})(sites)
-    np.testing.assert_array_equal(changed["01"][1], np.array([2, 0, 1])[sites["01"][1]])
-    np.testing.assert_array_equal(changed["01"][0], sites["01"][0])
-    assert pairs({"00": changed["00"]}) == pairs({"00": sites["00"]})

@@ -376,7 +376,7 @@ def test_what_counts_as_the_same():
 
 
 @pytest.mark.slow
-def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_clients, settings_of, tmp_path):
+def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_clients, settings_of, tmp_path, computations):
     # Only client 02 has the classes 0 and 2, and from round 13 on each for the other. Without it the model forgets
     # them, so that leaving it out takes nothing of the rise away.
     folder = make_clients(sizes=(80, 80, 120, 80, 80), num_test=120).write(tmp_path)
@@ -396,7 +396,7 @@ def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_client
     identity["settings"]["federate"]["faults"] = settings.federate.faults.model_dump(mode="json")
     record_as(folder, identity)
     logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
-    found = to_json(diagnosis(*logs, settings, folder))
+    found = to_json(diagnosis(*logs, settings, folder, computations))
     cause = found["causes"][0]
     assert (found["verdict"], cause["clients"], cause["fault"]) == ("faulty_clients", ["02"], "labels")
     assert cause["replay"]["change"] == {"data": "the labels of client 02 changed back"}
