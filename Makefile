@@ -20,7 +20,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lock clean
+.PHONY: help run test mutants lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -33,6 +33,10 @@ test: .venv/.installed  ## lint, types and tests
 	ruff format --check
 	mypy
 	pytest
+
+mutants: .venv/.installed  ## change the code a little, a thousand times: which changes does no test see? Hours
+	mutmut run
+	mutmut results
 
 lock: .venv/.installed  ## compile requirements.lock again from pyproject.toml
 	uv pip compile pyproject.toml --group dev --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
