@@ -3,7 +3,6 @@
 A lost process costs no other cell: a pool that broke is replaced, and each cell that was in it is tried alone.
 """
 
-import asyncio
 import logging
 import multiprocessing
 import os
@@ -19,24 +18,18 @@ from prefect.futures import PrefectFuture
 from prefect.states import Crashed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner
 
-from flows import addresses, known_secrets
 from flows.comparing.cell_task import Plan, begin_process, run_cell
+from flows.comparing.dask_address import shown_dask
 from flows.known_secrets import safe_line
 from flows.recovery import prefect_states
 from flows.running.failed_state import failed
-from flows.serving import reachability
-from flows.serving.temporary_server import is_temporary
 from flows.workspace.repository import STOP
-from tasks.errors import InputError, RunError
+from tasks.errors import RunError
 from tasks.signals import masked
 
 MEMORY = 1.5 * 2**30
 """Bytes that a process with TensorFlow, TFF and the data of a small run takes."""
 
-_CONNECT = 10.0
-"""Seconds to connect to a Dask scheduler."""
-_DASK_SCHEMES = ("tcp", "tls")
-"""Dask's other schemes need its configuration or other packages, and do not keep a time limit."""
 _LOOK_EVERY = 30.0
 """Seconds between two looks at a cluster."""
 _WITHOUT_WORKER = 10
@@ -72,62 +65,6 @@ def fan_out(plans: Sequence[Plan], jobs: int, dask: str, ended: Ended) -> None:
             ended(plan, run_cell(plan, return_state=True))
     else:
         _in_processes(plans, jobs, ended)
-
-
-def check_dask(address: str) -> None:
-    """Checks that a Dask cluster answers.
-
-    Raises:
-        InputError: (1) no scheduler answers there within 10 s, (2) it has no worker, or (3) a worker cannot reach the
-            Prefect server.
-    """
-    from distributed.comm.addressing import get_address_host, parse_address, parse_host_port
-
-    known_secrets.IN_USE.remember_addresses(address if "://" in address else f"tcp://{address}")
-    shown = shown_dask(address)
-    wrong = f"a Dask scheduler's address is like tcp://127.0.0.1:8786, got {shown!r}"
-    try:
-        scheme, place = parse_address(address)
-        parse_host_port(place)
-    except Exception as exc:  # its parser has no error of its own
-        raise InputError(f"{wrong}: {safe_line(exc)}") from exc
-    if scheme not in _DASK_SCHEMES:
-        raise InputError(f"{wrong}: undrift reaches Dask by {' or '.join(_DASK_SCHEMES)}")
-    try:
-        workers = asyncio.run(asyncio.wait_for(_workers(address), _CONNECT + 5))
-    except Exception as exc:  # about the address, certificates, or a server that is no scheduler
-        raise InputError(f"no Dask scheduler answers at {shown}: {safe_line(exc)}") from exc
-    if not workers:
-        raise InputError(f"the Dask scheduler at {shown} has no worker: start some with `dask worker {shown}`")
-    elsewhere = sorted(set(map(get_address_host, workers)) - _own_addresses())
-    if elsewhere and is_temporary(reachability.prefect_address()):
-        raise InputError(
-            f"the Dask workers on {', '.join(elsewhere)} cannot reach this command's temporary Prefect server: set "
-            "PREFECT_API_URL to a server that they reach too"
-        )
-
-
-async def _workers(address: str) -> Any:
-    """Returns the workers of a scheduler, without a Client: one that cannot connect delays the end of the process."""
-    from distributed import Security
-    from distributed.core import rpc
-
-    arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
-    async with rpc(address, connection_args=arguments, timeout=_CONNECT) as scheduler:  # type: ignore[no-untyped-call]
-        return (await scheduler.identity())["workers"]
-
-
-def shown_dask(address: str) -> str:
-    """Returns the address of a scheduler as it may be shown; Dask takes `tcp://` for granted."""
-    if "://" in address:
-        return addresses.without_password(address)
-    return addresses.without_password(f"tcp://{address}").removeprefix("tcp://")
-
-
-def _own_addresses() -> set[str]:
-    import psutil
-
-    return {own.address for interface in psutil.net_if_addrs().values() for own in interface} | {"localhost"}
 
 
 def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:

@@ -53,7 +53,7 @@ def launch_comparison(
         UndriftError: a server or the Dask cluster does not answer, or a cell failed.
     """
     wait = _find_servers(repository)
-    from flows.comparing.fan_out import check_dask
+    from flows.comparing.dask_address import check_dask
     from flows.prefect_flows.comparison_flow import comparison_flow
 
     if dask:

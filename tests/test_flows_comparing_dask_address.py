@@ -1,9 +1,9 @@
-"""flows/comparing/fan_out.py: the address of a Dask cluster, before any cell runs there."""
+"""flows/comparing/dask_address.py: the address of a Dask cluster, before any cell runs there."""
 
 import pytest
 
 from flows import known_secrets
-from flows.comparing.fan_out import check_dask
+from flows.comparing.dask_address import check_dask
 from tasks.errors import InputError
 
 NONSENSE = ("", "nonsense", "tcp://", "tcp://h:abc", "tcp://[::1:1", "foo://x:1", "ucx://127.0.0.1:1", "tls://h:1")
