@@ -185,6 +185,15 @@ def read_checked(folder: Path, form: Form, num_examples: int | None = None) -> E
     return examples
 
 
+def read_hold_out(preprocessed: Preprocessed) -> Examples:
+    """Returns the hold-out examples, which are the server's.
+
+    Raises:
+        DataError: see `read_checked`.
+    """
+    return read_checked(preprocessed.root / TEST, preprocessed.form)
+
+
 def check_arrays(client: str, examples: Examples, form: Form, num_examples: int | None = None) -> None:
     """Refuses arrays of another shape, order or number of examples; see `read_checked`.
 

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 from tasks.scrub import scrubbing
 
+Params = NDArray[np.float32]
+"""(P,) a model's trainable parameters, or one number for each of them."""
+
+Floats = NDArray[np.float64]
+
 _BATCH = 1024
 
 

@@ -309,3 +309,13 @@ def deployed(copy_repository, deploy, tmp_path_factory):
     """A repository whose deployments a worker runs, with a work pool of its own, until the module's last test."""
     with deploy(copy_repository(tmp_path_factory.mktemp("deployed"))) as served:
         yield served
+
+
+@pytest.fixture(scope="session")
+def linear():
+    """A probe of logits = x W, W (2, 2), without bias: a model whose losses and curvature can be computed by hand."""
+    import tensorflow as tf
+
+    from tasks.local.probe import Probe
+
+    return Probe(tf.keras.Sequential([tf.keras.Input((2,)), tf.keras.layers.Dense(2, use_bias=False)]))

@@ -29,6 +29,16 @@ LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich",
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
 TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras"}
 CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/diagnose/evidence", "tasks/diagnose/replay")
+READERS_OF_EXAMPLES = {"read_client", "read_checked", "read_npy"}
+"""Of tasks.clients and tasks.files."""
+CLIENTS_SIDE = ("tasks/local/", "tasks/datasets/", "tasks/partition/", "tasks/preprocess/", "tasks/clients.py")
+"""What runs where a client's data are, or makes them."""
+AT_THE_SERVER = {
+    "tasks/diagnose/replay/variants.py": "simulated counterfactuals, which move examples between clients",
+    "tasks/federate/public.py": "federate.shared_fraction: a public data set, simulated by drawing it from the clients",
+}
+"""The others that read examples, and why they may."""
+OPENERS = {"np.load", "np.memmap", "np.fromfile", "np.lib.format.open_memmap", "np.lib.format.read_array"}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -84,6 +94,37 @@ def test_steps_never_import_each_other(path: Path) -> None:
     others = {name.split(".")[1] for name in imported(path) if name.startswith("tasks.")} & set(STEPS) - {step_of(path)}
     allowed = {"federate"} if relative(path).startswith(CALLERS_OF_FEDERATE) else set()
     assert others <= allowed
+
+
+def reads_examples(path: Path) -> bool:
+    """Whether a file imports what reads a client's arrays, or names the files that hold them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names = {name.rpartition(".")[2] for name in imported(path)} | attributes
+    return bool(names & READERS_OF_EXAMPLES or texts & {"x.npy", "y.npy"})
+
+
+def test_the_server_never_opens_a_clients_examples() -> None:
+    """A client computation opens them where they are. Who else does is named, with the reason."""
+    readers = {relative(path) for path in TASKS if reads_examples(path)}
+    assert {path for path in readers if not path.startswith(CLIENTS_SIDE)} == set(AT_THE_SERVER)
+
+
+def test_numpy_opens_checkpoints_and_nothing_else() -> None:
+    """So what `test_the_server_never_opens_a_clients_examples` looks for is all that there is."""
+    opening = set()
+    for path in TASKS:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        used = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)}
+        opening |= {relative(path)} if used & OPENERS else set()
+    assert opening == {"tasks/federate/checkpoint.py"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tasks/local").rglob("*.py")), ids=relative)
+def test_a_client_computation_knows_no_server_and_no_step(path: Path) -> None:
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("tasks.")}
+    assert not names & {*STEPS, "runtime"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tasks/diagnose").rglob("*.py")), ids=relative)

@@ -79,7 +79,7 @@ def honest_run(clients, settings_of, tmp_path_factory):
 
 def test_nothing_is_told_where_nothing_is_simulated():
     training = LocalTraining((2,), 3, 9, 4, CLIENT_UPDATES["sgd"](ClientSettings()))
-    assert faults.told(FaultSettings(), 0, 1, "00") == {}
+    assert faults.inputs(FaultSettings(), 0, 1, "00") == {}
     assert "faulty" not in dir(client_type(training))
     drill = replace(training, faults=FaultSettings(kind="not_finite", clients=("00",)))
     assert "faulty" in dir(client_type(drill))
@@ -87,14 +87,15 @@ def test_nothing_is_told_where_nothing_is_simulated():
 
 def test_only_the_named_are_faulty_and_from_their_round_on_for_ever():
     settings = FaultSettings(kind="scaled_update", clients=("b",), from_round=3)
-    told = {client: [faults.told(settings, 0, t, client)["faulty"] for t in (1, 2, 3, 4, 40)] for client in "ab"}
+    told = {client: [faults.inputs(settings, 0, t, client)["faulty"] for t in (1, 2, 3, 4, 40)] for client in "ab"}
     assert told == {"a": [False] * 5, "b": [False, False, True, True, True]}
 
 
 def test_noise_has_one_seed_for_a_client_in_all_rounds_of_a_run():
     settings = FaultSettings(kind="noisy_features", clients=("a", "b"))
     seeds = [
-        tuple(faults.told(settings, *key)["noise_seed"]) for key in ((0, 1, "a"), (0, 2, "a"), (0, 1, "b"), (1, 1, "a"))
+        tuple(faults.inputs(settings, *key)["noise_seed"])
+        for key in ((0, 1, "a"), (0, 2, "a"), (0, 1, "b"), (1, 1, "a"))
     ]
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == 3
@@ -219,7 +220,7 @@ def test_noise_has_mean_and_sd_of_the_features_and_nothing_else_of_them():
     client = {"faulty": tf.constant(True), "noise_seed": tf.constant([3, 4])}
     settings = FaultSettings(kind="noisy_features", clients=("a",))
     y = tf.zeros(500, tf.int32)
-    noise, labels = faults.examples(settings, client, tf.constant(x), y, 2)
+    noise, labels = faults.faulty_examples(settings, client, tf.constant(x), y, 2)
     noise = noise.numpy().astype(np.float64).ravel()
     # n = 20,000: five standard errors of the mean, sd/√n, of the sd, sd/√(2n), and of a correlation, 1/√n.
     assert noise.mean() == pytest.approx(x.mean(), abs=5 * x.std() / 20000**0.5)
@@ -295,7 +296,7 @@ def test_noise_is_the_same_in_every_round(clients, settings_of, tmp_path):
     federate(drill, clients.write(tmp_path / "drill"))
     by_hand = clients.write(tmp_path / "by hand")
     x, y = clients.data["01"]
-    seed = faults.told(drill.federate.faults, drill.seed, 1, "01")["noise_seed"]
+    seed = faults.inputs(drill.federate.faults, drill.seed, 1, "01")["noise_seed"]
     noise = x.mean() + x.std() * tf.random.stateless_normal(x.shape, seed).numpy()
     write_client(by_hand / "data" / "clients" / "01", noise.astype(np.float32), y)
     federate(settings_of(BASE), by_hand)

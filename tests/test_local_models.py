@@ -10,7 +10,7 @@ P = 4  # two features to two classes, without a bias
 def probe():
     import tensorflow as tf
 
-    from tasks.diagnose.replay.examine import Probe
+    from tasks.local.probe import Probe
 
     return Probe(tf.keras.Sequential([tf.keras.layers.Dense(2, use_bias=False, input_shape=(2,))]))
 

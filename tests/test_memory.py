@@ -14,7 +14,6 @@ from tasks.diagnose.evidence.remembered import memories_of, risen_between, risen
 from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.engine import replayer
-from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.surgery import labels_changed_back
 from tasks.diagnose.step import diagnosis
 from tasks.errors import DataError
@@ -22,6 +21,7 @@ from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of, load_state
 from tasks.federate.state import ServerState
 from tasks.files import read_json, read_rows, write_json, write_rows
+from tasks.local.probe import Probe
 from tasks.round_log.read import ClientLog, read_clients, read_rounds
 
 SETTINGS = {

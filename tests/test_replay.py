@@ -2,36 +2,15 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tasks.diagnose.replay.examine import (
-    Probe,
-    curvature,
     dissimilarity,
     expected,
     feature_distance,
-    learnable,
     left_out_losses,
-    local_path,
 )
 
 SCALE = 3.0
-
-
-@pytest.fixture(scope="module")
-def linear():
-    """logits = x W, W (2, 2), no bias: a model whose curvature can be computed by hand."""
-    layers = [tf.keras.Input((2,)), tf.keras.layers.Dense(2, use_bias=False)]
-    model = tf.keras.Sequential(layers)
-    return Probe(model)
-
-
-def test_curvature_of_softmax_regression_by_hand(linear):
-    # At W = 0 both classes have 1/2: the Hessian is xx' times [[1, -1], [-1, 1]] / 4, whose largest eigenvalue is
-    # |x|^2 · 2/4. With x = (3, 0): 4.5.
-    x = np.array([[SCALE, 0.0]] * 4, np.float32)
-    y = np.array([0, 1, 0, 1], np.int32)
-    assert curvature(linear, np.zeros(4, np.float32), (x, y)) == pytest.approx(SCALE**2 / 2, rel=1e-2)
 
 
 def test_fit_and_expectation_by_hand(linear):
@@ -43,23 +22,6 @@ def test_fit_and_expectation_by_hand(linear):
     assert fit.accuracy == pytest.approx(2 / 3)
     reference = linear.fit(params, (x[:2], np.array([0, 1], np.int32)))
     assert expected(fit, reference) == (pytest.approx(right), pytest.approx(1.0))
-
-
-def test_gradient_and_path_of_one_example_by_hand(linear):
-    x, y = np.array([[1.0, 0.0]], np.float32), np.array([0], np.int32)
-    loss, gradient = linear.gradient(np.zeros(4, np.float32), (x, y))
-    assert loss == pytest.approx(np.log(2))
-    np.testing.assert_allclose(gradient, [-0.5, 0.5, 0, 0], atol=1e-7)  # p - onehot, times x
-    path = local_path(linear, np.zeros(4, np.float32), (x, y), 0.1, 1, 2)
-    assert path.distance[0] == pytest.approx(0.1 * np.sqrt(0.5), rel=1e-5)
-    assert path.first_broken is None
-    assert (np.diff(path.loss) < 0).all()
-
-
-def test_path_says_where_it_breaks(linear):
-    x, y = np.array([[1e30, 0.0], [1.0, 0.0]], np.float32), np.array([1, 0], np.int32)
-    path = local_path(linear, np.ones(4, np.float32), (x, y), 1e10, 2, 3)
-    assert path.first_broken == 1
 
 
 def test_dissimilarity_by_hand():
@@ -95,14 +57,3 @@ def test_feature_distance_sees_shifts_and_neither_labels_nor_mixes(linear):
     shifted = feature_distance(linear, params, gaussians(rng, 300, 0.6), base)
     assert max(same, flipped, one_label) < 0.2
     assert shifted == pytest.approx(0.6 / 0.33, rel=0.15)
-
-
-def test_noise_cannot_be_learnt_and_a_turned_meaning_can(linear):
-    rng = np.random.default_rng(1)
-    x, y = gaussians(rng, 200)
-    params = np.array([1.0, 0.0, 0.0, 1.0], np.float32)
-    accuracy, most = learnable(linear, params, (x, 1 - y), 0.1, 10)
-    assert accuracy > most + 0.3
-    noise = rng.normal(size=x.shape).astype(np.float32)
-    accuracy, most = learnable(linear, params, (noise, y), 0.1, 10)
-    assert accuracy < most + 0.15

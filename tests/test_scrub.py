@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tasks import command
 from tasks.clients import Form
-from tasks.diagnose.replay.examine import Probe
 from tasks.errors import NoClientLeft, RunError, SettingsError
 from tasks.evaluate.model import load_logits
 from tasks.federate import federate
 from tasks.files import read_rows
+from tasks.local.probe import Probe
 from tasks.models import build
 from tasks.parameters import build_validation, flatten
 from tasks.prune import prune

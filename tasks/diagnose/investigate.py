@@ -17,12 +17,12 @@ from tasks.diagnose.investigation import Investigation, Proof
 from tasks.diagnose.replay.change import NOTHING
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
-from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import STEEP
 from tasks.diagnose.tournament import Tournament, proof, replay_all, without_failures
 from tasks.diagnose.treatment import treat
 from tasks.diagnose.window import allowed_rounds, half_risen_round, last_compared_round, reproduced, window
+from tasks.local.probe import Probe
 from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
 

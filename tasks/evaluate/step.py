@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.clients import CLIENTS, TEST, Examples, Preprocessed, check_client_id, read_checked, read_preprocessed
+from tasks.clients import CLIENTS, Examples, Preprocessed, check_client_id, read_hold_out, read_preprocessed
 from tasks.errors import DataError, reading
 from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
@@ -72,7 +72,7 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     of_prune = numbers_of_prune(reports / "prune.json")
     preprocessed = _read_preprocessed(folder / CLIENTS, classes, clients)
     check_data(reports / "clients.csv", read_rows(reports / "clients.csv", ["client"]), preprocessed.sizes, "federate")
-    x, y = read_checked(preprocessed.root / TEST, preprocessed.form)
+    x, y = read_hold_out(preprocessed)
     model, batch_size = settings.federate.model, settings.evaluate.batch_size
     models = {
         name: load_logits(folder / "models" / f"{name}.h5", model, preprocessed.form, batch_size) for name in _MODELS

@@ -9,8 +9,9 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.federate.state import ClientResult, Params
+from tasks.federate.state import ClientResult
 from tasks.federate.statistics import UpdateStatistics, gram, update_statistics
+from tasks.parameters import Params
 from tasks.round_log.columns import ClientRow, RoundRow
 from tasks.round_log.write import write_log
 from tasks.runtime.failed import Failed

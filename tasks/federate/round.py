@@ -11,11 +11,12 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tasks.federate.robust import Rule
-from tasks.federate.state import ClientInput, ClientResult, Params, ServerState
+from tasks.federate.state import ClientInput, ClientResult, ServerState
 from tasks.federate.statistics import Vector
 from tasks.local.architecture import Architecture
 from tasks.local.descent import LocalTraining
 from tasks.local.update import broadcast_names, build_local_update, build_measure, client_type
+from tasks.parameters import Params
 from tasks.runtime.failed import Failed
 
 Results = list[ClientResult | Failed]

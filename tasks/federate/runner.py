@@ -19,12 +19,12 @@ from tasks.federate.privacy import epsilon
 from tasks.federate.record import Outcome, RoundLine, client_rows, round_row
 from tasks.federate.round import Round, build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
-from tasks.federate.state import ClientInput, ClientResult, Params, ServerState
+from tasks.federate.state import ClientInput, ClientResult, ServerState
 from tasks.local import faults
 from tasks.local.architecture import Architecture, narrower, whole
 from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
-from tasks.parameters import build_validation, flatten, prunable
+from tasks.parameters import Params, build_validation, flatten, prunable
 from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
@@ -254,7 +254,7 @@ class Runner:
             brightness=info.brightness,
             architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
         )
-        inputs |= faults.told(settings.faults, self._seed, round_num, client)
+        inputs |= faults.inputs(settings.faults, self._seed, round_num, client)
         if state.kept is not None:
             inputs["kept"] = state.kept[client]
         return inputs

@@ -5,11 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Params = NDArray[np.float32]
-"""(P,) parameters, or one number for each of them."""
+from tasks.parameters import Params
 
 OptimizerState = Any
 """Tensors in the structure of the server's `tff.learning.optimizers.Optimizer`, which has no type of its own."""

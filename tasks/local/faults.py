@@ -1,7 +1,7 @@
 """Broken clients, simulated (`federate.faults`), to see whether guard, aggregator and diagnosis stand them.
 
 Two faults are of the data, as in Fang 2020 (arXiv 1911.11815) and FedDebug (Gill 2023, arXiv 2301.03553): wrong
-labels, and noise for features. The client trains on them honestly, so all that it tells of itself (losses,
+labels, and noise for features. The client trains on them honestly, so all that it says of itself (losses,
 SCAFFOLD's and FedDyn's vectors, MimeLite's gradient) is of what it has. The others are of what it sends: its update
 alone, after the training. Where nothing is simulated, neither the clients' input nor their graph differs.
 """
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tasks.clients import Examples
 from tasks.settings import FaultSettings
 
 OF_DATA = ("flipped_labels", "noisy_features")
@@ -22,28 +23,37 @@ OF_DATA = ("flipped_labels", "noisy_features")
 _NOISE = 5
 
 
-def members(settings: FaultSettings) -> OrderedDict[str, Any]:
-    """Returns the types of what the host tells every client beside the rest; nothing with kind none."""
-    found: OrderedDict[str, Any] = OrderedDict()
+def input_types(settings: FaultSettings) -> OrderedDict[str, Any]:
+    """Returns the types of a client's inputs for the fault; none with kind none."""
+    types: OrderedDict[str, Any] = OrderedDict()
     if settings.kind != "none":
-        found["faulty"] = np.bool_
+        types["faulty"] = np.bool_
     if settings.kind == "noisy_features":
-        found["noise_seed"] = tff.TensorType(np.int32, [2])
-    return found
+        types["noise_seed"] = tff.TensorType(np.int32, [2])
+    return types
 
 
-def told(settings: FaultSettings, seed: int, round_num: int, client: str) -> OrderedDict[str, Any]:
-    """Returns the values of `members` for one client and round; the seed of its noise is that of every round."""
-    found: OrderedDict[str, Any] = OrderedDict()
+def inputs(settings: FaultSettings, seed: int, round_num: int, client: str) -> OrderedDict[str, Any]:
+    """Returns the values of `input_types` for one client and round; the seed of its noise is the same in all rounds."""
+    values: OrderedDict[str, Any] = OrderedDict()
     if settings.kind != "none":
-        found["faulty"] = np.bool_(client in settings.clients and round_num >= settings.from_round)
+        values["faulty"] = np.bool_(client in settings.clients and round_num >= settings.from_round)
     if settings.kind == "noisy_features":
         words = np.random.SeedSequence([_NOISE, seed, *client.encode()]).generate_state(2)
-        found["noise_seed"] = words.astype(np.uint32).view(np.int32)
-    return found
+        values["noise_seed"] = words.astype(np.uint32).view(np.int32)
+    return values
 
 
-def examples(
+def with_fault(settings: FaultSettings, seed: int, client: str, examples: Examples, num_classes: int) -> Examples:
+    """Returns the client's examples as its fault leaves them, once it has begun; `seed` is the run's."""
+    if client not in settings.clients:
+        return examples
+    x, y = map(tf.constant, examples)
+    x, y = faulty_examples(settings, inputs(settings, seed, settings.from_round, client), x, y, num_classes)
+    return x.numpy(), y.numpy()
+
+
+def faulty_examples(
     settings: FaultSettings, client: Any, x: tf.Tensor, y: tf.Tensor, num_classes: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what a client has for its own x (N, ...) and y (N,), in the graph.
@@ -63,7 +73,7 @@ def examples(
     return x, y
 
 
-def sent(settings: FaultSettings, client: Any, update: tf.Tensor) -> tf.Tensor:
+def faulty_update(settings: FaultSettings, client: Any, update: tf.Tensor) -> tf.Tensor:
     """Returns what a client sends for its update (P,), in the graph."""
     match settings.kind:
         case "scaled_update":

@@ -39,7 +39,7 @@ def client_type(training: LocalTraining) -> Any:
         brightness=tff.TensorType(np.float32, [None]),
         architecture=np.int32,
     )
-    members |= faults.members(training.faults)
+    members |= faults.input_types(training.faults)
     if training.update.kept:
         members["kept"] = tff.TensorType(np.float32, [training.num_params])
     return tff.types.to_type(members)
@@ -104,7 +104,7 @@ def _examples(client: Any, training: LocalTraining) -> tuple[tf.Tensor, tf.Tenso
     num_shared = 0 if training.shared_data is None else len(training.shared_data[1])
     own = client["num_examples"] - num_shared
     x, y = read_examples(client["folder"], own, training.input_shape, training.num_classes)
-    x, y = faults.examples(training.faults, client, x, y, training.num_classes)
+    x, y = faults.faulty_examples(training.faults, client, x, y, training.num_classes)
     if training.shared_data is None:
         return x, y
     shared_x, shared_y = training.shared_data
@@ -112,7 +112,7 @@ def _examples(client: Any, training: LocalTraining) -> tuple[tf.Tensor, tf.Tenso
 
 
 def _result(training: LocalTraining, client: Any, trained: dict[str, tf.Tensor], num_architectures: int) -> Any:
-    sums, update = trained["loss_sum"], faults.sent(training.faults, client, trained["update"])
+    sums, update = trained["loss_sum"], faults.faulty_update(training.faults, client, trained["update"])
     finite = tf.math.is_finite(tf.reduce_sum(tf.square(update))) & tf.math.is_finite(sums)
     if training.update.full_gradient:
         # What else a client keeps is finite with its update.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from tasks.clients import TEST, Examples, Form, Preprocessed, read_checked, read_preprocessed
+from tasks.clients import Examples, Form, Preprocessed, read_hold_out, read_preprocessed
 from tasks.errors import DataError, SettingsError
 from tasks.local.description import Description, describe_today, read_descriptions
 from tasks.runtime.carry import at_clients
@@ -84,7 +84,7 @@ def check_in(root: Path, exclude: Collection[str] = ()) -> CheckedIn:
         if isinstance(answer, Failed)
     }
     _check_usable(clients, broken)
-    return CheckedIn(preprocessed, clients, broken, read_checked(root / TEST, form))
+    return CheckedIn(preprocessed, clients, broken, read_hold_out(preprocessed))
 
 
 def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]:

@@ -16,20 +16,12 @@ from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.evidence.sent import Captured, Gauge, Sent, capture, reference_of
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
-from tasks.diagnose.replay.examine import (
-    Fit,
-    Floats,
-    Path,
-    Probe,
-    curvature,
-    dissimilarity,
-    expected,
-    feature_distance,
-    learnable,
-    local_path,
-    structure,
-)
+from tasks.diagnose.replay.examine import dissimilarity, expected, feature_distance, structure
 from tasks.diagnose.replay.local_models import local_models
+from tasks.local.landscape import LocalPath, curvature, local_path
+from tasks.local.learnability import learnable
+from tasks.local.probe import Fit, Probe
+from tasks.parameters import Floats
 from tasks.round_log.read import ClientLog
 from tasks.skew import gini
 
@@ -201,7 +193,7 @@ class _Before:
         taught = learnable(self.probe, self.replays.params, examples, rate, settings.batch_size)
         return _Sense(taught, structure(examples[0], self.test[0]))
 
-    def _path(self, client: str, num_epochs: int) -> Path:
+    def _path(self, client: str, num_epochs: int) -> LocalPath:
         settings = self.replays.settings.federate.client
         rate, batch_size = settings.learning_rate, settings.batch_size
         return local_path(self.probe, self.replays.params, self.data[client], rate, batch_size, num_epochs)

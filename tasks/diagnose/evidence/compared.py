@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.clients import Examples
 from tasks.diagnose.evidence.logged import sized_signal
-from tasks.diagnose.evidence.memory import Labels, Memory, relabellings
+from tasks.diagnose.evidence.memory import Memory, relabellings
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
-from tasks.diagnose.replay.examine import Floats, Probe
+from tasks.local.first_batch import first_batch_loss, loss_by_other_label
+from tasks.local.probe import Probe
+from tasks.parameters import Params
 from tasks.round_log.read import ClientLog
 
 MODELS = 4
@@ -92,12 +95,11 @@ class LossComparison:
         """
         if not self.replays.as_they_are or len(memories) < TIMES or memories[-1].round == 1:
             return None
-        batches = [(self._batch(memory.round - 1, client), memory.logged) for memory in memories]
+        logged = [memory.logged for memory in memories]
+        tables = [loss_by_other_label(*self._batch(memory.round - 1, client)) for memory in memories]
         for then in relabellings(self.replays.cohort.num_classes):
-            if all(
-                np.isclose(_mean(losses, then[labels]), logged, rtol=1e-5, atol=1e-6)
-                for (losses, labels), logged in batches
-            ):
+            losses = [table[np.arange(len(then)), then].sum() for table in tables]
+            if np.allclose(losses, logged, rtol=1e-5, atol=1e-6):
                 return tuple(int(label) for label in then)
         return None
 
@@ -122,16 +124,9 @@ class LossComparison:
         if not self.replays.as_they_are:
             repeated = self.replays.repeated(saved + 1, clients)
             return {client: result.loss_before for client, result in repeated.items()}
-        return {client: _mean(*self._batch(saved, client)) for client in clients}
+        return {client: first_batch_loss(*self._batch(saved, client)) for client in clients}
 
-    def _batch(self, saved: int, client: str) -> tuple[Floats, NDArray[np.int32]]:
-        """A client's first batch in the round after `saved`: loss (B, C) if each label were right, and labels (B,)."""
-        x, y = self.data[client]
+    def _batch(self, saved: int, client: str) -> tuple[Probe, Params, Examples, NDArray[np.int32]]:
+        """What the client computes on: the model after round `saved`, its data, its first batch of the next round."""
         batch = self.replays.first_batch(saved + 1, client)
-        logits = self.probe.logits(self.replays.params_after(saved), x[batch]).astype(np.float64)
-        with np.errstate(all="ignore"):
-            return np.logaddexp.reduce(logits, axis=1, keepdims=True) - logits, y[batch]
-
-
-def _mean(losses: Floats, labels: NDArray[np.int32] | Labels) -> float:
-    return float(losses[np.arange(len(labels)), labels].mean())
+        return self.probe, self.replays.params_after(saved), self.data[client], batch

@@ -6,7 +6,9 @@ import numpy as np
 
 from tasks.diagnose.evidence.sent import Captured
 from tasks.diagnose.replay.engine import Replayer
-from tasks.diagnose.replay.examine import Params, Probe, left_out_losses
+from tasks.diagnose.replay.examine import left_out_losses
+from tasks.local.probe import Probe
+from tasks.parameters import Params
 
 _WORST = 1e6
 """Most that a hold-out loss counts, nats; a loss that is not finite counts as that."""

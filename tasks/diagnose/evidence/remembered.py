@@ -12,8 +12,8 @@ from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
-from tasks.diagnose.replay.examine import Probe
 from tasks.diagnose.thresholds import WORSE
+from tasks.local.probe import Probe
 from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
 

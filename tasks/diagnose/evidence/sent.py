@@ -7,8 +7,8 @@ import numpy as np
 
 from tasks.diagnose.evidence.logged import before
 from tasks.diagnose.replay.engine import Replayer
-from tasks.diagnose.replay.examine import Floats, Params
 from tasks.federate.statistics import geometric_median, gram
+from tasks.parameters import Floats, Params
 from tasks.round_log.read import ClientLog
 from tasks.runtime.failed import Failed
 

@@ -7,8 +7,9 @@ import numpy as np
 
 from tasks.clients import Examples
 from tasks.diagnose.replay.change import Sites
-from tasks.diagnose.replay.examine import Fit, Floats, Params, Probe
 from tasks.federate.statistics import gram
+from tasks.local.probe import Fit, Probe
+from tasks.parameters import Floats, Params
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import tensorflow as tf
-
 from tasks.clients import CLIENTS, TEST, Examples, read_client, write_client
 from tasks.diagnose.replay.change import NOTHING, Change
 from tasks.diagnose.replay.computations import ComputationCache
@@ -65,13 +63,8 @@ class Variants:
         return {client: self._examples(client) for client in self.cohort.clients}
 
     def _examples(self, client: str) -> Examples:
-        x, y = read_client(self._folder / CLIENTS / client)
-        simulated = self.settings.federate.faults
-        if client not in simulated.clients:
-            return x, y
-        inputs = faults.told(simulated, self.settings.seed, simulated.from_round, client)
-        faulty = faults.examples(simulated, inputs, tf.constant(x), tf.constant(y), self.cohort.num_classes)
-        return faulty[0].numpy(), faulty[1].numpy()
+        simulated, examples = self.settings.federate.faults, read_client(self._folder / CLIENTS / client)
+        return faults.with_fault(simulated, self.settings.seed, client, examples, self.cohort.num_classes)
 
     @property
     def draws(self) -> bool:

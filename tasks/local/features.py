@@ -1,0 +1,61 @@
+"""A client's features in numbers: their means by the label that a model gives them, and how they hang together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.clients import Examples
+from tasks.local.probe import Probe
+from tasks.parameters import Floats, Params
+
+_FEATURES = 200
+"""Most features whose correlations are computed."""
+
+
+@dataclass(frozen=True)
+class LabelMeans:
+    """Means of F features by predicted label.
+
+    Attributes:
+        counts: label to the number of examples that the model takes for it, > 0.
+        means: label to the mean (F,) of their features.
+    """
+
+    counts: Mapping[int, int]
+    means: Mapping[int, Floats]
+
+
+def label_means(probe: Probe, params: Params, examples: Examples) -> LabelMeans:
+    """Returns the means of a client's features by the label that the model with `params` gives them.
+
+    By the predicted label, so that neither an unusual label mix nor wrong labels count.
+    """
+    x, predicted = flat(examples[0]), probe.logits(params, examples[0]).argmax(1)
+    labels = [int(label) for label in np.unique(predicted)]
+    return LabelMeans(
+        {label: int((predicted == label).sum()) for label in labels},
+        {label: x[predicted == label].mean(axis=0) for label in labels},
+    )
+
+
+def correlation(x: NDArray[np.float32]) -> float:
+    """Returns the mean |r| between two of a client's features, less what noise of as many examples has; 0 if unknown.
+
+    Another device changes brightness, contrast or place, and leaves neighbours alike; noise has no neighbours.
+    """
+    rows = flat(x)
+    rows = rows[:, rows.std(axis=0) > 1e-9]
+    if rows.shape[1] < 2 or len(rows) < 8:
+        return 0.0
+    some = np.random.default_rng(0).permutation(rows.shape[1])[:_FEATURES]
+    sizes = np.abs(np.corrcoef(rows[:, some], rowvar=False))
+    mean = (sizes.sum() - len(sizes)) / (sizes.size - len(sizes))
+    # Independent features have the mean |r| of a normal of variance 1 / n.
+    return float(mean - np.sqrt(2 / np.pi / len(rows)))
+
+
+def flat(x: NDArray[np.float32]) -> Floats:
+    """Returns the features (N, F) of x (N, ...)."""
+    return x.reshape(len(x), -1).astype(np.float64)

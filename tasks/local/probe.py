@@ -1,0 +1,85 @@
+"""A client's loss by label and its gradient, at any parameters of the model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tasks.clients import Examples
+from tasks.parameters import Floats, Params, assign
+from tasks.scrub import scrubbing
+
+_BATCH = 512
+"""Examples that are computed at a time: for the memory only."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a model does on some examples.
+
+    Attributes:
+        loss: mean cross-entropy, nats.
+        accuracy: fraction.
+        by_label: label to (examples, mean loss, recall).
+    """
+
+    loss: float
+    accuracy: float
+    by_label: Mapping[int, tuple[int, float, float]]
+
+
+class Probe:
+    """Losses and gradients of one model at any parameters (P,)."""
+
+    def __init__(self, model: tf.keras.Model) -> None:
+        self._model = model
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def logits(x: tf.Tensor) -> tf.Tensor:
+            return model(x, training=False)
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def gradient(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.GradientTape() as tape:
+                found = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
+                loss = tf.reduce_mean(found)
+            parts = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
+            return loss, tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
+
+        failed = "the model failed on a client's data"
+        self._logits: Callable[[Any], Any] = lambda x: scrubbing(failed, lambda: logits(x))
+        self._gradient: Callable[[Any, Any], Any] = lambda x, y: scrubbing(failed, lambda: gradient(x, y))
+
+    def logits(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the logits (N, C)."""
+        assign(self._model, params)
+        parts: list[Params] = [self._logits(tf.constant(x[i : i + _BATCH])).numpy() for i in range(0, len(x), _BATCH)]
+        return np.concatenate(parts)
+
+    def fit(self, params: Params, examples: Examples) -> Fit:
+        """Returns how the model with `params` does on `examples`."""
+        x, y = examples
+        logits = self.logits(params, x).astype(np.float64)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+        hits = logits.argmax(axis=1) == y
+        by_label = {
+            int(label): (int((y == label).sum()), float(losses[y == label].mean()), float(hits[y == label].mean()))
+            for label in np.unique(y)
+        }
+        return Fit(float(losses.mean()), float(hits.mean()), by_label)
+
+    def gradient(self, params: Params, examples: Examples) -> tuple[float, Floats]:
+        """Returns the mean loss over `examples` and its gradient (P,) at `params`."""
+        assign(self._model, params)
+        x, y = examples
+        loss, total = 0.0, np.zeros(len(params))
+        for i in range(0, len(y), _BATCH):
+            part = x[i : i + _BATCH], y[i : i + _BATCH]
+            value, slope = self._gradient(tf.constant(part[0]), tf.constant(part[1]))
+            loss += float(value) * len(part[1])
+            total += slope.numpy().astype(np.float64) * len(part[1])
+        return loss / len(y), total / len(y)
