@@ -9,6 +9,7 @@ import tensorflow_federated as tff
 from tasks.errors import DataError, SettingsError
 from tasks.federate.aggregators import FACTORIES, RULES, UNWEIGHTED, aggregator, check, client_weights, weighting_of
 from tasks.federate.checkpoint import Checkpoints
+from tasks.federate.state import ServerState
 from tasks.settings import AggregatorSettings
 
 
@@ -309,8 +310,9 @@ def test_the_state_of_an_aggregator_comes_back_from_a_checkpoint(one_thread, tmp
     updates, weights, checkpoints = list(normal(4, 3)), [np.float32(1)] * 4, Checkpoints(tmp_path / "c", {})
     with one_thread():
         state = process.next(process.initialize(), updates, weights).state
-        checkpoints.save(1, state)
-        loaded = checkpoints.load(1, process.initialize())
+        params = np.zeros(3, np.float32)
+        checkpoints.save(1, ServerState(params, [], state))
+        loaded = checkpoints.load(1, ServerState(params, [], process.initialize())).aggregator
         checkpoints.close()
         for found, expected in zip(tf.nest.flatten(loaded), tf.nest.flatten(state), strict=True):
             np.testing.assert_array_equal(found, expected)
