@@ -1,7 +1,6 @@
-"""The global model's parameters as one vector, and how good they are on the hold-out data."""
+"""The global model's parameters as one vector (P,), and which of them pruning may zero."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,44 +8,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.scrub import scrubbing
-
 Params = NDArray[np.float32]
 """(P,) a model's trainable parameters, or one number for each of them."""
 
 Floats = NDArray[np.float64]
-
-_BATCH = 1024
-
-
-def build_validation(
-    model: tf.keras.Model, x: NDArray[np.float32], y: NDArray[np.int32]
-) -> Callable[[NDArray[np.float32]], tuple[float, float]]:
-    """Returns a function from flat parameters (P,) to (loss in nats per example, accuracy) on x (N, ...), y (N,).
-
-    It writes the parameters into `model`, and raises a RunError where they cannot be measured.
-    """
-
-    # Autograph, which has nothing to convert here, leaves a file in the temporary folder whenever a run is killed.
-    @tf.function(reduce_retracing=True, autograph=False)
-    def batch_sums(inputs: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = model(inputs, training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        hits = tf.argmax(logits, 1, tf.int32) == labels
-        return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
-
-    batches = [(tf.constant(x[i : i + _BATCH]), tf.constant(y[i : i + _BATCH])) for i in range(0, len(x), _BATCH)]
-
-    def measured() -> list[list[float]]:
-        return [[float(part) for part in batch_sums(*batch)] for batch in batches]
-
-    def validate(params: NDArray[np.float32]) -> tuple[float, float]:
-        assign(model, params)
-        # What TensorFlow says of a label that the model has no class for is every label of the batch.
-        sums = np.sum(scrubbing("the model cannot be measured on the hold-out data", measured), axis=0)
-        return float(sums[0] / len(y)), float(sums[1] / len(y))
-
-    return validate
 
 
 def flatten(model: tf.keras.Model) -> NDArray[np.float32]:
@@ -56,7 +21,7 @@ def flatten(model: tf.keras.Model) -> NDArray[np.float32]:
 
 def digest(model: tf.keras.Model) -> str:
     """Returns the SHA-256 of the parameters that are not trained; a round's computations have them as constants."""
-    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in model.non_trainable_weights)).hexdigest()
+    return hashlib.sha256(b"".join(variable.numpy().tobytes() for variable in model.non_trainable_weights)).hexdigest()
 
 
 def assign(model: tf.keras.Model, params: NDArray[np.float32]) -> None:
@@ -91,14 +56,14 @@ def kernels(model: tf.keras.Model) -> list[Kernel]:
     Recurrent layers are left as they are, since a zero there acts in every step of a series, and so are layers of a
     user's own, of whose parameters nobody knows what a zero does.
     """
-    found, begin, left = [], 0, _left(model)
+    prunable_kernels, begin, left = [], 0, _left(model)
     for variable in model.trainable_weights:
         end = begin + variable.shape.num_elements()
         layer, kind = _split(variable)
         if kind in _PRUNED and variable.ref() not in left:
-            found.append(Kernel(layer or kind, tuple(variable.shape), begin, end))
+            prunable_kernels.append(Kernel(layer or kind, tuple(variable.shape), begin, end))
         begin = end
-    return found
+    return prunable_kernels
 
 
 def unpruned(model: tf.keras.Model) -> list[str]:
@@ -118,14 +83,14 @@ def unpruned(model: tf.keras.Model) -> list[str]:
 
 def _left(model: tf.keras.Model) -> dict[Any, str]:
     """Returns the layer of each variable (by `ref`) of recurrent layers and of a user's own."""
-    found: dict[Any, str] = {}
+    layers: dict[Any, str] = {}
     for layer in model._flatten_layers():
         if isinstance(layer, tf.keras.layers.RNN):
-            found |= {variable.ref(): layer.name for variable in layer.weights}
+            layers |= {variable.ref(): layer.name for variable in layer.weights}
         elif type(layer).__module__.partition(".")[0] != "keras":
             own = (*layer._trainable_weights, *layer._non_trainable_weights)
-            found |= {variable.ref(): layer.name for variable in own if variable.ref() not in found}
-    return found
+            layers |= {variable.ref(): layer.name for variable in own if variable.ref() not in layers}
+    return layers
 
 
 def _split(variable: tf.Variable) -> tuple[str, str]:
@@ -136,7 +101,7 @@ def _split(variable: tf.Variable) -> tuple[str, str]:
 
 def prunable(model: tf.keras.Model) -> NDArray[np.bool_]:
     """Returns for each parameter (P,) whether pruning may zero it; see `kernels`."""
-    found = np.zeros(sum(variable.shape.num_elements() for variable in model.trainable_weights), bool)
+    mask = np.zeros(sum(variable.shape.num_elements() for variable in model.trainable_weights), bool)
     for kernel in kernels(model):
-        found[kernel.begin : kernel.end] = True
-    return found
+        mask[kernel.begin : kernel.end] = True
+    return mask

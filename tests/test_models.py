@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tasks.errors import SettingsError
+from tasks.federate.validation import build_validation
 from tasks.models import BUILDERS, build, num_params
-from tasks.parameters import assign, build_validation, flatten, prunable
+from tasks.parameters import assign, flatten, prunable
 from tasks.settings import FederateSettings
 
 OWN_MODELS = """

@@ -15,10 +15,11 @@ from tasks.clients import Form
 from tasks.errors import NoClientLeft, RunError, SettingsError
 from tasks.evaluate.model import load_logits
 from tasks.federate import federate
+from tasks.federate.validation import build_validation
 from tasks.files import read_rows
 from tasks.local.probe import Probe
 from tasks.models import build
-from tasks.parameters import build_validation, flatten
+from tasks.parameters import flatten
 from tasks.prune import prune
 from tasks.scrub import of_tensorflow, ours, scrubbed, scrubbing
 

@@ -188,14 +188,14 @@ def _flat(evaluations: Mapping[str, Evaluation], curves: Curves) -> dict[str, fl
     for name, evaluation in evaluations.items():
         prefix = "" if name == "global" else f"{name}_"
         test = evaluation.test
-        numbers = {
+        scores = {
             "loss": test.loss,
             "accuracy": test.accuracy,
             "balanced_accuracy": test.balanced_accuracy,
             "macro_f1": test.macro_f1,
             "auc": test.auc,
         } | over_clients(evaluation.clients)
-        flat |= {prefix + key: value for key, value in numbers.items() if value is not None}
+        flat |= {prefix + key: value for key, value in scores.items() if value is not None}
     return flat
 
 

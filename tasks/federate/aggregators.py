@@ -15,17 +15,26 @@ from tasks.federate.robust import Rule, geometric_median, median, multi_krum, nu
 from tasks.federate.schedule import clients_per_round
 from tasks.settings import AggregatorSettings, Settings
 
+Factory = Any
+"""A `tff.aggregators.WeightedAggregationFactory`: TFF has no types for mypy."""
+
+Estimate = Any
+"""A `tff.templates.EstimationProcess`."""
+
+Value = Any
+"""A tensor, or TFF's placed value, while a computation is traced."""
+
 # How fast the adaptive norm follows its quantile: it changes by at most exp(0.2) a round (Andrew 2021, section 3.1).
 _CLIP_LEARNING_RATE = 0.2
 
 
-def mean(settings: AggregatorSettings, num_clients: int) -> Any:
+def mean(settings: AggregatorSettings, num_clients: int) -> Factory:
     """Σ w_k Δ_k / Σ w_k (McMahan 2017, Algorithm 1); 0 if every weight is 0."""
     del settings, num_clients  # The weights come with the clients.
     return tff.aggregators.MeanFactory(no_nan_division=True)
 
 
-def clipped_mean(settings: AggregatorSettings, num_clients: int) -> Any:
+def clipped_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
     """The mean of Δ_k · min(1, C / ‖Δ_k‖): no client moves the result by more than its weight's share of C.
 
     C is `clip_norm`, or adaptive: from there C ← C · exp(−0.2 (b − q)) with b the share of the updates that are not
@@ -40,7 +49,7 @@ def clipped_mean(settings: AggregatorSettings, num_clients: int) -> Any:
     return tff.aggregators.zeroing_factory(_zeroing_norm(), factory) if settings.zeroing else factory
 
 
-def dp_mean(settings: AggregatorSettings, num_clients: int) -> Any:
+def dp_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
     """(Σ Δ_k · min(1, C / ‖Δ_k‖) + noise) / K (DP-FedAvg: McMahan 2018, arXiv 1710.06963), unweighted.
 
     The noise is Gaussian, of sd `noise_multiplier` · C in every entry. K is fixed, the number of clients in a round:
@@ -60,7 +69,7 @@ def dp_mean(settings: AggregatorSettings, num_clients: int) -> Any:
     return tff.aggregators.as_weighted_aggregator(factory)
 
 
-def compressed_mean(settings: AggregatorSettings, num_clients: int) -> Any:
+def compressed_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
     """The mean of updates quantised to 2^b levels between each one's smallest and largest entry.
 
     An entry of w_k Δ_k moves by at most half a level, (max − min) / (2^b − 1) / 2. It is rounded to the nearest level:
@@ -73,17 +82,17 @@ def compressed_mean(settings: AggregatorSettings, num_clients: int) -> Any:
     return tff.aggregators.MeanFactory(value_sum_factory=quantised, no_nan_division=True)
 
 
-def _clip_norm(settings: AggregatorSettings) -> Any:
+def _clip_norm(settings: AggregatorSettings) -> float | Estimate:
     if settings.clipping == "fixed":
         return settings.clip_norm
     return _quantile(settings.clip_norm, settings.clip_quantile, _CLIP_LEARNING_RATE)
 
 
-def _zeroing_norm() -> Any:
+def _zeroing_norm() -> Estimate:
     return _quantile(10.0, 0.98, float(np.log(10)), multiplier=2.0, increment=1.0)
 
 
-def _quantile(initial: float, target: float, rate: float, multiplier: float = 1.0, increment: float = 0.0) -> Any:
+def _quantile(initial: float, target: float, rate: float, multiplier: float = 1.0, increment: float = 0.0) -> Estimate:
     """Estimates x ← x · exp(−rate (b − target)), b the share ≤ x of the values > 0; reports multiplier · x + increment.
 
     TFF's `PrivateQuantileEstimationProcess` counts zeros too, as which clients that failed come: with 3 of 10 failing,
@@ -92,42 +101,42 @@ def _quantile(initial: float, target: float, rate: float, multiplier: float = 1.
     number = tff.TensorType(np.float32)
 
     @tff.tensorflow.computation
-    def begin() -> Any:
+    def begin() -> Value:
         return tf.constant(initial, tf.float32)
 
     @tff.tensorflow.computation(number, number)
-    def count(value: Any, estimate: Any) -> Any:
+    def count(value: Value, estimate: Value) -> Value:
         counted = tf.cast(value > 0, tf.float32)
         return OrderedDict(all=counted, below=counted * tf.cast(value <= estimate, tf.float32))
 
     @tff.tensorflow.computation(number, OrderedDict(all=number, below=number))
-    def move(estimate: Any, counts: Any) -> Any:
+    def move(estimate: Value, counts: Value) -> Value:
         moved = estimate * tf.exp(-rate * (counts["below"] / tf.maximum(counts["all"], 1.0) - target))
         return tf.where(counts["all"] > 0, moved, estimate)
 
     @tff.tensorflow.computation(number)
-    def scale(estimate: Any) -> Any:
+    def scale(estimate: Value) -> Value:
         return multiplier * estimate + increment
 
     state, values = tff.FederatedType(number, tff.SERVER), tff.FederatedType(number, tff.CLIENTS)
 
     @tff.federated_computation
-    def initialize() -> Any:
+    def initialize() -> Value:
         return tff.federated_eval(begin, tff.SERVER)
 
     @tff.federated_computation(state, values)
-    def following(estimate: Any, value: Any) -> Any:
+    def following(estimate: Value, value: Value) -> Value:
         counts = tff.federated_map(count, (value, tff.federated_broadcast(estimate)))
         return tff.federated_map(move, (estimate, tff.federated_sum(counts)))
 
     @tff.federated_computation(state)
-    def report(estimate: Any) -> Any:
+    def report(estimate: Value) -> Value:
         return tff.federated_map(scale, estimate)
 
     return tff.templates.EstimationProcess(initialize, following, report)
 
 
-FACTORIES: dict[str, Callable[[AggregatorSettings, int], Any]] = {
+FACTORIES: dict[str, Callable[[AggregatorSettings, int], Factory]] = {
     "mean": mean,
     "clipped_mean": clipped_mean,
     "dp_mean": dp_mean,
@@ -147,7 +156,7 @@ UNWEIGHTED = ("median", "trimmed_mean", "krum", "multi_krum", "dp_mean")
 """The kinds that are defined without weights: one client, one vote."""
 
 
-def aggregator(settings: AggregatorSettings, num_clients: int) -> Any:
+def aggregator(settings: AggregatorSettings, num_clients: int) -> Factory | Rule:
     """Returns the factory or the rule of `settings` for rounds of `num_clients` clients."""
     if settings.kind in RULES:
         return RULES[settings.kind](settings)

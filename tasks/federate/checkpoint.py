@@ -55,13 +55,13 @@ def saved_states(folder: Path, phase: str, identity: Identity) -> dict[int, Path
     Of the run is what agrees in all that `identity` names, which may be less than the run's own. A checkpoint that its
     log does not account for is left out, with a warning.
     """
-    found = checkpoints_of(folder, phase)
-    saved = (_read_run(found / "run.json") or {}).get("identity", {})
+    place = checkpoints_of(folder, phase)
+    saved = (_read_run(place / "run.json") or {}).get("identity", {})
     if not isinstance(saved, dict) or {name: saved.get(name) for name in identity} != identity:
         return {}
-    expected = {digest for _, digest in _prefixes(saved, _read_lines(found / "log.jsonl"))}
+    expected = {digest for _, digest in _prefixes(saved, _read_lines(place / "log.jsonl"))}
     counting = {}
-    for round_num, path in _saved(found).items():
+    for round_num, path in _saved(place).items():
         try:
             counts = _digest_in(path) in expected
         except DataError:
@@ -80,15 +80,15 @@ def load_state(path: Path, template: ServerState) -> ServerState:
         DataError: the file is damaged, or of a run with other clients or another model.
     """
     with reading(f"{path} must be a checkpoint"), np.load(path, allow_pickle=False) as arrays:
-        found = [arrays[name] for name in arrays.files if name != _DIGEST]
+        leaves = [arrays[name] for name in arrays.files if name != _DIGEST]
     wanted = [np.shape(leaf) for leaf in tf.nest.flatten(template.nested)]
     # TensorFlow's own words for another number have every array in them.
-    if [leaf.shape for leaf in found] != wanted:
+    if [leaf.shape for leaf in leaves] != wanted:
         raise DataError(
-            f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(found)}: it is of other clients or "
-            "another model"
+            f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(leaves)}: it is of other clients "
+            "or another model"
         )
-    return ServerState.of(**tf.nest.pack_sequence_as(template.nested, found))
+    return ServerState.of(**tf.nest.pack_sequence_as(template.nested, leaves))
 
 
 _NOT_OF_THIS_LOG = "log.jsonl does not hold exactly its rounds"
@@ -219,10 +219,10 @@ def _saved(folder: Path) -> dict[int, Path]:
 
 def _read_run(path: Path) -> dict[str, Any] | None:
     try:
-        found = read_json(path)
+        content = read_json(path)
     except DataError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _read_lines(path: Path) -> list[str]:

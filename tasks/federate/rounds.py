@@ -44,7 +44,7 @@ def ignore(row: RoundRow, done: int, total: int) -> None:
 # Rollbacks of a run whose model, not a client, went wrong: nobody can be left out the next time.
 _MAX_MODEL_ROLLBACKS = 3
 _SIGNIFICANCE = 0.001
-"""Of one test of the guard: it is asked after every round, and false alarms add up (see `find_increase`)."""
+"""Of one test of the guard. It tests after every round, and false alarms add up (see `find_increase`)."""
 
 
 @dataclass
@@ -78,8 +78,7 @@ def run_rounds(
         GuardStop: a client failed or the model was not finite, and `federate.guard` says stop.
         NoClientLeft: every client of a round failed.
     """
-    known = [*cohort.clients, *cohort.broken, *settings.federate.exclude]
-    schedule.check_clients(settings.federate, known)
+    schedule.check_clients(settings.federate, [*cohort.clients, *cohort.broken, *settings.federate.exclude])
     check(settings, len(cohort.clients))
     computations = build_computations(settings, cohort, model, masked=phase.next_mask is not None)
     identity = {**identity_of(settings, cohort, model, phase), "code": _code()}
@@ -183,13 +182,13 @@ class Loop:
         """Returns the state to go on from, the last checkpoint's or the beginning's, with the log up to there."""
         fresh = self._runner.fresh()
         before = self._phase.first - 1
-        found = self._checkpoints.resume(before, fresh)
+        resumed = self._checkpoints.resume(before, fresh)
         for client, reason in self._cohort.broken.items():
             log.warning("%s: left out: %s", client, reason)
-        if found is None:
+        if resumed is None:
             self._checkpoints.save(before, fresh)
             return _Progress(fresh)
-        done, state, lines = found
+        done, state, lines = resumed
         self.lines = [RoundLine(**line) for line in lines]
         if done == before:
             return _Progress(state)

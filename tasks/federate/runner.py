@@ -20,11 +20,12 @@ from tasks.federate.record import Outcome, RoundLine, client_rows, round_row
 from tasks.federate.round import Round, build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.federate.state import ClientInput, ClientResult, ServerState
+from tasks.federate.validation import build_validation
 from tasks.local import faults
 from tasks.local.architecture import Architecture, narrower, whole
 from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
-from tasks.parameters import Params, build_validation, flatten, prunable
+from tasks.parameters import Params, flatten, prunable
 from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
@@ -95,14 +96,14 @@ def _widths(by_client: Mapping[str, float]) -> list[float]:
 
 def _architectures(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> list[Architecture]:
     name, shape = settings.federate.model, cohort.input_shape
-    found = [whole(name, model)]
+    architectures = [whole(name, model)]
     for width in _widths(settings.federate.width)[1:]:
         try:
             narrow = build(name, shape, cohort.num_classes, settings.seed, width)
-            found.append(narrower(name, model, narrow))
+            architectures.append(narrower(name, model, narrow))
         except (TypeError, ValueError) as exc:
             raise SettingsError(f"federate.model {name} has no width {width:g} (federate.width): {exc}") from exc
-    return found
+    return architectures
 
 
 class Runner:
@@ -173,7 +174,7 @@ class Runner:
             failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
         proposed = self._prune(proposed, round_num)
         finite = bool(np.isfinite(proposed.params).all())
-        sizes = {client: int(given["num_examples"]) for client, given in inputs.items()}
+        sizes = {client: int(sent["num_examples"]) for client, sent in inputs.items()}
         outcome = Outcome(
             round_num,
             self._phase.name,

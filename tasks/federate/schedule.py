@@ -156,15 +156,15 @@ def check_clients(settings: FederateSettings, clients: Iterable[str]) -> None:
     Raises:
         SettingsError: `local_work.by_client`, `width` or `faults.clients` names an unknown id.
     """
-    known = sorted(clients)
+    ids = sorted(clients)
     named_by: dict[str, Iterable[str]] = {
         "local_work.by_client": settings.local_work.by_client,
         "width": settings.width,
         "faults.clients": settings.faults.clients,
     }
     for name, named in named_by.items():
-        unknown = sorted(set(named) - set(known))
+        unknown = sorted(set(named) - set(ids))
         if unknown:
             raise SettingsError(
-                f"federate.{name} names {', '.join(unknown)}, which the data does not have: {', '.join(known)}"
+                f"federate.{name} names {', '.join(unknown)}, which the data does not have: {', '.join(ids)}"
             )

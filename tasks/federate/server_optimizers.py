@@ -9,6 +9,11 @@ import tensorflow_federated as tff
 
 from tasks.settings import ServerOptimizerSettings
 
+Optimizer = Any
+"""A `tff.learning.optimizers.Optimizer`: TFF has no types for mypy."""
+
+State = OrderedDict[str, tf.Tensor]
+
 SecondMoment = Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]
 """(v, Δ², β₂) -> the next v."""
 
@@ -36,20 +41,20 @@ class _Adaptive(tff.learning.optimizers.Optimizer):
     def __init__(self, settings: ServerOptimizerSettings, second_moment: SecondMoment, beta_1: float) -> None:
         self._settings, self._second_moment, self._beta_1 = settings, second_moment, beta_1
 
-    def initialize(self, specs: Any) -> Any:
+    def initialize(self, specs: tf.TensorSpec) -> State:
         tau = self._settings.epsilon
         return OrderedDict(
             m=tf.zeros(specs.shape, specs.dtype), v=tf.fill(specs.shape, tf.constant(tau**2, specs.dtype))
         )
 
-    def next(self, state: Any, weights: Any, gradients: Any) -> Any:
+    def next(self, state: State, weights: tf.Tensor, gradients: tf.Tensor) -> tuple[State, tf.Tensor]:
         m = self._beta_1 * state["m"] + (1 - self._beta_1) * gradients
         v = self._second_moment(state["v"], tf.square(gradients), self._settings.beta_2)
         step = self._settings.learning_rate * m / (tf.sqrt(v) + self._settings.epsilon)
         return OrderedDict(m=m, v=v), weights - step
 
 
-SERVER_OPTIMIZERS: dict[str, Callable[[ServerOptimizerSettings], Any]] = {
+SERVER_OPTIMIZERS: dict[str, Callable[[ServerOptimizerSettings], Optimizer]] = {
     "sgd": lambda s: tff.learning.optimizers.build_sgdm(s.learning_rate),
     "momentum": lambda s: tff.learning.optimizers.build_sgdm(s.learning_rate, s.momentum),
     # The paper runs FedAdagrad with β₁ = 0 throughout.

@@ -61,10 +61,10 @@ def narrower(name: str, model: tf.keras.Model, narrow: tf.keras.Model) -> Archit
         ValueError: the layers do not correspond, none is narrower, or frozen parameters are others.
     """
     frozen = model.non_trainable_weights, narrow.non_trainable_weights
-    for one, other in zip(*frozen, strict=False):
-        if one.shape != other.shape or one.numpy().tobytes() != other.numpy().tobytes():
+    for wide, thin in zip(*frozen, strict=False):
+        if wide.shape != thin.shape or wide.numpy().tobytes() != thin.numpy().tobytes():
             raise ValueError(
-                f"{one.name} is frozen, so that no update could bring it along, and has other values in the narrower "
+                f"{wide.name} is frozen, so that no update could bring it along, and has other values in the narrower "
                 "model: give it the same at every width, or train it"
             )
     held, begin = [], 0

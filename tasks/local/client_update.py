@@ -5,12 +5,15 @@ loss on a batch, weight decay included; K its steps, η its learning rate; Δ = 
 one tensor of parameters, entry by entry; `pull` and `constant` are what is added to g before a step.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
 from tasks.settings import ClientSettings
+
+NamedTensors = Mapping[str, tf.Tensor]
+"""A structure of tensors while a computation is traced, such as what the host sends a client."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,9 @@ class Trained:
     update: tf.Tensor
     """Δ."""
     mean_gradient: tf.Tensor | None
-    """Mean of g over the K steps, if the algorithm asks for it."""
+    """Mean of g over the K steps, if the algorithm needs it."""
     full_gradient: tf.Tensor | None
-    """Gradient of the loss over all the client's data at x, weight decay included, if the algorithm asks for it."""
+    """Gradient of the loss over all the client's data at x, weight decay included, if the algorithm needs it."""
 
 
 class ClientUpdate:
@@ -44,14 +47,14 @@ class ClientUpdate:
         self.settings = settings
 
     def constant(self, shared: tf.Tensor, kept: tf.Tensor | None) -> tf.Tensor:
-        """Returns what is added to every gradient of the round; asked for only where `shared` or `kept`."""
+        """Returns what is added to every gradient of the round; called only where `shared` or `kept`."""
         raise NotImplementedError
 
     def next_kept(self, kept: tf.Tensor, trained: Trained) -> tf.Tensor:
-        """Returns the client's vector after the round; asked for only where `kept`."""
+        """Returns the client's vector after the round; called only where `kept`."""
         raise NotImplementedError
 
-    def next_shared(self, shared: Any, message: Any) -> Any:
+    def next_shared(self, shared: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
         """Returns the server's vector after the round.
 
         `message` is Σ_k p_k (c_k⁺ − c_k) over the round's clients, p_k their share of *all* clients' weight, where
@@ -59,7 +62,7 @@ class ClientUpdate:
         """
         return shared + message
 
-    def server_update(self, update: Any, shared: Any) -> Any:
+    def server_update(self, update: tf.Tensor, shared: tf.Tensor) -> tf.Tensor:
         """Returns what the server optimiser gets, from the combined update and the next s."""
         del shared
         return update

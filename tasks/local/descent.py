@@ -1,6 +1,6 @@
 """The local steps of one client, and the gradient over all its data: TensorFlow graphs on lists of tensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tasks.local.architecture import Tensors
-from tasks.local.client_update import ClientUpdate
+from tasks.local.client_update import ClientUpdate, NamedTensors
 from tasks.local.functional import Forward
 from tasks.settings import FaultSettings
 
@@ -51,7 +51,7 @@ class LocalTraining:
 def descend(
     forward: Forward,
     training: LocalTraining,
-    client: Any,
+    client: NamedTensors,
     x: tf.Tensor,
     y: tf.Tensor,
     start: Tensors,
@@ -132,7 +132,7 @@ def _sums_gradients(training: LocalTraining) -> bool:
 
 
 def mean_gradient(
-    training: LocalTraining, client: Any, end: dict[str, Any], update: Tensors, constant: Tensors | None
+    training: LocalTraining, client: NamedTensors, end: Mapping[str, Any], update: Tensors, constant: Tensors | None
 ) -> Tensors:
     """The mean of the gradients along the way; without momentum it follows from where the way led."""
     num_steps = tf.cast(end["step"], tf.float32)
@@ -175,9 +175,9 @@ def _gradient(
         tape.watch(params)
         losses = losses_of(forward, loss, params, x, y, seed)
         mean = tf.reduce_mean(losses)
-    found = tape.gradient(mean, params, unconnected_gradients="zero")
+    gradient = tape.gradient(mean, params, unconnected_gradients="zero")
     # That of an Embedding is sparse, and of an unknown shape.
-    return losses, [tf.ensure_shape(tf.convert_to_tensor(g), p.shape) for g, p in zip(found, params, strict=True)]
+    return losses, [tf.ensure_shape(tf.convert_to_tensor(g), p.shape) for g, p in zip(gradient, params, strict=True)]
 
 
 def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors:
@@ -186,7 +186,7 @@ def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors
     return [g + weight_decay * p for g, p in zip(gradient, params, strict=True)]
 
 
-def _augment(images: tf.Tensor, training: LocalTraining, client: Any, seed: tf.Tensor) -> tf.Tensor:
+def _augment(images: tf.Tensor, training: LocalTraining, client: NamedTensors, seed: tf.Tensor) -> tf.Tensor:
     """Mirrors and brightens each image of the batch by draws from the seed of the step."""
     if not (training.flip or training.brightness):
         return images

@@ -84,7 +84,10 @@ def write_descriptions(root: Path, descriptions: Mapping[str, Description]) -> N
     """Writes descriptions.json into `root`, the folder data/clients."""
     write_json(
         root / FILE,
-        {client: {"labels": list(one.labels), "digest": one.digest} for client, one in descriptions.items()},
+        {
+            client: {"labels": list(description.labels), "digest": description.digest}
+            for client, description in descriptions.items()
+        },
     )
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tasks.clients import Examples
+from tasks.local.client_update import NamedTensors
 from tasks.settings import FaultSettings
 
 OF_DATA = ("flipped_labels", "noisy_features")
@@ -54,7 +55,7 @@ def with_fault(settings: FaultSettings, seed: int, client: str, examples: Exampl
 
 
 def faulty_examples(
-    settings: FaultSettings, client: Any, x: tf.Tensor, y: tf.Tensor, num_classes: int
+    settings: FaultSettings, client: NamedTensors, x: tf.Tensor, y: tf.Tensor, num_classes: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns what a client has for its own x (N, ...) and y (N,), in the graph.
 
@@ -73,7 +74,7 @@ def faulty_examples(
     return x, y
 
 
-def faulty_update(settings: FaultSettings, client: Any, update: tf.Tensor) -> tf.Tensor:
+def faulty_update(settings: FaultSettings, client: NamedTensors, update: tf.Tensor) -> tf.Tensor:
     """Returns what a client sends for its update (P,), in the graph."""
     match settings.kind:
         case "scaled_update":
@@ -85,5 +86,5 @@ def faulty_update(settings: FaultSettings, client: Any, update: tf.Tensor) -> tf
     return update
 
 
-def _if_faulty(client: Any, faulty: tf.Tensor, honest: tf.Tensor) -> tf.Tensor:
+def _if_faulty(client: NamedTensors, faulty: tf.Tensor, honest: tf.Tensor) -> tf.Tensor:
     return tf.where(client["faulty"], faulty, honest)

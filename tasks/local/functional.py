@@ -92,19 +92,20 @@ def _traced(
         frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
     read = {id(outer): inner.op.name for outer, inner in traced.graph.captures}
     constants = frozen.graph.as_graph_def()
-    known = {node.name for node in constants.node}
+    nodes = {node.name for node in constants.node}
     graph = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(constants, name=""), [])
     # A variable that the model never reads stands in no graph: it has no place, and a gradient of zero.
-    places = [place for place, one in enumerate(model.trainable_weights) if read.get(id(one.handle), "") in known]
-    of_params = [f"{read[id(model.trainable_weights[place].handle)]}:0" for place in places]
-    given = [tensor.name for tensor in frozen.inputs]
+    variables = model.trainable_weights
+    places = [place for place, variable in enumerate(variables) if read.get(id(variable.handle), "") in nodes]
+    of_params = [f"{read[id(variables[place].handle)]}:0" for place in places]
+    inputs = [tensor.name for tensor in frozen.inputs]
     tensor_of = graph.graph.get_tensor_by_name
     pruned = graph.prune(
-        [tensor_of(each) for each in (*of_params, *given)], [tensor_of(tensor.name) for tensor in frozen.outputs]
+        [tensor_of(each) for each in (*of_params, *inputs)], [tensor_of(tensor.name) for tensor in frozen.outputs]
     )
 
     def function(params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits, penalty = pruned(*(params[place] for place in places), *(x, seed)[: len(given)])
+        logits, penalty = pruned(*(params[place] for place in places), *(x, seed)[: len(inputs)])
         return logits, penalty
 
     return function, draws.count > 0
@@ -184,7 +185,7 @@ def _executed(graph: Any) -> Iterator[Any]:
         for node in waiting.pop():
             yield node
             functions = [each.func.name for each in node.attr.values() if each.HasField("func")]
-            functions += [one.name for each in node.attr.values() for one in each.list.func]
+            functions += [called.name for each in node.attr.values() for called in each.list.func]
             for function in {node.op, *functions} & library.keys() - seen:
                 seen.add(function)
                 waiting.append(library[function].node_def)

@@ -44,8 +44,8 @@ class Probe:
         @tf.function(reduce_retracing=True, autograph=False)
         def gradient(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.GradientTape() as tape:
-                found = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
-                loss = tf.reduce_mean(found)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x, training=False))
+                loss = tf.reduce_mean(losses)
             parts = tape.gradient(loss, model.trainable_weights, unconnected_gradients="zero")
             return loss, tf.concat([tf.reshape(part, [-1]) for part in parts], 0)
 

@@ -15,13 +15,19 @@ import tensorflow_federated as tff
 
 from tasks.local import faults
 from tasks.local.architecture import Architecture
-from tasks.local.client_update import Trained
+from tasks.local.client_update import NamedTensors, Trained
 from tasks.local.descent import PASS_BATCH, LocalTraining, descend, full_gradient, losses_of, mean_gradient
 from tasks.local.graph_files import read_examples
 
+Computation = Any
+"""A TFF computation: TFF has no types for mypy."""
 
-def client_type(training: LocalTraining) -> Any:
-    """Returns the type of what the host tells a client.
+TffType = Any
+"""A type of TFF."""
+
+
+def client_type(training: LocalTraining) -> TffType:
+    """Returns the type of what the host sends a client.
 
     Its folder, N (with the public examples), the order of visits (E·N,), its weight in the average, its share of the
     weight of all clients, this round's learning rate, the seed of all that it draws, the largest brightness shift in
@@ -50,7 +56,7 @@ def broadcast_names(training: LocalTraining, masked: bool) -> list[str]:
     return ["params", *(["mask"] if masked else []), *(["shared"] if training.update.shared else [])]
 
 
-def build_local_update(architectures: Sequence[Architecture], training: LocalTraining, masked: bool) -> Any:
+def build_local_update(architectures: Sequence[Architecture], training: LocalTraining, masked: bool) -> Computation:
     """Returns the TFF computation (client, broadcast) -> result of one client's round.
 
     The result holds `update` = local − global (P,), divided by ‖a‖₁ for FedNova (`normalizer`, else 1), zero where it
@@ -65,7 +71,7 @@ def build_local_update(architectures: Sequence[Architecture], training: LocalTra
     broadcast_type = tff.types.to_type(OrderedDict((name, vector) for name in broadcast_names(training, masked)))
 
     @tff.tensorflow.computation(client_type(training), broadcast_type)
-    def local_update(client: Any, broadcast: Any) -> Any:
+    def local_update(client: NamedTensors, broadcast: NamedTensors) -> OrderedDict[str, Any]:
         x, y = _examples(client, training)
 
         def branch(architecture: Architecture) -> Callable[[], dict[str, tf.Tensor]]:
@@ -80,11 +86,11 @@ def build_local_update(architectures: Sequence[Architecture], training: LocalTra
     return local_update
 
 
-def build_measure(architecture: Architecture, training: LocalTraining) -> Any:
+def build_measure(architecture: Architecture, training: LocalTraining) -> Computation:
     """Returns the TFF computation (client, params (P,)) -> mean loss on all the client's examples, in nats."""
 
     @tff.tensorflow.computation(client_type(training), tff.TensorType(np.float32, [training.num_params]))
-    def measure(client: Any, params: Any) -> Any:
+    def measure(client: NamedTensors, params: tf.Tensor) -> tf.Tensor:
         x, y = _examples(client, training)
         tensors = architecture.take(params)
         num = client["num_examples"]
@@ -100,7 +106,7 @@ def build_measure(architecture: Architecture, training: LocalTraining) -> Any:
     return measure
 
 
-def _examples(client: Any, training: LocalTraining) -> tuple[tf.Tensor, tf.Tensor]:
+def _examples(client: NamedTensors, training: LocalTraining) -> tuple[tf.Tensor, tf.Tensor]:
     num_shared = 0 if training.shared_data is None else len(training.shared_data[1])
     own = client["num_examples"] - num_shared
     x, y = read_examples(client["folder"], own, training.input_shape, training.num_classes)
@@ -111,7 +117,9 @@ def _examples(client: Any, training: LocalTraining) -> tuple[tf.Tensor, tf.Tenso
     return tf.concat([x, shared_x], 0), tf.concat([y, shared_y], 0)
 
 
-def _result(training: LocalTraining, client: Any, trained: dict[str, tf.Tensor], num_architectures: int) -> Any:
+def _result(
+    training: LocalTraining, client: NamedTensors, trained: NamedTensors, num_architectures: int
+) -> OrderedDict[str, Any]:
     sums, update = trained["loss_sum"], faults.faulty_update(training.faults, client, trained["update"])
     finite = tf.math.is_finite(tf.reduce_sum(tf.square(update))) & tf.math.is_finite(sums)
     if training.update.full_gradient:
@@ -152,7 +160,12 @@ def _result(training: LocalTraining, client: Any, trained: dict[str, tf.Tensor],
 
 
 def _train(
-    architecture: Architecture, training: LocalTraining, client: Any, broadcast: Any, x: tf.Tensor, y: tf.Tensor
+    architecture: Architecture,
+    training: LocalTraining,
+    client: NamedTensors,
+    broadcast: NamedTensors,
+    x: tf.Tensor,
+    y: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
     """Returns the client's update (P,) and the numbers of its way there."""
     rule, start = training.update, architecture.take(broadcast["params"])

@@ -41,9 +41,10 @@ from tasks.clients import CLIENTS, TEST, write_client
 from tasks.federate import rounds, runner
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.cohort import Cohort, load_cohort
+from tasks.federate.validation import build_validation
 from tasks.files import write_json
 from tasks.models import BUILDERS, build, num_params
-from tasks.parameters import build_validation, flatten
+from tasks.parameters import flatten
 from tasks.runtime.in_process import in_process
 from tasks.settings import Settings, parse
 from tests.benchmarks import round_variants

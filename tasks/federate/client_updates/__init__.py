@@ -1,4 +1,8 @@
-"""The client updates: `federate.client.kind`."""
+"""The client updates: the value of `federate.client.kind` is the key, and the module has the paper's equations.
+
+What each method stands for: tasks/local/client_update.py. Where the client calls them: tasks/local/update.py and
+descent.py. Where the server calls them: tasks/federate/round.py.
+"""
 
 from tasks.federate.client_updates.feddyn import FedDyn
 from tasks.federate.client_updates.fednova import FedNova

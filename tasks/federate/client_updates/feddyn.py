@@ -1,7 +1,5 @@
 """FedDyn: Acar 2021, arXiv 2111.04263."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from tasks.local.client_update import ClientUpdate, Trained
@@ -27,10 +25,10 @@ class FedDyn(ClientUpdate):
         del shared
         return tf.negative(kept)
 
-    def next_kept(self, kept: tf.Tensor, trained: Trained) -> Any:
+    def next_kept(self, kept: tf.Tensor, trained: Trained) -> tf.Tensor:
         """c_k − αΔ."""
         return kept - self.settings.alpha * trained.update
 
-    def server_update(self, update: Any, shared: Any) -> Any:
+    def server_update(self, update: tf.Tensor, shared: tf.Tensor) -> tf.Tensor:
         """Δ̄ − h/α."""
         return update - shared / self.settings.alpha

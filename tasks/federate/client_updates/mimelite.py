@@ -1,7 +1,5 @@
 """MimeLite: Karimireddy 2021, arXiv 2008.03606."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from tasks.local.client_update import ClientUpdate
@@ -23,6 +21,6 @@ class MimeLite(ClientUpdate):
         del kept
         return self.settings.momentum * shared
 
-    def next_shared(self, shared: Any, message: Any) -> Any:
+    def next_shared(self, shared: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
         """βm + the mean of the full gradients."""
         return self.settings.momentum * shared + message

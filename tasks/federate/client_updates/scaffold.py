@@ -1,7 +1,5 @@
 """SCAFFOLD: Karimireddy 2020, arXiv 1910.06378."""
 
-from typing import Any
-
 import tensorflow as tf
 
 from tasks.local.client_update import ClientUpdate, Trained
@@ -9,12 +7,19 @@ from tasks.settings import ClientSettings
 
 
 class Scaffold(ClientUpdate):
-    """Control variates c_k and c take the drift out of each step: y ← y − η(g − c_k + c) (Algorithm 1).
+    """Control variates c_k (each client's) and c (the server's) take the drift out of each local step.
 
-    Option I: c_k⁺ is the full gradient at x, one pass more. Option II: c_k⁺ = c_k − c + (x − y)/(Kη), which is the
-    mean of the gradients along the way; it is computed as that mean, which also holds with momentum and clipping.
-    Then c ← c + Σ_{k∈S} p_k (c_k⁺ − c_k). The paper's p_k is 1/N; with clients of unequal weight, p_k is the weight's
-    share, so that c stays Σ p_k c_k and the fixed point is the minimum of Σ p_k F_k, as FedAvg means it.
+    With x the global and y the local parameters, g the gradient on a batch, K local steps at learning rate η
+    (Algorithm 1):
+
+        step      y ← y − η(g − c_k + c)                                    `constant` is c − c_k
+        option I  c_k⁺ = ∇F_k(x), one pass over the client's data more      `next_kept`
+        option II c_k⁺ = c_k − c + (x − y)/(Kη)                             `next_kept`
+        server    c ← c + Σ_{k∈S} p_k (c_k⁺ − c_k)                          `next_shared`, that of the base class
+
+    c and c_k begin at 0. Without momentum and clipping, option II is the mean of g over the K steps. It is computed as
+    this mean, which is right with momentum and clipping too. The paper's p_k is 1/N. Here p_k is the client's share of
+    all clients' weight, so that c stays Σ p_k c_k, and the fixed point is the minimum of Σ p_k F_k, as for FedAvg.
     """
 
     shared = kept = True
@@ -28,6 +33,6 @@ class Scaffold(ClientUpdate):
         """Returns c − c_k."""
         return shared - kept
 
-    def next_kept(self, kept: tf.Tensor, trained: Trained) -> Any:
-        """The gradient at x, or the mean gradient along the way."""
+    def next_kept(self, kept: tf.Tensor, trained: Trained) -> tf.Tensor:
+        """Returns ∇F_k(x) (option I), or the mean of g over the steps (option II)."""
         return trained.full_gradient if self.full_gradient else trained.mean_gradient
