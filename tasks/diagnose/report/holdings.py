@@ -24,7 +24,7 @@ MEASURES = {
     "variance_distance": "inputs: spread",
     "mmd_squared": "inputs: shape",
 }
-"""The measures that are told, in the order of the picture, and what they are called there."""
+"""The measures that are shown, in the order of the picture, and their names there."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def chosen(held: Holdings, named: Sequence[str]) -> list[str]:
 
 
 def draw_labels(held: Holdings, clients: Sequence[str]) -> Figure:
-    """Returns a heat map of the share of each class (across) in all clients' data and in those of `clients` (down)."""
+    """Returns a heat map: the share of each class (across) in the data of all clients, then of each client (down)."""
     rows = np.vstack([held.whole, *(held.shares[held.clients.index(client)] for client in clients)])
     names = ["all clients", *(short(client) for client in clients)]
     classes = [short(name, "end") for name in held.classes]

@@ -44,8 +44,8 @@ class Map:
 def draw_maps(log: ClientLog, rise: Rise, named: Sequence[str]) -> list[Map]:
     """Returns at most two maps, of the length and the direction of the updates, or of the clients' own loss.
 
-    The clients in `named` come first, in bold; of more than 40, those that failed most often and those of the lowest
-    mean cosine follow. Of more than 125 rounds, each column shows the worst of several.
+    The clients in `named` come first, in bold. Of more than 40 clients, the clients that failed most often follow, then
+    the clients of the lowest mean cosine. Of more than 125 rounds, each column shows the worst of several.
     """
     grid = grid_of(log)
     cosine = next((name for name in ("update_cosine_robust", "update_cosine") if name in log.signals), None)

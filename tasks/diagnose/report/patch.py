@@ -21,10 +21,10 @@ def flags(settings: Mapping[str, Any]) -> str:
     that looks like a number is one to it, and ${…} refers to another setting.
     """
     try:
-        given = [f"{'+' * isinstance(value, dict)}{name}={_hydra(value)}" for name, value in settings.items()]
+        assignments = [f"{'+' * isinstance(value, dict)}{name}={_hydra(value)}" for name, value in settings.items()]
     except ValueError:
         return ""
-    return " ".join(f"-S {shlex.quote(one)}" for one in given)
+    return " ".join(f"-S {shlex.quote(each)}" for each in assignments)
 
 
 def plain(settings: Mapping[str, Any]) -> str:
@@ -62,7 +62,7 @@ def _hydra(value: Any) -> str:
 
 def _quoted(value: str) -> str:
     """What stands between quotes: a quote is escaped, and so are the backslashes before one or at the end."""
-    return re.sub(r'(\\*)("|$)', lambda found: 2 * found[1] + found[2].replace('"', '\\"'), value)
+    return re.sub(r'(\\*)("|$)', lambda match: 2 * match[1] + match[2].replace('"', '\\"'), value)
 
 
 def _key(key: str) -> str:
