@@ -14,6 +14,7 @@ from plant import Planted
 from tasks.diagnose import diagnosis
 from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.surgery import features_aligned
 from tasks.federate.record import RoundLine
@@ -31,14 +32,14 @@ _WORST = 1e6
 """In place of a loss that is not finite, so that the mean of the logarithms is."""
 
 
-def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
-    """Returns what score.py counts."""
+def measure(case: Case, planted: Planted, workspace: Path, cache: ComputationCache) -> dict[str, Any]:
+    """Returns what score.py counts; the cases of one process share the `cache` of computations."""
     rounds = read_rounds(workspace / "reports/rounds.csv")
     clients = read_clients(workspace / "reports/clients.csv")
     gaps = {name: gap(_from_onset(planted.lines, name), _from_onset(planted.twin, name)) for name in rounds.losses}
     broken = any(not row["finite"] for line in planted.lines[ONSET - 1 :] for row in line.clients)
     began = time.perf_counter()
-    answer = diagnosis(rounds, clients, planted.settings, workspace)
+    answer = diagnosis(rounds, clients, planted.settings, workspace, cache)
     seconds = time.perf_counter() - began
     causes, truth = answer.causes, PLANTS[case.plant].causes
     above = {name: _above([line.row[name] for line in planted.lines]) for name in rounds.losses}
@@ -75,7 +76,7 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     if causes and truth and result["rose"]:
         remedy = causes[0].remedy and dict(causes[0].remedy.settings)
         result["remedy"] = remedy
-        result["taken_back"] = _taken_back(remedy, planted, workspace, gaps) if remedy else 0.0
+        result["taken_back"] = _taken_back(remedy, planted, workspace, gaps, cache) if remedy else 0.0
     return result
 
 
@@ -130,13 +131,15 @@ def _from_onset(lines: Sequence[RoundLine], name: str) -> list[float]:
     return [line.row[name] for line in lines[ONSET - 1 :]]
 
 
-def _taken_back(remedy: dict[str, Any], planted: Planted, workspace: Path, gaps: dict[str, float]) -> float | None:
+def _taken_back(
+    remedy: dict[str, Any], planted: Planted, workspace: Path, gaps: dict[str, float], cache: ComputationCache
+) -> float | None:
     """The share of the gap that the remedy's settings close from the onset on; None if they cannot be run."""
     name = "val_loss" if gaps["val_loss"] >= REAL else "train_loss"
     if gaps[name] < REAL:
         return None
     surgery = {"aligned": features_aligned} if "preprocess.normalize" in remedy else {}
-    with replayer(planted.settings, workspace) as replays:
+    with replayer(planted.settings, workspace, cache) as replays:
         replays.go_to(ONSET - 1)
         replay = replays.begin(Change("with the remedy", remedy, surgery=surgery), 0)
         replays.advance(replay, ROUNDS)

@@ -67,20 +67,21 @@ def _run(left: list[Case], out: Path, chest: Path | None, part: int) -> int:
     from measure import measure
     from plant import Planter, write_truth
 
+    from tasks.diagnose.replay.computations import ComputationCache
     from tasks.runtime.kinds import runtime
     from tasks.settings import RuntimeSettings
 
     shared = out / f"shared-{part}"
     shared.mkdir(parents=True, exist_ok=True)
     failed = 0
-    planter = Planter(shared, chest)
+    planter, cache = Planter(shared, chest), ComputationCache()
     for number, case in enumerate(left, start=1):
         began = time.perf_counter()
         try:
             with runtime(RuntimeSettings()):
                 planted = planter.plant(case, out / case.name / "workspace")
             write_truth(out / case.name / "truth.json", case, planted)
-            result = measure(case, planted, out / case.name / "workspace")
+            result = measure(case, planted, out / case.name / "workspace", cache)
         except Exception:
             failed += 1
             print(f"{case.name} failed", flush=True)
