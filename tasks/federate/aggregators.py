@@ -13,6 +13,7 @@ from tasks.errors import DataError, SettingsError
 from tasks.federate.privacy import check_privacy
 from tasks.federate.robust import Rule, geometric_median, median, multi_krum, num_trimmed, trimmed_mean
 from tasks.federate.schedule import clients_per_round
+from tasks.local.tff_names import Traced
 from tasks.settings import AggregatorSettings, Settings
 
 Factory = Any
@@ -20,9 +21,6 @@ Factory = Any
 
 Estimate = Any
 """A `tff.templates.EstimationProcess`."""
-
-Value = Any
-"""A tensor, or TFF's placed value, while a computation is traced."""
 
 # How fast the adaptive norm follows its quantile: it changes by at most exp(0.2) a round (Andrew 2021, section 3.1).
 _CLIP_LEARNING_RATE = 0.2
@@ -101,36 +99,36 @@ def _quantile(initial: float, target: float, rate: float, multiplier: float = 1.
     number = tff.TensorType(np.float32)
 
     @tff.tensorflow.computation
-    def begin() -> Value:
+    def begin() -> Traced:
         return tf.constant(initial, tf.float32)
 
     @tff.tensorflow.computation(number, number)
-    def count(value: Value, estimate: Value) -> Value:
+    def count(value: Traced, estimate: Traced) -> Traced:
         counted = tf.cast(value > 0, tf.float32)
         return OrderedDict(all=counted, below=counted * tf.cast(value <= estimate, tf.float32))
 
     @tff.tensorflow.computation(number, OrderedDict(all=number, below=number))
-    def move(estimate: Value, counts: Value) -> Value:
+    def move(estimate: Traced, counts: Traced) -> Traced:
         moved = estimate * tf.exp(-rate * (counts["below"] / tf.maximum(counts["all"], 1.0) - target))
         return tf.where(counts["all"] > 0, moved, estimate)
 
     @tff.tensorflow.computation(number)
-    def scale(estimate: Value) -> Value:
+    def scale(estimate: Traced) -> Traced:
         return multiplier * estimate + increment
 
     state, values = tff.FederatedType(number, tff.SERVER), tff.FederatedType(number, tff.CLIENTS)
 
     @tff.federated_computation
-    def initialize() -> Value:
+    def initialize() -> Traced:
         return tff.federated_eval(begin, tff.SERVER)
 
     @tff.federated_computation(state, values)
-    def following(estimate: Value, value: Value) -> Value:
+    def following(estimate: Traced, value: Traced) -> Traced:
         counts = tff.federated_map(count, (value, tff.federated_broadcast(estimate)))
         return tff.federated_map(move, (estimate, tff.federated_sum(counts)))
 
     @tff.federated_computation(state)
-    def report(estimate: Value) -> Value:
+    def report(estimate: Traced) -> Traced:
         return tff.federated_map(scale, estimate)
 
     return tff.templates.EstimationProcess(initialize, following, report)

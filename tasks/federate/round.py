@@ -15,6 +15,7 @@ from tasks.federate.state import ClientInput, ClientResult, ServerState
 from tasks.federate.statistics import Vector
 from tasks.local.architecture import Architecture
 from tasks.local.descent import LocalTraining
+from tasks.local.tff_names import Computation, TffType, Traced
 from tasks.local.update import broadcast_names, build_local_update, build_measure, client_type
 from tasks.parameters import Params
 from tasks.runtime.failed import Failed
@@ -22,16 +23,7 @@ from tasks.runtime.failed import Failed
 Results = list[ClientResult | Failed]
 """In the order of the clients."""
 
-Computation = Any
-"""A TFF computation, or what builds one: TFF has no types for mypy."""
-
-TffType = Any
-"""A type of TFF."""
-
-Value = Any
-"""A tensor, or a structure of tensors or of TFF's placed values, while a computation is traced."""
-
-Gather = Callable[[ServerState, Sequence[ClientInput]], tuple[Results, Value]]
+Gather = Callable[[ServerState, Sequence[ClientInput]], tuple[Results, Traced]]
 """(state, clients) -> (the clients' results as they sent them, what is added up over them); the state stays."""
 
 Initialize = Callable[[Params], ServerState]
@@ -102,23 +94,23 @@ class _Parts:
         masks = {"mask": np.ones_like(params)} if self._masked else {}
         return OrderedDict(params=params, **masks)
 
-    def train(self, server: Value, clients: Value) -> Value:
+    def train(self, server: Traced, clients: Traced) -> Traced:
         """(server's state, clients) -> results, inside a federated computation."""
         broadcast = tff.federated_broadcast(tff.federated_map(self._select, server))
         return tff.federated_map(self.local_update, (clients, broadcast))
 
-    def returned(self, results: Value) -> Value:
+    def returned(self, results: Traced) -> Traced:
         """What the host gets of the results: all but what is only added up."""
         names = [name for name in tff.structure.name_list(self.local_update.type_signature.result) if name != "sums"]
         return tff.federated_zip(OrderedDict((name, getattr(results, name)) for name in names))
 
     def _build_gather(self) -> Gather:
         @tff.federated_computation(tff.FederatedType(self.server, tff.SERVER), self.clients)
-        def gather(server: Value, clients: Value) -> Value:
+        def gather(server: Traced, clients: Traced) -> Traced:
             results = self.train(server, clients)
             return self.returned(results), tff.federated_sum(results.sums)
 
-        def gathered(state: ServerState, clients: Sequence[ClientInput]) -> tuple[Results, Value]:
+        def gathered(state: ServerState, clients: Sequence[ClientInput]) -> tuple[Results, Traced]:
             sent, sums = gather(state.server, list(clients))
             return as_results(sent), sums
 
@@ -134,7 +126,7 @@ class _Parts:
         measure = build_measure(self._architectures[0], self.training)
 
         @tff.federated_computation(tff.FederatedType(self.vector, tff.SERVER), self.clients)
-        def losses(params: Value, clients: Value) -> Value:
+        def losses(params: Traced, clients: Traced) -> Traced:
             return tff.federated_map(measure, (clients, tff.federated_broadcast(params)))
 
         return losses
@@ -161,12 +153,12 @@ def _build_summing(parts: _Parts, factory: Computation) -> tuple[Initialize, Adv
     aggregation = factory.create(parts.vector, tff.TensorType(np.float32))
 
     @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
-    def begin(broadcast: Value) -> Value:
+    def begin(broadcast: Traced) -> Traced:
         server = tff.federated_map(parts.initialize_server, broadcast)
         return tff.federated_zip(OrderedDict(server=server, aggregator=aggregation.initialize()))
 
     @tff.federated_computation(begin.type_signature.result, parts.clients)
-    def next_round(state: Value, clients: Value) -> Value:
+    def next_round(state: Traced, clients: Traced) -> Traced:
         results = parts.train(state.server, clients)
         aggregated = aggregation.next(state.aggregator, results.update, results.weight)
         sums = tff.federated_sum(results.sums)
@@ -188,13 +180,13 @@ def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Initialize, Advance]:
     """The round as two computations, with the rule between them."""
 
     @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
-    def begin(broadcast: Value) -> Value:
+    def begin(broadcast: Traced) -> Traced:
         return tff.federated_map(parts.initialize_server, broadcast)
 
     sums_type = parts.local_update.type_signature.result["sums"]
 
     @tff.federated_computation(tff.FederatedType((parts.server, parts.vector, sums_type), tff.SERVER))
-    def apply(arguments: Value) -> Value:
+    def apply(arguments: Traced) -> Traced:
         return tff.federated_map(parts.apply, arguments)
 
     def initialize(params: Params) -> ServerState:
@@ -224,7 +216,7 @@ def _with_influence(results: Results, influence: Vector | None) -> Results:
 
 def _build_initialize(broadcast_type: TffType, training: LocalTraining, optimizer: Computation) -> Computation:
     @tff.tensorflow.computation(broadcast_type)
-    def initialize(broadcast: Value) -> Value:
+    def initialize(broadcast: Traced) -> Traced:
         specs = tf.TensorSpec(broadcast["params"].shape, tf.float32)
         state = OrderedDict(broadcast, optimizer=optimizer.initialize(specs))
         if training.update.shared:
@@ -236,7 +228,7 @@ def _build_initialize(broadcast_type: TffType, training: LocalTraining, optimize
 
 def _build_select(server_type: TffType, names: Sequence[str]) -> Computation:
     @tff.tensorflow.computation(server_type)
-    def select(server: Value) -> Value:
+    def select(server: Traced) -> Traced:
         return OrderedDict((name, server[name]) for name in names)
 
     return select
@@ -257,7 +249,7 @@ def _build_apply(
         holds[slice(None) if architecture.held is None else architecture.held] = 1
 
     @tff.tensorflow.computation(server_type, vector, sums_type)
-    def apply_update(server: Value, update: Value, sums: Value) -> Value:
+    def apply_update(server: Traced, update: Traced, sums: Traced) -> Traced:
         changed = {}
         if rule.normalized:
             update *= tf.math.divide_no_nan(sums["normalizer"], sums["weight"])

@@ -18,12 +18,7 @@ from tasks.local.architecture import Architecture
 from tasks.local.client_update import NamedTensors, Trained
 from tasks.local.descent import PASS_BATCH, LocalTraining, descend, full_gradient, losses_of, mean_gradient
 from tasks.local.graph_files import read_examples
-
-Computation = Any
-"""A TFF computation: TFF has no types for mypy."""
-
-TffType = Any
-"""A type of TFF."""
+from tasks.local.tff_names import Computation, TffType
 
 
 def client_type(training: LocalTraining) -> TffType:

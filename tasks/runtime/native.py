@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import tensorflow_federated as tff
 
+from tasks.local.tff_names import Computation, TffType
 from tasks.runtime.failed import Failed
 from tasks.runtime.sessions import session_call
-from tasks.runtime.values import AtClients, TffType, Value
-
-Computation = Any
-"""A TFF computation."""
+from tasks.runtime.values import AtClients, Value
 
 BuildingBlock = Any
 """A part of a TFF computation."""

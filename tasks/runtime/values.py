@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import tensorflow_federated as tff
 
+from tasks.local.tff_names import TffType
 from tasks.runtime.failed import Failed
 
 Value = Any
 """A leaf is an array, a structure a tuple, a function a callable, a CLIENTS-placed value an `AtClients`."""
-
-TffType = Any
-"""A type of TFF."""
 
 
 @dataclass(frozen=True)
