@@ -31,7 +31,7 @@ _LOOK_EVERY = 0.2
 _GRACE = 5.0
 """Seconds between two looks at the parent, and seconds that an orderly end may take."""
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _TO_MEND = {
     errno.EEXIST: "move away what stands there",
@@ -170,7 +170,7 @@ def end_with_parent() -> None:
 def _watch(starters: "Sequence[psutil.Process]") -> None:
     while all(map(_is_alive, starters)):
         time.sleep(_LOOK_EVERY)
-    log.error("the process that started this one has ended, and so does this one")
+    _log.error("the process that started this one has ended, and so does this one")
     os.kill(os.getpid(), signal.SIGTERM)
     # A signal's handler waits for TensorFlow's present call; what a process ended here has written is whole.
     time.sleep(_GRACE)

@@ -12,7 +12,7 @@ from tasks.errors import InputError
 NAME = ".undrift.lock"
 """The file in a workspace that a running step holds. It stays: to remove it would let two processes hold two files."""
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
                 f"{folder.resolve()}: {owner} runs in this folder, so {what} cannot begin: wait for it, or end it"
             ) from None
         except OSError as exc:
-            log.warning("%s cannot be locked (%s): run no second step in this folder meanwhile", folder.resolve(), exc)
+            _log.warning("%s cannot be locked (%s): run no second step in this folder meanwhile", folder.resolve(), exc)
         lock.truncate(0)
         lock.write(f"{what} (process {os.getpid()})\n")
         lock.flush()

@@ -38,7 +38,7 @@ _WITHOUT_WORKER = 10
 Ended = Callable[[Plan, State[Any]], None]
 """Called for each cell as it ends."""
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def default_jobs() -> int:
@@ -72,7 +72,7 @@ def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
     while waiting:
         suspects += _pool(waiting, jobs, ended)
     for plan in suspects:
-        log.warning("%s: a process of its pool died; it is tried once more, alone", plan.label)
+        _log.warning("%s: a process of its pool died; it is tried once more, alone", plan.label)
         if _pool(deque([plan]), 1, ended):
             ended(plan, Failed(message="its process died twice: was it killed for want of memory?"))
 

@@ -29,7 +29,7 @@ _PATIENCE = 180.0
 _HTTP_PATIENCE = 30.0
 """Seconds that a server may take to answer."""
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def _ready(uri: str) -> Iterator[None]:
         if not is_held:
             raise TrackingLost(f"{database}: another process has been making it ready for {_PATIENCE:.0f} s")
         if not database.exists():
-            log.info("%s: making MLflow's database", database.name)
+            _log.info("%s: making MLflow's database", database.name)
             _create(database)
         yield
 

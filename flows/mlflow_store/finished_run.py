@@ -46,7 +46,7 @@ FILES = (
 TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
 """Artifacts too, if they exist."""
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def track(settings: Settings, folder: Path) -> None:
@@ -67,7 +67,7 @@ def track(settings: Settings, folder: Path) -> None:
             run_id = begin(lambda: run_content.create(opened.client, opened.experiment_id, settings, folder))
             with ending(opened.client, run_id):
                 run_content.log_settings(opened.client, run_id, settings)
-                _log(opened, run_id, settings, folder, loaded)
+                _log_run(opened, run_id, settings, folder, loaded)
         _report(opened, run_id, folder)
 
 
@@ -94,7 +94,7 @@ def _forget_ended(client: "MlflowClient", folder: Path) -> None:
     try:
         ended = client.get_run(run_record.read_run_id(folder)).info.status != "RUNNING"
     except Exception as lost:  # the next `track` in this folder will end the run
-        log.debug("%s", safe_line(lost))
+        _log.debug("%s", safe_line(lost))
         return
     if ended:
         run_record.remove_record(folder)
@@ -108,7 +108,7 @@ def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
     loaded = _finished(settings, folder)
     opened = connection.connect(folder)
     with store_errors(opened.uri):
-        _log(opened, run_id, settings, folder, loaded)
+        _log_run(opened, run_id, settings, folder, loaded)
     _report(opened, run_id, folder)
 
 
@@ -128,7 +128,9 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
     return logged_models.load_models(settings, folder, MODELS)
 
 
-def _log(opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]) -> None:
+def _log_run(
+    opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]
+) -> None:
     from flows.mlflow_store import data_versions, logged_models, run_content
 
     client = opened.client
@@ -169,7 +171,7 @@ def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, 
 def _report(opened: connection.Store, run_id: str, folder: Path) -> None:
     written = {"run_id": run_id, "tracking_uri": opened.uri, "experiment_id": opened.experiment_id}
     files.write_json(folder / "reports/mlflow.json", written)
-    log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
+    _log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
 
 
 def read_report(path: Path) -> dict[str, str]:
@@ -201,7 +203,7 @@ def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Ma
         if digests.items() <= locked.items():
             client.log_text(run_id, data_versions.lock_of_results(folder / LOCK), LOCK)
         else:
-            log.warning("dvc.lock is of other data than this run's, and is not logged: run dvc repro or dvc commit")
+            _log.warning("dvc.lock is of other data than this run's, and is not logged: run dvc repro or dvc commit")
     for path in paths:
         parent = Path(path).parent.as_posix()
         client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
@@ -238,6 +240,6 @@ def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
         try:
             client.set_terminated(run_id, status)
         except Exception as lost:  # the store is gone: the error that ended the run says more
-            log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
+            _log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
         raise
     client.set_terminated(run_id, "FINISHED")

@@ -16,7 +16,7 @@ from flows.mlflow_store import connection, run_record
 from flows.mlflow_store.store_errors import store_errors
 from tasks.settings import Settings
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _EVERY = 1.0
 _AFTER_FAILURE = 15.0
@@ -90,7 +90,7 @@ class LiveRun:
             try:
                 self._last = max(self._last, run_content.log_rounds(self._client, self.run_id, rows))
             except Exception as lost:
-                log.warning("MLflow: %s; the rounds will be logged when it answers", safe_line(lost))
+                _log.warning("MLflow: %s; the rounds will be logged when it answers", safe_line(lost))
                 self._wake.set()
                 return False
             with self._lock:

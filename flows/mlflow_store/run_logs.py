@@ -28,7 +28,7 @@ WRITTEN = ("diagnosis.json", "diagnosis.md", "diagnosis.html")
 """What a diagnosis writes beside the logs."""
 _REPORT = "reports/mlflow.json"
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _in_mlflow(run_id: str) -> Iterator[RunLogs]:
         yield RunLogs(Path(holder), settings, workspace)
         for name in WRITTEN:
             opened.client.log_artifact(run_id, str(Path(holder, name)), "reports")
-        log.info("%s: reports/%s logged to run %s", opened.uri, ", ".join(WRITTEN), run_id)
+        _log.info("%s: reports/%s logged to run %s", opened.uri, ", ".join(WRITTEN), run_id)
 
 
 def _logged_settings(run: "Run") -> Settings:

@@ -17,7 +17,7 @@ from tasks.files import replacing
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 RUN_ID = ".mlflow-run"
 _LINKS = ("prefect.flow_run_id", "prefect.flow_run_name", "prefect.url", "mlflow.parentRunId")
@@ -104,7 +104,7 @@ def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, wi
                     client.log_artifact(run_id, str(folder / path), "reports")
         client.set_terminated(run_id, status)
     except Exception as lost:  # the store is gone: the error that ended the run says more
-        log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
+        _log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
     else:
         _write(folder, _Record(run_id, status, _read(folder).data))
 

@@ -32,7 +32,7 @@ from tasks.errors import DataError, InputError, RunError, UndriftError
 from tasks.settings import Settings, parse
 from tasks.signals import masked
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _DEFAULTS = Settings()
 
@@ -147,7 +147,7 @@ def _run(cells: Sequence[Cell], plans: Sequence[Plan], jobs: int, dask: str) -> 
         update_progress_artifact(progress, 100 * len(ended) / len(cells))
         outcome = f"{_scores(result)}{state.message}" if result.is_finished else f"failed: {result.short_reason}"
         level = logging.INFO if result.is_finished else logging.ERROR
-        log.log(level, "%d/%d  %s  %s", len(ended), len(cells), plan.label, outcome)
+        _log.log(level, "%d/%d  %s  %s", len(ended), len(cells), plan.label, outcome)
 
     fan_out.fan_out(plans, jobs, dask, end)
     return [ended[cell.name] for cell in cells]
@@ -180,7 +180,7 @@ def _end_abandoned(folders: Sequence[Path], status: str) -> None:
         try:
             run_record.end_abandoned(folder, status)
         except UndriftError as exc:
-            log.warning("%s", exc)
+            _log.warning("%s", exc)
 
 
 def _state(ended: Sequence[Result], run_id: str) -> State[Any]:

@@ -19,7 +19,7 @@ from tasks.diagnose.report.wording import headline
 from tasks.errors import RunError
 from tasks.settings import with_settings
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @flow(name="diagnose", flow_run_name="diagnose {run}", persist_result=False)
@@ -56,7 +56,7 @@ def params_with_remedy(run: str) -> str:
         if remedy is None or logs.workspace is None:
             raise RunError(f"there is no proven remedy to apply: {headline(answer)}")
         params = overrides.params_text(logs.workspace / "params.yaml", with_settings(logs.settings, remedy.settings))
-    log.info("running again with %s", flags(remedy.settings))
+    _log.info("running again with %s", flags(remedy.settings))
     return params
 
 

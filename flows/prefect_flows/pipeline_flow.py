@@ -25,7 +25,7 @@ from tasks import command
 from tasks.errors import SettingsError, UndriftError
 from tasks.settings import Settings, parse
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _DEFAULTS = Settings()
 
@@ -115,7 +115,7 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
             raise _error(step, state)
         ui_artifacts.publish(step, session)
     if push:
-        log.info("%d files pushed to DVC's remote", session.workspace.push())
+        _log.info("%d files pushed to DVC's remote", session.workspace.push())
     return Completed(message=f"MLflow run {session.mlflow()['run_id']}, workspace {session.workspace.folder.name}")
 
 

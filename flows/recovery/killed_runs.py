@@ -16,7 +16,7 @@ from flows.workspace.file_lock import file_lock
 from flows.workspace.repository import RUNS, STOP
 from tasks.errors import UndriftError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _LOCKS = Path(RUNS, ".alive")
 KILLED = "its process was killed; found by a later run"
@@ -65,7 +65,7 @@ def end_killed_run(repository: Path, run_id: str, status: str) -> None:
             try:
                 run_record.end_abandoned(folder, status)
             except UndriftError as exc:
-                log.warning("%s", exc)
+                _log.warning("%s", exc)
 
 
 def end_killed_runs(repository: Path) -> None:
@@ -88,11 +88,11 @@ def _folders(folder: Path) -> list[Path]:
 def _end(run_id: str, folders: list[Path]) -> None:
     if len(folders) > 1:
         (folders[0] / STOP).touch()  # cells on a Dask cluster may still run
-    log.info("flow run %s was killed: it is ended in MLflow and in Prefect", run_id)
+    _log.info("flow run %s was killed: it is ended in MLflow and in Prefect", run_id)
     for folder in folders:
         try:
             run_record.end_abandoned(folder, "FAILED")
         except UndriftError as exc:  # the run that looks for killed ones reports this itself, if it needs MLflow
-            log.debug("%s", exc)
+            _log.debug("%s", exc)
             return
     prefect_states.crash_flow_run(UUID(run_id), KILLED)

@@ -11,7 +11,7 @@ from prefect.states import Crashed
 
 from flows.known_secrets import safe_line
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def crash(task_run_ids: Iterable[UUID], message: str) -> None:
@@ -23,7 +23,7 @@ def crash(task_run_ids: Iterable[UUID], message: str) -> None:
             for task_run_id in task_run_ids:
                 client.set_task_run_state(task_run_id, Crashed(message=message), force=True)
     except (httpx.HTTPError, PrefectException) as exc:
-        log.debug("task runs could not be marked crashed: %s", safe_line(exc))
+        _log.debug("task runs could not be marked crashed: %s", safe_line(exc))
 
 
 def crash_all(flow_run_id: UUID, message: str) -> None:
@@ -34,7 +34,7 @@ def crash_all(flow_run_id: UUID, message: str) -> None:
         with get_client(sync_client=True) as client:
             task_runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
     except (httpx.HTTPError, PrefectException) as exc:
-        log.debug("the task runs could not be read: %s", safe_line(exc))
+        _log.debug("the task runs could not be read: %s", safe_line(exc))
         return
     crash([run.id for run in task_runs if run.state is None or not run.state.is_final()], message)
 
@@ -50,6 +50,6 @@ def crash_flow_run(flow_run_id: UUID, message: str) -> None:
                 return
             client.set_flow_run_state(flow_run_id, Crashed(message=message), force=True)
     except (httpx.HTTPError, PrefectException) as exc:
-        log.debug("the flow run could not be marked crashed: %s", safe_line(exc))
+        _log.debug("the flow run could not be marked crashed: %s", safe_line(exc))
         return
     crash_all(flow_run_id, message)

@@ -19,7 +19,7 @@ from flows.workspace.own_code import own_code
 from flows.workspace.repository import CELL_LOCKS, CODE, RUNS, STAGE_FILES, STOP
 from tasks.files import replacing
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 IDENTITY = ".identity"
 """The file in a flow run's folder with the run's identity."""
@@ -61,7 +61,7 @@ def take_over(repository: Path, run_id: str, identity: str) -> None:
                 prefect_states.crash_flow_run(UUID(folder.name), killed_runs.KILLED)
                 folder.rename(repository / RUNS / run_id)
                 killed_runs.remove_lock(repository, folder.name)
-                log.info("goes on with flow run %s, which was stopped", folder.name)
+                _log.info("goes on with flow run %s, which was stopped", folder.name)
                 return
 
 
@@ -93,7 +93,7 @@ def _cells_have_ended(folder: Path) -> bool:
     until = time.monotonic() + _PATIENCE
     while not all(map(_is_free, cells)):
         if time.monotonic() > until:
-            log.warning("cells of flow run %s, which was killed, still run: it is left alone", folder.name)
+            _log.warning("cells of flow run %s, which was killed, still run: it is left alone", folder.name)
             return False
         time.sleep(0.2)
     return True

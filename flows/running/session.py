@@ -12,7 +12,7 @@ from flows.workspace.run_folder import Workspace
 from tasks.settings import Settings
 from tasks.signals import masked
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Session:
@@ -45,7 +45,7 @@ class Session:
         """
         folder, data = self.workspace.folder, self.workspace.hashes().get("data/clients", "")
         if run_record.is_of_other_data(folder, data):
-            log.warning(
+            _log.warning(
                 "the data have changed since MLflow run %s was begun: another is made", run_record.read_run_id(folder)
             )
             self.begin().end("KILLED", with_reports=False)  # the reports in the workspace may be of the new data

@@ -23,7 +23,7 @@ DEPLOYED = {
 # TensorFlow reads them when it is imported: see tasks.command.prepare, which a worker's flow run does not call.
 _TENSORFLOW = {"WRAPT_DISABLE_EXTENSIONS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def register_deployments(repository: Path, pool: str) -> None:
@@ -54,7 +54,7 @@ def register_deployments(repository: Path, pool: str) -> None:
         if "settings" in shown:
             deployment.parameters = {"settings": raw}
             shown["settings"]["default"] = raw  # by which the next registration knows what the user changed
-        log.info("deployment %s/%s: %s/deployments/deployment/%s", loaded.name, name, _ui(), _apply(deployment))
+        _log.info("deployment %s/%s: %s/deployments/deployment/%s", loaded.name, name, _ui(), _apply(deployment))
 
 
 def environment() -> dict[str, str]:
@@ -132,11 +132,11 @@ def _parameters(deployment: Any, existing: Any) -> dict[str, Any]:
     try:
         parse(settings)
     except SettingsError as exc:
-        log.warning("%s: what was set in the UI does not go with params.yaml and is dropped: %s", existing.name, exc)
+        _log.warning("%s: what was set in the UI does not go with params.yaml and is dropped: %s", existing.name, exc)
         settings = now
     else:
         for name, value in changed.items():
-            log.info("%s: kept from the UI: %s=%s", existing.name, name, value)
+            _log.info("%s: kept from the UI: %s=%s", existing.name, name, value)
     return {**existing.parameters, "settings": settings}
 
 
@@ -161,7 +161,7 @@ def _ensure_pool(name: str) -> None:
             described = "Undrift's flow runs, each a process group of a worker's machine"
             created = WorkPoolCreate(name=name, type="process", description=described, base_job_template=template)
             pool = client.create_work_pool(created)
-            log.info("work pool %s: made", name)
+            _log.info("work pool %s: made", name)
     if pool.type != "process":
         raise InputError(f"--pool must name a process work pool, or a new one, got {name!r} of type {pool.type}")
 

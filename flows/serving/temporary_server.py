@@ -21,7 +21,7 @@ from typing import IO, NoReturn
 
 from tasks.errors import RunError
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 5.0
@@ -73,7 +73,7 @@ class TemporaryServer:
         """
         from prefect.settings import get_current_settings
 
-        log.info("Starting temporary server on %s; with PREFECT_API_URL set, a running one is used", self._address)
+        _log.info("Starting temporary server on %s; with PREFECT_API_URL set, a running one is used", self._address)
         patience = get_current_settings().server.ephemeral.startup_timeout_seconds
         until = time.monotonic() + patience
         while not self._answers():

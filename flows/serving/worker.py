@@ -17,7 +17,7 @@ from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 STOP_SECONDS = 20.0
 """How long flow runs may take to end when the worker is stopped, before they are killed."""
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Worker(ProcessWorker):
@@ -55,14 +55,14 @@ async def _serve(pool: str, limit: int) -> None:
     worker = Worker(work_pool_name=pool, name=name, limit=limit, create_pool_if_not_found=False)
     async with anyio.create_task_group() as group:
         group.start_soon(_stop_on_signal, group.cancel_scope)
-        await worker.start(printer=log.info)
+        await worker.start(printer=_log.info)
     await anyio.to_thread.run_sync(end_children, 0.0)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
-            log.info("stopping: flow runs are ended; retry them in the UI to go on from their last checkpoint")
+            _log.info("stopping: flow runs are ended; retry them in the UI to go on from their last checkpoint")
             # The worker still runs meanwhile: it reports to the server how the flow runs ended.
             await anyio.to_thread.run_sync(end_children, STOP_SECONDS)
             scope.cancel()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _BLOCK = 4096
 """Bytes of a block of the disk."""
@@ -42,7 +42,7 @@ def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
     stage.save(run_cache=False)
     for out in () if is_sound else stage.outs:
         for path in remove_damaged(repo, str(out.hash_info.value)):
-            log.warning("%s: %s was damaged in DVC's cache and is replaced", stage.name, path.name)
+            _log.warning("%s: %s was damaged in DVC's cache and is replaced", stage.name, path.name)
     check_space(repo, stage)
     with copying():
         stage.commit()

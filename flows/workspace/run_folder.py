@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import Stage
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 # DVC resolves every path against the process's current folder.
 _IN_FOLDER = threading.RLock()
@@ -83,7 +83,7 @@ class Workspace:
             except OSError as exc:
                 raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {safe_line(exc)}") from exc
             except Exception as exc:  # DVC has no type of its own for a damaged entry or list
-                log.warning("%s: DVC's cache is damaged, %s: the step runs", step, safe_line(exc))
+                _log.warning("%s: DVC's cache is damaged, %s: the step runs", step, safe_line(exc))
                 _forget(repo, stage)
                 return False
             return True
@@ -179,7 +179,7 @@ def _is_sound(repo: "Repo", stage: "Stage", then: str) -> bool:
             continue
         removed = [path for oid in expected if oid for path in remove_damaged(repo, oid)]
         where = f", as {len(removed)} files of DVC's cache that are removed" if removed else ""
-        log.warning("%s: %s is damaged%s%s", stage.name, out.def_path, where, then)
+        _log.warning("%s: %s is damaged%s%s", stage.name, out.def_path, where, then)
         return False
     return True
 

@@ -34,7 +34,7 @@ KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
 _NAMED = 10
 """Most classes named in one line of the log."""
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def load_raw(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> RawExamples:
@@ -72,7 +72,7 @@ def _warn_of_capitals(classes: Sequence[str]) -> None:
     alike = [name for name in classes if twins[name.casefold()] > 1]
     if alike:
         named = ", ".join(map(shown, alike[:_NAMED]))
-        logger.warning("%d classes differ in capitals only: %s; write each label in one way", len(alike), named)
+        _log.warning("%d classes differ in capitals only: %s; write each label in one way", len(alike), named)
 
 
 def _refuse_twins(clients: NDArray[np.str_]) -> None:

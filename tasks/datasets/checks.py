@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tasks.datasets.unreadable import LeaveOut, refuse
 from tasks.errors import DataError, shown
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Raw = NDArray[np.generic]
 
@@ -40,7 +40,7 @@ def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[n
         )
     check_memory(8 * raw.size, where)  # as float32, and once more divided by 255
     if raw.ndim == 4 and raw.shape[1] in (1, 3, 4) and raw.shape[3] > 4:
-        logger.warning(
+        _log.warning(
             "%s is read as %d images %d pixels high and %d wide, with %d channels; if the channels come first, save "
             "numpy.moveaxis(x, 1, -1)",
             where,

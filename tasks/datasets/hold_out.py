@@ -12,7 +12,7 @@ from tasks.datasets.groups import whole_groups
 from tasks.errors import DataError, listed
 from tasks.settings import DataSettings, naming
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 HOLD_OUT_STREAM = 0x401D
 """Which of the seed's random streams draws the hold-out."""
@@ -72,7 +72,7 @@ def _held(source: Source, settings: DataSettings, seed: int) -> NDArray[np.bool_
     if source.clients is not None:
         gone = sorted(set(source.clients.tolist()) - set(source.clients[~held].tolist()))
         if gone:
-            logger.warning("%d clients have no example left but held-out ones: %s", len(gone), ", ".join(gone))
+            _log.warning("%d clients have no example left but held-out ones: %s", len(gone), ", ".join(gone))
     return held
 
 
@@ -122,7 +122,7 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
     described: dict[str, Any] = {}
     if settings.hold_out_clients:
         clients = described["clients"] = sorted(set(settings.hold_out_clients))
-        logger.info("the hold-out set is the %d examples of the clients %s", held.sum(), listed(clients, _NAMED))
+        _log.info("the hold-out set is the %d examples of the clients %s", held.sum(), listed(clients, _NAMED))
     if source.groups is not None:
         train, test = set(source.groups[~held].tolist()), set(source.groups[held].tolist())
         both = sorted(train & test)
@@ -133,7 +133,7 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
                 "all clients of a group, or leave one of the two settings empty"
             )
         described["groups"] = {"column": settings.group_column, "train": len(train), "test": len(test)}
-        logger.info(
+        _log.info(
             "groups of %r: %d to train on and %d held out, with %.1f %% of the examples",
             settings.group_column,
             len(train),

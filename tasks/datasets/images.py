@@ -33,7 +33,7 @@ _NAMED = 5
 """Most sizes or modes named in one line."""
 LIST = "labels.csv"
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     """
     if path.is_file():
         pictures = _in_csv(path, settings.group_column)
-        logger.warning(
+        _log.warning(
             "data.path %s is one file: DVC sees no change of the images that it names; "
             "call it %s and set data.path to its folder",
             shown(settings.path),
@@ -247,7 +247,7 @@ def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> No
     if wanted in FULL_SCALE and set(sizes) == {size}:
         return
     white = wanted in ("grey", "colour") and any(each.transparent for each in headers)
-    logger.info(
+    _log.info(
         "%d images of mode %s and size %s: read as %s of %s%s",
         len(headers),
         _counted(modes),

@@ -16,7 +16,7 @@ from tasks.datasets.checks import Raw, as_features, dtype_name, named_classes
 from tasks.datasets.unreadable import LeaveOut, Unreadable, few_or_none
 from tasks.errors import DataError, reading, shown
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _NAMED = 20
 """Most classes named in one line."""
@@ -190,7 +190,7 @@ def number_labels(parts: Mapping[str, RawLabels], test: RawLabels | None, unread
             f"{shown(name) if first.form == 'text' else name} is {label}" for label, name in enumerate(classes[:_NAMED])
         ]
         more = f" and {len(classes) - _NAMED} more in this order" if len(classes) > _NAMED else ""
-        logger.info("the labels (%s) become %d classes: %s%s", first.form, len(classes), ", ".join(pairs), more)
+        _log.info("the labels (%s) become %d classes: %s%s", first.form, len(classes), ", ".join(pairs), more)
     return numbered
 
 
@@ -199,7 +199,7 @@ def _warn_of_ones(counts: Mapping[str, Mapping[str, int]], form: str) -> None:
     for whose, own in counts.items() if form == "integers" and len(counts) > 2 else ():
         others = {int(name) for other, labels in counts.items() if other != whose for name in labels}
         if {int(name) - 1 for name in own} == others:
-            logger.warning(
+            _log.warning(
                 "client %s has the labels %s where all others have %s: if it counts the same classes from another "
                 "number, number them as the others do",
                 whose,

@@ -16,7 +16,7 @@ from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
 from tasks.settings import DataSettings
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 NAMINGS = (
     ("x_train", "y_train", "x_test", "y_test"),
@@ -42,7 +42,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     x_train, y_train, x_test, y_test = matching[0]
     ignored = sorted(names - set(matching[0]) - UNUSED)
     if ignored:
-        logger.warning("%d arrays of %s are not used: %s", len(ignored), path, ", ".join(ignored))
+        _log.warning("%d arrays of %s are not used: %s", len(ignored), path, ", ".join(ignored))
 
     unreadable = Unreadable(settings)
     raw, x, labels = _read(path, x_train, y_train, size, unreadable.of(""))

@@ -37,7 +37,7 @@ _LONGEST_NAME = 60
 _Texts: TypeAlias = "NDArray[np.object_]"
 """Texts (N,) as objects: as NumPy's own text, each would take the memory of the longest."""
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
@@ -125,7 +125,7 @@ def _features(
     fitted = fit(values[~held], columns, settings.missing, str(path))
     x = transform(values, fitted, str(path))
     empty = values.isna()
-    logger.info("%s", _said(fitted, values, empty, settings, path))
+    _log.info("%s", _said(fitted, values, empty, settings, path))
     return SourceFeatures(
         x=x,
         names=fitted.names,
@@ -168,7 +168,7 @@ def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[Co
     numbers = [column.name for column in columns if column.kind == "number"]
     ids = [name for name in numbers if distinct_integers(frame[name], values[name].to_numpy())]
     if ids:
-        logger.warning(
+        _log.warning(
             "%s: whole numbers that differ in nearly every row are taken as features: %s; leave out what is an id "
             "(data.drop_columns)",
             path.name,

@@ -14,7 +14,7 @@ from tasks.datasets.examples import Labelled, Skipped
 from tasks.errors import DataError, listed, shown
 from tasks.settings import DataSettings
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
 Read = TypeVar("Read")
@@ -152,7 +152,7 @@ class Unreadable:
     def _report(self, skipped: Skipped) -> None:
         records, left_out = sum(skipped.records.values()), sum(skipped.left_out.values())
         if left_out:
-            logger.warning(
+            _log.warning(
                 "%s%d of %d records cannot be read and are left out; %s; the first: %s",
                 "MORE THAN HALF IS LOST: " if 2 * left_out > records else "",
                 left_out,
@@ -161,7 +161,7 @@ class Unreadable:
                 self._first,
             )
         if skipped.clients:
-            logger.warning(
+            _log.warning(
                 "nothing can be read of the clients %s, which are left out; the first: %s",
                 listed(skipped.clients, _NAMED),
                 self._lost.get(skipped.clients[0], self._first),

@@ -26,7 +26,7 @@ from tasks.errors import DataError, reading
 from tasks.federate.state import ServerState
 from tasks.files import read_json, remove, replacing, write_json
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Identity = dict[str, Any]
 """What a run is of, in JSON: its settings, data, model, code."""
@@ -69,7 +69,7 @@ def saved_states(folder: Path, phase: str, identity: Identity) -> dict[int, Path
         if counts:
             counting[round_num] = path
         else:
-            log.warning("%s: %s: not used", path, _NOT_OF_THIS_LOG)
+            _log.warning("%s: %s: not used", path, _NOT_OF_THIS_LOG)
     return counting
 
 
@@ -104,7 +104,7 @@ class Checkpoints:
         saved = _read_run(folder / "run.json")
         if saved != run:
             if _saved(folder) and not (saved or {}).get("finished"):
-                log.info("%s begins anew: its checkpoints are of other settings, data, code or models", folder.name)
+                _log.info("%s begins anew: its checkpoints are of other settings, data, code or models", folder.name)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(folder / "run.json", run)
@@ -135,7 +135,7 @@ class Checkpoints:
                     raise DataError(f"{path}: {_NOT_OF_THIS_LOG}")
                 state = load_state(path, template)
             except DataError as exc:
-                log.warning("a checkpoint is not used: %s", exc)
+                _log.warning("a checkpoint is not used: %s", exc)
                 remove(path)
                 continue
             kept = lines[: round_num - before]

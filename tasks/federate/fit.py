@@ -10,7 +10,7 @@ from tasks.errors import SettingsError
 from tasks.federate.cohort import Cohort
 from tasks.scrub import scrubbed
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _TRIED = 256
 """Examples on which the model is tried."""
@@ -50,7 +50,7 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
             f"federate.model {name} cannot be computed on the hold-out data: {failure}{_advice(model, cohort)}"
         )
     if not np.isfinite(losses).all():
-        log.warning(
+        _log.warning(
             "federate.model %s: its loss on the hold-out data is not finite before the first round: see to the scale "
             "of its initialisers and of the data (preprocess.normalize %s)",
             name,
@@ -62,7 +62,7 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
         if variable.shape.rank > 1 and not variable.numpy().any() and not tf.convert_to_tensor(gradient).numpy().any()
     ]
     if dead:
-        log.warning(
+        _log.warning(
             "federate.model %s: %s begin at zero and have a gradient of zero, so no round changes them: leave their "
             "first values to Keras's initialisers, or the model may stay at chance",
             name,

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tasks.round_log.columns import RoundRow
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class RoundProgress:
@@ -49,7 +49,7 @@ class RoundProgress:
         # The bar shows the same in a terminal; elsewhere (a file, DVC, a scheduler) this line is all there is.
         text = f"{self._phase} {row['round']}/{last}  {line}  left {seconds_left:.0f} s"
         if self._progress.disable:
-            log.info("%s", text)
+            _log.info("%s", text)
         else:
             self._progress.console.print(text, highlight=False)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tasks.federate import statistics
 from tasks.federate.statistics import Vector, gram
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Updates = Sequence[NDArray[np.float32]]
 
@@ -83,7 +83,7 @@ def multi_krum(updates: Updates, weights: Vector, num_faulty: int, num_selected:
     del weights
     num = len(updates)
     if num < 2 * num_faulty + 3:
-        log.warning(
+        _log.warning(
             "%d updates are left: fewer than 2 * num_faulty + 3 = %d, Krum may select one of the faulty",
             num,
             2 * num_faulty + 3,

@@ -28,7 +28,7 @@ from tasks.round_log.columns import RoundRow
 from tasks.runtime.kinds import runtime
 from tasks.settings import Settings
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 Watch = Callable[[RoundRow, int, int], None]
 """Gets a finished round's row of rounds.csv, how many rounds of the phase are done, and how many there will be.
@@ -146,7 +146,7 @@ class Loop:
         with RoundProgress(phase.name, len(self.lines), phase.last - phase.first + 1) as progress:
             for round_num in range(self._begun, phase.last + 1):
                 if self._stops_early():
-                    log.info("%s ends after round %d: federate.early_stopping", phase.name, round_num - 1)
+                    _log.info("%s ends after round %d: federate.early_stopping", phase.name, round_num - 1)
                     break
                 began = time.perf_counter()
                 done = self._runner.step(now.state, round_num, now.excluded)
@@ -184,7 +184,7 @@ class Loop:
         before = self._phase.first - 1
         resumed = self._checkpoints.resume(before, fresh)
         for client, reason in self._cohort.broken.items():
-            log.warning("%s: left out: %s", client, reason)
+            _log.warning("%s: left out: %s", client, reason)
         if resumed is None:
             self._checkpoints.save(before, fresh)
             return _Progress(fresh)
@@ -192,7 +192,7 @@ class Loop:
         self.lines = [RoundLine(**line) for line in lines]
         if done == before:
             return _Progress(state)
-        log.info("%s goes on after round %d, from its checkpoint", self._phase.name, done)
+        _log.info("%s goes on after round %d, from its checkpoint", self._phase.name, done)
         last = self.lines[-1]
         return _Progress(state, set(last.excluded), last.model_rollbacks, last.watched_from)
 
@@ -232,7 +232,7 @@ class Loop:
         if now.model_rollbacks > _MAX_MODEL_ROLLBACKS:
             return GuardStop(f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks for the same reason")
         best = best_checkpoint(self._checkpoints.rounds(), [*self.lines, done.line])
-        log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
+        _log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
         now.watched_from = round_num + 1
         return None

@@ -29,7 +29,7 @@ from tasks.parameters import Params, flatten, prunable
 from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -186,9 +186,9 @@ class Runner:
         )
         after = _with_kept(proposed, outcome.averaged) if finite else state
         for client, reason in failures.items():
-            log.warning("round %d: client %s left out: %s", round_num, client, reason)
+            _log.warning("round %d: client %s left out: %s", round_num, client, reason)
         if not finite:
-            log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
+            _log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
         validation = self._validation(after.params, round_num)
         healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
         return Stepped(after, self._line(outcome, validation), failures, bool(healthy))

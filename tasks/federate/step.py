@@ -19,7 +19,7 @@ from tasks.parameters import kernels, unpruned
 from tasks.settings import Settings
 from tasks.tflite import to_tflite
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
@@ -40,7 +40,7 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
         cohort.input_shape,
         cohort.num_classes,
         settings.seed,
-        say=lambda sentence: log.info("federate.model %s %s", settings.federate.model, sentence),
+        say=lambda sentence: _log.info("federate.model %s %s", settings.federate.model, sentence),
     )
     if settings.federate.model not in BUILDERS:
         check_fit(settings.federate.model, model, cohort)
@@ -54,7 +54,7 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
     save_model(model, folder / "models" / "global.h5")
     finish(folder, "federate")
     row = lines[-1].row
-    log.info(
+    _log.info(
         "%d rounds, %d clients, %d parameters: loss %s, accuracy %s in %.1f s",
         len(lines),
         len(cohort.clients),
@@ -70,6 +70,6 @@ def _check_for_prune(name: str, model: tf.keras.Model) -> None:
     to_tflite(model, quantise=False)
     left = unpruned(model)
     if left:
-        log.info("federate.model %s: prune will leave %s as they are", name, ", ".join(left))
+        _log.info("federate.model %s: prune will leave %s as they are", name, ", ".join(left))
     if not kernels(model):
-        log.warning("federate.model %s has no layer that prune can make sparse, such as Dense or Conv2D", name)
+        _log.warning("federate.model %s has no layer that prune can make sparse, such as Dense or Conv2D", name)

@@ -25,7 +25,7 @@ SKEW_STREAM = 23
 _NAMED = 10
 """Most clients named in one line of the log."""
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def partition(settings: Settings, folder: Path) -> None:
@@ -116,7 +116,7 @@ def _report(record: dict[str, Any]) -> None:
     filled = {name: client["filled"] for name, client in record["clients"].items() if client.get("filled")}
     if filled:
         named = ", ".join(f"{name} {cells}" for name, cells in list(filled.items())[:_NAMED])
-        logger.info(
+        _log.info(
             "%d missing cells filled at %d clients (%s%s), and %d held-out ones",
             sum(filled.values()),
             len(filled),
@@ -127,8 +127,8 @@ def _report(record: dict[str, Any]) -> None:
     dropped, sizes = record["dropped"], [client["num_examples"] for client in record["clients"].values()]
     if dropped:
         named = ", ".join(dropped[:_NAMED]) + (", ..." if len(dropped) > _NAMED else "")
-        logger.warning("%d clients got no example and are left out: %s", len(dropped), named)
-    logger.info(
+        _log.warning("%d clients got no example and are left out: %s", len(dropped), named)
+    _log.info(
         "%d examples over %d clients, %d to %d each, and %d held out; earth mover's distance of the labels %.2f on "
         "average, %.2f at most",
         record["num_examples"],

@@ -28,7 +28,7 @@ from tasks.scrub import scrubbing
 from tasks.settings import Settings
 from tasks.tflite import checked_difference, sizes, tflite_logits, to_tflite
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
@@ -68,7 +68,7 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     summary = _export(folder, cohort, model, before, masks)
     write_json(folder / "reports" / "prune.json", summary)
     finish(folder, "prune")
-    log.info(
+    _log.info(
         "%.1f %% zeros, accuracy %.4f from %.4f, %d bytes zipped from %d in %.1f s",
         100 * summary["sparsity"],
         summary["accuracy"]["after"],
