@@ -608,5 +608,5 @@ def lines_of(*train_losses):
         ([0, 1, 2], (), 2),
     ],
 )
-def testbest_checkpoint_has_the_lowest_training_loss_that_was_measured(rounds, train_losses, best):
+def test_best_checkpoint_has_the_lowest_training_loss_that_was_measured(rounds, train_losses, best):
     assert best_checkpoint(rounds, lines_of(*train_losses)) == best
