@@ -16,7 +16,6 @@ from tasks.diagnose.observe.rise import Rise
 from tasks.round_log.read import RoundLog
 
 DRIFT = Drift("03", "update_norm", 4.0, 1.0, 1.0, 9.0, True)
-EARLY = "can be told from 8 on."
 LATER = "The loss on the hold-out data rose too, from round 20; the rise that came first is explained."
 HOLD_OUT = "The loss on the hold-out data did not rise beyond its noise"
 NOT_VAL = "train_loss was tested, not val_loss"
