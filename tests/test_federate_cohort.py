@@ -12,7 +12,8 @@ import pytest
 
 from tasks.clients import TEST, write_client
 from tasks.errors import DataError, SettingsError
-from tasks.federate.cohort import load_cohort
+from tasks.federate.cohort import cohort_of
+from tasks.settings import parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,12 +23,18 @@ def clients(make_clients):
     return make_clients(sizes=(3, 8, 5), shape=(4, 3, 2))
 
 
+def cohort_in(folder, *, weighting="examples", brightness=0.0, shared_fraction=0.0, seed=0, exclude=()):
+    federate = {"aggregator": {"weighting": weighting}, "shared_fraction": shared_fraction, "exclude": list(exclude)}
+    augment = {"brightness": brightness}
+    return cohort_of(parse({"seed": seed, "preprocess": {"augment": augment}, "federate": federate}), folder)
+
+
 def site(folder, client):
     return folder / "data" / "clients" / client
 
 
 def test_cohort_holds_every_client_and_the_hold_out_data(clients, tmp_path):
-    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0)
+    cohort = cohort_in(clients.write(tmp_path))
     assert {c: (info.num_examples, info.weight) for c, info in cohort.clients.items()} == {
         "00": (3, 3.0),
         "01": (8, 8.0),
@@ -42,18 +49,18 @@ def test_cohort_holds_every_client_and_the_hold_out_data(clients, tmp_path):
 
 def test_weights_follow_the_weighting(clients, tmp_path):
     clients.write(tmp_path)
-    assert {info.weight for info in load_cohort(tmp_path, "uniform", 0.0).clients.values()} == {1.0}
-    for client, info in load_cohort(tmp_path, "inverse_variance", 0.0).clients.items():
+    assert {info.weight for info in cohort_in(tmp_path, weighting="uniform").clients.values()} == {1.0}
+    for client, info in cohort_in(tmp_path, weighting="inverse_variance").clients.items():
         assert info.weight == pytest.approx(1 / np.var(clients.data[client][0].astype(np.float64)))
 
 
 def test_brightness_is_divided_by_each_clients_own_sd(clients, tmp_path):
     clients.sd = {"01": [0.5, 0.25]}
-    cohort = load_cohort(clients.write(tmp_path), "examples", 0.2)
+    cohort = cohort_in(clients.write(tmp_path), brightness=0.2)
     # 0.2 of the full range is 0.2 / sd after the pixels were divided by sd.
     np.testing.assert_allclose(cohort.clients["00"].brightness, [0.2, 0.2], rtol=1e-6)
     np.testing.assert_allclose(cohort.clients["01"].brightness, [0.4, 0.8], rtol=1e-6)
-    assert load_cohort(tmp_path, "examples", 0.0).clients["01"].brightness.shape == (0,)
+    assert cohort_in(tmp_path).clients["01"].brightness.shape == (0,)
 
 
 def _promise_more(file):
@@ -120,7 +127,7 @@ def test_a_client_that_may_not_be_read_is_left_out_with_a_reason(clients):
 def test_client_that_cannot_be_used_is_left_out_with_a_reason_to_publish(fault, clients, tmp_path):
     folder = site(clients.write(tmp_path), "01")
     BREAK[fault](folder, *clients.data["01"])
-    cohort = load_cohort(tmp_path, "examples", 0.0)
+    cohort = cohort_in(tmp_path)
     assert sorted(cohort.clients) == ["00", "02"]
     (reason,) = (cohort.broken["01"],)
     # It goes into clients.csv: the same text wherever the workspace is, and none of the client's data.
@@ -135,24 +142,24 @@ def test_no_usable_client_is_an_error_that_says_why(clients, tmp_path):
     for client in clients.ids:
         (site(tmp_path, client) / "y.npy").unlink()
     with pytest.raises(DataError, match=r"no client can be used: .*00.*y.npy.*01.*02"):
-        load_cohort(tmp_path, "examples", 0.0)
+        cohort_in(tmp_path)
 
 
 def test_unusable_hold_out_data_is_an_error(clients, tmp_path):
     x, y = clients.data[TEST]
     write_client(site(clients.write(tmp_path), TEST), x, y + 1)
     with pytest.raises(DataError, match="test: labels must be 0 to 2"):
-        load_cohort(tmp_path, "examples", 0.0)
+        cohort_in(tmp_path)
 
 
 def test_no_data_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"preprocess.json is missing: run the step that makes it first"):
-        load_cohort(tmp_path, "examples", 0.0)
+        cohort_in(tmp_path)
 
 
 def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, tmp_path):
     def digest():
-        return load_cohort(tmp_path, "examples", 0.0).digest
+        return cohort_in(tmp_path).digest
 
     first = digest() if clients.write(tmp_path) else None
     assert digest() == first
@@ -164,7 +171,7 @@ def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, t
     write_client(site(tmp_path, "02"), x, y)
     assert digest() == first
     clients.data["03"] = clients.data.pop("02")
-    renamed = load_cohort(clients.write(tmp_path / "renamed"), "examples", 0.0).digest
+    renamed = cohort_in(clients.write(tmp_path / "renamed")).digest
     test_x, test_y = clients.data[TEST]
     write_client(site(tmp_path, TEST), test_x + 1, test_y)
     assert len({first, changed_x, changed_y, renamed, digest()}) == 5
@@ -177,7 +184,7 @@ def test_digest_is_the_md5_of_ids_the_clients_digests_and_the_hold_out_bytes(cli
         clients.data.pop(other)
     own = hashlib.md5(x.astype("<f4").tobytes() + y.astype("<i4").tobytes()).hexdigest()
     whole = b"00\0" + own.encode() + test_x.tobytes() + test_y.tobytes()
-    assert load_cohort(clients.write(tmp_path), "examples", 0.0).digest == hashlib.md5(whole).hexdigest()
+    assert cohort_in(clients.write(tmp_path)).digest == hashlib.md5(whole).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -193,7 +200,7 @@ def test_digest_is_the_md5_of_ids_the_clients_digests_and_the_hold_out_bytes(cli
 def test_preprocess_json_that_does_not_say_the_shape_is_an_error(text, clients, tmp_path):
     (clients.write(tmp_path) / "data/clients/preprocess.json").write_text(text)
     with pytest.raises(DataError, match="must say input_shape and num_classes"):
-        load_cohort(tmp_path, "examples", 0.0)
+        cohort_in(tmp_path)
 
 
 @pytest.mark.parametrize("named", [None, {}, {"00": 3, "01": 8}, {"00": 3, "01": 8, "02": "5"}])
@@ -203,16 +210,16 @@ def test_clients_that_preprocess_json_does_not_name_are_an_error(named, clients,
     del described["clients"]
     path.write_text(json.dumps(described if named is None else described | {"clients": named}))
     with pytest.raises(DataError, match="run the step preprocess again") as caught:
-        load_cohort(tmp_path, "examples", 0.0)
+        cohort_in(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_preprocess_json_without_an_sd_is_an_error_where_that_is_needed(clients, tmp_path):
     path = clients.write(tmp_path) / "data/clients/preprocess.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"statistics": {}}))
-    assert load_cohort(tmp_path, "examples", 0.0).clients
+    assert cohort_in(tmp_path).clients
     with pytest.raises(DataError, match="must say client 00's sd"):
-        load_cohort(tmp_path, "examples", 0.1)
+        cohort_in(tmp_path, brightness=0.1)
 
 
 @pytest.mark.parametrize(
@@ -224,16 +231,16 @@ def test_an_sd_that_nothing_can_be_divided_by_is_an_error(sd, clients, tmp_path)
     described["statistics"]["01"]["sd"] = sd
     path.write_text(json.dumps(described))
     with pytest.raises(DataError, match=r"must say client 01's sd \(run the step preprocess again\), got"):
-        load_cohort(tmp_path, "examples", 0.1)
+        cohort_in(tmp_path, brightness=0.1)
 
 
 def test_digest_does_not_depend_on_where_the_workspace_is(clients, tmp_path):
-    one, other = (load_cohort(clients.write(tmp_path / name), "examples", 0.0).digest for name in ("a", "b"))
+    one, other = (cohort_in(clients.write(tmp_path / name)).digest for name in ("a", "b"))
     assert one == other
 
 
 def test_share_is_that_of_all_weights_and_labels_are_counted(clients, tmp_path):
-    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0)
+    cohort = cohort_in(clients.write(tmp_path))
     assert [info.share for info in cohort.clients.values()] == pytest.approx([3 / 16, 8 / 16, 5 / 16])
     for client, info in cohort.clients.items():
         y = clients.data[client][1]
@@ -243,7 +250,7 @@ def test_share_is_that_of_all_weights_and_labels_are_counted(clients, tmp_path):
 def test_labels_that_a_client_lacks_are_counted_as_none(make_clients, tmp_path):
     clients = make_clients(sizes=(6, 5))
     clients.data["00"] = clients.data["00"][0], np.zeros(6, np.int32)
-    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0)
+    cohort = cohort_in(clients.write(tmp_path))
     assert cohort.clients["00"].labels.tolist() == [6, 0, 0]
 
 
@@ -252,14 +259,14 @@ def test_public_set_has_the_nearest_number_of_examples_and_one_of_each_label_is_
     make_clients, tmp_path, fraction, size
 ):
     # Of 20 examples of 3 labels.
-    x, y = load_cohort(make_clients(sizes=(12, 8)).write(tmp_path), "examples", 0.0, shared_fraction=fraction).shared
+    x, y = cohort_in(make_clients(sizes=(12, 8)).write(tmp_path), shared_fraction=fraction).shared
     assert len(x) == len(y) == size
     assert set(y) == {0, 1, 2}
 
 
 def test_public_set_is_drawn_evenly_over_the_labels_and_added_to_every_client(make_clients, tmp_path):
     clients = make_clients(sizes=(40, 25, 35))
-    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0, shared_fraction=0.12, seed=3)
+    cohort = cohort_in(clients.write(tmp_path), shared_fraction=0.12, seed=3)
     x, y = cohort.shared
     # 12 of the 100 examples, 4 of each of the 3 labels.
     assert np.bincount(y).tolist() == [4, 4, 4]
@@ -273,15 +280,15 @@ def test_public_set_is_drawn_evenly_over_the_labels_and_added_to_every_client(ma
         "01": (37, 37.0),
         "02": (47, 47.0),
     }
-    again = load_cohort(tmp_path, "examples", 0.0, shared_fraction=0.12, seed=3)
+    again = cohort_in(tmp_path, shared_fraction=0.12, seed=3)
     np.testing.assert_array_equal(again.shared[0], x)
-    other = load_cohort(tmp_path, "examples", 0.0, shared_fraction=0.12, seed=4)
+    other = cohort_in(tmp_path, shared_fraction=0.12, seed=4)
     assert not np.array_equal(other.shared[0], x)
 
 
 def test_owners_of_public_examples_have_them_twice(make_clients, tmp_path):
     clients = make_clients(sizes=(40, 25, 35))
-    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0, shared_fraction=0.12)
+    cohort = cohort_in(clients.write(tmp_path), shared_fraction=0.12)
     for client in clients.ids:
         x = np.concatenate([clients.data[client][0], cohort.shared[0]])
         twice = len(x) - len(np.unique(x, axis=0))
@@ -293,7 +300,7 @@ def test_public_set_of_rare_labels_takes_all_there_are(make_clients, tmp_path):
     clients = make_clients(sizes=(60,))
     x, _ = clients.data["00"]
     clients.data["00"] = x, np.array([0] * 57 + [1] * 2 + [2], np.int32)
-    cohort = load_cohort(clients.write(tmp_path), "examples", 0.0, shared_fraction=0.2)
+    cohort = cohort_in(clients.write(tmp_path), shared_fraction=0.2)
     # 12 examples: one round of all three labels, one of two, and what is left of the first.
     assert np.bincount(cohort.shared[1]).tolist() == [9, 2, 1]
 
@@ -302,12 +309,12 @@ def test_public_set_without_an_example_of_each_label_is_refused(make_clients, tm
     clients = make_clients(sizes=(40, 25, 35))
     clients.write(tmp_path)
     with pytest.raises(SettingsError, match=r"shared_fraction must give .* of the 3 labels \(0.03 or more\), got 0.02"):
-        load_cohort(tmp_path, "examples", 0.0, shared_fraction=0.02)
+        cohort_in(tmp_path, shared_fraction=0.02)
 
 
 def test_excluded_clients_are_not_read_and_have_no_share(clients, tmp_path):
-    whole = load_cohort(clients.write(tmp_path), "examples", 0.0)
-    left = load_cohort(tmp_path, "examples", 0.0, exclude=["01"])
+    whole = cohort_in(clients.write(tmp_path))
+    left = cohort_in(tmp_path, exclude=["01"])
     assert list(left.clients) == ["00", "02"]
     assert sum(info.share for info in left.clients.values()) == pytest.approx(1.0)
     assert left.digest != whole.digest
@@ -318,4 +325,4 @@ def test_excluded_clients_are_not_read_and_have_no_share(clients, tmp_path):
 )
 def test_wrong_exclusions_are_refused_by_name(exclude, says, clients, tmp_path):
     with pytest.raises(SettingsError, match=says):
-        load_cohort(clients.write(tmp_path), "examples", 0.0, exclude=exclude)
+        cohort_in(clients.write(tmp_path), exclude=exclude)

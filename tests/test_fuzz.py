@@ -19,7 +19,7 @@ from PIL import Image
 from tasks.clients import TEST, write_client
 from tasks.datasets import load_raw
 from tasks.errors import UndriftError
-from tasks.federate.cohort import load_cohort
+from tasks.federate.cohort import cohort_of
 from tasks.files import write_json
 from tasks.preprocess import preprocess
 from tasks.runtime.check_in import check_in
@@ -167,10 +167,14 @@ def _settings(folder: Path) -> None:
     shutil.copy(ROOT / "params.yaml", folder)
 
 
+def _read_cohort(folder: Path) -> None:
+    cohort_of(parse({"preprocess": {"augment": {"brightness": 0.1}}}), folder)
+
+
 def _read_clients(folder: Path) -> None:
-    found = check_in(folder / "data/clients")
-    assert {*found.clients, *found.broken} == {"00", "01"}
-    for reason in found.broken.values():
+    checked_in = check_in(folder / "data/clients")
+    assert {*checked_in.clients, *checked_in.broken} == {"00", "01"}
+    for reason in checked_in.broken.values():
         assert reason.isprintable()
         assert str(folder) not in reason
 
@@ -202,13 +206,13 @@ KINDS = {
     "preprocess.json": Kind(
         _preprocessed,
         (f"{CLIENTS}/preprocess.json",),
-        lambda folder: load_cohort(folder, "examples", 0.1),
+        _read_cohort,
         _mutated_tree,
     ),
     "descriptions.json": Kind(
         _preprocessed,
         (f"{CLIENTS}/descriptions.json",),
-        lambda folder: load_cohort(folder, "examples", 0.1),
+        _read_cohort,
         _mutated_tree,
     ),
 }

@@ -3,7 +3,7 @@
 The server knows of a client's data only what the client's description says.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,12 +58,23 @@ class Cohort:
 
 
 def cohort_of(settings: Settings, folder: Path) -> Cohort:
-    """Returns the clients of `folder`/data/clients as `settings` would have them; see `load_cohort`."""
+    """Returns the clients of `folder`/data/clients, as they describe their data today.
+
+    Raises:
+        DataError: no client, no usable client, or unusable hold-out data.
+        SettingsError: `federate.shared_fraction` is too small for one example of each label, or `federate.exclude`
+            names an unknown client or all clients.
+    """
     return cohort_from(settings, check_in((folder / CLIENTS).resolve(), settings.federate.exclude))
 
 
 def cohort_from(settings: Settings, checked_in: CheckedIn) -> Cohort:
-    """Returns the clients that checked in as `settings` would have them; see `load_cohort`."""
+    """Returns the clients that checked in, with the weights and the public examples that `settings` give them.
+
+    Raises:
+        DataError: no usable client, or unusable hold-out data.
+        SettingsError: `federate.shared_fraction` is too small for one example of each label.
+    """
     federate = settings.federate
     return _cohort(
         checked_in,
@@ -72,34 +83,6 @@ def cohort_from(settings: Settings, checked_in: CheckedIn) -> Cohort:
         federate.shared_fraction,
         settings.seed,
     )
-
-
-def load_cohort(
-    folder: Path,
-    weighting: str,
-    brightness: float,
-    shared_fraction: float = 0.0,
-    seed: int = 0,
-    exclude: Collection[str] = (),
-) -> Cohort:
-    """Returns the clients of `folder`/data/clients, as they describe their data today.
-
-    Args:
-        folder: the workspace.
-        weighting: see `client_weights`.
-        brightness: the largest shift as a fraction of the original range, 0 for none; divided by the sd that each
-            client's pixels were divided by.
-        shared_fraction: size of the public set that every client adds, as a fraction of all training examples.
-        seed: of the draw of the public set.
-        exclude: clients that are left out.
-
-    Raises:
-        DataError: no client, no usable client, or unusable hold-out data.
-        SettingsError: `shared_fraction` is too small for one example of each label, or `exclude` names an unknown
-            client or all clients.
-    """
-    checked_in = check_in((folder / CLIENTS).resolve(), exclude)
-    return _cohort(checked_in, weighting, brightness, shared_fraction, seed)
 
 
 def _cohort(checked_in: CheckedIn, weighting: str, brightness: float, shared_fraction: float, seed: int) -> Cohort:

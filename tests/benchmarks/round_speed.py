@@ -40,7 +40,7 @@ from tensorflow.keras import Model
 from tasks.clients import CLIENTS, TEST, write_client
 from tasks.federate import rounds, runner
 from tasks.federate.checkpoint import Checkpoints
-from tasks.federate.cohort import Cohort, load_cohort
+from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.validation import build_validation
 from tasks.files import write_json
 from tasks.models import BUILDERS, build, num_params
@@ -132,7 +132,7 @@ def measure(name: str, num_clients: int, least: int, seconds: float, folder: Pat
     write_data(folder, num_clients)
     client = {"learning_rate": LEARNING_RATE, "batch_size": BATCH}
     settings = parse({"federate": {"evaluate_every": NEVER, "checkpoint_every": NEVER, "client": client}})
-    cohort = load_cohort(folder, "examples", 0.0)
+    cohort = cohort_of(settings, folder)
     model = build(name if name in BUILDERS else f"{round_variants.__name__}:{name}", SHAPE, CLASSES, settings.seed)
     initial, threads = [v.numpy() for v in model.trainable_weights], len(os.sched_getaffinity(0))
     with ExitStack() as stack:
