@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from tasks.round_log.cells import Bools, Floats
+from tasks.arrays import Bools, Floats
 from tasks.round_log.read import ClientLog
 
 Places = NDArray[np.int64]

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 Params = NDArray[np.float32]
 """(P,) a model's trainable parameters, or one number for each of them."""
 
-Floats = NDArray[np.float64]
-
 
 def flatten(model: tf.keras.Model) -> NDArray[np.float32]:
     """Returns the trainable parameters as one vector (P,)."""

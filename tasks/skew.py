@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from tasks.arrays import Floats
 
 
 def earth_mover(p: Floats, q: Floats) -> Floats:

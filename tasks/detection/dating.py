@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from tasks.detection.noise import FEWEST, Floats
+from tasks.arrays import Floats
+from tasks.detection.noise import FEWEST
 from tasks.detection.scan import Cells, scan_curve
 
 _PATIENCE = 3

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.arrays import Floats
 from tasks.detection.dating import first_alarm, last_risen, onset_of
-from tasks.detection.noise import FEWEST, Floats, series
+from tasks.detection.noise import FEWEST, series
 from tasks.detection.scan import scan_curve
 from tasks.finite import LARGEST
 

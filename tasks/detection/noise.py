@@ -11,9 +11,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from tasks.arrays import Floats
 
 FEWEST = 8
 """Fewest losses that are tested: six second differences are too few for a noise scale."""

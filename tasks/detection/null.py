@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from tasks.detection.noise import Floats, roughness
+from tasks.arrays import Floats
+from tasks.detection.noise import roughness
 from tasks.detection.windows import PRIOR_SPREAD, Pair, statistics, student
 
 _TAIL = 5

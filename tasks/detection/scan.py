@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detection.noise import Floats, Noise, noise_of
+from tasks.arrays import Floats
+from tasks.detection.noise import Noise, noise_of
 from tasks.detection.null import Null, null_law
 from tasks.detection.windows import statistics
 

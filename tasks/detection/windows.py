@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.detection.noise import SMALLER_HALF, Floats
+from tasks.arrays import Floats
+from tasks.detection.noise import SMALLER_HALF
 
 Level = Literal["mean", "upper", "beside"]
 Pair = tuple[int, int, Level]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, roc_auc_score
 
-Floats = NDArray[np.float32] | NDArray[np.float64]
+Logits = NDArray[np.float32] | NDArray[np.float64]
 ClassLabels = NDArray[np.int32] | NDArray[np.int64]
 
 NO_CLASS = -1
@@ -60,7 +60,7 @@ class ClientScores:
     accuracy: float
 
 
-def score(y: ClassLabels, logits: Floats) -> Scores:
+def score(y: ClassLabels, logits: Logits) -> Scores:
     """Returns the scores of logits (N, C) against the labels y (N,), 0..C-1; N > 0."""
     num_classes = logits.shape[1]
     predictions = predict(logits)
@@ -84,17 +84,17 @@ def score(y: ClassLabels, logits: Floats) -> Scores:
     )
 
 
-def score_client(y: ClassLabels, logits: Floats) -> ClientScores:
+def score_client(y: ClassLabels, logits: Logits) -> ClientScores:
     """Returns loss and accuracy of logits (N, C) against the labels y (N,) of one client; N > 0."""
     return ClientScores(len(y), mean_cross_entropy(y, logits), accuracy(y, predict(logits)))
 
 
-def predict(logits: Floats) -> NDArray[np.int64]:
+def predict(logits: Logits) -> NDArray[np.int64]:
     """Returns (N,) the class with the largest logit, the first of equals; NO_CLASS where a logit is not finite."""
     return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS)
 
 
-def mean_cross_entropy(y: ClassLabels, logits: Floats) -> float | None:
+def mean_cross_entropy(y: ClassLabels, logits: Logits) -> float | None:
     """Returns the mean of -log softmax(logits)[y] in nats; ln C for equal logits; None if a logit is not finite.
 
     From the logits in float64, so that nothing is clipped: scikit-learn's `log_loss` takes probabilities, in which a

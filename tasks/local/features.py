@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.local.probe import Probe
-from tasks.parameters import Floats, Params
+from tasks.parameters import Params
 
 _FEATURES = 200
 """Most features whose correlations are computed."""

@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.local.probe import Probe
-from tasks.parameters import Floats, Params
+from tasks.parameters import Params
 
 
 def first_batch_loss(probe: Probe, params: Params, examples: Examples, visits: NDArray[np.int32]) -> float:

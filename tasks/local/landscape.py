@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.local.probe import Probe
-from tasks.parameters import Floats, Params
+from tasks.parameters import Params
 
 _POWER_STEPS = 12
 """Iterations of the power method."""

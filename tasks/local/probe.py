@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.clients import Examples
-from tasks.parameters import Floats, Params, assign
+from tasks.parameters import Params, assign
 from tasks.scrub import scrubbing
 
 _BATCH = 512

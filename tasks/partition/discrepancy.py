@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.partition.features import Features
-
-Floats = NDArray[np.float64]
 
 CLIENT_SAMPLE = 100
 """Most examples of a client that its maximum mean discrepancy is computed on."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.partition.discrepancy import Floats, client_moments, maximum_mean_discrepancies, moment_distances
+from tasks.arrays import Floats
+from tasks.partition.discrepancy import client_moments, maximum_mean_discrepancies, moment_distances
 from tasks.partition.features import Features
 from tasks.skew import earth_mover, gini
 

@@ -9,11 +9,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Bools, Floats
 from tasks.errors import DataError
 from tasks.finite import LARGEST
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Rows = list[dict[str, str]]
 """The rows of a CSV file as text by column."""
 Parsed = TypeVar("Parsed")

@@ -17,19 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Bools, Floats
 from tasks.errors import DataError
 from tasks.files import read_rows
-from tasks.round_log.cells import (
-    Bools,
-    Floats,
-    Measurements,
-    Rows,
-    client_name,
-    measurements,
-    parsed_column,
-    round_number,
-    truth,
-)
+from tasks.round_log.cells import Measurements, Rows, client_name, measurements, parsed_column, round_number, truth
 from tasks.round_log.columns import LOSS_COLUMNS, SIGNAL_COLUMNS, WORK_COLUMNS
 
 

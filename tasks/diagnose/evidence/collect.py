@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.diagnose.evidence import logged
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
@@ -21,7 +22,6 @@ from tasks.diagnose.replay.local_models import local_models
 from tasks.local.landscape import LocalPath, curvature, local_path
 from tasks.local.learnability import learnable
 from tasks.local.probe import Fit, Probe
-from tasks.parameters import Floats
 from tasks.round_log.read import ClientLog
 from tasks.skew import gini
 

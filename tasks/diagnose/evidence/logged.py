@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.diagnose.observe.drift import BEFORE
 from tasks.diagnose.observe.own_losses import common
 from tasks.round_log.read import ClientLog
 
-Floats = NDArray[np.float64]
 Row = Mapping[str, Any]
 
 _RECENT = 10

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.arrays import Floats
 from tasks.diagnose.evidence.logged import before
 from tasks.diagnose.replay.engine import Replayer
 from tasks.federate.statistics import geometric_median, gram
-from tasks.parameters import Floats, Params
+from tasks.parameters import Params
 from tasks.round_log.read import ClientLog
 from tasks.runtime.failed import Failed
 

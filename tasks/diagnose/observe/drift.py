@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.round_log.cells import Bools, Floats
+from tasks.arrays import Bools, Floats
 from tasks.round_log.read import ClientLog
 
 BEFORE = 20

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tasks.arrays import Bools, Floats
 from tasks.detection import Increase, find_increase
 from tasks.detection.noise import FEWEST
 from tasks.diagnose.observe.own_losses import common
-from tasks.round_log.cells import Bools, Floats
 from tasks.round_log.columns import LOSS_COLUMNS
 from tasks.round_log.read import ClientLog, RoundLog
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats, Ints
 from tasks.detection.null import draws_for
-from tasks.diagnose.observe.short_series import FEWEST_AFTER, FEWEST_BEFORE, Floats, clearest, noise_sd, null_law
+from tasks.diagnose.observe.short_series import FEWEST_AFTER, FEWEST_BEFORE, clearest, noise_sd, null_law
 
-Ints = NDArray[np.int64]
 Series = tuple[Ints, Floats, Floats]
 """Of one client (n,): rounds, log losses, and how far they are from what is typical of their rounds and of it."""
 

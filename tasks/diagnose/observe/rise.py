@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from tasks.arrays import Bools
 from tasks.detection import Increase
 from tasks.diagnose.observe.loss_tests import (
     RECENT,
@@ -18,7 +19,6 @@ from tasks.diagnose.observe.loss_tests import (
     usable_rows,
 )
 from tasks.diagnose.observe.own_losses import ClientRise, client_rises
-from tasks.round_log.cells import Bools
 from tasks.round_log.read import ClientLog, RoundLog
 
 SHARES = (0.3, 0.2, 0.5)

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.detection.noise import SMALLER_HALF, smaller_half
 from tasks.detection.null import p_value
 from tasks.detection.windows import deviate
-
-Floats = NDArray[np.float64]
 
 FEWEST_BEFORE, FEWEST_AFTER = 3, 1
 """Fewest losses before and after a split: where few take part, a client's second loss comes rounds after its first."""

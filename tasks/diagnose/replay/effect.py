@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.diagnose.thresholds import LOWEST_SHARE, PROVEN, SURE, WORST
-
-Floats = NDArray[np.float64]
 
 _T95 = {2: 6.314, 3: 2.920, 4: 2.353, 5: 2.132}
 """One-sided 95 % quantiles of Student's t by the number of seeds; degrees of freedom one less."""

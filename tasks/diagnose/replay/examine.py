@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.local.features import LabelMeans, correlation, flat, label_means
 from tasks.local.probe import Fit, Probe
-from tasks.parameters import Floats, Params
+from tasks.parameters import Params
 
 
 def dissimilarity(gradients: Sequence[Floats], shares: Floats) -> float:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.diagnose.replay.change import Sites
 from tasks.federate.statistics import gram
 from tasks.local.probe import Fit, Probe
-from tasks.parameters import Floats, Params
+from tasks.parameters import Params
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tasks.arrays import Floats
 from tasks.diagnose.diagnosis import ReplayResult, Series
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import figure as digits
 from tasks.diagnose.phrases import who
 from tasks.diagnose.report.svg import BLUE, GREY, INK, ORANGE, RISE, grow_log, new
 from tasks.diagnose.report.vocabulary import LOSSES
-from tasks.round_log.cells import Floats
 from tasks.round_log.read import ClientLog, RoundLog
 
 _HEIGHT = 3.3

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from tasks.arrays import Floats
 from tasks.diagnose.report.svg import BLUE, GREY, INK, WIDTH, new, short
-from tasks.round_log.cells import Floats
 
 MOST_CLIENTS = 12
 """Clients whose labels are drawn."""

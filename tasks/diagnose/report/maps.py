@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tasks.arrays import Floats
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.report.svg import INK, WIDTH, short
 from tasks.heat_map import (
@@ -23,7 +24,6 @@ from tasks.heat_map import (
     ratio_labels,
     worst_clients,
 )
-from tasks.round_log.cells import Floats
 from tasks.round_log.read import ClientLog
 
 MOST_CLIENTS = 40
