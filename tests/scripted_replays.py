@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.engine import Replay
 from tasks.diagnose.window import Window
 from tasks.errors import SettingsError
@@ -44,12 +44,12 @@ class ScriptedReplayer:
     ran: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.unchanged = self._replay(NOTHING, 0)
+        self.unchanged = self._replay(NO_CHANGE, 0)
 
     def begin(self, change: Change, seed: int) -> Replay:
         if change.says in self.refused:
             raise SettingsError("not allowed")
-        if change is not NOTHING:
+        if change is not NO_CHANGE:
             self.ran.append((change.says, seed))
         return self._replay(change, seed)
 

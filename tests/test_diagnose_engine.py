@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.surgery import features_aligned, labels_changed_back, labels_dealt_evenly, sizes_made_equal
@@ -43,13 +43,13 @@ def test_replay_that_changes_nothing_gives_the_run_again(folder, settings_of, co
     with replayer(settings_of(BASE), folder, computations) as replays:
         replays.go_to(11)
         assert replays.from_round == 10  # the last checkpoint before; every 5 rounds
-        replay = replays.begin(NOTHING, 0)
+        replay = replays.begin(NO_CHANGE, 0)
         replays.advance(replay, 16)
         # The log has seven digits.
         np.testing.assert_allclose(replay.losses["val_loss"], logged(folder)[10:16], rtol=1e-6)
         np.testing.assert_allclose(replay.losses["train_loss"], logged(folder, "train_loss")[10:16], rtol=1e-6)
         assert replays.loss == pytest.approx(logged(folder)[9], rel=1e-6)
-        other = replays.begin(NOTHING, 1)
+        other = replays.begin(NO_CHANGE, 1)
         replays.advance(other, 16)
         sampled = [[[row["client"] for row in line.clients] for line in one.lines] for one in (replay, other)]
         assert sampled[0] == sampled[1]  # another seed draws other orders, and the same clients
@@ -72,7 +72,7 @@ def test_checkpoints_of_other_settings_are_not_used_and_stay(folder, settings_of
     before = sorted((folder / "models/checkpoints/federate").iterdir())
     with replayer(settings_of({**BASE, "federate.client.learning_rate": 0.1}), folder, computations) as replays:
         replays.go_to(7)
-        replay = replays.begin(NOTHING, 0)
+        replay = replays.begin(NO_CHANGE, 0)
         replays.advance(replay, 8)
         assert replay.losses["val_loss"][-1] != logged(folder)[7]
     assert sorted((folder / "models/checkpoints/federate").iterdir()) == before
@@ -81,7 +81,7 @@ def test_checkpoints_of_other_settings_are_not_used_and_stay(folder, settings_of
 def test_clients_left_out_are_drawn_and_take_no_part(folder, settings_of, computations):
     with replayer(settings_of(BASE), folder, computations) as replays:
         replays.go_to(5)
-        whole, part = replays.begin(NOTHING, 0), replays.begin(Change("", without=("01", "03")), 0)
+        whole, part = replays.begin(NO_CHANGE, 0), replays.begin(Change("", without=("01", "03")), 0)
         for replay in (whole, part):
             replays.advance(replay, 10)
         for all_of_them, some in zip(whole.lines, part.lines, strict=True):
@@ -199,7 +199,7 @@ def test_computations_of_runs_that_augment_are_their_own(folder, settings_of, co
     for settings in (BASE, {**BASE, "preprocess.augment.flip": True}):
         with replayer(settings_of(settings), folder, computations) as replays:
             replays.go_to(0)
-            replay = replays.begin(NOTHING, 0)
+            replay = replays.begin(NO_CHANGE, 0)
             replays.advance(replay, 1)
             losses.append(replay.losses["val_loss"])
     assert losses[0] != losses[1]

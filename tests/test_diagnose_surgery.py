@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.surgery import (
     features_aligned,
     labels_changed_back,
@@ -57,7 +57,7 @@ def test_aligned_features_have_mean_0_and_sd_1_at_every_client() -> None:
 def test_changes_add_up() -> None:
     both = Change("without client 01", without=("01",)) | Change("at a rate of 1", {"a": 1})
     assert both.described() == {"a": 1, "leave out": ["01"]}
-    assert (both | NOTHING) == both
+    assert (both | NO_CHANGE) == both
 
 
 def test_dealt_examples_keep_their_labels() -> None:

@@ -6,7 +6,7 @@ from scripted_replays import LEVEL, ScriptedReplayer, loss_of, window
 from tasks.diagnose.causes import Candidate, remedies
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof
-from tasks.diagnose.replay.change import NOTHING
+from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.treatment import best_first, treat, worth_both, worth_proposing
@@ -19,7 +19,7 @@ BOTH = {says: f"{RATES[0]}, and {says}" for says in ROBUST}
 
 
 def proof(cause, *clients, loss="val_loss"):
-    return Proof(Candidate(cause, NOTHING, clients), Effect((1.0,)), loss, (), ())
+    return Proof(Candidate(cause, NO_CHANGE, clients), Effect((1.0,)), loss, (), ())
 
 
 RATE, FAULTY = proof("client_learning_rate"), proof("faulty_clients", "03", loss="train_loss")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scripted_replays import LEVEL, RISEN, ScriptedReplayer, loss_of, window
 
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.trials import Trials
 
 A, B = Change("a"), Change("b")
@@ -16,7 +16,7 @@ def test_losses_are_those_of_the_window_as_far_as_it_was_run():
     assert trials.losses(A) == [pytest.approx(loss_of(0.5))]
     trials.run(A)
     assert trials.losses(A) == [pytest.approx(loss_of(0.5))] * 3
-    assert trials.losses(NOTHING, "train_loss") == [RISEN] * 3
+    assert trials.losses(NO_CHANGE, "train_loss") == [RISEN] * 3
 
 
 def test_shares_falls_and_heights_by_hand():
@@ -29,7 +29,7 @@ def test_shares_falls_and_heights_by_hand():
     assert trials.removed(B, "train_loss") == pytest.approx(0.5)
     # From a's 0.6 (half of the way, seed 0) to b's 0.3 is ln 2.
     assert trials.fall(A, B, "val_loss") == pytest.approx(np.log(2))
-    assert trials.height(NOTHING, "val_loss") == pytest.approx(np.log(4))
+    assert trials.height(NO_CHANGE, "val_loss") == pytest.approx(np.log(4))
     assert trials.height(B, "val_loss") == pytest.approx(0.0)
     unchanged, changed = trials.series(A, "val_loss")
     assert unchanged == (pytest.approx(RISEN),) * 4
@@ -39,7 +39,7 @@ def test_shares_falls_and_heights_by_hand():
 def test_a_loss_whose_level_is_not_known_has_no_height_and_no_fall():
     trials = Trials(ScriptedReplayer({"a": 0.5}), window(train_loss=None), 100)
     trials.run(A)
-    assert trials.height(A, "train_loss") == trials.fall(NOTHING, A, "train_loss") == 0.0
+    assert trials.height(A, "train_loss") == trials.fall(NO_CHANGE, A, "train_loss") == 0.0
     # The share is that of the rise above the other loss's level.
     assert trials.removed(A, "train_loss") == pytest.approx(0.5)
 
@@ -101,13 +101,13 @@ def test_failed_clients_are_those_of_the_window():
     replays.advance(replays.unchanged, 25)
     for change in (A, B):
         trials.run(change)
-    assert trials.failed(NOTHING) == 8
+    assert trials.failed(NO_CHANGE) == 8
     assert trials.failed(A) == 4
     assert trials.failed(B) == 10  # it broke down: all clients
     assert trials.losses(B)[2:] == [np.inf, np.inf]
     # The replay that changes nothing has been run farther than the window.
     assert [len(losses) for losses in trials.series(A, "val_loss")] == [4, 4]
-    assert len(trials.losses(NOTHING)) == 4
+    assert len(trials.losses(NO_CHANGE)) == 4
 
 
 def test_levels_stand_for_the_loss_that_rose():

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from diagnosis_values import MINIMAL, RISE, diagnosis, with_cause, with_rise
 
-from tasks.diagnose.diagnosis import Removed, ReplayResult, Series
+from tasks.diagnose.diagnosis import Curve, Removed, ReplayResult
 from tasks.diagnose.report.wording import during, headline
 
 
@@ -68,7 +68,7 @@ def test_rise_while_pruning_says_so() -> None:
     assert headline(answer).startswith("val_loss rose in round 7 (while pruning) from 0.41")
 
 
-def replay(from_round: int, unchanged: Series, changed: Series) -> ReplayResult:
+def replay(from_round: int, unchanged: Curve, changed: Curve) -> ReplayResult:
     return ReplayResult("", {}, from_round, "val_loss", unchanged, changed, 1, Removed(0.9, None, None))
 
 

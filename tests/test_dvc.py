@@ -129,7 +129,7 @@ def test_track_depends_on_all_settings() -> None:
 
 def test_track_depends_on_all_that_it_logs() -> None:
     deps = paths(STAGES["track"]["deps"])
-    logged = {*finished_run.FILES, *finished_run.MODELS.values()} - {"params.yaml"}
+    logged = {*finished_run.FILES, *finished_run.MODEL_FILES.values()} - {"params.yaml"}
     assert {path for path in logged if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)} == set()
     assert set(finished_run.DATA) <= set(deps)
 

@@ -81,7 +81,7 @@ def write_models(folder: Path) -> None:
 
 def lock_data(folder: Path) -> None:
     """Writes the part of dvc.lock that says which data the run has."""
-    paths = [*finished_run.DATA, *finished_run.MODELS.values()]
+    paths = [*finished_run.DATA, *finished_run.MODEL_FILES.values()]
     outs = [{"path": path, "hash": "md5", "md5": dvc_hash(folder / path)} for path in paths]
     (folder / "dvc.lock").write_text(
         yaml.safe_dump({"schema": "2.0", "stages": {"all": {"cmd": "make", "outs": outs}}})

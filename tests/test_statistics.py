@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from tasks.federate import statistics
-from tasks.federate.statistics import geometric_median, gram, update_statistics
+from tasks.federate.statistics import geometric_median_shares, gram, update_statistics
 
 
 def random_updates(num_clients, num_params, seed=0, scale=1.0):
@@ -174,7 +174,7 @@ def test_geometric_median_is_that_of_a_general_optimiser(num_clients, seed):
 
     # The sum of distances is what is minimised: the median itself is flat around its minimum.
     lowest = np.linalg.norm(points - slow_geometric_median(points), axis=1).sum()
-    exact, quick = geometric_median(gram(updates), 20_000, 1e-9), geometric_median(gram(updates))
+    exact, quick = geometric_median_shares(gram(updates), 20_000, 1e-9), geometric_median_shares(gram(updates))
     assert objective(exact) == pytest.approx(lowest, rel=1e-5)
     # Weiszfeld's iteration crawls where the median lies close to one of the points.
     assert objective(quick) == pytest.approx(lowest, rel=2e-3)
@@ -185,20 +185,22 @@ def test_geometric_median_is_that_of_a_general_optimiser(num_clients, seed):
 
 def test_geometric_median_of_three_points_on_a_line_is_the_middle_one():
     updates = [np.array([x, 2 * x], np.float32) for x in (1.0, 3.0, 50.0)]
-    z = geometric_median(gram(updates)) @ np.stack(updates)
+    z = geometric_median_shares(gram(updates)) @ np.stack(updates)
     np.testing.assert_allclose(z, [3, 6], atol=1e-2)
 
 
 def test_half_of_the_votes_is_no_majority_that_alone_is_the_median():
     # Every point between the two places has the same sum of distances; neither pair decides for the other.
     updates = [np.array(point, np.float32) for point in ((0, 0), (0, 0), (4, 0), (4, 0))]
-    np.testing.assert_allclose(geometric_median(gram(updates)), [0.25] * 4, atol=1e-6)
-    np.testing.assert_allclose(geometric_median(gram([*updates, updates[0]])), [1 / 3, 1 / 3, 0, 0, 1 / 3], atol=1e-6)
+    np.testing.assert_allclose(geometric_median_shares(gram(updates)), [0.25] * 4, atol=1e-6)
+    np.testing.assert_allclose(
+        geometric_median_shares(gram([*updates, updates[0]])), [1 / 3, 1 / 3, 0, 0, 1 / 3], atol=1e-6
+    )
 
 
 def test_geometric_median_of_a_square_is_its_centre():
     updates = [np.array(p, np.float32) for p in ((0, 0), (2, 0), (0, 2), (2, 2))]
-    np.testing.assert_allclose(geometric_median(gram(updates)), [0.25] * 4, atol=1e-4)
+    np.testing.assert_allclose(geometric_median_shares(gram(updates)), [0.25] * 4, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1e1, 1e3, 1e6, 1e9, 1e15])
@@ -207,7 +209,7 @@ def test_geometric_median_does_not_follow_four_outliers_of_ten(size, together):
     honest = random_updates(6, 20, seed=2)
     directions = random_updates(4, 20, seed=5)
     outliers = [np.float32(size) * (directions[0] if together else d) for d in directions]
-    z = geometric_median(gram(honest + outliers)) @ np.stack(honest + outliers).astype(np.float64)
+    z = geometric_median_shares(gram(honest + outliers)) @ np.stack(honest + outliers).astype(np.float64)
     largest = max(np.linalg.norm(update) for update in honest)
     # With a share α < ½ of outliers, ‖z‖ ≤ 2(1 − α)/(1 − 2α) · max honest ‖Δ‖ (Lopuhaä & Rousseeuw 1991): 6 here.
     assert np.linalg.norm(z) <= 6 * largest
@@ -244,7 +246,7 @@ def test_distance_and_drift_follow_the_shares_and_the_diversity_does_not():
 
 def test_geometric_median_of_a_majority_that_does_not_move_is_zero():
     updates = [np.zeros(3, np.float32)] * 3 + [np.array([5, 1, 0], np.float32)] * 2
-    z = geometric_median(gram(updates)) @ np.stack(updates)
+    z = geometric_median_shares(gram(updates)) @ np.stack(updates)
     np.testing.assert_allclose(z, 0, atol=1e-3)
 
 
@@ -252,4 +254,4 @@ def test_one_client_is_its_own_mean_and_median():
     (update,) = random_updates(1, 10)
     found = statistics_of([update])
     np.testing.assert_allclose([found.cosine[0], found.cosine_robust[0], found.gradient_diversity], 1, atol=1e-6)
-    assert geometric_median(gram([update])).tolist() == [1]
+    assert geometric_median_shares(gram([update])).tolist() == [1]

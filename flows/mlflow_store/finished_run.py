@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATA = {"data/partition": "partition", "data/clients": "training"}
 """The data sets of a run, with what each is to the run: MLflow's context."""
-MODELS = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
+MODEL_FILES = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
 _DIGEST = "dvc.digest"
 """The tag of a logged model that is complete, also in the registry if it belongs there: the hash of its file."""
 FILES = (
@@ -118,14 +118,14 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
     Raises:
         DataError: a file of the run is missing, or a model is damaged.
     """
-    for path in (*FILES, *MODELS.values()):
+    for path in (*FILES, *MODEL_FILES.values()):
         if not (folder / path).is_file():
             raise DataError(f"{path} is missing: run the step that makes it first")
     connection.quiet_mlflow()
     with command.loading():
         from flows.mlflow_store import logged_models
 
-    return logged_models.load_models(settings, folder, MODELS)
+    return logged_models.load_models(settings, folder, MODEL_FILES)
 
 
 def _log_run(
@@ -134,7 +134,7 @@ def _log_run(
     from flows.mlflow_store import data_versions, logged_models, run_content
 
     client = opened.client
-    digests = {path: dvc_hash(folder / path) for path in (*DATA, *MODELS.values())}
+    digests = {path: dvc_hash(folder / path) for path in (*DATA, *MODEL_FILES.values())}
     there = _logged_models(opened, run_id, digests)
     run_content.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
     data = {path: data_versions.data_set(folder, path, digests[path]) for path in DATA}
@@ -150,7 +150,7 @@ def _log_run(
     ids = dict(there)
     for name in [each for each in loaded if each not in there]:
         ids[name] = logged_models.log_model(opened, run_id, name, loaded[name], settings, classes, origin)
-        client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODELS[name]]})
+        client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODEL_FILES[name]]})
     for name, model_id in ids.items():
         mine = {key: value for key, value in scores.items() if _is_of(key) == name}
         run_content.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
@@ -161,7 +161,7 @@ def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, 
     """Returns the complete models of an earlier attempt, by name; deletes a model that the attempt only began."""
     client, whole = opened.client, {}
     for model in client.search_logged_models([opened.experiment_id], filter_string=f"source_run_id = '{run_id}'"):
-        if model.tags.get(_DIGEST) == digests[MODELS[model.name]]:
+        if model.tags.get(_DIGEST) == digests[MODEL_FILES[model.name]]:
             whole[model.name] = str(model.model_id)
         elif _DIGEST not in model.tags and not client.search_model_versions(f"run_id = '{run_id}'"):
             client.delete_logged_model(model.model_id)

@@ -8,12 +8,12 @@ from tasks.diagnose.causes import evidence_for, fault_of
 from tasks.diagnose.diagnosis import (
     Budget,
     Cause,
+    Curve,
     Diagnosis,
     Evidence,
     Removed,
     ReplayResult,
     RuledOut,
-    Series,
     TriedRemedy,
 )
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
@@ -149,7 +149,7 @@ def _of_client(client: ClientFinding, findings: Findings) -> dict[str, Any]:
     return values
 
 
-def _series(losses: Sequence[float]) -> Series:
+def _series(losses: Sequence[float]) -> Curve:
     return tuple(_number(loss) for loss in losses)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 
-Series = tuple[float | None, ...]
+Curve = tuple[float | None, ...]
 """A loss per round, nats per example; None where it is not finite."""
 
 
@@ -66,8 +66,8 @@ class ReplayResult:
     change: Mapping[str, Any]
     from_round: int
     loss: str
-    unchanged: Series
-    changed: Series
+    unchanged: Curve
+    changed: Curve
     seeds: int
     removes: Removed
 

@@ -14,7 +14,7 @@ from tasks.diagnose.evidence.harm import harmful
 from tasks.diagnose.evidence.sent import capture
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation, Proof
-from tasks.diagnose.replay.change import NOTHING
+from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.trials import Trials
@@ -120,4 +120,4 @@ def _proven(
 
 def _reproduced(trials: Trials, incident: Incident) -> bool:
     logged = [incident.logged[r] for r in trials.window.rounds if r in incident.logged]
-    return reproduced(trials.losses(NOTHING), logged, incident.loss_after, trials.window.level)
+    return reproduced(trials.losses(NO_CHANGE), logged, incident.loss_after, trials.window.level)

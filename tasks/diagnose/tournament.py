@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from tasks.diagnose import verdict
 from tasks.diagnose.causes import CAUSES, Candidate
 from tasks.diagnose.investigation import Proof
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import PROVEN
 from tasks.diagnose.verdict import Contender, SecondCause, SecondChange
@@ -27,7 +27,7 @@ def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof |
     for seed in range(verdict.SEEDS):
         if not trials.run(candidate.change, seed):
             return None
-        failed.append((trials.failed(NOTHING, seed), trials.failed(candidate.change, seed)))
+        failed.append((trials.failed(NO_CHANGE, seed), trials.failed(candidate.change, seed)))
     before, after = zip(*failed, strict=True)
     return replace(proof(trials, candidate), effect=verdict.failures_removed(before, after))
 
@@ -151,7 +151,7 @@ class Tournament:
             cause,
             share=trials.removed(both) - trials.removed(first.change),
             fall=trials.fall(first.change, both, loss),
-            other_rise=trials.height(NOTHING, other),
+            other_rise=trials.height(NO_CHANGE, other),
             other_left=trials.height(first.change, other),
             other_fall=trials.fall(first.change, both, other),
         )

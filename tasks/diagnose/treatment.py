@@ -8,7 +8,7 @@ import numpy as np
 from tasks.diagnose.causes import Remedy, remedies
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof, Tried
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import MORE
@@ -107,7 +107,7 @@ def _taken_back(trials: Trials, change: Change, causes: Sequence[Proof]) -> floa
     Of failures, it is the share of failed clients that is gone: their losses need not show anything.
     """
     if any(cause.candidate.cause == FAILURES for cause in causes):
-        return 1 - trials.failed(change) / max(1, trials.failed(NOTHING))
+        return 1 - trials.failed(change) / max(1, trials.failed(NO_CHANGE))
     columns = dict.fromkeys([trials.window.loss, *(cause.loss for cause in causes)])
     return float(np.mean([trials.removed(change, column) for column in columns]))
 

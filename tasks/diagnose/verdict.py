@@ -21,7 +21,7 @@ from tasks.diagnose.thresholds import (
     TOGETHER,
 )
 
-RATE, OVERFITTING = "client_learning_rate", "overfitting"
+_RATE, _OVERFITTING = "client_learning_rate", "overfitting"
 
 SEEDS = 3
 """Most seeds that a change is replayed with."""
@@ -136,9 +136,9 @@ def believed_first(contenders: Sequence[Contender], order: Sequence[str], steep:
         order: all causes, the most specific first.
         steep: whether a local step overshoots farther than it came.
     """
-    overfitting = [contender for contender in contenders if contender.cause == OVERFITTING]
-    slower = [contender for contender in contenders if contender.cause == RATE]
-    others = [contender for contender in contenders if contender.cause not in (OVERFITTING, RATE)]
+    overfitting = [contender for contender in contenders if contender.cause == _OVERFITTING]
+    slower = [contender for contender in contenders if contender.cause == _RATE]
+    others = [contender for contender in contenders if contender.cause not in (_OVERFITTING, _RATE)]
     if steep:
         return most_specific([*others, *slower], order)
     first = most_specific(others, order)
@@ -150,7 +150,7 @@ def believed_first(contenders: Sequence[Contender], order: Sequence[str], steep:
 
 def explains_the_rest(contenders: Sequence[Contender], order: Sequence[str]) -> Contender | None:
     """Returns overfitting if its change removes half of the rise, else None: it explains what no other cause does."""
-    return most_specific([contender for contender in contenders if contender.cause == OVERFITTING], order)
+    return most_specific([contender for contender in contenders if contender.cause == _OVERFITTING], order)
 
 
 def comes_before_pairs(contenders: Sequence[Contender]) -> bool:
@@ -243,7 +243,7 @@ def pairs(contenders: Sequence[Contender]) -> Iterator[tuple[Contender, Contende
     2. Overfitting is not one of them.
     3. The two have different causes.
     """
-    others = [contender for contender in contenders if contender.cause != OVERFITTING]
+    others = [contender for contender in contenders if contender.cause != _OVERFITTING]
     able = sorted(others, key=lambda contender: contender.removed, reverse=True)[:CANDIDATES_IN_PAIRS]
     for i, one in enumerate(able):
         yield from ((one, other) for other in able[i + 1 :] if other.cause != one.cause)

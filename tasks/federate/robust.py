@@ -69,7 +69,7 @@ def geometric_median(updates: Updates, weights: Vector) -> Combined:
     Breakdown point: less than half of the weight; a client with more than half of it is the result. The influence is
     what Weiszfeld's iteration converges to (statistics.py); RFA's own three steps stop short of it.
     """
-    share = statistics.geometric_median(gram(list(updates)), weights=weights)
+    share = statistics.geometric_median_shares(gram(list(updates)), weights=weights)
     return Combined(_combine(updates, share), share)
 
 

@@ -21,7 +21,7 @@ from tasks.federate.checkpoint import Checkpoints, Identity, checkpoints_of
 from tasks.federate.cohort import Cohort
 from tasks.federate.progress import RoundProgress
 from tasks.federate.record import RoundLine
-from tasks.federate.runner import Phase, Runner, Stepped, build_computations, listed
+from tasks.federate.runner import Phase, Runner, Stepped, build_computations, with_reasons
 from tasks.federate.state import ServerState
 from tasks.parameters import assign, digest, flatten
 from tasks.round_log.columns import RoundRow
@@ -205,7 +205,7 @@ class Loop:
     def _wrong(self, now: _Progress, done: Stepped) -> str:
         """Returns what went wrong in a round; empty if nothing did. A rise is looked for only where it is acted on."""
         if done.failures:
-            return f"clients failed: {listed(done.failures)}"
+            return f"clients failed: {with_reasons(done.failures)}"
         if not done.healthy:
             return "the loss or the model is not finite"
         rise = self._rise(now, done.line) if self._settings.guard != "continue" else Increase(detected=False)

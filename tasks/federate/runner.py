@@ -169,7 +169,7 @@ class Runner:
         results = dict(zip(inputs, in_order, strict=True))
         failures = {client: reason for client, result in results.items() if (reason := _reason(result))}
         if len(failures) == len(sampled):
-            raise NoClientLeft(f"round {round_num}: every client failed: {listed(failures)}")
+            raise NoClientLeft(f"round {round_num}: every client failed: {with_reasons(failures)}")
         if round_num == self._phase.first:
             failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
         proposed = self._prune(proposed, round_num)
@@ -293,6 +293,6 @@ def _reason(result: ClientResult | Failed) -> str:
     return "" if result.finite else "its update is not finite"
 
 
-def listed(failures: Mapping[str, str]) -> str:
+def with_reasons(failures: Mapping[str, str]) -> str:
     """Returns the clients with their reasons, for a message."""
     return "; ".join(f"{client} ({reason})" for client, reason in failures.items())

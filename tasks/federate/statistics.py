@@ -73,7 +73,7 @@ def gram(updates: Sequence[NDArray[np.float32]]) -> Vector:
 def update_statistics(inner: Vector, share: Vector) -> UpdateStatistics:
     """Returns the statistics of a round from the Gram matrix (K, K) of its updates and the shares (K,)."""
     square = np.maximum(np.diag(inner), 0.0)
-    median = geometric_median(inner)
+    median = geometric_median_shares(inner)
     to_mean, to_median = inner @ share, inner @ median
     square_distance = _square_distance(square, to_mean, share)
     together = float(inner.sum())
@@ -87,7 +87,7 @@ def update_statistics(inner: Vector, share: Vector) -> UpdateStatistics:
     )
 
 
-def geometric_median(
+def geometric_median_shares(
     inner: Vector, iterations: int = 100, tolerance: float = 1e-5, weights: Vector | None = None
 ) -> Vector:
     """Returns shares a (K,), Σ a_k = 1, such that Σ a_k Δ_k is the geometric median argmin_z Σ w_k ‖Δ_k − z‖.

@@ -16,7 +16,7 @@ from tasks.local.probe import Probe
 from tasks.parameters import Params
 from tasks.round_log.read import ClientLog
 
-MODELS = 4
+MOST_MODELS = 4
 """Most models under which clients' losses are compared."""
 TIMES = 2
 """Losses of a client that are enough; least losses that tell a relabelling."""
@@ -77,13 +77,13 @@ class LossComparison:
         """Returns the losses of `clients` under the first few of `models` that are needed.
 
         1. A client's loss is compared until TIMES of its losses count.
-        2. Losses are compared under at most MODELS models.
+        2. Losses are compared under at most MOST_MODELS models.
         3. Under the other models, it is only looked up which clients have another number of examples.
         """
         compared, used = ComparedLosses(), 0
         for saved in models:
             unclear = [client for client in clients if sum(map(counts, compared.memories.get(client, ()))) < TIMES]
-            compared, some = self._add(compared, saved, unclear if used < MODELS else ())
+            compared, some = self._add(compared, saved, unclear if used < MOST_MODELS else ())
             used += some
         return compared
 

@@ -8,7 +8,7 @@ import numpy as np
 from tasks.arrays import Floats
 from tasks.diagnose.evidence.logged import before
 from tasks.diagnose.replay.engine import Replayer
-from tasks.federate.statistics import geometric_median, gram
+from tasks.federate.statistics import geometric_median_shares, gram
 from tasks.parameters import Params
 from tasks.round_log.read import ClientLog
 from tasks.runtime.failed import Failed
@@ -83,7 +83,7 @@ def reference_of(sent: Captured, sound: Sequence[str]) -> Reference | None:
     senders = [client for client in sound if client in sent.updates]
     if len(senders) < 3:
         return None
-    share = geometric_median(gram([sent.updates[client] for client in senders]))
+    share = geometric_median_shares(gram([sent.updates[client] for client in senders]))
     centre = np.sum(
         [a * sent.updates[client].astype(np.float64) for a, client in zip(share, senders, strict=True)], axis=0
     )

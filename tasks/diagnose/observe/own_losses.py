@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from tasks.arrays import Floats, Ints
 from tasks.detection.null import draws_for
-from tasks.diagnose.observe.short_series import FEWEST_AFTER, FEWEST_BEFORE, clearest, noise_sd, null_law
+from tasks.diagnose.observe.short_series import FEWEST_AFTER, FEWEST_BEFORE, clearest, noise_sd, panel_law
 
-Series = tuple[Ints, Floats, Floats]
+OwnSeries = tuple[Ints, Floats, Floats]
 """Of one client (n,): rounds, log losses, and how far they are from what is typical of their rounds and of it."""
 
 _SETTLING = 5
@@ -82,7 +82,7 @@ def client_rises(clients: NDArray[np.str_], rounds: Ints, losses: Floats, signif
     if not series:
         return []
     noise = noise_sd(np.concatenate([np.diff(d) for _, _, d in series.values()])[None])
-    law = null_law(tuple(sorted(len(z) for _, z, _ in series.values())), draws_for(significance))
+    law = panel_law(tuple(sorted(len(z) for _, z, _ in series.values())), draws_for(significance))
     rises = []
     for client, (at, z, d) in sorted(series.items()):
         p, split, end = clearest(z, d, noise, law)
@@ -141,7 +141,7 @@ def polished(clients: NDArray[np.str_], rounds: Ints, z: Floats) -> tuple[Floats
     return typical, factor
 
 
-def _apart(clients: NDArray[np.str_], rounds: Ints, z: Floats) -> dict[str, Series]:
+def _apart(clients: NDArray[np.str_], rounds: Ints, z: Floats) -> dict[str, OwnSeries]:
     typical, factor = polished(clients, rounds, z)
     order = np.lexsort((rounds, clients))
     ids, starts = np.unique(clients[order], return_index=True)
@@ -149,7 +149,7 @@ def _apart(clients: NDArray[np.str_], rounds: Ints, z: Floats) -> dict[str, Seri
     return {str(client): (rounds[rows], z[rows], (z - typical - factor)[rows]) for client, rows in parts}
 
 
-def _blocks(series: Mapping[str, Series]) -> dict[str, Series]:
+def _blocks(series: Mapping[str, OwnSeries]) -> dict[str, OwnSeries]:
     size = -(-max(len(z) for _, z, _ in series.values()) // _LONGEST)
     if size == 1:
         return dict(series)

@@ -104,7 +104,7 @@ def heights(z: Floats, d: Floats, noise: Floats) -> Iterator[tuple[int, Floats]]
 
 
 @lru_cache(maxsize=64)
-def null_law(lengths: tuple[int, ...], draws: int) -> Law:
+def panel_law(lengths: tuple[int, ...], draws: int) -> Law:
     """Returns the law of panels of noise with `lengths` losses, one length a client; `draws` is a multiple of 500."""
     rng = np.random.default_rng([len(lengths), sum(lengths)])
     drawn: tuple[list[Floats], list[Floats]] = ([], [])

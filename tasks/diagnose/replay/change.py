@@ -47,4 +47,4 @@ class Change:
         )
 
 
-NOTHING = Change("")
+NO_CHANGE = Change("")

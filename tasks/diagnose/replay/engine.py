@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.clients import Examples
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.states import KnownStates
 from tasks.diagnose.replay.variants import Variants
@@ -125,7 +125,7 @@ class Replayer:
             every = self.settings.federate.checkpoint_every
             self.from_round = latest // every * every
             _log.info("no checkpoint: running rounds 1 to %d again", self.from_round)
-            replay = Replay(NOTHING, runner_, self._fresh, 1)
+            replay = Replay(NO_CHANGE, runner_, self._fresh, 1)
             while replay.next_round <= self.from_round:
                 replay.run_round()
             self._state = replay.state
@@ -217,7 +217,7 @@ class Replayer:
     def unchanged(self) -> Replay:
         """The replay that changes nothing and draws what the run drew, as far as it has been run."""
         if self._unchanged is None:
-            self._unchanged = self.begin(NOTHING, 0)
+            self._unchanged = self.begin(NO_CHANGE, 0)
         return self._unchanged
 
     def reaches(self, round_num: int) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect, height, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
 from tasks.diagnose.window import Window
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 class Trials:
     """Replays of changes, each with one or more seeds, beside the replays that change nothing.
 
-    It decides nothing. `NOTHING` names the replay that changes nothing. A change is known by its identity: two equal
+    It decides nothing. `NO_CHANGE` names the replay that changes nothing. A change is known by its identity: two equal
     changes are two.
     """
 
@@ -72,7 +72,7 @@ class Trials:
             again = f", seed {seed + 1}" if seed else ""
             _log.info("replay from round %d %s%s", self.start, change.says, again)
         if seed not in self._unchanged:
-            self._unchanged[seed] = self._replayer.begin(NOTHING, seed)
+            self._unchanged[seed] = self._replayer.begin(NO_CHANGE, seed)
         for replay in (self._unchanged[seed], replays[seed]):
             self._replayer.advance(replay, self.window.last if until is None else until)
         return True
@@ -98,7 +98,7 @@ class Trials:
         level = self.window.levels[column or self.window.loss] or self.window.level
         shares = []
         for seed in self._seeds(change):
-            unchanged, changed = self.losses(NOTHING, column, seed), self.losses(change, column, seed)
+            unchanged, changed = self.losses(NO_CHANGE, column, seed), self.losses(change, column, seed)
             rounds = min(len(unchanged), len(changed))
             shares.append(removed(unchanged[:rounds], changed[:rounds], level))
         return Effect(tuple(share for share in shares if np.isfinite(share)))
@@ -135,7 +135,7 @@ class Trials:
         """
         rounds = self.window.last - self.start  # the replay that changes nothing may have been run farther
         seeds = self._seeds(change)
-        unchanged = [self._replay(NOTHING, seed).losses[column][:rounds] for seed in seeds]
+        unchanged = [self._replay(NO_CHANGE, seed).losses[column][:rounds] for seed in seeds]
         changed = [self._replay(change, seed).losses[column][:rounds] for seed in seeds]
         return _mean(unchanged), _mean(changed)
 
@@ -143,7 +143,7 @@ class Trials:
         return sorted(self._changed[id(change)])
 
     def _replay(self, change: Change, seed: int) -> Replay:
-        return self._unchanged[seed] if change is NOTHING else self._changed[id(change)][seed]
+        return self._unchanged[seed] if change is NO_CHANGE else self._changed[id(change)][seed]
 
 
 def _mean(replays: Sequence[Sequence[float]]) -> tuple[float, ...]:

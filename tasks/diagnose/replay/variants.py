@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.clients import CLIENTS, TEST, Examples, read_client, write_client
-from tasks.diagnose.replay.change import NOTHING, Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.federate.aggregators import check
 from tasks.federate.cohort import Cohort, cohort_from, cohort_of
@@ -111,7 +111,7 @@ class Variants:
 
     def again(self, seed: int, state: ServerState) -> tuple[Runner, ServerState]:
         """Returns the runner of the run itself with another seed, and what it begins with; 0 is the run's own seed."""
-        return self.changed(NOTHING, seed, state) if seed else (self.unchanged, state)
+        return self.changed(NO_CHANGE, seed, state) if seed else (self.unchanged, state)
 
     def _first_state(self, settings: Settings, cohort: Cohort, runner: Runner, state: ServerState) -> ServerState:
         now, before = settings.federate, self.settings.federate

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tasks.arrays import Floats
-from tasks.diagnose.diagnosis import ReplayResult, Series
+from tasks.diagnose.diagnosis import Curve, ReplayResult
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import figure as digits
 from tasks.diagnose.phrases import who
@@ -76,7 +76,7 @@ def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
     return figure
 
 
-def _array(losses: Series) -> Floats:
+def _array(losses: Curve) -> Floats:
     return np.array([np.nan if loss is None else loss for loss in losses], dtype=np.float64)
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from tasks.arrays import Floats
 from tasks.diagnose.report.svg import BLUE, GREY, INK, WIDTH, new, short
 
-MOST_CLIENTS = 12
+MOST_DRAWN = 12
 """Clients whose labels are drawn."""
 _NUMBERED = 10
 """Classes up to which each cell says its number."""
@@ -79,7 +79,7 @@ def chosen(held: Holdings, named: Sequence[str]) -> list[str]:
     """Returns the named clients, at most 12; where none is known, the five whose labels differ most."""
     known = [client for client in dict.fromkeys(named) if client in held.clients]
     if known:
-        return known[:MOST_CLIENTS]
+        return known[:MOST_DRAWN]
     distance = np.abs(held.shares - held.whole).sum(axis=1)
     return [held.clients[k] for k in np.argsort(-distance, kind="stable")[:5]]
 

@@ -26,7 +26,7 @@ from tasks.heat_map import (
 )
 from tasks.round_log.read import ClientLog
 
-MOST_CLIENTS = 40
+MOST_ROWS = 40
 """Rows whose names can still be read on a phone."""
 _MOST_COLUMNS = 125
 """Columns that a phone still shows apart."""
@@ -49,7 +49,7 @@ def draw_maps(log: ClientLog, rise: Rise, named: Sequence[str]) -> list[Map]:
     """
     grid = grid_of(log)
     cosine = next((name for name in ("update_cosine_robust", "update_cosine") if name in log.signals), None)
-    rows = worst_clients(grid, cosine, MOST_CLIENTS, named)
+    rows = worst_clients(grid, cosine, MOST_ROWS, named)
     maps = []
     if "update_norm" in log.signals:
         says = "red: longer than the median update of its round; blue: shorter"
@@ -69,7 +69,7 @@ def draw_maps(log: ClientLog, rise: Rise, named: Sequence[str]) -> list[Map]:
 def drawn_size(log: ClientLog) -> tuple[int, int, int]:
     """Returns how many clients a map shows, how many there are, and how many rounds share a column."""
     clients = len(set(log.clients))
-    return min(clients, MOST_CLIENTS), clients, column_width(len(np.unique(log.rounds)), _MOST_COLUMNS)
+    return min(clients, MOST_ROWS), clients, column_width(len(np.unique(log.rounds)), _MOST_COLUMNS)
 
 
 def _draw_ratios(grid: Grid, signal: str, rows: Places, rise: Rise, named: Sequence[str]) -> Figure:

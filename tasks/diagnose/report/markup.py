@@ -15,7 +15,7 @@ class Markup:
 
 
 Content = str | Markup
-NOTHING = Markup("")
+EMPTY = Markup("")
 
 
 def text(content: Content) -> str:

@@ -10,7 +10,7 @@ from tasks.diagnose.phrases import figure, percent
 from tasks.diagnose.report import holdings, patch, sections, wording
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.markup import (
-    NOTHING,
+    EMPTY,
     Column,
     Markup,
     bullets,
@@ -71,7 +71,7 @@ def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: 
     title = "The loss, and its replays" if diagnosis.causes else "The loss"
     yield section(title, *sections.curves(diagnosis, rounds, clients))
     title = "Who drifted" if diagnosis.rise.detected else "What each client did"
-    yield section(title, *sections.drift(diagnosis, clients))
+    yield section(title, *sections.signal_maps(diagnosis, clients))
     title = "What those clients hold" if diagnosis.named else "What the clients hold"
     yield section(title, *sections.holdings_of(diagnosis, held))
     if diagnosis.rise.detected:
@@ -84,7 +84,7 @@ def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: 
 
 def _answer(diagnosis: Diagnosis) -> Iterator[Markup]:
     before, flags, after = wording.answer(diagnosis)
-    command = tag("code", flags) if flags else NOTHING
+    command = tag("code", flags) if flags else EMPTY
     yield tag("p", before, command, after, class_="answer" if diagnosis.rise.detected else "answer calm")
     facts = list(wording.facts(diagnosis))
     if facts:

@@ -40,7 +40,7 @@ def _replay(number: int, cause: Cause, rise: Rise, rounds: RoundLog) -> Markup:
     return chart(svg, f"Replay: {cause.replay.says}", says)
 
 
-def drift(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
+def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
     """Yields the clients by rounds, what they did in the rise, and who was not unusual."""
     drawn = maps.draw_maps(clients, diagnosis.rise, diagnosis.named)
     if drawn:

@@ -7,11 +7,11 @@ from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.diagnosis import (
     Budget,
     Cause,
+    Curve,
     Diagnosis,
     Evidence,
     Removed,
     ReplayResult,
-    Series,
     TriedRemedy,
 )
 from tasks.diagnose.observe.client_signals import ClientSignal
@@ -181,7 +181,7 @@ def during(replay: ReplayResult, rise: Rise) -> tuple[float | None, float | None
     return _mean(replay.changed, replay, rise), _mean(replay.unchanged, replay, rise)
 
 
-def _mean(losses: Series, replay: ReplayResult, rise: Rise) -> float | None:
+def _mean(losses: Curve, replay: ReplayResult, rise: Rise) -> float | None:
     """The mean over the rounds of the rise; over all rounds if none of them lies in the rise."""
     rounds = enumerate(losses, start=replay.from_round + 1)
     chosen = [loss for round_num, loss in rounds if round_num in rise.rounds] or list(losses)
