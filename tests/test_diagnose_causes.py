@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.diagnose.causes import CAUSES, candidates, evidence_for, fault_of, order, remedies
-from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, listed
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.evidence.findings import Findings
+from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.report.wording import name_of
 from tasks.settings import Settings, parse, with_settings
@@ -173,7 +174,7 @@ def test_only_a_minority_is_left_out(changes: dict[str, object], num: int, of_al
     assert bool(left_out) is minority
     for one in left_out:
         assert one.clients == one.change.without == tuple(client.client for client in odd)
-        assert one.change.says == f"without {listed(one.clients)}"
+        assert one.change.says == f"without {every_client(one.clients)}"
 
 
 def test_labels_that_were_mixed_up_are_changed_back_if_they_are_known_of_every_client() -> None:
@@ -357,8 +358,3 @@ def test_every_change_is_allowed() -> None:
     settings = parse({"federate": EVERYTHING})
     for one in candidates(everything(), settings):
         with_settings(settings, one.change.settings)
-
-
-def test_clients_are_listed() -> None:
-    assert listed(("03",)) == "client 03"
-    assert listed(("03", "05", "07")) == "clients 03, 05 and 07"

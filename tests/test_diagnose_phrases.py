@@ -1,6 +1,6 @@
 import pytest
 
-from tasks.diagnose.phrases import count, figure, joined, percent, span, who
+from tasks.diagnose.phrases import count, every_client, figure, joined, measured, percent, span, who
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,11 @@ from tasks.diagnose.phrases import count, figure, joined, percent, span, who
 )
 def test_five_clients_are_named_and_more_are_counted(number: int, text: str) -> None:
     assert who([str(k) for k in range(number)]) == text
+
+
+def test_every_client_is_named_where_all_must_be() -> None:
+    assert every_client(["03"]) == "client 03"
+    assert every_client([str(k) for k in range(7)]) == "clients 0, 1, 2, 3, 4, 5 and 6"
 
 
 def test_parts_are_joined_as_in_a_sentence() -> None:
@@ -35,3 +40,7 @@ def test_percentages_are_whole_and_nothing_is_less_than_nothing() -> None:
 
 def test_figures_have_three_digits_and_a_dash_for_none() -> None:
     assert [figure(value) for value in (None, 0.12345, 12345.0, 0.0)] == ["–", "0.123", "1.23e+04", "0"]
+
+
+def test_what_was_not_measured_is_not_known() -> None:
+    assert [measured(value) for value in (0.12345, float("nan"), float("inf"))] == ["0.123", "not known", "not known"]

@@ -1,5 +1,6 @@
 """Numbers and lists of clients in a sentence."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -9,10 +10,13 @@ _NAMED = 5
 
 def who(clients: Sequence[str]) -> str:
     """Returns `client 03`, `clients 03 and 07`, or the first five `and 3 more`."""
-    if len(clients) == 1:
-        return f"client {clients[0]}"
     more = [f"{len(clients) - _NAMED} more"] if len(clients) > _NAMED else []
-    return f"clients {joined([*clients[:_NAMED], *more])}"
+    return every_client([*clients[:_NAMED], *more])
+
+
+def every_client(clients: Sequence[str]) -> str:
+    """Returns `client 03` or `clients 03, 05 and 07`, however many there are."""
+    return f"{'client' if len(clients) == 1 else 'clients'} {joined(clients)}"
 
 
 def joined(parts: Sequence[str]) -> str:
@@ -33,6 +37,11 @@ def count(number: int, what: str) -> str:
 def figure(value: float | None) -> str:
     """Returns three significant digits, a dash for None."""
     return "–" if value is None else f"{value:.3g}"
+
+
+def measured(value: float) -> str:
+    """Returns three significant digits; `not known` for what is not finite."""
+    return f"{value:.3g}" if math.isfinite(value) else "not known"
 
 
 def percent(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """What a cause is: one record that says what speaks for it, how a replay takes it away, and what helps against it."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -139,15 +138,3 @@ class CauseKind:
     beside_another: bool = False
     skew: bool = False
     changed_data: bool = False
-
-
-def listed(clients: tuple[str, ...]) -> str:
-    """Returns `client 03` or `clients 03, 05 and 07`."""
-    if len(clients) == 1:
-        return f"client {clients[0]}"
-    return f"clients {', '.join(clients[:-1])} and {clients[-1]}"
-
-
-def short(value: float) -> str:
-    """Returns three significant digits; `not known` for what is not finite."""
-    return f"{value:.3g}" if math.isfinite(value) else "not known"

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, short
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.causes.shared import CLIPPED, lower_rate, slower
 from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.phrases import measured
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.thresholds import STEEP
 
@@ -22,8 +23,8 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         "steepness",
         steepness,
         STEEP,
-        f"The learning rate {rate:g} times the curvature of the clients' loss is {short(steepness)}; above {STEEP:g}, "
-        "steps of gradient descent overshoot farther than they came.",
+        f"The learning rate {rate:g} times the curvature of the clients' loss is {measured(steepness)}; above "
+        f"{STEEP:g}, steps of gradient descent overshoot farther than they came.",
     )
 
 

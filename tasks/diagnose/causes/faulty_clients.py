@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, listed, short
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.causes.shared import leave_out, remembered, without
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
+from tasks.diagnose.phrases import every_client, measured
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import labels_changed_back
 from tasks.settings import switch_kind
@@ -27,7 +28,7 @@ def _labels_back(findings: Findings, faulty: tuple[str, ...]) -> Change | None:
     then = {client: memory.relabelling for client, memory in memories.items() if memory and memory.relabelling}
     if set(then) != set(faulty):
         return None
-    says = f"the labels of {listed(faulty)} changed back"
+    says = f"the labels of {every_client(faulty)} changed back"
     return Change(f"with {says}", surgery={says: labels_changed_back(then)})
 
 
@@ -52,8 +53,8 @@ def _of_data(client: ClientFinding) -> Iterator[Indication]:
         "loss_on_its_data",
         client.loss,
         client.expected_loss,
-        f"The model before the rise has loss {short(client.loss)} on the data of {who} and gets "
-        f"{100 * client.accuracy:.0f} % right; on hold-out data with the same labels, {short(client.expected_loss)} "
+        f"The model before the rise has loss {measured(client.loss)} on the data of {who} and gets "
+        f"{100 * client.accuracy:.0f} % right; on hold-out data with the same labels, {measured(client.expected_loss)} "
         f"and {100 * client.expected_accuracy:.0f} %.",
     )
     if client.shifted and client.learnable is not None:
@@ -73,8 +74,8 @@ def _of_length(client: ClientFinding) -> Iterator[Indication]:
         "update_norm",
         client.norm,
         1.0,
-        f"The updates of client {client.client} are {short(client.norm)} times as long as the median client's, for as "
-        f"much work, and {short(client.grown)} times as long as its own before the rise, step for step.",
+        f"The updates of client {client.client} are {measured(client.norm)} times as long as the median client's, for "
+        f"as much work, and {measured(client.grown)} times as long as its own before the rise, step for step.",
     )
 
 
@@ -85,8 +86,8 @@ def _of_update(client: ClientFinding) -> Iterator[Indication]:
             "sent_over_trained",
             client.sent_over_trained,
             1.0,
-            f"In the rise {who} sent an update {short(client.sent_over_trained)} times as long as training on its data "
-            "gives from the same model.",
+            f"In the rise {who} sent an update {measured(client.sent_over_trained)} times as long as training on its "
+            "data gives from the same model.",
         )
     if client.turned:
         yield Indication(
@@ -94,7 +95,7 @@ def _of_update(client: ClientFinding) -> Iterator[Indication]:
             client.cosine,
             client.cosine_before,
             f"The updates of {who} point away from the others': cosine {client.cosine:.2f}, before the rise "
-            f"{short(client.cosine_before)}.",
+            f"{measured(client.cosine_before)}.",
         )
     if client.uphill:
         yield Indication(
@@ -102,7 +103,7 @@ def _of_update(client: ClientFinding) -> Iterator[Indication]:
             client.slope,
             -1.0,
             f"What {who} sends goes uphill on its own data: its cosine to the gradient of its loss is "
-            f"{short(client.slope)}. Training goes downhill.",
+            f"{measured(client.slope)}. Training goes downhill.",
         )
     if math.isfinite(client.left_out):
         yield Indication(

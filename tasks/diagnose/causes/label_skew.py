@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, short
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.causes.shared import FEDPROX, SCAFFOLD, slower
 from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.phrases import measured
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import labels_dealt_evenly
 from tasks.diagnose.thresholds import SKEWED_LABELS
@@ -48,7 +49,7 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         "dissimilarity",
         dissimilarity,
         1.0,
-        f"The clients' gradients disagree: B is {short(dissimilarity)}, and 1 if all agree.",
+        f"The clients' gradients disagree: B is {measured(dissimilarity)}, and 1 if all agree.",
     )
 
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words, short
+from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.causes.shared import CLIPPED, leave_out, slower, without
 from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.phrases import measured
 from tasks.diagnose.thresholds import BEYOND_SAYING
 
 
@@ -29,8 +30,8 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
                 "loss_on_its_data",
                 client.loss,
                 client.expected_loss,
-                f"The model before the rise has loss {short(client.loss)} on its data; on hold-out data with the same "
-                f"labels, {short(client.expected_loss)}.",
+                f"The model before the rise has loss {measured(client.loss)} on its data; on hold-out data with the "
+                f"same labels, {measured(client.expected_loss)}.",
             )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tasks.diagnose.causes.base import Indication, Remedy, Situation, listed
+from tasks.diagnose.causes.base import Indication, Remedy, Situation
 from tasks.diagnose.evidence.findings import ClientFinding
 from tasks.diagnose.evidence.memory import relabelling_in_words
+from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
 from tasks.settings import switch_kind
 
@@ -18,7 +19,7 @@ CLIPPED = Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.
 
 def without(clients: tuple[str, ...]) -> Change:
     """Returns the change to a run in which these clients take no part."""
-    return Change(f"without {listed(clients)}", without=clients)
+    return Change(f"without {every_client(clients)}", without=clients)
 
 
 def leave_out(clients: tuple[str, ...], at: Situation) -> Remedy:
