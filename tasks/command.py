@@ -168,7 +168,7 @@ def end_with_parent() -> None:
 
 
 def _watch(starters: "Sequence[psutil.Process]") -> None:
-    while all(map(_is_alive, starters)):
+    while all(map(is_alive, starters)):
         time.sleep(_LOOK_EVERY)
     _log.error("the process that started this one has ended, and so does this one")
     os.kill(os.getpid(), signal.SIGTERM)
@@ -177,7 +177,8 @@ def _watch(starters: "Sequence[psutil.Process]") -> None:
     os._exit(TERMINATED)
 
 
-def _is_alive(process: "psutil.Process") -> bool:
+def is_alive(process: "psutil.Process") -> bool:
+    """Returns whether a process runs. It is not waited for: its parent still gets its exit status."""
     import psutil
 
     try:

@@ -14,6 +14,8 @@ from anyio.abc import TaskStatus
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
+from tasks.command import is_alive
+
 STOP_SECONDS = 20.0
 """How long flow runs may take to end when the worker is stopped, before they are killed."""
 
@@ -75,18 +77,10 @@ def end_children(seconds: float) -> None:
     everyone, until = me.children(recursive=True), time.monotonic() + seconds
     if seconds:
         _send(me.children(), signal.SIGTERM)
-    while any(map(_is_alive, everyone)) and time.monotonic() < until:
+    while any(map(is_alive, everyone)) and time.monotonic() < until:
         time.sleep(0.1)
     left = {*everyone, *me.children(recursive=True)}
-    _send([process for process in left if _is_alive(process)], signal.SIGKILL)
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    """Returns whether the process runs. It is not waited for: the worker would not get its exit status then."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    _send([process for process in left if is_alive(process)], signal.SIGKILL)
 
 
 def _send(processes: Iterable[psutil.Process], signum: signal.Signals) -> None:
