@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 from tasks.diagnose.diagnosis import Cause, Diagnosis, ReplayResult, TriedRemedy
-from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.phrases import clean, figure, percent
 from tasks.diagnose.report import patch, wording
 from tasks.diagnose.report.wording import name_of
@@ -42,14 +41,8 @@ def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
 def _drift(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.observations:
         heads = ("client", "signal", "value", "cohort", "before", "unusual", "")
-        yield _table(heads, [_observation(observation) for observation in diagnosis.observations])
+        yield _table(heads, [wording.observed(observation) for observation in diagnosis.observations])
         yield "Unusual is evidence, not blame: clients whose data changed look the same."
-
-
-def _observation(observation: ClientSignal) -> list[str]:
-    figures = [figure(value) for value in (observation.value, observation.expected, observation.before)]
-    unusual = "yes" if observation.unusual else "no"
-    return [observation.client, wording.signal(observation), *figures, unusual, observation.says]
 
 
 def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:

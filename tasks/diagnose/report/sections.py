@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tasks.diagnose.diagnosis import Cause, Diagnosis
-from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, span, who
 from tasks.diagnose.report import charts, holdings, maps, wording
@@ -55,7 +54,7 @@ def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
             "What the clients did in the rounds of the rise. Unusual is evidence, not blame: honest clients whose data "
             "changed look the same.",
             columns,
-            [_observation(observation) for observation in diagnosis.observations],
+            [wording.observed(observation) for observation in diagnosis.observations],
         )
     yield _healthy(diagnosis.healthy)
 
@@ -63,12 +62,6 @@ def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
 def _map(number: int, drawn: Map) -> Markup:
     label = f"Heat map of clients by rounds. {drawn.title}: {drawn.says}"
     return chart(to_svg(drawn.figure, f"map{number}", label), drawn.title, drawn.says)
-
-
-def _observation(observation: ClientSignal) -> list[str]:
-    figures = [figure(value) for value in (observation.value, observation.expected, observation.before)]
-    unusual = "yes" if observation.unusual else "no"
-    return [observation.client, wording.signal(observation), *figures, unusual, observation.says]
 
 
 def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:

@@ -40,6 +40,12 @@ def signal(measured: Evidence | ClientSignal) -> str:
     return SIGNALS.get(measured.signal, measured.signal.replace("_", " "))
 
 
+def observed(measured: ClientSignal) -> list[str]:
+    """Returns the row of a table: the client, the signal, its value, the others', the client's before, and words."""
+    figures = [figure(value) for value in (measured.value, measured.expected, measured.before)]
+    return [measured.client, signal(measured), *figures, "yes" if measured.unusual else "no", measured.says]
+
+
 def because(cause: Cause) -> str:
     """Returns what ends `the loss rose because …`."""
     words = CAUSES[cause.cause].words
