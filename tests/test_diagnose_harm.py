@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tasks.diagnose.evidence.harm import harmful, influence
+from tasks.diagnose.evidence.harm import harmful, influence, left_out_losses
 from tasks.diagnose.evidence.sent import Captured
 
 REPLAYS = SimpleNamespace(cohort=SimpleNamespace(test_x=None, test_y=None))
@@ -45,3 +45,10 @@ def test_suspects_are_judged_one_by_one_and_among_honest_clients():
     # Beside x, y's harm would not show: it is judged without x.
     assert harmful(REPLAYS, PROBE, sent(**honest, x=90.0, y=1.0), ["x", "y", "gone"]) == ("x", "y")
     assert harmful(REPLAYS, PROBE, sent(x=90.0), ["x"]) == ()
+
+
+def test_leaving_out_by_hand():
+    updates = {"a": np.array([1.0], np.float32), "b": np.array([4.0], np.float32)}
+    together, without = left_out_losses(lambda p: float(p[0]), np.zeros(1, np.float32), updates, {"a": 3.0, "b": 1.0})
+    assert together == pytest.approx(7 / 4)
+    assert without == {"a": pytest.approx(4.0), "b": pytest.approx(1.0)}

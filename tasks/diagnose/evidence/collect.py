@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.diagnose.evidence import logged
+from tasks.diagnose.evidence.dissimilarity import dissimilarity
+from tasks.diagnose.evidence.expectations import expected, feature_distance, structure
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.evidence.harm import influence
+from tasks.diagnose.evidence.local_models import local_models
 from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.evidence.remembered import memories_of
 from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.evidence.sent import Captured, Gauge, Sent, capture, reference_of
 from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
-from tasks.diagnose.replay.examine import dissimilarity, expected, feature_distance, structure
-from tasks.diagnose.replay.local_models import local_models
 from tasks.local.landscape import LocalPath, curvature, local_path
 from tasks.local.learnability import learnable
 from tasks.local.probe import Fit, Probe

@@ -69,7 +69,7 @@ class Findings:
     cleared: tuple[str, ...]
     """Clients with odd updates that harm the model no more than honest ones."""
     local_models: Mapping[str, Any]
-    """The model that each client makes of that before the rise, of at most 50 clients (replay/local_models.py)."""
+    """The model that each client makes of that before the rise, of at most 50 clients (local_models.py)."""
     objective_gap: float
     """1/2 sum_k |w_k - p_k|, w_k in proportion to p_k times the client's steps: how far the weights that plain
     averaging gives are from those that were meant, 0 to 1 (FedNova, Wang 2020, theorem 1)."""

@@ -1,12 +1,11 @@
 """What the hold-out loss of a round's mean model gains or loses by single clients' updates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from tasks.diagnose.evidence.sent import Captured
 from tasks.diagnose.replay.engine import Replayer
-from tasks.diagnose.replay.examine import left_out_losses
 from tasks.local.probe import Probe
 from tasks.parameters import Params
 
@@ -48,3 +47,21 @@ def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[
             if left_out_losses(loss, sent.params, together, sent.weights)[0] - clean > limit:
                 guilty.append(client)
     return tuple(guilty)
+
+
+def left_out_losses(
+    loss: Callable[[Params], float], params: Params, updates: Mapping[str, Params], weights: Mapping[str, float]
+) -> tuple[float, dict[str, float]]:
+    """Returns the loss of the weighted mean model of a round, and for each client that of the mean without it.
+
+    With one client only, the model without it is the one that the round began with.
+    """
+
+    def mean_without(client: str | None) -> Params:
+        left = [c for c in updates if c != client]
+        total = sum(weights[c] for c in left)
+        if not left or total == 0:
+            return params
+        return np.asarray(params + np.sum([weights[c] / total * updates[c] for c in left], axis=0), np.float32)
+
+    return loss(mean_without(None)), {client: loss(mean_without(client)) for client in updates}

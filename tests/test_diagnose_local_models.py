@@ -16,7 +16,7 @@ def probe():
 
 
 def measured(probe, params, updates, weights=None, steps=None, test=None):
-    from tasks.diagnose.replay.local_models import local_models
+    from tasks.diagnose.evidence.local_models import local_models
 
     names, at = list(updates), np.asarray(params, np.float32)
     one = (np.eye(2, dtype=np.float32), np.array([0, 1], np.int32))

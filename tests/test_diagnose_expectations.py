@@ -1,14 +1,44 @@
-"""What features say of a client, by hand: their distance from the hold-out data's, and how they hang together."""
+"""What is expected of a client's data by hand: its loss, the distance of its features, and how they hang together."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tasks.diagnose.replay.examine import feature_distance, structure
+from tasks.diagnose.evidence.expectations import expected, feature_distance, structure
 
 TAKEN = SimpleNamespace(logits=lambda params, x: x)
 """A model that takes an example for the label of its largest feature."""
+
+
+def test_fit_and_expectation_by_hand(linear):
+    x = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], np.float32)
+    params = np.array([2.0, 0.0, 0.0, 2.0], np.float32)  # W = 2 I: the right class of (1, 0) is 0, of (0, 1) is 1
+    right, wrong = np.log1p(np.exp(-2.0)), np.log1p(np.exp(2.0))
+    fit = linear.fit(params, (x, np.array([0, 1, 1], np.int32)))
+    assert fit.loss == pytest.approx((2 * right + wrong) / 3)
+    assert fit.accuracy == pytest.approx(2 / 3)
+    reference = linear.fit(params, (x[:2], np.array([0, 1], np.int32)))
+    assert expected(fit, reference) == (pytest.approx(right), pytest.approx(1.0))
+
+
+def gaussians(rng, size, shift=0.0):
+    y = rng.integers(0, 2, size).astype(np.int32)
+    x = rng.normal(0, 0.3, (size, 2)) + np.eye(2)[y] + shift
+    return x.astype(np.float32), y
+
+
+def test_feature_distance_sees_shifts_and_neither_labels_nor_mixes(linear):
+    rng = np.random.default_rng(0)
+    params, base = np.array([5.0, 0.0, 0.0, 5.0], np.float32), gaussians(rng, 400)
+    x, y = gaussians(rng, 300)
+    same = feature_distance(linear, params, (x, y), base)
+    flipped = feature_distance(linear, params, (x, 1 - y), base)
+    one_label = feature_distance(linear, params, (x[y == 0], y[y == 0]), base)
+    # The shift along (1, 1) leaves the class alone: 0.6 in units of sd 0.3 + 0.03 is about 1.8.
+    shifted = feature_distance(linear, params, gaussians(rng, 300, 0.6), base)
+    assert max(same, flipped, one_label) < 0.2
+    assert shifted == pytest.approx(0.6 / 0.33, rel=0.15)
 
 
 def test_feature_distance_allows_for_the_size_of_both_samples():

@@ -1,26 +1,12 @@
-"""What the clients' numbers say together, and beside those of the hold-out data, at the model before the rise."""
-
-from collections.abc import Callable, Mapping, Sequence
+"""What the hold-out data let one expect of a client's data at the model before the rise, and how far off they are."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.local.features import LabelMeans, correlation, flat, label_means
 from tasks.local.probe import Fit, Probe
 from tasks.parameters import Params
-
-
-def dissimilarity(gradients: Sequence[Floats], shares: Floats) -> float:
-    """Returns B = sqrt(sum p_k ||g_k||^2 / ||sum p_k g_k||^2) (FedProx, Li 2020, definition 3).
-
-    1 where all gradients agree; infinite where they cancel.
-    """
-    mean = np.sum([share * g for share, g in zip(shares, gradients, strict=True)], axis=0)
-    squares = float(np.sum([share * (g @ g) for share, g in zip(shares, gradients, strict=True)]))
-    length = float(mean @ mean)
-    return float(np.sqrt(squares / length)) if length > 0 else np.inf
 
 
 def expected(fit: Fit, reference: Fit) -> tuple[float, float]:
@@ -77,21 +63,3 @@ def structure(x: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """
     whole, part = correlation(reference), correlation(x)
     return part / whole if whole > 0.05 else np.nan
-
-
-def left_out_losses(
-    loss: Callable[[Params], float], params: Params, updates: Mapping[str, Params], weights: Mapping[str, float]
-) -> tuple[float, dict[str, float]]:
-    """Returns the loss of the weighted mean model of a round, and for each client that of the mean without it.
-
-    With one client only, the model without it is the one that the round began with.
-    """
-
-    def mean_without(client: str | None) -> Params:
-        left = [c for c in updates if c != client]
-        total = sum(weights[c] for c in left)
-        if not left or total == 0:
-            return params
-        return np.asarray(params + np.sum([weights[c] / total * updates[c] for c in left], axis=0), np.float32)
-
-    return loss(mean_without(None)), {client: loss(mean_without(client)) for client in updates}
