@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from tasks.diagnose.evidence.data_finding import DataFinding
 from tasks.diagnose.evidence.update_finding import UpdateFinding
 from tasks.diagnose.thresholds import BEYOND, FAR_GROWN, OUTGROWN, TOO_STEEP, UNEQUAL_WORK
 from tasks.skew import earth_mover
+
+if TYPE_CHECKING:  # its import takes TensorFlow's
+    from tasks.diagnose.evidence.local_models import LocalModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +71,7 @@ class Findings:
     drift averages over the steps (Karimireddy 2020, equation 9), up to the steps of the client with the fewest."""
     cleared: tuple[str, ...]
     """Clients with odd updates that harm the model no more than honest ones."""
-    local_models: Mapping[str, Any]
+    local_models: "Mapping[str, LocalModel]"
     """The model that each client makes of that before the rise, of at most 50 clients (local_models.py)."""
     objective_gap: float
     """1/2 sum_k |w_k - p_k|, w_k in proportion to p_k times the client's steps: how far the weights that plain
