@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tasks.diagnose.evidence.expectations import expected, feature_distance, structure
+from tasks.diagnose.evidence import expectations
+from tasks.diagnose.evidence.expectations import expected
+from tasks.local.features import correlation, label_means
 
 TAKEN = SimpleNamespace(logits=lambda params, x: x)
 """A model that takes an example for the label of its largest feature."""
@@ -20,6 +22,15 @@ def test_fit_and_expectation_by_hand(linear):
     assert fit.accuracy == pytest.approx(2 / 3)
     reference = linear.fit(params, (x[:2], np.array([0, 1], np.int32)))
     assert expected(fit, reference) == (pytest.approx(right), pytest.approx(1.0))
+
+
+def feature_distance(probe, params, examples, reference):
+    """What the server makes of the means that the client sends."""
+    return expectations.feature_distance(label_means(probe, params, examples), probe, params, reference)
+
+
+def structure(x, reference):
+    return expectations.structure(correlation(x), correlation(reference))
 
 
 def gaussians(rng, size, shift=0.0):

@@ -16,7 +16,7 @@ def probe():
 
 
 def measured(probe, params, updates, weights=None, steps=None, test=None):
-    from tasks.diagnose.evidence.local_models import local_models
+    from tasks.diagnose.evidence.local_models import local_models, sent_model
 
     names, at = list(updates), np.asarray(params, np.float32)
     one = (np.eye(2, dtype=np.float32), np.array([0, 1], np.int32))
@@ -27,7 +27,7 @@ def measured(probe, params, updates, weights=None, steps=None, test=None):
         weights or dict.fromkeys(names, 1.0),
         steps or dict.fromkeys(names, 1),
         dict.fromkeys(names, probe.fit(at, one)),
-        dict.fromkeys(names, one),
+        {client: probe.fit(sent_model(at, np.asarray(updates[client], np.float32)), one).loss for client in names},
         test or one,
     )
 

@@ -62,7 +62,7 @@ def run(make_clients, settings_of, tmp_path_factory):
 def remembered(folder, settings, computations):
     log = read_clients(folder / "reports/clients.csv")
     with replayer(settings, folder, computations) as replays:
-        return memories_of(replays, Probe(replays.model), replays.data(), log, FIRST)
+        return memories_of(replays, Probe(replays.model), log, FIRST)
 
 
 def changed(run, to, client, change):
@@ -177,7 +177,7 @@ def test_data_that_changed_after_the_rise_are_not_held_against_it(run, settings_
     with replayer(settings_of(SETTINGS), folder, computations) as replays:
         # Rounds 11 and 16 were logged with the data that it had: the rise of round 9 is not of those of today.
         replays.go_to(8)
-        assert "02" not in memories_of(replays, Probe(replays.model), replays.data(), log, first=9)
+        assert "02" not in memories_of(replays, Probe(replays.model), log, first=9)
         assert "02" not in sent_over_trained(replays, log, ["02"], 18)
 
 

@@ -13,16 +13,18 @@ from tasks.diagnose.evidence.dissimilarity import dissimilarity
 from tasks.diagnose.evidence.expectations import expected, feature_distance, structure
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.evidence.harm import influence
-from tasks.diagnose.evidence.local_models import local_models
+from tasks.diagnose.evidence.local_models import local_models, sent_model
 from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.evidence.remembered import memories_of
 from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.evidence.sent import Captured, Gauge, Sent, capture, reference_of
-from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
+from tasks.federate.client_updates import CLIENT_UPDATES
+from tasks.local.features import correlation
 from tasks.local.landscape import LocalPath, curvature, local_path
 from tasks.local.learnability import learnable
-from tasks.local.probe import Fit, Probe
+from tasks.local.probe import Probe
+from tasks.local.view import View, view
 from tasks.round_log.read import ClientLog
 from tasks.skew import gini
 
@@ -42,8 +44,6 @@ _LEARNING_RATE = 0.1
 """Largest rate at which it is tried whether a client's data can be learnt."""
 _AGAIN = 3
 """Further rounds of the clients whose update was odd in the first."""
-_FOLLOW_THEIR_OWN = ("sgd", "fedprox", "fednova")
-"""Client updates that begin downhill on the client's own loss; what the server sends turns the others."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,28 @@ def find(
         trends: of the training loss and the hold-out loss; see `Findings`.
     """
     cohort = replays.cohort
-    before = _Before(replays, probe, log, first, replays.data(), (cohort.test_x, cohort.test_y))
+    params, test = replays.params, (cohort.test_x, cohort.test_y)
+    views = replays.at_clients(lambda _, examples: view(probe, params, cohort.num_classes, examples))
+    before = _Before(replays, probe, log, first, views, test)
     rows = logged.rows_of(log, first, first + _ROUNDS - 1)
     some = {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
-    fits = {client: probe.fit(replays.params, examples) for client, examples in before.data.items()}
-    own = before.own(fits, rows, influence(replays, probe, sent, some))
-    local = local_models(probe, sent.params, some, sent.weights, sent.steps, fits, before.data, before.test)
-    gradients = before.gradients()
+    own = before.own(rows, influence(replays, probe, sent, some))
+    fits = {client: seen.fit for client, seen in views.items()}
+    after = replays.at_clients(
+        lambda client, examples: probe.fit(sent_model(sent.params, some[client]), examples).loss, some
+    )
+    local = local_models(probe, sent.params, some, sent.weights, sent.steps, fits, after, test)
+    gradients = {client: seen.gradient for client, seen in views.items() if np.isfinite(seen.gradient).all()}
+    curvatures, paths = before.landscapes()
     return Findings(
         clients=before.findings(own, gradients, sent),
         label_skew=mean_label_distance({client: one.labels for client, one in own.items()}),
-        size_skew=gini(np.array([len(y) for _, y in before.data.values()])),
-        steepness=before.steepness(),
+        size_skew=gini(np.array([int(seen.labels.sum()) for seen in views.values()])),
+        steepness=_steepness(curvatures, replays.settings.federate.client.learning_rate),
         train_trend=trends[0],
         val_trend=trends[1],
         dissimilarity=_dissimilarity(replays, gradients),
-        local_drift=before.local_drift(),
+        local_drift=_local_drift(paths),
         cleared=(),
         local_models=local,
         objective_gap=logged.objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
@@ -118,45 +124,43 @@ def find(
 
 @dataclass(frozen=True)
 class _Before:
-    """The model before the rise, the clients' data of today, and the log."""
+    """The model before the rise, what the clients' data of today are at it, and the log."""
 
     replays: Replayer
     probe: Probe
     log: ClientLog
     first: int
-    data: Sites
+    views: Mapping[str, View]
     test: Examples
 
-    def own(
-        self, fits: Mapping[str, Fit], rows: Sequence[logged.Row], left_out: Mapping[str, float]
-    ) -> dict[str, _Own]:
+    def own(self, rows: Sequence[logged.Row], left_out: Mapping[str, float]) -> dict[str, _Own]:
         """What the clients' data and log say of them."""
         replays, federate, log = self.replays, self.replays.settings.federate, self.log
         reference = self.probe.fit(replays.params, self.test)
-        usual, memories = (
-            logged.usual_losses(log, self.first),
-            memories_of(replays, self.probe, self.data, log, self.first),
-        )
+        usual = logged.usual_losses(log, self.first)
+        memories = memories_of(replays, self.probe, log, self.first)
+        failures = {client: logged.first_failure(log, client, self.first) for client in self.views}
+        failed = [client for client, round_num in failures.items() if round_num is not None]
+        broken = replays.at_clients(lambda _, examples: self._path(examples, _BROKEN_EPOCHS).first_broken, failed)
         own = {}
-        for client, examples in self.data.items():
+        for client, seen in self.views.items():
             mine = [row for row in rows if row["client"] == client]
-            expected_loss, expected_accuracy = expected(fits[client], reference)
-            failed = logged.first_failure(log, client, self.first)
+            expected_loss, expected_accuracy = expected(seen.fit, reference)
             own[client] = _Own(
                 client=client,
-                labels=np.bincount(examples[1], minlength=replays.cohort.num_classes),
+                labels=seen.labels,
                 epochs=logged.mean_of_known([logged.passes(row, federate.client.batch_size) for row in mine]),
                 width=federate.width.get(client, 1.0),
-                loss=fits[client].loss,
-                accuracy=fits[client].accuracy,
+                loss=seen.fit.loss,
+                accuracy=seen.fit.accuracy,
                 usual_loss=usual.get(client, np.nan),
                 expected_loss=expected_loss,
                 expected_accuracy=expected_accuracy,
-                feature_distance=feature_distance(self.probe, replays.params, examples, self.test),
+                feature_distance=feature_distance(seen.means, self.probe, replays.params, self.test),
                 cosine_before=logged.mean_of_known(logged.before(log, "update_cosine_robust", client, self.first)),
                 cosine_during=logged.mean_of_known([row.get("update_cosine_robust") for row in mine]),
-                failed=failed,
-                first_broken=None if failed is None else self._path(client, _BROKEN_EPOCHS).first_broken,
+                failed=failures[client],
+                first_broken=broken.get(client),
                 left_out=left_out.get(client, np.nan),
                 memory=memories.get(client),
             )
@@ -173,7 +177,8 @@ class _Before:
             return ClientFinding(**parts, sent_over_trained=ratio)
 
         of_data = [finding(client) for client in own]
-        sense |= {one.client: self._sense(one.client) for one in of_data if one.shifted and one.changed}
+        unusual = [one.client for one in of_data if one.shifted and one.changed]
+        sense |= self.replays.at_clients(lambda _, examples: self._sense(examples), unusual)
         reference = reference_of(sent, [one.client for one in of_data if not one.in_conflict])
         gauge = Gauge(self._of_objectives(gradients), self.log, self.first, reference)
         updates = {client: gauge.measure(client, [sent]) for client in own}
@@ -188,48 +193,49 @@ class _Before:
             updates |= {client: gauge.measure(client, [sent, *draws]) for client in unknown}
         return tuple(finding(client, updates[client], ratios.get(client, np.nan)) for client in own)
 
-    def _sense(self, client: str) -> _Sense:
-        settings, examples = self.replays.settings.federate.client, self.data[client]
+    def _sense(self, examples: Examples) -> _Sense:
+        settings = self.replays.settings.federate.client
         rate = min(settings.learning_rate, _LEARNING_RATE)
         taught = learnable(self.probe, self.replays.params, examples, rate, settings.batch_size)
-        return _Sense(taught, structure(examples[0], self.test[0]))
+        return _Sense(taught, structure(correlation(examples[0]), correlation(self.test[0])))
 
-    def _path(self, client: str, num_epochs: int) -> LocalPath:
+    def _path(self, examples: Examples, num_epochs: int) -> LocalPath:
         settings = self.replays.settings.federate.client
         rate, batch_size = settings.learning_rate, settings.batch_size
-        return local_path(self.probe, self.replays.params, self.data[client], rate, batch_size, num_epochs)
-
-    def gradients(self) -> dict[str, Floats]:
-        """Each client's gradient of the loss on all its data, where it is finite."""
-        with np.errstate(all="ignore"):
-            gradients = {client: self.probe.gradient(self.replays.params, ex)[1] for client, ex in self.data.items()}
-        return {client: gradient for client, gradient in gradients.items() if np.isfinite(gradient).all()}
+        return local_path(self.probe, self.replays.params, examples, rate, batch_size, num_epochs)
 
     def _of_objectives(self, gradients: Mapping[str, Floats]) -> dict[str, Floats]:
         """The gradients of what the clients minimise; none where they follow more than their own data's gradient."""
         federate = self.replays.settings.federate
         client = federate.client
         clipped = client.clip_norm > 0 and client.weight_decay > 0  # the loss's part only
-        if client.kind not in _FOLLOW_THEIR_OWN or federate.shared_fraction > 0 or clipped:
+        # Other client updates begin downhill on the client's own loss; what the server sends turns these.
+        if CLIENT_UPDATES[client.kind].shared or federate.shared_fraction > 0 or clipped:
             return {}
         return {name: gradient + client.weight_decay * self.replays.params for name, gradient in gradients.items()}
 
-    def steepness(self) -> float:
-        """Largest curvature times the client learning rate, median over some clients."""
-        values = [
-            curvature(self.probe, self.replays.params, (x[:_EXAMPLES], y[:_EXAMPLES]))
-            for x, y in (self.data[client] for client in _spread(list(self.data)))
-            if len(y)
-        ]
-        rate = self.replays.settings.federate.client.learning_rate
-        return rate * float(np.median(values)) if values else np.nan
-
-    def local_drift(self) -> tuple[float, ...]:
-        """Mean squared distance from the model before the rise after each local step; see `Findings.local_drift`."""
+    def landscapes(self) -> tuple[list[float], list[Floats]]:
+        """The largest curvature of some clients' losses, and how far each of their local steps leads away."""
         num_epochs = max(1, min(self.replays.settings.federate.local_work.epochs, _DRIFT_EPOCHS))
-        paths = [self._path(client, num_epochs).distance for client in _spread(list(self.data))]
-        steps = min(len(path) for path in paths)
-        return tuple(float(value) for value in np.mean([path[:steps] ** 2 for path in paths], axis=0))
+
+        def landscape(_: str, examples: Examples) -> tuple[float | None, Floats]:
+            few = examples[0][:_EXAMPLES], examples[1][:_EXAMPLES]
+            steepest = curvature(self.probe, self.replays.params, few) if len(few[1]) else None
+            return steepest, self._path(examples, num_epochs).distance
+
+        results = self.replays.at_clients(landscape, _spread(list(self.views))).values()
+        return [steepest for steepest, _ in results if steepest is not None], [distance for _, distance in results]
+
+
+def _steepness(curvatures: Sequence[float], learning_rate: float) -> float:
+    """The median of the largest curvatures, times the client learning rate; see `Findings`."""
+    return learning_rate * float(np.median(curvatures)) if curvatures else np.nan
+
+
+def _local_drift(paths: Sequence[Floats]) -> tuple[float, ...]:
+    """The mean squared distance from the model before the rise after each local step; see `Findings`."""
+    steps = min(len(path) for path in paths)
+    return tuple(float(value) for value in np.mean([path[:steps] ** 2 for path in paths], axis=0))
 
 
 def _dissimilarity(replays: Replayer, gradients: Mapping[str, Floats]) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +10,13 @@ from numpy.typing import NDArray
 from tasks.clients import Examples
 from tasks.diagnose.evidence.logged import sized_signal
 from tasks.diagnose.evidence.memory import Memory, relabellings
-from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.engine import Replayer
 from tasks.local.first_batch import first_batch_loss, loss_by_other_label
 from tasks.local.probe import Probe
 from tasks.parameters import Params
 from tasks.round_log.read import ClientLog
+
+T = TypeVar("T")
 
 MOST_MODELS = 4
 """Most models under which clients' losses are compared."""
@@ -55,13 +57,11 @@ class LossComparison:
     Attributes:
         replays: of the run.
         probe: of its model.
-        data: the clients' examples of today.
         log: clients.csv, without rounds of pruning.
     """
 
     replays: Replayer
     probe: Probe
-    data: Sites
     log: ClientLog
 
     def under(self, models: Sequence[int], clients: Collection[str]) -> ComparedLosses:
@@ -96,7 +96,7 @@ class LossComparison:
         if not self.replays.as_they_are or len(memories) < TIMES or memories[-1].round == 1:
             return None
         logged = [memory.logged for memory in memories]
-        tables = [loss_by_other_label(*self._batch(memory.round - 1, client)) for memory in memories]
+        tables = [self._at(memory.round - 1, [client], loss_by_other_label)[client] for memory in memories]
         for then in relabellings(self.replays.cohort.num_classes):
             losses = [table[np.arange(len(then)), then].sum() for table in tables]
             if np.allclose(losses, logged, rtol=1e-5, atol=1e-6):
@@ -106,7 +106,7 @@ class LossComparison:
     def _add(self, compared: ComparedLosses, saved: int, clients: Collection[str]) -> tuple[ComparedLosses, bool]:
         """Adds the losses of the round after `saved`; and whether one of `clients` took part in it."""
         signals = sized_signal(self.log, saved + 1, "loss_before")
-        logged = {client: signal for client, signal in signals.items() if client in self.data}
+        logged = {client: signal for client, signal in signals.items() if client in self.replays.cohort.clients}
         other = {client for client, (num, _) in logged.items() if num != self.replays.num_examples(client)}
         resized = compared.resized | other
         widths = self.replays.settings.federate.width
@@ -124,9 +124,14 @@ class LossComparison:
         if not self.replays.as_they_are:
             repeated = self.replays.repeated(saved + 1, clients)
             return {client: result.loss_before for client, result in repeated.items()}
-        return {client: first_batch_loss(*self._batch(saved, client)) for client in clients}
+        return self._at(saved, clients, first_batch_loss)
 
-    def _batch(self, saved: int, client: str) -> tuple[Probe, Params, Examples, NDArray[np.int32]]:
-        """What the client computes on: the model after round `saved`, its data, its first batch of the next round."""
-        batch = self.replays.first_batch(saved + 1, client)
-        return self.probe, self.replays.params_after(saved), self.data[client], batch
+    def _at(
+        self, saved: int, clients: Sequence[str], compute: Callable[[Probe, Params, Examples, NDArray[np.int32]], T]
+    ) -> dict[str, T]:
+        """What clients compute of the model after round `saved`, on their first batches of the next round."""
+        replays, params = self.replays, self.replays.params_after(saved)
+        return replays.at_clients(
+            lambda client, examples: compute(self.probe, params, examples, replays.first_batch(saved + 1, client)),
+            clients,
+        )

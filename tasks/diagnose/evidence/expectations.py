@@ -1,10 +1,9 @@
 """What the hold-out data let one expect of a client's data at the model before the rise, and how far off they are."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.clients import Examples
-from tasks.local.features import LabelMeans, correlation, flat, label_means
+from tasks.local.features import LabelMeans, flat
 from tasks.local.probe import Fit, Probe
 from tasks.parameters import Params
 
@@ -24,15 +23,7 @@ def expected(fit: Fit, reference: Fit) -> tuple[float, float]:
     return loss, accuracy
 
 
-def feature_distance(probe: Probe, params: Params, examples: Examples, reference: Examples) -> float:
-    """Returns how far the features are from those of `reference`, in its sd; 0 is as near as a sample of it.
-
-    See `distance_of_means`.
-    """
-    return distance_of_means(label_means(probe, params, examples), probe, params, reference)
-
-
-def distance_of_means(client: LabelMeans, probe: Probe, params: Params, reference: Examples) -> float:
+def feature_distance(client: LabelMeans, probe: Probe, params: Params, reference: Examples) -> float:
     """Returns how far a client's means are from those of `reference`, in its sd; 0 is as near as a sample of it.
 
     Examples are compared with those of the reference that the model takes for the same label, so that neither an
@@ -56,10 +47,11 @@ def distance_of_means(client: LabelMeans, probe: Probe, params: Params, referenc
     return float(np.sqrt(max(square, 0.0)))
 
 
-def structure(x: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    """Returns how much features hang together, as a fraction of how much those of `reference` do; NaN if these do not.
+def structure(client: float, reference: float) -> float:
+    """Returns how much features hang together, as a fraction of how much the hold-out data's do; NaN if these do not.
 
-    See `correlation`.
+    Args:
+        client: `correlation` of the client's features.
+        reference: of the hold-out data's.
     """
-    whole, part = correlation(reference), correlation(x)
-    return part / whole if whole > 0.05 else np.nan
+    return client / reference if reference > 0.05 else np.nan

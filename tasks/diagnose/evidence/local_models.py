@@ -7,7 +7,6 @@ import numpy as np
 
 from tasks.arrays import Floats
 from tasks.clients import Examples
-from tasks.diagnose.replay.change import Sites
 from tasks.federate.statistics import gram
 from tasks.local.probe import Fit, Probe
 from tasks.parameters import Params
@@ -48,7 +47,7 @@ def local_models(
     weights: Mapping[str, float],
     steps: Mapping[str, int],
     before: Mapping[str, Fit],
-    data: Sites,
+    after: Mapping[str, float],
     test: Examples,
 ) -> dict[str, LocalModel]:
     """Returns the local model of each client of `updates`.
@@ -60,7 +59,7 @@ def local_models(
         weights: client to what it weighs in the average; scaled to shares p_k of these clients.
         steps: client to its local steps τ_k.
         before: client to how x does on its examples.
-        data: the clients' examples.
+        after: client to the loss of y_k on its examples, nats.
         test: the hold-out data.
     """
     names = list(updates)
@@ -74,11 +73,11 @@ def local_models(
     found = {}
     for k, client in enumerate(names):
         with np.errstate(all="ignore"):
-            local = np.asarray(params + updates[client], np.float32)
-            held_out, own = probe.fit(local, test), probe.fit(local, data[client])
+            local = sent_model(params, updates[client])
+            held_out = probe.fit(local, test)
         found[client] = LocalModel(
             loss_before=before[client].loss,
-            loss_after=own.loss,
+            loss_after=after[client],
             val_loss=held_out.loss,
             recalls={label: recall for label, (_, _, recall) in held_out.by_label.items()},
             pairwise_cosine=float(pairwise[k]),
@@ -88,6 +87,12 @@ def local_models(
             effective_weight=float(work[k] / work.sum()) if work.sum() > 0 else np.nan,
         )
     return found
+
+
+def sent_model(params: Params, update: Params) -> Params:
+    """Returns (P,) the model x + Δ_k."""
+    with np.errstate(all="ignore"):
+        return np.asarray(params + update, np.float32)
 
 
 def _cosines(inner: Floats, share: Floats) -> tuple[Floats, Floats]:

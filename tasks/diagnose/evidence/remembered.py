@@ -9,7 +9,6 @@ import numpy as np
 from tasks.diagnose.evidence.compared import LossComparison
 from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.observe.own_losses import ClientRise
-from tasks.diagnose.replay.change import Sites
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.thresholds import WORSE
@@ -25,7 +24,7 @@ _EARLY = 0.7
 """Share of the rounds before the rise, from the first on, in which a loss that is the same today counts as well."""
 
 
-def memories_of(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, first: int) -> dict[str, Memory]:
+def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> dict[str, Memory]:
     """Returns by client the logged loss that differs most from the loss that its data of today give.
 
     1. Losses are compared of the earliest rounds whose model is known, before round `first`.
@@ -37,7 +36,6 @@ def memories_of(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, fi
     Args:
         replays: at the checkpoint before the rise.
         probe: of their model.
-        data: the clients' examples of today.
         log: clients.csv, without rounds of pruning.
         first: round in which the rise began.
     """
@@ -45,8 +43,10 @@ def memories_of(replays: Replayer, probe: Probe, data: Sites, log: ClientLog, fi
     def counts(memory: Memory) -> bool:
         return memory.changed or 1 < memory.round <= _EARLY * first
 
-    comparison = LossComparison(replays, probe, data, log)
-    before = comparison.under_some([saved for saved in replays.saved if saved < first - 1], data, counts)
+    comparison = LossComparison(replays, probe, log)
+    before = comparison.under_some(
+        [saved for saved in replays.saved if saved < first - 1], replays.cohort.clients, counts
+    )
     if before.of_most:
         return {}
     during = comparison.under_some([saved for saved in replays.saved if saved >= first], before.changed, lambda _: True)
@@ -85,8 +85,8 @@ def risen_with_their_data(
     with replayer(settings, folder, cache) as replays:
         if not replays.as_they_are:
             return []
-        data = replays.data()
-        compared = LossComparison(replays, Probe(replays.model), data, log).under(replays.saved, data)
+        comparison = LossComparison(replays, Probe(replays.model), log)
+        compared = comparison.under(replays.saved, replays.cohort.clients)
     if compared.of_most:
         return []
     risen = [risen_between(log, client, compared.memories[client]) for client in compared.changed]

@@ -2,12 +2,12 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from tasks.runtime.kinds import runtime
 from tasks.settings import RuntimeSettings, Settings
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -156,9 +158,9 @@ class Replayer:
         info = self.cohort.clients.get(client)
         return info.num_examples if info else -1
 
-    def data(self) -> dict[str, Examples]:
-        """Returns the clients' preprocessed examples, without public ones, as a simulated fault leaves them."""
-        return self._variants.data()
+    def at_clients(self, compute: Callable[[str, Examples], T], clients: Iterable[str] | None = None) -> dict[str, T]:
+        """Returns what a client computation gives at each of `clients` (None: all), by client; see `Variants`."""
+        return self._variants.at_clients(compute, self.cohort.clients if clients is None else clients)
 
     @cached_property
     def as_they_are(self) -> bool:

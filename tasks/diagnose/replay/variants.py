@@ -2,13 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from tasks.clients import CLIENTS, TEST, Examples, read_client, write_client
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
+from tasks.errors import RunError
 from tasks.federate.aggregators import check
 from tasks.federate.cohort import Cohort, cohort_from, cohort_of
 from tasks.federate.round import Round
@@ -16,10 +18,15 @@ from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.state import ServerState
 from tasks.files import read_json, write_json
 from tasks.local import faults
+from tasks.local.on_examples import on_examples
 from tasks.models import build
 from tasks.parameters import digest
+from tasks.runtime.carry import at_clients
 from tasks.runtime.check_in import check_in
+from tasks.runtime.failed import Failed
 from tasks.settings import FaultSettings, Settings, with_settings
+
+T = TypeVar("T")
 
 # What a round's computations do not depend on: these come with each client's input, or are the host's business.
 _PER_ROUND = ("rounds", "evaluate_every", "checkpoint_every", "guard", "local_work", "exclude", "early_stopping")
@@ -58,13 +65,40 @@ class Variants:
         computations = self._computations(self.settings, self.cohort)
         self.unchanged = Runner(self.settings, self.cohort, self.model, self.phase, computations)
 
-    def data(self) -> dict[str, Examples]:
-        """Returns the clients' preprocessed examples, without public ones, as a simulated fault leaves them."""
-        return {client: self._examples(client) for client in self.cohort.clients}
+    def at_clients(self, compute: Callable[[str, Examples], T], clients: Iterable[str]) -> dict[str, T]:
+        """Returns what a client computation gives at each of `clients`, by client.
 
-    def _examples(self, client: str) -> Examples:
-        simulated, examples = self.settings.federate.faults, read_client(self._folder / CLIENTS / client)
-        return faults.with_fault(simulated, self.settings.seed, client, examples, self.cohort.num_classes)
+        Args:
+            compute: the client's id and its preprocessed examples, without public ones, as a simulated fault leaves
+                them -> numbers, or vectors of the model's size.
+            clients: ids.
+
+        Raises:
+            RunError: a client's data cannot be read, or the model fails on them.
+        """
+        simulated, seed, form = self.settings.federate.faults, self.settings.seed, self._checked_in.form
+
+        def with_fault(folder: Path) -> T:
+            def compute_on(examples: Examples) -> T:
+                faulty = faults.with_fault(simulated, seed, folder.name, examples, form.num_classes)
+                return compute(folder.name, faulty)
+
+            return on_examples(compute_on, form, None, folder)
+
+        results = at_clients(with_fault, {client: self._folder / CLIENTS / client for client in clients})
+        for client, result in results.items():
+            if isinstance(result, Failed):
+                raise RunError(f"client {client}: {result.reason}")
+        return {client: result for client, result in results.items() if not isinstance(result, Failed)}
+
+    def _sites(self) -> dict[str, Examples]:
+        """The clients' examples in one place: a simulation may move them between clients, a federation could not."""
+        simulated, seed, num_classes = self.settings.federate.faults, self.settings.seed, self.cohort.num_classes
+        folders = {client: self._folder / CLIENTS / client for client in self.cohort.clients}
+        return {
+            client: faults.with_fault(simulated, seed, client, read_client(folder), num_classes)
+            for client, folder in folders.items()
+        }
 
     @property
     def draws(self) -> bool:
@@ -142,7 +176,7 @@ class Variants:
 
     def _operated(self, change: Change) -> Path:
         folder = self._holder / f"{len(self._cohorts)}"
-        sites: Mapping[str, Examples] = self.data()
+        sites: Mapping[str, Examples] = self._sites()
         for surgery in change.surgery.values():
             sites = surgery(sites)
         for client, (x, y) in sites.items():
