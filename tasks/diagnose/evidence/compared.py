@@ -1,7 +1,8 @@
 """Losses that clients logged under known models, beside the losses that their data of today give."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from tasks.round_log.read import ClientLog
 T = TypeVar("T")
 
 MOST_MODELS = 4
-"""Most models under which clients' losses are compared."""
+"""Most models under which clients' losses are compared, and that are held in memory together."""
 TIMES = 2
 """Losses of a client that are enough; least losses that tell a relabelling."""
 
@@ -67,8 +68,10 @@ class LossComparison:
     def under(self, models: Sequence[int], clients: Collection[str]) -> ComparedLosses:
         """Returns the losses of `clients` under the models after all rounds in `models`."""
         compared = ComparedLosses()
-        for saved in models:
-            compared, _ = self._add(compared, saved, clients)
+        for chunk in _chunks(models):
+            losses = self._first_losses(chunk, clients)
+            for saved in chunk:
+                compared, _ = self._add(compared, saved, clients, losses)
         return compared
 
     def under_some(
@@ -81,10 +84,12 @@ class LossComparison:
         3. Under the other models, it is only looked up which clients have another number of examples.
         """
         compared, used = ComparedLosses(), 0
-        for saved in models:
-            unclear = [client for client in clients if sum(map(counts, compared.memories.get(client, ()))) < TIMES]
-            compared, some = self._add(compared, saved, unclear if used < MOST_MODELS else ())
-            used += some
+        for chunk in _chunks(models):
+            losses = self._first_losses(chunk, clients) if used < MOST_MODELS else {}
+            for saved in chunk:
+                unclear = [client for client in clients if sum(map(counts, compared.memories.get(client, ()))) < TIMES]
+                compared, some = self._add(compared, saved, unclear if used < MOST_MODELS else (), losses)
+                used += some
         return compared
 
     def relabelling(self, client: str, memories: Sequence[Memory]) -> tuple[int, ...] | None:
@@ -96,14 +101,16 @@ class LossComparison:
         if not self.replays.as_they_are or len(memories) < TIMES or memories[-1].round == 1:
             return None
         logged = [memory.logged for memory in memories]
-        tables = [self._at(memory.round - 1, [client], loss_by_other_label)[client] for memory in memories]
+        tables = self._at({client: [memory.round - 1 for memory in memories]}, loss_by_other_label)[client].values()
         for then in relabellings(self.replays.cohort.num_classes):
             losses = [table[np.arange(len(then)), then].sum() for table in tables]
             if np.allclose(losses, logged, rtol=1e-5, atol=1e-6):
                 return tuple(int(label) for label in then)
         return None
 
-    def _add(self, compared: ComparedLosses, saved: int, clients: Collection[str]) -> tuple[ComparedLosses, bool]:
+    def _add(
+        self, compared: ComparedLosses, saved: int, clients: Collection[str], losses: Mapping[str, Mapping[int, float]]
+    ) -> tuple[ComparedLosses, bool]:
         """Adds the losses of the round after `saved`; and whether one of `clients` took part in it."""
         signals = sized_signal(self.log, saved + 1, "loss_before")
         logged = {client: signal for client, signal in signals.items() if client in self.replays.cohort.clients}
@@ -112,26 +119,53 @@ class LossComparison:
         widths = self.replays.settings.federate.width
         able = [c for c in logged if c in clients and c not in resized and widths.get(c, 1.0) == 1]
         memories = dict(compared.memories)
-        for client, loss in self._losses(saved, able).items():
+        for client, loss in self._losses(saved, able, losses).items():
             if np.isfinite(loss):
                 memories[client] = (*memories.get(client, ()), Memory(saved + 1, logged[client][1], loss))
         return ComparedLosses(memories, resized), bool(able)
 
-    def _losses(self, saved: int, clients: Sequence[str]) -> dict[str, float]:
+    def _losses(
+        self, saved: int, clients: Sequence[str], losses: Mapping[str, Mapping[int, float]]
+    ) -> dict[str, float]:
         """The `loss_before` of clients in the round after `saved`, with the data of today."""
         if not clients:
             return {}
         if not self.replays.as_they_are:
             repeated = self.replays.repeated(saved + 1, clients)
             return {client: result.loss_before for client, result in repeated.items()}
-        return self._at(saved, clients, first_batch_loss)
+        return {client: losses[client][saved] for client in clients}
+
+    def _first_losses(self, models: Sequence[int], clients: Collection[str]) -> dict[str, dict[int, float]]:
+        """By client and model, the loss of its first batch of the next round; each client is asked once.
+
+        Of clients that took part in that round. Empty if rounds have to be run again for it.
+        """
+        if not self.replays.as_they_are:
+            return {}
+        rounds: dict[str, list[int]] = {}
+        for saved in models:
+            for client in sized_signal(self.log, saved + 1, "loss_before"):
+                if client in clients and client in self.replays.cohort.clients:
+                    rounds.setdefault(client, []).append(saved)
+        return self._at(rounds, first_batch_loss)
 
     def _at(
-        self, saved: int, clients: Sequence[str], compute: Callable[[Probe, Params, Examples, NDArray[np.int32]], T]
-    ) -> dict[str, T]:
-        """What clients compute of the model after round `saved`, on their first batches of the next round."""
-        replays, params = self.replays, self.replays.params_after(saved)
-        return replays.at_clients(
-            lambda client, examples: compute(self.probe, params, examples, replays.first_batch(saved + 1, client)),
-            clients,
-        )
+        self, rounds: Mapping[str, Sequence[int]], compute: Callable[[Probe, Params, Examples, NDArray[np.int32]], T]
+    ) -> dict[str, dict[int, T]]:
+        """What clients compute of the models after `rounds`, each on its first batch of the next round."""
+        replays = self.replays
+        params = {saved: replays.params_after(saved) for saved in sorted({*chain(*rounds.values())})}
+
+        def of_models(client: str, examples: Examples) -> dict[int, T]:
+            return {
+                saved: compute(self.probe, params[saved], examples, replays.first_batch(saved + 1, client))
+                for saved in rounds[client]
+            }
+
+        return replays.at_clients(of_models, rounds)
+
+
+def _chunks(models: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The models, so many at once as are held in memory together."""
+    for first in range(0, len(models), MOST_MODELS):
+        yield models[first : first + MOST_MODELS]
