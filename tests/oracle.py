@@ -18,7 +18,7 @@ from unittest import mock
 import grpc  # type: ignore[import-untyped]
 import tensorflow_federated as tff
 
-from tasks.federate import rounds
+from tasks.federate import loop
 from tasks.settings import RuntimeSettings
 
 # Holds a pipe whose other end is the tests': however their process ends, `read` returns, and the worker is killed.
@@ -59,7 +59,7 @@ def asked(threads: int = 2) -> Iterator[None]:
         def installed(settings: RuntimeSettings) -> Any:
             return tff.framework.get_context_stack().install(context)
 
-        with mock.patch.object(rounds, "runtime", installed):
+        with mock.patch.object(loop, "runtime", installed):
             yield
 
 

@@ -354,7 +354,7 @@ def test_a_run_whose_frozen_parameters_are_others_is_another(make_clients, setti
     import tensorflow as tf
 
     from tasks.federate.cohort import cohort_of
-    from tasks.federate.rounds import identity_of
+    from tasks.federate.loop import identity_of
     from tasks.federate.runner import Phase
 
     settings = settings_of({})

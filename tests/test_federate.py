@@ -20,7 +20,7 @@ from tasks.clients import TEST
 from tasks.errors import SettingsError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints
-from tasks.federate.rounds import ignore
+from tasks.federate.loop import ignore
 from tasks.federate.schedule import client_rng, epochs, learning_rate_factor, sample, visits
 from tasks.files import read_json, read_rows
 from tasks.models import build

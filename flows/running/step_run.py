@@ -15,7 +15,7 @@ from tasks.errors import TrackingLost
 OnRound = Callable[[Mapping[str, Any], int, int], None]
 """Called after each round with its row of rounds.csv, the rounds done, and the rounds in all.
 
-The same as `tasks.federate.rounds.Watch`, whose import takes TensorFlow's.
+The same as `tasks.federate.loop.Watch`, whose import takes TensorFlow's.
 """
 
 RETRY_AFTER = [5.0, 30.0]

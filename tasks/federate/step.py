@@ -11,8 +11,8 @@ from tasks import outputs
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.fit import check_fit
+from tasks.federate.loop import Watch, ignore, run_rounds
 from tasks.federate.record import RoundLine, write_lines
-from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.models import BUILDERS, build, num_params, save_model
 from tasks.parameters import kernels, unpruned

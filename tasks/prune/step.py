@@ -14,8 +14,8 @@ from tasks import outputs
 from tasks.errors import DataError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.loop import Watch, ignore, run_rounds
 from tasks.federate.record import RoundLine, write_lines
-from tasks.federate.rounds import Watch, ignore, run_rounds
 from tasks.federate.runner import Phase
 from tasks.files import replacing, write_json
 from tasks.models import load_model, save_model

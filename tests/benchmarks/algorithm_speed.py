@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 from tensorflow.keras import Model, Sequential, layers
 
-from tasks.federate import rounds, runner
+from tasks.federate import loop, runner
 from tasks.federate.aggregators import RULES
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.models import build, num_params
@@ -135,7 +135,7 @@ def run(kind: str, num_rounds: int, cohort: Cohort, folder: Path, turns: Turns, 
     with turns.taking_part(kind):
         model = build("tests.benchmarks.algorithm_speed:perceptron", SHAPE, CLASSES, settings.seed)
         phase = runner.Phase(kind, 1, num_rounds)
-        lines = rounds.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
+        lines = loop.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
         first, last = lines[0]["row"], lines[-1]["row"]
         steps = {row["num_steps"] for row in lines[-1]["clients"]}
         say(f"{kind}: {num_params(model):,} parameters, loss {first['train_loss']} to {last['train_loss']}")

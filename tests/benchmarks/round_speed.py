@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from tensorflow.keras import Model
 
 from tasks.clients import CLIENTS, TEST, write_client
-from tasks.federate import rounds, runner
+from tasks.federate import loop, runner
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.validation import build_validation
@@ -155,7 +155,7 @@ def measure(name: str, num_clients: int, least: int, seconds: float, folder: Pat
 def _check_first_round(
     others: dict[str, Variant], settings: Settings, folder: Path, cohort: Cohort, model: Model, initial: Any
 ) -> None:
-    rounds.run_rounds(settings, folder / "check", cohort, model, runner.Phase("check", 1, 1), lambda lines: None)
+    loop.run_rounds(settings, folder / "check", cohort, model, runner.Phase("check", 1, 1), lambda lines: None)
     ours = flatten(model)
     model.set_weights(initial)
     for variant in others.values():
@@ -208,7 +208,7 @@ def _interleave(
 
     with stopwatch.on_recording():
         phase = runner.Phase("federate", 1, last)
-        lines = rounds.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
+        lines = loop.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
     return timed, recording, sum(row["num_steps"] for row in lines[-1].clients)
 
 

@@ -19,8 +19,8 @@ from tasks.diagnose.replay.states import KnownStates
 from tasks.diagnose.replay.variants import Variants
 from tasks.errors import NoClientLeft
 from tasks.federate import runner
+from tasks.federate.loop import identity_of
 from tasks.federate.record import RoundLine
-from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Runner
 from tasks.federate.schedule import clients_per_round
 from tasks.federate.state import ClientResult, ServerState

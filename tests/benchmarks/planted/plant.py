@@ -16,9 +16,9 @@ from tasks.clients import CLIENTS, read_client, write_client
 from tasks.errors import NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.loop import identity_of
 from tasks.federate.record import RoundLine, write_lines
 from tasks.federate.round import Round
-from tasks.federate.rounds import identity_of
 from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.federate.state import ServerState
 from tasks.files import read_json, write_json

@@ -17,8 +17,8 @@ from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.loop import Loop, best_checkpoint
 from tasks.federate.record import RoundLine
-from tasks.federate.rounds import Loop, best_checkpoint
 from tasks.federate.runner import Phase, Stepped
 from tasks.federate.schedule import sample, stops_early
 from tasks.federate.state import ServerState
@@ -330,7 +330,7 @@ def test_guard_stops_within_two_rounds_of_the_onset_of_a_rise(many, settings_of,
 
 
 def test_guard_goes_back_from_a_rise_to_the_best_model_before_it(many, settings_of, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="tasks.federate.rounds"):
+    with caplog.at_level(logging.WARNING, logger="tasks.federate.loop"):
         federate(settings_of({**RISING, "federate.guard": "rollback"}), many.write(tmp_path))
     (back,) = [record.getMessage() for record in caplog.records if "back to the model" in record.getMessage()]
     fired, best = (int(found) for found in re.findall(r"round (\d+): val_loss .* after round (\d+)", back)[0])
