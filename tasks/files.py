@@ -163,9 +163,9 @@ def read_npy(opened: IO[bytes], size: int) -> NDArray[Any]:
     shape, _, dtype = _HEADERS[version](opened)
     if dtype.hasobject:
         raise ValueError("pickled objects")
-    promised, found = math.prod(shape) * dtype.itemsize, size - opened.tell()
-    if promised != found or min(shape, default=0) < 0:
-        raise ValueError(f"{found} bytes of data where the header promises {promised} (shape {shape}, {dtype})")
+    promised, present = math.prod(shape) * dtype.itemsize, size - opened.tell()
+    if promised != present or min(shape, default=0) < 0:
+        raise ValueError(f"{present} bytes of data where the header promises {promised} (shape {shape}, {dtype})")
     opened.seek(0)
     array: NDArray[Any] = _format.read_array(opened, allow_pickle=False)
     return array

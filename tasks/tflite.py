@@ -53,12 +53,12 @@ def _converted(model: tf.keras.Model, quantise: bool, batch: int | None) -> byte
     if batch is None:
         converter = tf.lite.TFLiteConverter.from_keras_model(model)
     else:
-        given = tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32)
+        batch_of = tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32)
         function = tf.function(lambda x: model(x, training=False), autograph=False)
         # A Keras model would be saved first, with every call of every layer traced: 10 s for an LSTM.
         holder = tf.Module()
         holder.variables_of_model = model.variables
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(given)], holder)
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(batch_of)], holder)
     if quantise:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     return bytes(converter.convert())
@@ -84,17 +84,17 @@ def tflite_logits(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]
         # The default delegate prints to stderr, and its sums depend on the number of threads.
         experimental_op_resolver_type=tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
-    (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
-    size = _BATCH if given["shape_signature"][0] == -1 else 1
+    (entry,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()
+    size = _BATCH if entry["shape_signature"][0] == -1 else 1
     allocated, parts = 0, []
     for begin in range(0, len(x), size):
         batch = x[begin : begin + size]
         if len(batch) != allocated:
-            interpreter.resize_tensor_input(given["index"], batch.shape)
+            interpreter.resize_tensor_input(entry["index"], batch.shape)
             interpreter.allocate_tensors()
             allocated = len(batch)
         interpreter.reset_all_variables()  # an LSTM would begin where the last example ended
-        interpreter.set_tensor(given["index"], batch)
+        interpreter.set_tensor(entry["index"], batch)
         interpreter.invoke()
         parts.append(interpreter.get_tensor(result["index"]))
     return np.concatenate(parts)
@@ -110,11 +110,11 @@ def checked_difference(exported: NDArray[np.float32], logits: NDArray[np.float32
         RunError: they differ by more than the order of additions explains, or only the file's are not finite.
     """
     finite = np.isfinite(exported) & np.isfinite(logits)
-    one, other = exported[finite].astype(np.float64), logits[finite].astype(np.float64)
-    largest = float(np.abs(one - other).max(initial=0.0))
+    file_logits, keras_logits = exported[finite].astype(np.float64), logits[finite].astype(np.float64)
+    largest = float(np.abs(file_logits - keras_logits).max(initial=0.0))
     if np.isfinite(logits).all() and not finite.all():
         largest = np.inf
-    if largest > _SAME_LOGITS * np.abs(other).max(initial=1.0):
+    if largest > _SAME_LOGITS * np.abs(keras_logits).max(initial=1.0):
         raise RunError(f"models/pruned_float.tflite differs from models/pruned.h5: by up to {largest:.4g} in a logit")
     return largest
 

@@ -57,13 +57,13 @@ def investigate(
         proven, entered = _proven(trials, proposed, findings, came_again)
         spent = trials.spent
         tried, treated = treat(trials, proven, replays.settings, findings)
-        claimed = {one.candidate.cause for one in proven}
+        claimed = {cause.candidate.cause for cause in proven}
         return Investigation(
             from_round=trials.start,
             window=(trials.window.first, trials.window.last),
             reproduced=came_again or bool(proven),
             causes=tuple(proven),
-            ruled_out=tuple(proof(trials, one) for one in entered if one.cause not in claimed),
+            ruled_out=tuple(proof(trials, candidate) for candidate in entered if candidate.cause not in claimed),
             tried=tried,
             proposed=treated,
             findings=findings,
@@ -78,8 +78,8 @@ def _findings(replays: Replayer, incident: Incident, clients: ClientLog) -> Find
     sent = capture(replays, incident.alarm)
     findings = find(replays, probe, sent, clients, incident.first, incident.trends)
     suspects = findings.faulty()
-    evident = {one.client for one in findings.clients if one.in_conflict or one.uphill or findings.outgrown(one)}
-    evident |= {one.client for one in findings.clients if np.isfinite(one.sent_over_trained)}
+    evident = {c.client for c in findings.clients if c.in_conflict or c.uphill or findings.outgrown(c)}
+    evident |= {c.client for c in findings.clients if np.isfinite(c.sent_over_trained)}
     return replace(findings, cleared=verdict.cleared(suspects, harmful(replays, probe, sent, suspects), evident))
 
 

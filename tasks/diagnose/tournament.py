@@ -20,7 +20,7 @@ def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof |
 
     The effect is the share of failed clients that is gone: a loss from which failed clients are left out shows nothing.
     """
-    candidate = next((one for one in candidates if one.cause == FAILURES), None)
+    candidate = next((each for each in candidates if each.cause == FAILURES), None)
     if candidate is None:
         return None
     failed = []
@@ -52,7 +52,7 @@ def _replay(trials: Trials, candidate: Candidate, entered: list[Candidate]) -> f
     """Adds the candidate to `entered` if the settings allow it; returns the share of the rise that it removes."""
     if not trials.run(candidate.change, until=trials.window.halfway):
         return 0.0
-    best = max((trials.removed(one.change) for one in entered), default=0.0)
+    best = max((trials.removed(earlier.change) for earlier in entered), default=0.0)
     entered.append(candidate)
     if verdict.worth_finishing(candidate.cause, trials.removed(candidate.change), best):
         trials.run(candidate.change)
@@ -97,8 +97,8 @@ class Tournament:
         return self._pair() or (self._confirmed(rest) if rest else [])
 
     def _contenders(self, numbers: Sequence[int]) -> list[Contender]:
-        candidates = [(number, self.entered[number]) for number in numbers]
-        return [Contender(number, one.cause, self.trials.removed(one.change)) for number, one in candidates]
+        removed = {number: self.trials.removed(self.entered[number].change) for number in numbers}
+        return [Contender(number, self.entered[number].cause, share) for number, share in removed.items()]
 
     def _confirmed(self, contender: Contender) -> list[Proof]:
         """The proof of a cause, and of a second one if there is one; empty if other seeds do not confirm the first."""
@@ -124,7 +124,7 @@ class Tournament:
         """The cause whose removal after the first's lowers the loss most, or that is necessary alone; None without."""
         best: tuple[SecondChange, SecondCause] | None = None
         second: Candidate | None = None
-        others = [number for number, one in enumerate(self.entered) if one.cause != first.cause]
+        others = [number for number, other in enumerate(self.entered) if other.cause != first.cause]
         for candidate in (self.entered[number] for number in others):
             # The replay of both, and two of another seed to confirm the first.
             if not CAUSES[candidate.cause].beside_another or not self.trials.affords(3):
@@ -158,8 +158,8 @@ class Tournament:
 
     def _pair(self) -> list[Proof]:
         """The proofs of two causes that remove the rise only together; empty if no pair does."""
-        for one, other in verdict.pairs(self._contenders(range(len(self.entered)))):
-            pair = [self.entered[contender.number] for contender in (one, other)]
+        for first, second in verdict.pairs(self._contenders(range(len(self.entered)))):
+            pair = [self.entered[contender.number] for contender in (first, second)]
             both = self.trials.together(*(candidate.change for candidate in pair))
             if not self.trials.run(both) or not verdict.pair_counts(self.trials.removed(both)):
                 continue

@@ -85,8 +85,8 @@ def treat(
         share = _taken_back(trials, best.change, proven) if best else None
         if beside and worth_both(_taken_back(trials, beside[0].change, proven), share):
             against |= dict.fromkeys(results[0].against, results[0])
-    ranked = [tried[place] for place in best_first([one.recovers for one in tried])]
-    return tuple(ranked), {cause: one for cause, one in against.items() if worth_proposing(one.recovers)}
+    ranked = [tried[place] for place in best_first([remedy.recovers for remedy in tried])]
+    return tuple(ranked), {cause: remedy for cause, remedy in against.items() if worth_proposing(remedy.recovers)}
 
 
 def _replayed(trials: Trials, proposed: Iterable[Remedy], causes: Sequence[Proof]) -> list[Dose]:

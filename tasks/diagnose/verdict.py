@@ -245,8 +245,8 @@ def pairs(contenders: Sequence[Contender]) -> Iterator[tuple[Contender, Contende
     """
     others = [contender for contender in contenders if contender.cause != _OVERFITTING]
     able = sorted(others, key=lambda contender: contender.removed, reverse=True)[:CANDIDATES_IN_PAIRS]
-    for i, one in enumerate(able):
-        yield from ((one, other) for other in able[i + 1 :] if other.cause != one.cause)
+    for i, first in enumerate(able):
+        yield from ((first, second) for second in able[i + 1 :] if second.cause != first.cause)
 
 
 def pair_counts(share: float) -> bool:

@@ -47,8 +47,8 @@ def measurements(path: Path, rows: Rows, name: str) -> Measurements:
     """
     numbers = parsed_column(path, rows, name, _number)
     values = np.array([math.nan if number is None else number for number in numbers], dtype=np.float64)
-    given = np.array([number is not None for number in numbers], dtype=np.bool_)
-    return Measurements(np.where(np.abs(values) > LARGEST, np.inf, values), given)
+    measured = np.array([number is not None for number in numbers], dtype=np.bool_)
+    return Measurements(np.where(np.abs(values) > LARGEST, np.inf, values), measured)
 
 
 def parsed_column(path: Path, rows: Rows, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:

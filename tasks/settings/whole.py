@@ -33,10 +33,10 @@ class Settings(Section):
 
 def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any]:
     """Returns every setting by its dotted name, with pydantic's FieldInfo; sections are walked, not listed."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            found |= fields(field.annotation, f"{prefix}{name}.")
+            by_name |= fields(field.annotation, f"{prefix}{name}.")
         else:
-            found[prefix + name] = field
-    return found
+            by_name[prefix + name] = field
+    return by_name

@@ -70,12 +70,12 @@ def local_models(
     work = share * np.array([steps[client] for client in names], np.float64)
     pairwise, others = _cosines(gram([np.asarray(updates[client], np.float32) for client in names]), share)
     size = float(np.linalg.norm(params.astype(np.float64)))
-    found = {}
+    models = {}
     for k, client in enumerate(names):
         with np.errstate(all="ignore"):
             local = sent_model(params, updates[client])
             held_out = probe.fit(local, test)
-        found[client] = LocalModel(
+        models[client] = LocalModel(
             loss_before=before[client].loss,
             loss_after=after[client],
             val_loss=held_out.loss,
@@ -86,7 +86,7 @@ def local_models(
             intended_weight=float(share[k]),
             effective_weight=float(work[k] / work.sum()) if work.sum() > 0 else np.nan,
         )
-    return found
+    return models
 
 
 def sent_model(params: Params, update: Params) -> Params:

@@ -62,10 +62,10 @@ def relabellings(num_classes: int) -> Iterator[Labels]:
     yield labels[::-1].copy()
     for by in range(1, num_classes):
         yield (labels - by) % num_classes
-    for one in range(num_classes):
-        for other in range(one + 1, num_classes):
+    for first in range(num_classes):
+        for second in range(first + 1, num_classes):
             swapped = labels.copy()
-            swapped[[one, other]] = other, one
+            swapped[[first, second]] = second, first
             yield swapped
 
 

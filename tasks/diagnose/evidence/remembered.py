@@ -90,7 +90,7 @@ def risen_with_their_data(
     if compared.of_most:
         return []
     risen = [risen_between(log, client, compared.memories[client]) for client in compared.changed]
-    return [one for one in risen if one is not None]
+    return [rise for rise in risen if rise is not None]
 
 
 def risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> ClientRise | None:

@@ -141,6 +141,6 @@ class Gauge:
         return _cosine(sent.updates[client], self.gradients[client]) if client in self.gradients else np.nan
 
 
-def _cosine(one: Params, other: Floats) -> float:
-    size = float(np.linalg.norm(one.astype(np.float64)) * np.linalg.norm(other))
-    return float(one @ other) / size if size > 0 else np.nan
+def _cosine(update: Params, reference: Floats) -> float:
+    size = float(np.linalg.norm(update.astype(np.float64)) * np.linalg.norm(reference))
+    return float(update @ reference) / size if size > 0 else np.nan

@@ -107,9 +107,9 @@ def sound_after(rise: Rise, log: RoundLog, data_rises: Sequence[ClientRise] = ()
 def _val_loss_is_sound(log: RoundLog, round_num: int) -> bool:
     if "val_loss" not in log.losses:
         return False
-    values, given = log.losses["val_loss"].values, log.losses["val_loss"].given
-    last = values[given & (log.rounds == round_num)]
-    recent = values[given & (log.rounds <= round_num)][-5:]
+    values, measured = log.losses["val_loss"].values, log.losses["val_loss"].given
+    last = values[measured & (log.rounds == round_num)]
+    recent = values[measured & (log.rounds <= round_num)][-5:]
     return len(last) == 1 and float(last[0]) <= _SOUND * float(recent.min())
 
 

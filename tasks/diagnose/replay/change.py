@@ -29,12 +29,12 @@ class Change:
 
     def described(self) -> dict[str, Any]:
         """Returns the change for diagnosis.json."""
-        found: dict[str, Any] = dict(self.settings)
+        parts: dict[str, Any] = dict(self.settings)
         if self.without:
-            found["leave out"] = list(self.without)
+            parts["leave out"] = list(self.without)
         if self.surgery:
-            found["data"] = " and ".join(self.surgery)
-        return found
+            parts["data"] = " and ".join(self.surgery)
+        return parts
 
     def __or__(self, other: "Change") -> "Change":
         """Returns both changes at once."""

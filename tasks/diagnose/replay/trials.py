@@ -77,9 +77,9 @@ class Trials:
             self._replayer.advance(replay, self.window.last if until is None else until)
         return True
 
-    def together(self, one: Change, other: Change) -> Change:
+    def together(self, first: Change, second: Change) -> Change:
         """Returns both changes at once: the same object for the same two, so that nothing is run twice."""
-        return self._both.setdefault(frozenset((id(one), id(other))), one | other)
+        return self._both.setdefault(frozenset((id(first), id(second))), first | second)
 
     def losses(self, change: Change, column: str = "", seed: int = 0) -> list[float]:
         """Returns the losses of the rounds that are compared, as far as the replay has been run.
@@ -113,12 +113,12 @@ class Trials:
         level = self.window.levels[column]
         return 0.0 if level is None else height(self.losses(change, column), level)
 
-    def fall(self, one: Change, other: Change, column: str) -> float:
-        """Returns the mean fall of ln(loss) from the replay of `one` to `other`'s; 0 if the level is not known."""
+    def fall(self, first: Change, then: Change, column: str) -> float:
+        """Returns the mean fall of ln(loss) from the replay of `first` to `then`'s; 0 if the level is not known."""
         level = self.window.levels[column]
         if level is None:
             return 0.0
-        losses = [self.losses(change, column) for change in (one, other)]
+        losses = [self.losses(change, column) for change in (first, then)]
         before, after = (height(part[: min(map(len, losses))], level) for part in losses)
         return before - after
 

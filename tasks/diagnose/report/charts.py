@@ -32,9 +32,9 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     if rise.rounds:
         axes.axvspan(rise.rounds[0] - 0.5, rise.rounds[-1] + 0.5, color=RISE, alpha=0.28, linewidth=0, label="the rise")
     for name in sorted(rounds.losses, key=lambda name: name == first):
-        given = rounds.losses[name].given
+        measured = rounds.losses[name].given
         colour, width, dash = (BLUE, 2.0, "-") if name == first else (GREY, 1.2, "--")
-        _plot(axes, at[given], rounds.losses[name].values[given], LOSSES[name], colour, width, dash)
+        _plot(axes, at[measured], rounds.losses[name].values[measured], LOSSES[name], colour, width, dash)
     drawn = [column.values for column in rounds.losses.values()]
     if rise.clients and rise.kind != "not_finite" and "loss_before" in clients.signals:
         own = clients.of(*rise.clients)
@@ -59,10 +59,10 @@ def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
     figure, axes = new(_HEIGHT)
     start, column = replay.from_round, rounds.losses[replay.loss]
     last = start + max(len(replay.unchanged), len(replay.changed))
-    seen = column.given & (rounds.rounds >= start) & (rounds.rounds <= last)
-    _plot(axes, rounds.rounds[seen].astype(np.float64), column.values[seen], "recorded", GREY, 1.2, ":")
+    shown = column.given & (rounds.rounds >= start) & (rounds.rounds <= last)
+    _plot(axes, rounds.rounds[shown].astype(np.float64), column.values[shown], "recorded", GREY, 1.2, ":")
     # The model they start from is the recorded one, and val_loss is measured on the model after its round.
-    fork = column.values[seen & (rounds.rounds == start)] if replay.loss == "val_loss" else column.values[:0]
+    fork = column.values[shown & (rounds.rounds == start)] if replay.loss == "val_loss" else column.values[:0]
     lines = [
         ("replayed, nothing changed", replay.unchanged, ORANGE, "--"),
         ("replayed with the change", replay.changed, BLUE, "-"),
@@ -72,7 +72,7 @@ def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
         at = np.arange(start + 1.0 - len(fork), start + 1 + len(losses))
         _plot(axes, at, values, label, colour, 2.0, dash)
         _lost(axes, at, ~np.isfinite(values), colour)
-    _finish(figure, axes, [_array(losses) for _, losses, _, _ in lines] + [column.values[seen]])
+    _finish(figure, axes, [_array(losses) for _, losses, _, _ in lines] + [column.values[shown]])
     return figure
 
 
@@ -81,12 +81,12 @@ def _array(losses: Curve) -> Floats:
 
 
 def _plot(axes: Axes, at: Floats, values: Floats, label: str, colour: str, width: float, dash: str) -> None:
-    known = np.isfinite(values)
-    if known.any():
-        shape = "o" if known.sum() <= _MARKED else ""
+    finite = np.isfinite(values)
+    if finite.any():
+        shape = "o" if finite.sum() <= _MARKED else ""
         width = width if shape else width / 2
         axes.plot(
-            at[known], values[known], dash, color=colour, linewidth=width, marker=shape, markersize=3, label=label
+            at[finite], values[finite], dash, color=colour, linewidth=width, marker=shape, markersize=3, label=label
         )
 
 

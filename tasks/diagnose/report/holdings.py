@@ -77,9 +77,9 @@ def read_holdings(partition: Any) -> Holdings | None:
 
 def chosen(held: Holdings, named: Sequence[str]) -> list[str]:
     """Returns the named clients, at most 12; where none is known, the five whose labels differ most."""
-    known = [client for client in dict.fromkeys(named) if client in held.clients]
-    if known:
-        return known[:MOST_DRAWN]
+    holders = [client for client in dict.fromkeys(named) if client in held.clients]
+    if holders:
+        return holders[:MOST_DRAWN]
     distance = np.abs(held.shares - held.whole).sum(axis=1)
     return [held.clients[k] for k in np.argsort(-distance, kind="stable")[:5]]
 

@@ -30,10 +30,10 @@ def together(parts: Iterable[Content]) -> Markup:
 
 def tag(name: str, *content: Content, **attributes: str) -> Markup:
     """Returns `<name …>content</name>`; the attribute `class_` stands for `class`, `aria_label` for `aria-label`."""
-    given = "".join(
+    written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(clean(value))}"' for key, value in attributes.items()
     )
-    return Markup(f"<{name}{given}>{''.join(map(text, content))}</{name}>")
+    return Markup(f"<{name}{written}>{''.join(map(text, content))}</{name}>")
 
 
 def paragraph(*content: Content) -> Markup:
