@@ -41,7 +41,7 @@ def clipped_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
 
     With zeroing, updates whose largest entry is above 2x + 1 count as zero, x following the 98 % quantile of the
     largest entries from 10 on by up to a factor of 10 a round, as in `tff.learning.robust_aggregator`. The zeroed keep
-    their weight and pull the mean towards zero; who sends such updates in every round moves the quantile.
+    their weight and pull the mean towards zero; a client that sends such updates in every round moves the quantile.
     """
     factory = tff.aggregators.clipping_factory(_clip_norm(settings), mean(settings, num_clients))
     return tff.aggregators.zeroing_factory(_zeroing_norm(), factory) if settings.zeroing else factory
@@ -55,8 +55,8 @@ def dp_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
     for which TFF raises the noise on the sum so that both together cost what `noise_multiplier` says (Andrew 2021,
     Theorem 1). privacy.py has what that guarantees.
 
-    The noise does not follow `seed`, so that two runs differ: a seed stands in params.yaml, and who knows it could
-    take the noise off again.
+    The noise does not follow `seed`, so two runs differ. The reason: anyone who reads the seed in params.yaml could
+    subtract the noise again.
     """
     noise, norm, expected = settings.noise_multiplier, settings.clip_norm, float(num_clients)
     private = tff.aggregators.DifferentiallyPrivateFactory
@@ -93,8 +93,8 @@ def _zeroing_norm() -> Estimate:
 def _quantile(initial: float, target: float, rate: float, multiplier: float = 1.0, increment: float = 0.0) -> Estimate:
     """Estimates x ← x · exp(−rate (b − target)), b the share ≤ x of the values > 0; reports multiplier · x + increment.
 
-    TFF's `PrivateQuantileEstimationProcess` counts zeros too, as which clients that failed come: with 3 of 10 failing,
-    the median norm of the others, 3.99, became 2.94.
+    TFF's `PrivateQuantileEstimationProcess` counts zeros too, and a failed client's value is a zero. With 3 of 10
+    clients failing, its estimate of the median norm was 2.94, where the others' median norm is 3.99.
     """
     number = tff.TensorType(np.float32)
 

@@ -44,16 +44,16 @@ def checkpoints_of(folder: Path, phase: str) -> Path:
 
 
 def finish(folder: Path, phase: str) -> None:
-    """Marks the phase as finished, once all that the step writes is written: run again, it starts afresh."""
+    """Marks the phase as finished: a step that runs again starts afresh. Call it once all outputs are written."""
     path = checkpoints_of(folder, phase) / "run.json"
     write_json(path, {**(_read_run(path) or {}), "finished": True})
 
 
 def saved_states(folder: Path, phase: str, identity: Identity) -> dict[int, Path]:
-    """Returns the checkpoints of a phase by their round, to be read only; none if they are of another run.
+    """Returns the checkpoints of a phase by their round, for reading only; none if they are of another run.
 
-    Of the run is what agrees in all that `identity` names, which may be less than the run's own. A checkpoint that its
-    log does not account for is left out, with a warning.
+    They are of the run if their identity agrees with `identity` in every key of `identity`, which may lack some keys.
+    A checkpoint that its log does not account for is left out, with a warning.
     """
     place = checkpoints_of(folder, phase)
     saved = (_read_run(place / "run.json") or {}).get("identity", {})

@@ -54,7 +54,7 @@ class Cohort:
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
     shared: Examples | None = None
-    """The public examples that every client adds to its own; those that it drew from a client, that one has twice."""
+    """The public examples that every client adds to its own. A client has those twice that were drawn from it."""
 
 
 def cohort_of(settings: Settings, folder: Path) -> Cohort:

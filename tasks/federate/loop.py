@@ -38,13 +38,13 @@ With the last round the two are equal, also where early stopping ends the phase:
 
 
 def ignore(row: RoundRow, done: int, total: int) -> None:
-    """Watches nothing."""
+    """Does nothing: the `Watch` of a caller that needs no progress."""
 
 
 # Rollbacks of a run whose model, not a client, went wrong: nobody can be left out the next time.
 _MAX_MODEL_ROLLBACKS = 3
 _SIGNIFICANCE = 0.001
-"""Of one test of the guard. It tests after every round, and false alarms add up (see `find_increase`)."""
+"""Significance of one test of the guard, which tests after every round: false alarms add up (see `find_increase`)."""
 
 
 @dataclass
@@ -95,7 +95,7 @@ def run_rounds(
 
 
 def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> Identity:
-    """Returns what the checkpoints of a run are of; `model` has the parameters that it starts from."""
+    """Returns what identifies the checkpoints of a run; `model` has the parameters that the run starts from."""
     return {
         "phase": [phase.name, phase.first, phase.last],
         "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
@@ -109,7 +109,7 @@ def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase
 def _code() -> str:
     """Returns the digest of what trains: this project's code up to the rounds, and the packages that compute them.
 
-    To go on with other code, the rounds so far must not be of the code before; a replay may be.
+    A run goes on only from checkpoints of the same code. A replay may begin from checkpoints of other code.
     """
     digest = hashlib.sha256(f"{tf.__version__} {tff.__version__} {np.__version__}".encode())
     tasks = Path(__file__).parents[1]
@@ -239,7 +239,10 @@ class Loop:
 
 
 def best_checkpoint(rounds: Sequence[int], lines: Sequence[RoundLine]) -> int:
-    """Returns the checkpoint with the lowest training loss, which the round after it measured; else the last one."""
+    """Returns the round of the checkpoint with the lowest training loss; the last one if no loss is finite.
+
+    Round t + 1 measures the training loss of the model after round t.
+    """
     losses = {line.round - 1: line.row["train_loss"] for line in lines}
     finite = {r: loss for r in rounds if (loss := losses.get(r)) is not None and np.isfinite(loss)}
     return min(finite, key=lambda r: (finite[r], -r)) if finite else rounds[-1]

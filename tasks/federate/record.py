@@ -1,4 +1,4 @@
-"""The rows of rounds.csv and clients.csv: what one round did, in numbers."""
+"""What one round did, as rows of rounds.csv and clients.csv."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ class Outcome:
 
     Attributes:
         results: of each sampled client.
-        failures: why each client that was left out was left out.
+        failures: by client that was left out, the reason.
         num_examples: of each sampled client.
         params_before: (P,) the global model that the round began with.
         params_after: (P,) the global model after it.

@@ -42,7 +42,7 @@ def median(updates: Updates, weights: Vector) -> Combined:
     """Returns the median of each entry (Yin 2018, arXiv 1803.01498, Definition 1); each client has one vote.
 
     For even K the mean of the two in the middle. Breakdown point (⌈K/2⌉ − 1)/K, close to a half. Where honest clients
-    differ, as under label skew, it is far from their mean: what only a minority knows of is voted down.
+    differ, as under label skew, it is far from their mean: a change that only a minority's data ask for is voted down.
     """
     del weights
     return Combined(_middle(updates, (len(updates) - 1) // 2), None)

@@ -202,8 +202,8 @@ class Runner:
     def settled(self, state: ServerState, left: Collection[str]) -> ServerState:
         """Returns `state` with the server's vector Σ p_k c_k over the clients in `left`, their shares p_k summing to 1.
 
-        So a client that leaves for good, or another weighting, moves SCAFFOLD's and FedDyn's fixed point to the minimum
-        of what is left: a vector that nobody takes out again would stay in every step of all later rounds.
+        With it, the fixed point of SCAFFOLD and FedDyn is the minimum of the loss of the clients that are left. Without
+        it, the vector of a client that has left would stay in every step of all later rounds.
         """
         whole, kept = self._whole(left), state.kept or {}
         vector = sum(self._cohort.clients[client].share / whole * kept[client] for client in left)

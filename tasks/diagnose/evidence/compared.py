@@ -22,7 +22,7 @@ T = TypeVar("T")
 MOST_MODELS = 4
 """Most models under which clients' losses are compared, and that are held in memory together."""
 TIMES = 2
-"""Losses of a client that are enough; least losses that tell a relabelling."""
+"""Losses of a client after which no more are compared, and the fewest from which a relabelling is inferred."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,10 @@ class LossComparison:
     def relabelling(self, client: str, memories: Sequence[Memory]) -> tuple[int, ...] | None:
         """Returns the simplest relabelling of today's data that gives all the losses in `memories`; None if none does.
 
-        See `Memory.relabelling`. One of so many relabellings fits a single loss by chance, or a loss of the first
-        weights, which may give all labels the same loss: these tell none.
+        See `Memory.relabelling`. The result is None as well if one of these holds:
+        1. There are fewer than TIMES losses: one of so many relabellings fits a single loss by chance.
+        2. All losses are of round 1, whose weights may give all labels the same loss.
+        3. A logged loss is not the model's loss on a client's own examples alone; see `Replayer.as_they_are`.
         """
         if not self.replays.as_they_are or len(memories) < TIMES or memories[-1].round == 1:
             return None

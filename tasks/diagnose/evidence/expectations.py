@@ -11,8 +11,9 @@ from tasks.parameters import Params
 def expected(fit: Fit, reference: Fit) -> tuple[float, float]:
     """Returns (loss, accuracy) that a client with the label mix of `fit` would have if its data were like the others'.
 
-    The mean over its labels of what `reference`, the hold-out data, has for each; labels that it lacks count as its
-    mean. So a client with unusual labels is not taken for one with wrong ones.
+    For each label, the loss and accuracy of `reference`, the hold-out data, count in proportion to the client's
+    examples of that label. A label that the reference lacks counts with the reference's mean. So a client with unusual
+    labels is not taken for one with wrong labels.
     """
     total = sum(count for count, _, _ in fit.by_label.values())
     loss = accuracy = 0.0
@@ -48,7 +49,7 @@ def feature_distance(client: LabelMeans, probe: Probe, params: Params, reference
 
 
 def structure(client: float, reference: float) -> float:
-    """Returns how much features hang together, as a fraction of how much the hold-out data's do; NaN if these do not.
+    """Returns the client's correlation of features over that of the hold-out data; NaN if the latter is 0.05 or less.
 
     Args:
         client: `correlation` of the client's features.

@@ -26,8 +26,8 @@ def influence(replays: Replayer, probe: Probe, sent: Captured, updates: Mapping[
 def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[str]) -> tuple[str, ...]:
     """Returns the suspects whose updates raise the hold-out loss more than the median honest client's do.
 
-    By leaving out one more: the suspects' harm is ln L(with it, without the other suspects) - ln L(without any
-    suspect); an honest client's, ln L(without any suspect) - ln L(without any suspect and it).
+    With H the honest clients and L(S) the hold-out loss of the mean model of the clients S, the harm of suspect s is
+    ln L(H and s) - ln L(H), and the harm of an honest client h is ln L(H) - ln L(H without h).
     """
     test = (replays.cohort.test_x, replays.cohort.test_y)
     honest = {c: u for c, u in sent.updates.items() if c not in suspects}
@@ -52,9 +52,9 @@ def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[
 def left_out_losses(
     loss: Callable[[Params], float], params: Params, updates: Mapping[str, Params], weights: Mapping[str, float]
 ) -> tuple[float, dict[str, float]]:
-    """Returns the loss of the weighted mean model of a round, and for each client that of the mean without it.
+    """Returns the loss of a round's weighted mean model, and by client the loss of the mean without that client.
 
-    With one client only, the model without it is the one that the round began with.
+    With only one client, the mean without it is `params`, the model that the round began with.
     """
 
     def mean_without(client: str | None) -> Params:

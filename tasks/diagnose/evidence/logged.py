@@ -13,11 +13,11 @@ from tasks.round_log.read import ClientLog
 Row = Mapping[str, Any]
 
 _RECENT = 10
-"""Most of a client's rounds before the rise whose losses say what was usual for it."""
+"""Most rounds of a client before the rise from which its usual loss is computed."""
 _FLOOR = 0.02
-"""Share of the median loss that is added to all before the logarithm: a loss of 0 has none."""
+"""Fraction of the median loss that is added to every loss before the logarithm, because ln 0 is not finite."""
 _LEVEL = 5
-"""Rounds before the rise whose median is the mean client's loss then."""
+"""Rounds before the rise whose median is the level of the mean client's loss."""
 
 
 def rows_of(log: ClientLog, first: int, last: int) -> list[Row]:

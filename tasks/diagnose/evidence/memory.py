@@ -15,8 +15,8 @@ Labels = NDArray[np.int64]
 class Memory:
     """A loss that a client logged before the rise, and the same with the data of today.
 
-    The same model, the same batch, the same augmentation: whoever has the data that the round was made with gets the
-    same number, to the digits of float32. It says nothing of what lies outside the batch.
+    The model, the batch and the augmentation are the same. So if the data of the batch have not changed, the two losses
+    agree to the digits of float32. Examples outside the batch do not enter either loss.
 
     Attributes:
         round: that logged it.
@@ -43,7 +43,7 @@ class Memory:
 
 
 def same(loss: float, other: float) -> bool:
-    """Returns whether two losses are one measured twice."""
+    """Returns whether two losses are the same measurement, up to the digits of float32."""
     return bool(abs(loss - other) <= SAME_ABSOLUTE + SAME_RELATIVE * abs(other))
 
 
@@ -55,8 +55,9 @@ def as_trained(ratio: float) -> bool:
 def relabellings(num_classes: int) -> Iterator[Labels]:
     """Yields (C,) how labels get mixed up in practice, each as the label then of every label of today.
 
-    Turned round (y to C - 1 - y: Fang 2020, arXiv 1911.11815), counted from elsewhere (y to y + k modulo C), and two
-    labels in each other's place.
+    1. Reversed: y to C - 1 - y (Fang 2020, arXiv 1911.11815).
+    2. Shifted: y to y + k modulo C, for each k.
+    3. Two labels swapped, for each pair.
     """
     labels = np.arange(num_classes)
     yield labels[::-1].copy()

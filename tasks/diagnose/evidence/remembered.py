@@ -19,9 +19,9 @@ from tasks.settings import Settings
 _BEFORE = 4
 """Rounds of a client before its rise whose losses are the level before it."""
 _FLOOR = 0.25
-"""Share of a client's median loss that is added to its losses before the logarithm."""
+"""Fraction of a client's median loss that is added to its losses before the logarithm."""
 _EARLY = 0.7
-"""Share of the rounds before the rise, from the first on, in which a loss that is the same today counts as well."""
+"""Fraction of the rounds before the rise, from the first on, in which an unchanged loss counts as well."""
 
 
 def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> dict[str, Memory]:

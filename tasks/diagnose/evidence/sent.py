@@ -96,7 +96,7 @@ def reference_of(sent: Captured, sound: Sequence[str]) -> Reference | None:
 
 @dataclass(frozen=True)
 class Gauge:
-    """What updates are measured by.
+    """Measures clients' updates against their gradients, the log, and the other clients' updates.
 
     Attributes:
         gradients: client to the gradient (P,) of what it minimises, at the model before the rise; without clients that

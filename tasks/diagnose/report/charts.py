@@ -24,7 +24,7 @@ _MARKED = 60
 def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     """Returns the tested loss and the other one over the rounds, the rise shaded, the level before it dotted.
 
-    With the mean of their own loss where the rise is that of a few clients.
+    If only some clients' losses rose, the mean of these clients' own losses is drawn too.
     """
     figure, axes = new(_HEIGHT)
     first = rise.loss
@@ -55,7 +55,7 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
 
 
 def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
-    """Returns the replayed losses, changed and unchanged, and the recorded one of the same rounds."""
+    """Returns the losses of two replays, with and without the change, and the recorded loss of the same rounds."""
     figure, axes = new(_HEIGHT)
     start, column = replay.from_round, rounds.losses[replay.loss]
     last = start + max(len(replay.unchanged), len(replay.changed))

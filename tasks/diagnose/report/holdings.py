@@ -13,9 +13,9 @@ from tasks.arrays import Floats
 from tasks.diagnose.report.svg import BLUE, GREY, INK, WIDTH, new, short
 
 MOST_DRAWN = 12
-"""Clients whose labels are drawn."""
+"""Most clients whose labels are drawn."""
 _NUMBERED = 10
-"""Classes up to which each cell says its number."""
+"""Most classes for which each cell shows its number."""
 _MOST_TICKS = 20
 MEASURES = {
     "num_examples": "examples",
@@ -51,7 +51,7 @@ class Holdings:
 
 
 def read_holdings(partition: Any) -> Holdings | None:
-    """Returns what partition.json holds; None without it, or where it is of another form."""
+    """Returns what partition.json holds; None if there is no such file, or if its content has another form."""
     if not isinstance(partition, dict):
         return None
     clients, classes = partition.get("clients"), partition.get("classes")
@@ -76,7 +76,7 @@ def read_holdings(partition: Any) -> Holdings | None:
 
 
 def chosen(held: Holdings, named: Sequence[str]) -> list[str]:
-    """Returns the named clients, at most 12; where none is known, the five whose labels differ most."""
+    """Returns the named clients, at most MOST_DRAWN; if the file has none, the five whose labels differ most."""
     holders = [client for client in dict.fromkeys(named) if client in held.clients]
     if holders:
         return holders[:MOST_DRAWN]
@@ -113,7 +113,7 @@ def draw_labels(held: Holdings, clients: Sequence[str]) -> Figure:
 
 
 def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
-    """Returns a line for each measure: all clients as grey dots, those in `clients` as blue diamonds, 1 the largest."""
+    """Returns a row for each measure, scaled to at most 1: all clients as grey dots, `clients` as blue diamonds."""
     names = [name for name in MEASURES if name in held.measures]
     figure, axes = new(0.42 * len(names) + 1.2)
     chosen = np.isin(np.array(held.clients, dtype=object), list(clients))

@@ -27,9 +27,9 @@ from tasks.heat_map import (
 from tasks.round_log.read import ClientLog
 
 MOST_ROWS = 40
-"""Rows whose names can still be read on a phone."""
+"""Most rows whose names can still be read on a phone."""
 _MOST_COLUMNS = 125
-"""Columns that a phone still shows apart."""
+"""Most columns that a phone still shows apart."""
 
 
 @dataclass(frozen=True)

@@ -53,18 +53,18 @@ def section(title: str, *content: Content) -> Markup:
 
 
 def chart(svg: str, title: str, says: Content) -> Markup:
-    """Returns a figure with its title and what is to be seen."""
+    """Returns a figure with its title and a sentence that says what it shows."""
     return tag("figure", tag("strong", title), Markup(svg), tag("figcaption", says))
 
 
 def code(source: str) -> Markup:
-    """Returns a block of code, that one tap or click selects; line ends stay."""
+    """Returns a block of code that one tap or click selects as a whole; its line ends stay."""
     lines = "\n".join(clean(line) for line in source.split("\n"))
     return tag("pre", tag("code", Markup(html.escape(lines))), tabindex="0")
 
 
 def folded(summary: str, *content: Content) -> Markup:
-    """Returns what opens at a click."""
+    """Returns `content` hidden behind `summary`, which opens at a click."""
     return tag("details", tag("summary", summary), together(content))
 
 

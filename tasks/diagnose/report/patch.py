@@ -1,4 +1,4 @@
-"""Settings as they are given: on a command line, in params.yaml, in a sentence."""
+"""Settings as text: flags of a command line, lines of params.yaml, one line of a sentence."""
 
 import json
 import re
@@ -17,8 +17,10 @@ _KEYWORDS = {"true", "false", "null", "none", "nan", "inf", "yes", "no", "on", "
 def flags(settings: Mapping[str, Any]) -> str:
     """Returns the settings as `-S name=value …`, quoted for a shell and for Hydra, which reads the values.
 
-    A mapping is added to the one that is set (`+name=`). Empty where Hydra has no way to write a value: a mapping's key
-    that looks like a number is one to it, and ${…} refers to another setting.
+    A mapping is written as `+name=`, which adds its keys to the mapping that is set. Empty if Hydra has no way to write
+    one of the values:
+    1. A mapping has a key that looks like a number: Hydra reads it as a number.
+    2. A text holds ${…}: Hydra reads it as a reference to another setting.
     """
     try:
         assignments = [f"{'+' * isinstance(value, dict)}{name}={_hydra(value)}" for name, value in settings.items()]
@@ -33,7 +35,7 @@ def plain(settings: Mapping[str, Any]) -> str:
 
 
 def patch(settings: Mapping[str, Any]) -> str:
-    """Returns the settings as they stand in params.yaml, `a.b: 1` as b below a."""
+    """Returns the settings as lines of params.yaml: `a.b: 1` is b, indented below a."""
     tree: dict[str, Any] = {}
     for name, value in settings.items():
         *sections, last = name.split(".")

@@ -15,7 +15,7 @@ from tasks.diagnose.report.vocabulary import LOSSES
 from tasks.round_log.read import ClientLog, RoundLog
 
 _LISTED = 30
-"""Most client ids that are listed in the open."""
+"""Most client ids that are shown without a click."""
 
 
 def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterator[Markup]:
@@ -40,7 +40,7 @@ def _replay(number: int, cause: Cause, rise: Rise, rounds: RoundLog) -> Markup:
 
 
 def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
-    """Yields the clients by rounds, what they did in the rise, and who was not unusual."""
+    """Yields the maps of clients by rounds, a table of what clients did in the rise, and who was not unusual."""
     drawn = maps.draw_maps(clients, diagnosis.rise, diagnosis.named)
     if drawn:
         yield tag("div", together(_map(number, each) for number, each in enumerate(drawn)), class_="charts")
@@ -86,7 +86,7 @@ def _healthy(clients: Sequence[str]) -> Markup:
 
 
 def holdings_of(diagnosis: Diagnosis, held: Holdings | None) -> Iterator[Markup]:
-    """Yields the labels and the distances of the named clients, else of those that differ most."""
+    """Yields the labels and distances of the named clients; without named ones, of the clients that differ most."""
     if held is None:
         yield paragraph("It is not known: there is no data/partition/partition.json beside these logs.")
         return

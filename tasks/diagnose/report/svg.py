@@ -40,7 +40,7 @@ _LETTERS = 14
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Figures that are made and written inside this block look as the page wants; afterwards all is as before."""
+    """Sets the look of figures that are made and written inside this block; restores Matplotlib's settings after it."""
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser has other fonts
         yield
@@ -57,8 +57,8 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
 
     Args:
         figure: the figure, made inside `style`.
-        name: what no other figure of the page is called: marks and clips are found by ids that follow from it.
-        label: what is to be seen, for those who do not see it.
+        name: of the figure, unique on the page: the ids of its marks and clips begin with it.
+        label: what the figure shows, for a screen reader.
     """
     written = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):

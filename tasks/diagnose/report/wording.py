@@ -83,7 +83,7 @@ def _finding(diagnosis: Diagnosis) -> str:
 
 
 def facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
-    """Yields when, how far, how sure, why, the proof, the remedy, as far as they are known; nothing without a rise."""
+    """Yields (title, text) of what is known: when, how far, how sure, why, proof, remedy. Nothing without a rise."""
     rise = diagnosis.rise
     if rise.detected:
         finite = rise.kind != "not_finite"
