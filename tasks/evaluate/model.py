@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from tasks.clients import Form
 from tasks.scrub import scrubbing
 
-Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+LogitsOf = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From x (N, ...), N > 0, to (N, C)."""
 
 
-def load_logits(path: Path, name: str, form: Form, batch_size: int) -> Logits:
+def load_logits(path: Path, name: str, form: Form, batch_size: int) -> LogitsOf:
     """Returns the model `name` with the weights in the H5 file `path`, computing `batch_size` examples at a time.
 
     Raises:

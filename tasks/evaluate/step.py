@@ -16,7 +16,7 @@ from tasks.clients import CLIENTS, Examples, Preprocessed, check_client_id, read
 from tasks.errors import DataError, reading
 from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
-from tasks.evaluate.model import Logits, load_logits
+from tasks.evaluate.model import LogitsOf, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
 from tasks.files import read_json, read_rows, write_json
 from tasks.local.on_examples import on_examples
@@ -127,7 +127,7 @@ def _read_preprocessed(root: Path, classes: Sequence[str], clients: Sequence[str
 
 
 def _score_clients(
-    models: Mapping[str, Logits], preprocessed: Preprocessed
+    models: Mapping[str, LogitsOf], preprocessed: Preprocessed
 ) -> tuple[dict[str, dict[str, ClientScores]], dict[str, str]]:
     """Returns each model's scores by client, and why each client was left out: unreadable, or the model fails on it."""
     form, sizes = preprocessed.form, preprocessed.sizes
