@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from tasks.clients import Examples
 from tasks.diagnose.replay.change import NO_CHANGE, Change
+from tasks.diagnose.replay.checkpointed import CheckpointedStates
 from tasks.diagnose.replay.computations import ComputationCache
-from tasks.diagnose.replay.states import KnownStates
 from tasks.diagnose.replay.variants import Variants
 from tasks.errors import NoClientLeft
 from tasks.federate import runner
@@ -109,7 +109,7 @@ class Replayer:
         self.settings, self.cohort, self.model = variants.settings, variants.cohort, variants.model
         self._fresh = variants.unchanged.fresh()
         identity = identity_of(settings, self.cohort, self.model, variants.phase)
-        self._saved = KnownStates(folder, variants.phase.name, identity, self.cohort, self._fresh)
+        self._saved = CheckpointedStates(folder, variants.phase.name, identity, self.cohort, self._fresh)
         self.spent = self.from_round = self.sound_after = 0
         self._state, self._loss = self._fresh, np.nan
         self._unchanged: Replay | None = None

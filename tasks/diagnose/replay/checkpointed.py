@@ -13,7 +13,7 @@ from tasks.federate.state import ServerState
 from tasks.files import read_rows
 
 
-class KnownStates:
+class CheckpointedStates:
     """A run's state before the first round, and after each round that has a checkpoint."""
 
     def __init__(
