@@ -5,13 +5,11 @@ another kind it must stand at its default, so that no setting is ever silently w
 those of params.yaml, and a test holds the two equal: a form needs them, and so does that check.
 """
 
-from tasks.settings.aggregator import PROTECTING, AggregatorSettings
-from tasks.settings.base import MOST_CLIENTS, STEPS, Section
+from tasks.settings.aggregator import AggregatorSettings
+from tasks.settings.base import STEPS, Section
 from tasks.settings.change import laid_over, switch_kind, value_at, with_settings
 from tasks.settings.client import ClientKind, ClientSettings, ScheduleSettings
 from tasks.settings.data import DataKind, DataSettings, Missing
-from tasks.settings.diagnose import DiagnoseSettings
-from tasks.settings.evaluate import EvaluateSettings
 from tasks.settings.federate import (
     EarlyStoppingSettings,
     FaultKind,
@@ -24,25 +22,19 @@ from tasks.settings.federate import (
 )
 from tasks.settings.naming import naming
 from tasks.settings.partition import PartitionKind, PartitionSettings
-from tasks.settings.preprocess import AugmentSettings, PreprocessSettings
+from tasks.settings.preprocess import PreprocessSettings
 from tasks.settings.prune import PruneSettings
 from tasks.settings.reading import load, parse
-from tasks.settings.track import TrackSettings
 from tasks.settings.whole import Settings, fields
 
 __all__ = [
-    "MOST_CLIENTS",
-    "PROTECTING",
     "STEPS",
     "AggregatorSettings",
-    "AugmentSettings",
     "ClientKind",
     "ClientSettings",
     "DataKind",
     "DataSettings",
-    "DiagnoseSettings",
     "EarlyStoppingSettings",
-    "EvaluateSettings",
     "FaultKind",
     "FaultSettings",
     "FederateSettings",
@@ -58,7 +50,6 @@ __all__ = [
     "Section",
     "ServerOptimizerSettings",
     "Settings",
-    "TrackSettings",
     "fields",
     "laid_over",
     "load",

@@ -95,8 +95,6 @@ def remedies(
 __all__ = [
     "CAUSES",
     "Candidate",
-    "CauseKind",
-    "Indication",
     "Remedy",
     "candidates",
     "evidence_for",
