@@ -26,7 +26,7 @@ class AggregatorSettings(Section):
         "examples",
         title="Weighting",
         description="weight of a client: its examples, 1, or 1 / variance of its preprocessed features",
-        only=("mean", "geometric_median", "clipped_mean", "compressed_mean"),
+        used_by=("mean", "geometric_median", "clipped_mean", "compressed_mean"),
     )
     trim: float = setting(
         0.2,
@@ -34,7 +34,7 @@ class AggregatorSettings(Section):
         lt=0.5,
         title="Trim",
         description="fraction of the clients left out at each end of every entry, rounded down to whole clients",
-        only=("trimmed_mean",),
+        used_by=("trimmed_mean",),
     )
     num_faulty: int = setting(
         1,
@@ -42,7 +42,7 @@ class AggregatorSettings(Section):
         le=MOST_CLIENTS,
         title="Faulty clients",
         description="f, how many clients may send anything at all; a round needs at least 2f + 3",
-        only=("krum", "multi_krum"),
+        used_by=("krum", "multi_krum"),
     )
     num_selected: int = setting(
         0,
@@ -50,20 +50,20 @@ class AggregatorSettings(Section):
         le=MOST_CLIENTS,
         title="Selected clients",
         description="m, how many of the best updates are averaged, at most all but num_faulty; 0: those",
-        only=("multi_krum",),
+        used_by=("multi_krum",),
     )
     clipping: Literal["fixed", "adaptive"] = setting(
         "fixed",
         title="Clipping",
         description="longest update: clip_norm, or from there towards a quantile of the updates' norms",
-        only=("clipped_mean", "dp_mean"),
+        used_by=("clipped_mean", "dp_mean"),
     )
     clip_norm: float = setting(
         1.0,
         gt=0,
         title="Clip norm",
         description="L2 norm to which longer updates are scaled; with adaptive clipping, in the first round",
-        only=("clipped_mean", "dp_mean"),
+        used_by=("clipped_mean", "dp_mean"),
     )
     clip_quantile: float = setting(
         0.5,
@@ -71,20 +71,20 @@ class AggregatorSettings(Section):
         lt=1,
         title="Clip quantile",
         description="share of the updates that adaptive clipping leaves as they are",
-        only=("clipped_mean", "dp_mean"),
+        used_by=("clipped_mean", "dp_mean"),
     )
     zeroing: bool = setting(
         False,
         title="Zeroing",
         description="make updates zero whose largest entry is far beyond the others'",
-        only=("clipped_mean",),
+        used_by=("clipped_mean",),
     )
     noise_multiplier: float = setting(
         1.0,
         gt=0,
         title="Noise multiplier",
         description="sd of the Gaussian noise on the sum of the updates, in units of the clip norm",
-        only=("dp_mean",),
+        used_by=("dp_mean",),
     )
     delta: float = setting(
         1e-5,
@@ -92,14 +92,14 @@ class AggregatorSettings(Section):
         lt=1,
         title="Delta",
         description="of the (epsilon, delta) guarantee; below 1 / number of clients",
-        only=("dp_mean",),
+        used_by=("dp_mean",),
     )
     target_epsilon: float = setting(
         0.0,
         ge=0,
         title="Target epsilon",
         description="a run that would spend more is refused; 0: no limit",
-        only=("dp_mean",),
+        used_by=("dp_mean",),
     )
     quantization_bits: int = setting(
         8,
@@ -107,5 +107,5 @@ class AggregatorSettings(Section):
         le=16,
         title="Bits",
         description="bits an entry of a quantised update",
-        only=("compressed_mean",),
+        used_by=("compressed_mean",),
     )

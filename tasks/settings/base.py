@@ -18,17 +18,17 @@ MOST_CLIENTS = 100_000
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 
 
-def setting(default: Any, *, title: str, description: str, only: tuple[str, ...] = (), **bounds: Any) -> Any:
+def setting(default: Any, *, title: str, description: str, used_by: tuple[str, ...] = (), **bounds: Any) -> Any:
     """Returns pydantic's field of a setting.
 
     Args:
         default: as in params.yaml.
         title: short name, in a form.
         description: what it is, in a form and in README.
-        only: the kinds of the section that use it; empty: all.
+        used_by: the kinds of the section that use it; empty: all.
         bounds: what pydantic allows: ge, gt, le, lt, min_length, ….
     """
-    extra: JsonDict | None = {"used_by": list(only)} if only else None
+    extra: JsonDict | None = {"used_by": list(used_by)} if used_by else None
     return Field(default, title=title, description=description, json_schema_extra=extra, **bounds)
 
 

@@ -25,16 +25,16 @@ class ScheduleSettings(Section):
         le=1,
         title="Decay",
         description="factor a round, or a step",
-        only=("exponential", "step"),
+        used_by=("exponential", "step"),
     )
-    every: int = setting(10, ge=1, title="Every", description="rounds between two steps", only=("step",))
+    every: int = setting(10, ge=1, title="Every", description="rounds between two steps", used_by=("step",))
     final: float = setting(
         0.0,
         ge=0,
         le=1,
         title="Final factor",
         description="factor to which the cosine falls, reached after the last round",
-        only=("cosine",),
+        used_by=("cosine",),
     )
 
 
@@ -68,27 +68,27 @@ class ClientSettings(Section):
         ge=0,
         title="FedProx mu",
         description="pull to the global model: mu/2 · squared distance joins the loss; 0: FedAvg",
-        only=("fedprox",),
+        used_by=("fedprox",),
     )
     option: Literal["I", "II"] = setting(
         "II",
         title="SCAFFOLD option",
         description="next control variate: I, the gradient at the global model (a pass more); II, the mean on the way",
-        only=("scaffold",),
+        used_by=("scaffold",),
     )
     fednova_mu: float = setting(
         0.0,
         ge=0,
         title="FedNova mu",
         description="FedProx's pull, with FedNova's weights for it; 0: none",
-        only=("fednova",),
+        used_by=("fednova",),
     )
     alpha: float = setting(
         0.1,
         gt=0,
         title="FedDyn alpha",
         description="weight of the dynamic regulariser",
-        only=("feddyn",),
+        used_by=("feddyn",),
     )
 
     @model_validator(mode="after")

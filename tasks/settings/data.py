@@ -18,7 +18,7 @@ class DataSettings(Section):
         min_length=1,
         title="Path",
         description="file or folder of the raw data, a DVC dependency; the default serves the embedded kinds",
-        only=("npz", "clients", "images", "table"),
+        used_by=("npz", "clients", "images", "table"),
     )
     test_fraction: float = setting(
         0.2,
@@ -32,56 +32,56 @@ class DataSettings(Section):
         min_length=1,
         title="Label column",
         description="column of the labels",
-        only=("table",),
+        used_by=("table",),
     )
     client_column: str = setting(
-        "", title="Client column", description="column of the client ids; empty: none", only=("table",)
+        "", title="Client column", description="column of the client ids; empty: none", used_by=("table",)
     )
     drop_columns: ColumnNames = setting(
         (),
         title="Columns left out",
         description="columns that are no features, such as an id",
-        only=("table",),
+        used_by=("table",),
     )
     missing: Missing = setting(
         "refuse",
         title="Missing values",
         description="what fills a missing number, taken from the training rows; missing text is filled with the most "
         "frequent",
-        only=("table",),
+        used_by=("table",),
     )
     group_column: str = setting(
         "",
         title="Group column",
         description="column of what must not be parted, such as patients: none is in training and hold-out both, and "
         "the column is no feature; empty: none",
-        only=("images", "table"),
+        used_by=("images", "table"),
     )
     hold_out_clients: ClientIds = setting(
         (),
         title="Hold out clients",
         description="clients that are the hold-out set, whole, in place of test_fraction of all examples; empty: none",
-        only=("clients", "images", "table", "synthetic"),
+        used_by=("clients", "images", "table", "synthetic"),
     )
     skip_unreadable: bool = setting(
         False,
         title="Skip unreadable",
         description="leave out records that cannot be read, counted by client; else the first one ends the run",
-        only=("npz", "clients", "images", "table"),
+        used_by=("npz", "clients", "images", "table"),
     )
     alpha: float = setting(
         1.0,
         ge=0,
         title="Synthetic alpha",
         description="sd of the clients' model means in FedProx's Synthetic(alpha, beta); shifts all logits alike",
-        only=("synthetic",),
+        used_by=("synthetic",),
     )
     beta: float = setting(
         1.0,
         ge=0,
         title="Synthetic beta",
         description="how much the clients' features differ, Synthetic(alpha, beta) of FedProx",
-        only=("synthetic",),
+        used_by=("synthetic",),
     )
     num_clients: int = setting(
         30,
@@ -89,5 +89,5 @@ class DataSettings(Section):
         le=MOST_CLIENTS,
         title="Synthetic clients",
         description="clients drawn",
-        only=("synthetic",),
+        used_by=("synthetic",),
     )

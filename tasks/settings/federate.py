@@ -16,14 +16,16 @@ class ServerOptimizerSettings(Section):
         "sgd", title="Kind", description="sgd with learning rate 1 is FedAvg"
     )
     learning_rate: float = setting(1.0, gt=0, title="Learning rate", description="step size of the server")
-    momentum: float = setting(0.9, ge=0, lt=1, title="Momentum", description="FedAvgM's momentum", only=("momentum",))
+    momentum: float = setting(
+        0.9, ge=0, lt=1, title="Momentum", description="FedAvgM's momentum", used_by=("momentum",)
+    )
     beta_1: float = setting(
         0.9,
         ge=0,
         lt=1,
         title="Beta 1",
         description="decay of the first moment",
-        only=("adam", "yogi"),
+        used_by=("adam", "yogi"),
     )
     beta_2: float = setting(
         0.99,
@@ -31,14 +33,14 @@ class ServerOptimizerSettings(Section):
         lt=1,
         title="Beta 2",
         description="decay of the second moment",
-        only=("adam", "yogi"),
+        used_by=("adam", "yogi"),
     )
     epsilon: float = setting(
         0.001,
         gt=0,
         title="Epsilon",
         description="adaptivity: added to the root of the second moment (tau of Reddi 2021)",
-        only=("adagrad", "adam", "yogi"),
+        used_by=("adagrad", "adam", "yogi"),
     )
 
 
@@ -58,7 +60,7 @@ class SamplingSettings(Section):
         le=MOST_CLIENTS,
         title="Clients a round",
         description="clients drawn",
-        only=("uniform", "by_examples", "stratified", "power_of_choice"),
+        used_by=("uniform", "by_examples", "stratified", "power_of_choice"),
     )
     candidates: int = setting(
         10,
@@ -66,7 +68,7 @@ class SamplingSettings(Section):
         le=MOST_CLIENTS,
         title="Candidates",
         description="clients that measure their loss (d), from which those of the highest are taken",
-        only=("power_of_choice",),
+        used_by=("power_of_choice",),
     )
 
     @model_validator(mode="after")
@@ -89,13 +91,13 @@ class LocalWorkSettings(Section):
         ge=1,
         title="Epochs",
         description="passes over the client's data; with per_client, of the clients not named",
-        only=("same", "per_client"),
+        used_by=("same", "per_client"),
     )
     by_client: dict[str, Annotated[Integer, Field(ge=1)]] = setting(
-        {}, title="By client", description="client id: epochs", only=("per_client",)
+        {}, title="By client", description="client id: epochs", used_by=("per_client",)
     )
-    low: int = setting(1, ge=1, title="Fewest epochs", description="epochs, included", only=("range",))
-    high: int = setting(5, ge=1, title="Most epochs", description="epochs, included", only=("range",))
+    low: int = setting(1, ge=1, title="Fewest epochs", description="epochs, included", used_by=("range",))
+    high: int = setting(5, ge=1, title="Most epochs", description="epochs, included", used_by=("range",))
 
     @model_validator(mode="after")
     def _ordered(self) -> "LocalWorkSettings":
@@ -117,20 +119,20 @@ class FaultSettings(Section):
         description="what the clients do: label y becomes C - 1 - y, features become noise, the update is sent times "
         "factor or -factor, or with a NaN",
     )
-    clients: ClientIds = setting((), title="Clients", description="ids of the broken clients", only=tuple(_FAULTS))
+    clients: ClientIds = setting((), title="Clients", description="ids of the broken clients", used_by=tuple(_FAULTS))
     from_round: int = setting(
         1,
         ge=1,
         title="From round",
         description="first round in which they are broken; pruning's rounds come after it",
-        only=tuple(_FAULTS),
+        used_by=tuple(_FAULTS),
     )
     factor: float = setting(
         10.0,
         gt=0,
         title="Factor",
         description="of the update sent; 10 of one client in ten turns the average round where it is reversed",
-        only=("scaled_update", "reversed_update"),
+        used_by=("scaled_update", "reversed_update"),
     )
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ class PartitionSettings(Section):
         le=MOST_CLIENTS,
         title="Clients",
         description="number of clients",
-        only=tuple(kind for kind in get_args(PartitionKind) if kind != "natural"),
+        used_by=tuple(kind for kind in get_args(PartitionKind) if kind != "natural"),
     )
     min_examples: int = setting(
         10,
@@ -39,31 +39,33 @@ class PartitionSettings(Section):
         gt=0,
         title="Dirichlet alpha",
         description="concentration; the smaller, the more skewed; to infinity: equal shares",
-        only=("dirichlet", "label_mix", "quantity"),
+        used_by=("dirichlet", "label_mix", "quantity"),
     )
     shards_per_client: int = setting(
-        2, ge=1, title="Shards", description="label-sorted shards a client", only=("shards",)
+        2, ge=1, title="Shards", description="label-sorted shards a client", used_by=("shards",)
     )
-    classes_per_client: int = setting(2, ge=1, title="Classes", description="classes a client holds", only=("classes",))
+    classes_per_client: int = setting(
+        2, ge=1, title="Classes", description="classes a client holds", used_by=("classes",)
+    )
     law: Literal["dirichlet", "power"] = setting(
         "dirichlet",
         title="Law of sizes",
         description="how the clients' sizes are drawn",
-        only=("quantity",),
+        used_by=("quantity",),
     )
     exponent: float = setting(
         1.5,
         gt=0,
         title="Exponent",
         description="size of the i-th client ~ i^-exponent, where law is power",
-        only=("quantity",),
+        used_by=("quantity",),
     )
     sigma: float = setting(
         0.1,
         ge=0,
         title="Noise",
         description="variance of the last client's Gaussian noise, in squared units of the features",
-        only=("feature_noise",),
+        used_by=("feature_noise",),
     )
     brightness: float = setting(
         0.2,
@@ -71,7 +73,7 @@ class PartitionSettings(Section):
         le=1,
         title="Brightness",
         description="largest shift of a client's pixels, a fraction of the full range",
-        only=("feature_shift",),
+        used_by=("feature_shift",),
     )
     contrast: float = setting(
         0.2,
@@ -79,7 +81,7 @@ class PartitionSettings(Section):
         lt=1,
         title="Contrast",
         description="largest relative change of a client's contrast",
-        only=("feature_shift",),
+        used_by=("feature_shift",),
     )
     rotation: float = setting(
         15.0,
@@ -87,5 +89,5 @@ class PartitionSettings(Section):
         le=180,
         title="Rotation",
         description="largest turn of a client's images, degrees",
-        only=("feature_shift",),
+        used_by=("feature_shift",),
     )
