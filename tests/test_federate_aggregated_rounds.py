@@ -19,6 +19,7 @@ from tasks.models import build
 from tasks.parameters import flatten
 from tasks.prune import prune
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
+from tasks.settings.aggregator import PROTECTING
 
 BASE = {
     "federate.model": "logistic",
@@ -275,7 +276,6 @@ def kinds(section):
     return section.model_fields["kind"].annotation.__args__
 
 
-PROTECTING = {"median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "clipped_mean", "dp_mean"}
 PAIRS = list(itertools.product(kinds(ClientSettings), kinds(AggregatorSettings)))
 
 
