@@ -7,10 +7,10 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tasks.errors import DataError, SettingsError
-from tasks.federate.aggregators import FACTORIES, RULES, UNWEIGHTED, aggregator, check, client_weights, weighting_of
+from tasks.federate.aggregators import FACTORIES, RULES, aggregator, check, client_weights, weighting_of
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.state import ServerState
-from tasks.settings import AggregatorSettings
+from tasks.settings import WEIGHTED, AggregatorSettings
 
 
 def kinds(field):
@@ -108,12 +108,13 @@ def test_unknown_weighting_is_refused():
 
 
 def test_kinds_without_weights_count_clients_alike():
-    used_by = AggregatorSettings.model_fields["weighting"].json_schema_extra["used_by"]
-    assert set(used_by) | set(UNWEIGHTED) == kinds("kind")
-    for kind in kinds("kind"):
-        expected = "uniform" if kind in UNWEIGHTED else "inverse_variance"
-        weighting = "examples" if kind in UNWEIGHTED else "inverse_variance"
-        assert weighting_of(AggregatorSettings(kind=kind, weighting=weighting)) == expected
+    assert {"median", "trimmed_mean", "krum", "multi_krum", "dp_mean"} <= kinds("kind") - set(WEIGHTED)
+    for kind in WEIGHTED:
+        assert weighting_of(AggregatorSettings(kind=kind, weighting="inverse_variance")) == "inverse_variance"
+    for kind in kinds("kind") - set(WEIGHTED):
+        assert weighting_of(AggregatorSettings(kind=kind)) == "uniform"
+        with pytest.raises(ValueError, match="weighting has no effect"):
+            AggregatorSettings(kind=kind, weighting="inverse_variance")
 
 
 def clipped(updates, norm):

@@ -14,7 +14,7 @@ from tasks.federate.privacy import check_privacy
 from tasks.federate.robust import Rule, geometric_median, median, multi_krum, num_trimmed, trimmed_mean
 from tasks.federate.schedule import clients_per_round
 from tasks.local.tff_names import Traced
-from tasks.settings import AggregatorSettings, Settings
+from tasks.settings import WEIGHTED, AggregatorSettings, Settings
 
 Factory = Any
 """A `tff.aggregators.WeightedAggregationFactory`: TFF has no types for mypy."""
@@ -150,9 +150,6 @@ RULES: dict[str, Callable[[AggregatorSettings], Rule]] = {
     "multi_krum": lambda s: partial(multi_krum, num_faulty=s.num_faulty, num_selected=s.num_selected),
 }
 
-UNWEIGHTED = ("median", "trimmed_mean", "krum", "multi_krum", "dp_mean")
-"""The kinds that are defined without weights: one client, one vote."""
-
 
 def aggregator(settings: AggregatorSettings, num_clients: int) -> Factory | Rule:
     """Returns the factory or the rule of `settings` for rounds of `num_clients` clients."""
@@ -162,8 +159,8 @@ def aggregator(settings: AggregatorSettings, num_clients: int) -> Factory | Rule
 
 
 def weighting_of(settings: AggregatorSettings) -> str:
-    """Returns how the clients are weighted."""
-    return "uniform" if settings.kind in UNWEIGHTED else settings.weighting
+    """Returns how the clients are weighted: by `weighting`, or `uniform` where the kind is defined without weights."""
+    return settings.weighting if settings.kind in WEIGHTED else "uniform"
 
 
 def check(settings: Settings, num_clients: int) -> None:

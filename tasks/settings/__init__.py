@@ -5,7 +5,7 @@ another kind it must stand at its default, so that no setting is ever silently w
 those of params.yaml, and a test holds the two equal: a form needs them, and so does that check.
 """
 
-from tasks.settings.aggregator import AggregatorSettings
+from tasks.settings.aggregator import WEIGHTED, AggregatorSettings
 from tasks.settings.base import STEPS, Section
 from tasks.settings.change import laid_over, switch_kind, value_at, with_settings
 from tasks.settings.client import ClientKind, ClientSettings, ScheduleSettings
@@ -29,6 +29,7 @@ from tasks.settings.whole import Settings, fields
 
 __all__ = [
     "STEPS",
+    "WEIGHTED",
     "AggregatorSettings",
     "ClientKind",
     "ClientSettings",

@@ -7,6 +7,9 @@ from tasks.settings.base import MOST_CLIENTS, Section, setting
 PROTECTING = ("median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "clipped_mean", "dp_mean")
 """The aggregators that bound what one client can do; what bypasses them would break the promise."""
 
+WEIGHTED = ("mean", "geometric_median", "clipped_mean", "compressed_mean")
+"""The aggregators that weight the clients by `weighting`; all others are defined with one vote a client."""
+
 
 class AggregatorSettings(Section):
     """How the clients' updates become one."""
@@ -26,7 +29,7 @@ class AggregatorSettings(Section):
         "examples",
         title="Weighting",
         description="weight of a client: its examples, 1, or 1 / variance of its preprocessed features",
-        used_by=("mean", "geometric_median", "clipped_mean", "compressed_mean"),
+        used_by=WEIGHTED,
     )
     trim: float = setting(
         0.2,
