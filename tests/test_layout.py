@@ -93,7 +93,10 @@ def test_tasks_read_no_environment_variable(path: Path) -> None:
 def test_steps_never_import_each_other(path: Path) -> None:
     others = {name.split(".")[1] for name in imported(path) if name.startswith("tasks.")} & set(STEPS) - {step_of(path)}
     allowed = {"federate"} if relative(path).startswith(CALLERS_OF_FEDERATE) else set()
-    assert others <= allowed
+    assert others <= allowed, (
+        f"{relative(path)}: the step {step_of(path)} may not import {', '.join(sorted(others - allowed))}; steps share "
+        f"modules of tasks/ beside them, and only {', '.join(CALLERS_OF_FEDERATE)} may import federate"
+    )
 
 
 def reads_examples(path: Path) -> bool:

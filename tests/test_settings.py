@@ -406,7 +406,13 @@ def test_settings_cannot_be_changed() -> None:
 def test_readme_has_a_row_for_every_setting_and_no_other() -> None:
     rows = re.findall(r"^\| `[a-z_.0-9]+` \|.*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     of_settings = [row for row in rows if row.split("`")[1].split(".")[0] in Settings.model_fields]
-    assert of_settings == table()
+    expected = table()
+    missing = [row for row in expected if row not in of_settings]
+    wrong = [row for i, row in enumerate(of_settings) if row not in expected or row in of_settings[:i]]
+    assert not missing, "README.md: add these rows:\n" + "\n".join(missing)
+    assert not wrong, "README.md: delete these rows:\n" + "\n".join(wrong)
+    moved = [f"{row}\n    instead of {other}" for other, row in zip(of_settings, expected, strict=True) if row != other]
+    assert not moved, f"README.md: another order, first here:\n{moved[0]}"
 
 
 def test_an_exponent_is_a_number_as_dvc_writes_it() -> None:
