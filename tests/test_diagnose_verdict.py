@@ -214,4 +214,4 @@ def test_pairs_are_made_of_the_best_three_that_differ():
 
 def test_suspects_are_cleared_who_do_no_harm():
     suspects = ("01", "02", "03")
-    assert cleared(suspects, harmful={"02"}, evident={"03", "04"}) == ("01",)
+    assert cleared(suspects, harmful={"02"}, never_cleared={"03", "04"}) == ("01",)

@@ -78,9 +78,9 @@ def _findings(replays: Replayer, incident: Incident, clients: ClientLog) -> Find
     sent = capture(replays, incident.alarm)
     findings = find(replays, probe, sent, clients, incident.first, incident.trends)
     suspects = findings.faulty()
-    evident = {c.client for c in findings.clients if c.in_conflict or c.uphill or findings.outgrown(c)}
-    evident |= {c.client for c in findings.clients if np.isfinite(c.sent_over_trained)}
-    return replace(findings, cleared=verdict.cleared(suspects, harmful(replays, probe, sent, suspects), evident))
+    never_cleared = {c.client for c in findings.clients if c.in_conflict or c.uphill or findings.outgrown(c)}
+    never_cleared |= {c.client for c in findings.clients if np.isfinite(c.sent_over_trained)}
+    return replace(findings, cleared=verdict.cleared(suspects, harmful(replays, probe, sent, suspects), never_cleared))
 
 
 def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candidates: int, budget: float) -> Trials:

@@ -264,10 +264,10 @@ def failures_removed(before: Sequence[int], after: Sequence[int]) -> Effect:
     return Effect(tuple(1 - left / failed for failed, left in zip(before, after, strict=True) if failed))
 
 
-def cleared(suspects: Sequence[str], harmful: Collection[str], evident: Collection[str]) -> tuple[str, ...]:
+def cleared(suspects: Sequence[str], harmful: Collection[str], never_cleared: Collection[str]) -> tuple[str, ...]:
     """Returns the suspects whose updates harm the model no more than those of honest clients.
 
-    Suspects in `evident` are not cleared: one round's harm is small beside what honest clients with different data do
-    to each other, and a replay decides.
+    Suspects in `never_cleared` stay suspects: one round's harm is small beside what honest clients with different data
+    do to each other, and a replay decides.
     """
-    return tuple(client for client in suspects if client not in harmful and client not in evident)
+    return tuple(client for client in suspects if client not in harmful and client not in never_cleared)

@@ -1,6 +1,6 @@
 """The causes of a rise: one module each, one registry, and the functions that a diagnosis calls.
 
-A new cause is a module here and a line in CAUSES.
+docs/extending.md lists the files that a new cause touches.
 """
 
 from collections.abc import Iterator

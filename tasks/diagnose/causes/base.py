@@ -123,8 +123,12 @@ class CauseKind:
         evidence: what speaks for the cause once it is proven, of the clients through which it acts.
         remedies: what may help against it, of those clients, the most fitting first.
         fault: which fault the clients have, a key of `words.by_fault`; empty if they do not all have the same.
-        evident: it is proposed only if the findings or the settings speak for it; then a smaller effect counts.
-        beside_another: it may be claimed as the second of two causes.
+        evident: it is proposed by a sign that an ordinary run does not show, apart from its losses: clients that are
+            odd, or settings other than those of plain averaging. Then a smaller effect counts. Label skew is not
+            evident: ordinary runs have it. Overfitting is not: its only sign is the course of the losses.
+        beside_another: it may be claimed as the second of two causes. The skews may not: the run has had them from the
+            start, also while its loss fell. Overfitting may not: it explains only what no other cause does. Failures
+            may not: they are judged before all other causes.
         skew: it is a difference that the clients' data have had from the start.
         changed_data: it is a change of the clients' data in the course of the run.
     """
