@@ -18,6 +18,13 @@ KINDS = {
     "A partition": "partition.kind",
     "A data source": "data.kind",
 }
+CHAPTERS = {
+    "An aggregator": "### federate",
+    "A client update": "### federate",
+    "A partition": "### partition",
+    "A data source": "## Your own data",
+}
+"""Where README.md says what a kind is."""
 MOST = 6
 
 
@@ -75,3 +82,25 @@ def test_every_kind_is_in_a_listed_file_of_its_package(section: str) -> None:
     ]
     for kind in members(section):
         assert any(f'"{kind}"' in path.read_text(encoding="utf-8") for path in package if path.suffix == ".py"), kind
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_every_kind_is_named_in_the_tests_of_its_section(section: str) -> None:
+    paths = {path for name in files(section) if name.startswith("tests/") for path in matching(name)}
+    text = "".join(path.read_text(encoding="utf-8") for path in paths)
+    untested = [kind for kind in members(section) if f'"{kind}"' not in text]
+    assert not untested, f"{untested}: add tests to one of {sorted(path.name for path in paths)}"
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_every_kind_is_in_its_chapter_of_the_readme(section: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    chapter = re.split(r"^##+ ", readme.partition(f"\n{CHAPTERS[section]}\n")[2], flags=re.MULTILINE)[0]
+    missing = [kind for kind in members(section) if f"`{kind}`" not in chapter]
+    assert not missing, f"README.md, {CHAPTERS[section]}: say what {missing} are"
+
+
+def test_every_client_update_has_its_equation_in_a_row_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^  \| `(\w+)` \|", readme, re.MULTILINE)
+    assert set(rows) == set(members("A client update"))

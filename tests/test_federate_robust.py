@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from tasks.federate import aggregators
 from tasks.federate.robust import (
     _batcher,
     _network,
@@ -40,6 +41,10 @@ RULES = {
     "krum": krum_with(2),
     "multi_krum": krum_with(2, 0),
 }
+
+
+def test_every_rule_is_tested_here():
+    assert set(RULES) == set(aggregators.RULES)
 
 
 def apply(rule, updates, weights=None):

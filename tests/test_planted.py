@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tasks.diagnose.causes import CAUSES
+
 SUITE = Path(__file__).parent / "benchmarks/planted"
 
 
@@ -25,6 +27,11 @@ def _module(name: str) -> Any:
 
 score = _module("score")
 cases = _module("cases")
+
+
+def test_every_cause_is_planted() -> None:
+    planted = {cause for plant in cases.PLANTS.values() for cause in plant.causes}
+    assert planted == set(CAUSES), "tests/benchmarks/planted/cases.py: a Plant for each cause in CAUSES"
 
 
 def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, Any]:
