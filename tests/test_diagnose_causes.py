@@ -37,7 +37,8 @@ def candidate(cause: str, seen: Findings, **federate: object) -> Candidate:
 def test_registry_has_the_causes_of_the_readme_and_a_module_of_the_same_name_each() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"\n\| cause \|.*\n\|.*\n((?:\|.*\n)+)", readme)
-    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(CAUSES)
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(CAUSES), "README.md, ### diagnose: a row for each cause in CAUSES"
     modules = {path.stem for path in (ROOT / "tasks/diagnose/causes").glob("*.py")}
     assert modules - {"__init__", "base", "shared"} == set(CAUSES)
 
@@ -61,7 +62,9 @@ MISSING = "add to everything() or EVERYTHING in tests/plain_findings.py what mak
 def test_order_and_flags_are_the_expected() -> None:
     flags = {field.name for field in fields(CauseKind) if field.type in (bool, "bool")}
     recorded = {cause: {flag for flag in flags if getattr(kind, flag)} for cause, kind in CAUSES.items()}
-    assert list(recorded.items()) == [(cause, expected) for cause, (_, expected) in EXPECTED.items()]
+    assert list(recorded) == list(EXPECTED), "EXPECTED, above: a row for each cause, in the order of CAUSES"
+    for cause, (_, expected) in EXPECTED.items():
+        assert recorded[cause] == expected, cause
 
 
 @pytest.mark.parametrize("cause", CAUSES)
