@@ -29,6 +29,7 @@ from tasks.federate import loop, runner
 from tasks.federate.aggregators import RULES
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.models import build, num_params
+from tasks.round_log.columns import RoundRow
 from tasks.settings import Settings, parse
 from tests.benchmarks.round_speed import NEVER, SHAPE, write_data
 from tests.benchmarks.round_variants import BATCH, LEARNING_RATE
@@ -122,12 +123,12 @@ def run(kind: str, num_rounds: int, cohort: Cohort, folder: Path, turns: Turns, 
     settings = settings_of(kind, num_rounds)
     resumed = now()
 
-    def watch(row: Any) -> None:
+    def watch(row: RoundRow, done: int, total: int) -> None:
         nonlocal resumed
-        if 1 < row["round"] < num_rounds:
+        if 1 < done < total:
             clock, processor = now()
             seconds[kind].append((clock - resumed[0], processor - resumed[1]))
-        if row["round"] < num_rounds:
+        if done < total:
             turns.end(kind)
             turns.wait(kind)
         resumed = now()
@@ -136,8 +137,8 @@ def run(kind: str, num_rounds: int, cohort: Cohort, folder: Path, turns: Turns, 
         model = build("tests.benchmarks.algorithm_speed:perceptron", SHAPE, CLASSES, settings.seed)
         phase = runner.Phase(kind, 1, num_rounds)
         lines = loop.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
-        first, last = lines[0]["row"], lines[-1]["row"]
-        steps = {row["num_steps"] for row in lines[-1]["clients"]}
+        first, last = lines[0].row, lines[-1].row
+        steps = {row["num_steps"] for row in lines[-1].clients}
         say(f"{kind}: {num_params(model):,} parameters, loss {first['train_loss']} to {last['train_loss']}")
         # The noise of dp_mean's default is as large as what 100 clients can teach in a few rounds.
         if steps != {100 // BATCH} or not (kind == "dp_mean" or last["train_loss"] < first["train_loss"]):

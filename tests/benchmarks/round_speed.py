@@ -45,6 +45,7 @@ from tasks.federate.validation import build_validation
 from tasks.files import write_json
 from tasks.models import BUILDERS, build, num_params
 from tasks.parameters import flatten
+from tasks.round_log.columns import RoundRow
 from tasks.runtime.in_process import in_process
 from tasks.settings import Settings, parse
 from tests.benchmarks import round_variants
@@ -191,10 +192,10 @@ def _interleave(
     stopwatch, order, last = Stopwatch(), list(others), num_timed + 2
     resumed = time.perf_counter()
 
-    def watch(row: Any) -> None:
+    def watch(row: RoundRow, done: int, total: int) -> None:
         nonlocal resumed
         seconds = time.perf_counter() - resumed
-        if counted := 1 < row["round"] < last:
+        if counted := 1 < done < total:
             timed["ours"].append(seconds)
             recording.append(stopwatch.seconds / seconds)
         for name in order:
