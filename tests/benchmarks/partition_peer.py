@@ -24,7 +24,8 @@ from sklearn.datasets import load_digits
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tasks.partition.labels import dirichlet, label_mix
-from tasks.skew import earth_mover, gini, jensen_shannon
+from tasks.partition.skew import jensen_shannon
+from tasks.skew import earth_mover, gini
 
 CLIENTS = 10
 COLUMNS = ("classes", "earth mover", "Jensen-Shannon", "Gini", "empty")
