@@ -259,7 +259,7 @@ def test_public_set_has_the_nearest_number_of_examples_and_one_of_each_label_is_
     make_clients, tmp_path, fraction, size
 ):
     # Of 20 examples of 3 labels.
-    x, y = cohort_in(make_clients(sizes=(12, 8)).write(tmp_path), shared_fraction=fraction).shared
+    x, y = cohort_in(make_clients(sizes=(12, 8)).write(tmp_path), shared_fraction=fraction).public
     assert len(x) == len(y) == size
     assert set(y) == {0, 1, 2}
 
@@ -267,7 +267,7 @@ def test_public_set_has_the_nearest_number_of_examples_and_one_of_each_label_is_
 def test_public_set_is_drawn_evenly_over_the_labels_and_added_to_every_client(make_clients, tmp_path):
     clients = make_clients(sizes=(40, 25, 35))
     cohort = cohort_in(clients.write(tmp_path), shared_fraction=0.12, seed=3)
-    x, y = cohort.shared
+    x, y = cohort.public
     # 12 of the 100 examples, 4 of each of the 3 labels.
     assert np.bincount(y).tolist() == [4, 4, 4]
     own = np.concatenate([clients.data[c][0] for c in clients.ids])
@@ -281,18 +281,18 @@ def test_public_set_is_drawn_evenly_over_the_labels_and_added_to_every_client(ma
         "02": (47, 47.0),
     }
     again = cohort_in(tmp_path, shared_fraction=0.12, seed=3)
-    np.testing.assert_array_equal(again.shared[0], x)
+    np.testing.assert_array_equal(again.public[0], x)
     other = cohort_in(tmp_path, shared_fraction=0.12, seed=4)
-    assert not np.array_equal(other.shared[0], x)
+    assert not np.array_equal(other.public[0], x)
 
 
 def test_owners_of_public_examples_have_them_twice(make_clients, tmp_path):
     clients = make_clients(sizes=(40, 25, 35))
     cohort = cohort_in(clients.write(tmp_path), shared_fraction=0.12)
     for client in clients.ids:
-        x = np.concatenate([clients.data[client][0], cohort.shared[0]])
+        x = np.concatenate([clients.data[client][0], cohort.public[0]])
         twice = len(x) - len(np.unique(x, axis=0))
-        own = sum(bool((clients.data[client][0] == one).all(axis=(1, 2, 3)).any()) for one in cohort.shared[0])
+        own = sum(bool((clients.data[client][0] == one).all(axis=(1, 2, 3)).any()) for one in cohort.public[0])
         assert (len(x), twice) == (cohort.clients[client].num_examples, own)
 
 
@@ -302,7 +302,7 @@ def test_public_set_of_rare_labels_takes_all_there_are(make_clients, tmp_path):
     clients.data["00"] = x, np.array([0] * 57 + [1] * 2 + [2], np.int32)
     cohort = cohort_in(clients.write(tmp_path), shared_fraction=0.2)
     # 12 examples: one round of all three labels, one of two, and what is left of the first.
-    assert np.bincount(cohort.shared[1]).tolist() == [9, 2, 1]
+    assert np.bincount(cohort.public[1]).tolist() == [9, 2, 1]
 
 
 def test_public_set_without_an_example_of_each_label_is_refused(make_clients, tmp_path):

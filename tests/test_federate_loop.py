@@ -460,7 +460,7 @@ def test_run_that_stopped_early_and_is_killed_ends_with_the_same_bytes(clients, 
 def test_public_set_is_trained_on_as_if_it_were_the_clients_own(clients, settings_of, tmp_path):
     settings = settings_of({**BASE, "federate.rounds": 3, "federate.shared_fraction": 0.2})
     clients.write(tmp_path / "shared")
-    x, y = cohort_of(settings, tmp_path / "shared").shared
+    x, y = cohort_of(settings, tmp_path / "shared").public
     federate(settings, tmp_path / "shared")
     for client in clients.ids:
         own = clients.data[client]

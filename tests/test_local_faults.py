@@ -127,9 +127,9 @@ def train(tmp_path, client_input, one_thread):
     def run(training, x=X, y=Y, order=tuple(range(7)), mask=None, params=PARAMS, faulty=None, **changes):
         write_client(tmp_path / "client", x, y)
         told = {} if faulty is None else {"faulty": np.bool_(faulty)}
-        shared = 0 if training.shared_data is None else len(training.shared_data[1])
+        num_public = 0 if training.public is None else len(training.public[1])
         kept = {"kept": np.linspace(-1, 1, SIZE, dtype=np.float32)} if training.update.kept else {}
-        client = client_input(tmp_path / "client", len(y) + shared, order, **told, **changes, **kept)
+        client = client_input(tmp_path / "client", len(y) + num_public, order, **told, **changes, **kept)
         broadcast = OrderedDict(params=params)
         if mask is not None:
             broadcast["mask"] = mask
@@ -205,12 +205,12 @@ def test_one_nan_makes_the_update_count_nothing(train):
 
 
 def test_public_examples_keep_their_labels(train):
-    public = X[:2] + 1, np.array([0, 2], np.int32)
+    public_x, public_y = X[:2] + 1, np.array([0, 2], np.int32)
     drill = FaultSettings(kind="flipped_labels", clients=("a",))
-    shared = replace(local_training("sgd", drill), shared_data=public)
-    found = train(shared, faulty=True, order=range(9))
+    training = replace(local_training("sgd", drill), public=(public_x, public_y))
+    found = train(training, faulty=True, order=range(9))
     # 0 and 2 would have been swapped.
-    x, y = np.concatenate([X, public[0]]), np.append(2 - Y, [0, 2]).astype(np.int32)
+    x, y = np.concatenate([X, public_x]), np.append(2 - Y, public_y).astype(np.int32)
     by_hand = train(local_training("sgd"), x=x, y=y, order=range(9))
     np.testing.assert_array_equal(found["update"], by_hand["update"])
 

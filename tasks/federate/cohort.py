@@ -53,7 +53,7 @@ class Cohort:
     """md5 of all that the rounds read."""
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
-    shared: Examples | None = None
+    public: Examples | None = None
     """The public examples that every client adds to its own. A client has those twice that were drawn from it."""
 
 

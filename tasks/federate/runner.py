@@ -84,7 +84,7 @@ def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -
         update=CLIENT_UPDATES[client.kind](client),
         flip=augment.flip,
         brightness=augment.brightness > 0,
-        shared_data=cohort.shared,
+        public=cohort.public,
         faults=settings.federate.faults,
     )
 

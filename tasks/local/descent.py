@@ -43,7 +43,7 @@ class LocalTraining:
     loss: Loss = cross_entropy
     flip: bool = False
     brightness: bool = False
-    shared_data: tuple[NDArray[np.float32], NDArray[np.int32]] | None = field(default=None, compare=False)
+    public: tuple[NDArray[np.float32], NDArray[np.int32]] | None = field(default=None, compare=False)
     """Public examples that every client adds behind its own."""
     faults: FaultSettings = field(default_factory=FaultSettings)
 

@@ -102,14 +102,14 @@ def build_measure(architecture: Architecture, training: LocalTraining) -> Comput
 
 
 def _examples(client: NamedTensors, training: LocalTraining) -> tuple[tf.Tensor, tf.Tensor]:
-    num_shared = 0 if training.shared_data is None else len(training.shared_data[1])
-    own = client["num_examples"] - num_shared
+    num_public = 0 if training.public is None else len(training.public[1])
+    own = client["num_examples"] - num_public
     x, y = read_examples(client["folder"], own, training.input_shape, training.num_classes)
     x, y = faults.faulty_examples(training.faults, client, x, y, training.num_classes)
-    if training.shared_data is None:
+    if training.public is None:
         return x, y
-    shared_x, shared_y = training.shared_data
-    return tf.concat([x, shared_x], 0), tf.concat([y, shared_y], 0)
+    public_x, public_y = training.public
+    return tf.concat([x, public_x], 0), tf.concat([y, public_y], 0)
 
 
 def _result(

@@ -59,8 +59,8 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     feddyn = Remedy("dynamic regularisation (FedDyn)", switch_kind("federate.client", "feddyn"))
     once = Remedy("one local epoch", {"federate.local_work.epochs": 1})
     shorter = [once] if work.epochs > 1 and work.kind == "same" else []
-    shared = Remedy("a public set of 5 % of the examples at every client", {"federate.shared_fraction": 0.05})
-    return [SCAFFOLD, feddyn, FEDPROX, *shorter, *slower(at), shared]
+    public = Remedy("a public set of 5 % of the examples at every client", {"federate.shared_fraction": 0.05})
+    return [SCAFFOLD, feddyn, FEDPROX, *shorter, *slower(at), public]
 
 
 LABEL_SKEW = CauseKind(

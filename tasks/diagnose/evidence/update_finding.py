@@ -33,7 +33,7 @@ class UpdateFinding:
             in none.
         slope: cosine of the update to the gradient of the loss on the client's own data, -1 to 1. Training goes
             downhill: above 0, training did not make this update. NaN if the client does not follow the gradient of its
-            own data alone (scaffold, feddyn, mimelite, shared data, clipping with weight decay).
+            own data alone (scaffold, feddyn, mimelite, public examples, clipping with weight decay).
         cosine: of the update to the geometric median of all clients' updates.
         cosine_before: mean of that cosine in the 20 rounds before the rise; NaN if the client took part in none.
         cosine_during: mean of that cosine in the first 10 rounds of the rise; NaN if the client took part in none.

@@ -195,7 +195,7 @@ class Variants:
         del federate["client"]["learning_rate"], federate["client"]["schedule"]
         shape = [cohort.input_shape, cohort.num_classes, len(cohort.clients)]
         augment = settings.preprocess.augment.model_dump(mode="json")
-        key = json.dumps([federate, augment, shape, digest(self.model), cohort.shared is not None and cohort.digest])
+        key = json.dumps([federate, augment, shape, digest(self.model), cohort.public is not None and cohort.digest])
         return self._cache.get(key, lambda: build_computations(settings, cohort, self.model, masked=False))
 
 
