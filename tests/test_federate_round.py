@@ -59,7 +59,7 @@ def make_round(model, masked=False, server=None, **changes):
         num_classes=CLASSES,
         num_params=num_params(model),
         batch_size=4,
-        update=CLIENT_UPDATES[client.kind](client),
+        algorithm=CLIENT_UPDATES[client.kind](client),
     )
     server = server or ServerOptimizerSettings()
     optimizer = SERVER_OPTIMIZERS[server.kind](server)

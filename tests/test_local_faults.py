@@ -116,8 +116,8 @@ def linear(params, x, seed):
 
 @functools.cache
 def local_training(kind, drill=None):
-    update = CLIENT_UPDATES[kind](ClientSettings(kind=kind, momentum=0.5 if kind == "mimelite" else 0.0))
-    return LocalTraining((DIM,), CLASSES, SIZE, 7, update, faults=drill or FaultSettings())
+    algorithm = CLIENT_UPDATES[kind](ClientSettings(kind=kind, momentum=0.5 if kind == "mimelite" else 0.0))
+    return LocalTraining((DIM,), CLASSES, SIZE, 7, algorithm, faults=drill or FaultSettings())
 
 
 @pytest.fixture
@@ -128,12 +128,12 @@ def train(tmp_path, client_input, one_thread):
         write_client(tmp_path / "client", x, y)
         told = {} if faulty is None else {"faulty": np.bool_(faulty)}
         num_public = 0 if training.public is None else len(training.public[1])
-        kept = {"kept": np.linspace(-1, 1, SIZE, dtype=np.float32)} if training.update.kept else {}
+        kept = {"kept": np.linspace(-1, 1, SIZE, dtype=np.float32)} if training.algorithm.kept else {}
         client = client_input(tmp_path / "client", len(y) + num_public, order, **told, **changes, **kept)
         broadcast = OrderedDict(params=params)
         if mask is not None:
             broadcast["mask"] = mask
-        if training.update.shared:
+        if training.algorithm.shared:
             broadcast["shared"] = np.linspace(1, -1, SIZE, dtype=np.float32)
         architecture = Architecture(linear, ((DIM, CLASSES), (CLASSES,)))
         with one_thread():
@@ -174,8 +174,8 @@ def test_every_client_update_sends_its_reversed_update_and_its_vector_as_it_is(c
     assert np.any(plain["update"] != 0)
     if "kept" in plain:
         np.testing.assert_array_equal(found["kept"], plain["kept"])
-    for name in plain["sums"]:
-        np.testing.assert_array_equal(found["sums"][name], plain["sums"][name])
+    for name in plain["summands"]:
+        np.testing.assert_array_equal(found["summands"][name], plain["summands"][name])
 
 
 @pytest.mark.parametrize("client_kind", ["scaffold", "feddyn", "mimelite"])
@@ -184,8 +184,8 @@ def test_vectors_are_those_of_the_faulty_data(client_kind, train):
     found, by_hand = train(training, faulty=True), train(local_training(client_kind), y=CLASSES - 1 - Y)
     for name in ("update", "loss_mean"):
         np.testing.assert_array_equal(found[name], by_hand[name])
-    np.testing.assert_array_equal(found["sums"]["message"], by_hand["sums"]["message"])
-    assert np.any(found["sums"]["message"] != train(training, faulty=False)["sums"]["message"])
+    np.testing.assert_array_equal(found["summands"]["message"], by_hand["summands"]["message"])
+    assert np.any(found["summands"]["message"] != train(training, faulty=False)["summands"]["message"])
 
 
 def test_scaled_update_leaves_pruned_parameters_at_zero(train):

@@ -18,7 +18,7 @@ from tasks.settings import ClientSettings
 DIM, CLASSES = 6, 3
 SIZE = DIM * CLASSES + CLASSES
 PLAIN = ClientUpdate(ClientSettings())
-TABLE = LocalTraining(input_shape=(DIM,), num_classes=CLASSES, num_params=SIZE, batch_size=4, update=PLAIN)
+TABLE = LocalTraining(input_shape=(DIM,), num_classes=CLASSES, num_params=SIZE, batch_size=4, algorithm=PLAIN)
 NO_SHIFT = np.zeros(0, np.float32)
 
 
@@ -35,8 +35,8 @@ def computation(training, masked=False):
 
 
 def variant(training, momentum=0.0, weight_decay=0.0, **changes):
-    update = ClientUpdate(ClientSettings(momentum=momentum, weight_decay=weight_decay))
-    return replace(training, update=update, **changes)
+    algorithm = ClientUpdate(ClientSettings(momentum=momentum, weight_decay=weight_decay))
+    return replace(training, algorithm=algorithm, **changes)
 
 
 def make_data(num, shape=(DIM,), seed=0):
@@ -225,7 +225,7 @@ def test_broken_file_is_an_error_that_holds_no_label(fault, train, tmp_path):
 
 # Augmentation. A linear model that starts at zero shows what it was given: with C = 2 and a batch of one example of
 # class 1, softmax is (½, ½), so one step adds rate·½·x to the kernel of class 1.
-IMAGE = LocalTraining(input_shape=(2, 3, 2), num_classes=2, num_params=26, batch_size=1, update=PLAIN)
+IMAGE = LocalTraining(input_shape=(2, 3, 2), num_classes=2, num_params=26, batch_size=1, algorithm=PLAIN)
 PICTURE = np.arange(1, 13, dtype=np.float32).reshape(2, 3, 2)
 MIRRORED = PICTURE[:, ::-1]
 

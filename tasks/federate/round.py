@@ -85,7 +85,7 @@ class _Parts:
         self.initialize_server = _build_initialize(initial, training, optimizer)
         self.server = self.initialize_server.type_signature.result
         self._select = _build_select(self.server, sent)
-        sums = self.local_update.type_signature.result["sums"]
+        sums = self.local_update.type_signature.result["summands"]
         self.apply = _build_apply(self.server, self.vector, sums, architectures, training, optimizer, masked)
         self.gather = self._build_gather()
 
@@ -101,14 +101,15 @@ class _Parts:
 
     def returned(self, results: Traced) -> Traced:
         """What the host gets of the results: all but what is only added up."""
-        names = [name for name in tff.structure.name_list(self.local_update.type_signature.result) if name != "sums"]
+        sent = tff.structure.name_list(self.local_update.type_signature.result)
+        names = [name for name in sent if name != "summands"]
         return tff.federated_zip(OrderedDict((name, getattr(results, name)) for name in names))
 
     def _build_gather(self) -> Gather:
         @tff.federated_computation(tff.FederatedType(self.server, tff.SERVER), self.clients)
         def gather(server: Traced, clients: Traced) -> Traced:
             results = self.train(server, clients)
-            return self.returned(results), tff.federated_sum(results.sums)
+            return self.returned(results), tff.federated_sum(results.summands)
 
         def gathered(state: ServerState, clients: Sequence[ClientInput]) -> tuple[Results, Traced]:
             sent, sums = gather(state.server, list(clients))
@@ -138,7 +139,7 @@ class _Parts:
 
     def results(self, results: Results) -> Results:
         """Returns the results with their updates as local − global again, where FedNova's clients divided them."""
-        if not self.training.update.normalized:
+        if not self.training.algorithm.normalized:
             return results
         return [r if isinstance(r, Failed) else replace(r, update=r.update * np.float32(r.normalizer)) for r in results]
 
@@ -161,7 +162,7 @@ def _build_summing(parts: _Parts, factory: Computation) -> tuple[Initialize, Adv
     def next_round(state: Traced, clients: Traced) -> Traced:
         results = parts.train(state.server, clients)
         aggregated = aggregation.next(state.aggregator, results.update, results.weight)
-        sums = tff.federated_sum(results.sums)
+        sums = tff.federated_sum(results.summands)
         server = tff.federated_map(parts.apply, (state.server, aggregated.result, sums))
         return tff.federated_zip(OrderedDict(server=server, aggregator=aggregated.state)), parts.returned(results)
 
@@ -183,7 +184,7 @@ def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Initialize, Advance]:
     def begin(broadcast: Traced) -> Traced:
         return tff.federated_map(parts.initialize_server, broadcast)
 
-    sums_type = parts.local_update.type_signature.result["sums"]
+    sums_type = parts.local_update.type_signature.result["summands"]
 
     @tff.federated_computation(tff.FederatedType((parts.server, parts.vector, sums_type), tff.SERVER))
     def apply(arguments: Traced) -> Traced:
@@ -219,7 +220,7 @@ def _build_initialize(broadcast_type: TffType, training: LocalTraining, optimize
     def initialize(broadcast: Traced) -> Traced:
         specs = tf.TensorSpec(broadcast["params"].shape, tf.float32)
         state = OrderedDict(broadcast, optimizer=optimizer.initialize(specs))
-        if training.update.shared:
+        if training.algorithm.shared:
             state["shared"] = tf.zeros_like(broadcast["params"])
         return state
 
@@ -243,7 +244,7 @@ def _build_apply(
     optimizer: Computation,
     masked: bool,
 ) -> Computation:
-    rule = training.update
+    algorithm = training.algorithm
     held = [np.zeros(training.num_params, np.float32) for _ in architectures]
     for architecture, holds in zip(architectures, held, strict=True):
         holds[slice(None) if architecture.held is None else architecture.held] = 1
@@ -251,18 +252,18 @@ def _build_apply(
     @tff.tensorflow.computation(server_type, vector, sums_type)
     def apply_update(server: Traced, update: Traced, sums: Traced) -> Traced:
         changed = {}
-        if rule.normalized:
+        if algorithm.normalized:
             update *= tf.math.divide_no_nan(sums["normalizer"], sums["weight"])
         if len(architectures) > 1:
             # HeteroFL (Diao 2021, arXiv 2010.01264, Algorithm 1): each parameter is averaged over those who hold it.
             weight = tf.linalg.matvec(np.stack(held), sums["held"], transpose_a=True)
             update = tf.math.divide_no_nan(update * sums["weight"], weight)
-        if rule.shared:
-            message = sums["message"] if rule.kept else tf.math.divide_no_nan(sums["message"], sums["weight"])
-            shared = rule.next_shared(server["shared"], message)
+        if algorithm.shared:
+            message = sums["message"] if algorithm.kept else tf.math.divide_no_nan(sums["message"], sums["weight"])
+            shared = algorithm.next_shared(server["shared"], message)
             # A round without a single usable client changes nothing.
             changed["shared"] = tf.where(sums["weight"] > 0, shared, server["shared"])
-            update = tf.where(sums["weight"] > 0, rule.server_update(update, changed["shared"]), update)
+            update = tf.where(sums["weight"] > 0, algorithm.server_update(update, changed["shared"]), update)
         # TFF's optimisers walk down a gradient: the opposite of the update.
         optimizer_state, params = optimizer.next(server["optimizer"], server["params"], -update)
         if masked:

@@ -81,7 +81,7 @@ def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -
         num_classes=cohort.num_classes,
         num_params=num_params(model),
         batch_size=client.batch_size,
-        update=CLIENT_UPDATES[client.kind](client),
+        algorithm=CLIENT_UPDATES[client.kind](client),
         flip=augment.flip,
         brightness=augment.brightness > 0,
         public=cohort.public,

@@ -35,8 +35,10 @@ class ClientUpdate:
     """The server keeps a vector s (P,), at first 0, and broadcasts it with the parameters."""
     kept = False
     """Each client keeps a vector c_k (P,), at first 0, from one of its rounds to the next."""
-    mean_gradient = False
-    full_gradient = False
+    needs_mean_gradient = False
+    """`Trained.mean_gradient` is computed."""
+    needs_full_gradient = False
+    """`Trained.full_gradient` is computed, which costs one more pass over the client's data."""
     local_momentum = True
     normalized = False
     """The server averages Δ_k / ‖a_k‖₁: see fednova.py."""

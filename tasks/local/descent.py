@@ -39,7 +39,7 @@ class LocalTraining:
     num_params: int
     """P, of the global model."""
     batch_size: int
-    update: ClientUpdate
+    algorithm: ClientUpdate
     loss: Loss = cross_entropy
     flip: bool = False
     brightness: bool = False
@@ -59,9 +59,9 @@ def descend(
     mask: Tensors | None,
 ) -> dict[str, Any]:
     """V ← momentum·v + d, w ← w − rate·v, with d = g + constant + pull·(w − start); masked entries stay at zero."""
-    settings, rule = training.update.settings, training.update
+    settings, algorithm = training.algorithm.settings, training.algorithm
     order, size, rate = client["order"], training.batch_size, client["learning_rate"]
-    momentum = settings.momentum if rule.local_momentum else 0.0
+    momentum = settings.momentum if algorithm.local_momentum else 0.0
     summed = _sums_gradients(training)
     steps_per_epoch = (client["num_examples"] + size - 1) // size
     num_steps = tf.size(order) // client["num_examples"] * steps_per_epoch
@@ -82,8 +82,9 @@ def descend(
         direction = gradient
         if constant is not None:
             direction = [d + c for d, c in zip(direction, constant, strict=True)]
-        if rule.pull:
-            direction = [d + rule.pull * (p - s) for d, p, s in zip(direction, state["params"], start, strict=True)]
+        if algorithm.pull:
+            away = [p - s for p, s in zip(state["params"], start, strict=True)]
+            direction = [d + algorithm.pull * a for d, a in zip(direction, away, strict=True)]
         if mask is not None:
             direction = [d * m for d, m in zip(direction, mask, strict=True)]
         velocity = state["velocity"]
@@ -104,9 +105,9 @@ def descend(
             "normalizer": state["normalizer"],
             "response": state["response"],
         }
-        if rule.normalized:
+        if algorithm.normalized:
             # The same recursion for a gradient of 1: where it is after the steps is what they add up to, ‖a‖₁.
-            following["response"] = momentum * state["response"] + 1.0 - rule.pull * rate * state["normalizer"]
+            following["response"] = momentum * state["response"] + 1.0 - algorithm.pull * rate * state["normalizer"]
             following["normalizer"] = state["normalizer"] + following["response"]
         return (following,)
 
@@ -120,7 +121,7 @@ def descend(
         "late_sum": zero,
         "late_count": zero,
         "gradient_sum": zeros if summed else [],
-        "normalizer": zero if rule.normalized else tf.constant(1.0),
+        "normalizer": zero if algorithm.normalized else tf.constant(1.0),
         "response": zero,
     }
     (end_state,) = tf.while_loop(lambda state: state["step"] < num_steps, step, (begin_state,))
@@ -128,7 +129,7 @@ def descend(
 
 
 def _sums_gradients(training: LocalTraining) -> bool:
-    return training.update.mean_gradient and training.update.settings.momentum > 0
+    return training.algorithm.needs_mean_gradient and training.algorithm.settings.momentum > 0
 
 
 def mean_gradient(
@@ -156,7 +157,7 @@ def full_gradient(forward: Forward, training: LocalTraining, x: tf.Tensor, y: tf
     zeros = [tf.zeros_like(p) for p in params]
     _, sums = tf.while_loop(lambda begin, _: begin < num, add, (tf.constant(0), zeros))
     gradient = [s / tf.cast(num, tf.float32) for s in sums]
-    return _decayed(gradient, params, training.update.settings.weight_decay)
+    return _decayed(gradient, params, training.algorithm.settings.weight_decay)
 
 
 def losses_of(

@@ -41,14 +41,14 @@ def client_type(training: LocalTraining) -> TffType:
         architecture=np.int32,
     )
     members |= faults.input_types(training.faults)
-    if training.update.kept:
+    if training.algorithm.kept:
         members["kept"] = tff.TensorType(np.float32, [training.num_params])
     return tff.types.to_type(members)
 
 
 def broadcast_names(training: LocalTraining, masked: bool) -> list[str]:
     """Returns what the server sends, each (P,): the flat parameters, pruning masks, the client update's vector s."""
-    return ["params", *(["mask"] if masked else []), *(["shared"] if training.update.shared else [])]
+    return ["params", *(["mask"] if masked else []), *(["shared"] if training.algorithm.shared else [])]
 
 
 def build_local_update(architectures: Sequence[Architecture], training: LocalTraining, masked: bool) -> Computation:
@@ -59,7 +59,7 @@ def build_local_update(architectures: Sequence[Architecture], training: LocalTra
     `num_steps`. The losses are by-products of the training steps, so they cost no pass of their own: `loss_before` is
     that of the first batch under the global model (batch size ≥ N: the exact loss before), `loss_after` of the batches
     that hold the last `batch_size` visits, each before its own step, `loss_mean` of all visits. Client updates that
-    keep a vector give the next `kept` (P,). `sums` is what the server needs the sum of over the clients: `weight`,
+    keep a vector give the next `kept` (P,). `summands` is its part of the sums that the server needs: `weight`,
     `normalizer` (times weight), `message` (P,) for s, and `held` (A,), the weight by architecture.
     """
     vector = tff.TensorType(np.float32, [training.num_params])
@@ -115,9 +115,9 @@ def _examples(client: NamedTensors, training: LocalTraining) -> tuple[tf.Tensor,
 def _result(
     training: LocalTraining, client: NamedTensors, trained: NamedTensors, num_architectures: int
 ) -> OrderedDict[str, Any]:
-    sums, update = trained["loss_sum"], faults.faulty_update(training.faults, client, trained["update"])
-    finite = tf.math.is_finite(tf.reduce_sum(tf.square(update))) & tf.math.is_finite(sums)
-    if training.update.full_gradient:
+    loss_sum, update = trained["loss_sum"], faults.faulty_update(training.faults, client, trained["update"])
+    finite = tf.math.is_finite(tf.reduce_sum(tf.square(update))) & tf.math.is_finite(loss_sum)
+    if training.algorithm.needs_full_gradient:
         # What else a client keeps is finite with its update.
         finite &= tf.math.is_finite(tf.reduce_sum(tf.square(trained["full_gradient"])))
 
@@ -128,29 +128,29 @@ def _result(
     weight = tf.where(finite, client["weight"], 0.0)
     result = OrderedDict(
         update=or_else(
-            update / trained["normalizer"] if training.update.normalized else update, lambda: tf.zeros_like(update)
+            update / trained["normalizer"] if training.algorithm.normalized else update, lambda: tf.zeros_like(update)
         ),
         weight=weight,
         finite=finite,
         loss_before=trained["loss_before"],
         loss_after=trained["late_sum"] / trained["late_count"],
-        loss_mean=sums / tf.cast(tf.size(client["order"]), tf.float32),
+        loss_mean=loss_sum / tf.cast(tf.size(client["order"]), tf.float32),
         num_steps=trained["step"],
         normalizer=trained["normalizer"],
     )
-    message = OrderedDict(
+    summands = OrderedDict(
         weight=weight,
         normalizer=weight * tf.where(finite, trained["normalizer"], 0.0),
         held=weight * tf.one_hot(client["architecture"], num_architectures),
     )
-    if training.update.kept:
+    if training.algorithm.kept:
         # A rate that decayed to 0 leaves nothing to divide by: no way, no mean gradient along it.
         moved = finite & (client["learning_rate"] > 0)
         result["kept"] = tf.cond(moved, lambda: trained["kept"], lambda: client["kept"])
-        message["message"] = client["share"] * (result["kept"] - client["kept"])
-    elif training.update.shared:
-        message["message"] = or_else(client["weight"] * trained["full_gradient"], lambda: tf.zeros_like(update))
-    result["sums"] = message
+        summands["message"] = client["share"] * (result["kept"] - client["kept"])
+    elif training.algorithm.shared:
+        summands["message"] = or_else(client["weight"] * trained["full_gradient"], lambda: tf.zeros_like(update))
+    result["summands"] = summands
     return result
 
 
@@ -163,21 +163,24 @@ def _train(
     y: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
     """Returns the client's update (P,) and the numbers of its way there."""
-    rule, start = training.update, architecture.take(broadcast["params"])
+    algorithm, start = training.algorithm, architecture.take(broadcast["params"])
     mask = architecture.take(broadcast["mask"]) if "mask" in broadcast else None
-    shared = architecture.take(broadcast["shared"]) if rule.shared else [None] * len(start)
-    kept = architecture.take(client["kept"]) if rule.kept else [None] * len(start)
-    constant = [rule.constant(s, c) for s, c in zip(shared, kept, strict=True)] if rule.shared or rule.kept else None
+    shared = architecture.take(broadcast["shared"]) if algorithm.shared else [None] * len(start)
+    kept = architecture.take(client["kept"]) if algorithm.kept else [None] * len(start)
+    constant = None
+    if algorithm.shared or algorithm.kept:
+        constant = [algorithm.constant(s, c) for s, c in zip(shared, kept, strict=True)]
     end = descend(architecture.forward, training, client, x, y, start, constant, mask)
     update = [after - before for after, before in zip(end["params"], start, strict=True)]
     result = {name: end[name] for name in ("loss_before", "loss_sum", "late_sum", "late_count", "step", "normalizer")}
     result["update"] = architecture.put(update, training.num_params)
-    full = full_gradient(architecture.forward, training, x, y, start) if rule.full_gradient else None
+    full = full_gradient(architecture.forward, training, x, y, start) if algorithm.needs_full_gradient else None
     if full is not None:
         result["full_gradient"] = architecture.put(full, training.num_params)
-    if rule.kept:
-        means = mean_gradient(training, client, end, update, constant) if rule.mean_gradient else [None] * len(start)
-        after = [Trained(*parts) for parts in zip(update, means, full or [None] * len(start), strict=True)]
-        next_kept = [rule.next_kept(c, trained) for c, trained in zip(kept, after, strict=True)]
+    if algorithm.kept:
+        mean = mean_gradient(training, client, end, update, constant) if algorithm.needs_mean_gradient else None
+        missing = [None] * len(start)
+        after = [Trained(*parts) for parts in zip(update, mean or missing, full or missing, strict=True)]
+        next_kept = [algorithm.next_kept(c, trained) for c, trained in zip(kept, after, strict=True)]
         result["kept"] = architecture.put(next_kept, training.num_params)
     return result

@@ -61,10 +61,10 @@ class Unrecorded:
     def __init__(self, settings: Settings, cohort: Cohort, model: Model, context: Any) -> None:
         self._seed, self._clients, self._context = settings.seed, sorted(cohort.clients.items()), context
         federate = settings.federate
-        update = CLIENT_UPDATES[federate.client.kind](federate.client)
+        algorithm = CLIENT_UPDATES[federate.client.kind](federate.client)
         self._computations = build_round(
             [whole(federate.model, model)],
-            LocalTraining(cohort.input_shape, cohort.num_classes, num_params(model), BATCH, update),
+            LocalTraining(cohort.input_shape, cohort.num_classes, num_params(model), BATCH, algorithm),
             aggregator(federate.aggregator, len(self._clients)),
             SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
             masked=False,

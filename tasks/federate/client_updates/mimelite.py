@@ -13,7 +13,7 @@ class MimeLite(ClientUpdate):
     of heavy-ball momentum everywhere else. The full gradient is that of the examples as they are, not augmented.
     """
 
-    shared = full_gradient = True
+    shared = needs_full_gradient = True
     local_momentum = False
 
     def constant(self, shared: tf.Tensor, kept: tf.Tensor | None) -> tf.Tensor:

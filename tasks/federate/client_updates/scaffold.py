@@ -26,8 +26,8 @@ class Scaffold(ClientUpdate):
 
     def __init__(self, settings: ClientSettings) -> None:
         super().__init__(settings)
-        self.full_gradient = settings.option == "I"
-        self.mean_gradient = settings.option == "II"
+        self.needs_full_gradient = settings.option == "I"
+        self.needs_mean_gradient = settings.option == "II"
 
     def constant(self, shared: tf.Tensor, kept: tf.Tensor | None) -> tf.Tensor:
         """Returns c − c_k."""
@@ -35,4 +35,4 @@ class Scaffold(ClientUpdate):
 
     def next_kept(self, kept: tf.Tensor, trained: Trained) -> tf.Tensor:
         """Returns ∇F_k(x) (option I), or the mean of g over the steps (option II)."""
-        return trained.full_gradient if self.full_gradient else trained.mean_gradient
+        return trained.full_gradient if self.needs_full_gradient else trained.mean_gradient
