@@ -4,7 +4,10 @@ The quadratic client k has F_k(w) = 1/(2N) ‖A_k w − b_k‖², with H_k = A�
 data makes every step exact gradient descent, so K steps of rate η from x end at w_k* + (I − ηH_k)^K (x − w_k*).
 """
 
+import ast
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +28,9 @@ from tasks.models import build
 from tasks.parameters import flatten
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
 
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path for path in (ROOT / "tasks/federate/client_updates").glob("*.py") if path.stem != "__init__")
+ROUND = "tasks/federate/round.py"
 DIM, SIZES, RATE = 3, (4, 6, 9), 0.2
 
 
@@ -32,6 +38,27 @@ DIM, SIZES, RATE = 3, (4, 6, 9), 0.2
 def in_this_process(one_thread):
     with one_thread():
         yield
+
+
+def docstrings(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (node for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef))
+    return "\n".join(ast.get_docstring(node) or "" for node in documented)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_each_client_update_names_its_paper_and_where_the_round_is(path):
+    text = docstrings(path)
+    assert re.search(r"arXiv \d{4}\.\d{5}", text)
+    assert re.search(r"(Algorithm|equation) \d", text)
+    assert ROUND in text
+
+
+@pytest.mark.parametrize("path", [*MODULES, ROOT / ROUND], ids=lambda path: path.stem)
+def test_files_that_tell_a_round_exist(path):
+    named = re.findall(r"tasks/[\w/]+(?:\.py)?", docstrings(path))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 class Quadratics:

@@ -1,4 +1,21 @@
-"""One federated round in TFF: broadcast, local updates, aggregation, server optimiser."""
+"""One federated round in TFF: broadcast, local updates, aggregation, server optimiser.
+
+The whole round, and the file of each step. Where no file is named, the step is in this one.
+
+1. tasks/federate/loop.py runs the rounds of a phase, one after the other: `Loop.run` calls `Runner.step`.
+2. tasks/federate/runner.py draws the clients (tasks/federate/schedule.py). It makes each client's input: the order of
+   its examples, its learning rate, its weight and share p_k (tasks/federate/cohort.py), and the vector c_k it keeps.
+3. `_Parts.train` broadcasts the parameters x, the pruning mask and the server's vector s.
+4. tasks/local/update.py computes a client's round. It reads the examples, makes the steps (tasks/local/descent.py) with
+   the terms of the client update (tasks/federate/client_updates), and returns Δ_k, the losses and the next c_k.
+5. tasks/federate/aggregators.py combines the Δ_k: by sums (`_build_summing`), or by a rule that needs all of them
+   (`_build_gathering`, tasks/federate/robust.py).
+6. `_build_apply` computes the next s, and what the client update makes of the combined Δ. The server optimiser
+   (tasks/federate/server_optimizers.py) then moves x.
+7. tasks/federate/runner.py prunes, stores each client's c_k, measures the hold-out loss (tasks/federate/validation.py)
+   and makes the rows of the logs (tasks/federate/record.py).
+8. tasks/federate/loop.py asks the guard, and writes the log line and the checkpoint (tasks/federate/checkpoint.py).
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence

@@ -2,7 +2,8 @@
 
 Notation: x are the global parameters that the round started from, y the client's own, g the (clipped) gradient of its
 loss on a batch, weight decay included; K its steps, η its learning rate; Δ = y − x. Everything here is a formula for
-one tensor of parameters, entry by entry; `pull` and `constant` are what is added to g before a step.
+one tensor of parameters, entry by entry. `pull` · (y − x) and `constant` are added to g before each step. The whole
+round, step by step: tasks/federate/round.py.
 """
 
 from collections.abc import Mapping

@@ -135,11 +135,14 @@ def _sums_gradients(training: LocalTraining) -> bool:
 def mean_gradient(
     training: LocalTraining, client: NamedTensors, end: Mapping[str, Any], update: Tensors, constant: Tensors | None
 ) -> Tensors:
-    """The mean of the gradients along the way; without momentum it follows from where the way led."""
+    """Returns the mean of g over the K steps: SCAFFOLD's option II.
+
+    With momentum the steps have added the gradients up. Without it, Δ = −η Σ (g + constant), so the mean of g is
+    −Δ/(Kη) − constant. With SCAFFOLD's constant c − c_k, this is c_k − c + (x − y)/(Kη), as the paper has it.
+    """
     num_steps = tf.cast(end["step"], tf.float32)
     if _sums_gradients(training):
         return [total / num_steps for total in end["gradient_sum"]]
-    # Δ = −η Σ (g + constant).
     factor = -1 / (num_steps * client["learning_rate"])
     return [factor * u - c for u, c in zip(update, constant or [0.0] * len(update), strict=True)]
 

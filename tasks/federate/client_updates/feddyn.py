@@ -12,6 +12,9 @@ class FedDyn(ClientUpdate):
     c_k⁺ = c_k − α(y − x): the first-order condition of that minimum, in place of a gradient. The server's h is
     Σ p_k c_k, and x⁺ = mean of y_k − h/α. Where all y_k agree, h = 0, so the gradients sum to zero: the fixed point is
     the minimum of Σ p_k F_k, however long the local work. The paper's p_k is 1/m for m clients.
+
+    The steps are in tasks/local/descent.py, c_k on the host in tasks/federate/runner.py, as SCAFFOLD's; the whole
+    round: tasks/federate/round.py.
     """
 
     shared = kept = True

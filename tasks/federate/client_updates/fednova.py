@@ -12,6 +12,9 @@ class FedNova(ClientUpdate):
     is how it is computed, for both together too. With equal work it is FedAvg, in every variant: the reason for this
     τ_eff, where the authors' code takes Σ p_k K_k with a pull, another length of the same step. Clipping does not
     enter it.
+
+    tasks/local/descent.py computes ‖a_k‖₁, tasks/local/update.py divides by it, and tasks/federate/round.py, which
+    lists the whole round, multiplies by τ_eff.
     """
 
     normalized = True

@@ -11,6 +11,7 @@ class MimeLite(ClientUpdate):
     After the round m ← βm + the weighted mean of the clients' full gradients at x, which costs one pass over their
     data. The paper's form is (1 − β)g + βm, which is this one with the learning rate divided by 1 − β: ours is that
     of heavy-ball momentum everywhere else. The full gradient is that of the examples as they are, not augmented.
+    It is `full_gradient` in tasks/local/descent.py; the whole round: tasks/federate/round.py.
     """
 
     shared = needs_full_gradient = True
