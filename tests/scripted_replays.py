@@ -27,7 +27,7 @@ class ScriptedReplayer:
         val: of `val_loss`; a sequence is by seed.
         train: of `train_loss`; as in `val` where it is not given.
         refused: changes that the settings do not allow.
-        failed: failed clients of each round.
+        failed: failed clients of each round; a sequence is by seed.
         broken_from: the round in which no client is left.
         ran: (what the change says, seed) of each replay that was begun.
     """
@@ -35,7 +35,7 @@ class ScriptedReplayer:
     val: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     train: Mapping[str, float | Sequence[float]] | None = None
     refused: Sequence[str] = ()
-    failed: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
     broken_from: Mapping[str, int] = field(default_factory=dict)
     from_round: int = START
     last_round: int = 30
@@ -63,15 +63,16 @@ class ScriptedReplayer:
     def _replay(self, change: Change, seed: int) -> Replay:
         shares = self.val, self.val if self.train is None else self.train
         losses = [loss_of(_of_seed(by.get(change.says, 0.0), seed)) for by in shares]
-        row = {"val_loss": losses[0], "train_loss": losses[1], "num_failed": self.failed.get(change.says, 0)}
+        failed = _of_seed(self.failed.get(change.says, 0), seed)
+        row = {"val_loss": losses[0], "train_loss": losses[1], "num_failed": failed}
         runner = SimpleNamespace(
             step=lambda state, round_num: SimpleNamespace(state=state, line=SimpleNamespace(round=round_num, row=row))
         )
         return Replay(change, runner, None, self.from_round + 1)
 
 
-def _of_seed(share: float | Sequence[float], seed: int) -> float:
-    return share[seed] if isinstance(share, Sequence) else share
+def _of_seed(value: float | Sequence[float], seed: int) -> float:
+    return value[seed] if isinstance(value, Sequence) else value
 
 
 def window(loss="val_loss", rounds=None, **levels) -> Window:

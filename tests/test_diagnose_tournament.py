@@ -55,6 +55,10 @@ def test_a_candidate_that_promises_nothing_ends_halfway():
     assert [one.cause for one in played.entered] == ["faulty_clients"]
 
 
+def test_the_first_candidate_is_compared_with_no_other():
+    assert Played(ScriptedReplayer({"even": 0.3}), "label_skew").spent == 4 + 4
+
+
 def test_one_without_evidence_ends_halfway_two_margins_below_the_best():
     shares = {"no 03": 0.9, "even": 0.45}
     assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew", allowed=0).spent == 4 + 4 + 2 + 8
@@ -70,6 +74,9 @@ def test_the_other_change_is_tried_where_the_first_removes_less_than_half():
     enough = ScriptedReplayer({"no 03": 0.6})
     assert Played(enough, "faulty_clients", instead="labels back").changes == ["no 03"]
     assert ("labels back", 0) not in enough.ran
+    half = ScriptedReplayer({"no 03": 0.5})
+    assert Played(half, "faulty_clients", instead="labels back").changes == ["no 03"]
+    assert ("labels back", 0) not in half.ran
     refused = ScriptedReplayer({"labels back": 1.0}, refused=["no 03"])
     assert Played(refused, "faulty_clients", instead="labels back").changes == ["labels back"]
 
@@ -86,8 +93,11 @@ def test_two_seeds_that_disagree_are_settled_by_a_third_beyond_the_budget():
     played = Played(replays, "faulty_clients", allowed=0)
     assert played.ran == [("no 03", 0), ("no 03", 1), ("no 03", 2)]
     assert played.causes == ["faulty_clients"]
-    agreeing = ScriptedReplayer({"no 03": (1.0, 0.9, 1.0)})
-    assert Played(agreeing, "faulty_clients", allowed=0).ran == [("no 03", 0), ("no 03", 1)]
+    agreeing = {"no 03": (1.0, 0.9, 1.0)}
+    assert Played(ScriptedReplayer(agreeing), "faulty_clients", allowed=0).ran == [("no 03", 0), ("no 03", 1)]
+    # Two seeds take 16 rounds; a third one and the replay that changes nothing take 8.
+    for allowed, num_seeds in ((23, 2), (24, 3)):
+        assert len(Played(ScriptedReplayer(agreeing), "faulty_clients", allowed=allowed).ran) == num_seeds
 
 
 def test_a_second_cause_beyond_the_first_is_proven_by_both_changes():
@@ -96,6 +106,7 @@ def test_a_second_cause_beyond_the_first_is_proven_by_both_changes():
     assert played.causes == ["client_learning_rate", "faulty_clients"]
     assert played.changes == ["slow", "slow and no 03"]
     assert played.proven[1].effect.by_seed == (pytest.approx(1.0),)
+    assert [proof.loss for proof in played.proven] == ["val_loss", "val_loss"]
 
 
 def test_a_second_cause_that_ends_the_other_loss_is_proven_by_that():
@@ -104,6 +115,7 @@ def test_a_second_cause_that_ends_the_other_loss_is_proven_by_that():
     played = Played(replays, "faulty_clients", "client_learning_rate", steep=True)
     assert played.causes == ["client_learning_rate", "faulty_clients"]
     assert [proof.loss for proof in played.proven] == ["val_loss", "train_loss"]
+    assert played.proven[1].effect.by_seed == (pytest.approx(0.8),)  # of train_loss
 
 
 def test_a_second_cause_that_does_nothing_halfway_is_not_run_on():
@@ -112,6 +124,18 @@ def test_a_second_cause_that_does_nothing_halfway_is_not_run_on():
     assert played.causes == ["client_learning_rate"]
     # Nothing changed thrice, two candidates, half of both, two more seeds.
     assert played.spent == 3 * 4 + 2 * 4 + 2 + 2 * 4
+
+
+@pytest.mark.parametrize(
+    ("before", "refused"),
+    [("label_skew", ()), ("feature_shift", ()), ("feature_shift", ("slow and aligned",))],
+    ids=["never a second", "without effect", "refused"],
+)
+def test_a_candidate_that_cannot_be_the_second_does_not_end_the_search(before, refused):
+    shares = {"slow": 0.6, "no 03": 0.3, "slow and aligned": 0.6, "slow and no 03": 1.0}
+    replays = ScriptedReplayer(shares, refused=refused)
+    played = Played(replays, before, "faulty_clients", "client_learning_rate", steep=True)
+    assert played.causes == ["client_learning_rate", "faulty_clients"]
 
 
 def test_a_second_cause_is_not_tried_where_the_budget_is_spent():
@@ -167,6 +191,12 @@ def test_two_joint_causes_are_each_proven_by_both_changes():
     assert [len(proof.effect.by_seed) for proof in played.proven] == [3, 3]
 
 
+def test_after_a_pair_without_effect_the_next_is_tried():
+    shares = {"plain": 0.45, "no 03": 0.4, "aligned": 0.3, "plain and no 03": 0.5, "plain and aligned": 0.9}
+    played = Played(ScriptedReplayer(shares), "server_learning_rate", "faulty_clients", "feature_shift")
+    assert played.causes == ["feature_shift", "server_learning_rate"]
+
+
 @pytest.mark.parametrize("both", [0.59, (0.9, 0.0, 0.0)], ids=["too little", "by chance"])
 def test_two_causes_that_do_not_surely_remove_the_rise_together_are_none(both):
     shares = {"plain": 0.45, "no 03": 0.4, "plain and no 03": both}
@@ -182,6 +212,12 @@ def test_failures_are_proven_by_failed_clients_and_by_no_loss():
     assert replays.ran == [("no 05", seed) for seed in range(3)]
     assert without_failures(trials, candidates("label_skew")) is None
     assert without_failures(Trials(ScriptedReplayer(refused=["no 05"]), window(), 9), candidates("non_finite")) is None
+
+
+def test_failures_are_compared_with_those_of_the_same_seed():
+    replays = ScriptedReplayer(failed={"": (2, 4, 2), "no 05": (0, 1, 2)})
+    proof = without_failures(Trials(replays, window(), 1000), candidates("non_finite"))
+    assert proof.effect.by_seed == (1.0, 0.75, 0.0)
 
 
 def test_failures_that_are_not_proven_are_a_candidate_among_the_others():

@@ -115,6 +115,7 @@ def test_another_seed_is_run_where_it_must_be_or_may_be():
     assert another_seed(2, agree, affordable=True)
     assert not another_seed(2, agree, affordable=False)
     assert another_seed(2, disagree, affordable=False)  # a third settles it
+    assert another_seed(2, Effect((0.1, 0.9)), affordable=False)  # half of the rise is enough for that
     assert not another_seed(2, Effect((0.1, 0.8)), affordable=False)  # less than half: there is nothing to settle
 
 

@@ -92,6 +92,20 @@ def test_training_loss_is_weighted_and_leaves_out_what_failed():
     assert training_loss(made, [1], without=("a",)) == pytest.approx(4.0)
     assert training_loss(made, [3]) is None
     assert training_loss(made, []) is None
+    assert training_loss(log({(1, "a"): 2.0}, {"a": 0.0}), [1]) is None  # nobody has a weight
+
+
+def test_training_loss_of_a_log_with_fewer_columns():
+    rounds, nobody = np.array([1, 1]), np.array([False, False])
+
+    def of(**signals):
+        return ClientLog(rounds, ("a", "b"), signals, nobody, nobody)
+
+    losses = np.array([1.0, 4.0])
+    # (2 · 1 + 1 · 4) / 3; without sizes each client counts once.
+    assert training_loss(of(loss_before=losses, num_examples=np.array([2.0, 1.0])), [1]) == pytest.approx(2.0)
+    assert training_loss(of(loss_before=losses), [1]) == pytest.approx(2.5)
+    assert training_loss(of(), [1]) is None
 
 
 SPAN = {"start": 10, "first": 12, "alarm": 13, "half_risen": 13, "until": 30, "last_of_run": 30, "num_candidates": 3}
@@ -127,6 +141,7 @@ def test_half_of_a_rise_is_on_the_logarithm():
     # From 0.3 to 1.2 is ln 4; half of it, 0.6, is passed in round 18. Round 14 is before the rise.
     assert half_risen_round(logged, 0.3, 1.2, first=16, alarm=21) == 18
     assert half_risen_round({**logged, 17: 0.6}, 0.3, 1.2, first=16, alarm=21) == 17
+    assert half_risen_round({**logged, 16: 0.6}, 0.3, 1.2, first=16, alarm=21) == 16  # in the first round of the rise
     assert half_risen_round(logged, 0.3, None, first=16, alarm=21) == 21
     assert half_risen_round({16: 0.4}, 0.3, 1.2, first=16, alarm=21) == 21
 
@@ -137,6 +152,7 @@ def test_half_of_a_rise_is_on_the_logarithm():
         # From 1 to 4 in the log: half of it is 2.
         ([1.0, 2.1], [4.0], 4.0, True),
         ([1.0, 1.9], [4.0], 4.0, False),
+        ([2.0], [4.0], 4.0, False),  # half is not more than half
         ([1.3, 1.3], [4.0], 4.0, False),  # a rise by 30 % is not that of the log
         ([1.3, 1.1], [1.5], 4.0, True),  # but it is where the log shows no more in these rounds
         ([1.3, 1.1], [9.0], 1.5, True),  # nor at its height
@@ -145,6 +161,7 @@ def test_half_of_a_rise_is_on_the_logarithm():
         ([1.0, 2.1], [], 4.0, True),  # rounds that were not measured
         ([1.0, 1.9], [], 4.0, False),
         ([2.0], [0.9], 4.0, False),  # no rise in the log
+        ([2.0], [1.0], 4.0, False),
         ([math.inf], [], None, True),
         ([99.0], [], None, False),  # of a loss that is not finite half is 100 times the level
     ],
