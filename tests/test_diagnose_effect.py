@@ -23,6 +23,11 @@ def test_losses_that_are_not_finite_count_as_ten_thousand_times_the_level() -> N
     assert removed([np.inf], [50.0], 0.5) == pytest.approx(0.5)
 
 
+def test_losses_far_below_the_level_count_as_a_ten_thousandth_of_it() -> None:
+    assert height([1e-9], 0.5) == pytest.approx(-np.log(1e4))
+    assert height([0.5e-4], 0.5) == pytest.approx(-np.log(1e4))
+
+
 def test_bound_is_students() -> None:
     # Mean 0.8, sd 0.1, n 3: 0.8 - 2.920 * 0.1 / sqrt(3).
     effect = Effect((0.7, 0.8, 0.9))

@@ -88,6 +88,14 @@ def test_a_cause_that_other_seeds_do_not_confirm_gives_way_to_the_next():
     assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew", allowed=20).causes == []
 
 
+def test_the_next_cause_is_looked_at_while_two_replays_are_affordable():
+    # 28 rounds are spent when the first is not confirmed: 12 of the run's own seed, 16 of two others.
+    shares = {"no 03": (0.9, 0.0, 0.0), "even": 0.8}
+    for allowed, causes in ((35, []), (36, ["label_skew"])):
+        replays = ScriptedReplayer(shares)
+        assert Played(replays, "faulty_clients", "label_skew", allowed=allowed).causes == causes, replays.ran
+
+
 def test_two_seeds_that_disagree_are_settled_by_a_third_beyond_the_budget():
     replays = ScriptedReplayer({"no 03": (1.0, 0.5, 1.0)})
     played = Played(replays, "faulty_clients", allowed=0)

@@ -141,6 +141,20 @@ def test_stratified_covers_next_the_label_of_which_the_smallest_part_is_covered(
     assert_frequency(sum(clients == ["a", "b", "c"] for clients in drawn), trials, 9 / 10)
 
 
+def test_stratified_covers_a_label_of_one_example():
+    labels = {"a": np.array([1, 0]), "b": np.array([0, 10]), "c": np.array([0, 10])}
+    settings = SamplingSettings(kind="stratified", clients_per_round=2)
+    assert all("a" in sample(settings, dict.fromkeys(labels, 1), 1, t, labels) for t in range(20))
+
+
+def test_stratified_fills_up_with_clients_without_examples():
+    labels = {"a": np.array([5, 5]), **dict.fromkeys("bcd", np.array([0, 0]))}
+    settings = SamplingSettings(kind="stratified", clients_per_round=3)
+    drawn = [sample(settings, dict.fromkeys(labels, 1), 1, t, labels) for t in range(20)]
+    assert {len(set(clients)) for clients in drawn} == {3}
+    assert all("a" in clients for clients in drawn)
+
+
 def test_stratified_settles_equal_cover_by_draw():
     labels = {"a": np.array([10, 0]), "b": np.array([0, 10])}
     settings, trials = SamplingSettings(kind="stratified", clients_per_round=1), 1000

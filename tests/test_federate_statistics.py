@@ -255,3 +255,10 @@ def test_one_client_is_its_own_mean_and_median():
     found = statistics_of([update])
     np.testing.assert_allclose([found.cosine[0], found.cosine_robust[0], found.gradient_diversity], 1, atol=1e-6)
     assert geometric_median_shares(gram([update])).tolist() == [1]
+
+
+def test_geometric_median_has_no_unit():
+    updates = random_updates(7, 5)
+    shares = geometric_median_shares(gram(updates))
+    for scale in (1e-3, 1e3):
+        np.testing.assert_allclose(geometric_median_shares(gram([scale * update for update in updates])), shares, rtol=1e-4)
