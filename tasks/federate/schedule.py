@@ -82,7 +82,7 @@ def _covering(clients: list[str], labels: NDArray[np.float64], num: int, rng: np
         left = np.where(drawn[:, None], 0.0, labels)
         some = left.sum(axis=0) > 0
         if not some.any():  # only clients without own examples are left
-            left, some = np.where(drawn[:, None], 0.0, 1.0), np.ones(labels.shape[1], bool)
+            left, some = np.where(drawn[:, None], 0.0, np.ones_like(labels)), np.ones(labels.shape[1], bool)
         cover = np.where(some, labels[drawn].sum(axis=0) / np.maximum(total, 1.0), np.inf)
         label = rng.choice(np.flatnonzero(cover == cover.min()))
         drawn[rng.choice(len(clients), p=left[:, label] / left[:, label].sum())] = True
