@@ -126,6 +126,24 @@ def test_a_second_cause_that_ends_the_other_loss_is_proven_by_that():
     assert played.proven[1].effect.by_seed == (pytest.approx(0.8),)  # of train_loss
 
 
+@pytest.mark.parametrize(
+    ("shares", "overshooting", "otherwise"),
+    [
+        ({"even": 0.6, "slow": 0.9}, ["client_learning_rate"], ["label_skew"]),
+        # The rate removes the rise alone, but nothing beyond the first cause.
+        (
+            {"no 03": 0.9, "slow": 0.8, "no 03 and slow": 0.9},
+            ["faulty_clients", "client_learning_rate"],
+            ["faulty_clients"],
+        ),
+    ],
+)
+def test_a_lower_rate_is_a_cause_like_others_only_where_steps_overshoot(shares, overshooting, otherwise):
+    causes = ("faulty_clients", "label_skew", "client_learning_rate")
+    assert Played(ScriptedReplayer(shares), *causes, steep=True).causes == overshooting
+    assert Played(ScriptedReplayer({**shares, "even and slow": 0.6}), *causes).causes == otherwise
+
+
 def test_a_second_cause_that_does_nothing_halfway_is_not_run_on():
     shares = {"slow": 0.9, "no 03": 0.3, "slow and no 03": 0.9}
     played = Played(ScriptedReplayer(shares), "faulty_clients", "client_learning_rate", steep=True)
