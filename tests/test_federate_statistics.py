@@ -261,4 +261,6 @@ def test_geometric_median_has_no_unit():
     updates = random_updates(7, 5)
     shares = geometric_median_shares(gram(updates))
     for scale in (1e-3, 1e3):
-        np.testing.assert_allclose(geometric_median_shares(gram([scale * update for update in updates])), shares, rtol=1e-4)
+        np.testing.assert_allclose(
+            geometric_median_shares(gram([scale * update for update in updates])), shares, rtol=1e-4
+        )
