@@ -117,3 +117,26 @@ def test_levels_stand_for_the_loss_that_rose():
     assert trials.removed(A) == pytest.approx(1.0)
     assert trials.effect(A).by_seed == (pytest.approx(2.0),)
     assert trials.window.other == "val_loss"
+
+
+def test_the_share_of_a_column_is_of_what_that_column_does_with_nothing_changed():
+    replays = ScriptedReplayer({"a": 0.2}, train={"": 0.5, "a": 0.75})
+    trials = Trials(replays, window(), 100)
+    trials.run(A)
+    # Of the training loss half of the way is left with nothing changed and a quarter with a: 1 - 1/4 / (1/2). Of the
+    # way of val_loss, which is whole with nothing changed, it would be 3/4.
+    assert trials.effect(A, "train_loss").by_seed == (pytest.approx(0.5),)
+    assert trials.effect(A).by_seed == (pytest.approx(0.2),)
+
+
+def test_replays_of_unequal_length_are_compared_in_the_rounds_that_both_have():
+    trials = Trials(ScriptedReplayer({"a": (0.5, 0.7)}, broken_from={"": 18}), window(), 100)
+    trials.run(A, until=17)
+    # With nothing changed, rounds 18 and 19 have no loss; a was replayed in 16 and 17, and removes half of theirs.
+    assert trials.effect(A).by_seed == (pytest.approx(0.5),)
+    trials.run(A)
+    trials.run(A, seed=1, until=17)
+    unchanged, changed = trials.series(A, "val_loss")
+    # The second seed has two rounds, so the means over both seeds have two as well.
+    assert unchanged == (pytest.approx(RISEN),) * 2
+    assert changed == (pytest.approx((loss_of(0.5) + loss_of(0.7)) / 2),) * 2
