@@ -1,15 +1,19 @@
 """From the logs and the replays to the value: what is rounded, and what follows from the effects by seed."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from diagnosis_values import RISE
+from plain_findings import a_client
 
 from tasks.diagnose.causes import Candidate, Remedy
 from tasks.diagnose.compose import compose
-from tasks.diagnose.diagnosis import Diagnosis, Removed
+from tasks.diagnose.diagnosis import Diagnosis, Evidence, Removed
 from tasks.diagnose.evidence.findings import Findings
+from tasks.diagnose.evidence.local_models import LocalModel
+from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.change import Change
@@ -25,10 +29,16 @@ def proof(cause: str, *by_seed: float) -> Proof:
     return Proof(Candidate(cause, change), Effect(by_seed), "val_loss", (1.23456789, math.inf), (1.0, 2.0))
 
 
-def composed(*causes: Proof, ruled_out: tuple[Proof, ...] = (), recovers: float = 0.5) -> Diagnosis:
+def composed(
+    *causes: Proof,
+    ruled_out: tuple[Proof, ...] = (),
+    recovers: float = 0.5,
+    findings: Findings = FINDINGS,
+    without_remedy: tuple[str, ...] = (),
+) -> Diagnosis:
     tried = Tried(Remedy("slower", {"federate.client.learning_rate": 0.1}), recovers, math.nan, ("overfitting",))
-    proposed = {proof.candidate.cause: tried for proof in causes}
-    replays = Investigation(6, (7, 12), True, causes, ruled_out, (tried,), proposed, FINDINGS, 42, 54)
+    proposed = {proof.candidate.cause: tried for proof in causes if proof.candidate.cause not in without_remedy}
+    replays = Investigation(6, (7, 12), True, causes, ruled_out, (tried,), proposed, findings, 42, 54)
     return compose(OBSERVATION, ["A limit."], parse({}), replays)
 
 
@@ -93,3 +103,69 @@ def test_signals_are_numbers_or_none() -> None:
     assert signals is not None
     assert (signals["label_skew"], signals["val_trend"], signals["clients"]) == (0.1, None, {})
     assert not any(isinstance(value, float) and not np.isfinite(value) for value in signals.values())
+
+
+def test_evidence_has_the_measure_and_what_is_usual_in_six_digits() -> None:
+    (cause,) = composed(proof("client_learning_rate", 0.9), findings=replace(FINDINGS, steepness=2.3456789)).causes
+    says = (
+        "The learning rate 0.05 times the curvature of the clients' loss is 2.35; above 2, steps of gradient descent "
+        "overshoot farther than they came."
+    )
+    assert cause.evidence == (Evidence("steepness", 2.34568, 2.0, says),)
+
+
+def test_a_measure_that_is_not_known_is_none() -> None:
+    (cause,) = composed(proof("client_learning_rate", 0.9), findings=replace(FINDINGS, steepness=math.nan)).causes
+    assert [(each.value, each.expected) for each in cause.evidence] == [(None, 2.0)]
+
+
+def test_a_cause_without_a_proposed_remedy_has_none() -> None:
+    causes = (proof("client_learning_rate", 0.9), proof("overfitting", 0.8))
+    helped, not_helped = composed(*causes, without_remedy=("overfitting",)).causes
+    assert not_helped.remedy is None
+    assert helped.remedy is not None
+    assert helped.remedy.settings == {"federate.client.learning_rate": 0.1}
+
+
+def test_a_client_without_a_memory_and_a_local_model_has_its_own_numbers() -> None:
+    client = a_client("00", loss=0.123456789, slope=math.nan, left_out=-0.25)
+    signals = composed(findings=replace(FINDINGS, clients=(client,))).signals
+    assert signals is not None
+    numbers = signals["clients"]["00"]
+    assert (numbers["loss"], numbers["slope"], numbers["left_out"]) == (0.123457, None, -0.25)
+    assert not {"memory", "recalls", "val_loss", "growth"} & numbers.keys()
+
+
+def test_a_client_has_the_numbers_of_its_memory_and_of_its_own_local_model() -> None:
+    local = LocalModel(
+        loss_before=0.5,
+        loss_after=0.123456789,
+        val_loss=math.inf,
+        recalls={1: 0.25, 0: math.nan},
+        pairwise_cosine=0.1,
+        leave_one_out_cosine=0.2,
+        growth=1.5,
+        intended_weight=0.3,
+        effective_weight=0.4,
+    )
+    clients = (a_client("00", memory=Memory(3, 0.987654321, math.nan)), a_client("01"))
+    signals = composed(findings=replace(FINDINGS, clients=clients, local_models={"01": local})).signals
+    assert signals is not None
+    remembers, trained = signals["clients"]["00"], signals["clients"]["01"]
+    assert remembers["memory"] == {"round": 3, "logged": 0.987654, "now": None}
+    assert "recalls" not in remembers
+    assert "memory" not in trained
+    expected = {
+        "loss_before": 0.5,
+        "loss_after": 0.123457,
+        "val_loss": None,
+        "pairwise_cosine": 0.1,
+        "leave_one_out_cosine": 0.2,
+        "growth": 1.5,
+        "intended_weight": 0.3,
+        "effective_weight": 0.4,
+        "recalls": {"0": None, "1": 0.25},
+    }
+    assert {name: trained[name] for name in expected} == expected
+    assert list(trained["recalls"]) == ["0", "1"]
+    assert trained["loss"] == 0.3  # of the client's own finding, as before
