@@ -13,6 +13,7 @@ from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy,
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.surgery import sizes_made_equal
 from tasks.diagnose.report.wording import name_of
 from tasks.settings import Settings, parse, with_settings
 from tests.plain_findings import EVERYTHING, MIXED_UP, SHIFT, WRONG_LABELS, a_client, everything, findings
@@ -318,3 +319,13 @@ def test_every_change_is_allowed() -> None:
     settings = parse({"federate": EVERYTHING})
     for one in candidates(everything(), settings):
         with_settings(settings, one.change.settings)
+
+
+def test_unequal_sizes_are_made_equal_with_the_seed_of_the_run() -> None:
+    (one,) = [one for one in candidates(findings(size_skew=0.6), parse({"seed": 7})) if one.cause == "quantity_skew"]
+    assert list(one.change.surgery) == ["sizes made equal"]
+    sites = {"00": (np.arange(40.0), np.zeros(40, np.int32)), "01": (np.arange(20.0), np.ones(20, np.int32))}
+    after, expected = (change(sites) for change in (one.change.surgery["sizes made equal"], sizes_made_equal(7)))
+    for client in sites:
+        assert len(after[client][1]) == 30  # (40 + 20) / 2
+        np.testing.assert_array_equal(after[client][0], expected[client][0])

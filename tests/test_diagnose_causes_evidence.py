@@ -182,3 +182,29 @@ def test_fault_is_named_that_all_faulty_clients_have(changes: list[dict[str, obj
     seen = findings(*[a_client(f"{k:02}", **change) for k, change in enumerate(changes)])
     assert fault_of("faulty_clients", ("00", "01"), seen) == fault
     assert fault_of("faulty_clients", (), seen) == fault_of("non_finite", ("00",), seen) == {}
+
+
+def test_percentages_are_hundredths() -> None:
+    # Each share is at least 0.6, so that 1 % more of it is another whole number.
+    data = {"loss": 5.0, "accuracy": 0.6, "expected_accuracy": 0.95, "feature_distance": 3.0}
+    wrong = a_client("02", **data, learnable=(0.62, 0.61), left_out=NAN)
+    narrow = a_client("01", width=0.75, labels=np.array([60, 60]))  # 120 of 200 examples
+    trends = {"train_trend": np.log(0.4), "val_trend": np.log(1.8)}
+    seen = findings(narrow, wrong, objective_gap=0.6, **trends)
+    shown = {
+        "faulty_clients": [["60 %", "95 %"], ["62 %", "61 %"]],
+        "architecture_variation": [["75 %"]],
+        "unequal_local_work": [[], ["60 %"]],
+        "quantity_skew": [["60 %"]],
+        "overfitting": [["+80 %", "-60 %"]],
+    }
+    for cause, percentages in shown.items():
+        clients = ("01",) if cause == "architecture_variation" else ("02",)
+        says = [text for _, text in said(cause, *clients, seen=seen)]
+        assert [re.findall(r"[+-]?\d+ %", text) for text in says] == percentages, cause
+
+
+def test_evidence_of_a_part_of_the_model_has_the_width_as_its_value() -> None:
+    seen = findings(a_client("01", width=0.75))
+    (width,) = evidence_for("architecture_variation", ("01",), seen, parse({}))
+    assert (width.signal, width.value, width.expected) == ("width", 0.75, 1.0)

@@ -138,3 +138,9 @@ def test_two_remedies_at_once() -> None:
     assert (slower | aligned) == Remedy("slower, and aligned", {**slower.settings, **aligned.settings}, aligned=True)
     assert (slower | Remedy("slowest", {"federate.client.learning_rate": 0.01})) is None  # one setting, two values
     assert (both and both | slower) is None  # nothing that is not in one of them
+
+
+def test_own_standardisation_is_the_setting_that_there_is() -> None:
+    (own, *_) = remedies("feature_shift", Settings(), ("01",), findings())
+    assert own.settings == {"preprocess.normalize": "client"}
+    assert with_settings(Settings(), own.settings).preprocess.normalize == "client"

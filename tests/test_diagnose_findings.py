@@ -156,3 +156,10 @@ def test_label_distance_by_hand() -> None:
     assert mean_label_distance({"a": np.array([5, 5]), "b": np.array([1, 1])}) == 0.0
     # Weighted by examples: the whole is 3/4, 1/4; 1/2 of three quarters of the examples and 3/2 of a quarter.
     assert mean_label_distance({"a": np.array([6, 0]), "b": np.array([0, 2])}) == pytest.approx(0.75)
+
+
+def test_label_distance_of_clients_with_one_example_and_with_none() -> None:
+    # One example each, of two labels: |1 - 1/2| + |0 - 1/2| = 1 as with five each; who has none has no weight.
+    one_each = {"a": np.array([1, 0]), "b": np.array([0, 1])}
+    assert mean_label_distance(one_each) == pytest.approx(1.0)
+    assert mean_label_distance(one_each | {"c": np.array([0, 0])}) == pytest.approx(1.0)

@@ -97,3 +97,10 @@ def test_why_replays_prove_nothing_is_said() -> None:
     assert "something was different then" in says(False)[0]
     assert "No change of one factor" in says(True)[0]
     assert says(True, "a cause") == []
+
+
+@pytest.mark.parametrize(("significance", "says"), [(2.4999e-4, True), (2.49997e-4, False)])
+def test_the_least_significance_is_that_of_one_of_40_001_ranks(significance: float, says: bool) -> None:
+    # Of 40,000 draws and the loss itself a rank has the share 1 / 40,001; two ways of testing, and the least share of a
+    # loss is 0.2: 2 / 40,001 / 0.2 = 2.499938e-4. Of 40,000 ranks it is 2.5e-4, of 40,002 it is 2.499875e-4.
+    assert ("is below 0.00025" in limits(replace(NO_RISE, noise=0.03, significance=significance))) is says

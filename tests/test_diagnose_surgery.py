@@ -73,3 +73,27 @@ def test_labels_change_back_for_the_named_clients_only() -> None:
     after = labels_changed_back({"03": (2, 1, 0)})(before)
     np.testing.assert_array_equal(after["03"][1], 2 - before["03"][1])
     np.testing.assert_array_equal(after["02"][1], before["02"][1])
+
+
+def test_every_channel_is_aligned_by_its_own_mean_and_sd_in_float32() -> None:
+    # Two channels of the pixels -1 and 1, one of them at 10 times the size and 100 higher: both become -1 and 1.
+    signs = np.array([-1, 1, 1, -1, 1, -1, -1, 1], np.float32).reshape(2, 2, 2)
+    x = np.stack([signs, 100 + 10 * signs], axis=-1)
+    aligned, labels = features_aligned({"00": (x, np.array([0, 1], np.int32))})["00"]
+    np.testing.assert_allclose(aligned, np.stack([signs, signs], axis=-1), rtol=1e-6)
+    assert (aligned.dtype, aligned.shape, labels.tolist()) == (np.float32, x.shape, [0, 1])
+
+
+def test_a_channel_that_is_the_same_everywhere_is_aligned_to_0() -> None:
+    # The mean of 10,000 times float32(0.1) is exact in float64; in float32 a rest would stay, as large as the sd.
+    x = np.full((100, 10, 10, 1), 0.1, np.float32)
+    aligned, _ = features_aligned({"00": (x, np.zeros(100, np.int32))})["00"]
+    assert not aligned.any()
+
+
+def test_another_seed_draws_other_examples_of_equal_number() -> None:
+    before = sites(np.random.default_rng(6))
+    first, again, other = (sizes_made_equal(seed)(before) for seed in (3, 3, 4))
+    # Of 40 examples 25 are drawn: two equal draws are no chance.
+    np.testing.assert_array_equal(first["00"][0], again["00"][0])
+    assert set(first["00"][0].sum((1, 2, 3))) != set(other["00"][0].sum((1, 2, 3)))
