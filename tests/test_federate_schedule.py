@@ -11,6 +11,7 @@ from tasks.errors import SettingsError
 from tasks.federate.schedule import (
     check_clients,
     client_rng,
+    clients_per_round,
     draw_seed,
     epochs,
     highest,
@@ -318,3 +319,11 @@ def test_drawn_and_weighed_by_examples_size_counts_twice(weighting, expected):
         drawn = sample(settings, sizes, 0, t)
         shares.append(weight["a"] * ("a" in drawn) / sum(weight[client] for client in drawn))
     assert np.mean(shares) == pytest.approx(expected, abs=0.02)
+
+
+def test_all_are_more_than_the_clients_per_round_that_another_kind_draws():
+    settings, seven = SamplingSettings(kind="all"), dict.fromkeys("abcdefg", 1)
+    assert settings.clients_per_round == 5  # which has no effect with all
+    assert sample(settings, seven, 3, 7) == list("abcdefg")
+    assert clients_per_round(settings, len(seven)) == 7
+    assert [clients_per_round(SamplingSettings(kind="uniform"), num) for num in (4, 5, 7)] == [4, 5, 5]
