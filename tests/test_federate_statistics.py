@@ -264,3 +264,22 @@ def test_geometric_median_has_no_unit():
         np.testing.assert_allclose(
             geometric_median_shares(gram([scale * update for update in updates])), shares, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_geometric_median_ends_with_the_first_step_below_a_100_000th_of_the_radius(seed, scale):
+    """Weiszfeld's iteration on the vectors themselves: each step more or less would change the shares by over 1e-6."""
+    updates = random_updates(5, 2, seed, scale)
+    points = np.stack(updates).astype(np.float64)
+    apart = np.linalg.norm(points[:, None] - points, axis=2)
+    from_medoid = apart[apart.sum(axis=1).argmin()]
+    radius = np.sort(from_medoid)[2]  # three of five are the majority
+    share = (from_medoid <= radius) / 3
+    moved = np.inf
+    while moved >= 1e-5 * radius:  # after 14 to 78 steps, none of them within 0.8 % of the bound
+        before = share @ points
+        closeness = 1 / np.linalg.norm(points - before, axis=1)
+        share = closeness / closeness.sum()
+        moved = np.linalg.norm(share @ points - before)
+    np.testing.assert_allclose(geometric_median_shares(gram(updates)), share, atol=1e-9)
