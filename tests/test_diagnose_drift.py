@@ -63,3 +63,15 @@ def test_the_past_of_a_client_is_the_20_rounds_before_the_rise(last_seen: int, b
     log = norm_log(norms, {"b": (rounds != last_seen) & (rounds < 71)})
     (of_b,) = [each for each in drift(log, 71, 75, 0.01) if each.client == "b"]
     assert of_b.before == before
+
+
+def test_norms_are_compared_as_ratios_and_told_in_their_own_unit() -> None:
+    # Two rounds from the first of the log on, so the cohort alone decides. The logarithms to base 2 of the clients'
+    # norms are 0, 1, 2, 3 and, on average, 10: median 2, the distances 2, 1, 0, 1, 8 of median 1, so e is
+    # (10 - 2) / 1.4826 away. Its norms 2^8 and 2^12 have the mean 2176; the cohort's median is 2^2 in both rounds.
+    norms = {client: np.full(2, 2.0**power) for power, client in enumerate("abcd")}
+    log = norm_log({**norms, "e": np.array([2.0**8, 2.0**12])}, {})
+    (of_e,) = [each for each in drift(log, 1, 2, 0.01) if each.client == "e"]
+    assert (of_e.value, of_e.before, of_e.unusual) == (2176, None, True)
+    assert of_e.expected == pytest.approx(4)
+    assert of_e.score == pytest.approx(8 / 1.4826)
