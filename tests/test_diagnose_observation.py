@@ -99,3 +99,21 @@ def test_without_a_rise_no_client_is_compared() -> None:
     observation = seen(log(val_loss=jump(16, height=1)))
     assert (observation.window, observation.drifts, observation.rise.rounds) == (None, (), range(0))
     assert observation.healthy == ("00", "01", "02", "03")
+
+
+def test_a_rise_that_is_known_from_elsewhere_counts_where_no_test_finds_one() -> None:
+    rounds, clients = log(val_loss=jump(16, height=1)), client_log(["03", "00", "01", "02"], 30)
+    clients = replace(clients, signals={**clients.signals, "loss_before": np.ones(120)})
+    assert not observe(rounds, clients, 0.01).rise.detected
+    rise = observe(rounds, clients, 0.01, [ClientRise("02", 16, 20, 17, 0.9)]).rise
+    assert (rise.clients, rise.round, rise.until, rise.alarm) == (("02",), 16, 20, 17)
+
+
+def test_failures_are_the_rounds_of_each_client_that_failed() -> None:
+    clients = client_log(["03", "00", "01", "02"], 30, drop=("loss_before",))
+    failed = [("03", 4), ("01", 7), ("03", 9)]
+    rows = list(zip(clients.clients, clients.rounds.tolist(), strict=True))
+    clients = replace(clients, failed=np.array([row in failed for row in rows]))
+    observation = observe(log(val_loss=jump(16, height=1)), clients, 0.01)
+    assert list(observation.failures.items()) == [("01", (7,)), ("03", (4, 9))]
+    assert observation.healthy == ("00", "02")
