@@ -215,3 +215,22 @@ def test_order_of_rows_and_unit_of_the_loss_do_not_matter():
 def test_too_few_equal_and_falling_losses_are_no_rise(losses, rounds):
     clients = np.array(["00"] * len(losses) + ["01"] * len(losses))
     assert client_rises(clients, np.array([*rounds, *rounds]), np.array([*losses, *losses]), SIGNIFICANCE) == []
+
+
+@pytest.mark.parametrize(("num_rounds", "first", "last"), [(100, 61, 100), (101, 61, 99), (202, 61, 199)])
+def test_rounds_of_a_rise_are_the_first_of_their_blocks(num_rounds, first, last):
+    # 100 losses are tested one by one. 101 make 50 blocks of 2, the last of the rounds 99 and 100. 202 make 67 blocks
+    # of 3, the last of the rounds 199 to 201. What is left over is cut; round 61 is the first of a block of 2 and of 3.
+    clients, rounds, losses = panel(np.random.default_rng(6), 4, num_rounds, 1.0, 0.1, falling=False)
+    hit = (clients == "02") & (rounds >= 61)
+    (found,) = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), 0.05)
+    assert (found.client, found.round, found.until) == ("02", first, last)
+
+
+def test_statistic_of_a_series_does_not_depend_on_the_series_beside_it():
+    # 1e8 plus whole numbers is exact, its square is not: without the mean of all of them, the squares lose 0 to 7.
+    d = np.array([[1.0, 3, 0, 2, 7, 6, 7, 5], [1e8 + 2, 1e8, 1e8 + 1, 1e8 + 3, 1e8 + 5, 1e8 + 5, 1e8 + 4, 1e8 + 7]])
+    noise = np.array([1.0, 1.0])
+    alone = [list(heights(row[None], row[None], noise[:1])) for row in (d[0], d[1] - 1e8)]
+    for (width, both), (_, one), (_, two) in zip(heights(d, d, noise), *alone, strict=True):
+        np.testing.assert_allclose(both, np.concatenate([one, two]), rtol=1e-6, err_msg=str(width))
