@@ -1,10 +1,13 @@
 """Which loss rose, and what the logs show then."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tasks.detection import find_increase
-from tasks.diagnose.observe.own_losses import client_rises
+from tasks.diagnose.observe.own_losses import ClientRise, client_rises
 from tasks.diagnose.observe.rise import Rise, find_rise
 from tasks.round_log.cells import Measurements
 from tasks.round_log.read import ClientLog, RoundLog
@@ -79,3 +82,73 @@ def test_a_value_that_is_not_finite_is_explained_if_it_came_first(broken: int, l
     clients = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, none, none)
     rise = find_rise(log_of(val_loss=val, train_loss=train), clients, 0.01)
     assert (rise.loss, rise.round) == (loss, first)
+
+
+FLAT = np.exp(0.05 * np.random.default_rng(2).standard_normal(30))
+NONE = np.zeros(1, dtype=np.bool_)
+SILENT = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, NONE, NONE)
+
+
+def test_a_rise_known_from_elsewhere_is_as_sure_as_it_was_and_of_train_loss() -> None:
+    # All of the significance is its own, so its confidence stays. The clients' own losses make up train_loss.
+    rounds = np.arange(1, 31)
+    none = np.zeros(30, dtype=np.bool_)
+    clients = ClientLog(rounds, ("00",) * 30, {"loss_before": 1 / rounds}, none, none)
+    known = [ClientRise("00", 16, 20, 17, 0.9)]
+    rise = find_rise(log_of(val_loss=FLAT, train_loss=FLAT), clients, 0.01, known)
+    assert (rise.loss, rise.clients, rise.confidence) == ("train_loss", ("00",), pytest.approx(0.9))
+    assert find_rise(log_of(val_loss=FLAT), clients, 0.01, known).loss == "val_loss"
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "rising"),
+    [
+        ([0.1] * 15 + [0.2] * 3 + [0.5] * 5 + [0.8] * 5 + [0.7] * 2, (0.2, 0.8)),
+        ([0.1] * 18 + [0.1] * 12, None),  # it stayed
+        ([0.3] * 18 + [0.1] * 12, None),  # it fell
+        ([np.nan] * 18 + [0.5] * 12, None),  # not known before the rise
+        ([0.1] * 18 + [np.nan] * 12, None),  # not known in the rise
+    ],
+)
+def test_sparsity_of_a_rise_is_that_before_it_and_its_highest(
+    sparsity: Sequence[float], rising: tuple[float, float] | None
+) -> None:
+    # The loss is 3 times as high from round 19 to the last.
+    column = Measurements(np.array(sparsity), np.isfinite(sparsity))
+    rise = find_rise(
+        replace(log_of(val_loss=np.where(np.arange(30) >= 18, 3, 1) * FLAT), sparsity=column), SILENT, 0.01
+    )
+    assert (rise.round, rise.until, rise.sparsity) == (19, 30, rising)
+
+
+def test_sparsity_is_none_without_a_rise() -> None:
+    column = Measurements(np.linspace(0, 0.9, 30), np.ones(30, dtype=np.bool_))
+    rise = find_rise(replace(log_of(val_loss=FLAT), sparsity=column), SILENT, 0.01)
+    assert (rise.detected, rise.sparsity) == (False, None)
+
+
+@pytest.mark.parametrize(("onset", "loss", "val_loss_round"), [(10, "train_loss", 19), (18, "val_loss", None)])
+def test_a_rise_of_train_loss_tells_from_which_round_val_loss_rose_too(
+    onset: int, loss: str, val_loss_round: int | None
+) -> None:
+    # val_loss rises in round 19; train_loss is explained only if it rose more than 2 rounds earlier.
+    rounds = np.arange(1, 31)
+    log = log_of(val_loss=np.where(rounds >= 19, 3, 1) * FLAT, train_loss=np.where(rounds >= onset, 3, 1) * FLAT[::-1])
+    rise = find_rise(log, SILENT, 0.01)
+    assert (rise.loss, rise.val_loss_round) == (loss, val_loss_round)
+    assert rise.round == (onset if loss == "train_loss" else 19)
+
+
+@pytest.mark.parametrize(("first", "before"), [(5, 0.25), (1, None)])
+def test_failures_are_a_rise_where_the_loss_of_all_stayed(first: int, before: float | None) -> None:
+    # The loss of round t is 1 / t, so it is 1/4 in round 4, the last before the first failure in round 5.
+    losses = 1 / np.arange(1, 31)
+    rows = [(t, client) for t in range(1, 31) for client in ("00", "01", "02")]
+    failed = np.array([row in {(first, "02"), (9, "00"), (7, "02")} for row in rows])
+    log = ClientLog(np.array([t for t, _ in rows]), tuple(c for _, c in rows), {}, failed, failed)
+    rise = find_rise(log_of(val_loss=losses), log, 0.01)
+    assert (rise.kind, rise.round, rise.until, rise.alarm) == ("not_finite", first, 9, first)
+    assert (rise.clients, rise.loss, rise.confidence) == (("00", "02"), "val_loss", 1.0)
+    assert (rise.loss_before, rise.loss_after) == (before, None)
+    # Other failures are none.
+    assert not find_rise(log_of(val_loss=losses), replace(log, not_finite=failed & False), 0.01).detected
