@@ -103,9 +103,11 @@ def test_a_rise_known_from_elsewhere_is_as_sure_as_it_was_and_of_train_loss() ->
 @pytest.mark.parametrize(
     ("sparsity", "rising"),
     [
-        ([0.1] * 15 + [0.2] * 3 + [0.5] * 5 + [0.8] * 5 + [0.7] * 2, (0.2, 0.8)),
+        ([0.1] * 15 + [0.2] * 3 + [0.5] * 3 + [0.8] * 2 + [0.7] * 2 + [0.9] * 5, (0.2, 0.8)),
         ([0.1] * 18 + [0.1] * 12, None),  # it stayed
         ([0.3] * 18 + [0.1] * 12, None),  # it fell
+        ([0.1] * 15 + [0.4] * 3 + [0.3] * 12, None),  # it fell in the end
+        ([0.1] * 25 + [0.3] * 5, None),  # it rose after the loss had come back
         ([np.nan] * 18 + [0.5] * 12, None),  # not known before the rise
         ([0.1] * 18 + [np.nan] * 12, None),  # not known in the rise
     ],
@@ -113,12 +115,12 @@ def test_a_rise_known_from_elsewhere_is_as_sure_as_it_was_and_of_train_loss() ->
 def test_sparsity_of_a_rise_is_that_before_it_and_its_highest(
     sparsity: Sequence[float], rising: tuple[float, float] | None
 ) -> None:
-    # The loss is 3 times as high from round 19 to the last.
+    # The loss is 3 times as high in the rounds 19 to 25.
     column = Measurements(np.array(sparsity), np.isfinite(sparsity))
-    rise = find_rise(
-        replace(log_of(val_loss=np.where(np.arange(30) >= 18, 3, 1) * FLAT), sparsity=column), SILENT, 0.01
-    )
-    assert (rise.round, rise.until, rise.sparsity) == (19, 30, rising)
+    rounds = np.arange(1, 31)
+    losses = np.where((rounds >= 19) & (rounds <= 25), 3, 1) * FLAT
+    rise = find_rise(replace(log_of(val_loss=losses), sparsity=column), SILENT, 0.01)
+    assert (rise.round, rise.until, rise.sparsity) == (19, 25, rising)
 
 
 def test_sparsity_is_none_without_a_rise() -> None:
