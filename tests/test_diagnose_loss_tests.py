@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.arrays import Floats
+from tasks.arrays import Bools, Floats
 from tasks.detection import find_increase
 from tasks.diagnose.observe.loss_tests import column_tests
 from tasks.diagnose.observe.rise import find_rise
@@ -76,6 +76,16 @@ def test_a_rise_of_the_mean_client_is_told_in_the_numbers_of_the_log() -> None:
     own *= np.exp(0.05 * np.random.default_rng(0).standard_normal(len(rows)))
     none = np.zeros(len(rows), dtype=np.bool_)
     clients = ClientLog(np.array([t for t, _ in rows]), tuple(c for _, c in rows), {"loss_before": own}, none, none)
-    (test,) = column_tests(log_of(train_loss=100.0 + ROUNDS), clients, EVERY, 0.01, (0.5,))
-    assert (test.increase.round, test.increase.until) == (16, 24)
-    assert (test.increase.loss_before, test.increase.loss_after) == (113.5, 120)
+
+    def levels(column: Measurements, tested: Bools) -> tuple[float | None, float | None]:
+        log = RoundLog(ROUNDS, ("federate",) * 30, {"train_loss": column}, None)
+        (test,) = column_tests(log, clients, tested, 0.01, (0.5,))
+        assert (test.increase.round, test.increase.until) == (16, 24)
+        return test.increase.loss_before, test.increase.loss_after
+
+    assert levels(Measurements(100.0 + ROUNDS, EVERY), EVERY) == (113.5, 120)
+    # Round 14 was not measured and round 13 is not tested: the last four are 10, 11, 12 and 15.
+    gap = Measurements(np.where(ROUNDS == 14, np.nan, 100.0 + ROUNDS), ROUNDS != 14)
+    assert levels(gap, ROUNDS != 13) == (112, 120)
+    # Without a finite number there is none to tell.
+    assert levels(Measurements(np.full(30, np.inf), EVERY), EVERY) == (None, None)
