@@ -221,7 +221,7 @@ def test_too_few_equal_and_falling_losses_are_no_rise(losses, rounds):
 def test_rounds_of_a_rise_are_the_first_of_their_blocks(num_rounds, first, last):
     # 100 losses are tested one by one. 101 make 50 blocks of 2, the last of the rounds 99 and 100. 202 make 67 blocks
     # of 3, the last of the rounds 199 to 201. What is left over is cut; round 61 is the first of a block of 2 and of 3.
-    clients, rounds, losses = panel(np.random.default_rng(6), 4, num_rounds, 1.0, 0.1, falling=False)
+    clients, rounds, losses = panel(np.random.default_rng(6), 3, num_rounds, 1.0, 0.1, falling=False)
     hit = (clients == "02") & (rounds >= 61)
     (found,) = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), 0.05)
     assert (found.client, found.round, found.until) == ("02", first, last)
