@@ -22,6 +22,7 @@ from flows.comparing.grid import Cell
 from flows.comparing.parent_run import ParentRun
 from flows.comparing.results import Result
 from flows.mlflow_store import run_record
+from flows.prefect_flows.pipeline_flow import end_in_mlflow, parsed
 from flows.recovery import killed_runs, prefect_states, takeover
 from flows.running import ui_artifacts
 from flows.running.failed_state import failed
@@ -29,7 +30,7 @@ from flows.workspace import overrides
 from flows.workspace.repository import RUNS, find_repository
 from tasks import command
 from tasks.errors import DataError, InputError, RunError, UndriftError
-from tasks.settings import Settings, parse
+from tasks.settings import Settings
 from tasks.signals import masked
 
 _log = logging.getLogger(__name__)
@@ -63,8 +64,7 @@ def comparison_flow(params: str = "") -> Flow[..., State[Any]]:
         """
         command.quiet()
         try:
-            base = settings if isinstance(settings, Settings) else parse(settings)
-            return _compare(grid, base, params, same_clients, jobs, dask)
+            return _compare(grid, parsed(settings), params, same_clients, jobs, dask)
         except Exception as exc:
             return failed(exc)
 
@@ -80,8 +80,7 @@ def _flow_run_name() -> str:
 def _end_cells(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Ends the cells' runs in Prefect and in MLflow, for a comparison that was stopped before it could do so itself."""
     prefect_states.crash_all(flow_run.id, "the comparison was stopped")
-    status = "FAILED" if state.is_crashed() else "KILLED"
-    killed_runs.end_killed_run(find_repository(Path.cwd()), str(flow_run.id), status)
+    end_in_mlflow(flow, flow_run, state)
 
 
 def _compare(

@@ -59,7 +59,7 @@ def pipeline_flow(params: str = "") -> Flow[..., State[Any]]:
         try:
             repository = find_repository(Path.cwd())
             with killed_runs.alive(repository, str(runtime.flow_run.id)):
-                session = _open(repository, params, _parsed(settings), force)
+                session = _open(repository, params, parsed(settings), force)
                 killed_runs.end_killed_runs(repository)
                 with session.ending():
                     return _run(session, force, push)
@@ -69,7 +69,7 @@ def pipeline_flow(params: str = "") -> Flow[..., State[Any]]:
     return pipeline
 
 
-def _parsed(settings: Any) -> Settings:
+def parsed(settings: Any) -> Settings:
     """Returns settings from a form's JSON; the command line's are settings already."""
     return settings if isinstance(settings, Settings) else parse(settings)
 
@@ -78,7 +78,7 @@ def _flow_run_name() -> str:
     """Returns `<model> <partition> <aggregator> <client> · <Prefect's name>`; Prefect's name separates equal runs."""
     name = str(runtime.flow_run.name)
     try:
-        described = run_name(_parsed(runtime.flow_run.parameters["settings"]))
+        described = run_name(parsed(runtime.flow_run.parameters["settings"]))
     except SettingsError:
         described = "wrong settings"
     return name if name.startswith(described) else f"{described} · {name}"
