@@ -26,7 +26,8 @@ def test_fit_and_expectation_by_hand(linear):
 
 def feature_distance(probe, params, examples, reference):
     """What the server makes of the means that the client sends."""
-    return expectations.feature_distance(label_means(probe, params, examples), probe, params, reference)
+    hold_out = expectations.hold_out_features(probe, params, reference)
+    return expectations.feature_distance(label_means(probe, params, examples), hold_out)
 
 
 def structure(x, reference):

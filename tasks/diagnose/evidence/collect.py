@@ -1,23 +1,22 @@
 """Collects what is known of each client: its data under the model before the rise, its updates during the rise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.diagnose.evidence import logged
 from tasks.diagnose.evidence.dissimilarity import dissimilarity
-from tasks.diagnose.evidence.expectations import expected, feature_distance, structure
+from tasks.diagnose.evidence.expectations import expected, feature_distance, hold_out_features, structure
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.evidence.harm import influence
 from tasks.diagnose.evidence.local_models import local_models, sent_model
-from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.evidence.remembered import memories_of
 from tasks.diagnose.evidence.repeated import sent_over_trained
-from tasks.diagnose.evidence.sent import Captured, Gauge, Sent, capture, reference_of
+from tasks.diagnose.evidence.sent import Captured, Gauge, capture, reference_of
 from tasks.diagnose.replay.engine import Replayer
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.local.features import correlation
@@ -44,39 +43,6 @@ _LEARNING_RATE = 0.1
 """Largest rate at which it is tried whether a client's data can be learnt."""
 _AGAIN = 3
 """Further rounds of the clients whose update was odd in the first."""
-
-
-@dataclass(frozen=True)
-class _Own:
-    """What a client's data and log say of it; see `ClientFinding`."""
-
-    client: str
-    labels: NDArray[np.int64]
-    epochs: float
-    width: float
-    loss: float
-    accuracy: float
-    usual_loss: float
-    expected_loss: float
-    expected_accuracy: float
-    feature_distance: float
-    cosine_before: float
-    cosine_during: float
-    failed: int | None
-    first_broken: int | None
-    left_out: float
-    memory: Memory | None
-
-
-@dataclass(frozen=True)
-class _Sense:
-    """Whether a client's data make sense; see `ClientFinding`. Looked at only of data that are new and unusual."""
-
-    learnable: tuple[float, float] | None = None
-    structure: float = np.nan
-
-
-_NOTHING_SENT = Sent()
 
 
 def find(
@@ -133,10 +99,11 @@ class _Before:
     views: Mapping[str, View]
     test: Examples
 
-    def own(self, rows: Sequence[logged.Row], left_out: Mapping[str, float]) -> dict[str, _Own]:
-        """What the clients' data and log say of them."""
+    def own(self, rows: Sequence[logged.Row], left_out: Mapping[str, float]) -> dict[str, ClientFinding]:
+        """What the clients' data and log say of them; of what they send, nothing is known yet."""
         replays, federate, log = self.replays, self.replays.settings.federate, self.log
         reference = self.probe.fit(replays.params, self.test)
+        hold_out = hold_out_features(self.probe, replays.params, self.test)
         usual = logged.usual_losses(log, self.first)
         memories = memories_of(replays, self.probe, log, self.first)
         failures = {client: logged.first_failure(log, client, self.first) for client in self.views}
@@ -146,7 +113,7 @@ class _Before:
         for client, seen in self.views.items():
             mine = [row for row in rows if row["client"] == client]
             expected_loss, expected_accuracy = expected(seen.fit, reference)
-            own[client] = _Own(
+            own[client] = ClientFinding(
                 client=client,
                 labels=seen.labels,
                 epochs=logged.mean_of_known([logged.passes(row, federate.client.batch_size) for row in mine]),
@@ -156,7 +123,7 @@ class _Before:
                 usual_loss=usual.get(client, np.nan),
                 expected_loss=expected_loss,
                 expected_accuracy=expected_accuracy,
-                feature_distance=feature_distance(seen.means, self.probe, replays.params, self.test),
+                feature_distance=feature_distance(seen.means, hold_out),
                 cosine_before=logged.mean_of_known(logged.before(log, "update_cosine_robust", client, self.first)),
                 cosine_during=logged.mean_of_known([row.get("update_cosine_robust") for row in mine]),
                 failed=failures[client],
@@ -167,23 +134,15 @@ class _Before:
         return own
 
     def findings(
-        self, own: Mapping[str, _Own], gradients: Mapping[str, Floats], sent: Captured
+        self, own: Mapping[str, ClientFinding], gradients: Mapping[str, Floats], sent: Captured
     ) -> tuple[ClientFinding, ...]:
         """The findings of the clients, with what they send."""
-        sense: dict[str, _Sense] = {}
-
-        def finding(client: str, update: Sent = _NOTHING_SENT, ratio: float = np.nan) -> ClientFinding:
-            parts = vars(own[client]) | vars(sense.get(client, _Sense())) | vars(update)
-            return ClientFinding(**parts, sent_over_trained=ratio)
-
-        of_data = [finding(client) for client in own]
-        unusual = [one.client for one in of_data if one.shifted and one.changed]
-        sense |= self.replays.at_clients(lambda _, examples: self._sense(examples), unusual)
-        reference = reference_of(sent, [one.client for one in of_data if not one.in_conflict])
+        unusual = [client for client, data in own.items() if data.shifted and data.changed]
+        reference = reference_of(sent, [client for client, data in own.items() if not data.in_conflict])
         gauge = Gauge(self._of_objectives(gradients), self.log, self.first, reference)
         updates = {client: gauge.measure(client, [sent]) for client in own}
-        once = [finding(client, updates[client]) for client in own]
-        suspects = [one.client for one in once if one.odd and not one.in_conflict and one.client in sent.updates]
+        once = [replace(data, **vars(updates[client])) for client, data in own.items()]
+        suspects = [c.client for c in once if c.odd and not c.in_conflict and c.client in sent.updates]
         last = self.first + _ROUNDS - 1
         ratios = sent_over_trained(self.replays, self.log, suspects, last) if suspects else {}
         # Honest clients send an odd update now and then, by the batches that they draw; who always does is odd.
@@ -191,13 +150,28 @@ class _Before:
         if unknown:
             draws = [capture(self.replays, sent.round_num, unknown, seed) for seed in range(1, _AGAIN + 1)]
             updates |= {client: gauge.measure(client, [sent, *draws]) for client in unknown}
-        return tuple(finding(client, updates[client], ratios.get(client, np.nan)) for client in own)
+        sense = self._sense(unusual)
+        return tuple(
+            replace(
+                data,
+                **vars(updates[client]),
+                **sense.get(client, {}),
+                sent_over_trained=ratios.get(client, np.nan),
+            )
+            for client, data in own.items()
+        )
 
-    def _sense(self, examples: Examples) -> _Sense:
+    def _sense(self, clients: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Whether the data of `clients` make sense: `learnable` and `structure` of their findings."""
         settings = self.replays.settings.federate.client
         rate = min(settings.learning_rate, _LEARNING_RATE)
-        taught = learnable(self.probe, self.replays.params, examples, rate, settings.batch_size)
-        return _Sense(taught, structure(correlation(examples[0]), correlation(self.test[0])))
+        hold_out = correlation(self.test[0]) if clients else np.nan
+
+        def sense(_: str, examples: Examples) -> dict[str, Any]:
+            taught = learnable(self.probe, self.replays.params, examples, rate, settings.batch_size)
+            return {"learnable": taught, "structure": structure(correlation(examples[0]), hold_out)}
+
+        return self.replays.at_clients(sense, clients)
 
     def _path(self, examples: Examples, num_epochs: int) -> LocalPath:
         settings = self.replays.settings.federate.client

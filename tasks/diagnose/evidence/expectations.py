@@ -1,7 +1,11 @@
 """What the hold-out data let one expect of a client's data at the model before the rise, and how far off they are."""
 
-import numpy as np
+from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.local.features import LabelMeans, flat
 from tasks.local.probe import Fit, Probe
@@ -24,26 +28,44 @@ def expected(fit: Fit, reference: Fit) -> tuple[float, float]:
     return loss, accuracy
 
 
-def feature_distance(client: LabelMeans, probe: Probe, params: Params, reference: Examples) -> float:
-    """Returns how far a client's means are from those of `reference`, in its sd; 0 is as near as a sample of it.
+@dataclass(frozen=True)
+class HoldOutFeatures:
+    """The features of the N hold-out examples.
 
-    Examples are compared with those of the reference that the model takes for the same label, so that neither an
-    unusual label mix nor wrong labels count: sqrt(sum over labels of n_c/n (mean over features of ((m_cf - r_cf) /
-    s_f)^2 - 1/n_c - 1/N_c)), with s_f the reference's sd within a label, plus a tenth of its mean over the features.
-    Labels that the reference lacks are compared with all of it.
+    Attributes:
+        rows: (N, F).
+        predicted: (N,) the label that the model takes each example for.
+        sd: (F,) within a label, plus a tenth of its mean over the features.
     """
+
+    rows: Floats
+    predicted: NDArray[np.int64]
+    sd: Floats
+
+
+def hold_out_features(probe: Probe, params: Params, reference: Examples) -> HoldOutFeatures:
+    """Returns the features of the hold-out data `reference`, as the model with `params` sees them."""
     base, predicted = flat(reference[0]), probe.logits(params, reference[0]).argmax(1)
     spread = np.zeros(base.shape[1])
     for label in np.unique(predicted):
         rows = base[predicted == label]
         spread += ((rows - rows.mean(axis=0)) ** 2).sum(axis=0)
     sd = np.sqrt(spread / len(base))
-    sd = sd + 0.1 * max(float(sd.mean()), 1e-12)
+    return HoldOutFeatures(base, predicted, sd + 0.1 * max(float(sd.mean()), 1e-12))
+
+
+def feature_distance(client: LabelMeans, hold_out: HoldOutFeatures) -> float:
+    """Returns how far a client's means are from those of the hold-out data, in their sd; 0 is as near as a sample.
+
+    Examples are compared with the hold-out examples that the model takes for the same label, so that neither an unusual
+    label mix nor wrong labels count: sqrt(sum over labels of n_c/n (mean over features of ((m_cf - r_cf) / s_f)^2 -
+    1/n_c - 1/N_c)), with s_f the hold-out data's `sd`. Labels that these lack are compared with all of them.
+    """
     square, size = 0.0, sum(client.counts.values())
     for label, count in client.counts.items():
-        like = base[predicted == label]
-        like = like if len(like) else base
-        apart = float((((client.means[label] - like.mean(axis=0)) / sd) ** 2).mean())
+        like = hold_out.rows[hold_out.predicted == label]
+        like = like if len(like) else hold_out.rows
+        apart = float((((client.means[label] - like.mean(axis=0)) / hold_out.sd) ** 2).mean())
         square += count / size * (apart - 1 / count - 1 / len(like))
     return float(np.sqrt(max(square, 0.0)))
 
