@@ -113,7 +113,7 @@ def test_cause_is_added_by_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order(seen)[-1] == "clouds"
     assert [one.says for one in evidence_for("clouds", (), seen, Settings())] == ["It was cloudy."]
     assert remedies("clouds", Settings(), (), seen) == [Remedy("wait", {"seed": 3})]
-    assert fault_of("clouds", ("01",), seen) == {}
+    assert fault_of("clouds", ("01",), seen) == ""
     assert name_of("clouds") == "clouds"
 
 

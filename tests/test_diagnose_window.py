@@ -1,11 +1,12 @@
 """What is compared of two replays: the rounds that count, how many they are, and the losses before the rise."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from diagnosis_values import RISE
 
-from tasks.detection import Increase
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.window import (
     allowed_rounds,
@@ -30,7 +31,8 @@ def log(losses, weights=None, failed=()):
 
 def incident(loss="val_loss", hidden=(), **increase):
     found = {"round": 11, "until": 20, "loss_before": 0.5, "loss_after": 2.0, "alarm": 13, **increase}
-    return Incident(Increase(True, **found), loss, np.array([11, 12]), np.array([1.0, 2.0]), (0.0, 0.0), 10, hidden)
+    rise = replace(RISE, loss=loss, clients=hidden, **found)
+    return Incident(rise, np.array([11, 12]), np.array([1.0, 2.0]), (0.0, 0.0), 10)
 
 
 ALL = log({(r, c): 0.4 for r in range(1, 21) for c in "ab"})

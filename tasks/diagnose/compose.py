@@ -87,7 +87,7 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings) -> Cause:
         cause,
         max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
         clients,
-        fault_of(cause, clients, replays.findings).get("fault", ""),
+        fault_of(cause, clients, replays.findings),
         replays.window,
         tuple(
             Evidence(signal, _number(value), _number(expected), says)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks import outputs
-from tasks.detection import Increase
 from tasks.diagnose.changed_data import rises_with_changed_data
 from tasks.diagnose.compose import compose
 from tasks.diagnose.diagnosis import Diagnosis, to_json
@@ -95,13 +94,11 @@ def _replayed(
     rise = observation.rise
     column = rounds.losses[rise.loss]
     incident = Incident(
-        Increase(True, rise.round, rise.until, rise.loss_before, rise.loss_after, rise.confidence, rise.alarm),
-        rise.loss,
+        rise,
         rounds.rounds[column.given],
         column.values[column.given],
         (observation.train_trend, observation.val_trend),
         sound_after(rise, rounds, data_rises),
-        () if rise.kind == "not_finite" else rise.clients,
     )
     try:
         replays = investigate(settings, workspace, incident, clients, settings.diagnose.budget, cache)
@@ -111,14 +108,11 @@ def _replayed(
 
 
 def _page(answer: Diagnosis, rounds: RoundLog, clients: ClientLog, workspace: Path | None) -> str:
-    from tasks.diagnose.report.page import (
-        to_html,  # Matplotlib takes half a second, which other commands need not wait for
-    )
+    # Matplotlib takes half a second to import, which other commands need not wait for.
+    from tasks.diagnose.report.page import to_html
 
-    partition = None if workspace is None else workspace / "data/partition/partition.json"
-    return to_html(
-        answer, rounds, clients, read_json(partition) if partition is not None and partition.is_file() else None
-    )
+    path = None if workspace is None else workspace / "data/partition/partition.json"
+    return to_html(answer, rounds, clients, read_json(path) if path is not None and path.is_file() else None)
 
 
 def _write_text(path: Path, text: str) -> None:

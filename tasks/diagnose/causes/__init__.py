@@ -71,11 +71,10 @@ def evidence_for(cause: str, clients: tuple[str, ...], findings: Findings, setti
     return CAUSES[cause].evidence(named[:_SHOWN], Situation(findings, settings))
 
 
-def fault_of(cause: str, clients: tuple[str, ...], findings: Findings) -> dict[str, str]:
-    """Returns `fault`, the fault that all of `clients` have; an empty dictionary if it is not one and the same."""
+def fault_of(cause: str, clients: tuple[str, ...], findings: Findings) -> str:
+    """Returns the fault that all of `clients` have, a key of `words.by_fault`; empty if they do not have the same."""
     named = [client for client in findings.clients if client.client in clients]
-    fault = CAUSES[cause].fault(named) if named else ""
-    return {"fault": fault} if fault else {}
+    return CAUSES[cause].fault(named) if named else ""
 
 
 def remedies(
