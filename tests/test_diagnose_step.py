@@ -274,11 +274,17 @@ def test_markdown_gives_the_answer_the_drift_and_the_limits(tmp_path: Path) -> N
     assert all(sentence in text for sentence in found["limits"])
 
 
-def test_one_line_is_logged_with_numbers_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = write(tmp_path, round_rows(losses_of(20)), client_rows(20))
+def test_the_log_has_the_answer_with_numbers_first_and_the_path_of_the_report(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write(tmp_path / "run", round_rows(losses_of(20)), client_rows(20))
     with caplog.at_level(logging.INFO, logger="tasks.diagnose"):
         diagnose(SETTINGS, folder)
-    assert [record.getMessage().startswith("30 rounds") for record in caplog.records] == [True]
+    answer, report = [record.getMessage() for record in caplog.records]
+    assert answer.startswith("30 rounds: ")
+    assert report == "report: run/reports/diagnosis.html"
+    assert Path("run/reports/diagnosis.html").is_file()
 
 
 def test_diagnosis_needs_no_tensorflow() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,6 +90,13 @@ def test_first_run_does_every_step_and_says_nothing_else(first: Done) -> None:
     assert first.states() == dict.fromkeys(TASKS, "Completed")
     assert "Traceback" not in first.said
     assert not [line for line in first.said.splitlines() if " | " not in line]  # no chatter of DVC, MLflow, TensorFlow
+
+
+def test_the_last_line_of_a_run_is_where_its_report_is(first: Done, repository: Path) -> None:
+    last = first.said.strip().splitlines()[-1]
+    report = re.search(r"report (\S+\.html), MLflow run [0-9a-f]{32}", last)
+    assert report, last
+    assert (repository / report[1]).samefile(only_workspace(repository) / "reports/diagnosis.html")
 
 
 def test_mlflow_has_a_point_per_round_the_scores_and_the_way_back(first: Done, repository: Path) -> None:

@@ -57,6 +57,7 @@ def open_run_logs(run: str) -> Iterator[RunLogs]:
         logs = _in_folder(Path(run))
         with nullcontext() if logs.workspace is None else lock.held(logs.workspace, "diagnose"):
             yield logs
+        _log.info("report: %s", logs.reports / "diagnosis.html")
     elif re.fullmatch(r"[0-9a-f]{32}", run):
         with _in_mlflow(run) as logs:
             yield logs

@@ -116,7 +116,8 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
         ui_artifacts.publish(step, session)
     if push:
         _log.info("%d files pushed to DVC's remote", session.workspace.push())
-    return Completed(message=f"MLflow run {session.mlflow()['run_id']}, workspace {session.workspace.folder.name}")
+    report = Path(RUNS, session.workspace.folder.name, "reports/diagnosis.html")
+    return Completed(message=f"report {report}, MLflow run {session.mlflow()['run_id']}")
 
 
 def _error(step: str, state: State[Any]) -> UndriftError:

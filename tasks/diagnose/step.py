@@ -1,6 +1,7 @@
 """Why did the loss go up? What rose, who drifted, which cause a replay proves, and which remedy."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def diagnose(settings: Settings, folder: Path) -> None:
         DataError: a file, a column or a number is missing; nothing is written.
     """
     diagnose_logs(folder / "reports", settings, folder)
+    _log.info("report: %s", os.path.relpath(folder / "reports/diagnosis.html"))
 
 
 def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> Diagnosis:
