@@ -1,6 +1,6 @@
-"""The client updates: the value of `federate.client.kind` is the key, and the module has the paper's equations.
+"""The client updates. `federate.client.kind` is the key; each module has the equations of its paper.
 
-What each method stands for: tasks/local/client_update.py. Where the client calls them: tasks/local/update.py and
+What each method means: tasks/local/client_update.py. Where the client calls the methods: tasks/local/update.py and
 descent.py. Where the server calls them: tasks/federate/round.py.
 """
 

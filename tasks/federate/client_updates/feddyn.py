@@ -7,14 +7,15 @@ from tasks.settings import ClientSettings
 
 
 class FedDyn(ClientUpdate):
-    """Each client minimises F_k(y) − ⟨c_k, y⟩ + α/2 ‖y − x‖² (Algorithm 1; c_k is its ∇L_k of the round before).
+    """Each client minimises F_k(y) − ⟨c_k, y⟩ + α/2 ‖y − x‖² (Algorithm 1).
 
-    c_k⁺ = c_k − α(y − x): the first-order condition of that minimum, in place of a gradient. The server's h is
-    Σ p_k c_k, and x⁺ = mean of y_k − h/α. Where all y_k agree, h = 0, so the gradients sum to zero: the fixed point is
-    the minimum of Σ p_k F_k, however long the local work. The paper's p_k is 1/m for m clients.
+    c_k is the paper's ∇L_k of the client's previous round. c_k⁺ = c_k − α(y − x): by the first-order condition of the
+    minimum, this is ∇F_k(y), so no further gradient is computed. The server's h is Σ p_k c_k, and x⁺ = mean of
+    y_k − h/α. At a fixed point every y_k is x, so h = 0: Σ p_k ∇F_k(x) = 0. The fixed point is therefore the minimum of
+    Σ p_k F_k, for any amount of local work. The paper's p_k is 1/m for m clients.
 
-    The steps are in tasks/local/descent.py, c_k on the host in tasks/federate/runner.py, as SCAFFOLD's; the whole
-    round: tasks/federate/round.py.
+    The steps are in tasks/local/descent.py. c_k is kept on the host by tasks/federate/runner.py, as for SCAFFOLD. The
+    whole round: tasks/federate/round.py.
     """
 
     shared = kept = True
@@ -24,14 +25,14 @@ class FedDyn(ClientUpdate):
         self.pull = settings.alpha
 
     def constant(self, shared: tf.Tensor, kept: tf.Tensor | None) -> tf.Tensor:
-        """−c_k."""
+        """Returns −c_k."""
         del shared
         return tf.negative(kept)
 
     def next_kept(self, kept: tf.Tensor, trained: Trained) -> tf.Tensor:
-        """c_k − αΔ."""
+        """Returns c_k − αΔ."""
         return kept - self.settings.alpha * trained.update
 
     def server_update(self, update: tf.Tensor, shared: tf.Tensor) -> tf.Tensor:
-        """Δ̄ − h/α."""
+        """Returns Δ̄ − h/α."""
         return update - shared / self.settings.alpha

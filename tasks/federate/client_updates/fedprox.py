@@ -5,10 +5,10 @@ from tasks.settings import ClientSettings
 
 
 class FedProx(ClientUpdate):
-    """Each client minimises F_k(y) + μ/2 ‖y − x‖² (Algorithm 2): μ(y − x) joins the gradient.
+    """Each client minimises F_k(y) + μ/2 ‖y − x‖² (Algorithm 2): μ(y − x) is added to each gradient.
 
-    μ = 0 is FedAvg; μ → ∞ holds the client at x (with SGD, η μ must stay below 2, or the pull itself diverges).
-    tasks/local/descent.py adds the pull to each gradient; the whole round: tasks/federate/round.py.
+    μ = 0 is FedAvg. μ → ∞ keeps the client's model at x. With SGD, ημ must be below 2, or the pull itself diverges.
+    tasks/local/descent.py adds the pull. The whole round: tasks/federate/round.py.
     """
 
     def __init__(self, settings: ClientSettings) -> None:

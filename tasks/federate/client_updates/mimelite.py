@@ -6,22 +6,23 @@ from tasks.local.client_update import ClientUpdate
 
 
 class MimeLite(ClientUpdate):
-    """The server's momentum m, held still through the local steps: y ← y − η(g + βm) (Algorithm 3, SGD with momentum).
+    """Local steps with the server's momentum m: y ← y − η(g + βm) (Algorithm 3, SGD with momentum).
 
-    After the round m ← βm + the weighted mean of the clients' full gradients at x, which costs one pass over their
-    data. The paper's form is (1 − β)g + βm, which is this one with the learning rate divided by 1 − β: ours is that
-    of heavy-ball momentum everywhere else. The full gradient is that of the examples as they are, not augmented.
-    It is `full_gradient` in tasks/local/descent.py; the whole round: tasks/federate/round.py.
+    m is fixed during the local steps. After the round m ← βm + the weighted mean of the clients' full gradients at x,
+    which cost one pass over the clients' data. The paper's step is (1 − β)g + βm. With its learning rate divided by
+    1 − β, it is the same as ours. Ours is the usual heavy-ball momentum, as everywhere else. The full gradient is
+    computed on the examples without augmentation (`full_gradient` in tasks/local/descent.py). The whole round:
+    tasks/federate/round.py.
     """
 
     shared = needs_full_gradient = True
     local_momentum = False
 
     def constant(self, shared: tf.Tensor, kept: tf.Tensor | None) -> tf.Tensor:
-        """βm."""
+        """Returns βm."""
         del kept
         return self.settings.momentum * shared
 
     def next_shared(self, shared: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
-        """βm + the mean of the full gradients."""
+        """Returns βm + the mean of the full gradients."""
         return self.settings.momentum * shared + message
