@@ -374,8 +374,8 @@ def test_more_selected_than_are_not_faulty_is_refused(settings_of):
     settings = chosen(settings_of, {"kind": "multi_krum", "num_selected": 8, "num_faulty": 2})
     check(settings, 10)
     assert refusal(settings, 9) == (
-        "federate.aggregator.num_selected must be <= 7, the 9 clients in a round but num_faulty (2), or a faulty one "
-        "is always among them, got 8"
+        "federate.aggregator.num_selected must be <= 7, the 9 clients in a round minus num_faulty (2): with more, a "
+        "faulty client is always selected, got 8"
     )
 
 

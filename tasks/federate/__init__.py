@@ -1,4 +1,4 @@
-"""The step `federate`: client updates, aggregators, server optimisers, sampling, the round, runtimes, checkpoints."""
+"""The step `federate`: client updates, aggregators, server optimisers, sampling, the round, the loop, checkpoints."""
 
 from tasks.federate.step import federate
 

@@ -1,4 +1,8 @@
-"""How the clients' updates become one: sums by `tff.aggregators`, rules that need every update by robust.py."""
+"""The aggregators: they combine the clients' updates into one.
+
+`FACTORIES` need only sums over the clients, which `tff.aggregators` computes. `RULES` need every update at once
+(robust.py).
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -22,38 +26,41 @@ Factory = Any
 Estimate = Any
 """A `tff.templates.EstimationProcess`."""
 
-# How fast the adaptive norm follows its quantile: it changes by at most exp(0.2) a round (Andrew 2021, section 3.1).
+# Learning rate of the adaptive clipping norm, which changes by a factor of at most exp(0.2) a round (Andrew 2021,
+# section 3.1).
 _CLIP_LEARNING_RATE = 0.2
 
 
 def mean(settings: AggregatorSettings, num_clients: int) -> Factory:
     """Σ w_k Δ_k / Σ w_k (McMahan 2017, Algorithm 1); 0 if every weight is 0."""
-    del settings, num_clients  # The weights come with the clients.
+    del settings, num_clients  # The weights come with the clients' updates.
     return tff.aggregators.MeanFactory(no_nan_division=True)
 
 
 def clipped_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
-    """The mean of Δ_k · min(1, C / ‖Δ_k‖): no client moves the result by more than its weight's share of C.
+    """The mean of Δ_k · min(1, C / ‖Δ_k‖): a client moves the result by at most C times its share of the weight.
 
-    C is `clip_norm`, or adaptive: from there C ← C · exp(−0.2 (b − q)) with b the share of the updates that are not
-    longer than C, which leads it to their q-quantile (Andrew 2021, arXiv 1905.03871, equation 2, without noise).
-    Updates of length 0 are not counted: clients that failed, or were zeroed, say nothing of the others' lengths.
+    With fixed clipping, C is `clip_norm`. With adaptive clipping, C begins at `clip_norm` and follows the q-quantile of
+    the updates' lengths, with q = `clip_quantile`: after each round C ← C · exp(−0.2 (b − q)), where b is the fraction
+    of updates that are at most C long (Andrew 2021, arXiv 1905.03871, equation 2, without noise). Updates of length 0
+    are not counted: the updates of failed clients, and zeroed updates, say nothing about the lengths of the others.
 
-    With zeroing, updates whose largest entry is above 2x + 1 count as zero, x following the 98 % quantile of the
-    largest entries from 10 on by up to a factor of 10 a round, as in `tff.learning.robust_aggregator`. The zeroed keep
-    their weight and pull the mean towards zero; a client that sends such updates in every round moves the quantile.
+    With `zeroing`, an update counts as zero if its largest absolute entry is above 2x + 1. x follows the 98 % quantile
+    of the largest entries. It begins at 10 and changes by a factor of at most 10 a round, as in
+    `tff.learning.robust_aggregator`. A zeroed update keeps its weight, so it pulls the mean towards zero. A client that
+    sends huge updates in every round moves the quantile too.
     """
     factory = tff.aggregators.clipping_factory(_clip_norm(settings), mean(settings, num_clients))
     return tff.aggregators.zeroing_factory(_zeroing_norm(), factory) if settings.zeroing else factory
 
 
 def dp_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
-    """(Σ Δ_k · min(1, C / ‖Δ_k‖) + noise) / K (DP-FedAvg: McMahan 2018, arXiv 1710.06963), unweighted.
+    """(Σ Δ_k · min(1, C / ‖Δ_k‖) + noise) / K, without weights (DP-FedAvg: McMahan 2018, arXiv 1710.06963).
 
-    The noise is Gaussian, of sd `noise_multiplier` · C in every entry. K is fixed, the number of clients in a round:
-    one that fails counts as zero. With adaptive clipping, the count of updates within C is noised too, with sd K/20,
-    for which TFF raises the noise on the sum so that both together cost what `noise_multiplier` says (Andrew 2021,
-    Theorem 1). privacy.py has what that guarantees.
+    The noise in every entry is Gaussian with sd `noise_multiplier` · C. K is the fixed number of clients in a round: a
+    failed client counts as an update of zero. With adaptive clipping, the number of updates within C gets noise too, of
+    sd K/20. TFF therefore raises the noise on the sum, so that both noises together give the privacy that
+    `noise_multiplier` gives alone (Andrew 2021, Theorem 1). privacy.py says what this guarantees.
 
     The noise does not follow `seed`, so two runs differ. The reason: anyone who reads the seed in params.yaml could
     subtract the noise again.
@@ -68,10 +75,11 @@ def dp_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
 
 
 def compressed_mean(settings: AggregatorSettings, num_clients: int) -> Factory:
-    """The mean of updates quantised to 2^b levels between each one's smallest and largest entry.
+    """The mean of the quantised updates: 2^b levels between the smallest and the largest entry of each update.
 
-    An entry of w_k Δ_k moves by at most half a level, (max − min) / (2^b − 1) / 2. It is rounded to the nearest level:
-    TFF's random rounding is unbiased, but cannot be seeded. There is one range for all layers of the model.
+    b is `quantization_bits`. w_k Δ_k is quantised, and each of its entries moves by at most half a level,
+    (max − min) / (2^b − 1) / 2. Entries are rounded to the nearest level: TFF's random rounding is unbiased, but cannot
+    be seeded. All layers of the model share one range.
     """
     del num_clients
     quantised = tff.aggregators.EncodedSumFactory.quantize_above_threshold(
@@ -91,10 +99,13 @@ def _zeroing_norm() -> Estimate:
 
 
 def _quantile(initial: float, target: float, rate: float, multiplier: float = 1.0, increment: float = 0.0) -> Estimate:
-    """Estimates x ← x · exp(−rate (b − target)), b the share ≤ x of the values > 0; reports multiplier · x + increment.
+    """Returns a process that estimates x, the `target` quantile of the values > 0.
 
-    TFF's `PrivateQuantileEstimationProcess` counts zeros too, and a failed client's value is a zero. With 3 of 10
-    clients failing, its estimate of the median norm was 2.94, where the others' median norm is 3.99.
+    It reports multiplier · x + increment. x begins at `initial`. After each round x ← x · exp(−rate (b − target)),
+    where b is the fraction of the values > 0 that are ≤ x. A round without a value > 0 leaves x as it is.
+
+    TFF's `PrivateQuantileEstimationProcess` counts zeros too, and a failed client's value is 0. With 3 failed of 10
+    clients, TFF estimated a median norm of 2.94; the median norm of the other 7 was 3.99.
     """
     number = tff.TensorType(np.float32)
 
@@ -152,22 +163,22 @@ RULES: dict[str, Callable[[AggregatorSettings], Rule]] = {
 
 
 def aggregator(settings: AggregatorSettings, num_clients: int) -> Factory | Rule:
-    """Returns the factory or the rule of `settings` for rounds of `num_clients` clients."""
+    """Returns the factory or the rule that `settings.kind` names, for rounds of `num_clients` clients."""
     if settings.kind in RULES:
         return RULES[settings.kind](settings)
     return FACTORIES[settings.kind](settings, num_clients)
 
 
 def weighting_of(settings: AggregatorSettings) -> str:
-    """Returns how the clients are weighted: by `weighting`, or `uniform` where the kind is defined without weights."""
+    """Returns how the clients are weighted: `uniform` if the kind is defined without weights, else `weighting`."""
     return settings.weighting if settings.kind in WEIGHTED else "uniform"
 
 
 def check(settings: Settings, num_clients: int) -> None:
-    """Refuses, before the first round, what the aggregator cannot do with a cohort of `num_clients` clients.
+    """Checks, before the first round, that the aggregator can work with a cohort of `num_clients` clients.
 
     Raises:
-        SettingsError: too few clients in a round for the setting, or more privacy spent than allowed.
+        SettingsError: (1) a round has too few clients for the settings, or (2) see `check_privacy`.
     """
     chosen, taking_part = settings.federate.aggregator, clients_per_round(settings.federate.sampling, num_clients)
     match chosen.kind:
@@ -180,7 +191,7 @@ def check(settings: Settings, num_clients: int) -> None:
 
 
 def _check_trim(settings: AggregatorSettings, num_clients: int) -> None:
-    # It always leaves someone, for it is below a half.
+    # `trim` is below 0.5, so at least one client is always left.
     if settings.trim and not num_trimmed(num_clients, settings.trim):
         allowed = f"0, or >= 1/{num_clients} and < 0.5" if num_clients > 2 else "0"
         raise SettingsError(
@@ -200,8 +211,8 @@ def _check_krum(settings: AggregatorSettings, num_clients: int) -> None:
     if settings.num_selected > num_clients - settings.num_faulty:
         raise SettingsError(
             f"federate.aggregator.num_selected must be <= {num_clients - settings.num_faulty}, the {num_clients} "
-            f"clients in a round but num_faulty ({settings.num_faulty}), or a faulty one is always among them, "
-            f"got {settings.num_selected}"
+            f"clients in a round minus num_faulty ({settings.num_faulty}): with more, a faulty client is always "
+            f"selected, got {settings.num_selected}"
         )
 
 
@@ -214,10 +225,10 @@ def client_weights(
         weighting: `examples` (N_k: FedAvg), `uniform` (1), or `inverse_variance` (1 / the variance of all entries of
             the client's preprocessed features: a client with spread-out data counts less).
         num_examples: each client's N_k.
-        variances: asks the clients for these variances; only called for `inverse_variance`.
+        variances: returns these variances, which the clients compute; called only for `inverse_variance`.
 
     Raises:
-        DataError: `inverse_variance`, and a client whose features are all equal: its weight would be infinite.
+        DataError: with `inverse_variance`, all features of a client are equal: its weight would be infinite.
     """
     match weighting:
         case "examples":

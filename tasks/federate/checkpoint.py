@@ -1,12 +1,17 @@
 """Checkpoints of a run, and the log that goes with them: a killed run goes on as if it had never been killed.
 
-In `models/checkpoints/<phase>/`: `run.json` (what the run is of: other settings, data or another model start afresh),
-`round_<n>.npz` (the state of the server after round n, written whole or not at all) and `log.jsonl` (a line a round).
-Nothing here is an output of the DVC stage: DVC deletes those before it runs a stage again.
+The folder `models/checkpoints/<phase>/` holds:
 
-A checkpoint holds the SHA-256 of `run.json`'s identity and of the log's lines up to its round. It counts only if the
-log beside it still has this digest: a log that was cut, doubled or mixed with another process's, and a checkpoint that
-was renamed or copied from another run, would each train another model without a word.
+- `run.json`: what identifies the run. Other settings, data, code or another model begin a new run.
+- `round_<n>.npz`: the state of the server after round n. It is written whole or not at all.
+- `log.jsonl`: one line a round.
+
+None of these files is an output of the DVC stage, because DVC deletes the outputs before it runs a stage again.
+
+A checkpoint holds the SHA-256 of the identity in `run.json` and of the log's lines up to its round. It counts only if
+the log next to it still has this digest. Otherwise two things would train another model without a message: (1) a log
+that was cut, doubled or mixed with the log of another process, (2) a checkpoint that was renamed or copied from another
+run.
 """
 
 import hashlib
@@ -29,31 +34,31 @@ from tasks.files import read_json, remove, replacing, write_json
 _log = logging.getLogger(__name__)
 
 Identity = dict[str, Any]
-"""What a run is of, in JSON: its settings, data, model, code."""
+"""What identifies a run, in JSON: its settings, data, model and code."""
 
 Line = dict[str, Any]
 """A line of log.jsonl, in JSON: the fields of a `RoundLine`."""
 
 _DIGEST = "log"
-"""The array of a checkpoint that holds the digest, beside the state's `arr_0`, `arr_1`, …"""
+"""Name of the array that holds the digest of a checkpoint; the arrays of the state are `arr_0`, `arr_1`, …"""
 
 
 def checkpoints_of(folder: Path, phase: str) -> Path:
-    """Returns where a phase's checkpoints are in the workspace `folder`."""
+    """Returns the folder of a phase's checkpoints in the workspace `folder`."""
     return folder / "models" / "checkpoints" / phase
 
 
 def finish(folder: Path, phase: str) -> None:
-    """Marks the phase as finished: a step that runs again starts afresh. Call it once all outputs are written."""
+    """Marks the phase as finished: the step then begins a new run. Call it after all outputs are written."""
     path = checkpoints_of(folder, phase) / "run.json"
     write_json(path, {**(_read_run(path) or {}), "finished": True})
 
 
 def saved_states(folder: Path, phase: str, identity: Identity) -> dict[int, Path]:
-    """Returns the checkpoints of a phase by their round, for reading only; none if they are of another run.
+    """Returns the paths of a phase's checkpoints by round, for reading only; empty if they belong to another run.
 
-    They are of the run if their identity agrees with `identity` in every key of `identity`, which may lack some keys.
-    A checkpoint that its log does not account for is left out, with a warning.
+    They belong to the run if their identity agrees with `identity` in every key of `identity`, which can lack some
+    keys. A checkpoint whose digest does not fit the log is left out, with a warning.
     """
     place = checkpoints_of(folder, phase)
     saved = (_read_run(place / "run.json") or {}).get("identity", {})
@@ -77,12 +82,12 @@ def load_state(path: Path, template: ServerState) -> ServerState:
     """Returns the state in the checkpoint `path`, in the structure of `template`.
 
     Raises:
-        DataError: the file is damaged, or of a run with other clients or another model.
+        DataError: the file is damaged, or belongs to a run with other clients or another model.
     """
     with reading(f"{path} must be a checkpoint"), np.load(path, allow_pickle=False) as arrays:
         leaves = [arrays[name] for name in arrays.files if name != _DIGEST]
     wanted = [np.shape(leaf) for leaf in tf.nest.flatten(template.nested)]
-    # TensorFlow's own words for another number have every array in them.
+    # TensorFlow's own error for a wrong number of arrays would print every array.
     if [leaf.shape for leaf in leaves] != wanted:
         raise DataError(
             f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(leaves)}: it is of other clients "
@@ -95,10 +100,10 @@ _NOT_OF_THIS_LOG = "log.jsonl does not hold exactly its rounds"
 
 
 class Checkpoints:
-    """The checkpoints of one phase of one run. One process at a time: its folder is locked (`tasks.lock`)."""
+    """The checkpoints of one phase of one run, for one process at a time: `tasks.lock` locks the workspace."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
-        """Opens `folder`; checkpoints of a run with another `identity`, or of a finished one, are deleted."""
+        """Opens `folder`; deletes checkpoints of a finished run and of a run with another `identity`."""
         self._folder, self._identity = folder, identity
         run = {"identity": identity, "finished": False}
         saved = _read_run(folder / "run.json")
@@ -116,16 +121,16 @@ class Checkpoints:
         self._log.close()
 
     def resume(self, before: int, template: ServerState) -> tuple[int, ServerState, list[Line]] | None:
-        """Returns the newest checkpoint that counts: its round, its state, and the log's lines up to there.
+        """Returns the newest checkpoint that counts: its round, its state, and the log's lines up to its round.
 
-        What comes after it, lines and checkpoints, is deleted; a warning names each checkpoint that did not count.
+        The later lines are deleted, and so are the newer checkpoints, which do not count. A warning names each of them.
 
         Args:
-            before: the round before the phase's first.
-            template: a state of the structure that the checkpoints have.
+            before: the round before the phase's first round.
+            template: a state with the structure of the checkpoints.
 
         Returns:
-            None if no checkpoint counts: then there are no lines and no checkpoints any more.
+            None if no checkpoint counts. Then all lines and all checkpoints are deleted.
         """
         lines = _read_lines(self._folder / "log.jsonl")
         digests = dict(_prefixes(self._identity, lines))
@@ -149,10 +154,11 @@ class Checkpoints:
         return sorted(_saved(self._folder))
 
     def save(self, round_num: int, state: ServerState) -> None:
-        """Writes the state after `round_num`, once the log up to there is on disk."""
+        """Writes the state after `round_num`, after the log up to this round is on disk."""
         self._log.flush()
         os.fsync(self._log.fileno())
-        # First in memory: an archive that a full disk breaks off leaves a traceback as it is collected.
+        # The archive is first made in memory: if a full disk stops np.savez, the broken archive prints a traceback when
+        # Python collects it.
         archive = io.BytesIO()
         digest = np.frombuffer(self._digest.digest(), np.uint8)
         np.savez(archive, *tf.nest.flatten(state.nested), **{_DIGEST: digest})
@@ -171,7 +177,7 @@ class Checkpoints:
         self._digest.update(_bytes(text))
 
     def _keep(self, lines: Sequence[str]) -> None:
-        """Makes `lines` the whole log."""
+        """Replaces the log by `lines`."""
         path = self._folder / "log.jsonl"
         self._log.close()
         with replacing(path) as fresh:
@@ -194,7 +200,7 @@ def _bytes(line: str) -> bytes:
 
 
 def _prefixes(identity: Identity, lines: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-    """Yields n and the digest of the identity and the first n lines, for n = 0, 1, …, len(lines)."""
+    """Yields n, and the digest of the identity and the first n lines, for n = 0, 1, …, len(lines)."""
     digest = _begun(identity)
     yield 0, digest.digest()
     for number, line in enumerate(lines, start=1):
@@ -206,7 +212,7 @@ def _digest_in(path: Path) -> bytes:
     """Returns the digest that a checkpoint holds.
 
     Raises:
-        DataError: the file is damaged, or of a version that wrote none.
+        DataError: the file is damaged, or an older version wrote it without a digest.
     """
     with reading(f"{path} must be a checkpoint"), np.load(path, allow_pickle=False) as arrays:
         return bytes(arrays[_DIGEST].tobytes())
@@ -226,7 +232,7 @@ def _read_run(path: Path) -> dict[str, Any] | None:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Returns the log's whole lines; the last one of a killed run can be cut short."""
+    """Returns the log's complete lines. A killed run can leave a last line that is cut short; it is left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,6 +1,7 @@
-"""The clients of a run as the rounds see them: where their files are, how many examples, which weight.
+"""The clients of a run as the rounds need them: folder, number of examples, weight.
 
-The server knows of a client's data only what the client's description says.
+The server knows about a client's data only what the client's description says. The one exception is a public set
+(public.py).
 """
 
 from collections.abc import Mapping
@@ -31,9 +32,9 @@ class Client:
     num_examples: int
     weight: float
     share: float
-    """Its share of the weight of all clients."""
+    """`weight` over the sum of all clients' weights."""
     brightness: NDArray[np.float32]
-    """The largest random shift of its preprocessed pixels, per channel; empty: none."""
+    """(channels,) the largest random brightness shift, in units of its preprocessed pixels; empty without a shift."""
     labels: NDArray[np.int64]
     """(C,) examples of each class, without the public ones."""
 
@@ -44,26 +45,26 @@ class Cohort:
 
     clients: Mapping[str, Client]
     broken: Mapping[str, str]
-    """The clients whose files cannot be used, with the reason."""
+    """The clients whose files cannot be used, each with the reason."""
     input_shape: tuple[int, ...]
     num_classes: int
     normalize: str
-    """What `preprocess` did to the examples: its `normalize`."""
+    """The `preprocess.normalize` with which the examples were preprocessed."""
     digest: str
-    """md5 of all that the rounds read."""
+    """md5 of all data that the rounds read."""
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
     public: Examples | None = None
-    """The public examples that every client adds to its own. A client has those twice that were drawn from it."""
+    """The public examples that every client adds to its own. A client has its own examples among them twice."""
 
 
 def cohort_of(settings: Settings, folder: Path) -> Cohort:
-    """Returns the clients of `folder`/data/clients, as they describe their data today.
+    """Returns the clients of `folder`/data/clients, with the present descriptions of their data.
 
     Raises:
-        DataError: no client, no usable client, or unusable hold-out data.
-        SettingsError: `federate.shared_fraction` is too small for one example of each label, or `federate.exclude`
-            names an unknown client or all clients.
+        DataError: there is no client, no usable client, or no usable hold-out data.
+        SettingsError: (1) `federate.shared_fraction` is too small for one example of each label, or (2)
+            `federate.exclude` names an unknown client or all clients.
     """
     return cohort_from(settings, check_in((folder / CLIENTS).resolve(), settings.federate.exclude))
 
@@ -72,7 +73,7 @@ def cohort_from(settings: Settings, checked_in: CheckedIn) -> Cohort:
     """Returns the clients that checked in, with the weights and the public examples that `settings` give them.
 
     Raises:
-        DataError: no usable client, or unusable hold-out data.
+        DataError: there is no usable client, or no usable hold-out data.
         SettingsError: `federate.shared_fraction` is too small for one example of each label.
     """
     federate = settings.federate

@@ -1,4 +1,4 @@
-"""Whether a user's model fits the data: tried on hold-out examples before the first round."""
+"""Tests before the first round whether a user's own model fits the data."""
 
 import logging
 
@@ -13,24 +13,27 @@ from tasks.scrub import scrubbed
 _log = logging.getLogger(__name__)
 
 _TRIED = 256
-"""Examples on which the model is tried."""
+"""Most hold-out examples on which the model is tested."""
 
 _MOVING = (layers.Reshape, layers.Flatten, layers.Permute)
-"""Layers that leave every value as it is."""
+"""Layers that move values and change none."""
 
 
 def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
-    """Warns of parameters of `model`, the federate.model `name`, that are zero and stay so.
+    """Computes `model`, the federate.model `name`, on hold-out examples.
+
+    A warning says (1) that its loss is not finite, or (2) which parameters are zero and have a gradient of zero, so
+    that they stay zero.
 
     Raises:
-        SettingsError: its parameters are not finite; it looks up whole numbers, and the data holds others; or it
+        SettingsError: (1) its parameters are not finite, (2) it takes whole numbers and the data are others, or (3) it
             cannot be computed on the data.
     """
     for variable in model.weights:
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
             raise SettingsError(
-                f"federate.model {name} must begin with finite parameters, got {variable.name} with others: see to its "
-                "initialiser, or to the file that the builder loads"
+                f"federate.model {name} must begin with finite parameters, got {variable.name} with others: check its "
+                "initialiser, or the file that the builder loads"
             )
     for layer in model._flatten_layers():
         if isinstance(layer, layers.Embedding) and _gets_examples(model, layer):
@@ -45,13 +48,13 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
         gradients = tape.gradient(losses, model.trainable_weights, unconnected_gradients="zero")
     except Exception as exc:  # whatever a user's layer raises
         failure = scrubbed(exc)
-    if failure:  # not in the block above: a traceback of its error would show the data
+    if failure:  # raised outside of the block above: a traceback with TensorFlow's error would print the data
         raise SettingsError(
             f"federate.model {name} cannot be computed on the hold-out data: {failure}{_advice(model, cohort)}"
         )
     if not np.isfinite(losses).all():
         _log.warning(
-            "federate.model %s: its loss on the hold-out data is not finite before the first round: see to the scale "
+            "federate.model %s: its loss on the hold-out data is not finite before the first round: check the scale "
             "of its initialisers and of the data (preprocess.normalize %s)",
             name,
             cohort.normalize,
@@ -71,9 +74,9 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
 
 
 def _gets_examples(model: tf.keras.Model, layer: layers.Layer) -> bool:
-    """Returns whether `layer` gets the examples as they are, and not, say, the positions in a text."""
+    """Returns whether the examples themselves are the input of `layer`, and not, for example, positions in a text."""
     if layer not in model.layers:
-        return False  # within another layer, where nobody can look; the trial finds what it cannot look up
+        return False  # inside another layer, where its input cannot be seen; the computation on the examples tests it
     while True:
         before = getattr(layer.input, "_keras_history", None)
         if before is None:
@@ -99,7 +102,7 @@ def _check_ids(name: str, what: str, size: int | None, cohort: Cohort) -> None:
     if size is not None and (cohort.test_x.min() < 0 or cohort.test_x.max() >= size):
         raise SettingsError(
             f"federate.model {name} must get whole numbers from 0 to {size - 1} (input_dim {size} of its {what}), got "
-            "others in the hold-out data: raise input_dim, or number what stands in the data from 0 on"
+            "others in the hold-out data: raise input_dim, or number the values in the data from 0 on"
         )
 
 

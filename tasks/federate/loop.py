@@ -31,9 +31,9 @@ from tasks.settings import Settings
 _log = logging.getLogger(__name__)
 
 Watch = Callable[[RoundRow, int, int], None]
-"""Gets a finished round's row of rounds.csv, how many rounds of the phase are done, and how many there will be.
+"""(row of rounds.csv, rounds of the phase done, rounds of the phase in all) of each finished round.
 
-With the last round the two are equal, also where early stopping ends the phase: nobody else needs to compute that.
+In the last round the two numbers are equal, also if early stopping ends the phase, so no caller has to compute that.
 """
 
 
@@ -41,10 +41,11 @@ def ignore(row: RoundRow, done: int, total: int) -> None:
     """Does nothing: the `Watch` of a caller that needs no progress."""
 
 
-# Rollbacks of a run whose model, not a client, went wrong: nobody can be left out the next time.
+# Most rollbacks of a run for which no client is to blame. Such a rollback leaves out nobody, so the next rounds can go
+# wrong again.
 _MAX_MODEL_ROLLBACKS = 3
 _SIGNIFICANCE = 0.001
-"""Significance of one test of the guard, which tests after every round: false alarms add up (see `find_increase`)."""
+"""Significance of one test of the guard. It tests after every round, so false alarms add up (see `find_increase`)."""
 
 
 @dataclass
@@ -55,7 +56,7 @@ class _Progress:
     excluded: set[str] = field(default_factory=set)
     model_rollbacks: int = 0
     watched_from: int = 1
-    """First round whose loss the guard looks at: what rose before a rollback has been dealt with."""
+    """First round whose loss the guard tests. A rollback has dealt with the rounds before it."""
 
 
 def run_rounds(
@@ -67,16 +68,17 @@ def run_rounds(
     report: Callable[[Sequence[RoundLine]], None],
     watch: Watch = ignore,
 ) -> list[RoundLine]:
-    """Trains `model` in place for the rounds of `phase`, and returns a log line for each of them.
+    """Trains `model` in place for the rounds of `phase`, and returns one log line a round.
 
-    A run of the same phase with the same settings and data that was killed goes on from its last checkpoint, and ends
-    with the same bits. `report` gets the lines however the rounds end, so that a run that was stopped can be diagnosed;
-    `watch` gets each finished round at once.
+    A killed run of the same phase with the same settings, data and code goes on from its last checkpoint, and ends with
+    the same bits. `report` gets the lines also if the rounds end with an error, so that a stopped run can be diagnosed.
+    `watch` gets each round when it is finished.
 
     Raises:
-        SettingsError: the clients, the model or the privacy budget do not allow what the settings ask for.
-        GuardStop: a client failed or the model was not finite, and `federate.guard` says stop.
-        NoClientLeft: every client of a round failed.
+        SettingsError: the clients, the model or the privacy budget do not allow the settings.
+        GuardStop: a client failed, the loss or the model was not finite, or val_loss rose, and (1) `federate.guard` is
+            stop, or (2) it is rollback and the run has used up its rollbacks.
+        NoClientLeft: every client of a round failed, or none is left.
     """
     schedule.check_clients(settings.federate, [*cohort.clients, *cohort.broken, *settings.federate.exclude])
     check(settings, len(cohort.clients))
@@ -95,7 +97,7 @@ def run_rounds(
 
 
 def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> Identity:
-    """Returns what identifies the checkpoints of a run; `model` has the parameters that the run starts from."""
+    """Returns what identifies the checkpoints of a run; `model` must have the parameters that the run begins with."""
     return {
         "phase": [phase.name, phase.first, phase.last],
         "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
@@ -107,9 +109,9 @@ def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase
 
 
 def _code() -> str:
-    """Returns the digest of what trains: this project's code up to the rounds, and the packages that compute them.
+    """Returns the digest of the code that trains: our modules, and the versions of TensorFlow, TFF and NumPy.
 
-    A run goes on only from checkpoints of the same code. A replay may begin from checkpoints of other code.
+    A run goes on only from checkpoints of the same code. A replay can begin from checkpoints of other code.
     """
     digest = hashlib.sha256(f"{tf.__version__} {tff.__version__} {np.__version__}".encode())
     tasks = Path(__file__).parents[1]
@@ -120,7 +122,7 @@ def _code() -> str:
 
 
 class Loop:
-    """The rounds of a phase in their order; after `run`, `lines` are what they logged."""
+    """Runs the rounds of a phase in their order; `lines` holds one log line a round."""
 
     def __init__(
         self,
@@ -167,7 +169,7 @@ class Loop:
                 if last or round_num % settings.checkpoint_every == 0:
                     self._checkpoints.save(round_num, now.state)
                 self._seconds.append(time.perf_counter() - began)
-                # The first round also compiles.
+                # Without the first round, which also compiles.
                 left = float(np.median(self._seconds[1:] or self._seconds)) * (phase.last - round_num)
                 progress.show(line.row, phase.last, left, done.failures)
                 done_rounds = len(self.lines)
@@ -175,11 +177,11 @@ class Loop:
         return now.state
 
     def close(self) -> None:
-        """Writes what the rounds cost; once, for each write costs as much as a small round."""
+        """Writes the seconds of each round, once for all rounds: one write takes as long as a small round."""
         timings.record(self._folder, self._phase.name, rounds=self._seconds, first_round=self._begun)
 
     def _start(self) -> _Progress:
-        """Returns the state to go on from, the last checkpoint's or the beginning's, with the log up to there."""
+        """Returns the progress at the last checkpoint, or at the beginning; `lines` becomes the log up to there."""
         fresh = self._runner.fresh()
         before = self._phase.first - 1
         resumed = self._checkpoints.resume(before, fresh)
@@ -203,7 +205,7 @@ class Loop:
         return schedule.stops_early(settings, [line.row["train_loss"] for line in self.lines])
 
     def _wrong(self, now: _Progress, done: Stepped) -> str:
-        """Returns what went wrong in a round; empty if nothing did. A rise is looked for only where it is acted on."""
+        """Returns what went wrong in a round, or "". It tests for a rise of val_loss only if the guard acts on one."""
         if done.failures:
             return f"clients failed: {with_reasons(done.failures)}"
         if not done.healthy:
@@ -217,11 +219,11 @@ class Loop:
         rows = [each.row for each in [*self.lines, line] if each.round >= now.watched_from]
         measured = [(row["round"], row["val_loss"]) for row in rows if row["val_loss"] is not None]
         if not measured or line.row["val_loss"] is None or self._phase.next_mask is not None:
-            return Increase(detected=False)  # pruning costs some loss, which is no accident
+            return Increase(detected=False)  # pruning is expected to raise the loss
         return find_increase([r for r, _ in measured], [loss for _, loss in measured], _SIGNIFICANCE)
 
     def _guard(self, now: _Progress, done: Stepped, what: str) -> GuardStop | None:
-        """Does what `federate.guard` says when a round went wrong; returns the error that ends the run, if any."""
+        """Acts on a round that went wrong, as `federate.guard` says; returns the error that ends the run, if any."""
         round_num = done.line.round
         if self._settings.guard == "stop":
             return GuardStop(f"round {round_num}: {what}; federate.guard is stop")
@@ -230,7 +232,7 @@ class Loop:
         now.excluded |= set(done.failures)
         now.model_rollbacks += not done.failures
         if now.model_rollbacks > _MAX_MODEL_ROLLBACKS:
-            return GuardStop(f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks for the same reason")
+            return GuardStop(f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks with no client failed")
         best = best_checkpoint(self._checkpoints.rounds(), [*self.lines, done.line])
         _log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
@@ -239,7 +241,7 @@ class Loop:
 
 
 def best_checkpoint(rounds: Sequence[int], lines: Sequence[RoundLine]) -> int:
-    """Returns the round of the checkpoint with the lowest training loss; the last one if no loss is finite.
+    """Returns the round of the checkpoint with the lowest training loss, or the last checkpoint if no loss is finite.
 
     Round t + 1 measures the training loss of the model after round t.
     """

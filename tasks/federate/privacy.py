@@ -1,19 +1,23 @@
-"""What user-level differential privacy a run with `dp_mean` has, by dp-accounting's Rényi accountant.
+"""The user-level differential privacy of a run with `dp_mean`, by dp-accounting's Rényi accountant.
 
-A run is (ε, δ)-private if replacing all that one client holds, by anything else, changes the probability of any set of
-models after its rounds by at most a factor e^ε, and δ. With that relation, in which the number of clients is no
-secret, the clipped sum changes by up to 2C: the Gaussian mechanism has noise_multiplier/2 times its sensitivity as sd.
-(Accountants that add or remove a client, whose sensitivity is C, give a smaller ε for the same noise.)
+A run is (ε, δ)-private if the following holds for every set of models after its rounds. All data of one client are
+replaced by any other data. This changes the probability p of the set to at most e^ε p + δ.
 
-The guarantee is about the models, for whoever sees nothing else. It does not cover what is computed without noise:
+In this relation the number of clients is no secret, and the clipped sum changes by up to 2C. So the sd of the Gaussian
+mechanism is noise_multiplier/2 times its sensitivity. (Accountants that add or remove a client have a sensitivity of C,
+and give a smaller ε for the same noise.)
+
+The guarantee is about the models, and protects against readers who see only the models. It does not cover numbers
+without noise:
 
 - the losses, norms, cosines and failures of rounds.csv and clients.csv, MLflow's copies of them, and a diagnosis;
-- with sampling: who took part, which clients.csv and the seed reveal, and then nothing is amplified;
+- with sampling: who took part. clients.csv and the seed reveal it, and then nothing is amplified;
 - the statistics of `preprocess.normalize: global`, counts in data/partition, the hold-out data and its losses, and a
   choice of settings by them;
-- a run that `guard: stop` ended early for one client's failure.
+- the early end of a run by `guard: stop` because one client failed.
 
-Nor is TensorFlow's generator of the noise made for cryptography, or its floats for exact Gaussian tails.
+Two more limits: TensorFlow's random generator is not made for cryptography, and its floats do not give exact Gaussian
+tails.
 """
 
 from bisect import bisect_right
@@ -33,13 +37,13 @@ _RELATION = dp_accounting.NeighboringRelation.REPLACE_ONE
 
 
 def epsilon(settings: Settings, num_clients: int) -> Callable[[int], float]:
-    """Returns the function from a round of the whole run, 1 ≤ t, to the ε spent after it, at `delta`.
+    """Returns the function from a round t ≥ 1 of the whole run to the ε that is spent after it, at `delta`.
 
-    The rounds of the step `prune` go on training, and spend too. ε grows about as √t. Adaptive clipping spends from the
+    The rounds of the step `prune` train too, so they also spend. ε grows about as √t. Adaptive clipping spends from the
     same budget (see `dp_mean`).
 
-    Where each round draws m of n clients uniformly without replacement, privacy is amplified (Wang 2019, arXiv
-    1808.00087, Theorem 27); where that bound is above the one for all clients, which holds too, the latter.
+    If each round draws m of n clients uniformly without replacement, privacy is amplified (Wang 2019, arXiv 1808.00087,
+    Theorem 27). The bound without amplification holds too, so the smaller of the two is taken at each Rényi order.
     """
     chosen, sample_size = settings.federate.aggregator, clients_per_round(settings.federate.sampling, num_clients)
     gaussian = dp_accounting.GaussianDpEvent(chosen.noise_multiplier / 2)
@@ -55,18 +59,19 @@ def epsilon(settings: Settings, num_clients: int) -> Callable[[int], float]:
 
 
 def check_privacy(settings: Settings, num_clients: int) -> None:
-    """Refuses a run that promises nothing, spends more than `target_epsilon`, or clips by what cannot be noised.
+    """Checks that a run with `dp_mean` can give its guarantee.
 
     Raises:
-        SettingsError: with what would be allowed.
+        SettingsError: (1) `delta` is so large that nothing is guaranteed, (2) adaptive clipping cannot have this much
+            noise, or (3) the run would spend more than `target_epsilon`. The message says what is allowed.
     """
     chosen, taking_part = settings.federate.aggregator, clients_per_round(settings.federate.sampling, num_clients)
     if chosen.delta >= 1 / num_clients:
-        # Publishing all that one client holds, drawn by lot, is (0, 1/n)-private.
+        # With delta = 1/n, even publishing all data of one randomly drawn client is private: it is (0, 1/n)-private.
         raise SettingsError(
             f"federate.aggregator.delta must be < 1 / {num_clients} clients = {1 / num_clients:g}, got {chosen.delta:g}"
         )
-    # TFF noises the count with sd K/20, which counts as a multiplier of twice that.
+    # TFF adds noise of sd K/20 to the count. As a noise multiplier this is K/10: the count's sensitivity is 1/2.
     if chosen.clipping == "adaptive" and chosen.noise_multiplier >= taking_part / 10:
         raise SettingsError(
             f"federate.aggregator.noise_multiplier must be < {taking_part / 10:g} with adaptive clipping and "
@@ -78,14 +83,14 @@ def check_privacy(settings: Settings, num_clients: int) -> None:
         raise SettingsError(
             f"federate.aggregator.target_epsilon cannot be met: the {num_rounds} rounds of federate and prune spend "
             f"{spent(num_rounds):.4g} at noise_multiplier {chosen.noise_multiplier:g}, delta {chosen.delta:g} and "
-            f"{taking_part} of {num_clients} clients a round; it must be 0 or at least that, or the rounds at most "
-            f"{lasts}, or the noise more, got {chosen.target_epsilon:g}"
+            f"{taking_part} of {num_clients} clients a round; set it to 0 or at least that, run at most {lasts} "
+            f"rounds, or raise noise_multiplier, got {chosen.target_epsilon:g}"
         )
 
 
 @lru_cache(maxsize=8)
 def _rdp(event: dp_accounting.DpEvent) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the Rényi divergences of one application, and their orders."""
+    """Returns the Rényi divergences of one application of `event`, and their orders."""
     accountant = rdp.RdpAccountant(neighboring_relation=_RELATION)
     accountant.compose(event)
     return accountant.rdp, accountant.orders

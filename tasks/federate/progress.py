@@ -1,4 +1,7 @@
-"""One line a round while it runs: round, loss, accuracy, drift, who failed, time left; a bar too in a terminal."""
+"""The progress of the rounds: one line a round with loss, accuracy, drift, failed clients and the time left.
+
+In a terminal there is a bar too.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -13,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class RoundProgress:
-    """Shows the rounds `first` to `last` of a phase."""
+    """Shows the rounds of a phase: `total` rounds, of which `done` were done before."""
 
     def __init__(self, phase: str, done: int, total: int) -> None:
         self._console = Console(stderr=True)
@@ -40,13 +43,13 @@ class RoundProgress:
         self._progress.stop()
 
     def show(self, row: RoundRow, last: int, seconds_left: float, failures: Mapping[str, str]) -> None:
-        """Shows the finished round `row`, a row of rounds.csv."""
+        """Shows a finished round: `row` is its row of rounds.csv, `last` the number of the phase's last round."""
         line = (
             f"loss {_number(row['val_loss'])}  accuracy {_number(row['val_accuracy'])}  drift {_number(row['drift'])}"
             f"  failed {', '.join(failures) or 'none'}"
         )
         self._progress.update(self._task, advance=1, line=line)
-        # The bar shows the same in a terminal; elsewhere (a file, DVC, a scheduler) this line is all there is.
+        # In a terminal the bar shows the same. Elsewhere (a file, DVC, a scheduler) there is only this line.
         text = f"{self._phase} {row['round']}/{last}  {line}  left {seconds_left:.0f} s"
         if self._progress.disable:
             _log.info("%s", text)

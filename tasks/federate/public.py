@@ -1,6 +1,6 @@
-"""The public examples of `federate.shared_fraction`: the one place where the server opens the clients' examples.
+"""The public examples of `federate.shared_fraction`. Only here does the server read the clients' examples.
 
-The setting simulates a public data set by drawing it from the clients. In a federation it would come from elsewhere.
+The setting simulates a public data set: it is drawn from the clients. In a real federation it comes from elsewhere.
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ _PUBLIC = 4
 def public_examples(folders: Iterable[Path], form: Form, fraction: float, seed: int) -> Examples:
     """Returns round(fraction · N) of the N training examples of all clients (Zhao 2018, arXiv 1806.00582).
 
-    Each label has as many examples as the others, or all that there are.
+    Each label gets the same number of examples, up to a difference of one. A label with fewer gives all of them.
 
     Raises:
         SettingsError: `fraction` is too small for one example of each label.

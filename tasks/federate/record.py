@@ -1,4 +1,4 @@
-"""What one round did, as rows of rounds.csv and clients.csv."""
+"""The result of one round, as rows of rounds.csv and clients.csv."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +19,15 @@ from tasks.runtime.failed import Failed
 
 @dataclass(frozen=True)
 class RoundLine:
-    """What one round did: a line of the checkpoints' log.
+    """The result of one round: a line of the checkpoints' log.
 
     Attributes:
         round: its number in the whole run, from 1.
-        row: of rounds.csv.
-        clients: the rows of clients.csv.
-        excluded: the clients that the guard has left out for the rounds from here on, sorted.
-        model_rollbacks: of the guard, so far, for which no client was to blame.
-        watched_from: first round whose loss the guard looks at from here on.
+        row: its row of rounds.csv.
+        clients: its rows of clients.csv.
+        excluded: the clients that the guard leaves out of all later rounds, sorted.
+        model_rollbacks: the guard's rollbacks so far for which no client was to blame.
+        watched_from: the first round whose loss the guard tests from now on.
     """
 
     round: int
@@ -43,9 +43,9 @@ class Outcome:
     """One finished round.
 
     Attributes:
-        results: of each sampled client.
-        failures: by client that was left out, the reason.
-        num_examples: of each sampled client.
+        results: the result of each sampled client.
+        failures: the reason for each client that was left out.
+        num_examples: the number of examples of each sampled client.
         params_before: (P,) the global model that the round began with.
         params_after: (P,) the global model after it.
     """
@@ -60,7 +60,7 @@ class Outcome:
 
     @property
     def averaged(self) -> dict[str, ClientResult]:
-        """The results that are part of the average."""
+        """The results that are in the average, by client."""
         return {
             client: result
             for client, result in self.results.items()
@@ -69,7 +69,7 @@ class Outcome:
 
 
 def client_rows(outcome: Outcome) -> tuple[list[ClientRow], UpdateStatistics]:
-    """Returns a row per sampled client, and the statistics over those that were averaged."""
+    """Returns a row per sampled client, and the statistics over the averaged clients."""
     averaged = outcome.averaged
     weights = np.array([result.weight for result in averaged.values()], np.float64)
     share = weights / weights.sum()
@@ -91,7 +91,7 @@ def client_rows(outcome: Outcome) -> tuple[list[ClientRow], UpdateStatistics]:
 
 
 def _empty_row(outcome: Outcome, client: str) -> ClientRow:
-    """Returns a client's row with what it sent of itself, and nothing of how its update compares with the others'."""
+    """Returns a client's row with its own numbers; the columns that compare its update with the others are empty."""
     result = outcome.results.get(client)
     sent = result if isinstance(result, ClientResult) else None
     return {
@@ -152,13 +152,13 @@ def write_lines(
     earlier_rounds: Sequence[Mapping[str, object]] = (),
     earlier_clients: Sequence[Mapping[str, object]] = (),
 ) -> None:
-    """Writes rounds.csv and clients.csv into `folder`: the rows of an earlier step, and then those of `lines`."""
+    """Writes rounds.csv and clients.csv into `folder`: the rows of an earlier step, and then the rows of `lines`."""
     own = [row for line in lines for row in line.clients]
     write_log(folder, [*earlier_rounds, *(line.row for line in lines)], [*earlier_clients, *own])
 
 
 def _average(clients: Sequence[ClientRow], measured: Callable[[ClientRow], float | None]) -> float | None:
-    """The mean of what was measured at the averaged clients, weighted as their updates were."""
+    """Returns the mean of one measurement over the averaged clients, with the weights of their updates."""
     pairs = [(row["weight"] or 0.0, measured(row)) for row in clients if row["finite"]]
     used = [(weight, value) for weight, value in pairs if value is not None]
     total = sum(weight for weight, _ in used)
@@ -170,10 +170,10 @@ def _influence(result: ClientResult) -> float | None:
 
 
 def _number(value: float) -> float | None:
-    """Seven significant digits, what float32 holds; None for what is not finite."""
+    """Returns the value with seven significant digits, the precision of float32; None if it is not finite."""
     return _loss(value) if math.isfinite(value) else None
 
 
 def _loss(value: float) -> float:
-    """Seven significant digits. A loss that is not finite was measured, and is written as nan or inf."""
+    """Returns the value with seven significant digits. A loss that is not finite was measured: it stays nan or inf."""
     return float(f"{float(value):.7g}")

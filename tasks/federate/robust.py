@@ -1,7 +1,7 @@
-"""Rules that need every update at once, each as its paper has it.
+"""Rules that need every update at once, each as in its paper.
 
-Notation: K updates Δ_k (P,) with weights w_k > 0, all finite. A rule's breakdown point is the largest share of clients
-that can send anything at all without moving the result without bound. Ties go to the client that comes first.
+Notation: K updates Δ_k (P,) with weights w_k > 0, all finite. The breakdown point of a rule is the largest share of
+clients that can send any values while the result stays bounded. In a tie, the client that comes first is taken.
 """
 
 import logging
@@ -20,18 +20,19 @@ _log = logging.getLogger(__name__)
 
 Updates = Sequence[NDArray[np.float32]]
 
-# Of 2^10 to 2^17 parameters at a time the fastest: blocks of 100 clients fit into the cache, calls are not too many.
+# Parameters that are combined at a time. It is the fastest of 2^10 to 2^17: the blocks of 100 clients fit into the
+# cache, and the calls are not too many.
 _BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
 class Combined:
-    """What a rule makes of the updates."""
+    """The result of a rule."""
 
     update: NDArray[np.float32]
     """(P,)"""
     influence: Vector | None
-    """(K,) share of each client in `update`, summing to 1; None where the rule works entry by entry."""
+    """(K,) share of each client in `update`, summing to 1; None if the rule works entry by entry."""
 
 
 Rule = Callable[[Updates, Vector], Combined]
@@ -41,8 +42,9 @@ Rule = Callable[[Updates, Vector], Combined]
 def median(updates: Updates, weights: Vector) -> Combined:
     """Returns the median of each entry (Yin 2018, arXiv 1803.01498, Definition 1); each client has one vote.
 
-    For even K the mean of the two in the middle. Breakdown point (⌈K/2⌉ − 1)/K, close to a half. Where honest clients
-    differ, as under label skew, it is far from their mean: a change that only a minority's data ask for is voted down.
+    For even K it is the mean of the two in the middle. Breakdown point (⌈K/2⌉ − 1)/K, close to a half. If honest
+    clients differ, as under label skew, the median is far from their mean: a change that only the data of a minority
+    need is outvoted.
     """
     del weights
     return Combined(_middle(updates, (len(updates) - 1) // 2), None)
@@ -51,34 +53,36 @@ def median(updates: Updates, weights: Vector) -> Combined:
 def trimmed_mean(updates: Updates, weights: Vector, trim: float) -> Combined:
     """Returns the mean of each entry without its b = ⌊trim·K⌋ lowest and b highest (Yin 2018, Definition 2).
 
-    0 ≤ trim < ½, so that someone is always left. Breakdown point b/K. trim = 0 is the unweighted mean.
+    0 ≤ trim < ½, so at least one client is always left. Breakdown point b/K. trim = 0 is the unweighted mean.
     """
     del weights
     return Combined(_middle(updates, num_trimmed(len(updates), trim)), None)
 
 
 def num_trimmed(num_clients: int, trim: float) -> int:
-    """Returns b, the clients that the trimmed mean leaves out at each end."""
-    # 0.29 · 100 is 28.999999999999996.
+    """Returns b, the number of clients that the trimmed mean leaves out at each end."""
+    # In floats 0.29 · 100 is 28.999999999999996.
     return math.floor(trim * num_clients + 1e-9)
 
 
 def geometric_median(updates: Updates, weights: Vector) -> Combined:
     """Returns argmin_z Σ w_k ‖Δ_k − z‖ (RFA: Pillutla 2022, arXiv 1912.13445, equation 4).
 
-    Breakdown point: less than half of the weight; a client with more than half of it is the result. The influence is
-    what Weiszfeld's iteration converges to (statistics.py); RFA's own three steps stop short of it.
+    Breakdown point: less than half of the weight. If a client has more than half of the weight, its update is the
+    result. The influence is the limit of Weiszfeld's iteration (statistics.py), which RFA's own three steps do not
+    reach.
     """
     share = statistics.geometric_median_shares(gram(list(updates)), weights=weights)
     return Combined(_combine(updates, share), share)
 
 
 def multi_krum(updates: Updates, weights: Vector, num_faulty: int, num_selected: int) -> Combined:
-    """Returns the mean of the m updates with the best scores (Blanchard 2017, arXiv 1703.02757, section 4).
+    """Returns the mean of the m updates with the lowest scores (Blanchard 2017, arXiv 1703.02757, section 4).
 
-    A client's score is the sum of its squared distances to the K − f − 2 updates closest to it. m = 1 is Krum, m = 0
-    stands for K − f, m = K is the unweighted mean. Up to f clients can send anything if K ≥ 2f + 3 and m ≤ K − f; if
-    clients failed and fewer are left, at least the closest one is looked at, the promise is gone, and the log says so.
+    A client's score is the sum of the squared distances of its update to the K − f − 2 closest updates. f is
+    `num_faulty`, m `num_selected`. m = 1 is Krum, m = 0 means K − f, m = K is the unweighted mean. Up to f clients can
+    send any values if K ≥ 2f + 3 and m ≤ K − f. If clients fail and K is smaller, this no longer holds, and the log
+    says so; a score then uses at least the closest update.
     """
     del weights
     num = len(updates)
@@ -106,7 +110,7 @@ def krum_scores(inner: Vector, num_faulty: int) -> Vector:
 
 
 def _combine(updates: Updates, share: Vector) -> NDArray[np.float32]:
-    """Σ share_k Δ_k, summed in float64: the share of a huge update may be smaller than float32 can hold."""
+    """Returns Σ share_k Δ_k, summed in float64: the share of a huge update can be smaller than float32 can hold."""
     combined = np.empty(len(updates[0]), np.float32)
     used = [(update, part) for update, part in zip(updates, share, strict=True) if part > 0]
     for begin in range(0, len(combined), _BLOCK):
@@ -121,8 +125,9 @@ def _combine(updates: Updates, share: Vector) -> NDArray[np.float32]:
 def _middle(updates: Updates, cut: int) -> NDArray[np.float32]:
     """Returns the mean of each entry without its `cut` lowest and `cut` highest.
 
-    By a sorting network, whose comparators work on whole rows: 2 to 3 times as fast as np.partition on each entry's K
-    values (100 clients of 230,000 parameters: 0.2 s on one core; more threads gain nothing, for memory is the limit).
+    A sorting network does it, because its comparators work on whole rows. It is 2 to 3 times as fast as np.partition on
+    the K values of each entry: 0.2 s on one core for 100 clients of 230,000 parameters. More threads gain nothing,
+    because memory is the limit.
     """
     num, size = len(updates), len(updates[0])
     middle, rows = np.empty(size, np.float32), np.empty((num + 1, min(_BLOCK, size)), np.float32)
@@ -149,10 +154,11 @@ def _middle(updates: Updates, cut: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=8)
 def _network(num: int, cut: int) -> tuple[tuple[int, int, bool, bool], ...]:
-    """Returns comparators (i, j, is i used after, is j used after) that part the middle ranks from `cut` at each end.
+    """Returns the comparators that separate the middle ranks from the `cut` ranks at each end.
 
-    Batcher's odd-even merge sort (Knuth, volume 3, 5.2.2, Algorithm M) without what only orders the middle, or only the
-    ends, among themselves.
+    A comparator is (i, j, whether i is used after it, whether j is used after it). The network is Batcher's odd-even
+    merge sort (Knuth, volume 3, 5.2.2, Algorithm M), without the comparators that only order the middle ranks, or only
+    the ends, among themselves.
     """
     lines = ["end"] * cut + ["middle"] * (num - 2 * cut) + ["end"] * cut
     kept = []
@@ -165,7 +171,7 @@ def _network(num: int, cut: int) -> tuple[tuple[int, int, bool, bool], ...]:
 
 
 def _batcher(num: int) -> list[tuple[int, int]]:
-    """Returns the comparators (i, j), i < j, that sort `num` values, in their order."""
+    """Returns the comparators (i, j), i < j, that sort `num` values, in the order in which they are applied."""
     comparators = []
     top = 1 << max(num - 1, 1).bit_length() - 1
     p = top

@@ -10,11 +10,11 @@ The whole round, and the file of each step. Where no file is named, the step is 
    the terms of the client update (tasks/federate/client_updates), and returns Δ_k, the losses and the next c_k.
 5. tasks/federate/aggregators.py combines the Δ_k: by sums (`_build_summing`), or by a rule that needs all of them
    (`_build_gathering`, tasks/federate/robust.py).
-6. `_build_apply` computes the next s, and what the client update makes of the combined Δ. The server optimiser
-   (tasks/federate/server_optimizers.py) then moves x.
+6. `_build_apply` computes the next s, and applies the client update's `server_update` to the combined Δ. The server
+   optimiser (tasks/federate/server_optimizers.py) then moves x.
 7. tasks/federate/runner.py prunes, stores each client's c_k, measures the hold-out loss (tasks/federate/validation.py)
    and makes the rows of the logs (tasks/federate/record.py).
-8. tasks/federate/loop.py asks the guard, and writes the log line and the checkpoint (tasks/federate/checkpoint.py).
+8. tasks/federate/loop.py applies the guard, and writes the log line and the checkpoint (tasks/federate/checkpoint.py).
 """
 
 from collections import OrderedDict
@@ -41,7 +41,7 @@ Results = list[ClientResult | Failed]
 """In the order of the clients."""
 
 Gather = Callable[[ServerState, Sequence[ClientInput]], tuple[Results, Traced]]
-"""(state, clients) -> (the clients' results as they sent them, what is added up over them); the state stays."""
+"""(state, clients) -> (the clients' results as they sent them, the sums over the clients); the state stays."""
 
 Initialize = Callable[[Params], ServerState]
 Advance = Callable[[ServerState, Sequence[ClientInput]], tuple[ServerState, Results]]
@@ -56,11 +56,11 @@ class Round:
     next: Advance
     """(state, clients) -> (next state, the clients' results)."""
     train: Callable[[ServerState, Sequence[ClientInput]], Results]
-    """(state, clients) -> the clients' results, and nothing changes."""
+    """(state, clients) -> the clients' results; the state stays."""
     measure: Callable[[ServerState, Sequence[ClientInput]], list[float | Failed]]
     """(state, clients) -> the global model's mean loss on each client's data."""
     draws: bool
-    """Whether the clients need a seed: a model draws random numbers while it trains."""
+    """Whether a model draws random numbers while it trains, so that the clients need a seed."""
 
 
 def build_round(
@@ -73,13 +73,14 @@ def build_round(
     """Returns the computations of a run.
 
     Args:
-        architectures: what clients train, the global model first.
-        training: the local work.
+        architectures: the models that clients train, the global model first.
+        training: the local training.
         aggregator: a `tff.aggregators.WeightedAggregationFactory` on flat updates (P,), or a `Rule` that needs all
-            updates at once. A rule runs between two computations, on the host, which the updates reach in any case:
-            gathered by TFF's aggregation they would be copied K times, 100 clients of 230,000 parameters in seconds.
+            updates at once. A rule runs on the host, between two computations; the updates reach the host in any case.
+            The rejected alternative is to gather them by TFF's aggregation. It would copy them K times, which takes
+            seconds for 100 clients of 230,000 parameters.
         optimizer: a `tff.learning.optimizers.Optimizer` of the server.
-        masked: whether the state carries pruning masks, which clients and server keep at zero.
+        masked: whether the state has a pruning mask. Clients and server keep the parameters at zero where it is zero.
     """
     parts = _Parts(architectures, training, optimizer, masked)
     build = _build_summing if isinstance(aggregator, tff.aggregators.WeightedAggregationFactory) else _build_gathering
@@ -88,7 +89,7 @@ def build_round(
 
 
 class _Parts:
-    """What both kinds of round are made of."""
+    """The parts that both kinds of round share."""
 
     def __init__(
         self, architectures: Sequence[Architecture], training: LocalTraining, optimizer: Computation, masked: bool
@@ -107,7 +108,7 @@ class _Parts:
         self.gather = self._build_gather()
 
     def initial(self, params: Params) -> OrderedDict[str, Params]:
-        """Returns what `initialize_server` gets: the params (P,), and a mask (P,) that prunes nothing, if any."""
+        """Returns the input of `initialize_server`: params (P,) and, if masked, a mask (P,) that prunes nothing."""
         masks = {"mask": np.ones_like(params)} if self._masked else {}
         return OrderedDict(params=params, **masks)
 
@@ -117,7 +118,7 @@ class _Parts:
         return tff.federated_map(self.local_update, (clients, broadcast))
 
     def returned(self, results: Traced) -> Traced:
-        """What the host gets of the results: all but what is only added up."""
+        """Returns the results as the host gets them: without the summands, of which only the sums are needed."""
         sent = tff.structure.name_list(self.local_update.type_signature.result)
         names = [name for name in sent if name != "summands"]
         return tff.federated_zip(OrderedDict((name, getattr(results, name)) for name in names))
@@ -140,7 +141,7 @@ class _Parts:
 
     @cached_property
     def _losses(self) -> Computation:
-        # Traced by the first call: only one kind of sampling asks for it.
+        # Traced at the first call, because only one kind of sampling needs it.
         measure = build_measure(self._architectures[0], self.training)
 
         @tff.federated_computation(tff.FederatedType(self.vector, tff.SERVER), self.clients)
@@ -155,19 +156,19 @@ class _Parts:
         return [loss if isinstance(loss, Failed) else float(loss) for loss in losses]
 
     def results(self, results: Results) -> Results:
-        """Returns the results with their updates as local − global again, where FedNova's clients divided them."""
+        """Returns the results with update = local − global: FedNova's clients send it divided by ‖a‖₁."""
         if not self.training.algorithm.normalized:
             return results
         return [r if isinstance(r, Failed) else replace(r, update=r.update * np.float32(r.normalizer)) for r in results]
 
 
 def as_results(sent: Sequence[Any]) -> Results:
-    """Returns what the clients sent as results."""
+    """Returns the clients' answers as results."""
     return [r if isinstance(r, Failed) else ClientResult.of(r) for r in sent]
 
 
 def _build_summing(parts: _Parts, factory: Computation) -> tuple[Initialize, Advance]:
-    """The round as one computation, with an aggregation that needs only sums over the clients."""
+    """Returns the round as one computation, with an aggregation that needs only sums over the clients."""
     aggregation = factory.create(parts.vector, tff.TensorType(np.float32))
 
     @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
@@ -195,7 +196,7 @@ def _build_summing(parts: _Parts, factory: Computation) -> tuple[Initialize, Adv
 
 
 def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Initialize, Advance]:
-    """The round as two computations, with the rule between them."""
+    """Returns the round as two computations, with the rule between them."""
 
     @tff.federated_computation(tff.FederatedType(parts.initialize_server.type_signature.parameter, tff.SERVER))
     def begin(broadcast: Traced) -> Traced:
@@ -223,7 +224,7 @@ def _build_gathering(parts: _Parts, rule: Rule) -> tuple[Initialize, Advance]:
 
 
 def _with_influence(results: Results, influence: Vector | None) -> Results:
-    """Returns the results with the `influence` (K,) of those that were combined."""
+    """Returns the results; the K results that were combined get their `influence` (K,), in their order."""
     if influence is None:
         return results
     shares = iter(influence)
@@ -272,16 +273,16 @@ def _build_apply(
         if algorithm.normalized:
             update *= tf.math.divide_no_nan(sums["normalizer"], sums["weight"])
         if len(architectures) > 1:
-            # HeteroFL (Diao 2021, arXiv 2010.01264, Algorithm 1): each parameter is averaged over those who hold it.
+            # HeteroFL (Diao 2021, arXiv 2010.01264, Algorithm 1) averages a parameter over the clients that hold it.
             weight = tf.linalg.matvec(np.stack(held), sums["held"], transpose_a=True)
             update = tf.math.divide_no_nan(update * sums["weight"], weight)
         if algorithm.shared:
             message = sums["message"] if algorithm.kept else tf.math.divide_no_nan(sums["message"], sums["weight"])
             shared = algorithm.next_shared(server["shared"], message)
-            # A round without a single usable client changes nothing.
+            # A round without a usable client changes nothing.
             changed["shared"] = tf.where(sums["weight"] > 0, shared, server["shared"])
             update = tf.where(sums["weight"] > 0, algorithm.server_update(update, changed["shared"]), update)
-        # TFF's optimisers walk down a gradient: the opposite of the update.
+        # TFF's optimisers step against a gradient, so they get the negative update.
         optimizer_state, params = optimizer.next(server["optimizer"], server["params"], -update)
         if masked:
             params *= server["mask"]

@@ -1,4 +1,4 @@
-"""One round after the other from any state: sample, train, aggregate, record. What a run and a replay share."""
+"""Single rounds from any state: sample, train, aggregate, record. Runs and replays share this module."""
 
 import logging
 from collections import OrderedDict
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Making one costs 25 µs a client, which is much where nothing is drawn.
+# To make a real seed takes 25 µs a client, which is much if nothing is drawn.
 _NO_SEED = np.zeros(2, np.int32)
 
 
@@ -45,25 +45,25 @@ class Phase:
     first: int
     last: int
     next_mask: Callable[[int, Params], Params | None] | None = None
-    """Pruning: (round, params (P,)) -> the mask (P,) of ones and zeros from then on, or None for no change."""
+    """Pruning: (round, params (P,)) -> the mask (P,) of ones and zeros from this round on, or None for no change."""
 
 
 @dataclass(frozen=True)
 class Stepped:
-    """What one round did."""
+    """The result of one round."""
 
     state: ServerState
-    """After the round; as before where the averaged model is not finite."""
+    """The state after the round; the state before it if the averaged model is not finite."""
     line: RoundLine
-    """Without what the guard adds."""
+    """The log line, without the guard's fields."""
     failures: Mapping[str, str]
     """Each client that was left out, with the reason."""
     healthy: bool
-    """Whether nobody failed and model and validation loss are finite."""
+    """Whether no client failed, the model is finite, and so is the validation loss, if it was measured."""
 
 
 def build_computations(settings: Settings, cohort: Cohort, model: tf.keras.Model, masked: bool) -> Round:
-    """Returns the computations of a run: they do not depend on its rates, local work, sampling, weights or data."""
+    """Returns a run's computations, which do not depend on the client learning rate, local work, weights and data."""
     federate = settings.federate
     return build_round(
         _architectures(settings, cohort, model),
@@ -107,7 +107,7 @@ def _architectures(settings: Settings, cohort: Cohort, model: tf.keras.Model) ->
 
 
 class Runner:
-    """The rounds of one phase, one at a time; call them inside a runtime's context."""
+    """Runs the rounds of one phase, one at a time; call its methods inside a runtime's context."""
 
     def __init__(
         self,
@@ -123,14 +123,14 @@ class Runner:
         """Prepares the rounds.
 
         Args:
-            settings: of the run.
+            settings: the run's settings.
             cohort: its clients.
-            model: the global model; its parameters are those of a fresh state, and validation overwrites them.
-            phase: which rounds; those of a schedule count from its first to its last.
+            model: the global model. A fresh state has its parameters; validation overwrites them.
+            phase: which rounds. A learning rate schedule runs from the first to the last round of the phase.
             computations: see `build_computations`.
-            local_seed: of what the clients draw (the order of their examples, epochs, augmentation); who is sampled
-                follows the run's seed in any case. None: the run's seed.
-            absent: clients that are drawn like the others, and then take no part.
+            local_seed: the seed of the clients' draws (the order of their examples, epochs, augmentation, dropout).
+                The sampling of clients always follows the run's seed. None: the run's seed.
+            absent: clients that are sampled like the others, and then take no part.
             validate: see `build_validation`, for `model` and the cohort's hold-out data; None: built here.
         """
         self._seed, self._settings = settings.seed, settings.federate
@@ -152,10 +152,10 @@ class Runner:
         return fresh
 
     def step(self, state: ServerState, round_num: int, excluded: Collection[str] = ()) -> Stepped:
-        """Runs round `round_num` from `state` without the clients in `excluded`; neither is changed.
+        """Runs round `round_num` from `state` without the clients in `excluded`; changes neither argument.
 
         Raises:
-            NoClientLeft: every client of the round failed, or none is left.
+            NoClientLeft: every client of the round failed, or no client is left.
         """
         sampled = [client for client in self._sample(state, round_num, excluded) if client not in self._absent]
         if not sampled:
@@ -210,13 +210,13 @@ class Runner:
         return replace(state, shared=np.asarray(vector, np.float32))
 
     def _whole(self, left: Collection[str]) -> float:
-        """Returns the share of all weight that the clients in `left` have together."""
+        """Returns the sum of the shares of the clients in `left`."""
         if len(left) == len(self._cohort.clients):
-            return 1.0  # and not a sum that rounds to something else
+            return 1.0  # exactly; the sum can round to something else
         return sum(self._cohort.clients[client].share for client in left)
 
     def updates(self, state: ServerState, round_num: int, clients: Iterable[str]) -> dict[str, ClientResult | Failed]:
-        """Returns what each of `clients` would send in round `round_num` if it took part."""
+        """Returns the result that each of `clients` would send in round `round_num` if it took part."""
         inputs = {client: self._client_input(state, client, round_num) for client in clients}
         return _by_client(self._computations.train, state, inputs)
 
@@ -279,7 +279,7 @@ def _by_client(
 
 
 def _with_kept(state: ServerState, results: Mapping[str, ClientResult]) -> ServerState:
-    """Returns the state with the vectors that the round's clients keep; the other clients' vectors stay."""
+    """Returns the state with the new vectors of the round's clients; the other clients' vectors stay."""
     if state.kept is None:
         return state
     fresh = {client: result.kept for client, result in results.items() if result.kept is not None}

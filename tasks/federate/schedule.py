@@ -1,7 +1,7 @@
-"""Who takes part in a round, for how long, in which order and at which learning rate.
+"""The plan of a round: which clients take part, how many epochs, the order of their examples and the learning rate.
 
-Every draw follows from (seed, round, client) alone, never from what was drawn before: a resumed run, or a client that
-failed, changes nobody else's draws.
+Every draw depends only on the seed, the round and (if it is a client's own) the client, never on earlier draws. So a
+resumed run or a failed client changes no other client's draws.
 """
 
 import math
@@ -21,7 +21,7 @@ from tasks.settings import (
 
 Counts = NDArray[np.int64]
 
-# First words of the seeds, so that no two kinds of draw share a stream; cohort.py has 4, local/faults.py 5.
+# First words of the seeds, so that no two kinds of draw share a stream; public.py has 4, local/faults.py 5.
 _SAMPLING, _CLIENT, _AUGMENT = 1, 2, 3
 
 
@@ -43,16 +43,17 @@ def sample(
     round_num: int,
     labels: Mapping[str, Counts] | None = None,
 ) -> list[str]:
-    """Returns the ids of the round's clients, sorted: another order gives a sum with other last bits.
+    """Returns the ids of the round's clients, sorted, because the last bits of a sum depend on its order.
 
-    With fewer clients than `clients_per_round`, all take part. `by_examples` draws without replacement, each next
-    client in proportion to its examples among those left. `power_of_choice` draws its candidates so: see `highest`.
-    Both belong with `weighting: uniform`: weighed by its examples too, a large client counts twice.
+    With at most `clients_per_round` clients, all take part. `by_examples` draws without replacement: among the clients
+    not drawn yet, the probability of the next one is in proportion to its examples. `power_of_choice` draws its
+    `candidates` in the same way, and `highest` then chooses. Use both with `weighting: uniform`. With
+    `weighting: examples`, the size of a client counts twice: in the draw and in the average.
 
     Args:
         settings: the rule.
-        num_examples: of each client that can be drawn.
-        seed: of the run.
+        num_examples: the number of examples of each client that can be drawn.
+        seed: the run's seed.
         round_num: the round.
         labels: each client's examples by class (C,), which `stratified` needs.
     """
@@ -71,11 +72,12 @@ def sample(
 
 
 def _covering(clients: list[str], labels: NDArray[np.float64], num: int, rng: np.random.Generator) -> list[str]:
-    """Draws clients one by one, each for the label that those drawn so far cover least.
+    """Draws clients one by one, each for the label with the smallest cover so far.
 
-    A label's cover is the number of its examples among the drawn, over the number among all; the client is drawn in
-    proportion to its examples of that label. So with `num` >= C every label that somebody has is covered: a label
-    without cover comes before any other. Labels that nobody left has are passed over; equal cover is settled by draw.
+    The cover of a label is the number of its examples at the drawn clients, over the number at all clients. The next
+    client is drawn in proportion to its examples of this label. A label that no undrawn client has is skipped. Equal
+    covers are decided by a random draw. A label with cover 0 comes first, so with `num` >= C every label that a client
+    has is covered.
     """
     total, drawn = labels.sum(axis=0), np.zeros(len(clients), bool)
     while drawn.sum() < num:
@@ -90,10 +92,10 @@ def _covering(clients: list[str], labels: NDArray[np.float64], num: int, rng: np
 
 
 def highest(losses: Mapping[str, float], num: int) -> list[str]:
-    """Returns the `num` clients of the highest loss, sorted by id: power-of-choice (Cho 2022, arXiv 2010.01243).
+    """Returns the `num` clients with the highest loss, sorted by id: power-of-choice (Cho 2022, arXiv 2010.01243).
 
-    A loss that is not finite is the highest: its client is drawn, fails and is named, and not passed over in silence.
-    Equal losses: the first id.
+    A loss that is not finite counts as the highest. So its client takes part, fails and is named, and is not skipped
+    without a message. Of equal losses, the first id is taken.
     """
     worth = {client: loss if np.isfinite(loss) else np.inf for client, loss in losses.items()}
     return sorted(sorted(worth, key=lambda client: (-worth[client], client))[:num])
@@ -122,7 +124,7 @@ def visits(num_examples: int, num_epochs: int, rng: np.random.Generator) -> NDAr
 
 
 def learning_rate_factor(settings: ScheduleSettings, step: int, steps: int) -> float:
-    """Returns the factor of the learning rate in round `step` = 1 … `steps`; 1 in the first round of every kind."""
+    """Returns the factor of the learning rate in round `step` = 1 … `steps`; every kind begins with 1."""
     match settings.kind:
         case "constant":
             return 1.0
@@ -131,15 +133,16 @@ def learning_rate_factor(settings: ScheduleSettings, step: int, steps: int) -> f
         case "step":
             return settings.decay ** ((step - 1) // settings.every)
         case "cosine":
-            # `final` is reached after the last round: at rate 0, that of the default, a round would do nothing.
+            # `final` is reached only after the last round: at the default `final` of 0, a round would do nothing.
             done = (step - 1) / steps
             return settings.final + (1 - settings.final) * (1 + math.cos(math.pi * done)) / 2
 
 
 def stops_early(settings: EarlyStoppingSettings, losses: Sequence[float | None]) -> bool:
-    """Returns whether training ends: `patience` rounds without a training loss lower than the lowest by `min_delta`.
+    """Returns whether training ends: the training loss was not lower for `patience` rounds. 0 rounds: it never ends.
 
-    `losses` is the train_loss of every round so far; one that is None or not finite is not lower.
+    A loss is lower if it is below the best loss so far by more than `min_delta`; it is then the best. `losses` is the
+    train_loss of every round so far. A loss that is None or not finite is not lower.
     """
     if not settings.patience:
         return False
@@ -151,7 +154,7 @@ def stops_early(settings: EarlyStoppingSettings, losses: Sequence[float | None])
 
 
 def check_clients(settings: FederateSettings, clients: Iterable[str]) -> None:
-    """Refuses settings for clients that there are not.
+    """Checks that settings for single clients name clients of the run.
 
     Raises:
         SettingsError: `local_work.by_client`, `width` or `faults.clients` names an unknown id.

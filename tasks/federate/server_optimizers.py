@@ -1,4 +1,4 @@
-"""What the server does with the combined update: TFF's optimisers, and the adaptive ones as their paper has them."""
+"""The server optimisers, which apply the combined update: TFF's SGD, and the adaptive ones as in their paper."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -34,8 +34,8 @@ def _yogi(v: tf.Tensor, square: tf.Tensor, beta_2: float) -> tf.Tensor:
 class _Adaptive(tff.learning.optimizers.Optimizer):
     """FedAdagrad, FedAdam and FedYogi: Algorithm 2 of Reddi 2021 (arXiv 2003.00295).
 
-    m ← β₁m + (1 − β₁)Δ; v by the rule; x ← x + ηm / (√v + τ), from m = 0 and v = τ². TFF's own Adam and Yogi correct
-    the bias of m and v, and its Adagrad adds τ under the root: other algorithms than the paper's.
+    m ← β₁m + (1 − β₁)Δ; v by the rule; x ← x + ηm / (√v + τ). m begins at 0, v at τ². TFF's own optimisers are other
+    algorithms than the paper's: its Adam and Yogi correct the bias of m and v, and its Adagrad adds τ under the root.
     """
 
     def __init__(self, settings: ServerOptimizerSettings, second_moment: SecondMoment, beta_1: float) -> None:

@@ -1,4 +1,4 @@
-"""What a round begins with and what its clients send: values of the host, between TFF's computations."""
+"""The state that a round begins with, and its clients' input and results: values on the host, outside of TFF."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -8,27 +8,27 @@ from typing import Any
 from tasks.parameters import Params
 
 OptimizerState = Any
-"""Tensors in the structure of the server's `tff.learning.optimizers.Optimizer`, which has no type of its own."""
+"""Tensors in the structure of the server's `tff.learning.optimizers.Optimizer`; TFF has no type for it."""
 
 AggregatorState = Any
-"""Tensors in the structure of the `tff.aggregators` process, which has no type of its own; empty for a `Rule`."""
+"""Tensors in the structure of the `tff.aggregators` process, for which TFF has no type; empty for a `Rule`."""
 
 ClientInput = Mapping[str, Any]
-"""What the host sends one client, in the names and types of `tasks.local.update.client_type`."""
+"""The input of one client, with the names and types of `tasks.local.update.client_type`."""
 
 
 @dataclass(frozen=True)
 class ServerState:
-    """What training goes on from after a round.
+    """The server's state after a round; the next round begins with it.
 
     Attributes:
         params: (P,) the global model.
-        optimizer: of the server optimiser.
-        aggregator: of the aggregator.
+        optimizer: the state of the server optimiser.
+        aggregator: the state of the aggregator.
         mask: (P,) ones and zeros of pruning; None without pruning.
-        shared: (P,) the server's vector of the client update (SCAFFOLD's c, FedDyn's h, MimeLite's m); None without.
-        kept: (P,) of each client, what it keeps between its rounds (SCAFFOLD's and FedDyn's c_k); None without. The
-            clients are simulated, so their vectors are in the checkpoints too.
+        shared: (P,) the server's vector of the client update (SCAFFOLD's c, FedDyn's h, MimeLite's m), or None.
+        kept: by client, the vector (P,) that it keeps until its next round (SCAFFOLD's and FedDyn's c_k), or None. The
+            clients are simulated, so the checkpoints hold their vectors too.
     """
 
     params: Params
@@ -40,13 +40,13 @@ class ServerState:
 
     @property
     def server(self) -> OrderedDict[str, Any]:
-        """What TFF's computations know of it, in their order; without the aggregator's state."""
+        """The parts that TFF's computations get, in their order; without the states of aggregator and clients."""
         parts = OrderedDict(params=self.params, mask=self.mask, optimizer=self.optimizer, shared=self.shared)
         return OrderedDict((name, part) for name, part in parts.items() if part is not None)
 
     @property
     def nested(self) -> OrderedDict[str, Any]:
-        """The same in mappings, in whose order a checkpoint holds its arrays."""
+        """The whole state in mappings. A checkpoint holds the arrays in their order."""
         nested = OrderedDict(server=self.server, aggregator=self.aggregator)
         if self.kept is not None:
             nested["kept"] = dict(self.kept)
@@ -62,19 +62,19 @@ class ServerState:
 
 @dataclass(frozen=True)
 class ClientResult:
-    """What a client sends after its local training; the losses are in nats per example.
+    """The result that a client sends after its local training; losses are in nats per example.
 
     Attributes:
-        update: (P,) local − global; zero where it is not finite.
-        weight: in the average; 0 where the update is not finite.
-        finite: whether update and losses are.
-        loss_before: of the first batch under the global model.
-        loss_after: of the batches that hold the last `batch_size` visits, each before its own step.
-        loss_mean: of all visits.
-        num_steps: local steps.
+        update: (P,) local − global; all zero if not `finite`.
+        weight: its weight in the average; 0 if not `finite`.
+        finite: whether the update and the losses are finite, and the full gradient, if the client update needs one.
+        loss_before: mean loss of the first batch under the global model.
+        loss_after: mean loss of the batches that hold the last `batch_size` visits, each before its own step.
+        loss_mean: mean loss of all visits.
+        num_steps: number of local steps.
         normalizer: FedNova's ‖a‖₁; else 1.
-        kept: (P,) what the client keeps until its next round; None without.
-        influence: share in the combined update, where a rule decided that.
+        kept: (P,) the vector that the client keeps until its next round, or None.
+        influence: share in the combined update, if a rule decides it, or None.
     """
 
     update: Params
@@ -90,7 +90,7 @@ class ClientResult:
 
     @classmethod
     def of(cls, sent: Mapping[str, Any]) -> "ClientResult":
-        """Returns the result of what `tasks.local.update` gives."""
+        """Returns the result in `sent`, the output of `tasks.local.update`."""
         return cls(
             sent["update"],
             float(sent["weight"]),

@@ -1,10 +1,10 @@
-"""What a round's updates say about drift: NumPy on the Gram matrix of the updates.
+"""Statistics of a round's updates that measure drift, from the Gram matrix of the updates.
 
 Notation: Δ_k = local − global of client k as a vector (P,), p_k its share of the average (Σ p_k = 1), Δ̄ = Σ p_k Δ_k.
 Every norm, cosine and distance below is a combination of the K×K inner products G_kl = ⟨Δ_k, Δ_l⟩, so the P-sized
 vectors are read once.
 
-The same updates give the same bits on any number of cores, where BLAS is held to one thread (runtime/kinds.py).
+The same updates give the same bits on any number of cores if BLAS is limited to one thread (runtime/kinds.py).
 """
 
 import math
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-# Values that are turned into float64 at a time, and parameters at least. Of 2^16 to 2^21 values as fast as any: a block
-# that is smaller costs more to hand to a thread than it saves, and one of few parameters more to add up.
+# Values (clients × parameters) that are converted to float64 at a time. From 2^16 to 2^21 values, none is faster. A
+# smaller block costs more to hand to a thread than it saves.
 _BLOCK = 1 << 20
+# Fewest parameters of a block: the products of many small blocks cost more to add up.
 _LEAST = 1 << 11
-# Fewer clients than this one core multiplies as fast as two. At 1.2 million parameters a second core takes nothing from
-# the 18 ms of 10 clients, and half from the 0.5 s of 100.
+# With fewer clients, one core is as fast as two. At 1.2 million parameters, a second core saves nothing of 18 ms with
+# 10 clients, and half of 0.5 s with 100.
 _FEW = 16
 
 
@@ -37,7 +38,7 @@ class UpdateStatistics:
     cosine: Vector
     """cos(Δ_k, Δ̄); NaN where either is zero."""
     cosine_robust: Vector
-    """Cosine to the geometric median of the updates, which a minority of clients cannot move far, unlike the mean."""
+    """Cosine to the geometric median of the updates. A minority of clients cannot move it far, unlike the mean."""
     distance: Vector
     """‖Δ_k − Δ̄‖: how far the client's model is from the average of the clients' models."""
     drift: float
@@ -47,13 +48,15 @@ class UpdateStatistics:
 
 
 def gram(updates: Sequence[NDArray[np.float32]]) -> Vector:
-    """Returns the inner products (K, K) of K updates (P,).
+    """Returns the inner products (K, K) of K updates (P,), in float64.
 
-    In float64: a distance is a small difference of inner products, and float32 loses a drift below 1e-3 of the updates.
-    Float32 of the differences to a centre keeps it, but then a centre near the huge updates loses the small ones, one
-    near the others the tiny ones; the product of 10 clients takes as long, that of 100 two thirds of the time. Instead
-    all cores share the work: K and P alone decide into which blocks the parameters are parted, one thread multiplies a
-    block, and the blocks are added up in their order.
+    The reason for float64: a distance is a small difference of inner products, and float32 loses a drift below 1e-3 of
+    the updates. The rejected alternative is float32 of the differences to a centre. It keeps such a drift, but a centre
+    near huge updates loses the small ones, and a centre near the others loses the tiny ones. It takes as long for 10
+    clients, and two thirds of the time for 100.
+
+    Instead, all cores share the work. K and P alone decide how the parameters are divided into blocks, one thread
+    multiplies a block, and the blocks are added up in their order.
     """
     size = len(updates[0])
     num_blocks = -(-size // max(_LEAST, _BLOCK // len(updates)))
@@ -92,10 +95,11 @@ def geometric_median_shares(
 ) -> Vector:
     """Returns shares a (K,), Σ a_k = 1, such that Σ a_k Δ_k is the geometric median argmin_z Σ w_k ‖Δ_k − z‖.
 
-    Weiszfeld's iteration with the smoothing of RFA (Pillutla 2022, Algorithm 2): a_k ∝ w_k / max(ν, ‖Δ_k − z‖), each
-    client one vote if there are no `weights` (K,). Clients with less than half of the votes can send anything without
-    moving the result without bound. For that to hold of the iteration too, its start, ν and its end must not be theirs
-    to choose: it starts at the mean of the closest majority, and the radius of that majority is the unit of the others.
+    It is Weiszfeld's iteration with the smoothing of RFA (Pillutla 2022, Algorithm 2): a_k ∝ w_k / max(ν, ‖Δ_k − z‖).
+    Without `weights` (K,) each client has one vote. Clients with less than half of the votes can send any values while
+    the result stays bounded. For this, they must not decide where the iteration begins and ends, nor ν. So it begins at
+    the mean of the majority that is closest to the medoid, and the radius of this majority is the unit of ν and of the
+    tolerance, at which the iteration ends.
     """
     votes = np.ones(len(inner)) if weights is None else weights
     square = np.maximum(np.diag(inner), 0.0)
@@ -120,13 +124,13 @@ def geometric_median_shares(
 
 
 def _square_distance(square: Vector, to_z: Vector, a: Vector, least: float = 0.0) -> Vector:
-    """‖Δ_k − z‖² for each k from ‖Δ_k‖² and ⟨Δ_k, z⟩, z = Σ a_l Δ_l; without `least`, rounding can make it negative."""
+    """Returns ‖Δ_k − z‖² (K,) from ‖Δ_k‖² and ⟨Δ_k, z⟩, z = Σ a_l Δ_l; at least `least`, as rounding can go below 0."""
     distance: Vector = np.maximum(square - 2 * to_z + a @ to_z, least)
     return distance
 
 
 def _cosine(square: Vector, to_z: Vector, a: Vector) -> Vector:
-    """cos(Δ_k, z) for each k; see `_square_distance`."""
+    """Returns cos(Δ_k, z) (K,); NaN if Δ_k or z is zero. See `_square_distance`."""
     length = np.sqrt(square * max(float(a @ to_z), 0.0))
     cosine = np.full(len(square), np.nan)
     np.divide(to_z, length, out=cosine, where=length > 0)

@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     """Trains the global model over the clients in `folder`/data/clients.
 
-    Writes models/global.h5, and rounds.csv and clients.csv into both reports/federate/ (the step's own output) and
-    reports/, where the step `prune` puts its rounds after them.
+    Writes models/global.h5, and writes rounds.csv and clients.csv twice: into reports/federate/, the step's own output,
+    and into reports/, where the step `prune` adds its rounds.
     """
     with outputs.renewed(outputs.of("federate", folder)):
         _federate(settings, folder, watch)
@@ -66,7 +66,11 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
 
 
 def _check_for_prune(name: str, model: tf.keras.Model) -> None:
-    """Refuses before the rounds a model that `prune` could not export after them; names what it will leave."""
+    """Checks before the rounds that `prune` can export the model after them; logs the layers that it will not prune.
+
+    Raises:
+        SettingsError: TensorFlow Lite cannot hold the model.
+    """
     to_tflite(model, quantise=False)
     left = unpruned(model)
     if left:

@@ -1,4 +1,4 @@
-"""How good parameters of the global model are on the hold-out data."""
+"""Loss and accuracy of the global model on the hold-out data."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from tasks.parameters import Params, assign
 from tasks.scrub import scrubbing
 
 _BATCH = 1024
-"""Examples that are computed at a time: for the memory only."""
+"""Most examples that are computed at a time; it bounds only the memory."""
 
 
 def build_validation(
@@ -18,7 +18,7 @@ def build_validation(
 ) -> Callable[[Params], tuple[float, float]]:
     """Returns a function from flat parameters (P,) to (loss in nats per example, accuracy) on x (N, ...), y (N,).
 
-    It writes the parameters into `model`, and raises a RunError where they cannot be measured.
+    The function writes the parameters into `model`. It raises a RunError if TensorFlow cannot compute them.
     """
 
     # Autograph, which has nothing to convert here, leaves a file in the temporary folder whenever a run is killed.
@@ -36,7 +36,7 @@ def build_validation(
 
     def validate(params: Params) -> tuple[float, float]:
         assign(model, params)
-        # What TensorFlow says of a label that the model has no class for is every label of the batch.
+        # For a label without a class, TensorFlow's error holds every label of the batch.
         sums = np.sum(scrubbing("the model cannot be measured on the hold-out data", measured), axis=0)
         return float(sums[0] / len(y)), float(sums[1] / len(y))
 
