@@ -1,6 +1,6 @@
-"""A heat map of clients (down) by rounds (across): what the pictures of `evaluate` and `diagnose` share.
+"""A heat map with a row per client and a column per round, for the pictures of `evaluate` and `diagnose`.
 
-Red is where a client drifted, black where it failed, grey where it was not sampled.
+Red: the client drifted. Black: it failed. Grey: it was not sampled.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,14 +21,14 @@ Places = NDArray[np.int64]
 
 NOT_SAMPLED, FAILED = "#cccccc", "black"
 _LEAST_END = 2.0
-"""The colours of log2 ratios end at a quarter and four times, or further out."""
+"""Least end of the colours of log2 ratios: they reach at least from a quarter to four times."""
 _UNKNOWN = 2.0
-"""Beyond every cosine: a client without one comes last."""
+"""Mean cosine of a client without one: it is above every cosine, so such clients come last."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """K clients by R rounds: each of `signals` (K, R), NaN where it was not measured, and `failed` (K, R)."""
+    """K clients by R rounds: each of `signals` is (K, R), NaN if it was not measured; `failed` is (K, R)."""
 
     clients: list[str]
     rounds: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Colours:
-    """How a signal is shown: `scheme` from -`end` to `end`, and the `worst` of rounds that share a column."""
+    """Matplotlib's colour `scheme` of a signal, from -`end` to `end`; `worst` combines rounds that share a column."""
 
     end: float
     scheme: str
@@ -50,7 +50,7 @@ COSINES = Colours(1.0, "RdBu", np.fmin)
 
 
 def ratio_colours(ratios: Floats) -> Colours:
-    """Returns the colours of log2 ratios: they end at the 99th percentile, at least at a quarter and four times."""
+    """Returns the colours of log2 ratios. They end at the 99th percentile of |ratio|, but at least at `_LEAST_END`."""
     sizes = np.abs(ratios[np.isfinite(ratios)])
     return Colours(max(_LEAST_END, float(np.percentile(sizes, 99)) if sizes.size else 0.0), "RdBu_r", np.fmax)
 
@@ -78,7 +78,7 @@ def grid_of(log: ClientLog, clients: Iterable[str] = (), rounds: Iterable[int] =
 def worst_clients(grid: Grid, cosine: str | None, most: int, first: Sequence[str] = ()) -> Places:
     """Returns the rows to show, at most `most`: `first`, then the worst of the other clients in the order of their ids.
 
-    Worst are the clients that failed most often, then the clients of the lowest mean in the signal `cosine`.
+    Worst are the clients that failed most often, then the clients with the lowest mean of the signal `cosine`.
     """
     row_of = {client: row for row, client in enumerate(grid.clients)}
     leading = [row_of[client] for client in dict.fromkeys(first) if client in row_of][:most]
@@ -93,7 +93,7 @@ def worst_clients(grid: Grid, cosine: str | None, most: int, first: Sequence[str
 
 
 def log2_ratios(values: Floats) -> Floats:
-    """Returns (K, R) log2 of each value over the median of its round's known values; NaN where the value is."""
+    """Returns (K, R) log2 of each value over the median of its round's known values; NaN if the value is NaN."""
     measured = np.isfinite(values).any(axis=0)
     logs = np.log2(np.maximum(values, np.finfo(np.float64).tiny))
     medians = np.full(values.shape[1], np.nan)
@@ -103,23 +103,25 @@ def log2_ratios(values: Floats) -> Floats:
 
 
 def ratio_labels(digits: int, unit: str = "") -> FuncFormatter:
-    """Returns what writes a log2 ratio as the ratio, `4` or `1/4`, with `unit` after ratios from 1 on."""
+    """Returns the formatter that writes a log2 ratio as a ratio, `4` or `1/4`, with `unit` after ratios from 1 on."""
     return FuncFormatter(lambda log2, _: f"{2**log2:.{digits}g}{unit}" if log2 >= 0 else f"1/{2**-log2:.{digits}g}")
 
 
 def column_width(num_rounds: int, most: int) -> int:
-    """Returns how many rounds share a column where at most `most` columns are drawn."""
+    """Returns how many rounds share a column if at most `most` columns are drawn."""
     return -(-num_rounds // most)
 
 
 def paint(
     axes: Axes, values: Floats, failed: Bools, colours: Colours, most_columns: int, left: float = -0.5
 ) -> tuple[AxesImage, list[Patch]]:
-    """Paints `values` (K, R) and `failed` (K, R) over them; a round is one unit wide, and the first begins at `left`.
+    """Paints `values` (K, R), with black over them for `failed` (K, R).
+
+    A round is one unit wide, and the first round begins at `left`.
 
     Returns:
-        The picture of the values, for a colour bar, and the marks for a legend: of failed and of grey cells, if there
-        are any.
+        The image of the values, for a colour bar, and the marks of failed and of grey cells for a legend, if there are
+        such cells.
     """
     num_clients, num_rounds = values.shape
     width = column_width(num_rounds, most_columns)
@@ -144,6 +146,6 @@ def paint(
 
 
 def _columns(values: Floats, worst: np.ufunc, width: int) -> Floats:
-    """Returns the worst of each `width` rounds, NaN where none of them has a value."""
+    """Returns the worst value of each `width` rounds, NaN if none of them has a value."""
     reduced: Floats = worst.reduceat(values, np.arange(0, values.shape[1], width), axis=1)
     return reduced

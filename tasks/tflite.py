@@ -1,4 +1,4 @@
-"""TensorFlow Lite files of a Keras model, and what they predict."""
+"""TensorFlow Lite files of a Keras model, and their predictions."""
 
 import gzip
 import os
@@ -17,17 +17,17 @@ from tasks.signals import masked
 _BATCH = 256
 _SAME_LOGITS = 1e-3
 """Largest difference between a logit of the float TFLite file and of Keras that the order of additions explains,
-relative to the largest logit."""
+relative to the largest absolute logit, or to 1 if that is larger."""
 
 
 def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
     """Returns `model` as a TFLite file; with `quantise`, weights as 8-bit integers (dynamic range).
 
-    The file takes any number of examples at once, or one where TensorFlow Lite cannot do more: with recurrent layers,
-    and with GroupNormalization, whose file converts and then fails.
+    The file takes any number of examples at once. It takes one at a time if TensorFlow Lite cannot do more: (1) with
+    recurrent layers, (2) with GroupNormalization, whose file for any number is converted but then fails.
 
     Raises:
-        SettingsError: TensorFlow Lite has no operation for a part of it.
+        SettingsError: TensorFlow Lite cannot hold `model`, for example because it has no operation for a layer.
     """
     batches = [1] if any(isinstance(layer, tf.keras.layers.RNN) for layer in model._flatten_layers()) else [None, 1]
     for batch in batches:
@@ -37,7 +37,7 @@ def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
             tflite_logits(content, np.zeros((2, *model.input_shape[1:]), np.float32))
             return content
         except Exception as exc:
-            # As for all foreign code, no list of what it raises could be whole.
+            # This is foreign code: no list of the errors that it raises can be complete.
             sent = masked(exc)
             if sent is not None:
                 raise sent from None
@@ -55,7 +55,7 @@ def _converted(model: tf.keras.Model, quantise: bool, batch: int | None) -> byte
     else:
         batch_of = tf.TensorSpec((batch, *model.input_shape[1:]), tf.float32)
         function = tf.function(lambda x: model(x, training=False), autograph=False)
-        # A Keras model would be saved first, with every call of every layer traced: 10 s for an LSTM.
+        # Not from_keras_model: it first saves the model and traces every call of every layer, 10 s for an LSTM.
         holder = tf.Module()
         holder.variables_of_model = model.variables
         converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function(batch_of)], holder)
@@ -66,7 +66,7 @@ def _converted(model: tf.keras.Model, quantise: bool, batch: int | None) -> byte
 
 @contextmanager
 def _quiet_converter() -> Iterator[None]:
-    """Keeps the lines off stderr that the converter writes there itself; the exception says the same."""
+    """Discards the lines that the converter writes to stderr by itself; its exception says the same."""
     stderr = os.dup(2)
     try:
         with open(os.devnull, "wb") as nothing:
@@ -93,7 +93,7 @@ def tflite_logits(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]
             interpreter.resize_tensor_input(entry["index"], batch.shape)
             interpreter.allocate_tensors()
             allocated = len(batch)
-        interpreter.reset_all_variables()  # an LSTM would begin where the last example ended
+        interpreter.reset_all_variables()  # or an LSTM begins with its state after the last example
         interpreter.set_tensor(entry["index"], batch)
         interpreter.invoke()
         parts.append(interpreter.get_tensor(result["index"]))
@@ -101,13 +101,14 @@ def tflite_logits(content: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]
 
 
 def checked_difference(exported: NDArray[np.float32], logits: NDArray[np.float32]) -> float:
-    """Returns the largest difference of the float TFLite file's logits (N, C) from Keras's.
+    """Returns the largest difference between the logits (N, C) of the float TFLite file and of Keras.
 
-    A model that has diverged is pruned and exported all the same: where a logit of Keras's is not finite, only those
-    that are finite in both are compared, since an overflow depends on the order of additions.
+    A diverged model is pruned and exported too. If some of Keras's logits are not finite, only the entries that are
+    finite in both are compared, because an overflow depends on the order of additions.
 
     Raises:
-        RunError: they differ by more than the order of additions explains, or only the file's are not finite.
+        RunError: (1) the logits differ by more than the order of additions explains, or (2) all of Keras's logits are
+            finite and some of the file's are not.
     """
     finite = np.isfinite(exported) & np.isfinite(logits)
     file_logits, keras_logits = exported[finite].astype(np.float64), logits[finite].astype(np.float64)
@@ -120,6 +121,6 @@ def checked_difference(exported: NDArray[np.float32], logits: NDArray[np.float32
 
 
 def sizes(path: Path) -> tuple[int, int]:
-    """Returns the bytes of a file, raw and after gzip, which is what pruning saves when a model is sent."""
+    """Returns the size of a file in bytes, raw and after gzip, which shows what pruning saves when a model is sent."""
     content = path.read_bytes()
     return len(content), len(gzip.compress(content, mtime=0))

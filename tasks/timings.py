@@ -1,4 +1,4 @@
-"""reports/timings.csv: seconds per step and round, the one report that differs between two runs of one seed."""
+"""reports/timings.csv: seconds per step and round. Only this report differs between two runs with the same seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ def record(
     Args:
         folder: the workspace.
         step: which step took the time.
-        seconds: of the whole step, its row without a round; None leaves that row as it is.
-        rounds: seconds of the rounds `first_round`, `first_round` + 1, …; rows of earlier rounds stay (those before
-            a resume), later ones are replaced. Empty: the rounds' rows stay as they are.
+        seconds: seconds of the whole step, for its row without a round; None: that row stays.
+        rounds: seconds of the rounds `first_round`, `first_round` + 1, …. Rows of earlier rounds stay, because the run
+            made them before it was resumed; later rows are replaced. Empty: all rows of rounds stay.
         first_round: the number of the first of `rounds`.
     """
     path = folder / PATH
@@ -37,7 +37,7 @@ def record(
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    """Returns the rows; none of a damaged file, for which no step that did its work may fail."""
+    """Returns the rows; none if the file is damaged, because timings must not make a finished step fail."""
     try:
         rows = files.read_rows(path, COLUMNS)
         return [row for row in rows if row["round"] == "" or row["round"].isdecimal()]

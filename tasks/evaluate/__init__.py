@@ -1,4 +1,4 @@
-"""The final numbers and pictures of a run, for the global model and the pruned one."""
+"""The step `evaluate`: final numbers and pictures of a run, for the global model and the pruned model."""
 
 from tasks.evaluate.step import evaluate
 

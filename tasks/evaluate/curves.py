@@ -1,4 +1,4 @@
-"""What is drawn of rounds.csv and clients.csv: R rounds, K clients; NaN stands for an empty cell."""
+"""The numbers of rounds.csv and clients.csv that are drawn: R rounds, K clients; NaN is an empty cell."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Curves:
 
 
 def read_curves(path: Path) -> Curves:
-    """Returns the curves in rounds.csv, which must hold rounds of pruning: else the pruned model is of another run.
+    """Returns the curves in rounds.csv. It must hold rounds of pruning, or the pruned model belongs to another run.
 
     Raises:
         DataError: see `tasks.round_log.own.rounds_of_run`; or a cell is not a number.

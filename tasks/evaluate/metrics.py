@@ -21,7 +21,10 @@ NO_CLASS = -1
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class against the rest, fractions; precision is None if it was never predicted, recall if it is absent."""
+    """One class against all others, as fractions; None if undefined.
+
+    precision is None if the class was never predicted, recall if it is absent.
+    """
 
     precision: float | None
     recall: float | None
@@ -32,7 +35,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """A model on the hold-out set; fractions, but for the loss."""
+    """The scores of a model on the hold-out set; all are fractions except the loss."""
 
     num_examples: int
     non_finite: int
@@ -45,7 +48,7 @@ class Scores:
     macro_f1: float
     """mean F1 of the classes that occur as label or prediction, scikit-learn's default"""
     auc: float | None
-    """area under the ROC curve of class 1; None unless there are two classes, both present, and finite logits"""
+    """area under the ROC curve of class 1; None unless there are two classes, both present, and all logits finite"""
     per_class: list[ClassScores]
     confusion: NDArray[np.int64]
     """(C, C) examples by label (row) and prediction (column); NO_CLASS has no column"""
@@ -53,7 +56,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class ClientScores:
-    """A model on one client's own training data."""
+    """The scores of a model on one client's own training data."""
 
     num_examples: int
     loss: float | None
@@ -90,15 +93,15 @@ def score_client(y: ClassLabels, logits: Logits) -> ClientScores:
 
 
 def predict(logits: Logits) -> NDArray[np.int64]:
-    """Returns (N,) the class with the largest logit, the first of equals; NO_CLASS where a logit is not finite."""
+    """Returns (N,) the class with the largest logit, the first of equals; NO_CLASS if a logit is not finite."""
     return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), NO_CLASS)
 
 
 def mean_cross_entropy(y: ClassLabels, logits: Logits) -> float | None:
     """Returns the mean of -log softmax(logits)[y] in nats; ln C for equal logits; None if a logit is not finite.
 
-    From the logits in float64, so that nothing is clipped: scikit-learn's `log_loss` takes probabilities, in which a
-    confident mistake of more than 36 nats is lost.
+    It is computed from the logits in float64, so that nothing is clipped. scikit-learn's `log_loss` takes
+    probabilities, which lose a confident mistake of more than 36 nats.
     """
     if not np.isfinite(logits).all():
         return None
@@ -112,18 +115,21 @@ def accuracy(y: ClassLabels, predictions: ClassLabels) -> float:
 
 
 def area_under_roc(positive: NDArray[np.bool_], margin: NDArray[np.float64]) -> float | None:
-    """Returns the probability that a positive example has the larger margin than a negative one, ties as one half."""
+    """Returns the probability that a positive example has a larger margin than a negative one; a tie counts one half.
+
+    None if there are no examples of one kind, or a margin is not finite.
+    """
     if positive.all() or not positive.any() or not np.isfinite(margin).all():
         return None
     return float(roc_auc_score(positive, margin))
 
 
 def over_clients(clients: Mapping[str, ClientScores]) -> dict[str, float]:
-    """Returns how the K clients fare, each counted once whatever its size.
+    """Returns accuracy and loss over the K clients; each client counts once, whatever its size.
 
     `client_accuracy_worst`, `_p10`, `_mean`: the smallest, the 10th percentile (linear between neighbours) and the
-    mean. The tail of the loss is its upper end: `client_loss_worst` is the largest and `client_loss_p90` the 90th
-    percentile. Clients without a finite loss are missing from the loss alone; without clients there is no entry.
+    mean. A high loss is bad, so `client_loss_worst` is the largest and `client_loss_p90` the 90th percentile. Clients
+    without a finite loss are missing only from the loss. Without clients there is no entry.
     """
     accuracies = [client.accuracy for client in clients.values()]
     losses = [client.loss for client in clients.values() if client.loss is not None]

@@ -1,4 +1,4 @@
-"""The pictures of a finished run, 960 pixels wide: made for a README's column."""
+"""The pictures of a finished run, 960 pixels wide, to fit a README's column."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,15 +23,15 @@ from tasks.heat_map import (
 )
 
 _WIDTH = 8.0
-"""inches"""
+"""Width of every picture, in inches."""
 _MOST_CLIENTS = 100
-"""rows that a heat map of this size can still show apart"""
+"""Most rows of a heat map; at this size, more cannot be distinguished."""
 _MOST_COLUMNS = 200
-"""columns that a heat map of this size can still show apart"""
+"""Most columns of a heat map; at this size, more cannot be distinguished."""
 _MOST_COUNTS = 12
-"""classes beyond which the numbers in a confusion matrix run into each other"""
+"""Most classes of a confusion matrix with numbers; with more classes, the numbers run into each other."""
 _LETTER = 0.07
-"""inches that a letter of a tick's label takes"""
+"""Width of one letter of a tick's label, in inches."""
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -65,13 +65,15 @@ def draw_curves(curves: Curves) -> Figure:
 
 
 def draw_drift(grid: Grid, prune_from: int | None) -> Figure:
-    """Returns two heat maps of clients by rounds, red where a client drifted; no client is hidden by another's scale.
+    """Returns two heat maps of clients by rounds. Red: the client drifted. Grey: not sampled. Black: failed.
 
-    Above, the norm of each update against the median of its round's clients, on a logarithmic scale that ends at the
-    99th percentile (at least a quarter to four times): norms themselves shrink as training goes on, and would show that
-    instead. Below, the cosine of each update to the round's aggregate. Grey: not sampled. Black: sampled and failed.
-    With more than 100 clients, the 100 that failed most often, then those of lowest mean cosine; with more than 200
-    rounds, the worst of each block of rounds.
+    The upper map shows the norm of each update over the median norm of its round. The norms themselves shrink during
+    training, and would hide the drift. The scale is logarithmic and ends at the 99th percentile (at least a quarter to
+    four times), so that one client's large norm does not hide the others. The lower map shows the cosine of each update
+    to the round's aggregate.
+
+    Of more than 100 clients, the map shows the 100 that failed most often, then the clients with the lowest mean
+    cosine. Of more than 200 rounds, a column shows the worst of several rounds.
     """
     rows = worst_clients(grid, "update_cosine", _MOST_CLIENTS)
     names, failed = [grid.clients[row] for row in rows], grid.failed[rows]
@@ -98,7 +100,7 @@ def draw_drift(grid: Grid, prune_from: int | None) -> Figure:
 
 
 def draw_confusion(matrices: Mapping[str, NDArray[np.int64]], classes: Sequence[str]) -> Figure:
-    """Returns a panel for each model: test examples by label (row) and prediction; colour is the share of the row."""
+    """Returns a panel per model: test examples by label (row) and prediction (column); colour is the row's share."""
     every = -(-len(classes) // 25)
     names = [_short(name) for name in classes[::every]]
     letters = _LETTER * max(map(len, names))
@@ -111,7 +113,7 @@ def draw_confusion(matrices: Mapping[str, NDArray[np.int64]], classes: Sequence[
         share = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         axes.set(title=f"{model} model", xlabel="prediction")
-        # A class may be called anything, "$" included: never read names as formulas.
+        # A class can have any name, "$" included: names are not read as formulas.
         at = range(0, len(classes), every)
         axes.set_xticks(at, names, fontsize=8, rotation=90 if upright else 0, parse_math=False)
         axes.set_yticks(at, names, fontsize=8, parse_math=False)

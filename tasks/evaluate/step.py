@@ -1,4 +1,4 @@
-"""The step: models, client data and the round log become scores and pictures."""
+"""The step `evaluate`: it reads the models, the clients' data and the round log, and writes scores and pictures."""
 
 import logging
 import math
@@ -39,13 +39,13 @@ _FROM_PRUNE = {
     "pruned_h5_size_bytes_gzip": ("size_bytes", "pruned_h5_gzip"),
     "pruned_tflite_accuracy": ("accuracy", "tflite_quantised"),
 }
-"""Keys of metrics.json by their path in prune.json. `size_bytes` is of the trained H5, `pruned_size_bytes` of the file
-that is deployed, 8-bit TFLite; `pruned_h5_size_bytes_gzip` beside `size_bytes_gzip` is what the zeros alone save."""
+"""Key of metrics.json -> path in prune.json. `size_bytes` is the size of the trained H5 file, `pruned_size_bytes` that
+of the deployed file, 8-bit TFLite. `pruned_h5_size_bytes_gzip` next to `size_bytes_gzip` shows what the zeros save."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model on the hold-out set and on every readable client's own training data."""
+    """The scores of one model on the hold-out set, and on every readable client's own training data."""
 
     test: Scores
     clients: dict[str, ClientScores]
@@ -54,8 +54,8 @@ class Evaluation:
 def evaluate(settings: Settings, folder: Path) -> None:
     """Writes reports/metrics.json, evaluation.json, loss.png, drift.png and confusion.png.
 
-    Nothing is written before everything is computed. A client whose files are broken is named in the log and under
-    `left_out` in evaluation.json, and is missing from the scores over clients.
+    Nothing is written before everything is computed. A client whose data cannot be used is named in the log and under
+    `left_out` in evaluation.json. It is missing from the scores over clients.
 
     Raises:
         DataError: a model, the hold-out set, the round log or prune.json is missing or cannot be used.
@@ -101,7 +101,7 @@ def read_partition(path: Path) -> tuple[list[str], list[str]]:
     """Returns the names of the classes, and the clients' ids, sorted, in partition.json.
 
     Raises:
-        DataError: there is no such file, or it does not hold them.
+        DataError: there is no such file, or it does not hold them, or a client id is not allowed.
     """
     raw = read_json(path)
     with reading(f"{path} must hold classes and clients"):
@@ -129,7 +129,7 @@ def _read_preprocessed(root: Path, classes: Sequence[str], clients: Sequence[str
 def _score_clients(
     models: Mapping[str, LogitsOf], preprocessed: Preprocessed
 ) -> tuple[dict[str, dict[str, ClientScores]], dict[str, str]]:
-    """Returns each model's scores by client, and why each client was left out: unreadable, or the model fails on it."""
+    """Returns each model's scores by client, and the reason for each client left out: unreadable, or a model fails."""
     form, sizes = preprocessed.form, preprocessed.sizes
 
     def scores_of(examples: Examples) -> dict[str, ClientScores]:
@@ -166,7 +166,7 @@ def numbers_of_prune(path: Path) -> dict[str, float]:
     """Returns the numbers of prune.json by their names in metrics.json.
 
     Raises:
-        DataError: there is no such file, or one of them is missing or not finite.
+        DataError: there is no such file, or a number in it is missing or not finite.
     """
     raw = read_json(path)
     numbers = {}
@@ -182,7 +182,7 @@ def numbers_of_prune(path: Path) -> dict[str, float]:
 
 
 def _flat(evaluations: Mapping[str, Evaluation], curves: Curves) -> dict[str, float]:
-    """Returns the numbers of metrics.json; those of the pruned model begin with `pruned_`."""
+    """Returns the numbers of metrics.json; the names of the pruned model's numbers begin with `pruned_`."""
     pruning = 0 if curves.prune_from is None else int((curves.rounds >= curves.prune_from).sum())
     flat: dict[str, float] = {"rounds": len(curves.rounds) - pruning, "prune_rounds": pruning}
     for name, evaluation in evaluations.items():
@@ -200,7 +200,7 @@ def _flat(evaluations: Mapping[str, Evaluation], curves: Curves) -> dict[str, fl
 
 
 def _detailed(evaluations: Mapping[str, Evaluation], classes: list[str]) -> dict[str, Any]:
-    """Returns evaluation.json: everything of metrics.json that is a score, and each class and client, by model."""
+    """Returns evaluation.json: by model, all scores of metrics.json, and the scores of each class and client."""
     detailed: dict[str, Any] = {"classes": classes}
     for model, evaluation in evaluations.items():
         test = evaluation.test

@@ -1,7 +1,7 @@
 """tfmot's pruning masks for the flat parameters of the federated rounds.
 
-tfmot prunes a Keras model while `fit` runs it, in wrappers around the layers that it knows; here the global model is
-averaged instead. So tfmot only computes the masks, of each kernel by itself, wherever in the model it is.
+tfmot itself prunes a Keras model during `fit`, by wrappers around the layers that it knows. Here the global model is an
+average, and no `fit` runs. So tfmot only computes the masks, for each kernel on its own, wherever it is in the model.
 """
 
 from collections import defaultdict
@@ -19,12 +19,13 @@ from tasks.settings import PruneSettings
 class PruningMasks:
     """The masks (P,) of a model under Zhu 2017's polynomial schedule (arXiv 1710.01878, equation 1, cubic).
 
-    In pruning round t, `begin_round` ≤ t ≤ `end_round`, every `frequency` rounds, each kernel keeps its largest
-    entries by magnitude; the fraction of zeros is final + (initial − final)·(1 − (t − begin)/(end − begin))³.
+    It prunes every `frequency` rounds in the pruning rounds t with `begin_round` ≤ t ≤ `end_round`. Each kernel then
+    keeps its largest entries by magnitude. The fraction of zeros is
+    final + (initial − final)·(1 − (t − begin)/(end − begin))³.
     """
 
     def __init__(self, settings: PruneSettings, model: tf.keras.Model) -> None:
-        """Takes the places of the kernels of `model`; its parameters are not looked at."""
+        """Reads where the kernels of `model` are; the values of its parameters do not matter."""
         self._schedule = tfmot.sparsity.keras.PolynomialDecay(
             settings.initial_sparsity,
             settings.final_sparsity,
@@ -36,7 +37,7 @@ class PruningMasks:
         self._size = len(flatten(model))
 
     def update(self, pruning_round: int, params: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Returns the mask (P,) of ones and zeros after `pruning_round` = 1, 2, …, or None where it does not change."""
+        """Returns the mask (P,) of ones and zeros after `pruning_round` = 1, 2, …, or None if it does not change."""
         step = tf.constant(pruning_round, tf.int64)
         due, _ = self._schedule(step)
         if not bool(due):
@@ -50,7 +51,7 @@ class PruningMasks:
         return mask
 
     def layers(self, params: NDArray[np.float32]) -> dict[str, dict[str, float]]:
-        """Returns each pruned layer's `sparsity` (fraction of zeros in its kernels) and `weights` (their number)."""
+        """Returns each pruned layer's `sparsity` (fraction of zeros in its kernels) and `weights` (entries of them)."""
         entries = defaultdict(list)
         for kernel in self._kernels:
             entries[kernel.layer].append(params[kernel.begin : kernel.end])

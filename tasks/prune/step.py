@@ -1,4 +1,4 @@
-"""The step `prune`: the trained model in, a sparse one and its TFLite files out."""
+"""The step `prune`: it reads the trained model, and writes a sparse one and its TFLite files."""
 
 import logging
 import time
@@ -35,10 +35,10 @@ def prune(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
     """Prunes models/global.h5 over `prune.rounds` more federated rounds.
 
     Writes models/pruned.h5, models/pruned.tflite (8-bit weights), models/pruned_float.tflite, reports/prune.json, and
-    reports/rounds.csv and clients.csv: the rounds of `federate`, then these.
+    reports/rounds.csv and clients.csv: the rounds of `federate`, then the rounds of pruning.
 
     Raises:
-        DataError: the global model or the log of `federate` is missing, damaged, or of another model.
+        DataError: the global model or the log of `federate` is missing, damaged, or belongs to another model.
         RunError: the float TFLite file gives other logits than the Keras model.
     """
     with outputs.renewed(outputs.of("prune", folder)):
@@ -52,7 +52,7 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     if not np.isfinite(flatten(model)).all():
         raise DataError("models/global.h5 must hold finite parameters, got others: run the step federate again")
     rounds, clients = _log_of_training(folder / "reports" / "federate", settings, cohort)
-    trained = len(rounds)  # not federate.rounds: training may have stopped early
+    trained = len(rounds)  # not federate.rounds, because early stopping can end training earlier
     before = _logits(model, cohort)
     masks = PruningMasks(settings.prune, model)
 
