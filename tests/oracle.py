@@ -1,7 +1,7 @@
-"""TFF's own C++ runtime, to whose numbers the tests hold ours.
+"""TFF's own C++ runtime: tests compare the numbers of our runtime with it.
 
-It listens on every network interface without authentication and runs any graph that it is sent. So it runs only while
-a test compares, and ends with the process of the tests, however that ends.
+It listens on every network interface without authentication and runs any graph that it gets. So it runs only while a
+test compares, and it ends with the tests' process, however that process ends.
 """
 
 import importlib.util
@@ -21,11 +21,13 @@ import tensorflow_federated as tff
 from tasks.federate import loop
 from tasks.settings import RuntimeSettings
 
-# Holds a pipe whose other end is the tests': however their process ends, `read` returns, and the worker is killed.
+# Holds one end of a pipe; the tests' process holds the other. However this process ends, `read` then returns, and the
+# worker is killed.
 _WATCH = '"$@" </dev/null & read -r end; kill -9 $!; wait $!'
 _START_SECONDS = 60.0
+"""Most seconds until the worker answers."""
 _CHANNEL = {
-    "grpc.enable_http_proxy": 0,  # a proxy in the environment would be asked for 127.0.0.1
+    "grpc.enable_http_proxy": 0,  # or gRPC sends the calls of 127.0.0.1 to a proxy that the environment names
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
 }
@@ -53,7 +55,7 @@ def oracle(threads: int) -> Iterator[Any]:
 
 @contextmanager
 def asked(threads: int = 2) -> Iterator[None]:
-    """Runs the rounds of the block's steps in the oracle, in place of our own runtime."""
+    """Runs the rounds of all steps in the block in the oracle, in place of our own runtime."""
     with oracle(threads) as context:
 
         def installed(settings: RuntimeSettings) -> Any:
@@ -67,7 +69,7 @@ def asked(threads: int = 2) -> Iterator[None]:
 def _process(threads: int) -> Iterator[int]:
     """Yields the port of a worker."""
     with socket.socket() as reservation:
-        # gRPC's server shares the port with this socket, which keeps it from everybody else.
+        # gRPC's server shares the port with this socket, which reserves it until the server starts.
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reservation.bind(("", 0))
         port = int(reservation.getsockname()[1])

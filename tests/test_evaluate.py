@@ -139,7 +139,7 @@ def test_logit_that_is_not_finite_is_a_wrong_answer_without_a_loss(bad):
     assert scores.accuracy == 3 / 4
     assert scores.balanced_accuracy == pytest.approx((1 / 2 + 1) / 2)
     assert scores.confusion.tolist() == [[1, 0], [0, 2]]
-    # F1 of class 0: 2*1 / (2*1 + 0 + 1) = 2/3; of class 1: 1. The missing answer is no third class.
+    # F1 of class 0: 2*1 / (2*1 + 0 + 1) = 2/3; of class 1: 1. NO_CLASS does not count as a third class.
     assert scores.macro_f1 == pytest.approx((2 / 3 + 1) / 2)
 
 
@@ -546,7 +546,7 @@ def test_evaluate_of_a_model_that_overflows_has_no_loss_and_says_so(workspace, c
 
 
 def without_pruning(folder):
-    """The log as the step `federate` leaves it: the pruned model is of an earlier run."""
+    """The log as the step `federate` leaves it: the pruned model belongs to an earlier run."""
     path = folder / "reports" / "rounds.csv"
     write_rows(path, ROUNDS, [row for row in read_rows(path) if row["phase"] == "federate"])
 

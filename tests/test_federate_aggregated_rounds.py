@@ -32,7 +32,7 @@ BASE = {
 
 @pytest.fixture(scope="module")
 def clients(make_clients):
-    """Six, one of which sends updates many times as long as the others'."""
+    """Six clients; one sends updates many times as long as the others."""
     made = make_clients(sizes=(7, 4, 11, 5, 8, 6))
     x, y = made.data["03"]
     made.data["03"] = 20 * x, y
@@ -95,7 +95,7 @@ class SlowAdaptive:
 
 
 class SlowZeroing:
-    """Zeroing above 2x + 1, x following the 98 % quantile of the largest entries, from 10."""
+    """Zeroing above 2x + 1. x begins at 10 and follows the 98 % quantile of the largest entries."""
 
     def __init__(self):
         self.x = 10.0
@@ -107,8 +107,9 @@ class SlowZeroing:
         return weights @ np.stack(clip(kept, 0.3)) / weights.sum()
 
 
-# kind, its settings, (updates, weights) -> the combined update, and how close it must be: float32 rounds except that
-# Weiszfeld's iteration ends at 1e-5 of the spread, the noise has an sd of 0.3e-6 / 6, and rounding to levels may tie.
+# kind, its settings, (updates, weights) -> the combined update, and how close it must be. The difference is float32's
+# rounding, with three exceptions: Weiszfeld's iteration ends at 1e-5 of the spread, the noise has an sd of 0.3e-6 / 6,
+# and rounding to levels can tie.
 CASES = {
     "median": ("median", {}, lambda: lambda u, w: np.median(u, axis=0), 1e-5),
     "trimmed mean": ("trimmed_mean", {"trim": 0.2}, lambda: lambda u, w: slow_trimmed(u, 1), 1e-5),
@@ -180,12 +181,12 @@ def test_five_rounds_are_those_of_the_slow_reference(case, clients, settings_of,
 def test_five_rounds_of_the_geometric_median_are_exact_where_steps_are_short(
     weighting, clients, settings_of, logistic_reference, tmp_path
 ):
-    # Weiszfeld's iteration ends at 1e-5 of the updates' spread: of short ones, far below that.
+    # Weiszfeld's iteration ends at 1e-5 of the updates' spread, and this spread is small for short updates.
     chosen = aggregator_settings("geometric_median", weighting=weighting)
     settings = settings_of({**BASE, **chosen, "federate.client.learning_rate": 0.01})
 
     def combine(updates, weights):
-        # In units in which BFGS can tell the minimum.
+        # Scaled so that BFGS can resolve the minimum.
         weights = weights if weighting == "examples" else np.ones(6)
         return slow_geometric_median([100 * u for u in updates], weights) / 100
 
@@ -209,7 +210,7 @@ def test_five_rounds_of_zeroing_are_those_of_the_slow_reference(
     np.testing.assert_allclose(load_params(tmp_path), expected, atol=1e-5)
     clipped = reference_run(settings, clients, lambda u, w: w @ np.stack(clip(u, 0.3)) / w.sum(), logistic_reference)
     assert np.abs(expected - clipped).max() > 1e-2
-    assert zeroing.x > 10  # in every round one of six is above, for which 0.98 lets x grow
+    assert zeroing.x > 10  # in every round one of six is above x: more than 2 %, so x grows
 
 
 def test_clients_csv_says_whom_krum_chose(clients, settings_of, tmp_path):
@@ -280,7 +281,7 @@ PAIRS = list(itertools.product(kinds(ClientSettings), kinds(AggregatorSettings))
 
 
 def client_settings(kind):
-    # MimeLite's clients share a momentum, so that there must be one.
+    # MimeLite needs a momentum.
     return {"federate.client.kind": kind, "federate.client.momentum": 0.5 if kind == "mimelite" else 0.0}
 
 

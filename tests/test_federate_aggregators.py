@@ -144,21 +144,21 @@ def test_one_client_moves_a_clipped_mean_by_no_more_than_its_share_of_the_norm(c
 
 @pytest.mark.parametrize("quantile", [0.2, 0.5, 0.9])
 def test_adaptive_norm_goes_to_the_quantile_of_the_norms(rounds_of, quantile):
-    # Updates of one entry, 0.21, 0.41 … 9.81: their mean tells the norm C: Σ min(u, C) / K.
+    # Updates of one entry, 0.21, 0.41 … 9.81: their mean is Σ min(u, C) / K, which gives the norm C.
     updates, norm, expected = np.arange(0.21, 10, 0.2), 1.0, []
     for _ in range(100):
         expected.append(np.minimum(updates, norm).mean())
         norm *= math.exp(-0.2 * (np.mean(updates <= norm) - quantile))
     chosen = {"clipping": "adaptive", "clip_norm": 1.0, "clip_quantile": quantile}
     found = rounds_of("clipped_mean", [updates[:, None]] * 100, **chosen).ravel()
-    # Where C passes one of the updates, float32 may see it a round later, and step by exp(0.2 / K) more.
+    # When C passes one of the updates, float32 can see it a round later, and step by exp(0.2 / K) more.
     np.testing.assert_allclose(found, expected, rtol=5e-3)
     assert norm == pytest.approx(np.quantile(updates, quantile, method="inverted_cdf"), rel=0.05)
 
 
 @pytest.mark.parametrize("zeroing", [False, True])
 def test_adaptive_norms_do_not_count_clients_that_failed(rounds_of, zeroing):
-    # They come as zeros of weight 0. The norm goes up from 0.1 to the median of the others, and not below it.
+    # Failed clients come as zeros of weight 0. The norm rises from 0.1 to the median of the others, and not below it.
     updates, weights = 4 * normal(7, 3), np.array([1.0] * 7 + [0.0] * 3)
     failed = np.concatenate([updates, np.zeros((3, 3))])
     chosen = {"clipping": "adaptive", "clip_norm": 0.1, "zeroing": zeroing}
@@ -183,7 +183,7 @@ def test_adaptive_norm_counts_an_update_as_long_as_itself_as_within(rounds_of):
 
 
 def test_zeroing_drops_updates_far_beyond_the_others(combine):
-    # In the first round an entry may be 2·10 + 1 = 21; the zeroed client keeps its weight.
+    # In the first round the largest entry allowed is 2·10 + 1 = 21; the zeroed client keeps its weight.
     updates = np.array([[1.0, 0.0], [0.0, 1.0], [22.0, 0.0], [-1e6, 1.0]])
     found = combine("clipped_mean", updates, clip_norm=100.0, zeroing=True)
     np.testing.assert_allclose(found, [0.25, 0.25], atol=1e-6)
@@ -198,7 +198,7 @@ def test_zeroing_begins_above_twice_the_norm_and_one(combine):
 
 
 def test_zeroing_follows_updates_that_are_all_large(rounds_of):
-    # All above the estimate: it grows by up to 10 a round, and soon nothing is zeroed any more.
+    # All entries are above the estimate. It grows by a factor of up to 10 a round, so soon nothing is zeroed any more.
     updates = 1e3 * (2 + normal(5, 3))
     found = rounds_of("clipped_mean", [updates] * 4, clip_norm=1e9, zeroing=True)
     np.testing.assert_array_equal(found[0], np.zeros(3))
@@ -213,7 +213,7 @@ def test_compressed_mean_is_within_half_a_level_of_the_mean(combine, bits):
     half_a_level = ranges.sum() / weights.sum() / (2**bits - 1) / 2
     off = np.abs(combine("compressed_mean", updates, weights, quantization_bits=bits) - mean).max()
     assert off <= half_a_level + 1e-5
-    # It is quantised: the largest error of 400 entries is not a small part of the bound.
+    # The update is quantised: the largest error of 400 entries is not a small part of the bound.
     assert off > 0.2 * half_a_level
 
 
@@ -240,7 +240,7 @@ def test_dp_noise_has_the_sd_of_its_multiplier_and_is_centred_on_the_clipped_mea
     found = combine("dp_mean", updates, clip_norm=3.0, noise_multiplier=2.0)
     noise = found - clipped(updates, 3.0).mean(axis=0)
     # sd of the mean's noise: multiplier · clip / K = 2·3/8. Of n draws, the estimated sd is within 5·sd/√(2n), the mean
-    # within 5·sd/√n, both but once in 1.7 million times.
+    # within 5·sd/√n, both except once in 1.7 million times.
     sd = 2 * 3 / 8
     assert noise.std() == pytest.approx(sd, abs=5 * sd / math.sqrt(2 * num_params))
     assert abs(noise.mean()) < 5 * sd / math.sqrt(num_params)
@@ -261,7 +261,7 @@ def test_dp_noise_is_fresh_in_every_round_and_run_whatever_the_seed_of_tensorflo
 
 
 def test_one_client_moves_a_dp_mean_by_no_more_than_twice_the_norm_over_k(combine):
-    # The noise of 1e-6 · 1 / 10 is far below what is compared: the sensitivity that privacy.py counts on.
+    # This is the sensitivity that privacy.py uses. The noise of 1e-6 · 1 / 10 is far below the compared values.
     honest = 0.1 * normal(9, 8)
     low, high = (
         combine("dp_mean", [*honest, np.full(8, sign * 1e9)], clip_norm=1.0, noise_multiplier=1e-6) for sign in (-1, 1)
@@ -281,7 +281,7 @@ def test_adaptive_dp_mean_clips_at_first_with_the_norm_that_was_given_and_then_f
         "dp_mean", [updates] * 60, clipping="adaptive", clip_norm=1.0, clip_quantile=0.5, noise_multiplier=1e-4
     )
     # Σ min(u, C) / 100, C = 1 at first and then near the median 5. The count's noise of 5 % moves C by 0.2 · 5 % a
-    # round, and a tenth of its distance is made good in each: in the end an sd of 1 % / √(2 · 0.1) = 2.2 %.
+    # round, and each round takes back a tenth of C's distance: in the end an sd of 1 % / √(2 · 0.1) = 2.2 %.
     assert found[0] == pytest.approx(np.minimum(updates, 1).mean(), abs=1e-3)
     low, high = (np.minimum(updates, 5 * (1 + off)).mean() for off in (-0.15, 0.15))
     assert low <= found[-1] <= high
@@ -290,8 +290,8 @@ def test_adaptive_dp_mean_clips_at_first_with_the_norm_that_was_given_and_then_f
 def test_adaptive_dp_noise_makes_up_for_the_noised_count(combine):
     updates, num_params = np.zeros((40, 40_000)), 40_000
     found = combine("dp_mean", updates, clipping="adaptive", clip_norm=1.0, noise_multiplier=1.0)
-    # The count's noise has sd 40/20 = 2, a multiplier of 4 for its sensitivity of 1/2, so that the sum's must be
-    # (1⁻² − 4⁻²)^−½ (Andrew 2021, Theorem 1).
+    # The count's noise has sd 40/20 = 2. For a sensitivity of 1/2 this is a multiplier of 4, so the multiplier of the
+    # sum must be (1⁻² − 4⁻²)^−½ (Andrew 2021, Theorem 1).
     sd = (1 - 1 / 16) ** -0.5 / 40
     assert found.std() == pytest.approx(sd, abs=5 * sd / math.sqrt(2 * num_params))
 

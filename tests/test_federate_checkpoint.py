@@ -29,7 +29,7 @@ def assert_same(state, other):
 
 @pytest.fixture
 def opened(tmp_path):
-    """Opens the checkpoints again, as a run that follows does."""
+    """Opens the checkpoints again, like the next run."""
     held = []
 
     def reopen(identity=IDENTITY):
@@ -42,7 +42,7 @@ def opened(tmp_path):
 
 
 def run_to(checkpoints, last, every=1, first=1):
-    """Rounds `first` to `last`, the phase's checkpoint before them among it, as a run writes them."""
+    """Writes rounds `first` to `last` as a run does, with the phase's checkpoint before its first round."""
     checkpoints.save(first - 1, make_state(first - 1))
     for round_num in range(first, last + 1):
         checkpoints.append({"round": round_num, "row": {"loss": 0.1 * round_num, "val_loss": None}})
@@ -55,7 +55,7 @@ def lines_to(last, first=1):
 
 
 def assert_goes_on_after(checkpoints, last, before=0):
-    """The newest checkpoint that counts is that of round `last`, and nothing after it is left."""
+    """Asserts that the newest checkpoint that counts is of round `last`, and that nothing after it is left."""
     done, state, lines = checkpoints.resume(before, make_state())
     assert done == last
     assert_same(state, make_state(last))
@@ -78,7 +78,7 @@ def test_state_comes_back_with_its_structure_and_bits(opened):
 
 
 def test_state_of_many_leaves_keeps_their_order(opened):
-    # np.savez names them arr_0 … arr_11: sorted as text, arr_10 would come before arr_2.
+    # np.savez names the arrays arr_0 … arr_11. Sorted as text, arr_10 would come before arr_2.
     state = ServerState(np.zeros(2, np.float32), [], [np.int32(i) for i in range(12)])
     checkpoints = opened()
     checkpoints.save(1, state)
@@ -106,11 +106,11 @@ def test_rounds_are_ascending_numbers(opened):
 
 
 def test_killed_run_finds_its_checkpoints_and_its_log(opened, tmp_path):
-    run_to(opened(), 3, every=2)  # and is not closed: the process is gone
+    run_to(opened(), 3, every=2)  # not closed, because the process was killed
     found = opened()
     assert found.rounds() == [0, 2]
     assert_goes_on_after(found, 2)
-    # Round 3 will run again: its old line is forgotten, on disk too.
+    # Round 3 will run again: its old line is removed, on disk too.
     assert len((checkpoints_of(tmp_path, "federate") / "log.jsonl").read_text().splitlines()) == 2
     found.append(lines_to(3)[-1])
     found.save(3, make_state(3))
@@ -134,13 +134,13 @@ def test_cut_off_last_line_costs_its_round_alone(opened, tmp_path):
         assert_goes_on_after(found, 2)
         found.append(lines_to(3)[-1])
         assert path.read_bytes() == content
-        finish(tmp_path, "federate")  # the next try starts afresh
+        finish(tmp_path, "federate")  # so the next example begins a new run
 
 
 @pytest.mark.parametrize(
     ("damage", "last"),
     [
-        # Of six rounds, each with a checkpoint: the first whose log is another one, less one.
+        # Six rounds, each with a checkpoint. The last that counts is the one before the first damaged line.
         (lambda lines: lines[:3], 3),
         (lambda lines: [*lines[:2], lines[1], *lines[2:]], 2),
         (lambda lines: [line for line in lines for _ in range(2)], 1),
@@ -158,7 +158,7 @@ def test_checkpoint_counts_only_if_its_log_holds_exactly_its_rounds(damage, last
     path = checkpoints_of(tmp_path, "federate") / "log.jsonl"
     path.write_text("".join(f"{line}\n" for line in damage(path.read_text().splitlines())))
     assert_goes_on_after(opened(), last)
-    # Each that did not count is named, and gone.
+    # Each checkpoint that does not count is named and deleted.
     assert [f"round_{r:05}.npz" in caplog.text for r in range(7)] == [r > last for r in range(7)]
 
 
@@ -209,7 +209,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_one_before(at, how, opened,
         content[place] ^= 0xFF
     path.write_bytes(content)
     done, state, lines = opened().resume(0, make_state())
-    # A flip that changes nothing that is read (a date in the archive) may leave it as it is.
+    # A flip can hit a byte that is not read (a date in the archive): then the checkpoint still counts.
     assert done in (2, 4) if how == "flipped" else done == 2
     assert_same(state, make_state(done))
     assert lines == lines_to(done)
@@ -230,7 +230,7 @@ def test_another_run_starts_afresh(change, opened):
     other = opened({**IDENTITY, **change})
     assert other.rounds() == []
     assert other.resume(0, make_state()) is None
-    # And back again: nothing of the first is left either.
+    # Back to the first run: its checkpoints are gone too.
     assert opened().rounds() == []
 
 
@@ -291,7 +291,7 @@ def test_state_of_as_many_arrays_of_other_shapes_is_refused(tmp_path):
         load_state(path, ServerState(np.zeros(3), [np.zeros(3)], []))
 
 
-# NumPy's half-written archive complains once more when it is collected.
+# NumPy's half-written archive raises again when Python collects it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_state_that_does_not_fit_on_the_disk_leaves_the_last_one(opened, tmp_path):
     checkpoints = opened()
@@ -315,7 +315,7 @@ def test_state_that_does_not_fit_on_the_disk_leaves_the_last_one(opened, tmp_pat
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 30), st.integers(1, 7))
 def test_log_and_checkpoints_agree_wherever_the_run_is_cut(tmp_path_factory, cut, every):
-    """A run of `cut` rounds, one more line, and a kill: the log up to the last checkpoint is whole."""
+    """A run of `cut` rounds and one more line is killed: the log up to the last checkpoint is complete."""
     folder = tmp_path_factory.mktemp("run")
     run = Checkpoints(folder / "run", IDENTITY)
     run_to(run, cut, every)
@@ -328,7 +328,7 @@ def test_log_and_checkpoints_agree_wherever_the_run_is_cut(tmp_path_factory, cut
 @pytest.mark.parametrize("name", ["round_00004.npz", "log.jsonl", "run.json"])
 @pytest.mark.parametrize("times", [50, pytest.param(2000, marks=pytest.mark.slow)])
 def test_mutated_files_give_a_state_of_the_run_or_none(times, name, tmp_path):
-    """Never another state, other lines or a traceback; and the run can go on from there."""
+    """There is never another state, another line or a traceback, and the run can go on from there."""
     rng = np.random.default_rng(times)
     whole = Checkpoints(tmp_path / "whole", IDENTITY)
     run_to(whole, 5, every=2)

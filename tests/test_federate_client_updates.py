@@ -1,7 +1,7 @@
 """Each client update against its paper: closed forms on quadratics, and a slow reference over whole runs.
 
-The quadratic client k has F_k(w) = 1/(2N) ‖A_k w − b_k‖², with H_k = AᵀA/N and its own minimum w_k*. A batch of all its
-data makes every step exact gradient descent, so K steps of rate η from x end at w_k* + (I − ηH_k)^K (x − w_k*).
+The quadratic client k has F_k(w) = 1/(2N) ‖A_k w − b_k‖², with H_k = AᵀA/N and its own minimum w_k*. Its batch holds
+all its data, so every step is exact gradient descent: K steps of rate η from x end at w_k* + (I − ηH_k)^K (x − w_k*).
 """
 
 import ast
@@ -100,7 +100,7 @@ def quadratics(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def play(quadratics, client_input):
-    """(kind, num_rounds, steps of each client, ...) -> the parameters after the rounds, the states on the way."""
+    """(kind, num_rounds, steps of each client, ...) -> (parameters after the rounds, state of each round)."""
     built = {}
 
     def run(
@@ -175,13 +175,13 @@ SAME, UNEQUAL = (10, 10, 10), (2, 9, 20)
 
 @pytest.mark.parametrize("num_steps", [SAME, UNEQUAL], ids=["same", "unequal"])
 def test_fedavg_ends_at_its_biased_fixed_point(num_steps, quadratics, play):
-    # x stays where Σ p_k (y_k − x) = Σ p_k M_k (w_k* − x) = 0, which is not the minimum of Σ p_k F_k.
+    # x stays if Σ p_k (y_k − x) = Σ p_k M_k (w_k* − x) = 0, which is not the minimum of Σ p_k F_k.
     matrices = [p * quadratics.steps(k, num_steps[k]) for k, p in enumerate(quadratics.share)]
     fixed = quadratics.solve(matrices)
     assert np.linalg.norm(fixed - quadratics.optimum) > 0.05
     found, _ = play("sgd", 3, num_steps, fixed)
     np.testing.assert_allclose(found, fixed, atol=1e-5)
-    # And from elsewhere it is approached, as fast as Σ p_k M_k says.
+    # From another start x approaches it, at the speed that Σ p_k M_k gives.
     away = fixed + np.array([1.0, -2.0, 0.5])
     found, _ = play("sgd", 3, num_steps, away)
     shrink = np.linalg.matrix_power(np.eye(DIM) - sum(matrices), 3)
@@ -199,7 +199,7 @@ def test_scaffold_and_feddyn_end_at_the_minimum(kind, changes, num_steps, part, 
     taking_part = (lambda t: sorted([t % 3, (t + 1) % 3])) if part else (lambda t: range(3))
     found, path = play(kind, 150 if part else 80, num_steps, taking_part=taking_part, **changes)
     np.testing.assert_allclose(found, quadratics.optimum, atol=5e-5)
-    # There, every client's vector is its own gradient, and the server's their mean, which is zero.
+    # At the minimum, every client's vector is its own gradient, and the server's vector is their mean, which is zero.
     server, kept, _ = path[-1]
     gradients = [h @ (found - w) for h, w in zip(quadratics.hessian, quadratics.minimum, strict=True)]
     np.testing.assert_allclose(kept, gradients, atol=2e-4)
@@ -246,7 +246,7 @@ def test_when_a_client_leaves_the_others_end_at_their_own_minimum(kind, changes,
     everybody = runner()
     there = after(everybody, everybody.fresh(), range(1, 101))
     np.testing.assert_allclose(there.params, quadratics.optimum, atol=5e-5)
-    # The minimum of p_0 F_0 + p_2 F_2, whatever the factor of both.
+    # The minimum of p_0 F_0 + p_2 F_2; a common factor of both does not matter.
     own = [
         p * h if k != 1 else 0 * h for k, (p, h) in enumerate(zip(quadratics.share, quadratics.hessian, strict=True))
     ]
@@ -284,7 +284,7 @@ def test_fednova_weights_of_one_round(quadratics, play):
     effective = p @ num_steps
     expected = start + effective * sum(p[k] / num_steps[k] * deltas[k] for k in range(3))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    # What is recorded is still local − global.
+    # The recorded update is still local − global.
     for result, delta in zip(path[0][2], deltas, strict=True):
         np.testing.assert_allclose(result.update, delta, atol=1e-5)
 
@@ -310,7 +310,7 @@ def test_fednova_normaliser_with_momentum_and_pull_adds_up_gradients_of_one(play
     num_steps, momentum, mu = (1, 4, 11), 0.6, 0.8
     _, path = play("fednova", 1, num_steps, momentum=momentum, fednova_mu=mu)
     for result, n in zip(path[0][2], num_steps, strict=True):
-        # The same recursion in one dimension, each unit gradient followed on its own.
+        # The same recursion in one dimension, for each unit gradient on its own.
         total = 0.0
         for one in range(n):
             w = v = 0.0
@@ -344,7 +344,7 @@ def test_fedprox_round_is_gradient_descent_on_the_pulled_objective(quadratics, p
 def test_fedprox_limits(quadratics, play):
     plain, _ = play("sgd", 5, SAME)
     np.testing.assert_array_equal(play("fedprox", 5, SAME, mu=0.0)[0], plain)
-    # μ → ∞: after any number of steps ‖y − x‖ ≤ ‖∇F(x)‖ / μ, for the pulled objective is μ-strongly convex.
+    # μ → ∞: after any number of steps ‖y − x‖ ≤ ‖∇F(x)‖ / μ, because the pulled objective is μ-strongly convex.
     start = np.array([1.0, -2.0, 0.5])
     gradient = max(np.linalg.norm(h @ (start - w)) for h, w in zip(quadratics.hessian, quadratics.minimum, strict=True))
     for mu in (10.0, 100.0, 1000.0):
@@ -371,13 +371,13 @@ def test_scaffold_with_one_client_is_local_sgd(play):
     one, path = play("scaffold", 1, SAME, **only)
     plain, _ = play("sgd", 1, SAME, **only)
     np.testing.assert_allclose(one, plain, atol=1e-6)
-    # c = p_k c_k, for the others' vectors are still zero.
+    # c = p_k c_k, because the others' vectors are still zero.
     np.testing.assert_allclose(path[0][0].shared, path[0][1][1] * SIZES[1] / sum(SIZES), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["scaffold", "feddyn"])
 def test_round_without_a_learning_rate_changes_nothing(kind, play):
-    # As after 200 rounds of a decay to 0.6: a factor of 1e-44 is 0 in float32.
+    # The last rate is 0, as after 200 rounds with rate 0.05 and decay 0.6: 0.05 · 0.6^200 = 2e-46 is 0 in float32.
     (whole, path), (found, longer) = play(kind, 3, SAME), play(kind, 4, SAME, rates=(RATE, RATE, RATE, 0.0))
     if kind == "scaffold":
         np.testing.assert_array_equal(found, whole)
@@ -425,7 +425,7 @@ RUNS = {
 
 
 class Reference:
-    """Multinomial logistic regression and its six algorithms, each as its paper writes it, one example at a time."""
+    """Multinomial logistic regression with the six algorithms as in their papers, one example at a time."""
 
     def __init__(self, settings, clients, params):
         self.settings, self.clients, self.federate = settings, clients, settings.federate
@@ -450,7 +450,7 @@ class Reference:
         return total / len(batch)
 
     def loss_gradient(self, params, client, batch):
-        """With clipping, then weight decay."""
+        """Returns the gradient with clipping, then weight decay."""
         local = self.federate.client
         g = self.gradient(params, client, batch)
         if local.clip_norm:
@@ -522,7 +522,7 @@ class Reference:
         local = self.federate.client
         rho, pull = local.momentum, local.learning_rate * local.fednova_mu
         if rho and pull:
-            # No closed form in the paper: what each gradient of 1 adds up to until the last step, one after another.
+            # The paper has no closed form: the sum of what each gradient of 1 adds up to until the last step.
             norm = 0.0
             for one in range(n):
                 away = velocity = 0.0
@@ -547,7 +547,7 @@ def load(folder):
 
 @pytest.fixture(scope="module")
 def finished(clients, settings_of, tmp_path_factory):
-    """A name of RUNS -> its settings and the workspace in which it was trained, once for all tests."""
+    """A name of RUNS -> (its settings, its workspace), trained once for all tests."""
     trained = {}
 
     def train(run):
@@ -589,7 +589,7 @@ def test_killed_run_ends_with_the_same_bytes(kind, clients, finished, tmp_path):
 
 @pytest.mark.parametrize("kind", ["scaffold", "feddyn"])
 def test_client_that_fails_keeps_its_vector(kind, clients, settings_of, tmp_path):
-    # Without the failed client in any round, the run is that of the others: its share of c stays zero.
+    # The run is the same as one without the failed client: its share of c stays zero.
     broken = {**clients.data, "02": (np.full_like(clients.data["02"][0], 1e30), clients.data["02"][1])}
     settings = settings_of(
         {

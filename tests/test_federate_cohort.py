@@ -57,7 +57,7 @@ def test_weights_follow_the_weighting(clients, tmp_path):
 def test_brightness_is_divided_by_each_clients_own_sd(clients, tmp_path):
     clients.sd = {"01": [0.5, 0.25]}
     cohort = cohort_in(clients.write(tmp_path), brightness=0.2)
-    # 0.2 of the full range is 0.2 / sd after the pixels were divided by sd.
+    # A shift of 0.2 of the full range is 0.2 / sd, because the pixels were divided by sd.
     np.testing.assert_allclose(cohort.clients["00"].brightness, [0.2, 0.2], rtol=1e-6)
     np.testing.assert_allclose(cohort.clients["01"].brightness, [0.4, 0.8], rtol=1e-6)
     assert cohort_in(tmp_path).clients["01"].brightness.shape == (0,)
@@ -108,7 +108,7 @@ BREAK = {
 
 
 def test_a_client_that_may_not_be_read_is_left_out_with_a_reason(clients):
-    # Root may read everything: another user reads the files, in a folder that this one can enter.
+    # Root can read everything, so another user reads the files, in a folder that this user can enter.
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom tasks.runtime.check_in import check_in\n"
         "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
@@ -130,7 +130,7 @@ def test_client_that_cannot_be_used_is_left_out_with_a_reason_to_publish(fault, 
     cohort = cohort_in(tmp_path)
     assert sorted(cohort.clients) == ["00", "02"]
     (reason,) = (cohort.broken["01"],)
-    # It goes into clients.csv: the same text wherever the workspace is, and none of the client's data.
+    # The reason goes into clients.csv, so it holds neither the workspace's path nor any of the client's data.
     assert str(tmp_path) not in reason
     assert "77" not in reason
     assert "\n" not in reason
@@ -178,7 +178,7 @@ def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, t
 
 
 def test_digest_is_the_md5_of_ids_the_clients_digests_and_the_hold_out_bytes(clients, tmp_path):
-    # What checkpoints are told apart by: another digest of the same data would make every killed run start afresh.
+    # Checkpoints hold this digest. If the same data had another digest, every killed run would begin again.
     (x, y), (test_x, test_y) = clients.data["00"], clients.data[TEST]
     for other in ("01", "02"):
         clients.data.pop(other)
@@ -301,7 +301,7 @@ def test_public_set_of_rare_labels_takes_all_there_are(make_clients, tmp_path):
     x, _ = clients.data["00"]
     clients.data["00"] = x, np.array([0] * 57 + [1] * 2 + [2], np.int32)
     cohort = cohort_in(clients.write(tmp_path), shared_fraction=0.2)
-    # 12 examples: one round of all three labels, one of two, and what is left of the first.
+    # 12 examples: one of each of the three labels, one each of the two that have a second, and the rest of the first.
     assert np.bincount(cohort.public[1]).tolist() == [9, 2, 1]
 
 

@@ -1,6 +1,6 @@
-"""Every commonly used Keras layer can be trained on several threads, and gives the bits of one.
+"""Every commonly used Keras layer can be trained on several threads, with the same bits as on one thread.
 
-What TensorFlow does not protect from other threads ends the process, so each model trains in one of its own.
+If TensorFlow does not protect a layer from other threads, the process crashes. So each model trains in its own process.
 """
 
 import os
@@ -29,7 +29,7 @@ print("same" if files[0] == files[1] else "different")
 
 
 def check(name, clients, folder):
-    """Runs 50 rounds on one thread and on four."""
+    """Runs 50 rounds on one thread and on four, and compares them."""
     clients.write(folder)
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}

@@ -1,4 +1,4 @@
-"""When a client or the model goes wrong: who is left out, what is said, and what federate.guard does."""
+"""When a client or the model goes wrong: which clients are left out, what the log says, what federate.guard does."""
 
 import json
 import logging
@@ -64,7 +64,7 @@ def after(round_num, action):
 
 
 def blow_up(clients, client):
-    """Features that are finite, and overflow float32 in the first step."""
+    """Gives the client features that are finite, and overflow float32 in the first step."""
     x, y = clients.data[client]
     clients.data[client] = np.full_like(x, 1e30), y
 
@@ -98,7 +98,7 @@ def assert_four_are_named(folder):
     assert "No such file" in last["00"]["failure"]
     assert "labels must be 0 to 2" in last["02"]["failure"]
     assert not any("77" in row["failure"] for row in last.values())
-    # The average is over the one that is left.
+    # The average is the update of the one client that is left.
     assert (last["04"]["weight"], last["04"]["finite"], last["04"]["failure"]) == ("1.0", "True", "")
 
 
@@ -192,13 +192,13 @@ def test_guard_continue_goes_on_and_tries_the_client_again(clients, settings_of,
 def test_guard_rollback_goes_back_to_the_best_model_without_the_client(
     rate, best_is_last, clients, settings_of, tmp_path, caplog
 ):
-    # A batch of all data: the training loss is exact.
+    # The batch holds all data, so the training loss is exact.
     dotted = {"federate.client.learning_rate": rate, "federate.client.batch_size": 50}
     settings = settings_of({**BASE, **dotted, "federate.guard": "rollback"})
     with caplog.at_level(logging.WARNING, "tasks.federate"):
         federate(settings, clients.write(tmp_path), after(3, break_one(tmp_path)))
     rounds, rows = reports(tmp_path)
-    # Round 4 fails; checkpoints are those after rounds 0 to 3, each measured by the round that follows it.
+    # Round 4 fails. There are checkpoints after rounds 0 to 3; the training loss of each is measured in the next round.
     losses = [float(row["train_loss"]) for row in rounds[:4]]
     best = int(np.argmin(losses))
     assert (best == 3) == best_is_last
@@ -267,7 +267,7 @@ def test_validation_loss_that_is_not_finite_is_the_guards_business(clients, sett
     with pytest.raises(GuardStop, match="round 1: the loss or the model is not finite"):
         federate(settings_of({**BASE, "federate.guard": "stop"}), tmp_path)
     federate(settings_of({**BASE, "federate.rounds": 1}), tmp_path)
-    # Measured, and not finite: an empty cell would say that nobody looked.
+    # The loss was measured and is not finite. An empty cell would mean that it was not measured.
     (row,) = reports(tmp_path)[0]
     assert row["val_loss"] in {"nan", "inf"}
 
@@ -336,7 +336,7 @@ def test_guard_goes_back_from_a_rise_to_the_best_model_before_it(many, settings_
     fired, best = (int(found) for found in re.findall(r"round (\d+): val_loss .* after round (\d+)", back)[0])
     assert ONSET <= fired <= ONSET + 2
     losses = {int(row["round"]): float(row["train_loss"]) for row in reports(tmp_path)[0]}
-    # A round's training loss is that of the model before it; the round after the rollback began with the best one.
+    # A round measures the training loss of the model before it. The round after the rollback began with the best model.
     assert best + 1 == min((r for r in losses if r <= fired), key=lambda r: losses[r])
     np.testing.assert_allclose(losses[fired + 1], losses[best + 1], rtol=1e-5)  # all clients, a full batch each
 
@@ -360,7 +360,7 @@ def test_guard_decides_on_a_client_that_is_broken_from_the_beginning(clients, se
 
 @pytest.mark.parametrize("cut", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_run_with_a_rollback_that_is_killed_ends_with_the_same_bytes(cut, clients, settings_of, tmp_path):
-    # Client 02 fails whenever it is drawn; the seed is one that draws it first in round 3, before a checkpoint.
+    # Client 02 fails whenever it is drawn. With this seed it is first drawn in round 3, before a checkpoint.
     blow_up(clients, "02")
     dotted = {
         **BASE,
@@ -408,7 +408,7 @@ def test_early_stopping_ends_the_phase_and_pruning_goes_on_from_there(clients, s
     federate(settings, clients.write(tmp_path))
     rounds = reports(tmp_path)[0]
     losses = [float(row["train_loss"]) for row in rounds]
-    # The first round after which the last three are not lower than the lowest before them.
+    # The first round that ends three rounds in a row whose loss is not below the lowest loss before them.
     ends = next(t for t in range(1, 31) if stops_early(settings.federate.early_stopping, losses[:t]))
     assert len(rounds) == ends < 30
     assert min(losses[-3:]) >= min(losses[:-3])
@@ -427,7 +427,7 @@ def test_a_watch_is_told_how_many_rounds_are_done_and_how_many_there_are(clients
     def watch(row, done, total):
         told.append((row["round"], done, total))
 
-    # No loss falls by 50 nats: two rounds after the first, training ends.
+    # No loss falls by 50 nats, so training ends two rounds after the first.
     federate(settings, tmp_path, watch)
     assert told == [(1, 1, 9), (2, 2, 9), (3, 3, 3)]
     told.clear()
@@ -503,7 +503,7 @@ def test_candidate_that_cannot_measure_its_loss_is_drawn_and_named(clients, sett
 
 
 class Scripted:
-    """A runner whose round t ends with the t-th of `losses`; its state is how many rounds the model was trained."""
+    """A runner whose round t ends with the t-th of `losses`; its state is how often the model was trained."""
 
     def __init__(self, losses):
         self.losses = losses
@@ -520,7 +520,7 @@ class Scripted:
 
 @pytest.fixture
 def scripted(settings_of, tmp_path):
-    """(losses by round, ...) -> the lines of the rounds; with `cut`, of a run that is killed after that round."""
+    """(losses by round, ...) -> the log lines; with `cut`, of a run that is killed after that round."""
 
     def run(losses, cut=None, guard="rollback", folder=tmp_path):
         settings = settings_of({"federate.guard": guard, "federate.checkpoint_every": 1})
@@ -542,7 +542,7 @@ def scripted(settings_of, tmp_path):
 
 
 def losses_of(*levels):
-    """A loss a round at each level, with noise of 1 % of it."""
+    """One loss a round: the level with noise of 1 % of it."""
     return np.array(levels) * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(levels)))
 
 
@@ -553,7 +553,7 @@ def rollbacks(lines):
 
 
 def test_guard_goes_back_once_from_a_rise_that_the_way_back_does_not_end(scripted):
-    # Up ten times in round 10, and never down again: the losses after the rollback are compared with themselves alone.
+    # The loss is ten times as high from round 10 on. The guard compares losses after the rollback only with each other.
     lines = scripted(losses_of(*[1.0] * 9, *[10.0] * 10))
     (fired,) = rollbacks(lines)
     assert 10 <= fired <= 11
@@ -577,7 +577,7 @@ def test_guard_of_a_run_that_was_killed_after_a_rollback_knows_of_it(scripted, t
 
 
 def test_guard_lets_a_rise_pass_that_noise_makes_in_one_of_a_hundred_runs(scripted):
-    # Eight losses are the fewest that are tested. Of the seeds, 576 is the first whose noise is a rise at 0.01.
+    # At least eight losses are needed for a test. 576 is the first seed whose noise is a rise at significance 0.01.
     losses = np.exp(0.1 * np.random.default_rng(576).standard_normal(8))
     found = find_increase(range(1, 9), losses, 0.01)
     assert (found.detected, found.until) == (True, 8)
@@ -600,7 +600,7 @@ def lines_of(*train_losses):
         # Round t measures the model after round t − 1.
         ([0, 1, 2, 3], (5.0, 3.0, 1.0, 2.0), 2),
         ([0, 2, 4], (5.0, 1.0, 3.0, 2.0, 4.0), 2),  # there is no checkpoint after round 1
-        ([0, 1, 2], (2.0, 1.0, 1.0), 2),  # the later one of two that are equal
+        ([0, 1, 2], (2.0, 1.0, 1.0), 2),  # of two equal losses the later one
         ([0, 1, 2], (2.0, np.nan, np.inf), 0),
         ([0, 1, 2], (np.nan, 3.0, 2.0), 2),
         ([0, 1, 2], (2.0, None, 3.0), 0),

@@ -31,15 +31,15 @@ def private(settings_of, **dotted):
 def renyi_epsilon(rounds, sigma, delta):
     """ε of t Gaussian mechanisms of sd sigma · sensitivity, by hand, minimised over orders a > 1.
 
-    The Rényi divergence of N(0, σ²) and N(1, σ²) is a/(2σ²) (Mironov 2017, Proposition 7), of t of them t times that;
-    ε = r + log(1 − 1/a) − log(δa)/(a − 1) (Canonne 2020, Proposition 12).
+    The Rényi divergence of N(0, σ²) and N(1, σ²) is a/(2σ²) (Mironov 2017, Proposition 7), and t mechanisms have t
+    times this divergence. ε = r + log(1 − 1/a) − log(δa)/(a − 1) (Canonne 2020, Proposition 12).
     """
     a = np.concatenate([np.linspace(1.02, 50, 200_000), np.linspace(50, 2000, 20_000)])
     return float((rounds * a / (2 * sigma**2) + np.log1p(-1 / a) - np.log(delta * a) / (a - 1)).min())
 
 
 def exact_epsilon(rounds, sigma, delta):
-    """The smallest ε of a Gaussian mechanism (Balle & Wang 2018, Theorem 8), t of which are one of sd sigma/√t."""
+    """The smallest ε of t Gaussian mechanisms, which are one of sd sigma/√t (Balle & Wang 2018, Theorem 8)."""
     s = sigma / math.sqrt(rounds)
 
     def excess(eps):
@@ -51,10 +51,10 @@ def exact_epsilon(rounds, sigma, delta):
 @pytest.mark.parametrize("noise", [1.0, 4.0, 20.0])
 @pytest.mark.parametrize("rounds", [1, 10, 40])
 def test_epsilon_of_all_clients_is_the_closed_form_at_half_the_noise(settings_of, noise, rounds):
-    # Replacing a client moves the clipped sum by 2C, twice what the noise multiplier is counted in.
+    # Replacing a client moves the clipped sum by 2C. The unit of the noise multiplier is C.
     found = epsilon(private(settings_of, noise=noise), 10)(rounds)
     assert found == pytest.approx(renyi_epsilon(rounds, noise / 2, 1e-5), rel=0.01)
-    # The conversion from Rényi divergences claims more than is spent, never less.
+    # The conversion from Rényi divergences gives more than the ε that is spent, never less.
     assert exact_epsilon(rounds, noise / 2, 1e-5) <= found <= 1.3 * exact_epsilon(rounds, noise / 2, 1e-5)
 
 
@@ -79,7 +79,7 @@ def test_sampling_amplifies(settings_of):
     for t in (1, 10, 40):
         assert fewer(t) < tenth(t) < everyone(t)
     # Amplification by sampling of a single (ε, δ) release is log(1 + q (e^ε − 1)) at δq (Balle 2018, Theorem 9, which
-    # is tight); a Rényi bound may be looser, but never below it.
+    # is tight). A Rényi bound can be looser, but not below it.
     bound = math.log1p(0.1 * math.expm1(exact_epsilon(1, 1.0, 1e-5 / 0.1)))
     assert bound <= tenth(1) <= 3 * bound
 

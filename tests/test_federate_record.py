@@ -9,7 +9,7 @@ from tasks.runtime.failed import Failed
 
 
 def result(update, weight, loss, **more):
-    """What a client sends; its loss before the training is `loss`, after it a half and in the mean three quarters."""
+    """A client's result; its loss is `loss` before the training, a half of it after, and three quarters in the mean."""
     return ClientResult(
         update=np.array(update, np.float32),
         weight=weight,
@@ -63,7 +63,7 @@ def test_client_that_failed_without_being_drawn_has_a_row():
 
 def test_sparsity_is_of_the_prunable_parameters_alone():
     results = {"a": result([0, 0, 0, 0, 0], 1.0, 1.0)}
-    # One zero of four weights; the bias is zero, too.
+    # One of four weights is zero. The bias is zero too, and does not count.
     sizes = {"before": [1, 1, 1, 1, 0], "after": [0, 1, -1, 2, 0]}
     assert rows_of(results, prunable=[True, True, True, True, False], **sizes)[1]["sparsity"] == 0.25
     assert rows_of(results, prunable=[False] * 5, **sizes)[1]["sparsity"] == 0.0

@@ -1,4 +1,4 @@
-"""The rules against slow, obvious NumPy; their symmetries; and what f of n clients can do to each of them."""
+"""The rules against slow, obvious NumPy; their symmetries; and how much f of n clients can change each result."""
 
 import itertools
 
@@ -107,7 +107,7 @@ def test_trim_zero_is_the_mean_and_the_largest_trim_the_median():
 
 
 def test_a_trim_of_29_percent_of_100_clients_is_29():
-    # 0.29 * 100 is 28.999999999999996 in floating point.
+    # In floats 0.29 * 100 is 28.999999999999996.
     assert [num_trimmed(100, 0.29), num_trimmed(10, 0.3), num_trimmed(4, 0.2), num_trimmed(3, 0.49)] == [29, 3, 0, 1]
 
 
@@ -170,8 +170,8 @@ def test_ties_go_to_the_first_client():
 
 
 def test_ties_among_many_clients_go_to_those_that_come_first():
-    # 21 send 0 and 19 send 1, in mixed order. Of the 38 closest updates of a 0, 20 are equal and 18 are 1 away; of a 1,
-    # 18 and 20. So every 0 has the score 18, and every 1 has 20. A sort of so many values need not keep their order.
+    # 21 send 0 and 19 send 1, in mixed order. Of the 38 updates closest to a 0, 20 are equal and 18 are 1 away; for a 1
+    # it is 18 and 20. So every 0 has the score 18, and every 1 has 20. An unstable sort would change the order here.
     sent = np.zeros(40, np.float32)
     sent[np.random.default_rng(0).permutation(40)[:19]] = 1
     zeros, ones = np.flatnonzero(sent == 0), np.flatnonzero(sent == 1)
@@ -182,8 +182,8 @@ def test_ties_among_many_clients_go_to_those_that_come_first():
 
 
 def test_a_share_below_what_float32_holds_still_counts():
-    # The outlier's share is about 1e-43, of which float32 keeps one or two digits, and its part of the result is as
-    # large as the others'.
+    # The outlier's share is about 1e-43, and float32 keeps one or two digits of it. Its part of the result is as large
+    # as the parts of the others.
     honest = [np.float32(1e-5) * update for update in random_updates(5, 3)]
     updates = [*honest, np.full(3, 1e38, np.float32)]
     found = geometric_median(updates, np.ones(6))
@@ -227,7 +227,7 @@ def test_geometric_median_minimises_the_weighted_sum_of_distances(num_clients, s
     starts = [*points, weights @ points / weights.sum()]
     best = min(starts, key=objective)
     lowest = minimize(objective, best, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 5000})
-    # Weiszfeld's iteration crawls where the median lies close to one of the points.
+    # Weiszfeld's iteration is slow if the median is close to one of the points.
     assert objective(apply(geometric_median, points, weights)) <= lowest.fun * (1 + 2e-3)
 
 
@@ -289,8 +289,8 @@ def test_updates_of_zero_give_zero():
         np.testing.assert_array_equal(apply(rule, np.zeros((9, 4))), np.zeros(4))
 
 
-# Of 11 clients: what each rule bears. The median and the geometric median: ⌈11/2⌉ − 1 = 5; a trim of 0.3: ⌊3.3⌋ = 3;
-# Krum with f = 4: 2·4 + 3 = 11.
+# Bad clients of 11 that each rule bears. The median and the geometric median: ⌈11/2⌉ − 1 = 5; a trim of 0.3: ⌊3.3⌋ = 3;
+# Krum: f = 4, because 2·4 + 3 = 11.
 BEARS = {
     "median": (median, 5),
     "trimmed_mean": (trimmed_by(0.3), 3),
@@ -302,7 +302,7 @@ SIZES = [1e3, 1e10, 1e30]
 
 
 def attacked(num_bad, size, how, num_clients=11, num_params=20):
-    """(honest updates around a common one, all updates): the bad together, apart, or alternately up and down."""
+    """(honest updates around a common one, all updates); bad ones are together, apart, or alternately up and down."""
     rng = np.random.default_rng(8)
     honest = (1 + rng.normal(size=(num_clients - num_bad, num_params))).astype(np.float32)
     bad = {
@@ -337,7 +337,7 @@ def test_as_many_bad_clients_as_the_rule_bears_leave_the_result_with_the_honest(
 def test_one_bad_client_more_takes_the_result_along(name, size):
     rule, num_bad = BEARS[name]
     _, updates = attacked(num_bad + 1, size, "together")
-    # The trimmed mean still dilutes it: one bad of the 5 that are left.
+    # The trimmed mean still dilutes it: one of the 5 updates that are left is bad.
     assert (apply(rule, updates) > size / 6).all()
 
 

@@ -145,7 +145,7 @@ def test_masks_hold_through_local_training_and_the_server_optimizer(kind, client
     state = computations.initialize(params)
     state, _ = computations.next(state, list(client_inputs().values()))
     assert np.count_nonzero(state.params) == params.size
-    # Pruned after a round without masks: the server's moments still point at what was pruned.
+    # The model is pruned after a round without masks, so the server's moments of the pruned parameters are not zero.
     mask = (np.arange(params.size) % 3 != 0).astype(np.float32)
     state = replace(state, mask=mask, params=state.params * mask)
     for round_num in (2, 3):
@@ -205,12 +205,12 @@ def test_every_model_trains_as_keras_does(name, clients, tmp_path, monkeypatch, 
     _, results = computations.next(computations.initialize(params), list(inputs.values()))
     for (client, given), result in zip(inputs.items(), results, strict=True):
         expected = eager_sgd(model, params, *clients[0].data[client], given["order"], 4)
-        # The largest entry of the update: convolutions add up in another order.
+        # Relative to the largest entry of the update: convolutions add up in another order.
         np.testing.assert_allclose(result.update, expected - params, atol=2e-4 * np.abs(expected - params).max())
 
 
 def test_state_can_be_cut_and_put_together_again(client_inputs, logistic):
-    # What a checkpoint does: leaves in their order, and back into the structure of a fresh state.
+    # As a checkpoint does: the leaves in their order, and back into the structure of a fresh state.
     model, _ = logistic
     computations = make_round(model, server=ServerOptimizerSettings(kind="yogi", learning_rate=0.1))
     fresh = computations.initialize(flatten(model))
@@ -224,7 +224,7 @@ def test_state_can_be_cut_and_put_together_again(client_inputs, logistic):
 
 
 def test_keras_models_can_still_be_made_after_a_round_was_built(logistic):
-    # Keras swaps its classes when a layer is made in a graph, as TFF does.
+    # Keras swaps its classes when a layer is made in a graph, and TFF makes layers in graphs.
     assert build("logistic", SHAPE, CLASSES, seed=0)(np.zeros((1, *SHAPE), np.float32)).shape == (1, CLASSES)
     assert isinstance(logistic[0], tf.keras.Model)
 

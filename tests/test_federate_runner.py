@@ -1,4 +1,4 @@
-"""One round from any state: what it leaves alone, and what follows which seed."""
+"""One round from any state: what it does not change, and which draws follow which seed."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -11,7 +11,7 @@ from tasks.federate.runner import Phase, Runner, build_computations
 from tasks.models import build
 
 SIZES = (7, 4, 11)
-# A batch of all data, so that the order of the examples does not matter; 02 has noise for features.
+# The batch holds all data, so the order of the examples does not matter. Client 02 has noise for features.
 DOTTED = {
     "federate.model": "logistic",
     "federate.client.kind": "scaffold",
@@ -24,7 +24,7 @@ DOTTED = {
 
 @pytest.fixture(scope="module")
 def runner_of(make_clients, settings_of, one_thread, tmp_path_factory):
-    """({setting: value}, ...) -> a runner of three clients; the mask of round 2 cuts off every other parameter."""
+    """({setting: value}, ...) -> a runner of three clients; the mask of round 2 prunes every other parameter."""
     folder = make_clients(sizes=SIZES).write(tmp_path_factory.mktemp("clients"))
     cohort = cohort_of(settings_of(DOTTED), folder)
     model = build("logistic", (3, 3, 1), 3, 0)
@@ -42,7 +42,7 @@ def runner_of(make_clients, settings_of, one_thread, tmp_path_factory):
 
 
 def assert_same(one, other):
-    """Equal states with equal bits; `np.testing.assert_equal` goes into dictionaries, lists and arrays."""
+    """Asserts that two states have the same bits; `np.testing.assert_equal` compares dictionaries, lists and arrays."""
     np.testing.assert_equal(one.nested, other.nested)
 
 
@@ -56,7 +56,7 @@ def test_round_leaves_the_state_that_it_begins_with_alone(runner_of, round_num):
     again = runner.step(state, round_num, {"01"})
     assert_same(again.state, first.state)
     assert again.line == first.line
-    # And the round did something to all that it could have changed in place.
+    # The round did change every part that it could have changed in place.
     for part in ("params", "shared"):
         assert np.any(getattr(first.state, part) != getattr(before, part))
     assert np.any(first.state.kept["00"] != before.kept["00"])
@@ -94,7 +94,7 @@ def test_noise_of_a_faulty_client_follows_the_seed_of_the_run_not_of_a_replay(ru
     state = runner.fresh()
     own, replayed, of_other = (each.updates(state, 1, ["00", "02"]) for each in (runner, replay, other))
     for client in ("00", "02"):
-        # Only the order of the examples is another one, which rounds differently.
+        # Only the order of the examples differs, and with it the rounding.
         np.testing.assert_allclose(own[client].update, replayed[client].update, atol=1e-6)
     np.testing.assert_allclose(own["00"].update, of_other["00"].update, atol=1e-6)
     assert np.abs(own["02"].update - of_other["02"].update).max() > 1e-3
@@ -119,7 +119,7 @@ def test_learning_rate_falls_from_the_first_round_of_the_phase(runner_of):
     runner = runner_of(decay, first=11, last=20)
     state = runner.fresh()
     (whole,), *rest = ([result.update for result in runner.updates(state, t, ["00"]).values()] for t in (11, 12, 14))
-    # One step of gradient descent: half of it in the second round, an eighth in the fourth.
+    # Each round is one step of gradient descent: half as long in the second round, an eighth in the fourth.
     for (update,), factor in zip(rest, (1 / 2, 1 / 8), strict=True):
         np.testing.assert_allclose(update, factor * whole, atol=1e-7)
     (constant,) = runner_of().updates(state, 1, ["00"]).values()

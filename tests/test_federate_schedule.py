@@ -38,12 +38,12 @@ ROOT = math.sqrt(5)
 
 
 def assert_frequency(hits, trials, p):
-    # Five standard deviations of Binomial(trials, p): exceeded by chance less than once in a million.
+    # Five standard deviations of Binomial(trials, p): by chance, more than that happens less than once in a million.
     assert abs(hits / trials - p) <= 5 * math.sqrt(p * (1 - p) / trials)
 
 
 def inclusion_by_examples(sizes, drawn):
-    """The probability that each client is drawn, by going through every ordered draw without replacement."""
+    """The probability that each client is drawn, summed over every ordered draw without replacement."""
     found = dict.fromkeys(sizes, 0.0)
     for ordered in itertools.permutations(sizes, drawn):
         left, p = sum(sizes.values()), 1.0
@@ -88,7 +88,7 @@ def test_sample_by_examples_draws_in_proportion_without_replacement(drawn):
 
 def test_sample_draws_other_clients_in_other_rounds_and_seeds():
     settings, many = SamplingSettings(kind="uniform", clients_per_round=5), dict.fromkeys("abcdefghijkl", 1)
-    # 792 possible draws: 20 of them all equal would be a chance of 792^-19.
+    # There are 792 possible draws: 20 equal ones have a probability of 792^-19.
     assert len({tuple(sample(settings, many, 0, t)) for t in range(20)}) > 1
     assert len({tuple(sample(settings, many, s, 1)) for s in range(20)}) > 1
 
@@ -110,7 +110,7 @@ def test_stratified_covers_as_many_labels_as_it_can(counts, drawn, seed, round_n
     assert len(clients) == min(drawn, len(sizes))
     held = sum(labels.values()) > 0
     covered = sum(labels[client] for client in clients) > 0
-    # Each draw takes a client that holds a label which is not covered yet, while there is one.
+    # As long as a label that somebody holds is not covered, each draw takes a client that holds such a label.
     assert covered.sum() >= min(drawn, held.sum())
     assert sample(settings, dict(reversed(sizes.items())), seed, round_num, labels) == clients
 
@@ -124,7 +124,7 @@ def test_stratified_takes_everybody_in_turn_where_labels_are_equal():
 
 
 def test_stratified_draws_the_clients_of_a_label_in_proportion_to_their_examples_of_it():
-    # Whichever label comes first, the other one is covered by the other client of the pair's holders.
+    # One draw is for label 0, by "a" or "b" in proportion 6 to 2; the other is for label 1, always by "c".
     labels = {"a": np.array([6, 0]), "b": np.array([2, 0]), "c": np.array([0, 5])}
     settings, trials = SamplingSettings(kind="stratified", clients_per_round=2), 3000
     drawn = [sample(settings, dict.fromkeys(labels, 1), 1, t, labels) for t in range(trials)]
@@ -185,7 +185,7 @@ def test_highest_takes_the_highest_losses_and_those_that_cannot_be_measured():
         (2, 0.0, [3, 2, 1, 1], False),
         (2, 0.0, [3, 2, 1, 1, 1.5], True),  # 1 was the lowest, two rounds ago
         (2, 0.0, [3, 1, 2, 0.9, 2], False),
-        (2, 0.5, [3, 2.6, 2.55], True),  # lower by less than 0.5 of the 3 that counts
+        (2, 0.5, [3, 2.6, 2.55], True),  # 3 is the best loss, and no later loss is lower than 3 - 0.5
         (2, 0.5, [3, 2.6, 2.4], False),
         (1, 0.0, [math.nan], True),
         (3, 0.0, [1, None, 2], False),
@@ -207,14 +207,14 @@ def test_visits_are_a_permutation_in_every_epoch(num_examples, num_epochs, seed,
 
 
 def test_visits_differ_between_epochs_rounds_clients_and_seeds():
-    # 30! orders: two equal ones are no chance.
+    # There are 30! orders: by chance no two are equal.
     first, second = visits(30, 2, client_rng(0, 1, "a")).reshape(2, 30).tolist()
     others = [visits(30, 1, client_rng(*key)).tolist() for key in ((0, 2, "a"), (0, 1, "b"), (1, 1, "a"))]
     assert len({tuple(order) for order in (first, second, *others)}) == 5
 
 
 def test_a_longer_order_begins_with_the_shorter_one():
-    # So what a client does first does not depend on how long it goes on.
+    # So the first epochs of a client do not depend on how many follow.
     short, long = visits(9, 1, client_rng(5, 2, "x")), visits(9, 4, client_rng(5, 2, "x"))
     np.testing.assert_array_equal(long[:9], short)
 
@@ -224,7 +224,7 @@ def test_no_two_streams_coincide():
     streams = {tuple(client_rng(*key).integers(0, 2**63, 2).tolist()) for key in keys}
     augments = {draw_seed(*key).tobytes() for key in keys}
     assert len(streams) == len(augments) == len(keys)
-    # The client's draws and its augmentation start from different words too.
+    # A client's draws and its augmentation have different first words too.
     first = {np.random.SeedSequence(k).generate_state(2).tobytes() for k in ([2, *_words(key)] for key in keys)}
     assert not augments & first
 
@@ -309,8 +309,8 @@ def test_learning_rate_factor_of_a_single_round_is_one(kind):
 
 @pytest.mark.parametrize(("weighting", "expected"), [("uniform", 14 / 15 / 2), ("examples", 14 / 15 * 7 / 8)])
 def test_drawn_and_weighed_by_examples_size_counts_twice(weighting, expected):
-    # The large one is drawn unless a small one (0.3) and then another (20 of 90) are: with probability 14/15. Then it
-    # has 1/2 or 7/8 of the mean. Its share of the examples is 0.7.
+    # The large client is drawn unless first a small one (0.3) and then another small one (20 of 90) is drawn, so with
+    # probability 14/15. It then has 1/2 or 7/8 of the mean. Its share of the examples is 0.7.
     sizes = {"a": 70, "b": 10, "c": 10, "d": 10}
     settings = SamplingSettings(kind="by_examples", clients_per_round=2)
     weight = sizes if weighting == "examples" else dict.fromkeys(sizes, 1)

@@ -17,7 +17,7 @@ def run(settings, params, updates):
     state = optimizer.initialize(tf.TensorSpec(weights.shape, tf.float32))
     trace = []
     for update in updates:
-        # As in round.py: an optimiser walks down a gradient, which is the opposite of the update.
+        # As in round.py: an optimiser steps against a gradient, so it gets the negative update.
         state, weights = optimizer.next(state, weights, -tf.constant(update, tf.float32))
         trace.append(weights.numpy())
     return np.array(trace)
@@ -46,7 +46,7 @@ def reddi_algorithm_2(settings, params, updates):
 
 @pytest.fixture(scope="module")
 def updates():
-    # Both far below and above τ, and so that v − Δ² takes both signs (Yogi).
+    # From far below to far above τ, and such that v − Δ² has both signs (Yogi).
     return np.random.default_rng(0).normal(size=(6, 8)) * np.logspace(-4, 1, 8)
 
 

@@ -49,7 +49,7 @@ def test_statistics_equal_those_of_the_vectors(num_clients, num_params, seed, sc
     distance = np.linalg.norm(vectors - mean, axis=1)
     np.testing.assert_allclose(found.norm, np.linalg.norm(vectors, axis=1), rtol=1e-9)
     np.testing.assert_allclose(found.cosine, [cosine(v, mean) for v in vectors], atol=1e-7)
-    # A root of differences of float64 inner products of size ‖Δ‖²: √1e-16 of it may be lost.
+    # A distance is the root of differences of float64 inner products of size ‖Δ‖²: √1e-16 of ‖Δ‖ can be lost.
     np.testing.assert_allclose(found.distance, distance, atol=1e-6 * found.norm.max(), rtol=1e-4)
     assert found.drift == pytest.approx(np.sqrt(share @ distance**2), rel=1e-6)
     together = np.linalg.norm(vectors.sum(axis=0)) ** 2
@@ -71,13 +71,13 @@ def test_clients_that_agree_have_no_drift(num_clients):
 
 @pytest.mark.parametrize("apart", [1e-3, 1e-5])
 def test_a_small_drift_beside_a_large_common_update_is_not_lost(apart):
-    # All clients move by the same large vector, and by a little of it apart: late in training, or with few local steps.
+    # All clients move by the same large vector, and differ by little: as late in training, or with few local steps.
     common, *noise = random_updates(6, 5000, seed=1)
     updates = [common + np.float32(apart) * n for n in noise]
     vectors = np.stack(updates).astype(np.float64)
     distance = np.linalg.norm(vectors - vectors.mean(axis=0), axis=1)
     found = statistics_of(updates)
-    # 1e-16 of ‖Δ‖² may be lost of a squared distance of 1e-10 ‖Δ‖².
+    # 1e-16 ‖Δ‖² can be lost of a squared distance of 1e-10 ‖Δ‖².
     np.testing.assert_allclose(found.distance, distance, rtol=1e-4)
     assert found.drift == pytest.approx(np.sqrt(np.mean(distance**2)), rel=1e-4)
 
@@ -154,7 +154,7 @@ print(found.hexdigest())
 
 @pytest.mark.slow
 def test_one_core_and_many_give_the_same_bits():
-    """With one and with more cores and threads of BLAS, which decides on them as it is loaded."""
+    """One core, and more cores with more threads of BLAS. BLAS chooses its threads when it is loaded."""
 
     def bits(cores):
         given = {**os.environ, "OPENBLAS_NUM_THREADS": cores, "TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -172,11 +172,11 @@ def test_geometric_median_is_that_of_a_general_optimiser(num_clients, seed):
     def objective(a):
         return np.linalg.norm(points - a @ points, axis=1).sum()
 
-    # The sum of distances is what is minimised: the median itself is flat around its minimum.
+    # The sums of distances are compared, not the points: the sum is flat around its minimum.
     lowest = np.linalg.norm(points - slow_geometric_median(points), axis=1).sum()
     exact, quick = geometric_median_shares(gram(updates), 20_000, 1e-9), geometric_median_shares(gram(updates))
     assert objective(exact) == pytest.approx(lowest, rel=1e-5)
-    # Weiszfeld's iteration crawls where the median lies close to one of the points.
+    # Weiszfeld's iteration is slow if the median is close to one of the points.
     assert objective(quick) == pytest.approx(lowest, rel=2e-3)
     for a in (exact, quick):
         assert a.sum() == pytest.approx(1)
@@ -190,7 +190,7 @@ def test_geometric_median_of_three_points_on_a_line_is_the_middle_one():
 
 
 def test_half_of_the_votes_is_no_majority_that_alone_is_the_median():
-    # Every point between the two places has the same sum of distances; neither pair decides for the other.
+    # Every point between the two places has the same sum of distances, so neither pair decides alone.
     updates = [np.array(point, np.float32) for point in ((0, 0), (0, 0), (4, 0), (4, 0))]
     np.testing.assert_allclose(geometric_median_shares(gram(updates)), [0.25] * 4, atol=1e-6)
     np.testing.assert_allclose(
@@ -222,7 +222,7 @@ def test_robust_cosine_tells_honest_clients_from_huge_ones(size):
     found = statistics_of([*honest, *[np.float32(-size) * common] * 4])
     assert (found.cosine_robust[:6] > 0.8).all()
     assert (found.cosine_robust[6:] < -0.8).all()
-    # The mean belongs to the outliers: honest clients look like the drifting ones.
+    # The outliers decide the mean, so by the cosine to it the honest clients drift.
     assert (found.cosine[:6] < 0).all()
 
 
@@ -269,7 +269,7 @@ def test_geometric_median_has_no_unit():
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_geometric_median_ends_with_the_first_step_below_a_100_000th_of_the_radius(seed, scale):
-    """Weiszfeld's iteration on the vectors themselves: each step more or less would change the shares by over 1e-6."""
+    """Weiszfeld's iteration on the vectors themselves; one step more or less would change the shares by over 1e-6."""
     updates = random_updates(5, 2, seed, scale)
     points = np.stack(updates).astype(np.float64)
     apart = np.linalg.norm(points[:, None] - points, axis=2)

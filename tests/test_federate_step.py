@@ -30,7 +30,7 @@ from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv")
 
-# Everything that could differ between two runs: draws, moments of the server, augmentation, rounds without validation.
+# All that can differ between two runs: draws, moments of the server, augmentation, rounds without validation.
 BASE = {
     "federate.model": "logistic",
     "federate.rounds": 9,
@@ -234,7 +234,7 @@ def test_unknown_client_in_local_work_is_refused_before_anything_is_written(clie
 
 
 def test_two_runs_of_one_seed_give_the_same_bytes(plain_run, clients, settings_of, tmp_path):
-    # Another folder, another number of threads, other files beside it, in a process that has made models before.
+    # Another folder with other files in it, another number of threads, and a process that has made models before.
     (tmp_path / "unrelated").mkdir()
     federate(settings_of({**BASE, "federate.runtime.threads": 1}), clients.write(tmp_path / "other"))
     assert outputs(tmp_path / "other") == outputs(plain_run)
@@ -305,7 +305,7 @@ def test_numbers_are_those_of_tffs_own_runtime(algorithm, clients, settings_of, 
 
 
 class Cut(BaseException):
-    """What ends a run from inside."""
+    """Ends a run from inside."""
 
 
 def cut_after(round_num):
@@ -365,7 +365,7 @@ def test_interrupted_run_ends_with_the_same_bytes(
         with pytest.raises(Cut):
             federate(settings_of(BASE), tmp_path, watch)
     assert not (tmp_path / "models" / "global.h5").exists()
-    # What was done up to there can be diagnosed.
+    # The rounds before the cut can be diagnosed.
     done = read_rows(tmp_path / "reports" / "federate" / "rounds.csv")
     assert done == read_rows(plain_run / "reports" / "federate" / "rounds.csv")[: len(done)]
     with caplog.at_level(logging.INFO, "tasks.federate"):
@@ -405,7 +405,7 @@ def test_changed_data_starts_afresh(clients, make_clients, settings_of, tmp_path
 
 
 def test_changed_code_starts_afresh(clients, settings_of, tmp_path, monkeypatch, caplog):
-    """As with another version of TensorFlow, so with an edited file: it is one digest."""
+    """One digest covers the versions of the packages and our files, so another version is enough for this test."""
     with pytest.raises(Cut):
         federate(settings_of(BASE), clients.write(tmp_path), cut_after(6))
     monkeypatch.setattr(tf, "__version__", "2.99")

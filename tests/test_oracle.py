@@ -1,4 +1,4 @@
-"""TFF's own runtime, which the tests compare with, ends with them: it lets the whole network run code."""
+"""TFF's own runtime ends with the test that compares with it, because it lets the whole network run code."""
 
 import os
 import subprocess

@@ -63,7 +63,7 @@ def test_masks_follow_the_polynomial_schedule(dense_model, masks_of, pruning_rou
 
     params = flatten(dense_model)
     mask = masks_of(dense_model).update(pruning_round, params)
-    # Zhu 2017, equation 1: s = 0.8 + (0.3 - 0.8) (1 - (t - 2) / (10 - 2))^3; each kernel by itself, rounded to entries.
+    # Zhu 2017, equation 1: s = 0.8 + (0.3 - 0.8) (1 - (t - 2) / (10 - 2))^3, for each kernel, rounded to whole entries.
     sparsity = 0.8 - 0.5 * (1 - (pruning_round - 2) / 8) ** 3
     for begin, end in ((0, 400), (450, 650)):
         assert np.mean(mask[begin:end] == 0) == pytest.approx(sparsity, abs=1 / (end - begin))
@@ -103,7 +103,7 @@ def test_every_kernel_of_the_built_in_models_is_pruned_and_nothing_else(masks_of
     model = build(name, (16, 16, 1), 4, seed=0)
     mask = masks_of(model).update(10, flatten(model))
     assert not (mask[~prunable(model)] == 0).any()
-    # Four of five entries of each kernel: of all kernels too, but for the rounding of each.
+    # Four of five entries of each kernel, so of all kernels too, except for the rounding in each.
     assert np.mean(mask[prunable(model)] == 0) == pytest.approx(0.8, abs=0.01)
 
 
@@ -159,7 +159,7 @@ def test_the_report_says_what_is_on_disk(pruned):
         content = (folder / "models" / name).read_bytes()
         assert report["size_bytes"][key] == len(content)
         assert report["size_bytes"][f"{key}_gzip"] == len(gzip.compress(content, mtime=0))
-    # The same architecture in the same format: zeros are saved by gzip alone.
+    # The architecture and the format are the same, so zeros save space only after gzip.
     assert report["size_bytes"]["pruned_h5_gzip"] < report["size_bytes"]["global_h5_gzip"]
     assert set(report["layers"]) == {"conv_1", "conv_2", "hidden_1", "hidden_2", "logits"}
     weights = sum(layer["weights"] for layer in report["layers"].values())
@@ -227,7 +227,7 @@ def test_logits_of_a_model_that_has_diverged_are_compared_where_they_are_finite(
     from tasks.tflite import checked_difference
 
     logits = np.array([[1.0, np.inf], [-3e38, np.nan]], np.float32)
-    # Of the two that are finite in both, one differs by 2^100, less than 1e-3 of the largest.
+    # Two logits are finite in both. One of them differs by 2^100, which is less than 1e-3 of the largest.
     exported = np.array([[2.0**100, np.nan], [-3e38, 2.0]], np.float32)
     assert checked_difference(exported, logits) == pytest.approx(2.0**100)
     assert checked_difference(exported[:1, 1:], logits[:1, 1:]) == 0
@@ -337,7 +337,7 @@ def test_kernels_are_pruned_wherever_they_are(own_models, masks_of):
     masks, params = masks_of(model), flatten(model)
     mask = masks.update(10, params)
     found = {layer: told["weights"] for layer, told in masks.layers(params * mask).items()}
-    # Of a series of 3 x 3: a layer in a model inside, one that is used twice, and 2 · 4 units to 4 classes.
+    # For a series of 3 x 3: a layer in an inner model, a layer that is used twice, and 2 · 4 units to 4 classes.
     assert found == {"inner": 3 * 3, "dense": 3 * 3, "logits": 8 * 4}
     assert unpruned(model) == ["mine", "forward_rnn", "backward_rnn"]
     assert mask[~prunable(model)].all()

@@ -1,4 +1,4 @@
-"""rounds.csv and clients.csv: written and read; what no run writes is refused between the steps, in one line."""
+"""rounds.csv and clients.csv, written and read; the steps refuse in one line what no run writes."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def test_what_is_written_is_read_the_same_after_the_rows_of_an_earlier_step(tmp_
 
 
 def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
-    """Also where the rounds stand in another order."""
+    """Also if the rounds are in another order."""
     (tmp_path / "rounds.csv").write_text("round,val_loss\n2,0.5\n1,x\n")
     with pytest.raises(DataError, match=r"rounds\.csv: row 2, column val_loss must be a number or empty, got 'x'"):
         read_rounds(tmp_path / "rounds.csv")
@@ -114,7 +114,7 @@ def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
-        # By client, in clients.csv; preprocess.json has 10 at a and 20 at b.
+        # Examples by client in clients.csv; preprocess.json has 10 for a and 20 for b.
         ({"a": "10", "b": "20"}, None),
         ({"a": "13", "b": "23"}, None),  # a public set of 3
         ({"a": "10", "b": ""}, None),
