@@ -1,12 +1,12 @@
-"""Seconds of a whole round of each client update and aggregator, over a round of FedAvg, interleaved in one process.
+"""Seconds of a whole round of each client update and aggregator, compared with a round of FedAvg in the same process.
 
     .venv/bin/python tests/benchmarks/algorithm_speed.py
 
-100 clients of 100 images 28x28 train a perceptron of 227,670 parameters for one epoch in batches of 20: the rounds of
-the step `federate` in its default runtime, with every statistic and log line. Each kind has its own run, and they take
-turns, a round each; the first round of each, which compiles, and the last, which validates and saves, are not timed.
-`scaffold I` and `mimelite` compute every gradient twice, by their definition: along the way, and over all data at the
-global model. The table goes to stdout, all else to stderr; status 1 if a kind did not train.
+100 clients of 100 images 28x28 train a perceptron of 227,670 parameters for one epoch in batches of 20. These are the
+rounds of the step `federate` in its default runtime, with every statistic and log line. Each kind has its own run, and
+the runs take turns, one round each. The first round of a run compiles, and the last one validates and saves: neither is
+timed. `scaffold I` and `mimelite` compute every gradient twice, by their definition: in the local steps, and over all
+data at the global model. The table goes to stdout, everything else to stderr. The status is 1 if a kind did not train.
 """
 
 import argparse
@@ -66,21 +66,21 @@ def perceptron(input_shape: tuple[int, ...], num_classes: int) -> Model:
 
 @dataclass
 class Turns:
-    """Lets one thread at a time go on, in the order of their names."""
+    """Lets one thread run at a time, in the order of their names."""
 
     waiting: list[str]
     error: BaseException | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def wait(self, name: str) -> None:
-        """Returns when it is the turn of `name`."""
+        """Waits until it is the turn of `name`."""
         with self.changed:
             self.changed.wait_for(lambda: self.waiting[0] == name or self.error is not None)
             if self.error is not None:
                 raise SystemExit
 
     def end(self, name: str, leave: bool = False) -> None:
-        """Hands the turn over; with `leave`, for good."""
+        """Passes the turn on; with `leave`, `name` gets no further turn."""
         with self.changed:
             self.waiting.remove(name)
             self.waiting += [] if leave else [name]
@@ -88,7 +88,7 @@ class Turns:
 
     @contextmanager
     def taking_part(self, name: str) -> Iterator[None]:
-        """From the first turn of `name` to its last; an error ends it for all."""
+        """Holds the block from the first turn of `name` to its last; an error ends all turns."""
         self.wait(name)
         try:
             yield
@@ -101,7 +101,7 @@ class Turns:
 
 def settings_of(kind: str, num_rounds: int) -> Settings:
     """Returns the settings of one run."""
-    # MimeLite's momentum makes its steps up to ten times as long.
+    # MimeLite's momentum makes its steps up to ten times as long, so its rate is a tenth.
     rate = LEARNING_RATE / 10 if kind == "mimelite" else LEARNING_RATE
     client = {"learning_rate": rate, "batch_size": BATCH, **CLIENTS.get(kind, {})}
     aggregator = {"kind": kind, **AGGREGATORS[kind]} if kind in AGGREGATORS else {}
@@ -110,16 +110,16 @@ def settings_of(kind: str, num_rounds: int) -> Settings:
 
 
 Seconds = dict[str, list[tuple[float, float]]]
-"""Of each timed round, by kind: on the clock, and of the processor, which other work on the machine disturbs less."""
+"""By kind, (clock, processor) seconds of each timed round. Other work on the machine changes the second one less."""
 
 
 def now() -> tuple[float, float]:
-    """Returns the clock, and what the processor spent on this process; only one kind runs at a time."""
+    """Returns the clock and this process's processor seconds; only one kind runs at a time."""
     return time.perf_counter(), time.process_time()
 
 
 def run(kind: str, num_rounds: int, cohort: Cohort, folder: Path, turns: Turns, seconds: Seconds) -> None:
-    """Trains under `kind`, a round a turn, and notes the seconds of each."""
+    """Trains with `kind`, one round a turn, and records the seconds of each round."""
     settings = settings_of(kind, num_rounds)
     resumed = now()
 
@@ -140,13 +140,13 @@ def run(kind: str, num_rounds: int, cohort: Cohort, folder: Path, turns: Turns, 
         first, last = lines[0].row, lines[-1].row
         steps = {row["num_steps"] for row in lines[-1].clients}
         say(f"{kind}: {num_params(model):,} parameters, loss {first['train_loss']} to {last['train_loss']}")
-        # The noise of dp_mean's default is as large as what 100 clients can teach in a few rounds.
+        # With dp_mean the loss need not fall: the default noise is as large as what 100 clients learn in a few rounds.
         if steps != {100 // BATCH} or not (kind == "dp_mean" or last["train_loss"] < first["train_loss"]):
             raise SystemExit(f"{kind} did not train: steps {steps}")
 
 
 def say(text: str) -> None:
-    """Tells the user, not the table."""
+    """Prints to stderr, so that stdout holds only the table."""
     print(text, file=sys.stderr, flush=True)
 
 

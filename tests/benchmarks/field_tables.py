@@ -1,15 +1,16 @@
-"""The field's numbers: client updates and aggregators under the usual partitions, and rounds to a target accuracy.
+"""The tables of the field: client updates and aggregators with the usual partitions, and rounds to a target accuracy.
 
     .venv/bin/python tests/benchmarks/field_tables.py FOLDER [--only NAME ...]
 
-Runs `python -m flows.compare` once per table and keeps its compare.md, .csv and .png as FOLDER/<name>.*; a table that
-is there already is not made again, and finished cells of a broken-off one come from DVC's cache. NIID-Bench's settings
-(Li 2022, arXiv 2102.02079, section 5) as far as the data allow: 10 clients, 10 local epochs, batch 64, learning rate
-0.01, momentum 0.9, weight decay 1e-5, 50 rounds, three seeds of the training on the same clients. Hours on 2 cores.
+Runs `python -m flows.compare` once per table and keeps its compare.md, .csv and .png as FOLDER/<name>.*. A table that
+exists is not made again; if a table was interrupted, its finished cells come from DVC's cache. The settings are
+NIID-Bench's (Li 2022, arXiv 2102.02079, section 5) as far as the data allow: 10 clients, 10 local epochs, batch 64,
+learning rate 0.01, momentum 0.9, weight decay 1e-5, 50 rounds, three seeds of the training on the same clients. All
+tables together take hours on 2 cores.
 
-`local-epochs-*` is SCAFFOLD's figure of merit (Karimireddy 2020, table 3): rounds to the target with 1, 5, 10 and 20
-local epochs, where clients share no label (0 % similar) and where they are alike (100 %); plain SGD, and a fifth of the
-clients a round, as there.
+`local-epochs-*` measures what SCAFFOLD's paper does (Karimireddy 2020, table 3): rounds to the target with 1, 5, 10 and
+20 local epochs, (1) if clients share no label (0 % similar) and (2) if they are alike (100 %). As in the paper, it uses
+plain SGD and a fifth of the clients a round.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def tables(xrays: Path | None) -> dict[str, tuple[list[str], list[str]]]:
     for source, where in data.items():
         for partition, rule in PARTITIONS.items():
             if source == "xrays" and partition == "classes-2":
-                continue  # all the classes there are
+                continue  # the data have no more classes
             for what, axis in (("clients", CLIENTS), ("aggregators", AGGREGATORS)):
                 found[f"{source}-{what}-{partition}"] = ([axis, SEEDS], [*NIID_BENCH, *where, *rule])
     axes = ["federate.client.kind=sgd,scaffold", "federate.local_work.epochs=1,5,10,20", SEEDS]
@@ -71,7 +72,7 @@ def tables(xrays: Path | None) -> dict[str, tuple[list[str], list[str]]]:
 
 
 def main() -> None:
-    """Makes the tables that are not there."""
+    """Makes the tables that do not exist yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="tables to make; default: all")
@@ -93,10 +94,10 @@ def main() -> None:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         (ROOT / "reports/compare.md").unlink(missing_ok=True)
         status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-        # Status 1 with a report: cells failed, as where a client update diverges, and the report says so.
+        # Status 1 with a report: some cells failed, for example because a client update diverged. The report says so.
         if status not in (0, 1) or not (ROOT / "reports/compare.md").exists():
             raise SystemExit(f"{name}: status {status}, and no report")
-        # The Markdown comes last: with it, the table counts as made.
+        # The Markdown file comes last: if it exists, the table counts as made.
         for suffix in ("csv", "png", "md"):
             shutil.copy(ROOT / "reports" / f"compare.{suffix}", options.folder / f"{name}.{suffix}")
 

@@ -1,18 +1,18 @@
-"""What DVC, Prefect and MLflow add to the steps, whole runs, interleaved.
+"""The seconds that DVC, Prefect and MLflow add to the steps of a whole run.
 
     .venv/bin/python tests/benchmarks/overhead.py
 
-Four ways to the same models, each in a process (or several) of its own, started as a user starts it:
+There are four ways to the same models. Each has its own process (or several), started as a user starts it:
 
 - bare: `python -m tasks STEP`, one step after the other;
 - dvc: `dvc repro -f`, which also runs `track`: the finished run goes to MLflow;
-- flow: `python -m flows.pipeline --force` with a Prefect server that runs already; MLflow is logged live;
-- alone: the same without a server, so that one is started for this run.
+- flow: `python -m flows.pipeline --force` with a Prefect server that runs already; the run is logged live to MLflow;
+- alone: the same without a server, so the run starts one.
 
-Each way starts Python and TensorFlow as often as it does: bare once a step, dvc once a stage, a flow once. MLflow
-writes to SQLite. A short flow run comes first, untimed, for it creates MLflow's and Prefect's databases. The ways take
-turns, forwards and then backwards. The table goes to stdout, all else to stderr; status 1 if a run failed or if the
-ways ended with different rounds.
+The starts of Python and TensorFlow count: bare has one a step, dvc one a stage, a flow one. MLflow writes to SQLite. A
+short flow run comes first and is not timed, because it creates the databases of MLflow and Prefect. The ways take
+turns, forwards and then backwards. The table goes to stdout, everything else to stderr. The status is 1 if a run failed
+or if the ways ended with different rounds.
 """
 
 import argparse
@@ -52,7 +52,7 @@ QUIET = {
 
 @dataclass
 class Measured:
-    """Of each turn of a way."""
+    """The measurements of one way, one entry a turn."""
 
     wall: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Measured:
 
 
 def environment(folder: Path, url: str = "") -> dict[str, str]:
-    """A user's: this Python first, a Prefect home in `folder`, and the server `url` or none."""
+    """Returns a user's environment: this Python first, a Prefect home in `folder`, and the server `url` or none."""
     ours = ("PREFECT_", "MLFLOW_", "DVC_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -70,13 +70,13 @@ def environment(folder: Path, url: str = "") -> dict[str, str]:
 
 
 def repository(folder: Path, rounds: int, model: str, epochs: int) -> Path:
-    """Returns `folder`, made a git and DVC repository of this one's code."""
+    """Makes `folder` a git and DVC repository with this repository's code, and returns it."""
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     (folder / ".dvc").mkdir()
     for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("tasks", "flows"):
-        shutil.copytree(ROOT / name, folder / name)  # with the bytecode: a copy without would compile in its first turn
+        shutil.copytree(ROOT / name, folder / name)  # with the bytecode, or the first turn would compile it
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["federate"] |= {"rounds": rounds, "model": model}
     params["federate"]["local_work"]["epochs"] = epochs
@@ -89,7 +89,7 @@ def repository(folder: Path, rounds: int, model: str, epochs: int) -> Path:
 
 @contextmanager
 def server(folder: Path, port: int) -> Iterator[tuple[str, psutil.Process]]:
-    """A Prefect server that runs for the block: the API's address and its process."""
+    """Runs a Prefect server in the block; yields the API's address and the server's process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
@@ -116,7 +116,7 @@ def server(folder: Path, port: int) -> Iterator[tuple[str, psutil.Process]]:
 
 
 def run(command: Sequence[str], folder: Path, env: dict[str, str]) -> float:
-    """Runs a command to its end, its output on stderr; returns processor seconds, those of its children included."""
+    """Runs a command to its end, with its output on stderr; returns its processor seconds, with its children's."""
     started = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr)
     _, status, used = os.wait4(started.pid, 0)
     started.returncode = os.waitstatus_to_exitcode(status)
@@ -126,7 +126,7 @@ def run(command: Sequence[str], folder: Path, env: dict[str, str]) -> float:
 
 
 def commands(way: str) -> list[list[str]]:
-    """What a user types for it."""
+    """Returns the commands that a user types for `way`."""
     if way == "bare":
         return [["python", "-m", "tasks", step] for step in STEPS]
     if way == "dvc":
@@ -147,7 +147,7 @@ def turn(way: str, folder: Path, url: str, serving: psutil.Process, into: Measur
     seconds = [
         float(row["seconds"])
         for row in read_rows(results / "reports/timings.csv")
-        if row["step"] == "federate" and row["round"] not in ("", "1")  # the first compiles
+        if row["step"] == "federate" and row["round"] not in ("", "1")  # the first round compiles
     ]
     into.rounds.append(statistics.median(seconds))
     print(
@@ -159,7 +159,7 @@ def turn(way: str, folder: Path, url: str, serving: psutil.Process, into: Measur
 
 
 def table(found: dict[str, Measured]) -> str:
-    """Medians over the turns, and the median of the ratios to the bare steps of the same turn."""
+    """Returns the table: medians over the turns, and the median of the ratios to the bare steps of the same turn."""
     lines = [
         "| way | seconds | / bare | processor seconds | / bare | a round, ms | more than bare, ms |",
         "|---|---|---|---|---|---|---|",
@@ -208,7 +208,7 @@ def main() -> int:
                 for way in ways if number % 2 == 0 else reversed(ways):
                     results = turn(way, copy, url, serving, found[way])
                     ended[way] = (results / "reports/rounds.csv").read_text()
-                    # What this turn left must not help, or stand in the way of, the next.
+                    # The outputs of this turn must neither help nor disturb the next one.
                     for name in ("data", "models", "reports"):
                         shutil.rmtree(copy / name, ignore_errors=True)
     print(table(found))

@@ -2,12 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["flwr-datasets>=0.5", "matplotlib", "numpy", "pydantic>=2.7", "pyyaml", "scikit-learn", "scipy"]
 # ///
-"""Label statistics of the Dirichlet partitions, ours and those of flwr-datasets: `uv run` this file.
+"""Label statistics of our Dirichlet partitions and of flwr-datasets': `uv run` this file.
 
 Both divide the labels of scikit-learn's digits (1,797 examples, 10 classes) over 10 clients. For every alpha and
-partitioner it prints, over the seeds, the mean and its standard error of: classes that a client holds, earth mover's
-distance and Jensen-Shannon divergence (bits) of its labels to the whole, Gini coefficient of the sizes, and clients
-left empty (these count in the Gini coefficient only). No partition is redrawn for being too small.
+partitioner it prints the mean over the seeds, and its standard error, of five numbers: the classes that a client holds,
+the earth mover's distance and the Jensen-Shannon divergence (bits) of a client's labels from the whole, the Gini
+coefficient of the sizes, and the number of empty clients. Empty clients count only in the Gini coefficient. No
+partition is drawn again because a client is too small.
 """
 
 import argparse
@@ -50,7 +51,7 @@ PARTITIONERS: dict[str, Callable[[NDArray[np.int32], float, int], list[NDArray[n
 
 
 def statistics(y: NDArray[np.int32], parts: list[NDArray[np.int64]]) -> list[float]:
-    """Returns the COLUMNS of one partition."""
+    """Returns the values of COLUMNS for one partition."""
     counts = np.array([np.bincount(y[part], minlength=10) for part in parts])
     assert counts.sum() == len(y)
     sizes = counts.sum(axis=1)

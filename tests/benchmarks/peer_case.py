@@ -1,8 +1,9 @@
-"""What our rounds and a public implementation of the same algorithm both start from, and the table that compares them.
+"""The common start of our rounds and of a public implementation of the same algorithm, and the table of both.
 
 `peer_ours.py` writes a file with the clients' data, the initial parameters, the order in which every client visits its
-examples in every round, the settings, and where our rounds end. Each `peer_<package>.py` reads it in an environment of
-its own, does the same with that package, and prints one row per algorithm; `peers.py` runs them all. NumPy only.
+examples in every round, the settings, and our final parameters. Each `peer_<package>.py` has its own environment. It
+reads the file, runs the same rounds with its package, and prints one row per algorithm. `peers.py` runs all of them.
+This module needs only NumPy.
 """
 
 import argparse
@@ -20,7 +21,7 @@ Vector = NDArray[np.float32]
 Batch = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 TOLERANCE = 1e-5
-"""Largest absolute difference of any parameter: float32, three rounds, differences of 1e-7 are usual."""
+"""Largest absolute difference of any parameter that counts as equal. In float32, after three rounds, 1e-7 is usual."""
 
 COLUMNS = ("algorithm", "with", "largest difference", "relative to the update", "verdict")
 
@@ -33,14 +34,14 @@ class Case:
     settings: dict[str, Any]
     """By dotted name."""
     shapes: list[tuple[int, ...]]
-    """Of the parameters' tensors, which lie behind each other in a flat vector (P,): W, b of each layer."""
+    """Shapes of the parameter tensors, W and b of each layer, in the order of the flat vector (P,)."""
     data: dict[str, Batch]
     """Client id -> x (N, D), y (N,)."""
     orders: list[dict[str, NDArray[np.int32]]]
-    """Of each round: client id -> visits (E·N,), for the round's clients only."""
+    """By round: client id -> visits (E·N,), only for the clients of the round."""
     initial: Vector
     ours: Vector
-    """After the last round."""
+    """(P,) our parameters after the last round."""
 
     def __getitem__(self, name: str) -> Any:
         return self.settings[name]
@@ -50,7 +51,7 @@ class Case:
         return sorted(self.data)
 
     def batches(self, client: str, order: NDArray[np.int32]) -> list[Batch]:
-        """Returns all batches of a client's round; the last of each epoch is smaller if need be."""
+        """Returns all batches of a client's round; the last batch of an epoch can be smaller."""
         (x, y), size = self.data[client], self["federate.client.batch_size"]
         epochs = order.reshape(-1, len(y))
         parts = [visits[begin : begin + size] for visits in epochs for begin in range(0, len(y), size)]
@@ -107,14 +108,14 @@ def read(path: Path) -> dict[str, Case]:
 
 @dataclass(frozen=True)
 class Row:
-    """Where a peer ended."""
+    """The result of a peer."""
 
     case: Case
     params: NDArray[Any]
     note: str = ""
-    """What was done to the peer, or what it does otherwise than the paper."""
+    """How the peer was mended, or how it departs from the paper."""
     agrees: bool = True
-    """What is expected: a peer that is known to depart from the paper must be seen to differ."""
+    """The expected verdict: a peer that departs from its paper must differ."""
 
 
 def compare(package: str, rows: Iterator[Row]) -> int:

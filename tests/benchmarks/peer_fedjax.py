@@ -6,7 +6,7 @@
 # ///
 """FedJAX's FedAvg, FedProx, MimeLite and FedAvgM against ours: `uv run` this file with what peer_ours.py wrote.
 
-FedJAX 0.0.17 fills the last batch of a client up to its full size; here it gets our batches.
+FedJAX 0.0.17 pads the last batch of a client to the full size; here it gets our batches.
 """
 
 import sys
@@ -24,7 +24,7 @@ PER_PASS = client_datasets.PaddedBatchHParams(batch_size=128)
 
 
 class Client(client_datasets.ClientDataset):  # type: ignore[misc]
-    """A client's data, of which it sees our batches of one round."""
+    """A client's data, which gives our batches of one round."""
 
     def __init__(self, data: Batch, batches: list[Batch]) -> None:
         super().__init__({"x": data[0], "y": data[1]})

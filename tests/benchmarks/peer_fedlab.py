@@ -4,15 +4,15 @@
 # [tool.uv]
 # override-dependencies = ["torchvision ; sys_platform == 'never'"]
 # ///
-# ruff: noqa: E402 - one module has to be stood in for before the imports
+# ruff: noqa: E402 - one module has to be replaced before the imports
 """FedLab's FedAvg, FedProx, SCAFFOLD, FedNova and FedDyn against ours: `uv run` this file with what peer_ours.py wrote.
 
 FedLab 1.3.0 gives every client the same weight. Its FedDyn departs from the paper (Acar 2021, Algorithm 1) in two
-places, and is run as it is and mended:
+places. It is run twice, as it is and mended:
 
 - The client's linear and quadratic terms are computed on a detached copy of the parameters, so they have no gradient,
   and the client does plain SGD.
-- The server's h gets Σ θ_k − θ in the place of Σ (θ_k − θ).
+- The server's h gets Σ θ_k − θ instead of Σ (θ_k − θ).
 """
 
 import logging
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-# FedLab imports it for data sets that nothing here uses, and its wheel fails beside a PyTorch for the CPU only.
+# FedLab imports torchvision for data sets that are not used here, and its wheel fails with a PyTorch for the CPU only.
 sys.modules["torchvision"] = ModuleType("torchvision")
 sys.modules["torchvision"].transforms = None  # type: ignore[attr-defined]
 
@@ -37,7 +37,7 @@ from peer_torch import Batches, Network
 
 
 class MendedFedDynTrainer(FedDynSerialClientTrainer):  # type: ignore[misc]
-    """Its loss with the parameters in the graph."""
+    """FedLab's FedDyn client, with the parameters in the graph of its loss."""
 
     @property
     def model_parameters(self) -> torch.Tensor:
@@ -50,11 +50,11 @@ class MendedFedDynTrainer(FedDynSerialClientTrainer):  # type: ignore[misc]
 
 
 class MendedFedDynServer(FedDynServerHandler):  # type: ignore[misc]
-    """Its h moved by the sum of the clients' updates."""
+    """FedLab's FedDyn server, with h moved by the sum of the clients' updates."""
 
     def global_update(self, buffer: list[list[torch.Tensor]]) -> None:
         before = self.model_parameters
-        # FedLab subtracts θ once; the other K − 1 are taken from h beforehand.
+        # FedLab subtracts θ once. The other K − 1 times are done here before.
         self.h = self.h + self.alpha / self.num_clients * (len(buffer) - 1) * before
         super().global_update(buffer)
 

@@ -8,12 +8,15 @@
 # ///
 """FedML's FedNova, the authors' own optimiser, against ours: `uv run` this file with what peer_ours.py wrote.
 
-FedML 0.9.6 carries the optimiser of the paper's authors (github.com/JYWa/FedNova) with its momentum and proximal
-variants. Importing the package itself would start its platform, so that the two files that matter are loaded by path.
-With the proximal term the server, like the authors' code, takes τ_eff = Σ p_k τ_k (τ_k: steps) in the place of equation
-6's Σ p_k ‖a_k‖₁, which only makes the server's step longer. It is run as it is, and with the latter. FedML's SCAFFOLD
-is not run: two other packages have it. Its FedDyn, like FedLab's, has no gradient of its penalties, which it computes
-on `param.data`, and its server takes the last client's parameters for the global ones.
+FedML 0.9.6 contains the optimiser of the paper's authors (github.com/JYWa/FedNova) with its momentum and proximal
+variants. To import the package would start its platform, so the two files that are needed are loaded by path.
+
+With the proximal term the server, like the authors' code, takes τ_eff = Σ p_k τ_k (τ_k: steps) instead of equation 6's
+Σ p_k ‖a_k‖₁, which only makes the server's step longer. It is run twice, as it is and with equation 6's τ_eff.
+
+FedML's SCAFFOLD is not run, because two other packages have it. FedML's FedDyn is not run either: (1) its penalties
+have no gradient, like FedLab's, because it computes them on `param.data`, and (2) its server takes the last client's
+parameters as the global ones.
 """
 
 import importlib.util
@@ -31,7 +34,7 @@ from peer_torch import Batches, Network
 
 def fednova() -> tuple[Any, Any]:
     """Returns FedML's client and server of FedNova."""
-    # The server's file imports it for logs that are not written here.
+    # The server's file imports wandb for logs that are not written here.
     sys.modules["wandb"] = ModuleType("wandb")
     folder = Path(str(distribution("fedml").locate_file("fedml/simulation/sp/fednova")))
     spec = importlib.util.spec_from_file_location(
@@ -55,7 +58,7 @@ def train(case: Case, by_normalizer: bool = False) -> Vector:
         dampening=0,
         wd=0,
         nesterov=False,
-        epochs=1,  # the batches hold all
+        epochs=1,  # the batches hold all epochs
     )
 
     class Client(client_class):  # type: ignore[misc]

@@ -4,15 +4,15 @@
 # ///
 """Flower's server strategies and aggregation rules against ours: `uv run` this file with what peer_ours.py wrote.
 
-Flower has no client training: the clients' SGD is NumPy's, in float64. Where Flower departs from a paper, it is
-run as it is and mended.
+Flower has no client training: the clients' SGD is ours in NumPy, in float64. If Flower departs from a paper, it is run
+twice, as it is and mended:
 
-- FedAdagrad, FedAdam and FedYogi start from v = 0 where the paper (Reddi 2021, arXiv 2003.00295, Algorithm 2) has
-  v ≥ τ², and FedAdam corrects a bias that the paper leaves, with the power of round + 1.
-- Adaptive clipping multiplies C by exp(−0.2 (b − q)) with b the share of the updates that were clipped. In the paper
-  (Andrew 2021, arXiv 1905.03871, equation 2) it is the share that were not: where too many are clipped, C must grow,
-  and Flower's shrinks.
-- Multi-Krum weights the selected by their examples; Blanchard 2017 does not. Here all say that they have one.
+- FedAdagrad, FedAdam and FedYogi start from v = 0; the paper (Reddi 2021, arXiv 2003.00295, Algorithm 2) has v ≥ τ².
+  FedAdam also corrects a bias that the paper does not correct, with the power round + 1.
+- Adaptive clipping multiplies C by exp(−0.2 (b − q)), with b the share of the updates that were clipped. In the paper
+  (Andrew 2021, arXiv 1905.03871, equation 2) b is the share that was not clipped: if too many updates are clipped, C
+  must grow, and Flower's C shrinks.
+- Multi-Krum weights the selected updates by examples; Blanchard 2017 does not. So here each client reports one example.
 """
 
 import logging
@@ -41,18 +41,18 @@ from peer_numpy import Tensors, local_sgd, start
 
 
 def result(params: Tensors, num_examples: int) -> FitRes:
-    """Returns what Flower's client sends."""
+    """Returns a client's result as Flower has it."""
     return FitRes(Status(Code.OK, ""), ndarrays_to_parameters(params), num_examples, {})
 
 
 def train(
     case: Case, strategy: Any, before: Callable[[Any, int], None] = lambda *_: None, weighted: bool = True
 ) -> NDArray[Any]:
-    """Returns the global parameters after all rounds; `before` may change the strategy as a round begins."""
+    """Returns the global parameters after all rounds; `before` can change the strategy before each round."""
     params = start(case)
     for round_num, orders in enumerate(case.orders, start=1):
         before(strategy, round_num)
-        # What configure_fit, which also draws clients, would set.
+        # configure_fit would set this, but it also draws clients.
         strategy.current_round_params = params
         results = [
             (None, result(local_sgd(case, params, client, order), len(case.data[client][1]) if weighted else 1))
@@ -63,7 +63,7 @@ def train(
 
 
 def initial(case: Case) -> Any:
-    """Returns the initial parameters as Flower wants them."""
+    """Returns the initial parameters in Flower's format."""
     return ndarrays_to_parameters(start(case))
 
 

@@ -4,8 +4,8 @@
 # ///
 """The geometric median of RFA's authors against ours: `uv run` this file with what peer_ours.py wrote.
 
-geom-median 0.1.0 (Pillutla 2022) stops after 100 iterations by default; here it gets as many as it takes. The clients'
-SGD is NumPy's, in float64.
+geom-median 0.1.0 (Pillutla 2022) stops after 100 iterations by default; here it can make as many as it needs. The
+clients' SGD is ours in NumPy, in float64.
 """
 
 import sys

@@ -1,7 +1,8 @@
-"""The model that ours and the peers train: one hidden layer of 32 tanh units.
+"""The model that we and the peers train: one hidden layer of 32 tanh units.
 
-Smooth on purpose. A ReLU within rounding of zero can be on for one side and off for the other, which moves parameters
-by far more than rounding: with the model `mlp`, FedAvgM came out 2.5e-4 apart and everything else 1e-7.
+It is smooth on purpose. A ReLU whose input is zero up to rounding can be on in one implementation and off in the other,
+which moves parameters by far more than rounding. With the model `mlp`, FedAvgM differed by 2.5e-4, everything else by
+1e-7.
 """
 
 from tensorflow.keras import Model, Sequential, layers

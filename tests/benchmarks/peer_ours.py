@@ -1,8 +1,9 @@
-"""Runs our side of the comparison with public implementations, and writes what a peer needs to do the same.
+"""Runs our side of the comparison with public implementations, and writes the file that the peers read.
 
     .venv/bin/python tests/benchmarks/peer_ours.py FILE.npz
 
-The step `federate` as it stands, on scikit-learn's digits divided by Dirichlet(0.5) over 10 clients; see peer_case.py.
+It runs the unchanged step `federate` on scikit-learn's digits, divided by Dirichlet(0.5) over 10 clients. See
+peer_case.py.
 """
 
 import argparse

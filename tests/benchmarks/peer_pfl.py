@@ -4,12 +4,13 @@
 # ///
 """pfl-research's FedAvg, FedProx and SCAFFOLD against ours: `uv run` this file with what peer_ours.py wrote.
 
-All with the same weight for every client. SCAFFOLD of pfl 0.6.0 has the sign of its control variates wrong, in both
-options: it takes c_k from y − x where the paper (Karimireddy 2020, Algorithm 1 and equation 4) has x − y, so c_k is the
-opposite of a gradient, and then still subtracts it: the drift is doubled and not removed. It is run as it is, and with
-c and c_k exchanged in the local steps, which undoes the sign.
-The clients' c_k are copied before they are kept: pfl's storage in memory keeps references, with option I all to one
-buffer, and its storage on disk does not load what it saved with PyTorch 2.6 or later.
+All clients have the same weight. SCAFFOLD of pfl 0.6.0 has a wrong sign of its control variates, in both options. It
+computes c_k from y − x; the paper (Karimireddy 2020, Algorithm 1 and equation 4) has x − y. So c_k is the negative of a
+gradient, but pfl still subtracts it: the drift is doubled and not removed. SCAFFOLD is run twice, as it is, and with c
+and c_k exchanged in the local steps, which corrects the sign.
+
+The clients' c_k are copied before they are kept. The reasons: pfl's storage in memory keeps references, with option I
+all to one buffer, and its storage on disk cannot load its own files with PyTorch 2.6 or later.
 """
 
 import sys
@@ -32,7 +33,7 @@ from pfl.model.pytorch import PyTorchModel
 
 
 class Model(Network):
-    """With the methods that pfl asks for."""
+    """The network with the methods that pfl needs."""
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(self(x), y)
@@ -43,7 +44,7 @@ class Model(Network):
 
 
 class Mended(PyTorchModel):  # type: ignore[misc]
-    """Gives the local steps c for c_k and c_k for c: they then add c_k − c, of which pfl has the opposites."""
+    """Exchanges c and c_k in the local steps: they then add c_k − c, and both have the wrong sign in pfl."""
 
     def do_multiple_epochs_of(self, *given: Any, **named: Any) -> Any:
         if "local_c" in named:
@@ -52,14 +53,14 @@ class Mended(PyTorchModel):  # type: ignore[misc]
 
 
 class Copies(InMemoryUserStateStorage):  # type: ignore[misc]
-    """Keeps what was saved, whatever becomes of the tensors afterwards."""
+    """Keeps copies, so that later changes of the tensors do not change what was saved."""
 
     def save_state(self, state: Any, user_id: str, key: str | None = None) -> None:
         super().save_state(state.apply_elementwise(torch.clone), user_id, key)
 
 
 class Client(Dataset):  # type: ignore[misc]
-    """A client's data of one round: an epoch after the other in our order."""
+    """A client's data of one round: one epoch after the other in our order."""
 
     def __init__(self, user_id: str, data: Batch, batches: list[Batch], epochs: int) -> None:
         super().__init__(tuple(torch.from_numpy(part) for part in data), user_id=user_id)
@@ -67,7 +68,7 @@ class Client(Dataset):  # type: ignore[misc]
         self._epochs = iter([Batches(batches[e * per_epoch : (e + 1) * per_epoch]) for e in range(epochs)])
 
     def iter(self, batch_size: int | None) -> Any:
-        # All at once: option I's full gradient, and the evaluation in round 1.
+        # All data at once are for option I's full gradient and for the evaluation in round 1.
         return [self.raw_data] if batch_size in (None, len(self)) else next(self._epochs)
 
 

@@ -2,13 +2,13 @@
 
     .venv/bin/python tests/benchmarks/peer_tff.py FILE.npz
 
-FILE is what peer_ours.py wrote. The algorithms are those of tff.learning.algorithms as TFF 0.87 builds them; each
-client's data set yields our batches of the round.
+FILE is the output of peer_ours.py. The algorithms are tff.learning.algorithms as TFF 0.87 builds them. Each client's
+data set gives our batches of the round.
 
-FedProx of TFF 0.87 has the sign of its term wrong: it adds μ(x − y) to the gradient, for local parameters y and global
-x (templates/proximal_client_work.py), where the gradient of μ/2 ‖y − x‖² (Li 2020, Algorithm 2) is μ(y − x), so that it
-pushes clients away from the global model. It is run as it is, and with an optimiser that adds what is missing. FedLab,
-FedJAX and pfl have the right sign.
+FedProx of TFF 0.87 has a wrong sign of its term: it adds μ(x − y) to the gradient, for local parameters y and global x
+(templates/proximal_client_work.py). The gradient of μ/2 ‖y − x‖² (Li 2020, Algorithm 2) is μ(y − x), so TFF's FedProx
+pushes clients away from the global model. It is run twice, as it is, and with an optimiser that adds the missing
+2μ(y − x). FedLab, FedJAX and pfl have the right sign.
 """
 
 import os
@@ -64,7 +64,7 @@ class Mended(optimizers.Optimizer):  # type: ignore[misc]
 
 
 def train(case: Case, make: Callable[[Any], Any]) -> Vector:
-    """Returns the global parameters after all rounds of the process that `make` builds of a model."""
+    """Returns the global parameters after all rounds of the process that `make` builds for a model."""
     model = build(case["federate.model"], case.data[case.clients[0]][0].shape[1:], 10, case["seed"])
     x, y = tf.TensorSpec([None, model.input_shape[1]], tf.float32), tf.TensorSpec([None], tf.int32)
     loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from peer_case import Batch, Case, Vector, flat
 
-# On two busy cores pfl took more than 200 s with PyTorch's default and 94 s with this.
+# On two busy cores pfl took more than 200 s with PyTorch's default, and 94 s with one thread.
 torch.set_num_threads(1)
 
 
@@ -27,7 +27,7 @@ class Network(torch.nn.Module):
 
 
 class Batches:
-    """A client's batches of a round in our order, epochs and all: one epoch of them to the peer."""
+    """A client's batches of a round in our order, of all epochs; for the peer they are one epoch."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._batches = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches]

@@ -2,22 +2,22 @@
 
     .venv/bin/python tests/benchmarks/peers.py
 
-Ours and the peer start from the same split, initial parameters, batches and settings; after three rounds of ten clients
-the global parameters are compared. Every peer runs in an environment that uv makes for it: the first time this needs
-the network and, for PyTorch, some gigabytes (UV_FIND_LINKS may name a folder with a smaller wheel). Status 1 if a row
-is not as expected. A peer that departs from its paper must be seen to differ, and to agree once mended: each
-script says what was wrong and what was done about it.
+Our rounds and the peer's start from the same split, initial parameters, batches and settings. After three rounds of ten
+clients the global parameters are compared. Every peer runs in an environment that uv makes for it. The first time, this
+needs the network and, for PyTorch, some gigabytes (UV_FIND_LINKS can name a folder with a smaller wheel). The status is
+1 if a row is not as expected. A peer that departs from its paper must differ, and must agree after it was mended. Each
+script says what was wrong and how it was mended.
 
-What has no row, because no package that installs from the index has it (looked at: TFF 0.87, Flower 1.41, FedLab 1.3,
-pfl 0.6, FedJAX 0.0.17, FedML 0.9.6, geom-median 0.1):
+Some algorithms have no row, because no package that installs from the index has them. These packages were searched: TFF
+0.87, Flower 1.41, FedLab 1.3, pfl 0.6, FedJAX 0.0.17, FedML 0.9.6, geom-median 0.1. Without a row are:
 
-- FedDyn as the paper has it: FedLab's and FedML's penalties have no gradient. The row is FedLab's, mended.
-- FedNova with momentum and a proximal term at once: the authors' own normaliser mixes up the two.
+- FedDyn as in the paper: FedLab's and FedML's penalties have no gradient. The row is FedLab's FedDyn, mended.
+- FedNova with momentum and a proximal term at once: the authors' own normaliser confuses the two.
 - SCAFFOLD and FedDyn with clients weighted by their examples, and SCAFFOLD with momentum.
 - HeteroFL; the sampling `stratified`.
-- The sampling `power_of_choice`: FedLab's draws its candidates evenly, where Cho 2022 and ours draw them by size, and
-  from a generator of its own, so that other clients would train. What follows the draw is a round of FedAvg.
-- `dp_mean`, `compressed_mean` and zeroing are TFF's own parts, and the first two draw random numbers.
+- The sampling `power_of_choice`: FedLab draws its candidates evenly, and from its own generator, so other clients would
+  train. Cho 2022 and we draw them by size. After the draw, the round is one of FedAvg.
+- `dp_mean`, `compressed_mean` and zeroing: they are TFF's own parts, and the first two draw random numbers.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 OURS = ("tff",)
-"""Run in our own environment."""
+"""Peers that run in our own environment."""
 THEIRS = ("fedjax", "fedlab", "pfl", "fedml", "flower", "geom_median")
 
 

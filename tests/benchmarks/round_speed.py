@@ -1,4 +1,4 @@
-"""Seconds per federated round: ours, stock TFF, and a hand-written TensorFlow loop, interleaved in one process.
+"""Seconds per federated round: ours, stock TFF's, and a hand-written TensorFlow loop's, in turns in one process.
 
     .venv/bin/python tests/benchmarks/round_speed.py
 
@@ -6,16 +6,16 @@ Every client holds 100 images 28x28 of 10 classes and makes one epoch of SGD in 
 
 - *ours*: a round of the step `federate` in its default runtime, with every statistic, row and log line. The rounds with
   a validation or a checkpoint are not counted.
-- *unrecorded*: the same clients' orders of visits and the same TFF computation, called for its next state only.
+- *unrecorded*: the same clients' orders of visits and the same TFF computation, called only for its next state.
 - *hand-written*: one Keras model, one `tf.function` for a batch, data in tensors, loops over clients and batches, an
-  average in NumPy. No federation, no statistics, not even a loss.
-- *stock*: `tff.learning.algorithms.build_weighted_fed_avg` with a functional model (a quarter faster than one with
-  variables) over shuffled and batched `tf.data`, made beforehand, in TFF's worker.
+  average in NumPy. It has no federation and no statistics, not even a loss.
+- *stock*: `tff.learning.algorithms.build_weighted_fed_avg` in TFF's worker. It gets a functional model (a quarter
+  faster than a model with variables) and shuffled and batched `tf.data` that were made before.
 
-All start from the same parameters. In round 1 all visit the examples in the same order and must end with the same
-parameters. Then each takes one round in turn, in rotating order. *Recording* is the part of our round spent on the rows
-of clients.csv and rounds.csv, with the Gram matrix, and on the log. The table goes to stdout, all else to stderr;
-status 1 if the variants turn out not to have done the same work.
+All variants start from the same parameters. In round 1 all visit the examples in the same order and must end with the
+same parameters. Then they take turns, one round each, in rotating order. *Recording* is the part of our round for the
+rows of clients.csv and rounds.csv, with the Gram matrix, and for the log. The table goes to stdout, everything else to
+stderr. The status is 1 if the variants did not do the same work.
 """
 
 import argparse
@@ -59,7 +59,7 @@ MAX_ROUNDS = 200
 
 @dataclass(frozen=True)
 class Goal:
-    """At most `hand` x the hand-written loop (by number of clients), at least `stock` x faster than stock TFF."""
+    """Our seconds: at most `hand` times the hand-written loop's (by number of clients), 1/`stock` of stock TFF's."""
 
     hand: dict[int, float]
     stock: float
@@ -117,15 +117,15 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Result:
-    """Of one model and number of clients."""
+    """The measurements for one model and number of clients."""
 
     model: str
     num_params: int
     num_clients: int
     seconds: dict[str, list[float]]
-    """Of each timed round, by variant."""
+    """By variant, the seconds of each timed round."""
     recording: list[float]
-    """Share of each of our rounds."""
+    """The fraction of each of our rounds that recording takes."""
 
 
 def measure(name: str, num_clients: int, least: int, seconds: float, folder: Path) -> Result:
@@ -169,12 +169,12 @@ def _check_first_round(
 
 
 def _warm_up(others: dict[str, Variant], initial: Any) -> float:
-    """Returns the seconds that a turn of all variants takes, and leaves them at the start."""
+    """Returns the seconds of one turn of all variants, and sets the variants back to the start."""
     turn = 0.0
     for name, variant in others.items():
         began = time.perf_counter()
         variant.round(2)
-        turn += (time.perf_counter() - began) * (2 if name == "unrecorded" else 1)  # ours takes about as long
+        turn += (time.perf_counter() - began) * (2 if name == "unrecorded" else 1)  # ours takes about as long as it
         variant.start(initial)
     return turn
 
@@ -184,8 +184,8 @@ def _interleave(
 ) -> tuple[dict[str, list[float]], list[float], int]:
     """Returns the seconds of each timed round by variant, our recording's shares, and our steps in a round.
 
-    Our rounds drive the others': when one has ended, each of the others takes one. The first round, which compiles, and
-    the last, which validates and saves, are not timed.
+    After each of our rounds, each of the other variants makes one. The first round compiles, and the last one validates
+    and saves: neither is timed.
     """
     timed: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
     recording: list[float] = []
@@ -214,9 +214,11 @@ def _interleave(
 
 
 def _check_last_round(found: dict[str, NDArray[np.float32]], cohort: Cohort, model: Model, initial: Any) -> None:
-    """Ours and the hand-written loop saw the same batches, stock TFF the same examples in other orders.
+    """Checks the losses after the last round.
 
-    The parameters of CNNs drift apart all the same: a last bit that turns a ReLU or a max-pool is not a last bit later.
+    Our rounds and the hand-written loop had the same batches, stock TFF the same examples in other orders. The
+    parameters of CNNs still drift apart: a last bit that switches a ReLU or a max-pool becomes a large difference. So
+    the losses are compared, not the parameters.
     """
     validate = build_validation(model, cohort.test_x, cohort.test_y)
     losses = {name: validate(params)[0] for name, params in found.items()}

@@ -1,4 +1,4 @@
-"""What round_speed.py compares our rounds with: each starts from given parameters and runs a round at a time."""
+"""The variants that round_speed.py compares with our rounds: they begin with given parameters and run single rounds."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -56,7 +56,7 @@ class Variant(Protocol):
 
 
 class Unrecorded:
-    """The product's computations, called for nothing but the next state."""
+    """The product's computations, called only for the next state."""
 
     def __init__(self, settings: Settings, cohort: Cohort, model: Model, context: Any) -> None:
         self._seed, self._clients, self._context = settings.seed, sorted(cohort.clients.items()), context
@@ -98,7 +98,7 @@ class Unrecorded:
 
 
 class HandWritten:
-    """What one writes without TFF."""
+    """A loop as one writes it without TFF."""
 
     def __init__(self, settings: Settings, cohort: Cohort, model: Model) -> None:
         self._model, self._seed = tf.keras.models.clone_model(model), settings.seed
@@ -161,7 +161,7 @@ class Stock:
                 ),
                 tff.learning.optimizers.build_sgdm(LEARNING_RATE),
             )
-        # See the end of `build_round`: without it, Keras refuses the models made before.
+        # TFF traced the model in a graph. Without this clone, Keras then refuses the models that were made before.
         tf.keras.models.clone_model(model)
 
     def start(self, params: list[NDArray[np.float32]]) -> None:

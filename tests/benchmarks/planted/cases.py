@@ -1,4 +1,4 @@
-"""The cases: which healthy run, which cause from which round on, in which clients."""
+"""The cases: which healthy run, which planted cause, from which round on, and in which clients."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from tasks.clients import Examples
 Operation = Callable[[NDArray[np.float32], NDArray[np.int32], int, np.random.Generator], Examples]
 
 ROUNDS, ONSET = 30, 16
-"""Rounds of a run, and the first with the changed settings and data."""
+"""The rounds of a run, and the first round with the changed settings and data."""
 
 BASES: dict[str, dict[str, Any]] = {
     "digits": {},
@@ -26,12 +26,12 @@ BASES: dict[str, dict[str, Any]] = {
         "data.kind": "npz",
         "federate.model": "logistic",
         "partition.min_examples": 2,
-        # At 0.05, clients of one class pull the model to and fro, and the healthy loss doubles from round to round.
+        # At 0.05, clients with one class pull the model in turn, and the healthy loss doubles from round to round.
         "federate.client.learning_rate": 0.01,
     },
     "synthetic": {"data.kind": "synthetic", "data.num_clients": 10, "federate.model": "logistic"},
 }
-"""Healthy runs by name; `partition` is set by the case."""
+"""Settings of the healthy runs by name; the case sets `partition`."""
 
 DIRICHLET = {"partition.kind": "dirichlet", "partition.alpha": 0.5}
 NATURAL = {"partition.kind": "natural"}
@@ -39,17 +39,17 @@ NATURAL = {"partition.kind": "natural"}
 
 @dataclass(frozen=True)
 class Plant:
-    """What is planted.
+    """The causes that are planted, and how.
 
     Attributes:
-        causes: names of diagnosis.json's vocabulary; empty: nothing is planted.
-        at_first: done to the data of all clients before the first round: the healthy run has them, too.
-        healthy: settings before the onset, over those of the base.
-        changed: settings from the onset on, over those.
-        of_base: settings from the onset on for one base, over all others.
-        by_client: settings from the onset on that name the planted clients, or as many others with `by_others`.
-        operation: done to the data of the planted clients, or to the others' with `to_others`.
-        share: of the clients that are planted; 0: one.
+        causes: their names in diagnosis.json; empty: nothing is planted.
+        at_first: changes the data of all clients before the first round, in the healthy run too.
+        healthy: settings before the onset; they override the base.
+        changed: settings from the onset on; they override `healthy`.
+        of_base: by base, settings from the onset on; they override all others.
+        by_client: settings from the onset on that name the planted clients; with `by_others`, as many other clients.
+        operation: changes the data of the planted clients; with `to_others`, of all other clients.
+        share: the fraction of clients that are planted; 0: one client.
     """
 
     causes: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Plant:
 
 @dataclass(frozen=True)
 class Case:
-    """One run: `plant` in the healthy run `base`, both drawn with `seed`."""
+    """One run: the plant named `plant` in the healthy run `base`; `seed` is the seed of both."""
 
     plant: str
     base: str
@@ -74,7 +74,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Names its files."""
+        """The name of the case's files."""
         return f"{self.plant}.{self.base}.{self.seed}"
 
     def healthy(self) -> dict[str, Any]:
@@ -86,29 +86,29 @@ class Case:
         return {**fixed, **division, **BASES[self.base], **PLANTS[self.plant].healthy}
 
     def clients(self, sizes: Mapping[str, int]) -> list[str]:
-        """Returns the planted clients of those with so many examples, sorted; none where the cause is of all."""
+        """Returns the planted clients, sorted, from `sizes`, their numbers of examples; none if the cause is of all."""
         plant = PLANTS[self.plant]
         return self._drawn(sizes)[0] if plant.operation or plant.by_client else []
 
     @property
     def changes_data(self) -> bool:
-        """Whether the planted clients are those whose data an operation changes."""
+        """Whether an operation changes the data of the planted clients."""
         plant = PLANTS[self.plant]
         return plant.operation is not None and not plant.to_others
 
     @property
     def changes_updates(self) -> bool:
-        """Whether the planted clients are those that send something else than their training gives."""
+        """Whether the planted clients send another update than their training gives."""
         plant = PLANTS[self.plant]
         return plant.by_client is not None and plant.causes == _FAULTY
 
     def onset(
         self, sizes: Mapping[str, int], taking_part: Sequence[Collection[str]], unchanged: Collection[str] = ()
     ) -> int | None:
-        """Returns the first round with something planted in it, None if there is none.
+        """Returns the first round with something planted in it, or None if there is none.
 
-        Where data or settings of some clients were changed, it is the first from ONSET on in which one takes part;
-        those in `unchanged` were drawn, and have the data that they had.
+        If the data or settings of some clients were changed, it is the first round from ONSET on in which one of them
+        takes part. The clients in `unchanged` were drawn, but the operation left their data as they were.
         """
         plant = PLANTS[self.plant]
         if not plant.causes:
@@ -125,7 +125,7 @@ class Case:
         return next((number for number, clients in rounds if number >= ONSET and touched & set(clients)), None)
 
     def without(self) -> dict[str, "Case"]:
-        """Returns for each cause of a pair the case without it."""
+        """Returns the case without each cause of a pair, by that cause."""
         causes = PLANTS[self.plant].causes if self.plant in PAIRS else ()
         return {cause: Case(f"{self.plant}-{cause}", self.base, self.seed) for cause in causes}
 
@@ -136,10 +136,10 @@ class Case:
         return {**self.healthy(), **plant.changed, **told, **plant.of_base.get(self.base, {})}
 
     def _drawn(self, sizes: Mapping[str, int]) -> tuple[list[str], list[str]]:
-        """The planted clients, and as many others if some are to be changed.
+        """Returns the planted clients, and as many others with `by_others`.
 
-        All are of those with at least half the mean number of examples, or the largest if these are too few: an update
-        with 1 % of the weight does no harm, whatever is in it.
+        They are drawn from the clients with at least half the mean number of examples. If there are too few, they are
+        the largest clients. The reason: an update with 1 % of the weight does no harm, whatever it holds.
         """
         plant = PLANTS[self.plant]
         num = max(1, round(plant.share * len(sizes)))
@@ -156,7 +156,7 @@ def _flip(x: NDArray[np.float32], y: NDArray[np.int32], classes: int, _: np.rand
 
 
 def _noise(x: NDArray[np.float32], y: NDArray[np.int32], _: int, rng: np.random.Generator) -> Examples:
-    """Three times as wide as the features: noise as wide as they is learnt by heart before anybody sees it."""
+    """Noise with three times the sd of the features: with the same sd, it is memorised before the loss shows it."""
     return (x.mean() + 3 * x.std() * rng.standard_normal(x.shape)).astype(np.float32), y
 
 
@@ -174,7 +174,7 @@ def _few(x: NDArray[np.float32], y: NDArray[np.int32], _: int, rng: np.random.Ge
 
 
 def _few_and_doubtful(x: NDArray[np.float32], y: NDArray[np.int32], classes: int, rng: np.random.Generator) -> Examples:
-    """20 examples, of which three in ten get any label: what can be learnt of them by heart only."""
+    """20 examples, of which 30 % get a random label, so that they can only be memorised."""
     kept = np.sort(rng.permutation(len(y))[:20])
     labels, doubtful = y[kept].copy(), rng.random(len(kept)) < 0.3
     labels[doubtful] = rng.integers(0, classes, int(doubtful.sum()))
@@ -199,16 +199,16 @@ def _narrow(clients: list[str]) -> dict[str, Any]:
 
 _RATE, _SERVER_RATE = "federate.client.learning_rate", "federate.server_optimizer.learning_rate"
 _FAST, _FASTER, _SERVER = {_RATE: 0.8}, {_RATE: 0.5}, {_SERVER_RATE: 4.0}
-"""Of 0.05, 0.05 and 1. In a pair, with a rate at which the loss explodes, nothing else that is planted would matter."""
+"""Instead of 0.05, 0.05 and 1. Pairs have a lower rate: if the loss exploded, their other cause would not matter."""
 _FAST_LINEAR = {"digits_logistic": {_RATE: 15.0}, "synthetic": {_RATE: 1.5}}
 _FASTER_LINEAR = {"digits_logistic": {_RATE: 5.0}}
 _SERVER_LINEAR = {"digits_logistic": {_SERVER_RATE: 10.0}, "synthetic": {_SERVER_RATE: 30.0}}
-"""At lower rates these linear models only learn faster."""
+"""With lower rates, these linear models only learn faster."""
 _TWO_CLASSES = {"partition.kind": "classes", "partition.classes_per_client": 2}
 _ONE_CLASS = {"partition.kind": "classes", "partition.classes_per_client": 1}
 _DECAYING = {"federate.client.learning_rate": 0.1, "federate.client.weight_decay": 0.02}
-"""With weight decay a client forgets the classes it lacks in every round. Without, it stops once it knows its own, and
-the mean of such clients is hardly worse."""
+"""With weight decay, a client forgets in every round the classes that it lacks. Without it, a client stops moving when
+it knows its own classes, and the mean of such clients is hardly worse."""
 _FAULTY = ("faulty_clients",)
 
 PLANTS: dict[str, Plant] = {
@@ -228,7 +228,7 @@ PLANTS: dict[str, Plant] = {
     "server_rate": Plant(("server_learning_rate",), changed=_SERVER, of_base=_SERVER_LINEAR),
     "width": Plant(("architecture_variation",), by_client=_narrow, share=0.5),
     "shift": Plant(("feature_shift",), operation=_invert, share=0.3),
-    # 3 clients, since the mean of 10 that learnt by heart is better than each of them.
+    # 3 clients, because the mean of 10 overfitted models is better than each of them.
     "overfit": Plant(
         ("overfitting",),
         at_first=_few_and_doubtful,
@@ -284,7 +284,7 @@ _FAST_OR_SERVER = {"client_learning_rate", "server_learning_rate"}
 
 
 def _without(plant: Plant, cause: str) -> Plant:
-    """The pair `plant` without one of its causes."""
+    """Returns the pair `plant` without one of its causes."""
     (other,) = [name for name in plant.causes if name != cause]
     if cause in _FAST_OR_SERVER:
         return replace(plant, causes=(other,), changed={}, of_base={})
@@ -294,21 +294,22 @@ def _without(plant: Plant, cause: str) -> Plant:
 
 
 PLANTS |= {f"{name}-{cause}": _without(PLANTS[name], cause) for name in PAIRS for cause in PLANTS[name].causes}
-"""Each pair without one of its causes, too: what the loss is beside it says whether that cause raised it."""
+"""Plus each pair without one of its causes. The difference of the two losses shows if that cause raised the loss."""
 
 _NO_WIDTH = ("width", "width_flip")
 _OF_DIVISION = ("label_skew", "work", "quantity_skew")
 _NO_OVERFIT = ("digits_part", "synthetic")
-"""The first would be the run of `digits`, with 3 clients; of the second, longer local work makes the model better."""
+"""The bases without `overfit`: with its 3 clients, `digits_part` would be the run of `digits`; in `synthetic`, longer
+local work makes the model better."""
 
 
 _OF_FEATURES = ("shift", "shift_client_rate", "shift_server_rate")
-"""Not of the synthetic data, whose clients differ in their features and labelling by construction and hold one or two
-classes: who has not seen their data before cannot tell features that moved from labels that are wrong."""
+"""The plants that `synthetic` does not get. Its clients differ in features and labelling by construction, and hold one
+or two classes. So without earlier data, shifted features cannot be distinguished from wrong labels."""
 
 
 def cases(seeds: list[int]) -> list[Case]:
-    """Returns all cases, those of one healthy run after each other."""
+    """Returns all cases; the cases of one healthy run follow each other."""
     found = []
     for seed in seeds:
         for base in BASES:
@@ -327,7 +328,7 @@ def cases(seeds: list[int]) -> list[Case]:
                 if (base == "synthetic") != (plant == "none") and plant.startswith("none"):
                     continue
                 found.append(Case(plant, base, seed))
-    # The healthy runs are shared: those with the same settings and data stand together.
+    # Cases share a healthy run if its settings and data are the same, so such cases follow each other.
     return sorted(found, key=_healthy_run)
 
 

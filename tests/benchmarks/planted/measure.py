@@ -1,4 +1,4 @@
-"""Diagnoses a planted workspace and holds the answer against the truth: one row of the benchmark."""
+"""Diagnoses a planted workspace and compares the answer with the truth: one row of the benchmark."""
 
 import math
 import time
@@ -23,17 +23,22 @@ from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.settings import Settings
 
 REAL, ABOVE, OWN = 0.1, 0.05, 0.5
-"""What counts as a rise: val_loss or train_loss whose mean of ln(loss / the twin's) from the onset on is at least REAL,
-and whose mean over the 8 rounds from the onset on is at least exp(ABOVE) times that of the 3 rounds before it; or a
-planted client whose own loss before its local work is at least exp(OWN) times what it was; or a failed client."""
+"""In units of ln(loss). A rise is one of three:
+
+1. val_loss or train_loss, if (a) the mean of ln(loss / the twin's loss) from ONSET on is at least REAL, and (b) the
+   mean loss of the 8 rounds from ONSET on is at least exp(ABOVE) times the mean loss of the 3 rounds before.
+2. A planted client's own loss before its local work, if it is at least exp(OWN) times its earlier one.
+3. A failed client.
+"""
 
 _FIRST_TESTED = 8
+"""The first round after which the detection is tested live."""
 _WORST = 1e6
-"""In place of a loss that is not finite, so that the mean of the logarithms is."""
+"""The loss that is used if a loss is not finite, so that the mean of the logarithms is finite."""
 
 
 def measure(case: Case, planted: Planted, workspace: Path, cache: ComputationCache) -> dict[str, Any]:
-    """Returns what score.py counts; the cases of one process share the `cache` of computations."""
+    """Returns the numbers that score.py counts; the cases of one process share the `cache` of computations."""
     rounds = read_rounds(workspace / "reports/rounds.csv")
     clients = read_clients(workspace / "reports/clients.csv")
     gaps = {name: gap(_from_onset(planted.lines, name), _from_onset(planted.twin, name)) for name in rounds.losses}
@@ -81,7 +86,7 @@ def measure(case: Case, planted: Planted, workspace: Path, cache: ComputationCac
 
 
 def _harmful(cause: str, planted: Planted) -> bool:
-    """Whether one of two planted causes raised the loss beside the other: by REAL over the same run without it."""
+    """Returns whether a cause of a pair raised the loss: by at least REAL over the same run without the cause."""
     if cause not in planted.without:
         return True
     return any(
@@ -94,7 +99,7 @@ _OWN_WINDOW = 3
 
 
 def _own_rise(log: ClientLog, client: str, onset: int | None) -> float:
-    """Returns ln of the mean of the client's first 3 losses from the onset on over that of its last 3 before it."""
+    """Returns ln of the ratio of two means: a client's first 3 losses from `onset` on over its last 3 before ONSET."""
     rows = log.of(client) & ~np.isnan(log.signals["loss_before"])
     rounds, losses = log.rounds[rows], log.signals["loss_before"][rows]
     after = [_finite(loss) for loss in losses[rounds >= (onset or ONSET)][:_OWN_WINDOW]]
@@ -103,7 +108,7 @@ def _own_rise(log: ClientLog, client: str, onset: int | None) -> float:
 
 
 def _above(losses: Sequence[float]) -> float:
-    """Returns ln of the mean of the 8 rounds from the onset on over that of the 3 (known) rounds before it."""
+    """Returns ln of the ratio of two means: the losses of the 8 rounds from ONSET on over the last 3 known before."""
     after = [_finite(loss) for loss in losses[ONSET - 1 : ONSET + 7] if not _missing(loss)]
     before = [_finite(loss) for loss in losses[: ONSET - 1] if not _missing(loss)][-3:]
     return float(np.log(np.mean(after) / np.mean(before))) if after and before else -math.inf
@@ -118,7 +123,7 @@ def _finite(loss: float) -> float:
 
 
 def gap(losses: Sequence[float], twin: Sequence[float]) -> float:
-    """Returns the mean over the rounds of ln(loss / the twin's loss); what is missing or beyond 1e6 counts as 1e6."""
+    """Returns the mean over the rounds of ln(loss / the twin's loss). A loss that is missing or over 1e6 is 1e6."""
     return float(np.mean([_log(a) - _log(b) for a, b in zip_longest(losses, twin)]))
 
 
@@ -134,7 +139,7 @@ def _from_onset(lines: Sequence[RoundLine], name: str) -> list[float]:
 def _taken_back(
     remedy: dict[str, Any], planted: Planted, workspace: Path, gaps: dict[str, float], cache: ComputationCache
 ) -> float | None:
-    """The share of the gap that the remedy's settings close from the onset on; None if they cannot be run."""
+    """Returns the fraction of the gap that the remedy's settings close from ONSET on; None if the gap is below REAL."""
     name = "val_loss" if gaps["val_loss"] >= REAL else "train_loss"
     if gaps[name] < REAL:
         return None
@@ -148,10 +153,10 @@ def _taken_back(
 
 
 def _live(rounds: RoundLog, clients: ClientLog, settings: Settings, onset: int) -> dict[str, int | None]:
-    """Tests the log as it stood after each round; returns when a rise was first seen, and its onset."""
+    """Tests the log after each round, as in a live run; returns the round that first shows a rise, and its onset."""
     for now in range(_FIRST_TESTED, int(rounds.rounds[-1]) + 1):
         rise = observe(*_cut(rounds, clients, now), settings.diagnose.significance).rise
-        # A false alarm before the onset is counted as a claim elsewhere, and hides no later one here.
+        # A false alarm before the onset is counted elsewhere as a claim. Here it must not hide a later alarm.
         if rise.detected and (rise.until or 0) >= onset:
             return {"round": now, "onset": rise.round, "alarm": rise.alarm}
     return {"round": None, "onset": None, "alarm": None}

@@ -1,4 +1,4 @@
-"""Plants a cause: the rounds of a healthy run, and from the onset on those of the changed one."""
+"""Plants a cause: the rounds of a healthy run before the onset, and then the rounds of the changed run."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from tasks.settings import Settings, parse
 
 PHASE = Phase("federate", 1, ROUNDS)
 CHEST_EXAMPLES = 1500
-"""Of the chest X-rays: 1200 to train on and 300 held out."""
+"""Chest X-rays that are used: 1200 for training and 300 held out."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Healthy:
 
 @dataclass(frozen=True)
 class Planted:
-    """A run with a cause in it; the same rounds of the healthy run, `twin`, and `without` each of two causes."""
+    """A run with a planted cause.
+
+    `twin` are the same rounds of the healthy run. `without` are those of a pair without each of its causes, by cause.
+    """
 
     settings: Settings
     clients: list[str]
@@ -76,7 +79,7 @@ class Planter:
         clients = [client for client in clients if client not in same]
         cohort, model, runner = self._runner(settings, workspace)
         fresh = runner.fresh()
-        # What a run writes down as it begins is of the data that it begins with.
+        # A run writes the digest of its data when it begins, so it is the digest of the data before the onset.
         begun = cohort_of(healthy.settings, healthy.folder).digest
         identity = {**identity_of(settings, cohort, model, PHASE), "data": begun}
         checkpoints = Checkpoints(checkpoints_of(workspace, PHASE.name), identity)
@@ -151,7 +154,7 @@ class Planter:
             preprocess(settings, workspace)
         else:
             shutil.copytree(healthy.folder / CLIENTS, workspace / CLIENTS)
-        # The division would tell which clients' data were changed since.
+        # The partition would show which clients' data were changed later.
         shutil.rmtree(workspace / "data/partition", ignore_errors=True)
         if plant.operation is not None:
             known = _sizes(workspace / CLIENTS)
@@ -162,7 +165,7 @@ class Planter:
         cohort = cohort_of(settings, folder)
         model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
         federate = settings.model_dump(mode="json")["federate"]
-        # What comes with each client's input, or is the host's business: the computations are the same.
+        # These settings come with each client's input or act on the host, so the computations are the same.
         for name in ("rounds", "local_work", "exclude"):
             del federate[name]
         del federate["client"]["learning_rate"], federate["faults"]["clients"]
@@ -178,7 +181,7 @@ def _sizes(root: Path) -> dict[str, int]:
 
 
 def _unchanged(before: Path, after: Path, clients: list[str]) -> list[str]:
-    """The clients whose data an operation left as they were: turned round, the label in the middle stays."""
+    """Returns the clients whose data the operation did not change: reversing the labels keeps the middle label."""
     return [
         client
         for client in clients

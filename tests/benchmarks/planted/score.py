@@ -1,4 +1,4 @@
-"""`python tests/benchmarks/planted/score.py OUT`: confusion matrix and rates of what suite.py found, in Markdown."""
+"""`python tests/benchmarks/planted/score.py OUT`: confusion matrix and rates of suite.py's results, in Markdown."""
 
 import argparse
 import json
@@ -12,14 +12,14 @@ import numpy as np
 
 Result = Mapping[str, Any]
 Rate = tuple[int, int]
-"""How many of how many."""
+"""(hits, cases)."""
 
 _Z = 1.959964
-"""Of a 95 % interval."""
+"""Standard deviations on each side of a normal 95 % interval."""
 
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a rate (Wilson 1927); 0 to 1 where nothing was counted."""
+    """Returns the 95 % interval of a rate (Wilson 1927); 0 to 1 if there are no cases."""
     if not of:
         return 0.0, 1.0
     rate, z2 = hits / of, _Z**2
@@ -29,7 +29,7 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
 
 
 def confusion(results: Iterable[Result]) -> dict[str, Counter[str]]:
-    """Returns for each planted cause (pairs joined by +, `none` for nothing) how often which cause was named first."""
+    """Returns how often each cause was named first, by planted cause (a pair is joined by +, `none` is nothing)."""
     found: dict[str, Counter[str]] = {}
     for one in results:
         found.setdefault(_planted(one), Counter())[_first(one)] += 1
@@ -37,9 +37,10 @@ def confusion(results: Iterable[Result]) -> dict[str, Counter[str]]:
 
 
 def rates(results: Sequence[Result]) -> dict[str, Rate]:
-    """Returns the goals that are rates; planted causes that raised no loss count in none of them.
+    """Returns the goals that are rates.
 
-    A pair counts where each of the two raised it beside the other.
+    A run whose planted cause raised no loss counts only in the honest clients called faulty. A pair counts only if each
+    of its two causes raised the loss.
     """
     rose = [one for one in results if one["planted"] and one["rose"]]
     single = [one for one in rose if len(one["planted"]) == 1]
@@ -72,7 +73,7 @@ def rates(results: Sequence[Result]) -> dict[str, Rate]:
 
 
 def delays(results: Iterable[Result]) -> list[float]:
-    """Returns the rounds from onset to detection, live: 1 where the onset's own round shows it, infinite for never.
+    """Returns the rounds from onset to detection, live: 1 if the round of the onset shows it, infinite for never.
 
     A detection before the onset is a false alarm and counts as never.
     """
@@ -177,7 +178,7 @@ def _quantiles(values: Sequence[float]) -> list[str]:
     if not values:
         return ["", "", "0"]
     ordered = np.sort(values)
-    # The nearest rank: between a number and infinity there is nothing to interpolate.
+    # The nearest rank, because nothing can be interpolated between a number and infinity.
     shown = [f"{ordered[math.ceil(share * len(ordered)) - 1]:.3g}" for share in (0.5, 0.95)]
     return [*shown, str(len(values))]
 

@@ -1,7 +1,7 @@
-"""`python tests/benchmarks/planted/suite.py OUT`: plants causes in healthy runs, and asks the diagnosis for them.
+"""`python tests/benchmarks/planted/suite.py OUT`: plants causes in healthy runs, and diagnoses these runs.
 
-OUT/<case>/workspace is the run as the diagnosis sees it, OUT/<case>/truth.json what was planted, and
-OUT/results/<case>.json what came out. A case with a result is skipped. score.py prints the figures.
+OUT/<case>/workspace is the run that is diagnosed, OUT/<case>/truth.json says what was planted, and
+OUT/results/<case>.json has the result. A case with a result is skipped. score.py prints the figures.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> int:
         ]
         return max(part.wait() for part in parts)
     part, of = map(int, given.part.split("/"))
-    # Whole stretches, so that the cases of one healthy run stay together.
+    # Each process gets a continuous part, so that the cases of one healthy run stay together.
     mine = chosen[len(chosen) * part // of : len(chosen) * (part + 1) // of]
     return _run([case for case in mine if not _result(given.out, case).is_file()], given.out, given.chest, part)
 
