@@ -27,7 +27,7 @@ _WATCH = '"$@" </dev/null & read -r end; kill -9 $!; wait $!'
 _START_SECONDS = 60.0
 """Most seconds until the worker answers."""
 _CHANNEL = {
-    "grpc.enable_http_proxy": 0,  # or gRPC sends the calls of 127.0.0.1 to a proxy that the environment names
+    "grpc.enable_http_proxy": 0,  # or gRPC sends the calls to 127.0.0.1 to a proxy that the environment names
     "grpc.max_receive_message_length": -1,
     "grpc.max_send_message_length": -1,
 }

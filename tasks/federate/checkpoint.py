@@ -109,7 +109,7 @@ class Checkpoints:
         saved = _read_run(folder / "run.json")
         if saved != run:
             if _saved(folder) and not (saved or {}).get("finished"):
-                _log.info("%s begins anew: its checkpoints are of other settings, data, code or models", folder.name)
+                _log.info("%s begins again: its checkpoints are of other settings, data, code or models", folder.name)
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(folder / "run.json", run)

@@ -67,7 +67,7 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
     if dead:
         _log.warning(
             "federate.model %s: %s begin at zero and have a gradient of zero, so no round changes them: leave their "
-            "first values to Keras's initialisers, or the model may stay at chance",
+            "first values to Keras's initialisers, or the model can stay at chance",
             name,
             ", ".join(dead),
         )
@@ -96,7 +96,7 @@ def _check_ids(name: str, what: str, size: int | None, cohort: Cohort) -> None:
         )
     if (cohort.test_x != np.floor(cohort.test_x)).any():
         raise SettingsError(
-            f"federate.model {name} must get whole numbers, for its {what} takes nothing else, got fractions in the "
+            f"federate.model {name} must get whole numbers, because its {what} takes only these, got fractions in the "
             "hold-out data"
         )
     if size is not None and (cohort.test_x.min() < 0 or cohort.test_x.max() >= size):

@@ -88,7 +88,7 @@ def multi_krum(updates: Updates, weights: Vector, num_faulty: int, num_selected:
     num = len(updates)
     if num < 2 * num_faulty + 3:
         _log.warning(
-            "%d updates are left: fewer than 2 * num_faulty + 3 = %d, Krum may select one of the faulty",
+            "%d updates are left: fewer than 2 * num_faulty + 3 = %d, so Krum can select a faulty client",
             num,
             2 * num_faulty + 3,
         )

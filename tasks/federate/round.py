@@ -1,6 +1,6 @@
 """One federated round in TFF: broadcast, local updates, aggregation, server optimiser.
 
-The whole round, and the file of each step. Where no file is named, the step is in this one.
+The whole round, and the file of each step. A step without a file is in this file.
 
 1. tasks/federate/loop.py runs the rounds of a phase, one after the other: `Loop.run` calls `Runner.step`.
 2. tasks/federate/runner.py draws the clients (tasks/federate/schedule.py). It makes each client's input: the order of
@@ -80,7 +80,7 @@ def build_round(
             The rejected alternative is to gather them by TFF's aggregation. It would copy them K times, which takes
             seconds for 100 clients of 230,000 parameters.
         optimizer: a `tff.learning.optimizers.Optimizer` of the server.
-        masked: whether the state has a pruning mask. Clients and server keep the parameters at zero where it is zero.
+        masked: whether the state has a pruning mask. Clients and server keep a parameter at zero if its mask is zero.
     """
     parts = _Parts(architectures, training, optimizer, masked)
     build = _build_summing if isinstance(aggregator, tff.aggregators.WeightedAggregationFactory) else _build_gathering

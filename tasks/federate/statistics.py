@@ -36,7 +36,7 @@ class UpdateStatistics:
     norm: Vector
     """‖Δ_k‖, in units of the parameters."""
     cosine: Vector
-    """cos(Δ_k, Δ̄); NaN where either is zero."""
+    """cos(Δ_k, Δ̄); NaN if either is zero."""
     cosine_robust: Vector
     """Cosine to the geometric median of the updates. A minority of clients cannot move it far, unlike the mean."""
     distance: Vector

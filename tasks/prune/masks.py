@@ -51,7 +51,7 @@ class PruningMasks:
         return mask
 
     def layers(self, params: NDArray[np.float32]) -> dict[str, dict[str, float]]:
-        """Returns each pruned layer's `sparsity` (fraction of zeros in its kernels) and `weights` (entries of them)."""
+        """Returns each pruned layer's `sparsity` (fraction of zeros in its kernels) and `weights` (their entries)."""
         entries = defaultdict(list)
         for kernel in self._kernels:
             entries[kernel.layer].append(params[kernel.begin : kernel.end])

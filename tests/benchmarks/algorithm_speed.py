@@ -154,7 +154,7 @@ def main() -> None:
     """Prints the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds of each kind (default 9)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS[1:], default=KINDS[1:], help="beside FedAvg")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS[1:], default=KINDS[1:], help="kinds to compare with FedAvg")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds must be >= 1")

@@ -54,7 +54,7 @@ class MendedFedDynServer(FedDynServerHandler):  # type: ignore[misc]
 
     def global_update(self, buffer: list[list[torch.Tensor]]) -> None:
         before = self.model_parameters
-        # FedLab subtracts θ once. The other K − 1 times are done here before.
+        # FedLab subtracts θ from the sum once instead of K times. Here h gets the missing K − 1 times.
         self.h = self.h + self.alpha / self.num_clients * (len(buffer) - 1) * before
         super().global_update(buffer)
 

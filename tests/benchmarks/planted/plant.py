@@ -46,7 +46,7 @@ class Healthy:
 class Planted:
     """A run with a planted cause.
 
-    `twin` are the same rounds of the healthy run. `without` are those of a pair without each of its causes, by cause.
+    `twin` are the same rounds of the healthy run. `without` has, by cause of a pair, the rounds without that cause.
     """
 
     settings: Settings
