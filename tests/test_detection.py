@@ -65,9 +65,9 @@ def curve(
     height: float = 0,
     additive: bool = False,
 ) -> np.ndarray:
-    """Losses (n,): noise in proportion to the loss, a rise of `height` times the noise's sd from 60 % of the rounds on.
+    """Returns losses (n,) with a rise of `height` standard deviations of the noise, from 60 % of the rounds on.
 
-    `additive`: noise of one size for the whole curve instead, that of the last level.
+    The noise is proportional to the level. With `additive` it has the same size everywhere: the size at the last level.
     """
     m, e = level(shape, n), draw_noise(rng, law, n)
     if additive:
@@ -85,7 +85,7 @@ def claims(draw: partial[np.ndarray], count: int, significance: float = ALPHA) -
 
 
 def most(count: int, rate: float) -> int:
-    """The largest number of events that `rate` explains with probability 0.999."""
+    """Returns the 0.999 quantile of the number of events among `count` with the probability `rate` each."""
     return int(binom.ppf(0.999, count, rate))
 
 
@@ -95,7 +95,7 @@ def least(count: int, rate: float) -> int:
 
 @pytest.mark.parametrize(("law", "rate"), [("gauss", 0.01), ("t5", 0.01), ("skewed", 0.022), ("ar0.5", 0.014)])
 def test_noise_alone_is_seldom_a_rise(law: str, rate: float) -> None:
-    """The rates of the docstring up to 60 rounds, or the nominal one where they stay below it."""
+    """The rates are the measured ones up to 60 rounds, or the significance if that is larger."""
     rng = np.random.default_rng(11)
     draws = [partial(curve, rng, n, shape, law) for n in (10, 30, 60) for shape in ("flat", "exponential", "power")]
     assert sum(len(claims(draw, 40)) for draw in draws) <= most(360, rate)
@@ -126,7 +126,7 @@ def test_false_alarms_follow_the_significance() -> None:
 def test_planted_rise_is_found_from_its_round(
     law: str, kind: str, height: float, n: int, rate: float, late: int
 ) -> None:
-    """`rate` and `late`, the 0.95 quantile of the delay, as measured on 800 other curves (the docstring's table)."""
+    """`rate`: share of the curves in which the rise is found; `late`: the 0.95 quantile of the delay, in rounds."""
     rng = np.random.default_rng(13)
     increases = [
         increase
@@ -176,7 +176,7 @@ def test_one_outlier_within_the_noise_is_no_rise() -> None:
 
 
 def test_rise_in_a_descent_that_goes_on_is_found() -> None:
-    """Three rounds in which the loss doubles, in a curve that falls before and after, without a plateau."""
+    """The loss doubles for three rounds in a curve that falls before and after them, without a plateau."""
     rng = np.random.default_rng(17)
     losses = np.exp(-np.arange(30) / 10 + 0.02 * rng.standard_normal(30))
     losses[17:20] *= 2
@@ -247,7 +247,7 @@ def test_climb_into_infinity_begins_with_the_climb() -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_model_that_breaks_down_and_stays_so_does_not_date_its_rise_before_it(seed: int) -> None:
-    """It answers at random, with the loss ln 10 again and again, beside which the noise before looks like a rise."""
+    """The broken model guesses, so the loss stays at ln 10. Next to that, the noise before looks like a rise."""
     rng = np.random.default_rng(seed)
     before = 0.5 * np.exp(-0.05 * np.arange(15) + 0.12 * rng.standard_normal(15))
     after = np.log(10) + 0.001 * rng.standard_normal(13)
@@ -287,7 +287,7 @@ def test_live_calls_find_a_step_within_two_rounds() -> None:
 
 
 def test_noise_of_independent_gaussian_losses() -> None:
-    # sd 1 and correlation 0; 0.3 weighs 6 of 4,006 losses. Error of the sd below 10 %, of the correlation below 0.15.
+    # sd 1, correlation 0; the prior 0.3 has the weight of 6 of 4,006 losses.
     found = noise_of(np.random.default_rng(24).standard_normal(4000))
     assert found.correlation < 0.15
     assert found.sd == pytest.approx(1, rel=0.15)
@@ -313,13 +313,13 @@ def test_critical_height_is_where_the_p_value_reaches_the_significance() -> None
 
 
 def test_least_rise_is_that_of_the_most_sensitive_pair() -> None:
-    # Of 99 maxima, 4 are above 95: the probability (1 + 4) / 100. Each kind of pair has half of the significance.
+    # 4 of the 99 maxima are above 95: probability (1 + 4) / 100. Each kind of pair has half of the significance.
     maxima = np.arange(1.0, 100), np.arange(1.0, 100) / 10
     location: dict[Pair, float] = {(4, 8, "mean"): 6.0, (2, 8, "mean"): 7.0, (4, 8, "upper"): -900.0}
     law = Null(location, dict.fromkeys(location, 0.5), maxima)
     assert law.critical(0.1, beside=False) == 95
     assert law.least_rise(0.1, sd=2.0, scale=0.25) == pytest.approx((6 + 95 * 0.5) * 0.25)
-    # Beside a split, a rise of r is t = r / (sd · √(1/4 + 1/8)) with 4 + 8 - 2 + 3 degrees of freedom.
+    # For `beside`, a rise of r gives t = r / (sd · √(1/4 + 1/8)) with 4 + 8 - 2 + 3 degrees of freedom.
     law = Null(location | {(4, 8, "beside"): 0.5}, dict.fromkeys([*location, (4, 8, "beside")], 0.5), maxima)
     rise = law.least_rise(0.1, sd=2.0, scale=0.25)
     t = np.array([rise / (2 * np.sqrt(1 / 4 + 1 / 8))])
@@ -328,10 +328,10 @@ def test_least_rise_is_that_of_the_most_sensitive_pair() -> None:
 
 @pytest.mark.parametrize("n", [8, 13, 40])
 def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
-    """Student's t of the two windows, with 3 degrees of freedom of the curve's own noise, one split at a time."""
+    """Student's t of the two windows, one split at a time. The noise of the curve has 3 degrees of freedom."""
     z = np.random.default_rng(n).standard_normal(n) + 100
     scale = 0.4
-    sd = scale / (0.3247 * np.sqrt(6))  # of independent noise with these second differences
+    sd = scale / (0.3247 * np.sqrt(6))  # sd of independent noise with this scale of the second differences
     seen = 0
     for (a, b, _), first, found in beside(z[None, :], np.array([scale])):
         for k, value in enumerate(found[0]):
@@ -352,7 +352,7 @@ def test_statistic_over_the_least_level_before_a_split_is_that_of_the_slow_refer
         assert len(found[0]) == n - a - first + 1
         for split, value in enumerate(found[0], start=first):
             after = z[split : split + a]
-            # The (a/4 + 1)-th largest is the upper quartile.
+            # The upper quartile is the (a/4 + 1)-th largest.
             high = after.mean() if level == "mean" else np.sort(after)[-a // 4 - 1]
             lowest = min(z[begin : begin + b].mean() for begin in range(split - b + 1))
             assert value == pytest.approx((high - lowest) / scale, abs=1e-9)
@@ -361,16 +361,16 @@ def test_statistic_over_the_least_level_before_a_split_is_that_of_the_slow_refer
 
 
 def test_null_law_of_more_than_32_losses_is_that_of_the_next_multiple_of_8() -> None:
-    # Computed once, so it is the same object; fewer losses than there are would make noise look rarer than it is.
+    # Cached, so it is the same object. Rounding N down instead would make large noise look too rare.
     assert null_law(33, 0.3, 0.01) is null_law(39, 0.3, 0.01) is null_law(40, 0.3, 0.01)
     assert null_law(32, 0.3, 0.01) is not null_law(33, 0.3, 0.01)
 
 
-# The parts of a rise, by hand
+# Dates of a rise, with cells made by hand
 
 
 def cells_of(*windows: tuple[int, int, int]) -> Cells:
-    """Cells of (split, after, before)."""
+    """Returns cells with the given (split, after, before) and height 1."""
     split, after, before = (np.array(column) for column in zip(*windows, strict=True))
     return Cells(np.ones(len(windows)), split, after, before, np.zeros(len(windows), bool))
 
@@ -380,7 +380,7 @@ def cells_of(*windows: tuple[int, int, int]) -> Cells:
     [((16, 20), 16), ((15, 20), 20), ((13, 16, 20), 13), ((12, 16, 20), 12), ((11, 16, 20), 16), ((20,), 20)],
 )
 def test_alarms_with_at_most_three_losses_between_them_are_one_rise(ends: tuple[int, ...], first: int) -> None:
-    # A clear step at index 9: every beginning of the curve from 11 losses on raises an alarm by itself.
+    # A clear step at index 9: the first n losses alone raise an alarm for every n from 11 on.
     z = 0.01 * np.random.default_rng(0).standard_normal(20) + 5 * (np.arange(20) >= 9)
     cells = cells_of(*((end - 2, 2, 4) for end in ends))
     found = first_alarm(z, cells, np.ones(len(ends)), len(ends) - 1, ALPHA)
@@ -396,8 +396,8 @@ def test_cell_that_is_not_claimed_begins_no_rise() -> None:
 @pytest.mark.parametrize(
     ("climb", "onset"),
     [
-        # Before a spike at index 12. One by one above 1 sd; the mean of n against 3 · √(1/n + 1/4): 3.35, 2.60, 2.29,
-        # and 2.12 for all four.
+        # Losses before a spike at index 12. Each must be above 1 sd, and the mean of the last n above
+        # 3 · √(1/n + 1/4): 3.35, 2.60, 2.29 and 2.12 for n = 1 to 4.
         ((2.5, 2.5, 2.5, 2.5), 8),
         ((2.0, 2.0, 2.0, 2.0), 12),
         ((0.0, 2.5, 2.5, 2.5), 9),
@@ -412,14 +412,14 @@ def test_losses_clearly_above_the_level_before_a_spike_belong_to_its_rise(climb:
 
 
 def test_losses_of_the_best_level_belong_to_no_rise() -> None:
-    # The level is the mean of the four losses from index 4 on, -1.2; the last of them is 2.4 sd above it.
+    # The level is -1.2, the mean of the four losses from index 4 on. The last of these is 2.4 sd above it.
     z = np.array([5.0] * 4 + [-2, -2, -2, 1.2] + [1.5] * 4 + [100])
     assert onset_of(z, cells_of((12, 1, 4)), 0, 1.0) == 8
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_onset_is_the_least_squares_change_point_of_the_slow_reference(seed: int) -> None:
-    """Every step and every line that leaves the level, fitted one by one; a rise of 0.3 per loss, or of nothing."""
+    """Fits every step and every line that leaves the level, one by one, to curves that rise by 0, 0.3 or 0.6 a loss."""
     rng = np.random.default_rng([30, seed])
     split, after, before = 9, int(rng.integers(1, 5)), int(rng.integers(2, 5))
     z = 0.1 * rng.standard_normal(split + after) + 0.3 * (seed % 3) * np.maximum(0, np.arange(split + after) - 7)
@@ -444,12 +444,12 @@ def test_without_a_shape_that_rises_the_onset_is_the_alarm() -> None:
 @pytest.mark.parametrize(
     ("after", "rest", "last"),
     [
-        # Up by 10 at index 6, for three losses; half of it is 5.
+        # A rise of 10 from index 6 on, for three losses; half of it is 5.
         (1, (10.0, 10, 10, 0), 8),
         (1, (10.0, 10, 10, 4.5), 8),
         (1, (10.0, 10, 10, 5.5), 9),
         (2, (10.0, 10, 10, 0, 0), 8),
-        (2, (10.0, 10, 10, 0), 9),  # no two losses in a row are back: their mean is 5, which is not below
+        (2, (10.0, 10, 10, 0), 9),  # the last two have a mean of 5, which is not below half
         (1, (10.0, 10, 10, 10), 9),
         (1, (10.0, 0, 10, 10), 6),
         (2, (10.0, 10, 0, 10, 0, 0, 10), 9),
@@ -460,7 +460,7 @@ def test_rise_lasts_until_the_loss_is_back_below_its_half(after: int, rest: tupl
 
 
 def test_rise_after_which_the_loss_goes_up_and_down_is_found() -> None:
-    """Up by a factor of 10, and then up and down by one of 8: most of the curve's bends are those of after the rise."""
+    """A rise by a factor of 10, then an oscillation by a factor of 8, which makes the curve's noise scale large."""
     found = 0
     for seed in range(20):
         rng = np.random.default_rng([29, seed])
@@ -468,7 +468,7 @@ def test_rise_after_which_the_loss_goes_up_and_down_is_found() -> None:
         z[15:] += np.log(10) + np.log(8) / 2 * (-1.0) ** np.arange(15)
         one = find(np.exp(z))
         found += one.detected and one.round in range(14, 19)
-    # A scale of the whole curve alone finds 8 of these.
+    # With only the noise scale of the whole curve, 8 of the 20 are found.
     assert found >= 17
 
 
@@ -490,7 +490,7 @@ def test_null_law_is_the_same_every_time() -> None:
     ],
 )
 def test_false_alarm_rates_of_the_docstring(law: str, flat: float, falling: float, additive: float) -> None:
-    """Prints the measured table (-m slow -s); about 2 minutes for all laws."""
+    """Prints the measured table with `-m slow -s`; about 2 minutes for all laws."""
     for n in (10, 20, 30, 60, 100, 200):
         for shape, stays, rate in [
             ("flat", False, flat),
@@ -506,7 +506,7 @@ def test_false_alarm_rates_of_the_docstring(law: str, flat: float, falling: floa
 @pytest.mark.parametrize("n", [10, 30, 100])
 @pytest.mark.parametrize("kind", ["spike", "bump", "step", "climb", "oscillation"])
 def test_power_of_the_docstring(n: int, kind: str) -> None:
-    """Prints how often a rise is found, and the quantiles of its delay (-m slow -s)."""
+    """Prints with `-m slow -s` how often a rise is found, and the 5, 50 and 95 % quantiles of its delay in rounds."""
     for law, height in product(("gauss", "t5", "ar0.5"), (5, 10, 20)):
         rng = np.random.default_rng(101)
         draws = [partial(curve, rng, n, shape, law, kind, height) for shape in ("exponential", "power")]

@@ -1,4 +1,4 @@
-"""Did the loss rise? Tests of a loss curve with known probabilities of a false claim; numpy alone."""
+"""Tests whether a loss curve rises, with a known probability of a false claim. Needs NumPy only."""
 
 from tasks.detection.increase import Increase, find_increase
 

@@ -1,4 +1,4 @@
-"""When a rise began, which round raised the alarm first, and when the rise was over."""
+"""The dates of a rise: its first loss, its first alarm, its last loss."""
 
 import math
 
@@ -9,15 +9,19 @@ from tasks.detection.noise import FEWEST
 from tasks.detection.scan import Cells, scan_curve
 
 _PATIENCE = 3
-"""Losses without an alarm that may lie inside one rise: an oscillation comes down in between."""
+"""Most losses in a row without an alarm inside one rise. An oscillation comes down between its alarms."""
 
 
 def first_alarm(z: Floats, cells: Cells, excess: Floats, top: int, significance: float) -> int:
-    """Returns the index of the clearest cell at the first alarm of the rise that the cell `top` belongs to.
+    """Returns the index of the cell with the largest `excess` at the first alarm of the rise that contains `top`.
 
-    An alarm is the end of a claimed cell, whose `excess` is above 0. Going back from `top`, alarms with at most
-    `_PATIENCE` losses between them are one rise. Its first alarm is the earliest that the losses up to it raise by
-    themselves: a curve that ends as flat as a model that has broken down makes its noise look small.
+    A cell is claimed if its `excess` is above 0. The end of a claimed cell is an alarm. Going back from the end of the
+    cell `top`, two alarms belong to the same rise if at most `_PATIENCE` losses lie between them. The first alarm is
+    the earliest of them for which a scan of only the losses up to it also claims a rise. If there is none, the first
+    alarm is the end of `top`.
+
+    Without this condition an alarm can be too early. A model that has broken down ends the curve with a flat line. Then
+    the noise of the whole curve looks small, and ordinary losses before the rise look like a rise.
     """
     claimed = excess > 0
     ends = [int(cells.end[top])]
@@ -32,12 +36,15 @@ def first_alarm(z: Floats, cells: Cells, excess: Floats, top: int, significance:
 
 
 def onset_of(z: Floats, cells: Cells, start: int, sd: float) -> int:
-    """Returns the index of the first risen loss.
+    """Returns the index of the first risen loss, given the cell `start` of the first alarm.
 
-    It is the least-squares change point between the best level and the first alarm.
-    Two shapes compete, with two parameters each: a step, and a line that leaves the level. A climb that ends in a spike
-    is like neither: the losses before the change point belong to the rise too, if they lie clearly above the level, (1)
-    each by more than an `sd` of the noise and (2) their mean by more than three of its standard errors.
+    1. The level is the lowest mean of B losses in a row before the split of `start` (of equal means, the last).
+    2. A change point is fitted by least squares to the losses from this level to the first alarm. Two shapes compete,
+       with two parameters each: a step, and a line that leaves the level. If no fitted shape rises, the change point is
+       the last loss of `start`.
+    3. A climb that ends in a spike fits neither shape. So earlier losses belong to the rise too if (1) each is above
+       the level by more than `sd`, the standard deviation of the noise, and (2) their mean is above the level by more
+       than three of its standard errors.
     """
     before, end = int(cells.before[start]), int(cells.end[start])
     levels = np.convolve(z[: cells.split[start]], np.ones(before) / before, "valid")
@@ -62,9 +69,11 @@ def onset_of(z: Floats, cells: Cells, start: int, sd: float) -> int:
 
 
 def last_risen(z: Floats, cells: Cells, top: int) -> int:
-    """Returns the index of the last risen loss.
+    """Returns the index of the last risen loss of the rise that the cell `top` shows.
 
-    It is the last of the curve if the mean over A losses never comes back below half of the rise.
+    Half of the rise is the middle between the lowest level before the split and the mean of the A losses after it. The
+    rise ends when the mean of A losses in a row falls below this middle; the result is the last loss above it until
+    then. If the mean never falls so low, the result is the last loss of the curve.
     """
     after, split, before = int(cells.after[top]), int(cells.split[top]), int(cells.before[top])
     level = np.convolve(z[:split], np.ones(before) / before, "valid").min()

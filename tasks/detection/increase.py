@@ -1,4 +1,4 @@
-"""Did the loss rise, from which round, until which: a claim with a known probability of being false."""
+"""Whether the loss rose, from which round and until which, with a known probability of a false claim."""
 
 import math
 from dataclasses import dataclass, replace
@@ -23,16 +23,19 @@ class Increase:
     Attributes:
         detected: whether the loss rose.
         round: the first round of the rise.
-        until: its last round: the last of the run where the loss did not come halfway back.
-        loss_before: mean loss of the last rounds before it, as many as the window that gave the level (1 to 16).
-        loss_after: mean loss where the rise shows most clearly; None where the loss is not finite.
-        confidence: 1 - the probability that noise alone rises as clearly anywhere on the curve; 1 for not finite.
-        alarm: the round whose loss first made the claim possible, which is when a live guard would have fired.
-        kind: `level` for a rise beyond noise, `not_finite` for a loss that is NaN or infinite.
-        noise: sd of a round's noise around the level, as a fraction of the loss.
-        correlation: lag-1 correlation of the noise that the claim allows for.
-        visible: the least lasting rise that could have been claimed, as a fraction of the loss; None if there is none.
-        relative: false where the losses are not all positive: `noise` and `visible` are in their units then.
+        until: the last round of the rise. It is the last round of the run if the loss did not come halfway back.
+        loss_before: mean loss of the rounds right before the rise: B rounds (2 to 16), or at most 4 rounds if the loss
+            becomes not finite without a climb; None if the first loss is not finite.
+        loss_after: mean loss of the rounds in which the rise is clearest; None if the loss is not finite.
+        confidence: 1 - the probability that noise alone rises as clearly anywhere on the curve; 1 if the loss is not
+            finite; 0 if there are too few losses.
+        alarm: the first round after which the claim was possible. A live guard would have acted after this round.
+        kind: `level` for a rise beyond noise, `not_finite` for a loss that is NaN, infinite or beyond 1e100.
+        noise: standard deviation of a round's noise around the level, as a fraction of the loss.
+        correlation: lag-1 correlation of the noise that the test assumes.
+        visible: the smallest lasting rise that the test could have claimed, as a fraction of the loss; None if it could
+            have claimed none.
+        relative: false if some loss is not positive. Then `noise` and `visible` are in units of the loss.
     """
 
     detected: bool
@@ -52,47 +55,60 @@ class Increase:
 def find_increase(rounds: ArrayLike, losses: ArrayLike, significance: float) -> Increase:
     """Returns the clearest rise of the losses (N,) at `rounds` (N,), ascending.
 
-    **Test.** H0: loss = level · noise, and the level never rises. Two statistics of the log loss, each with half of the
-    significance. The first is the largest, over all splits and pairs of windows, of (level of the A losses after the
-    split - least mean of B losses in a row before it) / noise scale, A in 1 … 32 and B in 2 … 16 by doubling, at most
-    N / 3, the level a mean or an upper quartile. The noise scale is taken from the smaller half of the curve's second
-    differences, which neither a steady descent nor a rise reaches while it disturbs less than half of the curve. The
-    second is Student's t of the A losses after a split against the B right before it, A in 2 … 16 and B in 4 … 16, at
-    most N / 2, with the spread within these windows: it finds lasting rises after which the loss goes up and down. Each
-    pair is standardised by its own null law. Under H0 a falling level only lowers every numerator and raises the noise,
-    so that a flat level is the least favourable case, and its law is simulated: Student-t(5) noise, with the
-    correlation estimated from this curve. `significance` is thus the probability of any claim on the whole curve, all
-    windows together.
+    **Null hypothesis.** loss = level · noise, and the level never rises. `significance` is the probability that a curve
+    without a rise is claimed anywhere, over all windows together.
 
-    **Assumptions.** Noise in proportion to the loss and alike in all rounds; lag-1 correlation at most 0.6 (0.8 from 60
-    losses on); tails no heavier than t(5). A spike far beyond the noise of its own run is a rise, also if nothing but
-    the draw of the clients caused it.
+    **Test.** Two statistics of the log loss, each with half of the significance:
 
-    **Limiting cases.** Fewer than 8 losses, equal losses, falling losses: no claim. A loss that is not finite (or
-    beyond 1e100) is a rise from that round, or from the start of the climb that leads there. significance below
-    1 / 40,001 is not resolved: no claim. Losses that are not all positive are tested without the logarithm.
+    1. The largest value, over all splits and pairs of windows, of (level of the A losses after the split - lowest mean
+       of B losses in a row before the split) / noise scale. A is 1 … 32 and B 2 … 16, by doubling, at most N / 3. The
+       level is a mean or an upper quartile. The noise scale is the mean of the smaller half of the curve's absolute
+       second differences. A steady descent does not change it. A rise hardly changes it if it disturbs less than
+       half of the curve.
+    2. The largest Student's t of the A losses after a split against the B losses right before the split. A is 2 … 16
+       and B 4 … 16, by doubling, at most N / 2. The spread is taken within these two windows. This finds lasting rises
+       after which the loss goes up and down.
 
-    **False alarms measured** at significance 0.01 (500 curves a cell, N = 10 … 200, the worst N; falling: exponential
-    or power law down to 1/8): Gaussian 0.4 % flat and 0.0 % falling, t(5) 0.8 and 0.2 %, AR(1) 0.5 5.6 and 0.2 %; so
-    it is strict with independent noise. Outside of the assumptions: exponential (skewed) noise 5.8 and 3.2 %, AR(1)
-    0.8 18.8 and 7.8 %, noise that stays while the loss falls to 1/8: Gaussian 0.6, t(5) 3.2, AR(1) 0.5 4.6,
-    skewed 12.8 %. Most of these grow with N: up to N = 30, falling curves were claimed in at most 0.8 %, flat ones in
-    0.8 % with independent noise, 2.4 % with skewed and 4.2 % with AR(1) 0.5 noise.
+    Each pair of windows is standardised by its own null law. A falling level lowers every numerator and raises the
+    noise, so a flat level is the least favourable case of the null hypothesis. Its law is simulated: Student-t(5)
+    noise with the correlation that is estimated from this curve.
 
-    **Power measured** (800 curves a cell, Gaussian to AR(1) 0.5; heights in sd of the noise; rise at 60 % of N = 30 /
-    100 rounds): step of 20 found in 100 / 100 %, of 10 in 99 / 100 %, of 5 in 39-45 / 70-98 %; spike of one round of
-    20 in 77-98 / 97-100 %; three rounds of 10 in 60-76 / 73-98 %; climb to 10 in 64-70 / 80-99 %, to 20 in 99-100 /
-    100 %; oscillation that grows to 20 in 48-87 / 97-100 %. With N = 10, a step of 20 in 60-80 % only. Found steps of
-    10 and more and spikes of 20 were dated to their very round in 99 %; 95 % of the climbs at most 5 / 11 rounds late;
-    an oscillation is dated where it leaves the noise.
+    **Assumptions.** (1) The noise is proportional to the loss and has the same law in all rounds. (2) Its lag-1
+    correlation is at most 0.6 (0.8 from 60 losses on). (3) Its tails are no heavier than t(5). A spike far above the
+    noise of its own run is a rise, even if only the draw of the clients caused it.
 
-    **Live.** May be called after every round with the losses so far, which is many tests, so false alarms add up: over
-    runs of 30 rounds (150 curves a cell) flat and falling: Gaussian 0 and 0 %, t(5) 1 and 0 %, AR(1) 0.5 8 and 0 %,
-    skewed 4 and 0 %. Of 40 steps of 20 after 18 of 30 rounds, half were claimed in their very round and 95 % at most 1
-    round later; of 10, half at most 1 and 95 % at most 3 rounds later.
+    **Limiting cases.** No claim if (1) there are fewer than 8 losses, (2) all losses are equal, (3) the losses only
+    fall, or (4) `significance` is below 2 / 40,001, which the simulation cannot resolve. A loss that is not finite (or
+    beyond 1e100) is a rise from that round on, or from the start of the climb that leads to it. If some loss is not
+    positive, the losses are tested without the logarithm.
+
+    **False alarms measured** at significance 0.01 (500 curves per case; N = 10 … 200, the worst N). "Falling" is an
+    exponential or a power law down to 1/8. Percent of the curves, flat / falling:
+
+    - Within the assumptions: Gaussian noise 0.4 / 0.0; t(5) 0.8 / 0.2; AR(1) with ρ = 0.5: 5.6 / 0.2. So the test is
+      conservative if the noise is independent.
+    - Outside the assumptions: exponential (skewed) noise 5.8 / 3.2; AR(1) with ρ = 0.8: 18.8 / 7.8. Noise that keeps
+      its size while the loss falls to 1/8: Gaussian 0.6; t(5) 3.2; AR(1) with ρ = 0.5: 4.6; skewed 12.8.
+    - Most of these rates grow with N. Up to N = 30, at most 0.8 % of the falling curves were claimed; of the flat
+      curves, 0.8 % with independent noise, 2.4 % with skewed noise, 4.2 % with AR(1) and ρ = 0.5.
+
+    **Power measured** (800 curves per case; ranges from Gaussian noise to AR(1) with ρ = 0.5; heights in standard
+    deviations of the noise; rise at 60 % of the rounds). Percent of the rises that were found, N = 30 / N = 100:
+
+    - Step of 20: 100 / 100; of 10: 99 / 100; of 5: 39-45 / 70-98. With N = 10, a step of 20: only 60-80.
+    - Spike of 20 for one round: 77-98 / 97-100. Rise of 10 for three rounds: 60-76 / 73-98.
+    - Climb to 10: 64-70 / 80-99; to 20: 99-100 / 100. Oscillation that grows to 20: 48-87 / 97-100.
+    - Onset: of the found steps of 10 and more and spikes of 20, 99 % were dated to the exact round. Of the found
+      climbs, 95 % were dated at most 5 / 11 rounds late. An oscillation is dated to the round in which it leaves the
+      noise.
+
+    **Live.** The function can be called after every round with the losses so far. These are many tests, so false alarms
+    add up. Percent of runs of 30 rounds with a false alarm (150 curves per case), flat / falling: Gaussian 0 / 0; t(5)
+    1 / 0; AR(1) with ρ = 0.5: 8 / 0; skewed 4 / 0. Delay of the claim of a step after 18 of 30 rounds (40 curves): of a
+    step of 20, 0 rounds in the median and at most 1 at the 95 % quantile; of a step of 10, at most 1 and 3 rounds.
 
     Raises:
-        ValueError: rounds and losses are not two arrays of one length.
+        ValueError: `rounds` and `losses` are not two arrays (N,) of the same length.
     """
     at, values = np.asarray(rounds, dtype=np.int64), np.asarray(losses, dtype=np.float64)
     if at.shape != values.shape or at.ndim != 1:
@@ -155,4 +171,4 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
 def _visible(values: Floats, least: float) -> float | None:
     if not (values > 0).all():
         return least if math.isfinite(least) else None
-    return math.expm1(least) if least < 10 else None  # a factor beyond 22,000 is none that a loss could show
+    return math.expm1(least) if least < 10 else None  # exp(10) is a factor of 22,000: no loss rises so far

@@ -1,10 +1,12 @@
-"""The noise of a loss curve, whose scale and correlation neither a steady descent nor a rise disturbs.
+"""The noise of a loss curve: its scale and correlation, which a steady descent or a rise hardly changes.
 
-The model of a loss curve without a rise is z_t = m_t + e_t over its N losses in order, with m never increasing and z
-the logarithm of the loss: federated noise grows with the loss, an exponential decay becomes a line, and a rise is a
-ratio. (Losses that are not all positive are taken as they are.) The noise e is stationary, with a lag-1 correlation
-up to 0.6 and tails up to Student's t with 5 degrees of freedom. On the plain loss, a prototype of the test found a step
-of 10 sd in 30 rounds in 15-37 % instead of 43-72 %: there, the curvature of the descent passes for noise.
+A loss curve of N losses without a rise is modelled as z_t = m_t + e_t. z is the logarithm of the loss (the loss itself
+if some loss is not positive), the level m never increases, and the noise e is stationary, with a lag-1 correlation up
+to 0.6 and tails no heavier than Student's t with 5 degrees of freedom.
+
+Reasons for the logarithm: the noise of federated training grows with the loss, an exponential decay becomes a line, and
+a rise is a ratio. A prototype of the test found a step of 10 standard deviations in 30 rounds in 43-72 % of the curves
+with the logarithm, but in 15-37 % without it, because the curvature of the descent then counts as noise.
 """
 
 import math
@@ -15,24 +17,24 @@ import numpy as np
 from tasks.arrays import Floats
 
 FEWEST = 8
-"""Fewest losses that are tested: six second differences are too few for a noise scale."""
+"""Fewest losses that are tested. Seven losses have five second differences, too few for a noise scale."""
 LONG = 60
-"""Losses from which on the curve itself says much about the correlation of its noise."""
+"""Number of losses from which on a curve shows the correlation of its noise well enough to allow up to 0.8."""
 _RESOLUTION = 1e-6
-"""Least noise scale: a loss is a mean of float32 values, and a change below a millionth is rounding."""
+"""Least noise scale, times max(1, largest |z|). A loss is a mean of float32 values: a smaller change is rounding."""
 _PRIOR, _PRIOR_ROUNDS = 0.3, 6
-"""A usual correlation, and how many losses it weighs beside the correlation of the curve."""
+"""A usual correlation, and its weight, in losses, in the average with the correlation that the curve shows."""
 SMALLER_HALF = 0.3247
-"""Mean of the smaller half of the sizes of standard normal numbers."""
+"""Mean of the smaller half of |x| for standard normal x: (φ(0) - φ(q)) / 0.25 with q its upper quartile."""
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of a curve.
+    """The noise of a curve.
 
     Attributes:
         scale: mean of the smaller half of the absolute second differences, in units of the series.
-        correlation: lag-1 correlation, 0 to 0.6, from 60 losses on to 0.8.
+        correlation: lag-1 correlation, 0 to 0.6 (to 0.8 from 60 losses on).
     """
 
     scale: float
@@ -40,29 +42,30 @@ class Noise:
 
     @property
     def sd(self) -> float:
-        """Standard deviation around the level, were the noise Gaussian.
+        """Standard deviation around the level, if the noise is Gaussian.
 
-        The smaller half of |x| of a standard normal x has the mean (φ(0) - φ(q)) / 0.25 = 0.3247 with q its quartile,
-        and second differences have sd · sqrt(6 - 8 ρ + 2 ρ²).
+        Second differences of AR(1) noise have the standard deviation sd · sqrt(6 - 8 ρ + 2 ρ²), and the smaller half of
+        their absolute values has the mean `SMALLER_HALF` times that.
         """
         return self.scale / (SMALLER_HALF * math.sqrt(6 - 8 * self.correlation + 2 * self.correlation**2))
 
 
 def smaller_half(sizes: Floats, least: int) -> Floats:
-    """Returns the mean of the smaller half of each row, of at least `least`; (draws, S) to (draws,)."""
+    """Returns the mean (draws,) of the smaller half of each row of `sizes` (draws, S), at least of `least` entries."""
     half = max(least, sizes.shape[1] // 2)
     return np.partition(sizes, half - 1, axis=1)[:, :half].mean(axis=1)  # type: ignore[no-any-return]
 
 
 def series(losses: Floats) -> Floats:
-    """Returns what is tested: the logarithm of losses that are all positive, else the losses themselves."""
+    """Returns the series to test: the logarithm of the losses if all are positive, else the losses themselves."""
     return np.log(losses) if bool((losses > 0).all()) else losses
 
 
 def roughness(curves: Floats, lag: int) -> Floats:
-    """Mean of the smaller half of |z_{t+lag} - 2 z_t + z_{t-lag}| by curve; (draws, N) to (draws,).
+    """Returns the mean (draws,) of the smaller half of |z_{t+lag} - 2 z_t + z_{t-lag}| of each curve (draws, N).
 
-    A straight descent adds nothing, and a rise, a spike or a steep start only reach the half that is left out.
+    A straight descent adds nothing. A rise, a spike or a steep start makes a few differences large, and these fall into
+    the half that is left out.
     """
     n = curves.shape[1]
     bends = np.abs(curves[:, 2 * lag :] - 2 * curves[:, lag : n - lag] + curves[:, : n - 2 * lag])
@@ -72,10 +75,16 @@ def roughness(curves: Floats, lag: int) -> Floats:
 def noise_of(z: Floats) -> Noise:
     """Returns the noise of one series (N,).
 
-    The correlation is the ρ of an AR(1) whose second differences at lag k have the variance σ² (6 - 8 ρ^k + 2 ρ^2k)
-    that best fits the observed ratio of lag 2 to lag 1 (from 60 losses on of lag 3 too, least squares of logarithms).
-    It is drawn towards 0.3 with the weight of 6 losses, since a short curve hardly tells, and ends at 0.6 (from 60
-    losses on 0.8): beyond, correlated noise cannot be told from a slow climb, and is taken for one.
+    The second differences of an AR(1) at lag k have the variance σ² (6 - 8 ρ^k + 2 ρ^2k). The correlation is found in
+    three steps:
+
+    1. ρ is fitted to the observed ratio of lag 2 to lag 1 (from 60 losses on also of lag 3 to lag 1, by least squares
+       of the logarithms).
+    2. A short curve says little about ρ. So ρ is averaged with 0.3, which has the weight of 6 losses.
+    3. ρ is at most 0.6 (0.8 from 60 losses on). Noise with a higher correlation cannot be distinguished from a slow
+       climb; the test can claim it as a rise.
+
+    A curve whose roughness is 0 at some lag gets the highest correlation.
     """
     n, curve = len(z), z[None, :]
     most = 0.8 if n >= LONG else 0.6

@@ -1,4 +1,4 @@
-"""What noise alone gives: the law of the statistics without a rise, over simulated curves."""
+"""The null law: how the statistics are distributed if the loss does not rise, from simulated noise."""
 
 import math
 from dataclasses import dataclass
@@ -11,26 +11,28 @@ from tasks.detection.noise import roughness
 from tasks.detection.windows import PRIOR_SPREAD, Pair, statistics, student
 
 _TAIL = 5
-"""Degrees of freedom of the Student's t that simulated noise is drawn from."""
+"""Degrees of freedom of Student's t, from which the noise is simulated."""
 _BURN_IN = 32
-"""Losses that are drawn before each simulated curve, so that its noise is stationary."""
+"""Losses that are drawn and dropped before each simulated curve, so that its noise is stationary."""
 _SHARE = 0.9
-"""The quantile of a pair's largest statistics that is the location of its law."""
+"""Quantile of the largest statistic of a pair in each curve; it is the location of the pair's law."""
 _CHUNK = 500
-"""Curves that are simulated at once."""
+"""Curves that are simulated at once. The number of curves is a multiple of it."""
 MOST_DRAWS = 40_000
-"""Most curves that are simulated: a probability below 1 / 40,001 is not resolved."""
+"""Most curves that are simulated. A probability below 1 / 40,001 is not resolved."""
 
 
 @dataclass(frozen=True)
 class Null:
-    """What noise alone gives, over `draws` simulated curves.
+    """The null law of the scan, from `draws` simulated curves.
 
     Attributes:
-        location: by window pair, the 0.9 quantile of the largest statistic of a curve.
-        spread: by window pair, the mean excess over it, which makes pairs of light and heavy tail comparable.
-        maxima: (draws,) the largest standardised statistic of each curve, ascending; of the pairs that are not `beside`
-            and of those that are, which share the significance, as their tails differ.
+        location: of each pair of windows, the 0.9 quantile of the largest statistic of a curve.
+        spread: of each pair, the mean excess over `location`. It makes pairs with light and with heavy tails
+            comparable.
+        maxima: two arrays (draws,), ascending, with the largest standardised statistic of each curve: one over the
+            `mean` and `upper` pairs, one over the `beside` pairs. The two kinds have different tails, so each kind gets
+            half of the significance.
     """
 
     location: dict[Pair, float]
@@ -38,7 +40,10 @@ class Null:
     maxima: tuple[Floats, Floats]
 
     def p_value(self, height: float, beside: bool) -> float:
-        """Returns the probability that noise alone is as clear in either kind of pair; at least 2 / (draws + 1)."""
+        """Returns the probability that noise alone reaches `height`, times 2 because both kinds of pairs are tested.
+
+        It is from 2 / (draws + 1) to 1.
+        """
         return min(1.0, 2 * p_value(self.maxima[beside], height))
 
     def critical(self, significance: float, beside: bool) -> float:
@@ -46,7 +51,10 @@ class Null:
         return critical(self.maxima[beside], significance / 2)
 
     def least_rise(self, significance: float, sd: float, scale: float) -> float:
-        """Returns the least lasting rise of the mean that some pair claims, where the noise has this sd and scale."""
+        """Returns the smallest lasting rise of the mean that some pair can claim, in units of the series.
+
+        `sd` and `scale` are the curve's `Noise.sd` and `Noise.scale`.
+        """
         least = []
         for (a, b, level), location in self.location.items():
             height = location + self.critical(significance, level == "beside") * self.spread[a, b, level]
@@ -80,7 +88,7 @@ def _correlated(rng: np.random.Generator, draws: int, n: int, rho: float) -> Flo
 
 
 def simulate(n: int, rho: float, draws: int) -> Null:
-    """Returns the law for N losses whose noise has the lag-1 correlation ρ, over `draws` simulated curves."""
+    """Returns the null law for N losses with noise of the lag-1 correlation ρ, from `draws` simulated curves."""
     rng = np.random.default_rng([n, round(100 * rho), draws])
     parts: dict[Pair, list[Floats]] = {}
     for _ in range(draws // _CHUNK):
@@ -112,15 +120,15 @@ _simulated = lru_cache(maxsize=256)(simulate)
 
 
 def null_law(n: int, correlation: float, significance: float) -> Null:
-    """Returns the null law of the scan for N losses: the same for the same arguments, simulated once a process.
+    """Returns the null law of the scan for N losses. The same arguments give the same law, simulated once a process.
 
-    4,000 curves (see `draws_for`) take 0.02 s (N = 10) to 1 s (N = 200) on one core. Above 32, N is rounded up to a
-    multiple of 8, above 128 of 32, so that a live run need not simulate anew in every round.
+    4,000 curves (see `draws_for`) take 0.02 s (N = 10) to 1 s (N = 200) on one core. N is rounded up to a multiple of 8
+    above 32 and to a multiple of 32 above 128, so that a live run does not need a new simulation in every round.
     """
     step = 1 if n <= 32 else 8 if n <= 128 else 32
     return _simulated(-(-n // step) * step, round(correlation, 1), draws_for(significance))
 
 
 def draws_for(significance: float) -> int:
-    """Returns how many curves to simulate: so many that 10 are that improbable, from 4,000 to 40,000."""
+    """Returns how many curves to simulate: 10 / significance, so that 10 lie in the tail; from 4,000 to 40,000."""
     return int(min(MOST_DRAWS, max(4_000, np.ceil(10 / significance / _CHUNK) * _CHUNK)))

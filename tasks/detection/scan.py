@@ -1,4 +1,4 @@
-"""Every pair of windows at every split of one curve, against what noise alone gives."""
+"""The scan of one curve: every pair of windows at every split, standardised by the null law."""
 
 from dataclasses import dataclass
 
@@ -13,14 +13,14 @@ from tasks.detection.windows import statistics
 
 @dataclass(frozen=True)
 class Cells:
-    """The scan: one entry for every pair of windows (after: A losses, before: B losses) and every split.
+    """One entry for every pair of windows and every split.
 
     Attributes:
-        height: standardised statistic.
-        split: number of losses before the after-window, which holds the losses split … split + after - 1.
-        after: A.
-        before: B.
-        beside: whether the statistic is `beside`.
+        height: the standardised statistic.
+        split: number of losses before the window after the split, which holds the losses split … split + after - 1.
+        after: A, the number of losses in the window after the split.
+        before: B, the number of losses in the window before the split.
+        beside: whether the statistic is `beside` (see `Pair`).
     """
 
     height: Floats
@@ -31,12 +31,12 @@ class Cells:
 
     @property
     def end(self) -> NDArray[np.int64]:
-        """Number of losses up to the end of the after-window: the cell needs no later ones."""
+        """Number of losses that the cell needs: up to the end of the window after the split."""
         return self.split + self.after
 
 
 def all_cells(z: Floats, scale: float, law: Null) -> Cells:
-    """Returns every cell of the series z (N,), standardised by `law`."""
+    """Returns every cell of the series z (N,) with the noise scale `scale`, standardised by `law`."""
     parts = []
     for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
         height = (rise[0] - law.location[a, b, level]) / law.spread[a, b, level]
@@ -47,7 +47,7 @@ def all_cells(z: Floats, scale: float, law: Null) -> Cells:
 
 @dataclass(frozen=True)
 class CurveScan:
-    """One curve: its noise, the law of noise alone, every cell, and by how much each is above its critical height."""
+    """The scan of one curve: its noise, the null law, every cell, and each cell's height minus its critical height."""
 
     noise: Noise
     law: Null
@@ -56,7 +56,7 @@ class CurveScan:
 
 
 def scan_curve(z: Floats, significance: float) -> CurveScan:
-    """Returns the scan of the series z (N,); a cell with an excess above 0 is a claim at `significance`."""
+    """Returns the scan of the series z (N,). A cell whose excess is above 0 is a claim at `significance`."""
     noise = noise_of(z)
     law = null_law(len(z), noise.correlation, significance)
     cells = all_cells(z, noise.scale, law)

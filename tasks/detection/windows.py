@@ -1,4 +1,4 @@
-"""The statistics of pairs of windows: how much higher the losses after a split are than the losses before it."""
+"""The statistics of pairs of windows: how much higher the losses are after a split than before it."""
 
 import math
 from collections.abc import Iterator
@@ -12,13 +12,17 @@ from tasks.detection.noise import SMALLER_HALF
 
 Level = Literal["mean", "upper", "beside"]
 Pair = tuple[int, int, Level]
-"""A, B, and the statistic: `mean` and `upper`, the mean or the upper quartile of the A losses after the split over the
-least mean of B in a row before it, in noise scales of the whole curve; `beside`, the mean of the A losses over that of
-the B right before the split, in units of the spread within these two windows."""
+"""A, B, and the statistic:
+
+- `mean`, `upper`: the mean or the upper quartile of the A losses after the split, minus the lowest mean of B losses in
+  a row before the split, in units of the noise scale of the whole curve.
+- `beside`: the mean of the A losses after the split, minus the mean of the B losses right before it, in units of the
+  spread within these two windows.
+"""
 
 PRIOR_SPREAD = 3
-"""Weight of the whole curve's noise in the spread within two windows, in degrees of freedom: 2 and 4 losses may lie
-close together by chance."""
+"""Weight of the whole curve's noise in the spread within two windows, in degrees of freedom. Windows of 2 and 4 losses
+can have a very small spread by chance."""
 
 
 def _widths(n: int, most: int) -> list[int]:
@@ -26,13 +30,13 @@ def _widths(n: int, most: int) -> list[int]:
 
 
 def statistics(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields each pair, its first split, and its statistic for each split (draws, splits)."""
+    """Yields each pair, its first split, and its statistic (draws, splits) from there on, for curves (draws, N)."""
     yield from rises(curves, scale)
     yield from beside(curves, scale)
 
 
 def rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields (the after-window's level - least mean of B in a row before) / scale, in the form of `statistics`."""
+    """Yields the statistics `mean` and `upper` in the form of `statistics`."""
     n = curves.shape[1]
     total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
     best = {
@@ -51,14 +55,14 @@ def rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
 
 
 def beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields Student's t of the two windows beside a split, as the normal deviate that is as improbable.
+    """Yields the statistic `beside` in the form of `statistics`: Student's t, as the equally improbable normal deviate.
 
-    The noise of the curve counts as `PRIOR_SPREAD` more degrees of freedom. After a rise the losses often spread more,
-    which hides it from a scale of the whole curve; beside a split, 8 losses on either side still tell.
+    The noise of the whole curve counts as `PRIOR_SPREAD` more degrees of freedom. After a rise the losses often vary
+    more, so a noise scale of the whole curve hides the rise; 8 losses on either side of a split still show it.
     """
     n = curves.shape[1]
     sd = scale / (SMALLER_HALF * math.sqrt(6))
-    # Around the curve's mean, so that the squares keep their digits.
+    # Minus the curve's mean, so that the sums of squares lose no digits.
     around = curves - curves.mean(axis=1, keepdims=True)
     total, square = (np.pad(np.cumsum(part, axis=1), ((0, 0), (1, 0))) for part in (around, around**2))
     for a in (2, 4, 8, 16):
@@ -75,19 +79,25 @@ def beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
 
 
 def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:
-    """Returns the normal deviate as improbable as Student's t (Wallace 1959; to 0.03 up to 4, freedom from 7 on)."""
+    """Returns the normal deviate that is as improbable as Student's t (Wallace 1959).
+
+    The error is at most 0.03 for deviates up to 4 and 7 or more degrees of freedom.
+    """
     shrink = (8 * freedom + 1) / (8 * freedom + 3)
     as_normal: Floats = shrink * np.sign(t) * np.sqrt(freedom * np.log1p(t**2 / freedom))
     return as_normal
 
 
 def student(deviate: float, freedom: int) -> float:
-    """The inverse of `deviate`, for deviates above 0."""
+    """Returns Student's t of a normal deviate above 0: the inverse of `deviate`."""
     shrink = (8 * freedom + 1) / (8 * freedom + 3)
     return math.sqrt(freedom * math.expm1(min(500.0, (deviate / shrink) ** 2 / freedom)))
 
 
 def _upper_quartiles(curves: Floats, width: int) -> Floats:
-    """The (width / 4 + 1)-th largest of every `width` losses in a row: the peaks of an oscillation, not one outlier."""
+    """Returns the (width / 4 + 1)-th largest of every `width` losses in a row.
+
+    It is high for the peaks of an oscillation, but one outlier does not change it.
+    """
     kth = width - width // 4 - 1
     return np.partition(np.lib.stride_tricks.sliding_window_view(curves, width, axis=1), kth, axis=2)[:, :, kth]
