@@ -1,4 +1,4 @@
-"""Clients of less width: a narrow model holds the first units of each layer, and only holders are averaged."""
+"""Clients with narrower models: each holds the first units of each layer, and an average is over the holders."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def in_this_process(one_thread):
 
 
 def held_of(name, width):
-    """The full model, the narrow one, and for each parameter of the full model a mask of what the narrow one holds."""
+    """Returns the full model, the narrow one, its architecture, and by parameter a mask of the part that is held."""
     model, narrow = (build(name, SHAPE, CLASSES, seed=0, width=w) for w in (1.0, width))
     architecture = narrower("mlp", model, narrow)
     flat = np.zeros(num_params(model), bool)
@@ -59,15 +59,15 @@ def test_narrow_mlp_holds_the_first_units():
 
 
 def nested(units, frozen=1.0):
-    """Two blocks whose layers have the same name, behind a frozen layer."""
+    """Two blocks whose layers have the same name, after a frozen layer."""
     fixed = tf.keras.layers.Dense(5, kernel_initializer=tf.keras.initializers.Constant(frozen), trainable=False)
     blocks = [tf.keras.Sequential([tf.keras.layers.Dense(units, name="same")]) for _ in range(2)]
     return tf.keras.Sequential([tf.keras.layers.Input((3,)), fixed, *blocks, tf.keras.layers.Dense(2)])
 
 
 def test_blocks_with_layers_of_one_name_are_held_each_for_itself():
-    # Parameters: 5·4 + 4 of the first block, 4·4 + 4 of the second, 4·2 + 2 of the last layer. Half of the units hold
-    # the first 2 columns, or rows and columns, of each.
+    # Parameters: 5·4 + 4 in the first block, 4·4 + 4 in the second, 4·2 + 2 in the last layer. With half of the units,
+    # the first 2 columns (first block), rows and columns (second block) or rows (last layer) are held.
     architecture = narrower("own:model", nested(4), nested(2))
     first = [4 * row + column for row in range(5) for column in range(2)] + [20, 21]
     second = [24 + 4 * row + column for row in range(2) for column in range(2)] + [40, 41]
@@ -138,7 +138,7 @@ def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, 
             weight[held] += w
         expected = params + np.divide(total, weight, out=np.zeros(len(params)), where=weight > 0)
         np.testing.assert_allclose(state.params, expected, atol=1e-5)
-        # What nobody holds does not move.
+        # A parameter that no client holds does not change.
         np.testing.assert_array_equal(state.params[weight == 0], params[weight == 0])
         assert (weight == 0).any() == (last == 2)
 
@@ -197,7 +197,7 @@ def test_run_with_narrow_clients_trains_the_whole_model(make_clients, settings_o
     ]
     assert logs[1] == logs[2]
     norms = [{(r["round"], r["client"]): r["update_norm"] for r in rows} for rows in (logs[0], logs[2])]
-    # In the first round the client of full width has the update that it has without the others' widths.
+    # In the first round, the client of full width has the same update as in a run without narrower clients.
     assert float(norms[0]["1", "01"]) == pytest.approx(float(norms[1]["1", "01"]), rel=1e-5)
     assert float(norms[0]["1", "00"]) != pytest.approx(float(norms[1]["1", "00"]), rel=1e-3)
 

@@ -41,7 +41,7 @@ def test_examples_that_cannot_be_used_have_no_description(x, y, says):
 
 def test_what_was_written_is_right_as_long_as_the_bytes_are_the_same(tmp_path):
     write_client(tmp_path / "a", X, Y)
-    written = Description((4, 0, 0), MD5)  # counts that show whether they were counted again
+    written = Description((4, 0, 0), MD5)  # wrong counts: they stay if nothing is counted again
     assert describe_today(tmp_path / "a", FORM, 4, written) is written
     write_client(tmp_path / "a", X + 1, Y)
     today = describe_today(tmp_path / "a", FORM, 4, written)
@@ -92,7 +92,7 @@ def test_variance_is_that_of_all_features_with_the_public_ones(tmp_path):
 
 
 def test_variance_of_many_large_values_does_not_overflow_float32(tmp_path):
-    # 10^6 entries of ±1e19, the size of whose squares is float32's limit: variance 1e38.
+    # 10^6 entries of ±1e19, variance 1e38: the square of one fits into float32, the sum of the squares does not.
     x = np.tile(np.array([1e19, -1e19], np.float32), 500_000).reshape(-1, 10)
     write_client(tmp_path / "a", x, np.zeros(len(x), np.int32))
     assert feature_variance(tmp_path / "a", Form((10,), 1), None) == pytest.approx(1e38, rel=1e-5)

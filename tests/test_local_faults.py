@@ -63,7 +63,7 @@ def row_of(rows, round_num, client):
 
 @pytest.fixture(scope="module")
 def clients(make_clients):
-    # Enough for Krum's 2f + 3.
+    # Five clients, because Krum needs 2f + 3.
     return make_clients(sizes=(7, 4, 11, 5, 6))
 
 
@@ -74,7 +74,7 @@ def honest_run(clients, settings_of, tmp_path_factory):
     return folder
 
 
-# What is told.
+# The inputs of a client.
 
 
 def test_nothing_is_told_where_nothing_is_simulated():
@@ -101,7 +101,7 @@ def test_noise_has_one_seed_for_a_client_in_all_rounds_of_a_run():
     assert len(set(seeds)) == 3
 
 
-# What it does to one client: multinomial logistic regression, DIM features.
+# One client with a fault: multinomial logistic regression, DIM features.
 
 DIM, CLASSES = 6, 3
 SIZE = DIM * CLASSES + CLASSES
@@ -122,7 +122,7 @@ def local_training(kind, drill=None):
 
 @pytest.fixture
 def train(tmp_path, client_input, one_thread):
-    """One round of a client of X, Y; `faulty` None: nothing is simulated."""
+    """Runs one round of a client with X, Y. `faulty` None: no fault is simulated."""
 
     def run(training, x=X, y=Y, order=tuple(range(7)), mask=None, params=PARAMS, faulty=None, **changes):
         write_client(tmp_path / "client", x, y)
@@ -169,7 +169,7 @@ def test_every_client_update_sends_its_reversed_update_and_its_vector_as_it_is(c
     plain = train(local_training(client_kind), order=order)
     drill = FaultSettings(kind="reversed_update", clients=("a",), factor=8.0)
     found = train(local_training(client_kind, drill), order=order, faulty=True)
-    # A power of two, so that FedNova's division by its two steps rounds alike before and after.
+    # The factor is a power of two, so FedNova's division by its two steps rounds the same with and without it.
     np.testing.assert_array_equal(found["update"], -8 * plain["update"])
     assert np.any(plain["update"] != 0)
     if "kept" in plain:
@@ -209,7 +209,7 @@ def test_public_examples_keep_their_labels(train):
     drill = FaultSettings(kind="flipped_labels", clients=("a",))
     training = replace(local_training("sgd", drill), public=(public_x, public_y))
     found = train(training, faulty=True, order=range(9))
-    # 0 and 2 would have been swapped.
+    # flipped_labels swaps 0 and 2, but not in the public examples.
     x, y = np.concatenate([X, public_x]), np.append(2 - Y, public_y).astype(np.int32)
     by_hand = train(local_training("sgd"), x=x, y=y, order=range(9))
     np.testing.assert_array_equal(found["update"], by_hand["update"])
@@ -222,7 +222,7 @@ def test_noise_has_mean_and_sd_of_the_features_and_nothing_else_of_them():
     y = tf.zeros(500, tf.int32)
     noise, labels = faults.faulty_examples(settings, client, tf.constant(x), y, 2)
     noise = noise.numpy().astype(np.float64).ravel()
-    # n = 20,000: five standard errors of the mean, sd/√n, of the sd, sd/√(2n), and of a correlation, 1/√n.
+    # n = 20,000. Five standard errors: of the mean sd/√n, of the sd sd/√(2n), of a correlation 1/√n.
     assert noise.mean() == pytest.approx(x.mean(), abs=5 * x.std() / 20000**0.5)
     assert noise.std() == pytest.approx(x.std(), abs=5 * x.std() / 40000**0.5)
     assert abs(np.corrcoef(noise, x.ravel())[0, 1]) < 5 / 20000**0.5
@@ -232,7 +232,7 @@ def test_noise_has_mean_and_sd_of_the_features_and_nothing_else_of_them():
 
 
 def test_loss_that_a_client_measures_is_that_of_its_faulty_data(tmp_path, client_input, one_thread):
-    # What power_of_choice asks for.
+    # `power_of_choice` uses this measurement.
     architecture = Architecture(linear, ((DIM, CLASSES), (CLASSES,)))
     drill = local_training("sgd", FaultSettings(kind="flipped_labels", clients=("a",)))
     write_client(tmp_path / "drill", X, Y)
@@ -246,7 +246,7 @@ def test_loss_that_a_client_measures_is_that_of_its_faulty_data(tmp_path, client
     assert loss == by_hand
 
 
-# What it does to a run.
+# A run with faults.
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -256,13 +256,13 @@ def test_rounds_before_the_fault_are_those_of_an_honest_run(kind, clients, hones
         before = [row for row in honest if int(row["round"]) < 3]
         assert found[: len(before)] == before
     rows, honest = reports(tmp_path)[1], reports(honest_run)[1]
-    # Round 3 begins with the same model: the honest clients do what they did, the faulty do not.
+    # Round 3 begins with the same model, so honest clients have the same rows and faulty clients do not.
     columns = ("loss_before", "loss_mean", "update_norm")
     changed = {
         client: [row_of(rows, 3, client)[name] != row_of(honest, 3, client)[name] for name in columns]
         for client in clients.ids
     }
-    # A reversed update is as long as a scaled one, and one with a NaN has no length.
+    # A fault of the update changes only its norm (NaN for not_finite); a fault of the data changes the losses too.
     by_data = kind in ("flipped_labels", "noisy_features")
     assert changed == {c: [by_data, by_data, True] if c in ("01", "03") else [False] * 3 for c in clients.ids}
 
@@ -338,7 +338,7 @@ def test_every_aggregator_gets_the_reversed_update(aggregator, clients, honest_r
 def test_reversed_update_throws_the_mean_and_not_the_median(make_clients, settings_of, tmp_path):
     iid = make_clients(sizes=(30,) * 8)
     iid.data |= dict.fromkeys(iid.ids, iid.data["00"])
-    # One step of all examples: train_loss is the exact loss of the model that a round starts from.
+    # One step on all examples: train_loss is the exact loss of the model at the start of the round.
     settings = {
         "federate.model": "logistic",
         "federate.rounds": 10,
@@ -349,7 +349,7 @@ def test_reversed_update_throws_the_mean_and_not_the_median(make_clients, settin
     for aggregator in ("mean", "median"):
         federate(settings_of({**settings, "federate.aggregator.kind": aggregator}), iid.write(tmp_path / aggregator))
         losses[aggregator] = [float(row["train_loss"]) for row in reports(tmp_path / aggregator)[0]]
-    # Equal clients: (7 − 10)/8 of the honest step, so from round 6 on the mean walks straight up a convex loss.
+    # Equal clients: the mean is (7 − 10)/8 of the honest step, so from round 6 on a convex loss rises.
     assert np.all(np.diff(losses["mean"][:6]) < 0)
     assert np.all(np.diff(losses["mean"][5:]) > 0)
     assert np.all(np.diff(losses["median"]) < 0)

@@ -1,4 +1,4 @@
-"""A model as a function of its parameters: that of Keras itself, reproducible, and pure."""
+"""A model as a function of its parameters gives what Keras gives, reproducibly and without side effects."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ X = np.random.default_rng(0).random((6, *SHAPE)).astype(np.float32)
 
 
 class Scale(layers.Layer):
-    """A layer of a user's own, which is registered nowhere."""
+    """A user's own layer, which is not registered with Keras."""
 
     def build(self, input_shape):
         self.scale = self.add_weight("scale", (input_shape[-1],), initializer="ones")
@@ -146,8 +146,8 @@ def test_a_random_layer_draws_from_the_seed_and_only_in_training(name):
 
 
 def test_each_dropout_of_a_model_draws_for_itself():
-    # 6 · 64 values of 1 are kept, and doubled, with probability 1/2: two layers of the same draws would agree
-    # everywhere, two independent ones on half of them, up to 5 sd = 5 · sqrt(384) / 2 = 49 values.
+    # Each of 6 · 64 ones is kept, and doubled, with probability 1/2. Two layers with the same draws agree everywhere;
+    # two independent layers agree on half of the values, give or take 5 standard deviations: 5 · sqrt(384) / 2 = 49.
     inputs = layers.Input(SHAPE)
     masks = [layers.Flatten()(layers.Dropout(0.5)(tf.ones_like(inputs))) for _ in range(2)]
     model = Model(inputs, [*masks, layers.Dense(3)(layers.Flatten()(inputs))])
@@ -160,7 +160,7 @@ def test_each_dropout_of_a_model_draws_for_itself():
 
 
 class Draws(layers.Layer):
-    """Draws by TensorFlow's own state, which no seed of a round reproduces."""
+    """Draws from TensorFlow's own state, which a round's seed does not reproduce."""
 
     def call(self, x):
         return x + tf.random.normal(tf.shape(x))
@@ -178,7 +178,7 @@ class Counts(layers.Layer):
 
 
 class CallsPython(layers.Layer):
-    """Calls what no file can hold."""
+    """Calls Python, which a model file cannot hold."""
 
     def call(self, x):
         return tf.ensure_shape(tf.py_function(lambda value: value, [x], tf.float32), x.shape)

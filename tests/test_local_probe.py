@@ -21,7 +21,7 @@ def test_gradient_of_one_example_by_hand(linear):
     x, y = np.array([[1.0, 0.0]], np.float32), np.array([0], np.int32)
     loss, gradient = linear.gradient(np.zeros(4, np.float32), (x, y))
     assert loss == pytest.approx(np.log(2))
-    np.testing.assert_allclose(gradient, [-0.5, 0.5, 0, 0], atol=1e-7)  # p - onehot, times x
+    np.testing.assert_allclose(gradient, [-0.5, 0.5, 0, 0], atol=1e-7)  # (p - onehot) x
 
 
 def test_many_examples_are_computed_in_parts(linear):

@@ -50,7 +50,7 @@ def make_params(seed=1, size=SIZE):
 
 @pytest.fixture(scope="module", autouse=True)
 def in_this_process(one_thread):
-    # Once, for each new context compiles the computations again.
+    # Once for the module, because each new context compiles the computations again.
     with one_thread():
         yield
 
@@ -116,7 +116,7 @@ def test_loss_before_is_the_exact_loss_when_the_batch_holds_all_data(train):
     result = train(replace(TABLE, batch_size=50), x, y, np.arange(9)[::-1], params)
     logits = x.astype(np.float64) @ params[:-CLASSES].reshape(DIM, CLASSES) + params[-CLASSES:]
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(9), y]
-    # One step: every loss is the one before it.
+    # One step: all three losses are the loss before the step.
     for name in ("loss_before", "loss_after", "loss_mean"):
         assert result[name] == pytest.approx(losses.mean(), rel=1e-5)
 
@@ -223,8 +223,8 @@ def test_broken_file_is_an_error_that_holds_no_label(fault, train, tmp_path):
     assert "77" not in str(caught.value).replace(str(tmp_path), "")
 
 
-# Augmentation. A linear model that starts at zero shows what it was given: with C = 2 and a batch of one example of
-# class 1, softmax is (½, ½), so one step adds rate·½·x to the kernel of class 1.
+# Augmentation. A linear model that starts at zero shows its input: with C = 2 and a batch of one example of class 1,
+# softmax is (½, ½), so one step adds rate·½·x to the kernel of class 1.
 IMAGE = LocalTraining(input_shape=(2, 3, 2), num_classes=2, num_params=26, batch_size=1, algorithm=PLAIN)
 PICTURE = np.arange(1, 13, dtype=np.float32).reshape(2, 3, 2)
 MIRRORED = PICTURE[:, ::-1]
@@ -271,12 +271,12 @@ def test_brightness_shifts_each_channel_by_at_most_its_own_limit(seen):
     factors = []
     for round_num in range(40):
         shift = seen(replace(IMAGE, brightness=True), round_num, brightness=limits) - PICTURE
-        # One draw u ~ U(-1, 1) an image: the same shift everywhere, u · b / sd of the channel.
+        # One draw u ~ U(-1, 1) for an image: every pixel shifts by u · b / sd of its channel.
         factor = shift[0, 0] / limits
         np.testing.assert_allclose(shift, np.broadcast_to(factor[0] * limits, shift.shape), atol=1e-4)
         factors.append(factor[0])
     assert np.abs(factors).max() <= 1
-    # Uniform on (-1, 1): mean 0, sd 1/√3; five standard errors of 40.
+    # Uniform on (-1, 1): mean 0, sd 1/√3; five standard errors of the mean of 40 draws.
     assert abs(np.mean(factors)) <= 5 / np.sqrt(3 * 40)
     assert min(factors) < -0.5
     assert max(factors) > 0.5
@@ -292,7 +292,7 @@ def test_augmentation_follows_from_seed_round_and_client(seen):
 
 
 def test_augmentation_is_fresh_in_every_step_and_epoch(train):
-    # Class 1 alone and a rate so small that the model stays at zero: the kernel adds up ½ · rate · Σ images.
+    # Only class 1, and a rate so small that the model stays near zero: the kernel is ½ · rate · Σ images.
     training, x, y = replace(IMAGE, brightness=True), np.zeros((3, 2, 3, 2), np.float32), np.ones(3, np.int32)
     limits, sums = np.ones(2, np.float32), []
     for num_epochs in range(1, 6):
@@ -308,7 +308,7 @@ def test_augmentation_is_fresh_in_every_step_and_epoch(train):
             brightness=limits,
         )
         sums.append(result["update"][1] / 0.5e-6)
-    shifts = np.diff([0.0, *sums])  # of each epoch's three images together
+    shifts = np.diff([0.0, *sums])  # sum over the three images of each epoch
     assert len(set(np.round(shifts, 4))) == 5
     assert np.abs(shifts).max() <= 3 + 1e-3
 
@@ -317,7 +317,7 @@ def test_images_of_one_batch_are_augmented_each_by_itself(train):
     # One step of a zero model adds rate/B · ½ · x of every image to the kernel of class 1.
     training = replace(IMAGE, flip=True, batch_size=8)
     x = np.zeros((8, 2, 3, 2), np.float32)
-    x[:, 0, 0, 0] = 2.0 ** np.arange(8)  # a flip moves it to [0, 2, 0]: the sum there is the binary code of who flipped
+    x[:, 0, 0, 0] = 2.0 ** np.arange(8)  # flipped to [0, 2, 0]: the sum there encodes in bits who flipped
     codes = set()
     for round_num in range(4):
         result = train(
@@ -331,13 +331,13 @@ def test_images_of_one_batch_are_augmented_each_by_itself(train):
         kernel = result["update"][:24].reshape(2, 3, 2, 2)[..., 1] / (0.1 * 0.5 / 8)
         assert kernel[0, 0, 0] + kernel[0, 2, 0] == pytest.approx(255, rel=1e-4)
         codes.add(round(float(kernel[0, 2, 0])))
-    # All or none of eight flipped, four times over: a chance of 2^-28.
+    # All or none of the eight flipped in each of four rounds: probability 2^-28.
     assert codes - {0, 255}
     assert len(codes) > 1
 
 
 def test_augmentation_leaves_the_labels_and_the_order_alone(train, logistic_reference):
-    # Brightness of limit 0 in every channel is drawn but shifts nothing.
+    # With a limit of 0 in every channel, the brightness is drawn but shifts nothing.
     x, y = make_data(7, (2, 3, 2))
     y, order, params = y % 2, visits(7, 2, client_rng(0, 1, "a")), make_params(size=26)
     training = replace(IMAGE, batch_size=3, brightness=True)

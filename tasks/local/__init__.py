@@ -1,5 +1,6 @@
-"""The client's side: computations that run where a client's data are, and the only code that opens its examples.
+"""The client's side: computations that run where a client's data are. After preprocessing, only they open its examples.
 
-A client computation is a function of the client's examples and of small inputs (a model, losses by class, a seed). It
-returns numbers, or vectors of the model's size, and never examples. tasks/runtime carries it to the client.
+(tests/test_layout.py names two exceptions, which simulate on one machine.) A client computation is a function of the
+client's examples and of small inputs (a model, losses by class, a seed). It returns numbers, or vectors as long as the
+parameters or as an example, such as means. It returns no examples. tasks/runtime carries it to the client.
 """

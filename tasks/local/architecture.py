@@ -1,7 +1,7 @@
-"""A model as a function of its parameters, and where these stand in the global vector of parameters.
+"""A model as a function of its parameters, and the places of these parameters in the global vector.
 
-Clients may train a narrower model of the same family (HeteroFL: Diao 2021, arXiv 2010.01264): the first hidden units of
-each layer. It is a model of its own, as cheap as it is narrow; its parameters are some of the global model's.
+Clients can train a narrower model of the same family (HeteroFL: Diao 2021, arXiv 2010.01264). It holds the first hidden
+units of each layer. It is a separate model, so it costs less; its parameters are a part of the global model's.
 """
 
 from dataclasses import dataclass
@@ -17,35 +17,35 @@ Tensors = list[tf.Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model that clients train: the global one, or a narrower one that holds some of its parameters."""
+    """A model that clients train: the global model, or a narrower one that holds some of its parameters."""
 
     forward: Forward
     shapes: tuple[tuple[int, ...], ...]
-    """Shapes of its trainable parameters."""
+    """Shapes of the trainable parameters, in the order of `trainable_weights`."""
     held: NDArray[np.int32] | None = None
-    """Where each of its parameters stands in the global vector (P,); None: all of them, in order."""
+    """Place of each of its parameters in the global vector (P,); None: it holds all of them, in order."""
     draws: bool = False
-    """Whether it draws random numbers while it trains, as Dropout does."""
+    """Whether the model draws random numbers while it trains, as Dropout does."""
 
     @property
     def sizes(self) -> list[int]:
-        """Entries of each parameter tensor."""
+        """Number of entries of each parameter tensor."""
         return [int(np.prod(shape)) for shape in self.shapes]
 
     def take(self, vector: tf.Tensor) -> Tensors:
-        """Returns this model's tensors out of a global vector (P,)."""
+        """Returns this model's parameter tensors from a global vector (P,)."""
         if self.held is not None:
             vector = tf.gather(vector, self.held)
         return [tf.reshape(part, shape) for part, shape in zip(tf.split(vector, self.sizes), self.shapes, strict=True)]
 
     def put(self, tensors: Tensors, num_params: int) -> tf.Tensor:
-        """Returns a global vector (P,) that holds this model's tensors, and zeros elsewhere."""
+        """Returns a global vector (P,), P = `num_params`, with this model's tensors and zeros elsewhere."""
         vector = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], 0)
         return vector if self.held is None else tf.scatter_nd(self.held[:, None], vector, [num_params])
 
 
 def whole(name: str, model: tf.keras.Model) -> Architecture:
-    """Returns the architecture of `model`, the federate.model `name`; its trainable parameters are not looked at."""
+    """Returns the architecture of `model`, the federate.model `name`. Its trainable parameters can have any values."""
     return _architecture(name, model, None)
 
 
@@ -55,22 +55,22 @@ def _architecture(name: str, model: tf.keras.Model, held: NDArray[np.int32] | No
 
 
 def narrower(name: str, model: tf.keras.Model, narrow: tf.keras.Model) -> Architecture:
-    """Returns the architecture of `narrow`, whose layers hold the first units of those of `model`.
+    """Returns the architecture of `narrow`, in which each layer holds the first units of the same layer of `model`.
 
     Raises:
-        ValueError: the layers do not correspond, none is narrower, or frozen parameters are others.
+        ValueError: the layers do not correspond, no layer is narrower, or frozen parameters have other values.
     """
     frozen = model.non_trainable_weights, narrow.non_trainable_weights
     for wide, thin in zip(*frozen, strict=False):
         if wide.shape != thin.shape or wide.numpy().tobytes() != thin.numpy().tobytes():
             raise ValueError(
-                f"{wide.name} is frozen, so that no update could bring it along, and has other values in the narrower "
-                "model: give it the same at every width, or train it"
+                f"{wide.name} is frozen, so no client sends it, but it has other values in the narrower model: give it "
+                "the same at every width, or train it"
             )
     held, begin = [], 0
     pairs = [[layer for layer in m.layers if layer.weights] for m in (model, narrow)]
     if len(pairs[0]) != len(pairs[1]):
-        raise ValueError(f"{len(pairs[1])} layers with parameters, not {len(pairs[0])}")
+        raise ValueError(f"the narrower model has {len(pairs[1])} layers with parameters, not {len(pairs[0])}")
     places = {}
     for variable in model.trainable_weights:
         size = variable.shape.num_elements()
@@ -88,16 +88,16 @@ def narrower(name: str, model: tf.keras.Model, narrow: tf.keras.Model) -> Archit
 def _first(
     places: NDArray[np.int32], shape: tuple[int, ...], layer: tf.keras.layers.Layer, thin: tf.keras.layers.Layer
 ) -> NDArray[np.int32]:
-    """Returns the entries of `places` that a parameter of `shape` holds: the first along every axis.
+    """Returns the part of `places` that a narrower parameter of `shape` holds: the first entries along every axis.
 
-    A dense layer behind a Flatten has a row for each (place, channel): the first channels of every place.
+    A dense layer after a Flatten has a row for each (place, channel). It holds the first channels of every place.
     """
     channels = _flattened_channels(layer), _flattened_channels(thin)
     if len(shape) == 2 and channels[0] != channels[1]:
         rows = places.reshape(-1, channels[0], places.shape[1])
         return rows[:, : channels[1], : shape[1]]
     if len(shape) != places.ndim or any(n > m for n, m in zip(shape, places.shape, strict=True)):
-        raise ValueError(f"layer {thin.name} has a parameter of {shape}, which {places.shape} does not hold")
+        raise ValueError(f"layer {thin.name} has a parameter of shape {shape}, which does not fit into {places.shape}")
     return places[tuple(slice(n) for n in shape)]
 
 

@@ -1,9 +1,9 @@
-"""What a client update is: local SGD with a term that is added to each gradient, and what client and server remember.
+"""The interface of a client update: what it adds to each gradient of local SGD, and what is kept between rounds.
 
-Notation: x are the global parameters that the round started from, y the client's own, g the (clipped) gradient of its
-loss on a batch, weight decay included; K its steps, η its learning rate; Δ = y − x. Everything here is a formula for
-one tensor of parameters, entry by entry. `pull` · (y − x) and `constant` are added to g before each step. The whole
-round, step by step: tasks/federate/round.py.
+Notation: x are the global parameters at the start of the round, y the client's parameters, Δ = y − x. g is the
+(clipped) gradient of the client's loss on a batch, weight decay included. K is the number of steps, η the learning
+rate. Every formula here is for one parameter tensor, entry by entry. `pull` · (y − x) and `constant` are added to g
+before each step. tasks/federate/round.py lists the whole round, step by step.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import tensorflow as tf
 from tasks.settings import ClientSettings
 
 NamedTensors = Mapping[str, tf.Tensor]
-"""A structure of tensors while a computation is traced, such as what the host sends a client."""
+"""A structure of tensors while a computation is traced, such as the input of a client."""
 
 
 @dataclass(frozen=True)
@@ -26,46 +26,47 @@ class Trained:
     mean_gradient: tf.Tensor | None
     """Mean of g over the K steps, if the algorithm needs it."""
     full_gradient: tf.Tensor | None
-    """Gradient of the loss over all the client's data at x, weight decay included, if the algorithm needs it."""
+    """Gradient of the loss over all of the client's data at x, weight decay included, if the algorithm needs it."""
 
 
 class ClientUpdate:
-    """FedAvg's local SGD (McMahan 2017, Algorithm 1); the others change what they name."""
+    """FedAvg's local SGD (McMahan 2017, Algorithm 1). The other client updates override what differs."""
 
     shared = False
-    """The server keeps a vector s (P,), at first 0, and broadcasts it with the parameters."""
+    """Whether the server keeps a vector s (P,), 0 at first, and broadcasts it with the parameters."""
     kept = False
-    """Each client keeps a vector c_k (P,), at first 0, from one of its rounds to the next."""
+    """Whether each client keeps a vector c_k (P,), 0 at first, from one of its rounds to the next."""
     needs_mean_gradient = False
-    """`Trained.mean_gradient` is computed."""
+    """Whether `Trained.mean_gradient` is computed."""
     needs_full_gradient = False
-    """`Trained.full_gradient` is computed, which costs one more pass over the client's data."""
+    """Whether `Trained.full_gradient` is computed. It costs one more pass over the client's data."""
     local_momentum = True
+    """Whether the local steps use `federate.client.momentum`."""
     normalized = False
-    """The server averages Δ_k / ‖a_k‖₁: see fednova.py."""
+    """Whether the server averages Δ_k / ‖a_k‖₁; see fednova.py."""
     pull = 0.0
-    """Factor of (y − x) in each step's direction."""
+    """Factor of (y − x) in the direction of each step."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
 
     def constant(self, shared: tf.Tensor, kept: tf.Tensor | None) -> tf.Tensor:
-        """Returns what is added to every gradient of the round; called only where `shared` or `kept`."""
+        """Returns the term that is added to every gradient of the round. Called only if `shared` or `kept` is true."""
         raise NotImplementedError
 
     def next_kept(self, kept: tf.Tensor, trained: Trained) -> tf.Tensor:
-        """Returns the client's vector after the round; called only where `kept`."""
+        """Returns the client's vector after the round. Called only if `kept` is true."""
         raise NotImplementedError
 
     def next_shared(self, shared: tf.Tensor, message: tf.Tensor) -> tf.Tensor:
         """Returns the server's vector after the round.
 
-        `message` is Σ_k p_k (c_k⁺ − c_k) over the round's clients, p_k their share of *all* clients' weight, where
-        clients keep a vector; else the weighted mean of their full gradients.
+        If clients keep a vector, `message` is Σ_k p_k (c_k⁺ − c_k) over the round's clients, and p_k is the client's
+        share of the weight of *all* clients. Otherwise `message` is the weighted mean of the clients' full gradients.
         """
         return shared + message
 
     def server_update(self, update: tf.Tensor, shared: tf.Tensor) -> tf.Tensor:
-        """Returns what the server optimiser gets, from the combined update and the next s."""
+        """Returns the input of the server optimiser, from the combined update and the next s."""
         del shared
         return update

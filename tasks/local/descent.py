@@ -1,4 +1,4 @@
-"""The local steps of one client, and the gradient over all its data: TensorFlow graphs on lists of tensors."""
+"""The local steps of one client, and the gradient over all of its data, as TensorFlow graphs on lists of tensors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,33 +18,33 @@ Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The softmax's cross-entropy, in nats."""
+    """Returns the softmax cross-entropy (B,) of each example, in nats."""
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 PASS_BATCH = 128
-"""Examples of which a pass over all data computes loss or gradient at a time: for the speed and the memory only."""
+"""Examples that a pass over all data computes at a time. It affects only speed and memory."""
 
 
 _OF_MODEL = 2
-"""What sets the draws of the model apart from those of the augmentation, in one step."""
+"""Folded into a step's seed for the model's random layers, so that they do not repeat the augmentation's draws."""
 
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """What is the same for all clients and rounds."""
+    """The settings of local training, the same for all clients and rounds."""
 
     input_shape: tuple[int, ...]
     num_classes: int
     num_params: int
-    """P, of the global model."""
+    """P, the number of trainable parameters of the global model."""
     batch_size: int
     algorithm: ClientUpdate
     loss: Loss = cross_entropy
     flip: bool = False
     brightness: bool = False
     public: tuple[NDArray[np.float32], NDArray[np.int32]] | None = field(default=None, compare=False)
-    """Public examples that every client adds behind its own."""
+    """Public examples that every client adds after its own."""
     faults: FaultSettings = field(default_factory=FaultSettings)
 
 
@@ -58,7 +58,12 @@ def descend(
     constant: Tensors | None,
     mask: Tensors | None,
 ) -> dict[str, Any]:
-    """V ← momentum·v + d, w ← w − rate·v, with d = g + constant + pull·(w − start); masked entries stay at zero."""
+    """Returns the state after the local steps, from the parameters `start` over the visits in `client["order"]`.
+
+    A step is v ← momentum·v + d, w ← w − rate·v, with d = g + constant + pull·(w − start). d is zero for entries with a
+    `mask` of zero, so pruned parameters stay zero. The state has the parameters, the number of steps, and the sums from
+    which the losses, the mean gradient and FedNova's ‖a‖₁ follow.
+    """
     settings, algorithm = training.algorithm.settings, training.algorithm
     order, size, rate = client["order"], training.batch_size, client["learning_rate"]
     momentum = settings.momentum if algorithm.local_momentum else 0.0
@@ -106,7 +111,7 @@ def descend(
             "response": state["response"],
         }
         if algorithm.normalized:
-            # The same recursion for a gradient of 1: where it is after the steps is what they add up to, ‖a‖₁.
+            # ‖a‖₁ is the distance, in learning rates, that the same recursion moves if every gradient is 1.
             following["response"] = momentum * state["response"] + 1.0 - algorithm.pull * rate * state["normalizer"]
             following["normalizer"] = state["normalizer"] + following["response"]
         return (following,)
@@ -137,8 +142,8 @@ def mean_gradient(
 ) -> Tensors:
     """Returns the mean of g over the K steps: SCAFFOLD's option II.
 
-    With momentum the steps have added the gradients up. Without it, Δ = −η Σ (g + constant), so the mean of g is
-    −Δ/(Kη) − constant. With SCAFFOLD's constant c − c_k, this is c_k − c + (x − y)/(Kη), as the paper has it.
+    With momentum, the steps have summed the gradients. Without momentum, Δ = −η Σ (g + constant), so the mean of g is
+    −Δ/(Kη) − constant. With SCAFFOLD's constant c − c_k this is c_k − c + (x − y)/(Kη), as in the paper.
     """
     num_steps = tf.cast(end["step"], tf.float32)
     if _sums_gradients(training):
@@ -148,7 +153,10 @@ def mean_gradient(
 
 
 def full_gradient(forward: Forward, training: LocalTraining, x: tf.Tensor, y: tf.Tensor, params: Tensors) -> Tensors:
-    """The gradient of the mean loss over all examples, as they are and without a draw, at `params`."""
+    """Returns the gradient of the mean loss over all examples at `params`, weight decay included.
+
+    It is without augmentation and without the draws of random layers.
+    """
     num = tf.shape(y)[0]
 
     def add(begin: tf.Tensor, sums: Tensors) -> tuple[tf.Tensor, Tensors]:
@@ -166,7 +174,7 @@ def full_gradient(forward: Forward, training: LocalTraining, x: tf.Tensor, y: tf
 def losses_of(
     forward: Forward, loss: Loss, params: Tensors, x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns each example's loss (B,): its own and the penalty of the model's regularisers, as Keras adds them up."""
+    """Returns each example's loss (B,) plus the penalty of the model's regularisers; the mean is Keras's loss."""
     logits, penalty = forward(params, x, seed)
     return loss(y, logits) + penalty
 
@@ -180,7 +188,7 @@ def _gradient(
         losses = losses_of(forward, loss, params, x, y, seed)
         mean = tf.reduce_mean(losses)
     gradient = tape.gradient(mean, params, unconnected_gradients="zero")
-    # That of an Embedding is sparse, and of an unknown shape.
+    # The gradient of an Embedding is sparse, and its shape is unknown.
     return losses, [tf.ensure_shape(tf.convert_to_tensor(g), p.shape) for g, p in zip(gradient, params, strict=True)]
 
 
@@ -191,7 +199,11 @@ def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors
 
 
 def _augment(images: tf.Tensor, training: LocalTraining, client: NamedTensors, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors and brightens each image of the batch by draws from the seed of the step."""
+    """Returns the images, augmented as `training` says, with draws from the step's `seed`.
+
+    `flip` mirrors each image with probability 1/2. `brightness` shifts each image by a uniform draw from (-1, 1) times
+    the client's largest shift of each channel.
+    """
     if not (training.flip or training.brightness):
         return images
     flip_seed, brightness_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))

@@ -1,4 +1,4 @@
-"""What a client says of its data before the first round: how many examples of each class, and a digest."""
+"""The description of a client's data before the first round: the number of examples of each class, and a digest."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tasks.errors import reading
 from tasks.files import as_size, read_json, write_json
 
 FILE = "descriptions.json"
-"""Beside the clients' folders in data/clients."""
+"""Name of the file with all descriptions, in data/clients next to the clients' folders."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def describe(client: str, examples: Examples, form: Form) -> Description:
     """Returns the description of a client's examples.
 
     Raises:
-        DataError: the examples are not what `form` says, or not finite.
+        DataError: the examples do not have the form `form`, or are not finite.
     """
     check_arrays(client, examples, form)
     check_values(client, examples, form)
@@ -46,10 +46,10 @@ def describe(client: str, examples: Examples, form: Form) -> Description:
 
 
 def describe_today(folder: Path, form: Form, num_examples: int, written: Description | None) -> Description:
-    """Returns the description of the data in a client's `folder` as they are today.
+    """Returns the description of the data that a client's `folder` holds today.
 
-    Where the bytes are those of the description `written` by the step preprocess, it is still right: their values were
-    checked and counted when it was written.
+    If the digest is the one in `written`, the description that the step preprocess wrote, then `written` is still
+    right: preprocess checked and counted the same bytes.
 
     Raises:
         DataError: the files cannot be used; see `read_checked`.
@@ -70,7 +70,7 @@ def digest_of(examples: Examples) -> str:
 
 
 def feature_variance(folder: Path, form: Form, public: Examples | None) -> float:
-    """Returns the variance of all entries of a client's features, with those of the `public` examples behind them.
+    """Returns the variance of all entries of a client's features and of the `public` examples' features together.
 
     Raises:
         DataError: the files cannot be used; see `read_checked`.
@@ -92,7 +92,7 @@ def write_descriptions(root: Path, descriptions: Mapping[str, Description]) -> N
 
 
 def read_descriptions(root: Path) -> dict[str, Description]:
-    """Returns what descriptions.json in `root` says by client; nothing where there is no such file.
+    """Returns the descriptions in descriptions.json in `root` by client; none if the file is missing.
 
     Raises:
         DataError: the file is damaged.

@@ -1,9 +1,9 @@
-"""Broken clients, simulated (`federate.faults`), to see whether guard, aggregator and diagnosis stand them.
+"""Simulated faults of clients (`federate.faults`), to test the guard, the aggregator and the diagnosis.
 
-Two faults are of the data, as in Fang 2020 (arXiv 1911.11815) and FedDebug (Gill 2023, arXiv 2301.03553): wrong
-labels, and noise for features. The client trains on them honestly, so all that it says of itself (losses,
-SCAFFOLD's and FedDyn's vectors, MimeLite's gradient) is of what it has. The others are of what it sends: its update
-alone, after the training. Where nothing is simulated, neither the clients' input nor their graph differs.
+Two faults change a client's data, as in Fang 2020 (arXiv 1911.11815) and FedDebug (Gill 2023, arXiv 2301.03553): wrong
+labels, and noise instead of the features. The client trains on these data as usual. So all that it reports (losses,
+SCAFFOLD's and FedDyn's vectors, MimeLite's gradient) belongs to them. The other faults change only the update that the
+client sends after its training. If no fault is simulated, the clients' inputs and graphs are as without this module.
 """
 
 from collections import OrderedDict
@@ -18,14 +18,14 @@ from tasks.local.client_update import NamedTensors
 from tasks.settings import FaultSettings
 
 OF_DATA = ("flipped_labels", "noisy_features")
-"""The faults of what a client has; the others are of what it sends."""
+"""The faults that change a client's data. The others change the update that it sends."""
 
-# First word of the seed of the noise; federate/schedule.py has 1 to 3, cohort.py 4.
+# First word of the seed of the noise, so that it shares no draws: federate/schedule.py has 1 to 3, cohort.py 4.
 _NOISE = 5
 
 
 def input_types(settings: FaultSettings) -> OrderedDict[str, Any]:
-    """Returns the types of a client's inputs for the fault; none with kind none."""
+    """Returns the types of the inputs that a client needs for the fault; none if `kind` is none."""
     types: OrderedDict[str, Any] = OrderedDict()
     if settings.kind != "none":
         types["faulty"] = np.bool_
@@ -35,7 +35,7 @@ def input_types(settings: FaultSettings) -> OrderedDict[str, Any]:
 
 
 def inputs(settings: FaultSettings, seed: int, round_num: int, client: str) -> OrderedDict[str, Any]:
-    """Returns the values of `input_types` for one client and round; the seed of its noise is the same in all rounds."""
+    """Returns the values of `input_types` for one client and round. Its noise has the same seed in all rounds."""
     values: OrderedDict[str, Any] = OrderedDict()
     if settings.kind != "none":
         values["faulty"] = np.bool_(client in settings.clients and round_num >= settings.from_round)
@@ -46,7 +46,7 @@ def inputs(settings: FaultSettings, seed: int, round_num: int, client: str) -> O
 
 
 def with_fault(settings: FaultSettings, seed: int, client: str, examples: Examples, num_classes: int) -> Examples:
-    """Returns the client's examples as its fault leaves them, once it has begun; `seed` is the run's."""
+    """Returns the examples on which the client trains after its fault has begun. `seed` is the seed of the run."""
     if client not in settings.clients:
         return examples
     x, y = map(tf.constant, examples)
@@ -57,10 +57,10 @@ def with_fault(settings: FaultSettings, seed: int, client: str, examples: Exampl
 def faulty_examples(
     settings: FaultSettings, client: NamedTensors, x: tf.Tensor, y: tf.Tensor, num_classes: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns what a client has for its own x (N, ...) and y (N,), in the graph.
+    """Returns the x (N, ...) and y (N,) on which a client trains, from its own `x` and `y`, in the graph.
 
-    flipped_labels: y becomes C − 1 − y. noisy_features: x becomes Gaussian noise with the mean and the sd of all the
-    client's features together, so that its scale gives nothing away.
+    flipped_labels: y becomes C − 1 − y. noisy_features: x becomes Gaussian noise with the mean and the standard
+    deviation of all of the client's features together, so that the scale does not show the fault.
     """
     if settings.kind == "flipped_labels":
         y = tf.where(client["faulty"], num_classes - 1 - y, y)
@@ -75,7 +75,7 @@ def faulty_examples(
 
 
 def faulty_update(settings: FaultSettings, client: NamedTensors, update: tf.Tensor) -> tf.Tensor:
-    """Returns what a client sends for its update (P,), in the graph."""
+    """Returns the update (P,) that a client sends, from its own `update`, in the graph."""
     match settings.kind:
         case "scaled_update":
             return _if_faulty(client, settings.factor * update, update)

@@ -1,4 +1,4 @@
-"""A client's features in numbers: their means by the label that a model gives them, and how they hang together."""
+"""A client's features in numbers: their means by predicted label, and their correlation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tasks.local.probe import Probe
 from tasks.parameters import Params
 
 _FEATURES = 200
-"""Most features whose correlations are computed."""
+"""Most features whose correlations are computed. If there are more, a fixed random choice of this many is used."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class LabelMeans:
     """Means of F features by predicted label.
 
     Attributes:
-        counts: label to the number of examples that the model takes for it, > 0.
+        counts: label to the number of examples for which the model predicts it, > 0.
         means: label to the mean (F,) of their features.
     """
 
@@ -29,9 +29,10 @@ class LabelMeans:
 
 
 def label_means(probe: Probe, params: Params, examples: Examples) -> LabelMeans:
-    """Returns the means of a client's features by the label that the model with `params` gives them.
+    """Returns the means of a client's features by the label that the model with `params` predicts.
 
-    By the predicted label, so that neither an unusual label mix nor wrong labels count.
+    Predicted labels are used so that an unusual label mix or wrong labels do not matter. The mean of a label with one
+    example is that example.
     """
     x, predicted = flat(examples[0]), probe.logits(params, examples[0]).argmax(1)
     labels = [int(label) for label in np.unique(predicted)]
@@ -42,9 +43,10 @@ def label_means(probe: Probe, params: Params, examples: Examples) -> LabelMeans:
 
 
 def correlation(x: NDArray[np.float32]) -> float:
-    """Returns the mean |r| between two of a client's features, less what noise of as many examples has; 0 if unknown.
+    """Returns the mean |r| of two of a client's features, minus the mean |r| of independent features.
 
-    Another device changes brightness, contrast or place, and leaves neighbours alike; noise has no neighbours.
+    It is 0 if fewer than two features vary, or if there are fewer than 8 examples. Another device changes brightness,
+    contrast or position, but neighbouring features stay correlated; features of noise are independent.
     """
     rows = flat(x)
     rows = rows[:, rows.std(axis=0) > 1e-9]
@@ -53,7 +55,7 @@ def correlation(x: NDArray[np.float32]) -> float:
     some = np.random.default_rng(0).permutation(rows.shape[1])[:_FEATURES]
     sizes = np.abs(np.corrcoef(rows[:, some], rowvar=False))
     mean = (sizes.sum() - len(sizes)) / (sizes.size - len(sizes))
-    # Independent features have the mean |r| of a normal of variance 1 / n.
+    # Independent features: the mean of |r|, with r normal and its variance 1 / N.
     return float(mean - np.sqrt(2 / np.pi / len(rows)))
 
 

@@ -1,9 +1,11 @@
-"""A Keras model as a function of its parameters, for it is these that the rounds send, train and average.
+"""A Keras model as a function of its parameters, because the rounds send, train and average parameters.
 
-A traced call of a model reads its variables. TensorFlow can make constants of what is read, inside loops and functions
-too, as it does when a model is exported; here the constants of the trainable variables then become arguments. So the
-rounds compute the user's own model: no layer is made again from its configuration, frozen parameters stay in as
-constants, and a layer that keeps a state or draws by no seed is found among the operations.
+1. A call of the model is traced. The trace reads the model's variables.
+2. TensorFlow replaces the variables with constants, also inside loops and functions, as when a model is exported.
+3. The constants of the trainable variables become arguments of the function.
+
+So the rounds compute the user's own model. No layer is made again from its configuration, and frozen parameters stay in
+as constants. A layer that keeps a state or draws without a seed is found among the operations, and refused.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +21,8 @@ from tasks.errors import SettingsError, reading
 Forward = Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]
 """(parameters, batch (B, ...), seed (2,) int32 or None) -> (logits (B, C), penalty of the regularisers).
 
-With a seed, layers such as Dropout draw from it, each layer its own. Without one they do nothing, as when a model
-predicts.
+With a seed, layers such as Dropout draw from the seed, each layer its own numbers. Without a seed they do nothing, as
+when a model predicts.
 """
 
 _NO_SEED = (0, 0)
@@ -32,7 +34,7 @@ _IMPURE = {
     "parameters: leave it out, or freeze it (trainable=False)": ("Assign", "Scatter"),
     "calls Python, which no file can hold: write it with TensorFlow's operations": ("PyFunc",),
 }
-"""What is wrong with an operation that TensorFlow calls stateful, by a part of its name."""
+"""What is wrong with an operation that TensorFlow calls stateful, and the parts of names that show it."""
 
 _READING = (
     "Assert",
@@ -45,19 +47,20 @@ _READING = (
     "ReadVariableOp",
     "ResourceGather",
 )
-"""Ends and beginnings of names of stateful operations that only read, or contain others."""
+"""Beginnings or ends of the names of stateful operations that only read, or that only contain other operations."""
 
 
 def build_forward(name: str, model: tf.keras.Model) -> tuple[Forward, bool]:
-    """Returns `model`, the federate.model `name`, as a function of its trainable parameters; and whether it draws.
+    """Returns (`model` as a function of its trainable parameters, whether it draws random numbers in training).
 
-    The parameters come in the order of `trainable_weights`. Call the function inside a TensorFlow graph.
+    The parameters are in the order of `trainable_weights`. Call the function inside a TensorFlow graph. `name` is the
+    value of federate.model.
 
     Raises:
-        SettingsError: a part of the model keeps a state, draws by no seed, or calls Python.
+        SettingsError: a part of the model keeps a state, draws without a seed or when it predicts, or calls Python.
     """
     training, draws = _traced(name, model, training=True)
-    # A layer may do something else in training without a draw; the built-in models do not.
+    # A user's layer can behave differently in training, also without draws; the built-in models do not.
     inference, draws_too = _traced(name, model, training=False) if ":" in name else (training, False)
     if draws_too:
         raise SettingsError(
@@ -94,7 +97,7 @@ def _traced(
     constants = frozen.graph.as_graph_def()
     nodes = {node.name for node in constants.node}
     graph = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(constants, name=""), [])
-    # A variable that the model never reads stands in no graph: it has no place, and a gradient of zero.
+    # A variable that the model never reads is in no graph: it gets no place, and its gradient is zero.
     variables = model.trainable_weights
     places = [place for place, variable in enumerate(variables) if read.get(id(variable.handle), "") in nodes]
     of_params = [f"{read[id(variables[place].handle)]}:0" for place in places]
@@ -112,7 +115,7 @@ def _traced(
 
 
 class _Draws:
-    """Stands in the place of each layer's `keras.backend.RandomGenerator` while a model is traced.
+    """Replaces each layer's `keras.backend.RandomGenerator` while a model is traced.
 
     The n-th draw of a trace gets the seed of the call with n folded in.
     """
@@ -123,7 +126,7 @@ class _Draws:
 
     @contextmanager
     def of(self, model: tf.keras.Model, seed: tf.Tensor) -> Iterator[None]:
-        """Gives the layers of `model` these draws within the block."""
+        """Replaces the generators of the layers of `model` within the block."""
         self._seed, self.count = seed, 0
         layers = [layer for layer in model._flatten_layers() if hasattr(layer, "_random_generator")]
         own = [layer._random_generator for layer in layers]
@@ -143,7 +146,7 @@ class _Draws:
     def random_normal(
         self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, nonce: Any = None
     ) -> Any:
-        """See Keras; `nonce`, which sets Keras's draws of one seed apart, is not needed."""
+        """See Keras. `nonce`, by which Keras separates draws of one seed, is not needed: each draw has its own."""
         seed = self.make_seed_for_stateless_op()
         return tf.random.stateless_normal(shape, seed, mean, stddev, dtype or tf.float32)
 
@@ -178,7 +181,10 @@ def _check_pure(name: str, graph: Any) -> None:
 
 
 def _executed(graph: Any) -> Iterator[Any]:
-    """Yields the nodes of a graph, and of the functions that it calls: a library holds others, as LSTM's for GPUs."""
+    """Yields the nodes of a graph, and of the functions that it calls.
+
+    The library holds more functions, such as LSTM's for GPUs. A function that is never called is not yielded.
+    """
     library = {function.signature.name: function for function in graph.library.function}
     waiting, seen = [graph.node], set[str]()
     while waiting:

@@ -1,4 +1,4 @@
-"""Reading a client's own files inside the graph: no example crosses a process boundary."""
+"""Reads a client's own files inside the graph, so that no example crosses a process boundary."""
 
 import tensorflow as tf
 
@@ -8,15 +8,15 @@ from tasks.scrub import ours
 def read_examples(
     folder: tf.Tensor, num_examples: tf.Tensor, input_shape: tuple[int, ...], num_classes: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns x (N, *input_shape) float32 and y (N,) int32 of a client's folder.
+    """Returns x (N, *input_shape) float32 and y (N,) int32 from a client's folder.
 
-    The graph fails, with an error that holds no label, if a file is missing, cut short, not a version 1 .npy, has other
-    than `num_examples` examples, or a label outside of 0 … num_classes − 1.
+    The graph fails if a file (1) is missing, cut short or not a version 1 .npy, (2) does not have `num_examples`
+    examples, or (3) has a label outside 0 … num_classes − 1. The error holds no label.
     """
     x = tf.reshape(_npy(folder, "x.npy", tf.float32), [-1, *input_shape])
     y = _npy(folder, "y.npy", tf.int32)
-    # tf.equal, for `==` compares identities in the graphs that TFF builds.
-    # TensorFlow's own error for a bad label prints the labels of the whole batch: private data in a log.
+    # tf.equal, because `==` compares identities in the graphs that TFF builds.
+    # TensorFlow's own error for a bad label prints the labels of the whole batch, which are private, into a log.
     sizes = tf.debugging.Assert(
         tf.reduce_all(tf.equal([tf.shape(x)[0], tf.size(y)], num_examples)),
         [ours("its files changed since the step began")],
@@ -29,7 +29,7 @@ def read_examples(
 
 
 def _npy(folder: tf.Tensor, name: str, dtype: tf.DType) -> tf.Tensor:
-    """Returns the entries of a version 1 .npy file: 8 bytes, the header's length, the header, the entries."""
+    """Returns the entries of a version 1 .npy file. It holds 8 bytes, the header's length, the header, the entries."""
     content = tf.io.read_file(folder + "/" + name)
     head, length = tf.strings.substr(content, 0, 10) + bytes(10), tf.strings.length(content)
     begin = 10 + tf.cast(tf.io.decode_raw(tf.strings.substr(head, 8, 2), tf.uint16)[0], tf.int32)

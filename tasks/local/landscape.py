@@ -1,4 +1,4 @@
-"""The loss around a model, on a client's examples: its curvature, and the path of plain SGD."""
+"""The loss near a model on a client's examples: its curvature, and the path of plain SGD."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,16 @@ from tasks.local.probe import Probe
 from tasks.parameters import Params
 
 _POWER_STEPS = 12
-"""Iterations of the power method."""
+"""Iterations of the power method; each computes two gradients."""
 
 
 def curvature(probe: Probe, params: Params, examples: Examples) -> float:
     """Returns the largest eigenvalue of the loss's Hessian over `examples` at `params`, by power iteration.
 
-    Times the learning rate, above 2 a step of gradient descent overshoots farther than it came (a parabola diverges).
-    The Hessian's products are differences of gradients, with a step of 1e-3 of the parameters' length. After 12
-    iterations the value is a lower bound, close where one eigenvalue stands out.
+    If the learning rate times this eigenvalue is above 2, a step of gradient descent overshoots farther than it came;
+    on a parabola, descent diverges. The products with the Hessian are central differences of gradients, with a step of
+    1e-3 · max(1, ||params||). After 12 iterations the value is a lower bound, which is close if one eigenvalue is much
+    larger than the others.
     """
     rng = np.random.default_rng(0)
     direction = rng.standard_normal(len(params))
@@ -42,8 +43,8 @@ class LocalPath:
     """A client's local steps with plain SGD.
 
     Attributes:
-        loss: (S,) of each step's batch before the step, nats.
-        distance: (S,) ||y_i - x|| after each step: how far the local model is from the global one.
+        loss: (S,) loss of each step's batch before the step, nats.
+        distance: (S,) ||y_i - x|| after each step: the distance of the local from the global parameters.
         first_broken: index of the first step whose loss is not finite; None if all are.
     """
 
@@ -55,7 +56,7 @@ class LocalPath:
 def local_path(
     probe: Probe, params: Params, examples: Examples, learning_rate: float, batch: int, epochs: int
 ) -> LocalPath:
-    """Returns the path of plain SGD from `params` over `epochs` passes in a fixed order."""
+    """Returns the path of plain SGD from `params` over `epochs` passes, whose orders are always the same."""
     x, y = examples
     at, losses, distances = params.astype(np.float64), [], []
     for epoch in range(epochs):

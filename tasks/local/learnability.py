@@ -1,4 +1,4 @@
-"""Whether a client's labels follow from its features: one half of its data is learnt, the other half is predicted."""
+"""Whether a client's labels follow from its features: trained on one half of its data, tested on the other half."""
 
 import numpy as np
 
@@ -7,8 +7,9 @@ from tasks.local.probe import Probe
 from tasks.parameters import Params
 
 _EPOCHS = 20
+"""Passes over the first half."""
 _FEWEST = 8
-"""Examples below which nothing is learnt."""
+"""Fewest examples on which a model is trained."""
 
 
 def learnable(
@@ -16,7 +17,8 @@ def learnable(
 ) -> tuple[float, float]:
     """Returns (accuracy on the second half after training on the first, share of its most frequent label).
 
-    Data that are odd but make sense are learnt from one half for the other; noise is not. (0, 1) for fewer than 8.
+    If the data are unusual but consistent, training on one half helps on the other half. On noise it does not help.
+    The result is (0, 1) for fewer than 8 examples.
     """
     x, y = examples
     if len(y) < _FEWEST:

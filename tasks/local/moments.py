@@ -1,4 +1,4 @@
-"""Mean and sum of squares of a client's values: they leave the client, and nothing else does."""
+"""Count, mean and sum of squared deviations of a client's values. Nothing else leaves the client."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_VALUES = 2**22
-"""Values turned to float64 at a time: 32 MB, whatever a client holds."""
+"""Values that are converted to float64 at a time: 32 MB, however many a client has."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """What a client sends the server of its values; C channels of images, or C features of a table.
+    """What a client sends the server about its values, for C channels of images or C features of a table.
 
-    Count, mean and m2 say the same as count, sum and sum of squares, but do not cancel: for values 1e6 ± 1 the sum of
-    squares has no digit left for the variance.
+    Rejected: count, sum and sum of squares. They hold the same information, but the variance cancels: for values of
+    1e6 ± 1 the sum of squares has no digit left for it.
     """
 
     count: int
@@ -28,10 +28,10 @@ class Moments:
 
 
 def moments(x: NDArray[np.float32], block_values: int = BLOCK_VALUES) -> Moments:
-    """Returns the moments of one client's x (N, ..., C) over all axes but the last; N > 0.
+    """Returns the moments of one client's x (N, ..., C) over all axes except the last; N > 0.
 
-    Deviations are taken from the first value of a channel before anything is summed, so that a constant channel has
-    exactly its value as mean and exactly 0 as m2.
+    The first value of each channel is subtracted before anything is summed. So a constant channel has exactly its value
+    as mean, and exactly 0 as m2.
     """
     rows = x.reshape(-1, x.shape[-1])
     size = max(1, block_values // rows.shape[1])
@@ -39,7 +39,7 @@ def moments(x: NDArray[np.float32], block_values: int = BLOCK_VALUES) -> Moments
 
 
 def merged(parts: Iterable[Moments]) -> Moments:
-    """Returns the moments of the union, without its values (Chan, Golub & LeVeque 1983, equations 2.1)."""
+    """Returns the moments of the union, from the moments of the parts (Chan, Golub & LeVeque 1983, equations 2.1)."""
     return reduce(_merge, parts)
 
 

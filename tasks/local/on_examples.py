@@ -1,4 +1,4 @@
-"""The beginning of every client computation in plain Python: the client opens its own examples."""
+"""How every client computation in plain Python begins: the client opens its own examples."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 def on_examples(compute: Callable[[Examples], T], form: Form, num_examples: int | None, folder: Path) -> T:
-    """Returns what `compute` gives for the examples in the client's `folder`.
+    """Returns the result of `compute` for the examples in the client's `folder`.
 
     Args:
-        compute: a function of the examples that returns numbers, or vectors of the model's size.
+        compute: a function of the examples that returns numbers or vectors, but no examples.
         form: what the arrays must be.
-        num_examples: how many there must be; None: any number.
-        folder: the client's.
+        num_examples: how many examples there must be; None: any number.
+        folder: the client's folder.
 
     Raises:
         DataError: see `read_checked`.

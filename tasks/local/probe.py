@@ -1,4 +1,4 @@
-"""A client's loss by label and its gradient, at any parameters of the model."""
+"""Losses by label and gradients on a client's examples, at any parameters of the model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from tasks.parameters import Params, assign
 from tasks.scrub import scrubbing
 
 _BATCH = 512
-"""Examples that are computed at a time: for the memory only."""
+"""Examples that are computed at a time. It bounds the memory."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How a model does on some examples.
+    """The loss and the accuracy of a model on some examples.
 
     Attributes:
         loss: mean cross-entropy, nats.
-        accuracy: fraction.
-        by_label: label to (examples, mean loss, recall).
+        accuracy: fraction of the examples.
+        by_label: label to (number of examples, mean loss, recall).
     """
 
     loss: float
@@ -33,7 +33,7 @@ class Fit:
 
 
 class Probe:
-    """Losses and gradients of one model at any parameters (P,)."""
+    """Losses and gradients of one model at any parameters (P,), as it predicts and without regularisers."""
 
     def __init__(self, model: tf.keras.Model) -> None:
         self._model = model
@@ -55,13 +55,13 @@ class Probe:
         self._gradient: Callable[[Any, Any], Any] = lambda x, y: scrubbing(failed, lambda: gradient(x, y))
 
     def logits(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the logits (N, C)."""
+        """Returns the logits (N, C) of the model with `params` for x (N, ...)."""
         assign(self._model, params)
         parts: list[Params] = [self._logits(tf.constant(x[i : i + _BATCH])).numpy() for i in range(0, len(x), _BATCH)]
         return np.concatenate(parts)
 
     def fit(self, params: Params, examples: Examples) -> Fit:
-        """Returns how the model with `params` does on `examples`."""
+        """Returns loss and accuracy of the model with `params` on `examples`."""
         x, y = examples
         logits = self.logits(params, x).astype(np.float64)
         shifted = logits - logits.max(axis=1, keepdims=True)
@@ -74,7 +74,7 @@ class Probe:
         return Fit(float(losses.mean()), float(hits.mean()), by_label)
 
     def gradient(self, params: Params, examples: Examples) -> tuple[float, Floats]:
-        """Returns the mean loss over `examples` and its gradient (P,) at `params`."""
+        """Returns the mean loss over `examples`, in nats, and its gradient (P,) at `params`."""
         assign(self._model, params)
         x, y = examples
         loss, total = 0.0, np.zeros(len(params))

@@ -1,4 +1,4 @@
-"""Names for what TensorFlow Federated has no types for."""
+"""Type names for what TensorFlow Federated does not annotate."""
 
 from typing import Any
 

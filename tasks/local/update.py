@@ -1,8 +1,8 @@
-"""What one client computes in a round: local SGD from the global model, with the statistics that fall out of it.
+"""What one client computes in a round: local SGD from the global model, and statistics of the steps.
 
-The client reads its own files inside the graph: no example leaves it, only an update and a few numbers do. All of it is
-one `tf.while_loop` over slices of the client's tensors; the host says in which order to visit the examples, and the
-length of that order is the amount of local work, so unequal work needs no other graph.
+The client reads its own files inside the graph. Only an update and a few numbers leave it, no example does. All steps
+are one `tf.while_loop` over slices of the client's tensors. The host gives the order in which to visit the examples;
+the length of this order is the amount of local work, so unequal local work needs no other graph.
 """
 
 from collections import OrderedDict
@@ -22,12 +22,17 @@ from tasks.local.tff_names import Computation, TffType
 
 
 def client_type(training: LocalTraining) -> TffType:
-    """Returns the type of what the host sends a client.
+    """Returns the type of the input that the host sends a client.
 
-    Its folder, N (with the public examples), the order of visits (E·N,), its weight in the average, its share of the
-    weight of all clients, this round's learning rate, the seed of all that it draws, the largest brightness shift in
-    units of its preprocessed pixels (channels,), which architecture it trains, what faults.py adds, and `kept` (P,) if
-    the client update keeps a vector.
+    - `folder`: where its data are.
+    - `num_examples`: N, with the public examples.
+    - `order`: the examples to visit (E·N,), for E epochs.
+    - `weight`: its weight in the average; `share`: its share of the weight of all clients.
+    - `learning_rate`: of this round.
+    - `seed`: of everything that it draws.
+    - `brightness`: the largest shift (channels,), in units of its preprocessed pixels.
+    - `architecture`: the index of the architecture that it trains.
+    - What faults.py adds, and `kept` (P,) if the client update keeps a vector.
     """
     members = OrderedDict(
         folder=tff.TensorType(np.str_),
@@ -47,20 +52,26 @@ def client_type(training: LocalTraining) -> TffType:
 
 
 def broadcast_names(training: LocalTraining, masked: bool) -> list[str]:
-    """Returns what the server sends, each (P,): the flat parameters, pruning masks, the client update's vector s."""
+    """Returns the names of the vectors (P,) that the server sends: parameters, pruning masks, the client update's s."""
     return ["params", *(["mask"] if masked else []), *(["shared"] if training.algorithm.shared else [])]
 
 
 def build_local_update(architectures: Sequence[Architecture], training: LocalTraining, masked: bool) -> Computation:
     """Returns the TFF computation (client, broadcast) -> result of one client's round.
 
-    The result holds `update` = local − global (P,), divided by ‖a‖₁ for FedNova (`normalizer`, else 1), zero where it
-    is not finite; `weight`, zero then; `finite`; and `loss_before`, `loss_after`, `loss_mean` in nats per example and
-    `num_steps`. The losses are by-products of the training steps, so they cost no pass of their own: `loss_before` is
-    that of the first batch under the global model (batch size ≥ N: the exact loss before), `loss_after` of the batches
-    that hold the last `batch_size` visits, each before its own step, `loss_mean` of all visits. Client updates that
-    keep a vector give the next `kept` (P,). `summands` is its part of the sums that the server needs: `weight`,
-    `normalizer` (times weight), `message` (P,) for s, and `held` (A,), the weight by architecture.
+    The result holds
+
+    - `update` = local − global (P,). It is divided by ‖a‖₁ for FedNova. It is zero if it is not finite.
+    - `weight`: the client's weight; 0 if the update is not finite. `finite`: whether it is finite.
+    - `loss_before`: mean loss of the first batch under the global model (with a batch size ≥ N, the exact loss).
+    - `loss_after`: mean loss of the batches that hold the last `batch_size` visits, each before its own step.
+    - `loss_mean`: mean loss of all visits.
+    - `num_steps`, and `normalizer`: ‖a‖₁ for FedNova, otherwise 1.
+    - `kept` (P,): the client's next vector, if the client update keeps one.
+    - `summands`: its part of the sums that the server needs: `weight`; `normalizer` times weight; `message` (P,) for s;
+      `held` (A,), the weight by architecture.
+
+    Losses are in nats per example. They come from the training steps, so they cost no pass of their own.
     """
     vector = tff.TensorType(np.float32, [training.num_params])
     broadcast_type = tff.types.to_type(OrderedDict((name, vector) for name in broadcast_names(training, masked)))
@@ -118,11 +129,11 @@ def _result(
     loss_sum, update = trained["loss_sum"], faults.faulty_update(training.faults, client, trained["update"])
     finite = tf.math.is_finite(tf.reduce_sum(tf.square(update))) & tf.math.is_finite(loss_sum)
     if training.algorithm.needs_full_gradient:
-        # What else a client keeps is finite with its update.
+        # The other vectors are finite if the update is.
         finite &= tf.math.is_finite(tf.reduce_sum(tf.square(trained["full_gradient"])))
 
     def or_else(value: tf.Tensor, otherwise: Callable[[], tf.Tensor]) -> tf.Tensor:
-        # Not tf.where, which copies: a round of many parameters consists of little else.
+        # Not tf.where, which copies: with many parameters, copies take most of a round's time.
         return tf.cond(finite, lambda: value, otherwise)
 
     weight = tf.where(finite, client["weight"], 0.0)
@@ -144,7 +155,7 @@ def _result(
         held=weight * tf.one_hot(client["architecture"], num_architectures),
     )
     if training.algorithm.kept:
-        # A rate that decayed to 0 leaves nothing to divide by: no way, no mean gradient along it.
+        # With a learning rate that decayed to 0, the mean gradient of the steps would be 0 / 0.
         moved = finite & (client["learning_rate"] > 0)
         result["kept"] = tf.cond(moved, lambda: trained["kept"], lambda: client["kept"])
         summands["message"] = client["share"] * (result["kept"] - client["kept"])
@@ -162,7 +173,7 @@ def _train(
     x: tf.Tensor,
     y: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """Returns the client's update (P,) and the numbers of its way there."""
+    """Returns the client's update (P,), the sums of its losses, and its next vectors."""
     algorithm, start = training.algorithm, architecture.take(broadcast["params"])
     mask = architecture.take(broadcast["mask"]) if "mask" in broadcast else None
     shared = architecture.take(broadcast["shared"]) if algorithm.shared else [None] * len(start)

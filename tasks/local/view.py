@@ -1,4 +1,4 @@
-"""What one client's examples are at one model."""
+"""The loss, the mean features and the gradient of one model on one client's examples."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from tasks.parameters import Params
 
 @dataclass(frozen=True)
 class View:
-    """A client's examples at a model of P parameters and C classes.
+    """A client's examples under a model with P parameters and C classes.
 
     Attributes:
-        labels: (C,) examples of each label.
-        fit: how the model does on them.
-        means: their features, mean by label that the model takes them for.
-        gradient: (P,) of the mean loss.
+        labels: (C,) number of examples of each label.
+        fit: loss and accuracy of the model on the examples.
+        means: mean features by the label that the model predicts.
+        gradient: (P,) gradient of the mean loss.
     """
 
     labels: NDArray[np.int64]
@@ -30,7 +30,7 @@ class View:
 
 
 def view(probe: Probe, params: Params, num_classes: int, examples: Examples) -> View:
-    """Returns what the examples are at the model with `params`."""
+    """Returns the view of `examples` under the model with `params`."""
     with np.errstate(all="ignore"):
         gradient = probe.gradient(params, examples)[1]
     return View(
