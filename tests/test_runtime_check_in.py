@@ -37,7 +37,7 @@ def test_clients_check_in_as_their_data_are_today(clients, tmp_path):
     form = check_in(root).form
     expected = {client: describe(client, clients.data[client], form) for client in clients.ids}
     assert check_in(root).clients == expected
-    # Counts that cannot be: they show which description was taken.
+    # Wrong counts: they show which description was taken.
     write_descriptions(root, {c: Description((one.num_examples, 0, 0), one.digest) for c, one in expected.items()})
     x, y = clients.data["01"]
     write_client(root / "01", x + 1, y)

@@ -151,7 +151,7 @@ def test_computation_works_again_after_a_client_failed():
 
 def test_many_threads_give_the_bits_of_one_and_the_order_of_the_arguments(one_thread):
     rng = np.random.default_rng(0)
-    # Unequal work, so that clients end in another order than they began.
+    # Unequal work, so that clients end in another order than they began in.
     values = [rng.normal(size=rng.integers(1, 3000)).astype(np.float32) for _ in range(24)]
     expected = order_of_addition(values)
     for threads in (2, 5):

@@ -1,4 +1,4 @@
-"""How client computations are carried to the clients' data: threads of this process.
+"""How client computations are carried to the clients' data: in this process.
 
-No import here: a step that needs only `Failed` must not wait for TensorFlow.
+This file imports nothing, so that a step that needs only `Failed` does not wait for TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""Client computations in plain Python: carried to each client's data, one client after the other."""
+"""Carries a client computation in plain Python to each client's data, one client after the other."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,13 +11,14 @@ T = TypeVar("T")
 
 
 def at_clients(compute: Callable[[Path], T], folders: Mapping[str, Path]) -> dict[str, T | Failed]:
-    """Returns what a client computation gives at each client, in the order of `folders`.
+    """Returns the result of a client computation for each client, in the order of `folders`.
 
-    A client whose data cannot be used, or on whose data the model fails, is `Failed`; the others are not touched by it.
+    The result is `Failed` for a client whose data cannot be used, or on whose data the model fails. The other clients
+    are not affected. A defect of the code itself is raised.
 
     Args:
-        compute: a client computation (tasks/local): the client's folder -> numbers, or vectors of the model's size.
-        folders: where each client's data are.
+        compute: a client computation (tasks/local) from the client's folder to numbers or vectors.
+        folders: the folder of each client's data.
     """
     results: dict[str, T | Failed] = {}
     for client, folder in folders.items():

@@ -1,4 +1,4 @@
-"""The start of a run: every client checks in with the description of its data, or is named as broken."""
+"""The start of a run: every client checks in with a description of its data, or is named as broken."""
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -15,14 +15,14 @@ from tasks.runtime.failed import Failed
 
 @dataclass(frozen=True)
 class CheckedIn:
-    """What a run trains and is measured on.
+    """The clients on which a run trains, and the hold-out data on which it is measured.
 
     Attributes:
-        preprocessed: preprocess.json.
-        clients: each usable client's description, N > 0.
-        broken: the clients that preprocess.json names and whose files are missing, cannot be used or hold another
-            number of examples, with the reason.
-        test: the hold-out examples, which are the server's.
+        preprocessed: the content of preprocess.json.
+        clients: the description of each usable client, N > 0.
+        broken: the reason for each client of preprocess.json whose files are missing, cannot be used, or hold another
+            number of examples.
+        test: the hold-out examples, which belong to the server.
     """
 
     preprocessed: Preprocessed
@@ -32,17 +32,17 @@ class CheckedIn:
 
     @property
     def form(self) -> Form:
-        """What every client's arrays are."""
+        """The form of every client's arrays."""
         return self.preprocessed.form
 
     @property
     def folders(self) -> dict[str, Path]:
-        """Where each usable client's data are."""
+        """The folder of each usable client's data."""
         return {client: self.preprocessed.root / client for client in self.clients}
 
     @cached_property
     def digest(self) -> str:
-        """The md5 of every usable client's id and digest, and then of the hold-out data's bytes."""
+        """The md5 of every usable client's id and digest, followed by the bytes of the hold-out data."""
         digest = hashlib.md5(usedforsecurity=False)
         for client, description in self.clients.items():
             digest.update(f"{client}\0{description.digest}".encode())
@@ -64,11 +64,11 @@ class CheckedIn:
 
 
 def check_in(root: Path, exclude: Collection[str] = ()) -> CheckedIn:
-    """Returns the clients that preprocess.json in `root` names, without `exclude`, as they describe themselves today.
+    """Returns the clients of preprocess.json in `root`, without `exclude`, with descriptions of their present data.
 
     Raises:
-        DataError: no usable client, unusable hold-out data, a folder of a client that preprocess.json does not name, or
-            a preprocess.json that does not say what there must be.
+        DataError: (1) no client can be used, (2) the hold-out data cannot be used, (3) there is a folder that
+            preprocess.json does not name, or (4) preprocess.json is missing or incomplete.
         SettingsError: `exclude` names an unknown client or all clients.
     """
     preprocessed, written = read_preprocessed(root), read_descriptions(root)
@@ -105,6 +105,6 @@ def _check_usable(clients: Mapping[str, Description], broken: Mapping[str, str])
 
 
 def _to_publish(reason: str, folder: Path) -> str:
-    """Returns the reason for clients.csv, where the client stands beside it: the same wherever the workspace is."""
+    """Returns the reason for clients.csv: without the client's id, which has its own column, and without its path."""
     reason = reason.removeprefix(f"client {folder.name}: ")
     return " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "its files").split())

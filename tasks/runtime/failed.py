@@ -1,14 +1,14 @@
-"""What stands in the place of the result of a client that failed."""
+"""The result of a client that failed."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What stands in the place of a client that failed.
+    """The result of a client that failed.
 
     Attributes:
-        reason: one line without values of its data. The exception itself is not kept: its text holds some.
+        reason: one line without values of the client's data. The exception is not kept, because its text has values.
     """
 
     reason: str

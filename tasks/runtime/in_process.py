@@ -1,15 +1,15 @@
-"""TFF's computations in this process: no child process, no open port, no copies over gRPC.
+"""Runs TFF's computations in this process: no child process, no open port, no copies over gRPC.
 
-TFF's own compiler brings a computation into its native form (a lambda over calls to intrinsics and TensorFlow blocks);
-this context walks that form and runs each TensorFlow block in a session of this process, clients on a few threads.
-Each block runs on its caller's thread, so what the clients share is only the order in which their results are added
-up, which is the order of the arguments: one thread and many give the same bits.
+TFF's own compiler brings a computation into its native form: a lambda over calls to intrinsics and TensorFlow blocks.
+This context walks the native form and runs each TensorFlow block in a session of this process, the clients on a few
+threads. Each block runs on its caller's thread, and the results are added up in the order of the arguments. So one
+thread and many threads give the same bits.
 
-A client whose call raises is one failed call, not a failed computation: it takes no further part, its place in every
-CLIENTS-placed result holds a `Failed`, and what is aggregated is aggregated over the others.
+If the call of a client raises, only this client fails, not the computation. It takes no further part: its place in
+every CLIENTS-placed result holds a `Failed`, and aggregates are over the other clients.
 
-All of it runs apart from the thread that calls (see tasks/signals.py): a cancellation is raised beside a computation,
-never in it, so that it cannot be taken for a client's failure.
+All of it runs on a thread of its own (see tasks/signals.py). So a cancellation is never raised inside a computation,
+where it would look like the failure of a client.
 """
 
 import weakref
@@ -38,7 +38,7 @@ def in_process(threads: int) -> Iterator["InProcessContext"]:
 
 
 class InProcessContext(tff.framework.SyncContext):
-    """Runs TFF computations here; see the module's docstring."""
+    """Runs TFF computations in this process; see the module's docstring."""
 
     def __init__(self, threads: int) -> None:
         """Computes at most `threads` >= 1 clients at a time."""
@@ -47,7 +47,7 @@ class InProcessContext(tff.framework.SyncContext):
         self._apart = Apart("computations", self._end)
 
     def close(self) -> None:
-        """Waits for the clients under way, and starts no others."""
+        """Waits for the clients that are running, and starts no others."""
         self._apart.close()
 
     def _end(self) -> None:
@@ -55,10 +55,10 @@ class InProcessContext(tff.framework.SyncContext):
             self._pool.shutdown(cancel_futures=True)
 
     def invoke(self, comp: Any, arg: Any) -> Any:
-        """Returns what `comp` gives for `arg`; a client that failed is a `Failed` in the CLIENTS-placed results.
+        """Returns the result of `comp` for `arg`. In CLIENTS-placed results, a client that failed is a `Failed`.
 
         Raises:
-            RunError: what runs on the server's side failed.
+            RunError: a part that runs on the server's side failed.
         """
 
         def run(under_way: Call[Any]) -> Any:
@@ -80,13 +80,13 @@ class InProcessContext(tff.framework.SyncContext):
         under_way = self._under_way
 
         def call(value: Value) -> Value:
-            under_way.check()  # after a cancellation, only the clients that have begun go on to their end
+            under_way.check()  # after a cancellation, only clients that have begun run to their end
             if isinstance(value, Failed):
                 return value
             try:
                 return function(value)
             except Exception as exc:
-                # Whatever a client's data or a user's model does to TensorFlow: no list of it could be whole.
+                # Every exception, because no list of what a client's data or a user's model can cause is complete.
                 return Failed(scrubbed(exc))
 
         if self._pool is None or len(values) < 2:

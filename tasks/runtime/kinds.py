@@ -10,16 +10,16 @@ from threadpoolctl import threadpool_limits
 from tasks.runtime.in_process import in_process
 from tasks.settings import RuntimeSettings
 
-# A computation called outside of `runtime` is a mistake: TFF's default context would start a worker that nobody owns.
+# A computation outside of `runtime` is a mistake: TFF's default context would start a worker that nobody ends.
 tff.test.set_no_default_context()
 
 
 @contextmanager
 def runtime(settings: RuntimeSettings) -> Iterator[None]:
-    """Runs TFF's computations of this thread in this process; nothing of it is left after the block.
+    """Runs the TFF computations of this thread in this process. Nothing of it is left after the block.
 
-    NumPy's BLAS has one thread meanwhile. Left to itself it parts a product among as many as there are cores, and how
-    it is parted decides the last bits: of the statistics of a round, from about 100 clients on.
+    NumPy's BLAS has one thread within the block. By default it divides a product among as many threads as there are
+    cores, and the division changes the last bits: in the statistics of a round, from about 100 clients on.
     """
     threads = settings.threads or len(os.sched_getaffinity(0))
     with (

@@ -1,4 +1,4 @@
-"""A computation in TFF's native form, walked: a lambda over calls to intrinsics and TensorFlow blocks."""
+"""Walks a computation in TFF's native form: a lambda over calls to intrinsics and TensorFlow blocks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ BuildingBlock = Any
 """A part of a TFF computation."""
 
 ClientMap = Callable[[Callable[[Value], Value], Sequence[Value]], list[Value]]
-"""(function, a value of each client) -> the function's value at each client, or `Failed`."""
+"""(function, a value for each client) -> the function's result, or `Failed`, for each client."""
 
 
 class Compiled:
@@ -89,7 +89,7 @@ class Compiled:
 
     def _federated_map(self, argument: Value) -> Value:
         function, value = argument
-        # TFF writes a map over a SERVER-placed value with the same intrinsic.
+        # TFF uses the same intrinsic for a map over a SERVER-placed value.
         return AtClients(self._map(function, value.values)) if isinstance(value, AtClients) else function(value)
 
     def _federated_zip(self, argument: Value) -> AtClients:
@@ -100,13 +100,13 @@ def _zip(value: Value, client: int) -> Value:
     if isinstance(value, AtClients):
         return value.values[client]
     if not isinstance(value, tuple):
-        return value  # an all-equal value, the same for every client
+        return value  # an all-equal value: the same for every client
     elements = tuple(_zip(element, client) for element in value)
     return next((element for element in elements if isinstance(element, Failed)), elements)
 
 
 def _federated_aggregate(argument: Value) -> Value:
-    """One accumulator over the clients in their order, so that the sum has the same bits however they were run."""
+    """Returns one accumulator over the clients in their order, so that threads do not change the bits of the sum."""
     value, zero, accumulate, _merge, report = argument
     for client in value.values:
         if not isinstance(client, Failed):

@@ -1,4 +1,4 @@
-"""One TensorFlow block of a computation as a function: a session of this process, run on the caller's thread."""
+"""One TensorFlow block of a computation as a function: a session in this process, run on the caller's thread."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,24 +9,24 @@ from tensorflow.core.protobuf import config_pb2
 from tasks.runtime.values import Value
 
 Block = Any
-"""The protocol buffer of a TensorFlow computation of TFF."""
+"""The protocol buffer of a TFF computation in TensorFlow."""
 
 Binding = Any
-"""Which tensors of a block's graph a structure is made of."""
+"""The tensors of a block's graph that make up a structure."""
 
 
 def session_call(block: Block) -> Callable[[Value], Value]:
-    """Returns the function of a block from its argument to its result."""
+    """Returns a block as a function from its argument to its result."""
     fetched = _tensor_names(block.result)
     if not fetched:
-        # The state of an aggregator that has none, as TFF's DP and encoded sums make it; a session wants a fetch.
+        # The empty state of an aggregator, as in TFF's DP and encoded sums. A session needs something to fetch.
         return lambda _: _pack(block.result, iter(()))
     graph_def = tf.compat.v1.GraphDef()
     block.graph_def.Unpack(graph_def)
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
     config = tf.compat.v1.ConfigProto()
-    # TFF's compiler has optimised the graph already.
+    # TFF's compiler has already optimised the graph.
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     session = tf.compat.v1.Session(graph=graph, config=config)
     if block.initialize_op:
@@ -34,9 +34,9 @@ def session_call(block: Block) -> Callable[[Value], Value]:
     options = config_pb2.CallableOptions()
     options.feed.extend(_tensor_names(block.parameter) if block.HasField("parameter") else [])
     options.fetch.extend(fetched)
-    # On the caller's thread: handing each small operation to a pool costs more than the operation.
+    # On the caller's thread, because handing each small operation to a pool costs more than the operation.
     options.run_options.inter_op_thread_pool = -1
-    # Session.make_callable is public, but takes no run options without looking them up again in every call.
+    # Session.make_callable is public, but with run options it looks them up again in every call.
     call = _one_call_at_a_time(lambda: session._make_callable_from_options(options))
 
     def run(argument: Value) -> Value:
@@ -47,17 +47,17 @@ def session_call(block: Block) -> Callable[[Value], Value]:
 
 
 def _one_call_at_a_time(make: Callable[[], Callable[..., Value]]) -> Callable[..., Value]:
-    """Returns a function that calls what `make` returns, of which it makes as many as there are calls at once.
+    """Returns a function that calls a callable from `make`; simultaneous calls each get a callable of their own.
 
-    Each callable of a session has its own kernels. Two calls at once must not share one: oneDNN's FusedBatchNormV3,
-    which Keras's LayerNormalization calls, keeps the number of channels and pointers to its tensors in the kernel
-    (TensorFlow 2.14), so that one call writes past the end of the other's tensors.
+    Each callable of a session has its own kernels, which two simultaneous calls must not share. oneDNN's
+    FusedBatchNormV3, which Keras's LayerNormalization calls, keeps the number of channels and pointers to its tensors
+    in the kernel (TensorFlow 2.14), so one call would write past the end of the other's tensors.
     """
     idle: list[Callable[..., Value]] = []
 
     def call(*arguments: Value) -> Value:
         try:
-            own = idle.pop()  # in one step, whichever thread calls
+            own = idle.pop()  # atomic, so no two threads get the same one
         except IndexError:
             own = make()
         try:

@@ -1,4 +1,4 @@
-"""Values of a computation in this process, and how the host's own become these and come back."""
+"""Values of a computation in this process, and their conversion from and to Python's values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from tasks.local.tff_names import TffType
 from tasks.runtime.failed import Failed
 
 Value = Any
-"""A leaf is an array, a structure a tuple, a function a callable, a CLIENTS-placed value an `AtClients`."""
+"""A tensor is an array, a structure a tuple, a function a callable, a CLIENTS-placed value an `AtClients`."""
 
 
 @dataclass(frozen=True)
 class AtClients:
-    """A value of each client, in the order of the clients."""
+    """One value for each client, in the order of the clients."""
 
     values: Sequence[Value]
 
 
 def embed(value: Any, signature: TffType) -> Value:
-    """Returns the host's `value` of TFF's type `signature` as a value in here."""
+    """Returns Python's `value`, of TFF's type `signature`, as a `Value`."""
     if isinstance(signature, tff.FederatedType):
         if signature.placement is tff.CLIENTS and not signature.all_equal:
             return AtClients([embed(client, signature.member) for client in value])
@@ -38,7 +38,7 @@ def embed(value: Any, signature: TffType) -> Value:
 
 
 def extract(value: Value, signature: TffType) -> Any:
-    """Returns a value in here of TFF's type `signature` as the host's: structures in their Python containers."""
+    """Returns a `Value` of TFF's type `signature` as Python's, with structures in their Python containers."""
     if isinstance(value, Failed):
         return value
     if isinstance(signature, tff.FederatedType):
@@ -57,7 +57,7 @@ def extract(value: Value, signature: TffType) -> Any:
 
 
 def num_clients(value: Value) -> int:
-    """Returns how many clients a value is of; 0 if no part of it is placed at them."""
+    """Returns the number of clients in a value; 0 if no part of it is CLIENTS-placed."""
     if isinstance(value, AtClients):
         return len(value.values)
     return max((num_clients(element) for element in value), default=0) if isinstance(value, tuple) else 0
