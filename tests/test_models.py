@@ -86,7 +86,7 @@ def test_built_in_model_gives_finite_logits(name, shape):
     assert logits.shape == (5, 7)
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
-    # No softmax, whose rows would add up to 1.
+    # Not a softmax: its rows would add up to 1.
     assert np.abs(logits.sum(axis=1) - 1).min() > 1e-3
 
 
@@ -104,11 +104,11 @@ def test_settings_allow_exactly_the_built_in_names_and_module_function():
         ("logistic", (8, 8, 1), 64 * 10 + 10),
         ("logistic", (5,), 5 * 10 + 10),
         ("mlp", (8, 8, 1), 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10),
-        # NIID-Bench's on 28x28: two unpadded 5x5 convolutions and halvings leave 4x4 of 16 channels.
+        # NIID-Bench's on 28x28: after two unpadded 5x5 convolutions and two halvings, 4x4 with 16 channels are left.
         ("cnn", (28, 28, 1), (25 * 6 + 6) + (25 * 6 * 16 + 16) + (256 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)),
-        # Padded on 8x8: 2x2 of 16 channels are left.
+        # Padded on 8x8: 2x2 with 16 channels are left.
         ("cnn", (8, 8, 1), (25 * 6 + 6) + (25 * 6 * 16 + 16) + (64 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)),
-        # Convolutions: stem, two a stage, two 1x1 shortcuts; scale and offset of seven norms; the last layer.
+        # Convolutions: stem, two per stage, two 1x1 shortcuts; scale and offset of seven norms; the last layer.
         (
             "resnet8",
             (32, 32, 3),
@@ -192,7 +192,7 @@ def test_a_width_gives_so_many_units_rounded_up(width, units):
 def test_prunable_marks_kernels_only(own_models):
     model = build("resnet8", (8, 8, 1), 4, seed=0)
     expected = np.concatenate(
-        # Kernels are the tensors of two or more axes; GroupNorm's scales and all biases are vectors.
+        # Kernels are tensors with two or more axes; GroupNorm's scales and all biases are vectors.
         [np.full(v.shape.num_elements(), len(v.shape) > 1) for v in model.trainable_weights]
     )
     np.testing.assert_array_equal(prunable(model), expected)
@@ -208,7 +208,7 @@ def test_flatten_and_assign_are_inverse():
 
 
 def test_validation_is_the_mean_loss_and_accuracy_over_several_batches():
-    num, dim, num_classes = 2500, 3, 4  # 2500 = 2 · 1024 + 452: the last batch is a part
+    num, dim, num_classes = 2500, 3, 4  # 2500 = 2 · 1024 + 452: the last batch is not full
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(num, dim)).astype(np.float32), rng.integers(0, num_classes, num).astype(np.int32)
     params = rng.normal(size=dim * num_classes + num_classes).astype(np.float32)

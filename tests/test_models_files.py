@@ -1,4 +1,4 @@
-"""Models on disk: what a file may be, and that nothing in it is run."""
+"""Models on disk: which files are read, and that no code in a file is run."""
 
 import random
 import re
@@ -81,7 +81,7 @@ def own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def booby_trapped(tmp_path):
-    """An H5 file of an mlp with a Lambda layer whose code makes a file; and that file."""
+    """Returns an H5 file with a Lambda layer whose code creates a file, and the path of that file."""
     import tensorflow as tf
 
     mark = tmp_path / "code_ran"
@@ -96,9 +96,9 @@ def booby_trapped(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tf.keras.Sequential(layers).save(path)
-    mark.unlink()  # that it was built here is no fault
+    mark.unlink()  # building the model ran the code
     tf.keras.models.load_model(path, compile=False, safe_mode=True)
-    assert mark.exists()  # plain Keras runs it: the trap works
+    assert mark.exists()  # plain Keras runs the code: the trap works
     mark.unlink()
     return path, mark
 
@@ -151,7 +151,7 @@ def test_a_model_of_one_s_own_reads_back_with_the_same_bits(tmp_path, own, funct
 
 
 def test_a_lambda_of_one_s_own_reads_back_where_the_code_lies_elsewhere(tmp_path, monkeypatch):
-    """A clone on another machine: the code in the file holds the path of the module."""
+    """As in a clone on another machine: the code in the file holds the path of the module."""
     from tasks.models import save_model
 
     models = {}
@@ -218,7 +218,7 @@ def with_dataset(name, change):
 
 
 def linked(path):
-    """A weight in another file, which HDF5 would follow."""
+    """Replaces a weight by a link to another file, which HDF5 would follow."""
     with h5py.File(path.parent / "other.h5", "w") as file:
         file["w"] = np.zeros((64, 200), np.float32)
     with h5py.File(path, "r+") as file:
@@ -286,14 +286,14 @@ def finished(tmp_path_factory, make_clients, settings_of):
     settings = settings_of({"federate.rounds": 1, "prune.rounds": 2, "prune.begin_round": 1, "prune.end_round": 2})
     federate(settings, folder)
     prune(settings, folder)
-    for name in finished_run.FILES:  # to be logged as they are
+    for name in finished_run.FILES:  # `track` logs them
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder, settings
 
 
 def steps():
-    """Each that reads models/global.h5, by its name."""
+    """Returns the steps that read models/global.h5, by name."""
     from tasks.evaluate import evaluate
     from tasks.prune import prune
 
@@ -326,7 +326,7 @@ def test_a_model_of_fewer_classes_is_refused_before_a_label_is_looked_at(finishe
 
 
 def _code(content):
-    """The text of the first Lambda's code in an H5 file."""
+    """Returns the code of the first Lambda layer in an H5 file, as text."""
     return re.search(rb'"function": \["([^"]+)"', content)[1]
 
 
@@ -344,7 +344,7 @@ def test_the_code_of_one_s_own_lambda_comes_from_the_builder_not_from_the_file(t
 
 
 def mutated(content, rng):
-    """Bytes turned, cut, moved, doubled or left out, more often where HDF5's own structures are."""
+    """Returns `content` with bytes changed, cut, moved, doubled or left out, mostly in HDF5's own structures."""
     found = bytearray(content)
     begin = rng.choice((0, 0, 0, rng.randrange(len(found))))
     span = min(len(found) - begin, rng.choice((64, 1024, 16384)))
@@ -377,7 +377,7 @@ def mutated(content, rng):
 
 
 def fuzz_model(folder, name, count, seed):
-    """Returns how many of `count` mutated files are read; any foreign exception passes through."""
+    """Returns how many of `count` mutated files are read. An exception other than DataError passes through."""
     from tasks.models import save_model
 
     path, rng, refused = folder / "global.h5", random.Random(seed), []
@@ -394,7 +394,7 @@ def fuzz_model(folder, name, count, seed):
 
 
 def test_a_mutated_file_is_read_or_one_line(tmp_path):
-    # Some mutations hit nothing but weights.
+    # Some mutations change only weights; those files are read.
     assert 0 < fuzz_model(tmp_path, "logistic", 50, seed=0) < 50
 
 

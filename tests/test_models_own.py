@@ -1,4 +1,4 @@
-"""A user's own model: what Keras's own training would do with it happens in a round too, or is refused in one line."""
+"""A user's own model: a round does with it what Keras's own training does, or it is refused in one line."""
 
 import sys
 from types import SimpleNamespace
@@ -175,7 +175,7 @@ def own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("function", "classes", "says"),
     [
-        ("constraint", 3, "dense/kernel:0 has the constraint NonNeg, which an average of clients need not meet"),
+        ("constraint", 3, "dense/kernel:0 has the constraint NonNeg, which an average of clients can break"),
         ("metric", 3, "measured keeps the metric mean (add_metric), and no round reads it: leave it out"),
         ("train_step", 3, "Trains has a train_step of its own, which no client calls: leave it out"),
         ("spectral", 3, "is SpectralNormalization, which changes a state of its own"),
@@ -207,9 +207,9 @@ def test_what_no_round_honours_is_refused(own, function, classes, says):
 @pytest.mark.parametrize(
     ("function", "classes", "said"),
     [
-        ("adam", 3, ["is compiled, but clients train with SGD and federate.client, not with Adam"]),
-        ("entropy_object", 3, ["is compiled, but clients train with SGD and federate.client, not with Adam"]),
-        ("without_loss", 3, ["is compiled, but clients train with SGD and federate.client, not with Adam"]),
+        ("adam", 3, ["is compiled with Adam, but clients train with SGD, as federate.client says"]),
+        ("entropy_object", 3, ["is compiled with Adam, but clients train with SGD, as federate.client says"]),
+        ("without_loss", 3, ["is compiled with Adam, but clients train with SGD, as federate.client says"]),
         ("callable_softmax", 3, ["gives logits: its last softmax is left out"]),
         ("softmax_layer_in_a_head", 3, ["gives logits: its last softmax is left out"]),
         ("subclass", 3, []),
@@ -228,7 +228,7 @@ def test_a_recurrent_layer_with_dropout_is_taken_and_fits_any_number_of_examples
 
 
 def as_given(own, function, classes=3):
-    """The model as its builder gives it, of the parameters that the run's has."""
+    """Returns the model as its builder makes it, with the same parameters as the model of the run."""
     tf.keras.utils.set_random_seed(0)
     tf.keras.backend.reset_uids()
     return getattr(sys.modules[own], function)(SHAPE, classes)
@@ -258,7 +258,7 @@ def test_one_output_is_the_second_of_two_classes(own, function, probability):
     model, given = build(f"{own}:{function}", SHAPE, 2, seed=0), as_given(own, function, 2)
     second = probability(given(X)).numpy()[:, 0]
     np.testing.assert_allclose(tf.nn.softmax(model(X)), np.stack([1 - second, second], 1), rtol=1e-5)
-    assert len(model.trainable_weights) == 2  # the kernel and the bias of the user's layer; that of the logits is fixed
+    assert len(model.trainable_weights) == 2  # kernel and bias of the user's layer; the two logits are fixed
 
 
 def test_one_output_for_three_classes_is_refused(own):
@@ -302,7 +302,7 @@ def test_a_model_that_begins_with_nan_is_refused():
 
 
 class Tokens(layers.Layer):
-    """Embeds where nobody can look."""
+    """Has an Embedding inside, where no check of the model's layers sees it."""
 
     def __init__(self):
         super().__init__()

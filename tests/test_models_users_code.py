@@ -1,4 +1,4 @@
-"""`federate.model: module:function`: whatever is wrong with a builder is one line that names the setting."""
+"""`federate.model: module:function`: every error of a builder is one line that names the setting."""
 
 import os
 import signal
@@ -190,7 +190,7 @@ def cannot_be_described(input_shape, num_classes):
 
 @pytest.fixture
 def builders(tmp_path, monkeypatch):
-    """A function that writes a module, by its name and text, where Python finds it."""
+    """Returns a function that writes a module, given its name and text, to a place where Python finds it."""
     monkeypatch.syspath_prepend(tmp_path)
     written = []
 
@@ -209,7 +209,7 @@ def builders(tmp_path, monkeypatch):
 
 
 def refusal(name):
-    """Returns what `build` says of a model, which must be one line that names the setting."""
+    """Returns the error of `build` for a model; it must be one line that names the setting."""
     import tensorflow as tf
 
     from tasks.models import build
@@ -260,7 +260,7 @@ def test_a_builder_that_cannot_be_used_is_one_line(builders, function, says):
 
 
 def test_a_layer_of_ones_own_is_taken_and_its_weights_come_back_from_the_file(builders, tmp_path):
-    """Keras could not load the file without the layer's class; only its weights are read."""
+    """Keras cannot load the file without the layer's class, but only the weights are read from it."""
     from tasks.models import build, load_model, save_model
 
     name = f"{builders('odd_models', BUILDERS)}:layer_of_ones_own"
@@ -306,7 +306,7 @@ def test_a_module_of_python_s_own_is_refused_and_not_imported(name):
 
 @pytest.mark.parametrize("module", ["types", "time", "yaml", "tasks"])
 def test_a_file_that_another_module_of_its_name_hides_is_named(builders, module, tmp_path):
-    """types.py and yaml.py are imported long before; time is built in."""
+    """types and yaml are already imported, and time is built in."""
     __import__(module)
     said = refusal(f"{builders(module, BUILDERS)}:dense")
     assert f"{tmp_path / module}.py cannot be imported, because Python has another module {module} (" in said
@@ -330,7 +330,7 @@ def leaves(input_shape, num_classes):
 
 @pytest.fixture
 def workspace(tmp_path, make_clients):
-    """(function) -> a workspace whose `federate.model` is that function of its waiting_models.py."""
+    """Returns (function) -> a workspace whose `federate.model` is this function of its waiting_models.py."""
 
     def make(function):
         make_clients().write(tmp_path)

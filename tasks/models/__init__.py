@@ -1,4 +1,4 @@
-"""Keras 2 models by name, what the federated round needs of one, and their H5 files.
+"""Keras 2 models by name, the checks of a user's own model, and their H5 files.
 
 Every model maps a batch (B, *input_shape) float32 to logits (B, C) float32.
 """

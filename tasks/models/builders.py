@@ -1,4 +1,4 @@
-"""The models that come with the project, by the name that `federate.model` gives them."""
+"""The built-in models, by their name in `federate.model`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,11 +9,11 @@ from tensorflow.keras import Model, Sequential, layers
 from tasks.errors import SettingsError
 
 Builder = Callable[..., Model]
-"""(input_shape, num_classes), and `width=` for models that clients may train with fewer hidden units."""
+"""(input_shape, num_classes) -> model. It takes `width=` if clients can train it with fewer hidden units."""
 
 
 def logistic(input_shape: tuple[int, ...], num_classes: int, width: float = 1.0) -> Model:
-    """Multinomial logistic regression: one linear layer, which has no width."""
+    """Multinomial logistic regression: one linear layer. It has no hidden units, so `width` does nothing."""
     del width
     return Sequential([layers.Input(input_shape), layers.Flatten(), layers.Dense(num_classes, name="logits")])
 
@@ -37,7 +37,8 @@ def mlp(input_shape: tuple[int, ...], num_classes: int, width: float = 1.0) -> M
 def cnn(input_shape: tuple[int, ...], num_classes: int, width: float = 1.0) -> Model:
     """NIID-Bench's CNN: 5x5 convolutions of 6 and 16 channels, each with a 2x2 max-pool, then 120 and 84 ReLU units.
 
-    The convolutions are unpadded as there; images below 16 pixels are padded, or nothing would be left of them.
+    The convolutions are unpadded, as in NIID-Bench. Images with a side below 16 pixels are padded, because unpadded
+    convolutions would leave nothing of them.
     """
     _check_image("cnn", input_shape)
     padding = "valid" if min(input_shape[:2]) >= 16 else "same"
@@ -61,11 +62,11 @@ def cnn(input_shape: tuple[int, ...], num_classes: int, width: float = 1.0) -> M
 
 
 def resnet8(input_shape: tuple[int, ...], num_classes: int, width: float = 1.0) -> Model:
-    """He 2016's CIFAR ResNet with n = 1 (16, 32, 64 channels), GroupNorm of 8 groups in the place of BatchNorm.
+    """He 2016's CIFAR ResNet with n = 1 (16, 32, 64 channels), with GroupNorm of 8 groups instead of BatchNorm.
 
-    BatchNorm's running statistics belong to no client and are not averaged; Hsieh 2020 (arXiv 1910.00189) measures what
-    that costs under label skew and finds that GroupNorm does not pay it. A narrower one needs channels in multiples
-    of 8, and no scaler: the normalisation after each convolution undoes any.
+    BatchNorm's running statistics belong to no client and are not averaged. Hsieh 2020 (arXiv 1910.00189) measures how
+    much BatchNorm loses under label skew, and finds that GroupNorm does not lose it. A narrower ResNet needs channels
+    in multiples of 8. It needs no scaler, because the normalisation after each convolution would undo it.
     """
     _check_image("resnet8", input_shape)
     inputs = layers.Input(input_shape)
@@ -85,12 +86,12 @@ def resnet8(input_shape: tuple[int, ...], num_classes: int, width: float = 1.0) 
 
 
 def _units(num: int, width: float) -> int:
-    """HeteroFL's ⌈width · n⌉; the rounding keeps 0.1 · 200 from being 21."""
+    """Returns HeteroFL's ⌈width · n⌉. Without the rounding, 0.55 · 200 would be 111 because of floating point."""
     return math.ceil(round(num * width, 9))
 
 
 def _scaler(width: float) -> list[layers.Layer]:
-    """HeteroFL's Scaler (Diao 2021, section 3): fewer inputs give sums as large as those of the whole model."""
+    """Returns HeteroFL's Scaler (Diao 2021, section 3): sums of fewer inputs become as large as in the whole model."""
     return [layers.Rescaling(1 / width)] if width < 1 else []
 
 

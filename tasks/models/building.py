@@ -1,4 +1,4 @@
-"""A model by its name, with parameters that a seed draws; a user's own one is checked."""
+"""Builds a model by its name, with parameters drawn from a seed, and checks a user's own model."""
 
 import math
 
@@ -26,15 +26,15 @@ def build(
         name: a key of BUILDERS, or `module:function` of a builder `(input_shape, num_classes) -> tf.keras.Model`.
         input_shape: shape of one example, without the batch.
         num_classes: C, the number of logits.
-        seed: of the initialisers; the same seed gives the same bits.
-        width: share of the hidden units; below 1, the builder must take `width=`.
-        say: gets what becomes of a user's own model, such as that its last softmax is left out.
+        seed: seed of the initialisers. The same seed gives the same bits.
+        width: share of the hidden units. Below 1, the builder must take `width=`.
+        say: called with each change of a user's own model, such as that its last softmax is left out.
 
     Raises:
-        SettingsError: no such model; or the builder raises or leaves the process, gives no Sequential or functional
-            Keras model from float32 or integer examples to float32 logits (or probabilities, whose last softmax or
-            sigmoid is left out), or another model the second time; or the model holds what no round honours (see
-            own.py), or cannot be saved as H5.
+        SettingsError: (1) there is no such model; (2) the builder raises or exits; (3) it returns no Keras model from
+            float32 or integer examples to float32 logits (or to probabilities, if a softmax or sigmoid comes last,
+            which is left out); (4) it returns another model the second time; (5) the model needs what a round does not
+            do (see own.py); (6) it cannot be saved as H5.
     """
     if name in BUILDERS:
         return _build(name, BUILDERS[name], input_shape, num_classes, seed, width, say)
@@ -51,7 +51,7 @@ def _build(
     name: str, builder: Builder, input_shape: tuple[int, ...], num_classes: int, seed: int, width: float, say: Say
 ) -> Model:
     tf.keras.utils.set_random_seed(seed)
-    # Keras numbers unnamed layers through the whole process; their names are in the file and in the run's identity.
+    # Keras numbers unnamed layers over the whole process. Their names are in the file and in the run's identity.
     tf.keras.backend.reset_uids()
     wanted = f"federate.model {name} must give a model for examples {tuple(input_shape)} and {num_classes} classes"
     if width != 1:
@@ -62,7 +62,7 @@ def _build(
             raise SettingsError(f"federate.model {name} must return a tf.keras.Model, got {type(model).__name__}")
         if isinstance(model, Sequential) and not model.built:
             model.build((None, *input_shape))
-        if model.inputs is None:  # a subclass, which Keras can save as H5 as one layer of a model
+        if model.inputs is None:  # a subclassed model: Keras saves it as H5 only as a layer of another model
             inputs = layers.Input(input_shape)
             model = Model(inputs, model(inputs), name=f"{model.name}_whole")
         _check_shapes(name, model, tuple(input_shape), num_classes)
@@ -75,9 +75,9 @@ def _build(
 
 
 def _name_apart(model: Model) -> None:
-    """Numbers the variables of one layer that have the same name, as those that a user's own layer gives no name.
+    """Numbers the variables of one layer that have the same name, such as unnamed ones in a user's own layer.
 
-    HDF5 would refuse them. Keras finds them in the file by their order, so that it can load them all the same.
+    HDF5 refuses equal names. Keras finds variables in the file by their order, so it loads the numbered ones too.
     """
     for layer in model.layers:
         numbers: dict[str, int] = {}
@@ -115,7 +115,7 @@ def _check_shapes(name: str, model: Model, input_shape: tuple[int, ...], num_cla
 
 
 def _check_same(name: str, first: Model, again: Model) -> None:
-    """Refuses a model that cannot be saved, or that another process could not build again."""
+    """Refuses a model that cannot be saved, or that the builder does not build again with the same bits."""
     if again is first:
         raise SettingsError(f"federate.model {name} must make a new model in each call, got the same one again")
     with foreign(f"federate.model {name} must give a model that Keras can save as H5"):

@@ -1,9 +1,9 @@
 """Models on disk, as H5 files.
 
-A file gives nothing but numbers. Keras 2's own loader runs the code that a Lambda layer in the file brings along,
-whatever `safe_mode` says, and HDF5 loops for ever over some damaged files; models arrive through shared caches. So
-neither of them reads a file: the model is built by its name, and the file must have the bytes that `save_model` would
-write for it, everywhere but where the weights are.
+Models arrive through shared caches, so only numbers are read from a file. Keras 2's own loader runs the code of a
+Lambda layer in the file, whatever `safe_mode` is, and HDF5 loops for ever on some damaged files. So neither of them
+reads a file. The model is built by its name, and outside of the weights the file must have exactly the bytes that
+`save_model` would write for it.
 """
 
 from pathlib import Path
@@ -20,17 +20,17 @@ _MADE_BY = {"global.h5": "federate", "pruned.h5": "prune"}
 
 
 def save_model(model: Model, path: Path) -> None:
-    """Writes `model` as H5, whose bytes are the same for the same parameters, unlike `.keras` and SavedModel."""
+    """Writes `model` as H5. Unlike `.keras` and SavedModel, equal parameters give equal bytes."""
     content = Layout(model).content
     with replacing(path) as fresh:
         fresh.write_bytes(content)
 
 
 def load_model(path: Path, name: str, input_shape: tuple[int, ...], num_classes: int) -> Model:
-    """Returns the model `name` with the weights in the H5 file `path`, which may be other than finite.
+    """Returns the model `name` with the weights in the H5 file `path`. The weights can be NaN or infinite.
 
     Raises:
-        DataError: there is no such file, it is damaged, or it is of another model; the step that makes it is named.
+        DataError: the file is missing, damaged, or of another model. The error names the step that writes it.
         SettingsError: see `build`.
     """
     model, step = build(name, input_shape, num_classes, seed=0), _MADE_BY.get(path.name, "that makes it")
@@ -53,4 +53,4 @@ def load_model(path: Path, name: str, input_shape: tuple[int, ...], num_classes:
 
 
 _LONGEST_CONFIG = 1 << 20
-"""Bytes by which the description of the layers may make a file longer; what is longer still is not read to its end."""
+"""Bytes by which another description of the layers can make a file longer. More than that is not read."""

@@ -1,4 +1,4 @@
-"""The bytes of a model's H5 file, and where the values of its variables are among them."""
+"""The bytes of a model's H5 file, and the places of its variables' values among them."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from tensorflow.keras import Model, layers
 
 @dataclass(frozen=True)
 class _Place:
-    """One variable of a model, and where its values begin in the model's file."""
+    """One variable of a model, the byte at which its values begin in the model's file, and their type there."""
 
     variable: tf.Variable
     begin: int
@@ -32,10 +32,10 @@ class _Place:
 
 
 class Layout:
-    """A model's H5 file, and where the values of its variables are in there."""
+    """A model's H5 file (`content`), and the places of its variables' values (`variables`)."""
 
     def __init__(self, model: Model) -> None:
-        # In memory, by HDF5's own driver: with a BytesIO it would put things elsewhere than in a file on disk.
+        # In memory by HDF5's own driver, because with a BytesIO the bytes would differ from a file on disk.
         with h5py.File("memory", "w", driver="core", backing_store=False) as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file")
             tf.keras.models.save_model(model, file, save_format="h5", include_optimizer=False)
@@ -49,12 +49,12 @@ class Layout:
         self._model = model
 
     def values(self, content: bytes) -> "list[NDArray[Any]] | None":
-        """Returns the variables' values in the file `content`, or None if the file is not of this model."""
+        """Returns the values of the variables from the file `content`; None if the file is not of this model."""
         layout = self
         if not layout._agrees(content):
             if not any(isinstance(layer, layers.Lambda) for layer in self._model._flatten_layers()):
                 return None
-            # A Lambda's code holds the path of the module that it stands in, which is another one in another clone.
+            # A Lambda's code holds the path of its module, which differs in another clone.
             theirs = _config(content)
             if theirs is None or _without_code(theirs) != _without_code(_config(self.content)):
                 return None
@@ -67,16 +67,16 @@ class Layout:
         ]
 
     def difference(self, content: bytes) -> str:
-        """Returns what is wrong with the file `content`, for a message."""
+        """Returns what is wrong with the file `content`, for an error message."""
         if not content.startswith(_SIGNATURE):
-            return "a file that is no HDF5" if content else "an empty file"
+            return "a file that is not HDF5" if content else "an empty file"
         theirs = _config(content)
         if theirs is not None and _without_code(theirs) != _without_code(_config(self.content)):
             return "another model"
         return "a file that is damaged, or written by other versions of TensorFlow or h5py"
 
     def _agrees(self, content: bytes) -> bool:
-        """Returns whether `content` differs from the model's own file in nothing but the values."""
+        """Returns whether `content` differs from the model's own file only in the values of the variables."""
         if len(content) != len(self.content):
             return False
         begin = 0
@@ -88,7 +88,7 @@ class Layout:
 
 
 def _layout_with(model: Model, config: Any) -> Layout:
-    """Returns the layout of the file of `model` with another description of its layers, which is only written."""
+    """Returns the layout of the file of `model` with `config` as the description of its layers, which is not run."""
     model.get_config = lambda: config
     try:
         return Layout(model)
@@ -101,7 +101,7 @@ _CONFIG = re.compile(rb'\{"class_name": "\w+", "config": ')
 
 
 def _config(content: bytes) -> Any:
-    """Returns the description of a model's layers in its H5 file, as plain JSON; None if there is none."""
+    """Returns the description of the layers in a model's H5 file, as plain JSON; None if there is none."""
     start = _CONFIG.search(content)
     try:
         return json.JSONDecoder().raw_decode(content[start.start() :].decode("latin-1"))[0] if start else None
@@ -110,7 +110,7 @@ def _config(content: bytes) -> Any:
 
 
 def _without_code(config: Any) -> Any:
-    """Returns a model's description without the code of its Lambda layers."""
+    """Returns a description of layers without the code of Lambda layers."""
     if isinstance(config, list):
         return [_without_code(each) for each in config]
     if not isinstance(config, dict):

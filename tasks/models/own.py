@@ -1,4 +1,4 @@
-"""What a federated round makes of a user's own model: it trains logits, and honours what Keras would, or refuses it."""
+"""Prepares a user's own model for federated rounds: it must give logits, and what rounds cannot do is refused."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,17 @@ from tensorflow.keras import Model, layers, losses
 from tasks.errors import SettingsError, shown
 
 Say = Callable[[str], None]
-"""Takes one sentence about a model that is taken otherwise than it stands."""
+"""Is called with one sentence about how a model is changed or used differently."""
 
 
 def check_layers(name: str, model: Model) -> None:
-    """Refuses what Keras's own training does with a model and a federated round cannot.
+    """Refuses a model with a part that Keras's own training supports but a federated round does not.
 
-    Frozen layers of BatchNormalization are made to compute by their formula.
+    Frozen BatchNormalization layers are changed to compute without the fused operation.
 
     Raises:
-        SettingsError: a BatchNormalization that is not frozen, a metric inside of the model, a constraint on a
-            parameter, or a training step of the user's own.
+        SettingsError: the model has (1) a BatchNormalization that is not frozen, (2) a SpectralNormalization, (3) a
+            metric, (4) a constraint on a parameter, or (5) its own `train_step` or `compute_loss`.
     """
     for layer in model._flatten_layers():
         if isinstance(layer, layers.BatchNormalization) and layer.trainable:
@@ -30,13 +30,13 @@ def check_layers(name: str, model: Model) -> None:
                 "LayerNormalization, or freeze it (trainable=False)"
             )
         if isinstance(layer, layers.BatchNormalization):
-            # TFF's compiler joins the fused operation with a ReLU behind it, which TensorFlow then refuses to load
-            # unless the number of channels is a multiple of 4.
+            # TFF's compiler joins the fused operation with a following ReLU. TensorFlow then refuses to load it unless
+            # the number of channels is a multiple of 4.
             layer.fused = False
         if isinstance(layer, layers.SpectralNormalization):
             raise SettingsError(
                 f"federate.model {name}: layer {layer.name} is SpectralNormalization, which changes a state of its own "
-                "while it trains, and that belongs to no client: use the layer that it wraps alone"
+                "while it trains, and this state belongs to no client: use the wrapped layer without it"
             )
         if layer._metrics:
             raise SettingsError(
@@ -47,15 +47,15 @@ def check_layers(name: str, model: Model) -> None:
         if variable.constraint is not None:
             kind = getattr(variable.constraint, "__name__", type(variable.constraint).__name__)
             raise SettingsError(
-                f"federate.model {name}: {variable.name} has the constraint {kind}, which an average of clients need "
-                "not meet: leave it out; a regulariser, such as kernel_regularizer='l2', keeps parameters small"
+                f"federate.model {name}: {variable.name} has the constraint {kind}, which an average of clients can "
+                "break: leave it out; a regulariser, such as kernel_regularizer='l2', keeps parameters small"
             )
     for inner in (layer for layer in model._flatten_layers() if isinstance(layer, Model)):
         for step in ("train_step", "compute_loss"):
             if getattr(type(inner), step) is not getattr(Model, step):
                 raise SettingsError(
                     f"federate.model {name}: {type(inner).__name__} has a {step} of its own, which no client calls: "
-                    "leave it out; a layer may call add_loss, and federate.client says how a client trains"
+                    "leave it out; a layer can call add_loss, and federate.client says how a client trains"
                 )
 
 
@@ -67,20 +67,20 @@ _CROSS_ENTROPIES = {
 
 
 def check_compiled(name: str, model: Model, say: Say) -> None:
-    """Says that no client uses the optimizer and the metrics that `model` was compiled with.
+    """Says that clients do not use the optimizer with which `model` was compiled.
 
     Raises:
-        SettingsError: it was compiled with another loss than cross-entropy, which is what clients train on.
+        SettingsError: it was compiled with another loss than cross-entropy, on which clients train.
     """
     if not model._is_compiled:
         return
-    loss = model.loss or None  # Keras makes {} of none
+    loss = model.loss or None  # Keras turns no loss into {}
     if loss is not None and not _is_cross_entropy(loss):
         raise SettingsError(
             f"federate.model {name} must be compiled with a cross-entropy without label_smoothing, which is what "
             f"clients train on, got the loss {_loss_name(loss)}: leave compile out"
         )
-    say(f"is compiled, but clients train with SGD and federate.client, not with {type(model.optimizer).__name__}")
+    say(f"is compiled with {type(model.optimizer).__name__}, but clients train with SGD, as federate.client says")
 
 
 def _is_cross_entropy(loss: object) -> bool:
@@ -97,12 +97,13 @@ def _loss_name(loss: object) -> str:
 
 
 def giving_logits(name: str, model: Model, num_classes: int, say: Say) -> Model:
-    """Returns `model` with a logit for each class: without a last softmax or sigmoid, and with two for one output.
+    """Returns `model` with one logit for each class: a softmax or sigmoid at the end is left out.
 
-    One output z, the log odds of the second class, becomes the logits (0, z), whose softmax is its sigmoid.
+    A single output z for two classes, the log odds of the second class, becomes the logits (0, z). Their softmax is
+    (1 - sigmoid(z), sigmoid(z)).
 
     Raises:
-        SettingsError: its last layer has another activation, or it gives probabilities that cannot be undone.
+        SettingsError: the last layer has another activation, or the softmax or sigmoid cannot be left out.
     """
     alone = num_classes == 2 and tuple(model.output_shape) == (None, 1)
     probability = "sigmoid" if alone else "softmax"
@@ -151,7 +152,7 @@ def _without_activation(name: str, model: Model, probability: str) -> Model | No
 
 
 def _with_losses(model: Model, outputs: tf.Tensor) -> Model:
-    """Returns a model from the inputs of `model` to `outputs`, with what model.add_loss added, in layers aside."""
+    """Returns a model from the inputs of `model` to `outputs`, with the penalties that `model.add_loss` added."""
     other = Model(model.inputs, outputs, name=model.name)
     for layer in model.layers:
         if type(layer).__name__ == "AddLoss":
@@ -164,7 +165,7 @@ _OF_LAYER = {layers.Softmax: "softmax", layers.ReLU: "relu", layers.LeakyReLU: "
 
 
 def _activation(layer: layers.Layer) -> str:
-    """Returns the name of the activation that `layer` ends in; `linear` for none, or none that can be seen."""
+    """Returns the name of the activation at the end of `layer`; `linear` if it has none, or none that can be seen."""
     if type(layer) in _OF_LAYER:
         return _OF_LAYER[type(layer)]
     if type(layer).__name__ == "TFOpLambda":
@@ -177,12 +178,13 @@ def _activation(layer: layers.Layer) -> str:
 
 
 _OPERATIONS = ("softmax", "softmax_v2", "sigmoid", "relu", "relu6", "tanh")
+"""TensorFlow's operations that count as an activation at the end of a model."""
 
 
 def check_no_probabilities(name: str, model: Model) -> None:
-    """Refuses outputs of a layer that nobody can look into if all are between 0 and 1, whatever the parameters are.
+    """Refuses a model whose outputs are always between 0 and 1, also if the softmax is inside a user's own layer.
 
-    The parameters of `model`, of which nothing else may be made, become random ones.
+    It overwrites the parameters of `model` with random ones, so `model` must not be used afterwards.
     """
     rng = np.random.default_rng(0)
     for _ in range(_DRAWS):
@@ -199,16 +201,16 @@ def check_no_probabilities(name: str, model: Model) -> None:
 
 
 _DRAWS = 16
-"""Draws of the parameters: the chance that one logit at two examples is between 0 and 1 in each is below 2^-32."""
+"""Draws of the parameters. A logit at two examples is between 0 and 1 in all draws with a chance below 2^-32."""
 
 
 def _outputs(model: Model) -> tuple[NDArray[np.float64], float]:
-    """Returns what the model gives for an example of zeros and one of ones, which any model takes; and its penalty."""
+    """Returns the outputs for an example of zeros and one of ones, which any model takes, and the model's penalty."""
     examples = np.stack([np.full(model.input_shape[1:], value, np.float32) for value in (0.0, 1.0)])
     outputs = np.asarray(model(examples, training=False), np.float64)
     for layer in model._flatten_layers():
         if hasattr(layer, "reset_recurrent_dropout_mask"):
-            # Keras's ConvLSTM would take those of this call, outside of a graph, in the next one, of more examples.
+            # Keras's ConvLSTM would reuse the masks of this call in the next one, in a graph and with more examples.
             layer.reset_dropout_mask()
             layer.reset_recurrent_dropout_mask()
     return outputs, float(sum(tf.reduce_sum(each) for each in model.losses))

@@ -1,4 +1,4 @@
-"""A user's own builder, `module:function`: found, imported and called so that whatever it raises is one line."""
+"""Finds, imports and calls a user's own builder, `module:function`, so that every error of it is one line."""
 
 import importlib
 import sys
@@ -17,9 +17,10 @@ from tasks.signals import number_of
 
 @contextmanager
 def foreign(wanted: str) -> Iterator[None]:
-    """Raises what the user's code raises in the block as a SettingsError, an exit too; and takes its settings back.
+    """Turns whatever the user's code in the block raises, also an exit, into a SettingsError that begins with `wanted`.
 
-    Ctrl-C and SIGTERM pass. A floating-point type or policy that it sets for all of Keras would reach later models.
+    Ctrl-C and SIGTERM pass through. After the block, Keras has its floating-point type and policy of before, because
+    those that the user's code sets would also apply to later models.
     """
     before = tf.keras.backend.floatx(), tf.keras.mixed_precision.global_policy()
     try:
@@ -29,7 +30,7 @@ def foreign(wanted: str) -> Iterator[None]:
         if number_of(exc) is not None:
             raise
         raise SettingsError(f"{wanted}, got an exit with status {exc.code!r:.100}") from exc
-    except BaseException as exc:  # a class of the user's own
+    except BaseException as exc:  # a user can derive a class from BaseException
         if isinstance(exc, UndriftError) or number_of(exc) is not None:
             raise
         raise SettingsError(f"{wanted}, got {one_line(exc)}") from exc
@@ -42,8 +43,8 @@ def load_builder(name: str) -> Builder:
     """Returns the function that `module:function` names.
 
     Raises:
-        SettingsError: the module cannot be imported, is Python's own, or hides the user's file; or it has no such
-            function.
+        SettingsError: (1) the module cannot be imported, (2) it is Python's own, (3) another module hides the user's
+            file, or (4) the module has no such function.
     """
     module_name, _, function = name.partition(":")
     wanted = f"federate.model {name} must name a function of a module that can be imported"
@@ -60,9 +61,9 @@ def load_builder(name: str) -> Builder:
 
 
 def _check_whose(name: str, top: str) -> None:
-    """Refuses Python's own modules, and a module that hides the user's file of the same name, before its import.
+    """Refuses, before the import, Python's own modules and a module that hides a user's file of the same name.
 
-    Python imports a name once, and its built-in modules before all files: a user's types.py is never read.
+    Python imports each name only once, and built-in modules before all files. So a user's types.py is never read.
     """
     spec, loaded = PathFinder.find_spec(top), sys.modules.get(top)
     if loaded is not None:
