@@ -1,4 +1,4 @@
-"""How steps exchange files: whole or not at all, and the same bytes for the same values."""
+"""How steps exchange files: a file is written as a whole or not at all, and equal values give equal bytes."""
 
 import csv
 import errno
@@ -18,27 +18,27 @@ from numpy.typing import NDArray
 
 from tasks.errors import DataError, reading, shown
 
-_format: Any = np.lib.format  # without types of its own
+_format: Any = np.lib.format  # NumPy does not annotate it
 
 
 def as_size(value: Any) -> int:
-    """Returns `value` if it can be the length of an axis: an integer from 1, below 2^31.
+    """Returns `value` if it can be the length of an axis: an integer from 1 to 2^31 − 1.
 
     Raises:
-        TypeError: otherwise; call this within `reading`.
+        TypeError: it cannot. Call this within `reading`.
     """
     if type(value) is not int or not 1 <= value < 2**31:
-        raise TypeError(f"{shown(value)} where a length must be an integer from 1 to 2147483647")
+        raise TypeError(f"a length must be an integer from 1 to 2147483647, got {shown(value)}")
     return value
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; when the block ends, what was written there takes `path`'s place.
+    """Yields a temporary path next to `path`. At the end of the block, the file or folder there replaces `path`.
 
     A file is replaced in one step, a folder in two renames. If the block raises, `path` stays as it was. Readers and
-    DVC never see half a file, and a link into DVC's cache is replaced, never written through. An OSError that names no
-    file, as that of a full disk, names `path`.
+    DVC never see a half-written file. A link into DVC's cache is replaced; its target is never written to. `path` is
+    added to an OSError that names no file, such as that of a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -64,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link (not its target) or a folder with all that it holds, if it is there."""
+    """Removes a file, a link (not its target) or a folder with its content. A missing one is no error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -72,7 +72,7 @@ def remove(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` with sorted keys, two spaces and a final newline. NaN and infinities are refused."""
+    """Writes `value` as JSON with sorted keys, an indent of two and a final newline. NaN and infinity are refused."""
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with replacing(path) as fresh:
         fresh.write_text(text + "\n", encoding="utf-8")
@@ -82,7 +82,7 @@ def read_json(path: Path) -> Any:
     """Returns the value in `path`.
 
     Raises:
-        DataError: there is no such file, or it is not JSON.
+        DataError: the file is missing, or it is not JSON.
     """
     with reading(f"{path} must be JSON"), _existing(path) as opened:
         return json.load(opened)
@@ -90,7 +90,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def _existing(path: Path) -> Iterator[TextIO]:
-    """Opens the text of a file that an earlier step made."""
+    """Opens a text file that an earlier step writes."""
     check_regular(path)
     try:
         opened = path.open(encoding="utf-8", newline="")
@@ -101,14 +101,14 @@ def _existing(path: Path) -> Iterator[TextIO]:
 
 
 def check_regular(path: Path) -> None:
-    """Raises OSError if something stands at `path` that is no file: to open a pipe would wait for ever."""
+    """Raises OSError if `path` exists but is not a file. Opening a pipe would wait for ever."""
     if path.exists() and not path.is_file():
         kind = errno.EISDIR if path.is_dir() else errno.EINVAL
-        raise OSError(kind, "it is no file" if kind == errno.EINVAL else os.strerror(kind), str(path))
+        raise OSError(kind, "it is not a file" if kind == errno.EINVAL else os.strerror(kind), str(path))
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a CSV; floats with the shortest digits that read back the same, None as an empty cell."""
+    """Writes a CSV. Floats get the fewest digits that read back as the same number; None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n", extrasaction="raise")
     writer.writeheader()
@@ -121,8 +121,8 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """Returns the rows of a CSV as text by column.
 
     Raises:
-        DataError: there is no such file; it is no CSV in UTF-8 with a header; a column stands there twice; a row has
-            not as many cells as the header; or one of `columns` is missing.
+        DataError: (1) the file is missing, (2) it is not a CSV in UTF-8 with a header, (3) it has two columns of the
+            same name, (4) a row does not have as many cells as the header, or (5) one of `columns` is missing.
     """
     with reading(f"{path} must be a CSV file in UTF-8"), _existing(path) as opened:
         reader = csv.DictReader(opened)
@@ -133,7 +133,7 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
         raise DataError(f"{path} must have each column once, got {', '.join(header)[:300]}")
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise DataError(f"{path}: row {number} has not as many cells as the header")
+            raise DataError(f"{path}: row {number} must have as many cells as the header")
     for name in columns:
         if name not in header:
             raise DataError(f"{path} has no column {name}, got {', '.join(header)[:300]}")
@@ -141,7 +141,10 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
 
 
 def write_npy(path: Path, array: NDArray[Any]) -> None:
-    """Writes the bytes of `np.save` in C order; its own OSError for a full disk has no errno, for it asks `fwrite`."""
+    """Writes the bytes of `np.save` in C order.
+
+    Rejected: `np.save` itself. It uses `fwrite`, so its OSError for a full disk has no errno.
+    """
     array = np.ascontiguousarray(array)
     header = _format.header_data_from_array_1_0(array)
     with path.open("wb") as opened:
@@ -152,14 +155,15 @@ def write_npy(path: Path, array: NDArray[Any]) -> None:
 def read_npy(opened: IO[bytes], size: int) -> NDArray[Any]:
     """Returns the array of a .npy of `size` bytes, never pickled objects.
 
-    What NumPy raises for a damaged header cannot be listed: call this within `reading`.
+    Call this within `reading`, because NumPy's exceptions for a damaged header cannot be listed.
 
     Raises:
-        ValueError: the header promises more or fewer bytes than there are. So no header makes us ask for terabytes.
+        ValueError: the format's version is not 1.0 or 2.0, the objects are pickled, or the header promises more or
+            fewer bytes than there are. So a damaged header cannot make the program allocate terabytes.
     """
     version = _format.read_magic(opened)
     if version not in _HEADERS:
-        raise ValueError(f"version {version[0]}.{version[1]} of the format, where 1.0 and 2.0 are read")
+        raise ValueError(f"version {version[0]}.{version[1]} of the format, but only 1.0 and 2.0 can be read")
     shape, _, dtype = _HEADERS[version](opened)
     if dtype.hasobject:
         raise ValueError("pickled objects")

@@ -105,8 +105,8 @@ def test_arrays_are_written_as_numpy_does(tmp_path: Path, array: Any) -> None:
     [
         (b"", "is empty"),
         (b"\xff\xfe\x00", "must be a CSV file in UTF-8, got UnicodeDecodeError"),
-        (b"a,b\n1\n", "row 1 has not as many cells"),
-        (b"a,b\n1,2\n1,2,3\n", "row 2 has not as many cells"),
+        (b"a,b\n1\n", "row 1 must have as many cells"),
+        (b"a,b\n1,2\n1,2,3\n", "row 2 must have as many cells"),
         (b"a,a\n1,2\n", "must have each column once"),
         (b"a\n1\n", "has no column b"),
         (b"a,b\n1," + b"9" * 200_000 + b"\n", "must be a CSV file"),
@@ -134,7 +134,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(tmp_path: P
     for name in ("rounds.csv", "params.yaml"):
         os.mkfifo(tmp_path / name)
     for read in (read_json, read_rows):
-        with pytest.raises(DataError, match="it is no file"):
+        with pytest.raises(DataError, match="it is not a file"):
             read(tmp_path / "rounds.csv")
     with pytest.raises(SettingsError, match="cannot read"):
         load(tmp_path / "params.yaml")

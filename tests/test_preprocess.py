@@ -294,7 +294,7 @@ def _say(folder, clients=None, **changes):
         (lambda folder: _say(folder, images="false"), "neither true nor false"),
         (lambda folder: (folder / "partition.json").write_text(_half_a_character(folder)), "UnicodeEncodeError"),
         (lambda folder: _say(folder, classes=[0, 1]), "classes that are no texts"),
-        (lambda folder: _say(folder, input_shape=[8, "6", 2]), "'6' where a length must be an integer"),
+        (lambda folder: _say(folder, input_shape=[8, "6", 2]), "a length must be an integer from 1 to 2147483647, got"),
     ],
 )
 def test_broken_partition_is_an_error_that_leaves_everything_as_it_was(tmp_path, spoil, message):

@@ -1,4 +1,4 @@
-"""rounds.csv and clients.csv, written and read; the steps refuse in one line what no run writes."""
+"""rounds.csv and clients.csv: they are written and read, and a file that no run writes is refused in one line."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ ROUNDS, CLIENTS = ("round", "phase", "val_loss"), ("round", "client", "finite")
 
 
 def rounds_of(*rows):
-    """(round, phase), ... -> rows of rounds.csv."""
+    """Returns rows of rounds.csv for pairs (round, phase)."""
     return [{"round": number, "phase": phase, "val_loss": 1.5} for number, phase in rows]
 
 
@@ -67,7 +67,7 @@ def test_a_log_that_lacks_a_column_is_refused(tmp_path, missing):
     [
         (clients_of((1, "a"), (3, "a")), "of the 2 in rounds.csv, got client 'a' of round '3' in row 2"),
         (clients_of((0, "a")), "got client 'a' of round '0'"),
-        (clients_of((1, "a"), (2, "a"), (1, "a")), "each client once a round, .* in row 3"),
+        (clients_of((1, "a"), (2, "a"), (1, "a")), "at most one row a client and round, .* in row 3"),
         (clients_of(("x", "a")), "of round 'x'"),
         (clients_of((1, "../a")), "row 1: a client id must be"),
         (clients_of((1, "")), "row 1: a client id must be"),
@@ -105,7 +105,7 @@ def test_what_is_written_is_read_the_same_after_the_rows_of_an_earlier_step(tmp_
 
 
 def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
-    """Also if the rounds are in another order."""
+    """The rows are counted in the order of the file, not of the rounds."""
     (tmp_path / "rounds.csv").write_text("round,val_loss\n2,0.5\n1,x\n")
     with pytest.raises(DataError, match=r"rounds\.csv: row 2, column val_loss must be a number or empty, got 'x'"):
         read_rounds(tmp_path / "rounds.csv")
@@ -114,13 +114,13 @@ def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
-        # Examples by client in clients.csv; preprocess.json has 10 for a and 20 for b.
+        # Sizes in clients.csv by client. preprocess.json has 10 for a and 20 for b.
         ({"a": "10", "b": "20"}, None),
         ({"a": "13", "b": "23"}, None),  # a public set of 3
         ({"a": "10", "b": ""}, None),
-        ({"a": "10", "b": "21"}, "client b with 21 examples, where there are 20"),
-        ({"a": "9", "b": "19"}, "client a with 9 examples, where there are 10"),
-        ({"a": "10", "c": "20"}, "client c with 20 examples, where there are none"),
+        ({"a": "10", "b": "21"}, "client b with 21 examples, but data/clients has 20"),
+        ({"a": "9", "b": "19"}, "client a with 9 examples, but data/clients has 10"),
+        ({"a": "10", "c": "20"}, "client c with 20 examples, but data/clients has none"),
         ({"a": "1.5", "b": "20"}, r"client a with 1\.5 examples"),
     ],
 )

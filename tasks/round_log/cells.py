@@ -1,4 +1,4 @@
-"""Cells of rounds.csv and clients.csv as values. An empty cell is a value that was not measured."""
+"""Turns cells of rounds.csv and clients.csv into values. An empty cell is a value that was not measured."""
 
 import math
 from collections.abc import Callable
@@ -19,19 +19,19 @@ Parsed = TypeVar("Parsed")
 
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _DIGITS = 15
-"""The most digits of a round's number."""
+"""Most digits of the number of a round."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """A column of N numbers: `values` (N,), and `given` (N,), false where the cell was empty."""
+    """A column of N numbers: `values` (N,), and `given` (N,), which is false for an empty cell."""
 
     values: Floats
     given: Bools
 
     @property
     def not_finite(self) -> Bools:
-        """(N,) true where a value was given that is NaN or infinite."""
+        """(N,) true if the value was given and is NaN or infinite."""
         return self.given & ~np.isfinite(self.values)
 
     def at(self, places: NDArray[np.int64]) -> "Measurements":
@@ -40,7 +40,7 @@ class Measurements:
 
 
 def measurements(path: Path, rows: Rows, name: str) -> Measurements:
-    """Returns the numbers in the column `name`: NaN for an empty cell, an infinity for what is beyond 1e100.
+    """Returns the numbers in the column `name`: NaN for an empty cell, infinity for a number beyond ±1e100.
 
     Raises:
         DataError: a cell is not a number.
@@ -52,10 +52,10 @@ def measurements(path: Path, rows: Rows, name: str) -> Measurements:
 
 
 def parsed_column(path: Path, rows: Rows, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
-    """Returns the column `name` through `parse`, which gets a cell without the blanks around it.
+    """Returns the column `name`, each cell parsed by `parse`, which gets the cell without blanks around it.
 
     Raises:
-        DataError: `parse` raised a ValueError, whose text says what is allowed.
+        DataError: `parse` raised a ValueError. The text of the ValueError says what is allowed.
     """
     parsed = []
     for number, row in enumerate(rows, start=1):
@@ -76,21 +76,21 @@ def _number(cell: str) -> float | None:
 
 
 def round_number(cell: str) -> int:
-    """Returns a round's number; a ValueError says what is allowed."""
+    """Returns the number of a round. A ValueError says what is allowed."""
     if not (cell.isascii() and cell.isdigit() and len(cell) <= _DIGITS):
         raise ValueError("a whole number >= 0")
     return int(cell)
 
 
 def client_name(cell: str) -> str:
-    """Returns a client's id, as another framework may write it; a ValueError says what is allowed."""
+    """Returns a client's id, also one that only another framework allows. A ValueError says what is allowed."""
     if not cell:
         raise ValueError("a client id")
     return cell
 
 
 def truth(cell: str) -> bool:
-    """Returns a truth value; a ValueError says what is allowed."""
+    """Returns a truth value. A ValueError says what is allowed."""
     if cell.lower() not in _TRUTH:
         raise ValueError("True or False")
     return _TRUTH[cell.lower()]

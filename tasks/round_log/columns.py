@@ -4,19 +4,19 @@ from typing import TypedDict
 
 
 class RoundRow(TypedDict):
-    """A row of rounds.csv. Losses in nats per example, accuracy a fraction; None (an empty cell): not measured."""
+    """A row of rounds.csv. Losses in nats per example, accuracy as a fraction. None (an empty cell): not measured."""
 
     round: int
     phase: str
     train_loss: float | None
-    """Σ p_k loss_before_k: of the model that the round started from, on its clients' first batches."""
+    """Σ p_k loss_before_k: loss of the model at the start of the round, on its clients' first batches."""
     val_loss: float | None
-    """Of the model after the round on the hold-out data; so is `val_accuracy`."""
+    """Loss of the model after the round, on the hold-out data. `val_accuracy` is measured on the same data."""
     val_accuracy: float | None
     num_clients: int
     num_failed: int
     update_norm_mean: float | None
-    """For norms, cosines, `drift` and `gradient_diversity` see federate/statistics.py."""
+    """See federate/statistics.py for norms, cosines, `drift` and `gradient_diversity`."""
     update_norm_max: float | None
     update_cosine_mean: float | None
     update_cosine_min: float | None
@@ -26,9 +26,9 @@ class RoundRow(TypedDict):
     sparsity: float | None
     """Fraction of zeros in the prunable weights."""
     local_loss: float | None
-    """Σ p_k loss_mean_k: the mean over the local training."""
+    """Σ p_k loss_mean_k: mean loss over the local training."""
     epsilon: float | None
-    """Of differential privacy, spent since the run's first round (federate/privacy.py)."""
+    """ε of differential privacy that was spent since the run's first round (federate/privacy.py)."""
 
 
 class ClientRow(TypedDict):
@@ -41,10 +41,10 @@ class ClientRow(TypedDict):
     weight: float | None
     """The client's share of the average, 0 if it was left out."""
     loss_before: float | None
-    """For the losses see `federate.state.ClientResult`."""
+    """See `federate.state.ClientResult` for the losses."""
     loss_after: float | None
     update_norm: float | None
-    """For `update_*` and `distance` see federate/statistics.py."""
+    """See federate/statistics.py for `update_*` and `distance`."""
     update_cosine: float | None
     finite: bool
     loss_mean: float | None
@@ -53,16 +53,16 @@ class ClientRow(TypedDict):
     failure: str | None
     """Why the client was left out."""
     influence: float | None
-    """The client's share in the combined update, where a rule decided that (geometric_median, krum, multi_krum)."""
+    """The client's share in the combined update, if a rule decides it (geometric_median, krum, multi_krum)."""
 
 
 ROUND_COLUMNS, CLIENT_COLUMNS = tuple(RoundRow.__annotations__), tuple(ClientRow.__annotations__)
 
 LOSS_COLUMNS = ("val_loss", "train_loss")
-"""The losses in rounds.csv, nats per example, in the order in which they are preferred."""
+"""The losses in rounds.csv, nats per example, the preferred one first."""
 
 SIGNAL_COLUMNS = ("update_norm", "update_cosine", "update_cosine_robust", "loss_before", "loss_after")
-"""The numbers in clients.csv that tell a client that drifts from the others."""
+"""The numbers in clients.csv that show which client drifts."""
 
 WORK_COLUMNS = ("num_examples", "num_steps")
-"""The numbers in clients.csv that say how much local training an update took."""
+"""The numbers in clients.csv that show the amount of local training."""

@@ -1,4 +1,4 @@
-"""rounds.csv and clients.csv as the steps exchange them, row by row: what no run of ours writes is refused."""
+"""rounds.csv and clients.csv as the steps exchange them. A file that no run of Undrift writes is refused."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ def rounds_of_run(path: Path, columns: Sequence[str], phases: Collection[str], s
 
     Args:
         path: the file.
-        columns: the columns that are needed beside `round` and `phase`.
+        columns: the columns that are needed in addition to `round` and `phase`.
         phases: the phases that the file must have, `federate` before `prune`, and no other.
-        step: the step that makes the file; named in the errors.
+        step: the step that writes the file; the errors name it.
 
     Raises:
-        DataError: (1) no such file, (2) a missing column, (3) no round, (4) a round that is missing, doubled or out of
-            place, or (5) a round of another phase.
+        DataError: (1) the file is missing, (2) a column is missing, (3) there is no round, (4) a round is missing,
+            doubled or out of place, or (5) a round is of another phase.
     """
     rows = read_rows(path, ["round", "phase", *columns])
     for number, row in enumerate(rows, start=1):
@@ -38,13 +38,13 @@ def rounds_of_run(path: Path, columns: Sequence[str], phases: Collection[str], s
 
 
 def check_data(path: Path, rows: Rows, sizes: Mapping[str, int], step: str) -> None:
-    """Checks that a clients.csv and the clients' data are of one run: clients and numbers of examples must agree.
+    """Checks that a clients.csv and the clients' data belong to one run: clients and numbers of examples must agree.
 
     Args:
         path: the file, for the error.
-        rows: its rows. A row without a number of examples is not compared.
+        rows: the rows of the file. A row without a number of examples is not compared.
         sizes: the number of examples by client, as in preprocess.json. A public set adds the same number to each.
-        step: the step that makes the file.
+        step: the step that writes the file.
 
     Raises:
         DataError: a client is missing in `sizes`, or has another number of examples.
@@ -60,16 +60,16 @@ def check_data(path: Path, rows: Rows, sizes: Mapping[str, int], step: str) -> N
         if wrong:
             raise DataError(
                 f"{path} must be of the clients in data/clients, got client {client[:50]} with {size[:20] or 'no'} "
-                f"examples, where there are {sizes.get(client, 'none')}: run the step {step} again"
+                f"examples, but data/clients has {sizes.get(client, 'none')}: run the step {step} again"
             )
 
 
 def clients_of_run(path: Path, columns: Sequence[str], num_rounds: int, step: str) -> Rows:
-    """Returns the rows of a clients.csv that goes with a rounds.csv of `num_rounds` rounds.
+    """Returns the rows of a clients.csv that belongs to a rounds.csv of `num_rounds` rounds.
 
     Raises:
-        DataError: (1) no such file, (2) a missing column, (3) a round that rounds.csv does not have, (4) an id that no
-            client may have, or (5) a client twice in a round.
+        DataError: (1) the file is missing, (2) a column is missing, (3) a round is not in rounds.csv, (4) a client's id
+            is not allowed, or (5) a client has two rows in a round.
     """
     rows = read_rows(path, ["round", "client", *columns])
     allowed, seen = {str(number) for number in range(1, num_rounds + 1)}, set()
@@ -77,7 +77,7 @@ def clients_of_run(path: Path, columns: Sequence[str], num_rounds: int, step: st
         key = row["round"], row["client"]
         if row["round"] not in allowed or key in seen:
             raise DataError(
-                f"{path} must hold each client once a round, of the {num_rounds} in rounds.csv, got client "
+                f"{path} must have at most one row a client and round, of the {num_rounds} in rounds.csv, got client "
                 f"{row['client'][:50]!r} of round {row['round'][:50]!r} in row {number}: run the step {step} again"
             )
         seen.add(key)

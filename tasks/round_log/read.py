@@ -1,11 +1,18 @@
-"""Reads rounds.csv and clients.csv, also those that another framework wrote.
+"""Reads rounds.csv and clients.csv, also if another framework wrote them.
 
-Columns that are enough: in rounds.csv `round` and one of `val_loss`, `train_loss`; in clients.csv `round`, `client` and
-one of `update_norm`, `update_cosine`, `update_cosine_robust`, or both `loss_before` and `loss_after`. Used where they
-are there: in rounds.csv `phase` and `sparsity`, in clients.csv `finite`, `failure`, `num_examples` and `num_steps`. All
-other columns are left alone.
+Columns that are needed:
 
-An empty cell is a value that was not measured; `nan`, `inf` and `-inf` are values that are not finite.
+- rounds.csv: `round`, and one of `val_loss` and `train_loss`.
+- clients.csv: `round`, `client`, and one of `update_norm`, `update_cosine` and `update_cosine_robust`, or both
+  `loss_before` and `loss_after`.
+
+Columns that are used if they are present:
+
+- rounds.csv: `phase`, `sparsity`.
+- clients.csv: `finite`, `failure`, `num_examples`, `num_steps`.
+
+All other columns are ignored. An empty cell is a value that was not measured. `nan`, `inf` and `-inf` are values that
+are not finite.
 """
 
 import itertools
@@ -26,7 +33,7 @@ from tasks.round_log.columns import LOSS_COLUMNS, SIGNAL_COLUMNS, WORK_COLUMNS
 
 @dataclass(frozen=True)
 class RoundLog:
-    """rounds.csv, ascending: `rounds` (R,), `phases` (R,), `losses` by column name, `sparsity` if the file has it."""
+    """rounds.csv, rounds ascending: `rounds` (R,), `phases` (R,), `losses` by column name, `sparsity` if present."""
 
     rounds: NDArray[np.int64]
     phases: tuple[str, ...]
@@ -35,23 +42,23 @@ class RoundLog:
 
     @property
     def pruning(self) -> Bools:
-        """(R,) true in the rounds of pruning."""
+        """(R,) true for rounds of pruning."""
         return np.array([phase == "prune" for phase in self.phases], dtype=np.bool_)
 
 
 @dataclass(frozen=True)
 class ClientLog:
-    """clients.csv, M rows by round and client: `signals` by column name, NaN where missing or not finite."""
+    """clients.csv, M rows by round and client: `signals` (M,) by column name, NaN if missing or not finite."""
 
     rounds: NDArray[np.int64]
     clients: tuple[str, ...]
     signals: dict[str, Floats]
     failed: Bools
     not_finite: Bools
-    """(M,) true where the client failed because its update was not finite, as far as the log tells why."""
+    """(M,) true if the client failed and the log says that its update was not finite, or gives no reason."""
 
     def of(self, *clients: str) -> Bools:
-        """Returns (M,) true in the rows of `clients`."""
+        """Returns (M,) true for the rows of `clients`."""
         return np.isin(self._names, clients)
 
     def without(self, rounds: NDArray[np.int64]) -> "ClientLog":
@@ -70,7 +77,8 @@ def read_rounds(path: Path) -> RoundLog:
     """Returns the rounds.csv at `path`.
 
     Raises:
-        DataError: no such file, a missing column, a cell that is not a number, a round twice, or no round at all.
+        DataError: (1) the file is missing, (2) a column is missing, (3) a cell is not a number, (4) a round has two
+            rows, or (5) there is no round.
     """
     rows = _rows(path)
     _require(path, rows, ["round"], LOSS_COLUMNS)
@@ -78,7 +86,7 @@ def read_rounds(path: Path) -> RoundLog:
     order = np.argsort(rounds, kind="stable")
     twice = rounds[order][1:][np.diff(rounds[order]) == 0]
     if len(twice):
-        raise DataError(f"{path}: round {twice[0]} stands there twice; a row per round is allowed")
+        raise DataError(f"{path}: round {twice[0]} has two rows; one row is allowed")
     phases = [row.get("phase", "") for row in rows]
     columns = _columns(path, rows, (*LOSS_COLUMNS, "sparsity"))
     ordered = {name: column.at(order) for name, column in columns.items()}
@@ -89,11 +97,11 @@ def read_rounds(path: Path) -> RoundLog:
 def read_clients(path: Path) -> ClientLog:
     """Returns the clients.csv at `path`.
 
-    A client failed in a round where `finite` is false, or where a signal has a value that is not finite.
+    A client failed in a round if `finite` is false, or if a number in one of the columns above is not finite.
 
     Raises:
-        DataError: no such file, a missing column, a cell that is not a number, an empty client id, a client twice in
-            one round, or no row at all.
+        DataError: (1) the file is missing, (2) a column is missing, (3) a cell is not a number, (4) a client's id is
+            empty, (5) a client has two rows in one round, or (6) there is no row.
     """
     rows = _rows(path)
     both = {"loss_before", "loss_after"}
@@ -103,7 +111,7 @@ def read_clients(path: Path) -> ClientLog:
 
 
 def client_log(path: Path, rows: Rows) -> ClientLog:
-    """Returns the rows of the clients.csv at `path` as a log; see `read_clients` for the errors."""
+    """Returns the log of the `rows` of the clients.csv at `path`. See `read_clients` for the errors."""
     rounds, clients = parsed_column(path, rows, "round", round_number), parsed_column(path, rows, "client", client_name)
     _check_once_a_round(path, rounds, clients)
     order = np.lexsort((np.array(clients), np.array(rounds)))
@@ -148,5 +156,5 @@ def _check_once_a_round(path: Path, rounds: Sequence[int], clients: Sequence[str
     seen: set[tuple[int, str]] = set()
     for round_num, client in zip(rounds, clients, strict=True):
         if (round_num, client) in seen:
-            raise DataError(f"{path}: client {client[:50]} stands there twice in round {round_num}; one row is allowed")
+            raise DataError(f"{path}: client {client[:50]} has two rows in round {round_num}; one row is allowed")
         seen.add((round_num, client))

@@ -8,6 +8,10 @@ from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 
 
 def write_log(folder: Path, rounds: Sequence[Mapping[str, object]], clients: Sequence[Mapping[str, object]]) -> None:
-    """Writes rounds.csv and clients.csv into `folder`, a row each; a key that is no column is left out."""
+    """Writes rounds.csv and clients.csv into `folder`. A column that a row does not have is an empty cell.
+
+    Raises:
+        ValueError: a row has a key that is not a column.
+    """
     write_rows(folder / "rounds.csv", ROUND_COLUMNS, rounds)
     write_rows(folder / "clients.csv", CLIENT_COLUMNS, clients)
