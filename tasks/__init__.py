@@ -1,1 +1,1 @@
-"""What each step of the pipeline knows. Plain Python: no Prefect, no MLflow, no DVC, no environment variables."""
+"""The steps of the pipeline in plain Python: no Prefect, no MLflow, no DVC, and no environment variable is read."""

@@ -1,4 +1,4 @@
-"""`python -m tasks STEP`: one step of the pipeline in the current folder, as dvc.yaml calls it."""
+"""`python -m tasks STEP` runs one step of the pipeline in the current folder; dvc.yaml calls it."""
 
 import argparse
 import importlib
@@ -10,7 +10,7 @@ try:
     from tasks import command, lock, timings
     from tasks.settings import STEPS, load
 except ModuleNotFoundError as missing:
-    sys.exit(f"error: {sys.executable} lacks {missing.name}: put the environment first (. .venv/bin/activate)")
+    sys.exit(f"error: {sys.executable} lacks {missing.name}: activate the environment first (. .venv/bin/activate)")
 
 PURPOSE = {
     "partition": "resize raw images, divide the data over clients, measure the skew",
@@ -18,15 +18,15 @@ PURPOSE = {
     "federate": "train the model over federated rounds",
     "prune": "prune the model in further rounds, export it",
     "evaluate": "score both models: global, per class, per client",
-    "diagnose": "did the loss rise, when, through whom, and why",
+    "diagnose": "find whether and when the loss rose, through which clients, and why",
 }
 
 
 def run_step(step: str, folder: Path) -> None:
-    """Runs `step` in the workspace `folder` by its params.yaml, and records its seconds.
+    """Runs `step` in the workspace `folder` with the settings in its params.yaml, and records its seconds.
 
-    Only this step's package is imported, after the settings were found good: a wrong setting is answered at once. So
-    is a folder in which another process runs a step.
+    Only this step's package is imported, and only after the settings and the folder's lock were checked. So a wrong
+    setting, or another process that runs a step in the folder, is an error at once.
 
     Raises:
         UndriftError: wrong settings or data, or a run that could not be finished.
@@ -41,7 +41,7 @@ def run_step(step: str, folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     listing = "\n".join(f"  {step:<11} {PURPOSE[step]}" for step in STEPS)
     parser = command.Parser(
         prog="python -m tasks",
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog=f"steps, in the order of the pipeline:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("step", choices=STEPS, metavar="STEP", help="one of those below")
+    parser.add_argument("step", choices=STEPS, metavar="STEP", help="one of the steps below")
     step = parser.parse_args(arguments).step
     command.prepare()
     command.end_with_parent()

@@ -1,4 +1,4 @@
-"""What every command of Undrift does alike: quiet logs, errors as one line, an end that runs every `finally`."""
+"""What all commands of Undrift share: quiet logs, errors in one line, and an end that runs every `finally`."""
 
 import argparse
 import atexit
@@ -25,52 +25,54 @@ if TYPE_CHECKING:
     import psutil
 
 INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ends: 128 + 2."""
 
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"}
 _LOOK_EVERY = 0.2
 _GRACE = 5.0
-"""Seconds between two looks at the parent, and seconds that an orderly end may take."""
+"""Seconds between two checks of the parent, and seconds that an orderly end can take."""
 
 _log = logging.getLogger(__name__)
 
 _TO_MEND = {
-    errno.EEXIST: "move away what stands there",
-    errno.EISDIR: "move away the folder that stands there",
-    errno.ELOOP: "remove the links that go in a circle",
+    errno.EEXIST: "move it away",
+    errno.EISDIR: "move away the folder with this name",
+    errno.ELOOP: "remove the links that lead in a circle",
     errno.ENAMETOOLONG: "shorten the name",
-    errno.ENOTDIR: "move away the file that stands for a folder",
+    errno.ENOTDIR: "a file has the place of a folder in this path; move it away",
 }
-"""What the user can do about a path, as wrong input; all else that a system refuses is a run that failed."""
+"""Errors of the system that are wrong input, and what the user can do about the path."""
 
 _TO_FREE = {
     errno.EDQUOT: "make room and run again",
     errno.EFBIG: "allow larger files (ulimit -f) and run again",
     errno.ENOSPC: "make room and run again",
 }
+"""Errors of the system that make a run fail, and what the user can do before the next one."""
 
 _QUIET = ("absl", "tensorflow", "jax", "h5py", "matplotlib", "PIL", "alembic", "mlflow", "git", "urllib3")
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose complaint is one line, exit status 2."""
+    """An ArgumentParser whose error is one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Leaves with `message`; the usage is what `--help` is for."""
+        """Exits with `message`, without the usage, which `--help` prints."""
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
 def prepare() -> None:
-    """Sets up the process of a command: `quiet`, logs on stderr, and SIGTERM as an exception that ends it."""
+    """Sets up the process of a command: `quiet`, logs on stderr, and SIGTERM as an exception that ends the command."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     quiet()
     signal.signal(signal.SIGTERM, _terminate)
 
 
 def quiet() -> None:
-    """Lets INFO lines of Undrift through, only errors of others. Call it before TensorFlow's import.
+    """Lets through Undrift's log lines from INFO on, but only errors of others. Call it before TensorFlow's import.
 
-    TensorFlow 2.14 cannot trace functions that return a dict or a tuple into a SavedModel beside typing-extensions
-    >= 4.6, unless wrapt leaves out its C extension; TensorFlow reads both variables once, when it is imported.
+    With typing-extensions >= 4.6, TensorFlow 2.14 can trace functions that return a dict or a tuple into a SavedModel
+    only if wrapt runs without its C extension. Both variables are read once, when TensorFlow is imported.
     """
     os.environ.setdefault("WRAPT_DISABLE_EXTENSIONS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -78,19 +80,19 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # As Python ends it looks for cycles among everything that TensorFlow and TFF made: seconds for nothing.
+    # At its end, Python would search all objects of TensorFlow and TFF for cycles: seconds for nothing.
     atexit.register(gc.freeze)
-    # Ours are logged; what other packages warn their developers of is nothing a user can act on.
+    # Undrift's own warnings are log lines. Users can do nothing about the warnings of other packages.
     warnings.simplefilter("ignore")
     sys.unraisablehook = _deliver_again
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Keeps the search for cycles away from the block's imports, while they run and ever after.
+    """Keeps the garbage collector away from the objects of the block's imports, during the block and afterwards.
 
-    TensorFlow and TFF make a million objects that live as long as the process. Python would go through them dozens of
-    times as they are made, and again with every large collection of the rounds.
+    TensorFlow and TFF make a million objects that live as long as the process. The collector would search them dozens
+    of times during the imports, and again in every large collection of the rounds.
     """
     searching = gc.isenabled()
     gc.disable()
@@ -103,10 +105,12 @@ def loading() -> Iterator[None]:
 
 
 def run(action: Callable[[], None]) -> int:
-    """Runs `action` and returns the exit status: 0, or that of its UndriftError, said in one line on stderr.
+    """Runs `action` and returns the exit status: 0 if it succeeds.
 
-    What the system refuses and a lack of memory give one line, see `as_error`, Ctrl-C 130 and one line; SIGTERM leaves
-    as SystemExit(143). Any other exception is a defect of ours and keeps its traceback.
+    - An error that `as_error` has a message for is one line on stderr, and its `exit_status` is returned.
+    - Ctrl-C is one line, and 130 is returned.
+    - SIGTERM is raised as SystemExit(143).
+    - Any other exception is a defect of Undrift and keeps its traceback.
     """
     try:
         try:
@@ -122,11 +126,14 @@ def run(action: Callable[[], None]) -> int:
 
 
 def as_error(exc: Exception) -> UndriftError:
-    """Returns the error with which a run that `exc` ended fails; a signal that `exc` masks is raised as what it was.
+    """Returns the error with a message for the user that belongs to `exc`, which ended a run.
 
-    That is `exc` itself; an InputError for a path that the user has to mend; a RunError for all else that a system
-    refuses (a full or forbidden disk, too large a file, no memory), and for an error of TensorFlow, without the data
-    that its text and its traceback hold. Any other exception is a defect of ours, and raised.
+    1. If `exc` comes from a signal's handler, also indirectly, the handler's exception is raised.
+    2. An UndriftError is returned as it is.
+    3. A path that the user has to correct gives an InputError.
+    4. Everything else that the system refuses (a full or read-only disk, too large a file, no memory) gives a RunError.
+    5. An error of TensorFlow gives a RunError without the data that its text and its traceback hold.
+    6. Any other exception is a defect of Undrift, and is raised.
     """
     sent = masked(exc)
     if sent is not None:
@@ -147,11 +154,11 @@ def as_error(exc: Exception) -> UndriftError:
 
 
 def end_with_parent() -> None:
-    """Ends this process, as SIGTERM does, when the one that started it has ended: its results are nobody's then.
+    """Ends this process, as SIGTERM does, when the process that started it has ended.
 
-    `kill` of `dvc repro` reaches DVC alone; the step that it runs would go on, and write into the next run's files.
-    Shells are looked through: DVC starts a step in one, which waits for it whatever becomes of DVC. Whoever ignores
-    SIGHUP, as under `nohup`, is meant to outlive its parent.
+    `kill` of `dvc repro` reaches only DVC. The step that DVC runs would go on, and write into the files of the next
+    run. DVC starts a step in a shell, which waits for the step even if DVC has ended. So if the parent is a shell, the
+    parent of the shell is watched too. A process that ignores SIGHUP, as under `nohup`, is left to outlive its parent.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return
@@ -170,19 +177,19 @@ def end_with_parent() -> None:
 def _watch(starters: "Sequence[psutil.Process]") -> None:
     while all(map(is_alive, starters)):
         time.sleep(_LOOK_EVERY)
-    _log.error("the process that started this one has ended, and so does this one")
+    _log.error("the process that started this one has ended, so this one ends too")
     os.kill(os.getpid(), signal.SIGTERM)
-    # A signal's handler waits for TensorFlow's present call; what a process ended here has written is whole.
+    # The handler runs only after TensorFlow's present call. Files are replaced as a whole, so an exit here is safe.
     time.sleep(_GRACE)
     os._exit(TERMINATED)
 
 
 def is_alive(process: "psutil.Process") -> bool:
-    """Returns whether a process runs. It is not waited for: its parent still gets its exit status."""
+    """Returns whether a process runs. It does not wait for the process, so its parent still gets the exit status."""
     import psutil
 
     try:
-        # A dead process that nobody has waited for is still listed.
+        # A dead process for which no parent has waited is still listed.
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
@@ -195,10 +202,10 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _deliver_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Sends a signal again whose exception Python dropped.
+    """Sends a signal again if Python dropped the exception of its handler.
 
-    Python only prints what is raised in a finaliser or in a callback of the garbage collector, and JAX, which TFF
-    imports, registers one: a Ctrl-C or SIGTERM that arrives there, as was seen, would have no effect at all.
+    Python only prints an exception that is raised in a finaliser or in a callback of the garbage collector. JAX, which
+    TFF imports, registers such a callback. A Ctrl-C or SIGTERM that arrived there was observed to have no effect.
     """
     dropped = number_of(lost.exc_value)
     if dropped is None:

@@ -2,11 +2,11 @@
 
 ```
 UndriftError
-├── InputError         the user can mend it before anything runs: exit status 2
+├── InputError         the user can correct it before anything runs: exit status 2
 │   ├── SettingsError  params.yaml, -S or a flow's parameters
 │   └── DataError      the raw data, or the files of an earlier step
 └── RunError           the run began and could not be finished: exit status 1
-    ├── GuardStop      `federate.guard` ended the run (a failed client, a model that is not finite)
+    ├── GuardStop      `federate.guard` ended the run (a failed client, a loss that is not finite or rises)
     ├── NoClientLeft   every client of a round failed
     └── TrackingLost   MLflow did not answer, or refused
 ```
@@ -21,34 +21,34 @@ from tasks.signals import masked
 
 _LONGEST = 300
 _LONGEST_MESSAGE = 600
-"""Characters: what a user reads in a terminal or a Prefect state."""
+"""Most characters of a foreign error's text, and of a whole message, in a terminal or a Prefect state."""
 
 
 class UndriftError(Exception):
-    """Base of all errors with a message for the user: one line that names what, got, allowed and where.
+    """Base of all errors with a message for the user: one line with the setting or file, what it must be, what it is.
 
-    Whatever names and values went into it, its text is one line of at most 600 characters that every terminal and file
-    can take: the middle of a longer one is left out, since the way on stands at the end.
+    For any names and values in it, the text is one printable line of at most 600 characters. The middle of a longer
+    text is left out, because the end says what to do.
     """
 
     exit_status = 1
 
     def __str__(self) -> str:
         text = " ".join(super().__str__().split())
-        if not text.isprintable():  # such as half a character in the name of a file that is not in UTF-8
+        if not text.isprintable():  # such as a part of a character in a file name that is not UTF-8
             text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
         half = _LONGEST_MESSAGE // 2 - 1
         return text if len(text) <= _LONGEST_MESSAGE else f"{text[:half]}…{text[-half:]}"
 
 
 class InputError(UndriftError):
-    """Wrong input; nothing was changed."""
+    """Wrong input. Nothing was changed."""
 
     exit_status = 2
 
 
 class SettingsError(InputError):
-    """A setting that is unknown, of a wrong type, out of range, or impossible beside another."""
+    """A setting that is unknown, of a wrong type, out of range, or impossible together with another setting."""
 
 
 class DataError(InputError):
@@ -56,7 +56,7 @@ class DataError(InputError):
 
 
 class RunError(UndriftError):
-    """A run that began and could not be finished; checkpoints and everything written before stay whole."""
+    """A run that began and could not be finished. Checkpoints and all files that were written before stay whole."""
 
 
 class GuardStop(RunError):
@@ -68,19 +68,20 @@ class NoClientLeft(RunError):
 
 
 class TrackingLost(RunError):
-    """MLflow's store did not answer, or refused what it was given."""
+    """MLflow's store did not answer, or refused a request."""
 
 
 @contextmanager
 def reading(what: str, refused: type[InputError] = DataError) -> Iterator[None]:
-    """The net at an edge: whatever the block raises for foreign bytes, text or code becomes `refused`, in one line.
+    """Turns every exception of the block, which reads foreign bytes, text or code, into `refused`, in one line.
 
-    What NumPy, Pillow, HDF5 or PyYAML raise for damaged input cannot be listed, so nothing is. Keep the block to the
-    one foreign call: a defect of ours in it would be reported as the user's. UndriftErrors and signals pass.
+    The exceptions of NumPy, Pillow, HDF5 or PyYAML for damaged input cannot be listed, so all are caught. Keep the
+    block to the one foreign call, because a defect of Undrift in it would look like the user's error. UndriftErrors and
+    signals pass through.
 
     Args:
-        what: the file or setting and what it must be; the message is "<what>, got <error>".
-        refused: the class of the error.
+        what: the file or setting, and what it must be. The message is "<what>, got <error>".
+        refused: the class of the error that is raised.
     """
     try:
         yield
@@ -95,7 +96,7 @@ def reading(what: str, refused: type[InputError] = DataError) -> Iterator[None]:
 
 @contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Adds the way on, a step to run again, to every DataError of the block that names none."""
+    """Adds `advice`, such as a step to run again, to each DataError of the block that names no step to run."""
     try:
         yield
     except DataError as exc:
@@ -108,23 +109,23 @@ def one_line(exc: BaseException) -> str:
     """Returns "<type>: <message>" in one line of at most 300 characters."""
     try:
         said = " ".join(str(exc).split())
-    except Exception:  # of a user's own class
+    except Exception:  # an exception class of the user's own
         said = ""
     text = f"{type(exc).__name__}: {said}".removesuffix(": ")
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def shown(value: Any) -> str:
-    """Returns the `repr` of a value that a user gave, cut where it is long or deep.
+    """Returns a short `repr` of a user's value: long and deeply nested parts are left out.
 
-    `repr` itself raises for an integer of more than 4300 digits, and a few lines of YAML whose aliases name each other
-    stand for more text than any memory holds.
+    `repr` itself raises for an integer of more than 4300 digits. A few lines of YAML whose aliases name each other can
+    give more text than fits into memory.
     """
     return _SHORT.repr(value)
 
 
 def listed(names: Sequence[str], most: int) -> str:
-    """Returns the first `most` of the names, and how many more there are."""
+    """Returns the first `most` names in one text, and the number of further names."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

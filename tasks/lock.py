@@ -1,4 +1,4 @@
-"""One process at a time in a workspace: two that run a step there would mix their logs, checkpoints and models."""
+"""One process at a time in a workspace: two processes there would mix their logs, checkpoints and models."""
 
 import fcntl
 import logging
@@ -10,19 +10,19 @@ from pathlib import Path
 from tasks.errors import InputError
 
 NAME = ".undrift.lock"
-"""The file in a workspace that a running step holds. It stays: to remove it would let two processes hold two files."""
+"""The file in a workspace that a running step locks. It is never removed, or two processes could lock two files."""
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def held(folder: Path, what: str) -> Iterator[None]:
-    """Holds the workspace `folder` in the block, for `what`, a step's name. The system frees it however this ends.
+    """Locks the workspace `folder` in the block for `what`, a step's name. The system frees it if the process ends.
 
-    On a file system without locks a warning says so, and the block runs.
+    If the file system has no locks, a warning is logged and the block runs.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has locked the workspace.
     """
     with (folder / NAME).open("a+", encoding="utf-8") as lock:
         try:
@@ -34,7 +34,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
                 f"{folder.resolve()}: {owner} runs in this folder, so {what} cannot begin: wait for it, or end it"
             ) from None
         except OSError as exc:
-            _log.warning("%s cannot be locked (%s): run no second step in this folder meanwhile", folder.resolve(), exc)
+            _log.warning("%s cannot be locked (%s): start no second step in this folder", folder.resolve(), exc)
         lock.truncate(0)
         lock.write(f"{what} (process {os.getpid()})\n")
         lock.flush()

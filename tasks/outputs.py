@@ -1,7 +1,7 @@
-"""What each step makes, so that a step that begins removes what an earlier run of it left.
+"""The outputs of each step, which the step removes when it begins.
 
-DVC does that before it runs a stage. A step that is run by hand, and then stopped by its guard, would leave the earlier
-run's model beside its own log, and the next steps would report the one with the other.
+DVC removes them before it runs a stage. Without this module, a step that is run by hand and then stopped by the guard
+would leave the model of an earlier run next to its own log, and the next steps would report the two together.
 """
 
 import errno
@@ -16,7 +16,7 @@ from tasks.files import remove
 OUTPUTS = {
     "partition": ("data/partition", "reports/labels.png"),
     "preprocess": ("data/clients",),
-    # The logs in reports/ are the step prune's, which puts its rounds after these; until then they are these.
+    # The logs in reports/ hold the rounds of this step until the step prune adds its own.
     "federate": (
         "models/global.h5",
         "reports/federate/clients.csv",
@@ -42,23 +42,25 @@ OUTPUTS = {
     "diagnose": ("reports/diagnosis.html", "reports/diagnosis.json", "reports/diagnosis.md"),
     "track": ("reports/mlflow.json",),
 }
-"""By step, relative to the workspace."""
+"""The paths that each step writes, relative to the workspace."""
 
 _BEFORE = "before"
 
 
 def of(step: str, folder: Path) -> list[Path]:
-    """Returns what `step` makes in the workspace `folder`."""
+    """Returns the paths that `step` writes in the workspace `folder`."""
     return [folder / name for name in OUTPUTS[step]]
 
 
 @contextmanager
 def renewed(paths: Sequence[Path]) -> Iterator[None]:
-    """Makes `paths` anew in the block: what an earlier run left there is gone from its beginning on.
+    """Removes the files and folders that an earlier run left at `paths`, before the block writes them again.
 
-    A place that cannot be written to is an OSError before anything is moved.
-    If the block raises an InputError, nothing was begun, and the earlier run's are put back. However else the block
-    ends, by a kill too, they are not there any more. What a killed process left half-written is removed as well.
+    If the block raises an InputError, the step has not begun, and the earlier files are put back. After any other end
+    of the block, also a kill, the earlier files are gone. Half-written files of a killed process are removed too.
+
+    Raises:
+        OSError: a path cannot be written to. Nothing was moved.
     """
     for path in paths:
         _check_place(path)
@@ -83,7 +85,7 @@ def renewed(paths: Sequence[Path]) -> Iterator[None]:
 
 
 def _check_place(path: Path) -> None:
-    """Raises OSError for a file where `path` needs a folder, or a user's folder in the place of a file."""
+    """Raises OSError if a file has the place of a folder above `path`, or a folder has the place of the file `path`."""
     above = next((parent for parent in path.parents if os.path.lexists(parent)), None)
     if above is not None and not above.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(above))

@@ -1,4 +1,4 @@
-"""TensorFlow's errors without the data: their texts quote labels and features, and end in logs and in clients.csv."""
+"""Removes data from TensorFlow's errors, whose texts quote labels and features, and go into logs and clients.csv."""
 
 import re
 from collections.abc import Callable
@@ -9,21 +9,24 @@ from tasks.errors import RunError
 T = TypeVar("T")
 
 _LONGEST = 200
+"""Most characters of the text of an error."""
 _OURS = "undrift: "
+"""Begins the message of an assertion that Undrift puts into a graph."""
 
 _FILE = re.compile(r"^/.*/([^/]+; )")
-"""A file's error is "<path>; <reason>". Its folder is the client's, which is named anyway, on this machine."""
+"""A file's error is "<path>; <reason>". The folder is left out: it is a path of this machine, and ends in the client's
+id, which is named anyway."""
 
 _WHERE = re.compile(
     r"Graph execution error|Exception encountered when calling|Detected at node|Node: |\d+ root error\(s\) found|"
     r'\s+(File "|\[\[|\^)'
 )
-"""Lines before the reason: of a `tf.function`, and of an error in several places of a graph."""
+"""Beginnings of lines before the reason, in errors of a `tf.function` and of several places in a graph."""
 
 _ROOT = re.compile(r"^\(0\) [A-Z_]+: +")
 
 _PLACES = re.compile(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*")
-"""Where in the graph it happened."""
+"""Places in the graph where the error happened."""
 
 _VALUES = re.compile(
     r"""
@@ -34,7 +37,7 @@ _VALUES = re.compile(
         | (?<!\w)(?P<quote>["'])[A-Za-z_][\w:.]*(?P=quote)    # a quoted name
       )
       | (?<!\w)b?(?P<text>["']).*?(?P=text)                   # a quoted text
-      | (?<![A-Za-z_\d.])[-+]?\.?\d[\w.+-]*                   # a number, of whatever
+      | (?<![A-Za-z_\d.])[-+]?\.?\d[\w.+-]*                   # any number
     """,
     re.VERBOSE,
 )
@@ -43,16 +46,17 @@ _GAPS = re.compile(r"\.\.\.(?:[\s,;]*\.\.\.)+")
 
 
 def ours(text: str) -> str:
-    """Returns the message of an assertion in a graph that `scrubbed` lets through: it must hold no data."""
+    """Returns a message for an assertion in a graph that `scrubbed` keeps as it is. `text` must hold no data."""
     return f"{_OURS}{text}"
 
 
 def scrubbed(error: BaseException | str) -> str:
-    """Returns what TensorFlow says, in one line of at most 200 characters, without a single value of the data.
+    """Returns the text of a TensorFlow error in one line of at most 200 characters, without any value of the data.
 
-    TensorFlow prints every label of a batch when one is out of range, a tensor's start when an assertion fails, the
-    index that a gather was given, a file's content where it is cut short. What of a text is data cannot be known, so
-    nothing but words is kept, and of numbers only shapes (`shape [20,10]`), ranges (`[0, 10)`), paths and names.
+    TensorFlow prints (1) every label of a batch if one is out of range, (2) the beginning of a tensor if an assertion
+    fails, (3) the index that a gather got, (4) the content of a file that is cut short. It cannot be known which parts
+    of a text are data. So only words are kept, and numbers only in shapes (`shape [20,10]`), ranges (`[0, 10)`), paths
+    and names.
     """
     text = error if isinstance(error, str) else str(getattr(error, "message", error))
     line = _FILE.sub(r"\1", _PLACES.sub("", _telling_line(text)).strip())
@@ -66,25 +70,25 @@ def scrubbed(error: BaseException | str) -> str:
 
 
 def _telling_line(text: str) -> str:
-    """Returns the first line that says what failed, and not where in the code."""
+    """Returns the first line that says what failed instead of where in the code."""
     telling = (line for line in text.splitlines() if line.strip() and not _WHERE.match(line))
     return _ROOT.sub("", next(telling, "").strip())
 
 
 def of_tensorflow(exc: BaseException) -> bool:
-    """Whether TensorFlow's runtime raised it. By name: its import takes seconds."""
+    """Returns whether TensorFlow raised `exc`. It compares names, because TensorFlow's import takes seconds."""
     return any(base.__module__.startswith("tensorflow.") for base in type(exc).__mro__)
 
 
 def scrubbing(what: str, call: Callable[[], T]) -> T:
-    """Returns what `call` does.
+    """Returns the result of `call`.
 
     Args:
-        what: begins the message where it fails.
-        call: what calls TensorFlow with data.
+        what: the beginning of the message if the call fails.
+        call: calls TensorFlow with data.
 
     Raises:
-        RunError: TensorFlow failed; without its error as cause or context, which a traceback would print.
+        RunError: TensorFlow failed. Its own error is not the cause or context, because a traceback would print it.
     """
     try:
         return call()

@@ -1,8 +1,9 @@
-"""Signals that end a run: a cancellation stays one wherever its exception comes up, and never breaks a computation.
+"""Signals that end a run: a signal is recognised wherever its exception is raised, and never breaks a computation.
 
-Python runs signal handlers in the main thread, after any of its calls. Where one raises (Ctrl-C, SIGTERM of a command,
-Prefect's cancellation) inside of `threading` or `concurrent.futures`, a lock stays taken, and the process hangs, or one
-is released that was not taken: then what comes out is a RuntimeError ("cannot release un-acquired lock").
+Python runs signal handlers in the main thread, after any of its calls. A handler can raise (Ctrl-C, SIGTERM of a
+command, Prefect's cancellation) inside `threading` or `concurrent.futures`. Then either a lock is not released, and the
+process hangs; or a lock is released that was not taken, and the exception that comes out is a RuntimeError ("cannot
+release un-acquired lock").
 """
 
 import queue
@@ -12,19 +13,20 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
 TERMINATED = 143
+"""Exit status of a command that SIGTERM ends: 128 + 15."""
 
 T = TypeVar("T")
 
 
 class Terminated(SystemExit):
-    """SIGTERM, in a command. No plain SystemExit: that is what a user's own model raises by `sys.exit`."""
+    """SIGTERM in a command. Not a plain SystemExit, because `sys.exit` in a user's own model raises one."""
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
 
 
 class Abandoned(BaseException):
-    """Ends a call whose caller waits no more."""
+    """Ends a call whose caller no longer waits."""
 
 
 def number_of(exc: BaseException | None) -> int | None:
@@ -33,13 +35,13 @@ def number_of(exc: BaseException | None) -> int | None:
         return signal.SIGINT
     if isinstance(exc, Terminated):
         return signal.SIGTERM
-    # A scheduler's exception for a signal, as Prefect's, says which one it was.
+    # A scheduler's exception for a signal, such as Prefect's, has the signal's number.
     number = None if isinstance(exc, Exception) else getattr(exc, "signal", None)
     return number if isinstance(number, int) else None
 
 
 def masked(exc: BaseException) -> BaseException | None:
-    """Returns what a signal's handler raised, if that is `exc` or what `exc` came of; None otherwise."""
+    """Returns the exception of a signal's handler if it is `exc` or led to `exc`; None otherwise."""
     waiting: list[BaseException | None] = [exc]
     seen: set[int] = set()
     while waiting:
@@ -56,7 +58,7 @@ def masked(exc: BaseException) -> BaseException | None:
 
 
 class Call(Generic[T]):
-    """One call of `Apart`: what runs, and whether somebody still waits for it."""
+    """One call of `Apart`: its function, its result, and whether its caller still waits."""
 
     def __init__(self, function: Callable[["Call[T]"], T]) -> None:
         self._function = function
@@ -67,16 +69,16 @@ class Call(Generic[T]):
         self.finished.acquire()
 
     def check(self) -> None:
-        """Ends the call where nobody waits for it any more: `function` calls this before each part of its work.
+        """Ends the call if its caller no longer waits. `function` calls this before each part of its work.
 
         Raises:
-            Abandoned: nobody does.
+            Abandoned: the caller no longer waits.
         """
         if self.abandoned:
             raise Abandoned
 
     def run(self) -> None:
-        """Runs it; never raises."""
+        """Runs the function. It never raises."""
         try:
             self.check()
             self._result = self._function(self)
@@ -86,33 +88,34 @@ class Call(Generic[T]):
             self.finished.release()
 
     def outcome(self) -> T:
-        """Returns or raises what the finished call did."""
+        """Returns the result of the finished call, or raises its exception."""
         if self._error is not None:
             raise self._error
         return cast(T, self._result)
 
 
 class Apart:
-    """A thread that runs calls, one after the other, while the caller waits: no handler raises inside a call.
+    """A thread that runs calls, one after the other, while the caller waits. So no handler raises inside a call.
 
-    The caller itself uses nothing but functions in C, which a handler's exception leaves whole: SimpleQueue.put and
-    Lock.acquire. `concurrent.futures` would not do: its `submit` and `result` are in Python, with locks of their own.
+    The caller uses only functions written in C, SimpleQueue.put and Lock.acquire, because the exception of a handler
+    does not break them. Rejected: `concurrent.futures`, whose `submit` and `result` are in Python and take locks.
 
-    The alternative, handlers of our own that wait for the end of the call, breaks cancelling: Prefect 3.8 acknowledges
-    a cancellation only while its own handler of SIGTERM is installed, and reports the run as crashed otherwise.
+    Rejected too: own handlers that wait for the end of the call. They break cancelling, because Prefect 3.8
+    acknowledges a cancellation only while its own handler of SIGTERM is installed; otherwise it reports the run as
+    crashed.
     """
 
     def __init__(self, name: str, at_end: Callable[[], None]) -> None:
-        """Starts the thread; `at_end` is its last call."""
+        """Starts the thread. It calls `at_end` before it ends."""
         self._calls: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
         self._at_end = at_end
         self._ended = threading.Lock()
         self._ended.acquire()
-        # Of an interrupted `close` nobody waits for it.
+        # A daemon, because after an interrupted `close` nothing waits for it.
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def call(self, function: Callable[[Call[T]], T]) -> T:
-        """Returns what `function` does; where a signal's handler raises meanwhile, the call is abandoned at once."""
+        """Returns the result of `function`. If a signal's handler raises meanwhile, the call is abandoned at once."""
         made = Call(function)
         try:
             self._calls.put(made)
@@ -123,7 +126,7 @@ class Apart:
         return made.outcome()
 
     def close(self) -> None:
-        """Waits for what is under way, and ends the thread."""
+        """Waits for the call that is running, and ends the thread."""
         self._calls.put(None)
         self._ended.acquire()
 
@@ -131,7 +134,7 @@ class Apart:
         try:
             while (made := self._calls.get()) is not None:
                 made.run()
-                del made  # and with it the arrays, until the next call comes
+                del made  # frees its arrays before the next call comes
             self._at_end()
         finally:
             self._ended.release()

@@ -1,4 +1,4 @@
-"""Random changes of a file's bytes, for the tests that damage files."""
+"""Random changes of a file's bytes, for tests that damage files."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ NUMBERS = [0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1]
 
 
 def mutated(content: bytes, rng: np.random.Generator) -> bytes:
-    """`content` after one to four random changes: bits turned, a part cut out, doubled, swapped, or written over."""
+    """Returns `content` after one to four random changes: bits flipped, parts cut, inserted, overwritten or moved."""
     result = bytearray(content)
     for _ in range(rng.integers(1, 5)):
         size = len(result)

@@ -1,4 +1,4 @@
-"""`python -m tasks`: what it says, how it exits, what it records."""
+"""`python -m tasks`: its messages, its exit status, and the timings that it records."""
 
 import errno
 import json
@@ -107,7 +107,7 @@ def test_a_step_whose_input_is_missing_is_one_line(tmp_path: Path) -> None:
 def test_a_step_runs_and_its_seconds_are_recorded(tmp_path: Path) -> None:
     done = run(workspace(tmp_path), "-m", "tasks", "partition")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    only_line(done.stderr)  # the step's own
+    only_line(done.stderr)  # the log line of the step
     assert len(files.read_json(tmp_path / "data/partition/partition.json")["clients"]) == 10
     (row,) = files.read_rows(tmp_path / timings.PATH)
     assert (row["step"], row["round"]) == ("partition", "")
@@ -127,7 +127,7 @@ def tree(folder: Path) -> list[str]:
 def test_a_file_that_is_too_large_is_one_line_and_no_half_is_left(step: str, tmp_path: Path) -> None:
     partitioned(tmp_path) if step == "preprocess" else workspace(tmp_path)
     before = tree(tmp_path)
-    # A client's x.npy has about 140 examples of 64 values in 4 bytes.
+    # A client's x.npy has about 140 examples of 64 values with 4 bytes each, more than the limit of 9000 bytes.
     script = "import resource, sys; from tasks.__main__ import main; "
     script += f"resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); sys.exit(main([{step!r}]))"
     done = run(tmp_path, "-B", "-c", script)
@@ -145,7 +145,7 @@ def test_a_file_that_is_too_large_is_one_line_and_no_half_is_left(step: str, tmp
 def test_a_full_disk_is_one_line_and_no_half_is_left(step: str, tmp_path: Path) -> None:
     workspace(tmp_path)
     (tmp_path / "disk").mkdir()
-    # A disk of 800 kB takes data/partition, 600 kB, and not data/clients beside it; one of 60 kB takes neither.
+    # data/partition has 600 kB. A disk of 800 kB holds it, but not data/clients as well; a disk of 60 kB holds neither.
     size, target = (60, "partition") if step == "partition" else (800, "clients")
     script = f"""
         mount -t tmpfs -o size={size}k none disk && cp params.yaml disk && cd disk || exit 77
@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_line_and_no_half_is_left(step: str, tmp_path: Path) 
     """
     done = run_program(tmp_path, "unshare", "--map-root-user", "--mount", "sh", "-c", script, sys.executable)
     if done is None or done.returncode == 77:
-        pytest.skip("this system lets nobody mount a disk of his own")
+        pytest.skip("this system does not let users mount a disk")
     assert done.returncode == 1, done.stderr
     assert only_line(done.stderr) == (
         f"error: [Errno 28] No space left on device: 'data/{target}': make room and run again"
@@ -172,10 +172,10 @@ def _file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "says"),
     [
-        ("data", _file, "File exists: 'data': move away what stands there"),
-        ("reports", _file, "File exists: 'reports': move away what stands there"),
+        ("data", _file, "File exists: 'data': move it away"),
+        ("reports", _file, "File exists: 'reports': move it away"),
         ("data", lambda path: path.symlink_to("data"), "'data': "),
-        ("reports", lambda path: path.symlink_to("nowhere"), "File exists: 'reports': move away what stands there"),
+        ("reports", lambda path: path.symlink_to("nowhere"), "File exists: 'reports': move it away"),
         ("reports/labels.png", lambda path: path.mkdir(parents=True), "labels.png': move away the folder"),
     ],
 )
@@ -226,7 +226,7 @@ def test_what_the_system_refuses_is_one_line(
 
 
 def test_arrays_and_pictures_say_that_the_disk_is_full() -> None:
-    # NumPy and Pillow themselves raise an OSError without errno, which could be anything.
+    # NumPy and Pillow themselves raise an OSError without an errno, which does not say that the disk is full.
     full = Path("/dev/full")
     with pytest.raises(OSError, match="No space left") as caught:
         files.write_npy(full, np.zeros(10_000, np.float32))
@@ -279,7 +279,7 @@ sys.exit(command.run(action))
 def test_an_interrupted_command_cleans_up_and_leaves_no_traceback(
     sent: signal.Signals, status: int, said: list[str], doing: str, tmp_path: Path
 ) -> None:
-    """Also when the signal arrives where Python drops exceptions: in a callback of the garbage collector."""
+    """`collect`: the signal arrives in a callback of the garbage collector, where Python drops exceptions."""
     (tmp_path / "long.py").write_text(INTERRUPTED.replace("DOING", doing))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -296,7 +296,7 @@ def test_an_interrupted_command_cleans_up_and_leaves_no_traceback(
 
 
 def test_at_its_end_a_command_looks_for_no_cycles_among_what_it_imported() -> None:
-    # What is registered first is called last.
+    # atexit calls what is registered first last.
     code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count(), len(gc.get_objects()))); "
     code += "from tasks import command; print(gc.get_freeze_count(), len(gc.get_objects())); command.quiet()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -306,7 +306,7 @@ def test_at_its_end_a_command_looks_for_no_cycles_among_what_it_imported() -> No
 
 
 def test_what_a_command_loads_is_never_searched_for_cycles() -> None:
-    # By default 700 new objects are enough for a search: 5000 would bring seven.
+    # By default a search begins after 700 new objects, so 5000 objects would cause seven.
     code = "import gc; from tasks.command import loading\ngc.collect(); begun = gc.get_stats()[0]['collections']\n"
     code += "with loading():\n    made = [[] for _ in range(5000)]\n"
     code += "print(gc.get_stats()[0]['collections'] - begun, len(gc.get_objects()) < 5000 < gc.get_freeze_count())\n"
@@ -316,7 +316,7 @@ def test_what_a_command_loads_is_never_searched_for_cycles() -> None:
 
 
 LONG = {"rounds": "100000", "checkpoint_every": "10", "model": "logistic"}
-"""Settings of a `federate` that would take many minutes."""
+"""Settings with which `federate` would take many minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +342,7 @@ def until(true: Callable[[], bool], seconds: float = 90.0) -> bool:
 
 
 def holder(folder: Path) -> int:
-    """The process that the folder's lock names."""
+    """Returns the id of the process that the folder's lock names."""
     return int((folder / lock.NAME).read_text().split("process ")[1].rstrip(")\n"))
 
 
@@ -372,7 +372,7 @@ PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sle
 def test_a_step_ends_with_the_process_that_started_it(
     start: str, sent: signal.Signals, divided: Path, tmp_path: Path
 ) -> None:
-    """As `kill` of `dvc repro` does. The parent is not waited for: a zombie is dead, too."""
+    """As with `kill` of `dvc repro`. The test does not wait for the parent, because a zombie counts as ended too."""
     folder = Path(shutil.copytree(divided, tmp_path / "run"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     parent = subprocess.Popen(
@@ -384,7 +384,7 @@ def test_a_step_ends_with_the_process_that_started_it(
         parent.send_signal(sent)
         assert until(lambda: not step.is_running() or step.status() == psutil.STATUS_ZOMBIE, 10)
         assert is_free(folder)
-        # What was written before is whole: the next start goes on from it.
+        # All files are whole, so the next start can go on from them.
         assert list((folder / "models").glob(".*")) == []
     finally:
         parent.kill()

@@ -1,4 +1,4 @@
-"""Kills at any moment, two starts in one folder and damaged checkpoints: the end has the bits of a quiet run."""
+"""Kills at any moment, two starts in one folder, damaged checkpoints: the run ends with the bits of a quiet run."""
 
 import os
 import random
@@ -20,7 +20,7 @@ from tasks.settings import STEPS
 ROOT = Path(__file__).parents[1]
 KILLS = 30
 SETTINGS = {
-    # SCAFFOLD and momentum keep something between rounds, on the clients' side and on the server's.
+    # SCAFFOLD and momentum keep vectors between rounds, of the clients and of the server.
     "federate.client.kind": "scaffold",
     "federate.server_optimizer.kind": "momentum",
     "federate.sampling.kind": "uniform",
@@ -60,7 +60,7 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Half-written files and folders."""
+    """Returns the half-written files and folders."""
     return [
         path.relative_to(folder).as_posix()
         for path in folder.rglob(".*")
@@ -70,7 +70,7 @@ def left_over(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], dict[str, float]]:
-    """The results of a run that nobody disturbs, and the seconds of its steps."""
+    """Returns the results of an undisturbed run, and the seconds of each step."""
     folder, seconds = tmp_path_factory.mktemp("quiet"), {}
     params(folder)
     for step in STEPS:
@@ -87,10 +87,10 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], d
 def test_run_that_is_killed_thirty_times_ends_with_the_same_bits(
     seed: int, quiet: tuple[dict[str, bytes], dict[str, float]], tmp_path: Path
 ) -> None:
-    """Each step is killed at random moments of its time; every third time it is started twice at once, both killed."""
+    """Each step is killed at random moments. Every third time it is started twice at once, and both are killed."""
     expected, seconds = quiet
     rng = random.Random(seed)
-    # Most in the steps that have a state to go on from.
+    # Most kills are in the steps that go on from a checkpoint.
     plan = rng.sample([step for step in STEPS for _ in range(16 if step in ("federate", "prune") else 4)], KILLS)
     params(tmp_path)
     kills = 0
@@ -98,7 +98,7 @@ def test_run_that_is_killed_thirty_times_ends_with_the_same_bits(
         for _ in range(plan.count(step)):
             doubled = kills % 3 == 0
             running = [start(tmp_path, step) for _ in range(2 if doubled else 1)]
-            # Two imports of TensorFlow at once take twice as long.
+            # Two simultaneous imports of TensorFlow take twice as long.
             time.sleep(rng.uniform(0.3, 1.1) * seconds[step] * len(running))
             for process in running:
                 process.kill()

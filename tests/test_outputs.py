@@ -1,4 +1,4 @@
-"""A step that begins removes what an earlier run of it left; see tests/test_dvc.py for what each step makes."""
+"""A step that begins removes the outputs of an earlier run. tests/test_dvc.py tests which outputs each step has."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ def tree(folder: Path) -> list[str]:
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """A workspace with the outputs of `partition`, some of them links into a cache, and what a kill left."""
+    """A workspace with outputs of `partition`, some of them links into a cache, and with files that a kill left."""
     cache, folder = tmp_path / "cache", tmp_path / "workspace"
     cache.mkdir()
     (cache / "object").write_text("kept")
@@ -81,7 +81,7 @@ def test_a_link_in_place_of_a_folder_is_removed_and_its_target_stays(tmp_path: P
 
 
 def test_a_place_that_cannot_be_written_to_is_an_error_before_anything_is_moved(earlier: Path) -> None:
-    """A folder in the place of a file is the user's, and may hold anything."""
+    """A folder in the place of a file belongs to the user, so it is not removed."""
     (earlier / "reports/labels.png").unlink()
     (earlier / "reports/labels.png").mkdir()
     (earlier / "reports/labels.png/mine").touch()
@@ -125,7 +125,7 @@ def test_run_that_the_guard_stops_leaves_no_earlier_model(finished, settings_of)
     with pytest.raises(GuardStop):
         federate(stops, finished)
     assert not (finished / "models/global.h5").exists()
-    # Its rounds are there for a diagnosis, and none of the earlier run's.
+    # The log has the rounds of the stopped run, for a diagnosis, and no round of the earlier run.
     assert len((finished / "reports/rounds.csv").read_text().splitlines()) == 1 + 3
     with pytest.raises(DataError, match="run the step federate"):
         prune(stops, finished)
@@ -146,7 +146,7 @@ def test_wrong_settings_and_missing_input_leave_the_earlier_run_whole(finished, 
 
 
 def test_a_log_or_a_model_of_another_run_is_not_gone_on_with(finished, settings_of, make_clients):
-    """Other clients, other sizes, other rounds: by hand nobody runs `federate` again, as DVC would."""
+    """Other clients, sizes or rounds: DVC would run `federate` again, but a user who runs steps by hand may not."""
     with pytest.raises(DataError, match=r"must have the 3 rounds of federate\.rounds, got 4: run the step"):
         prune(settings_of({**SMALL, "federate.rounds": 3}), finished)
     for sizes in ((7, 4, 11), (7, 4, 11, 6)):
@@ -157,7 +157,7 @@ def test_a_log_or_a_model_of_another_run_is_not_gone_on_with(finished, settings_
         for step in (prune, evaluate):
             with pytest.raises(DataError, match=r"must be of the clients in data/clients, got client 03 with 5"):
                 step(settings_of(SMALL), finished)
-    # What a public set adds to every client is no other data.
+    # A public set adds examples to every client, but the data are still the same.
     public = {"federate.shared_fraction": 0.2}
     federate(settings_of({**SMALL, **public}), finished)
     prune(settings_of({**SMALL, **public}), finished)

@@ -1,4 +1,4 @@
-"""No label and no feature of a client in what is said of an error: TensorFlow's own texts quote them."""
+"""The message of an error holds no label and no feature of a client, although TensorFlow's own texts quote them."""
 
 import logging
 import re
@@ -114,7 +114,7 @@ def test_what_tensorflow_says_is_written_without_values(fails, run):
     said = scrubbed(caught.value)
     assert of_tensorflow(caught.value)
     assert not [secret for secret in SECRETS if secret in said], said
-    # Run eagerly, tf.debugging.Assert has other words.
+    # Run eagerly, tf.debugging.Assert has another text.
     assert re.search("to be true" if run is eagerly and fails in ASSERTIONS else SAID[fails], said), said
     assert "\n" not in said
     assert len(said) <= 200
@@ -206,7 +206,7 @@ def test_only_tensorflows_errors_are_turned_into_ours():
         scrubbing("it failed", lambda: 1 / 0)
 
 
-# Where the product calls TensorFlow with data
+# The places where the product calls TensorFlow with data
 
 
 def is_clean(error, what):
@@ -218,7 +218,7 @@ def is_clean(error, what):
 
 @pytest.fixture
 def few_classes():
-    """A model of fewer classes than the labels."""
+    """A model with fewer classes than the labels have."""
     return build("logistic", (3,), 5, seed=0)
 
 
@@ -241,7 +241,7 @@ MOODY = """
 from tensorflow.keras import Sequential, layers
 
 def moody(input_shape, num_classes):
-    # Fails on a feature that is no index of ten. Keras loads the layer again without what this module imports.
+    # Fails on a feature that is not an index of ten. Keras loads the layer without this module's imports.
     lookup = layers.Lambda(
         lambda x: x * __import__("tensorflow").gather([1.0] * 10, __import__("tensorflow").cast(x, "int32"))
     )
@@ -251,7 +251,7 @@ def moody(input_shape, num_classes):
 
 @pytest.fixture
 def moody(tmp_path, monkeypatch):
-    module = f"moody_{tmp_path.name}"  # of one test: Python imports a name once
+    module = f"moody_{tmp_path.name}"  # a name for each test, because Python imports a name only once
     (tmp_path / f"{module}.py").write_text(MOODY)
     monkeypatch.syspath_prepend(tmp_path)
     return f"{module}:moody"

@@ -1,4 +1,4 @@
-"""A signal ends a run as what it is, wherever it arrives: a real process, signals at every place and at any time."""
+"""A signal ends a run as this signal, wherever it arrives. A real process gets signals at every place and any time."""
 
 import json
 import os
@@ -22,7 +22,7 @@ import collections, json, os, queue, random, signal, sys, threading, time
 from pathlib import Path
 from tasks import command
 command.prepare()
-signal.signal(signal.SIGINT, signal.default_int_handler)  # else ignored when the tests run in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)  # otherwise ignored if the tests run in the background
 import numpy as np, tensorflow as tf, tensorflow_federated as tff
 from tasks.runtime.failed import Failed
 from tasks.runtime.in_process import in_process
@@ -42,7 +42,7 @@ GIVEN = [np.ones(300, np.float32)] * 5
 SENT = {"KeyboardInterrupt": signal.SIGINT, "Terminated": signal.SIGTERM}
 
 class At:
-    # Sends a signal at the n-th place where Python looks for one: a call begins, or has ended.
+    # Sends a signal at the n-th place where Python checks for signals: at the begin or end of a call.
     def __init__(self, number, sent):
         self.left, self.sent = number, sent
 
@@ -78,7 +78,7 @@ def any_time(number):
     expected = summed(GIVEN)
     seconds = time.perf_counter() - began
 
-    orders = queue.SimpleQueue()  # in C: the start of a thread would not bear a signal
+    orders = queue.SimpleQueue()  # in C, because a signal would break the start of a thread
 
     def send():
         while order := orders.get():
@@ -155,7 +155,7 @@ from tasks.runtime.in_process import in_process
 def long(marker):
     with tf.control_dependencies([tf.io.write_file(marker, "")]):
         start = tf.constant(0.0)
-    # Tenths of a second.
+    # Takes tenths of a second.
     return tf.while_loop(lambda i, total: i < 60_000, lambda i, total: (i + 1, tf.sin(total)), [0, start])[1]
 
 @tff.federated_computation(tff.FederatedType(tff.TensorType(np.str_), tff.CLIENTS))
@@ -188,14 +188,14 @@ print(json.dumps(said))
 
 
 def test_a_cancelled_round_waits_for_no_client_that_has_not_begun(tmp_path: Path) -> None:
-    # Two threads: two clients are under way, and one more may begin as the signal comes.
+    # Two threads: two clients are running, and one more can begin when the signal arrives.
     said = said_by(CANCELLED, str(tmp_path))
     assert said["status"] == 143
     assert 2 <= said["at_the_end"] <= 3
 
 
 def raised(*errors: BaseException | None) -> Any:
-    """Returns the last of `errors`, each as if raised while the one before it was handled."""
+    """Returns the last of `errors`. Each has the one before it as context, as if raised while that was handled."""
     for before, error in pairwise(errors):
         assert error is not None
         error.__context__ = before
