@@ -296,7 +296,7 @@ def test_an_interrupted_command_cleans_up_and_leaves_no_traceback(
 
 
 def test_at_its_end_a_command_looks_for_no_cycles_among_what_it_imported() -> None:
-    # atexit calls what is registered first last.
+    # atexit calls functions in reverse order, so the one registered first runs last.
     code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count(), len(gc.get_objects()))); "
     code += "from tasks import command; print(gc.get_freeze_count(), len(gc.get_objects())); command.quiet()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Who may import whom: arrows point one way, flows → tasks → numpy, TensorFlow, TFF. Imports are read, not run."""
+"""Allowed imports: flows → tasks → NumPy, TensorFlow, TFF, never the other way. Imports are read, not run."""
 
 import ast
 import sys
@@ -23,26 +23,26 @@ LAYERS = (
     {"prefect_flows"},
     {"pipeline", "compare", "diagnose", "deployments", "tracking"},
 )
-"""The modules and packages of flows/, from what knows nothing of the others to the commands."""
+"""The modules and packages of flows/, from those that import no other to the commands."""
 FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
 TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras"}
 CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/diagnose/evidence", "tasks/diagnose/replay")
 READERS_OF_EXAMPLES = {"read_client", "read_checked", "read_npy"}
-"""Of tasks.clients and tasks.files."""
+"""Functions of tasks.clients and tasks.files that read arrays."""
 CLIENTS_SIDE = ("tasks/local/", "tasks/datasets/", "tasks/partition/", "tasks/preprocess/", "tasks/clients.py")
-"""What runs where a client's data are, or makes them."""
+"""Code that runs where a client's data are, or that writes these data."""
 AT_THE_SERVER = {
     "tasks/diagnose/replay/variants.py": "simulated counterfactuals, which move examples between clients",
     "tasks/federate/public.py": "federate.shared_fraction: a public data set, simulated by drawing it from the clients",
 }
-"""The others that read examples, and why they may."""
+"""Other files that read examples, and why they are allowed to."""
 OPENERS = {"np.load", "np.memmap", "np.fromfile", "np.lib.format.open_memmap", "np.lib.format.read_array"}
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yields the dotted names that a file imports, inside functions too."""
+    """Yields the dotted names that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -73,7 +73,7 @@ def test_tasks_use_only_the_agreed_libraries(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TASKS, ids=relative)
 def test_tasks_read_no_environment_variable(path: Path) -> None:
-    """Setting one for a library (`setdefault` as a statement, or an item) is no reading."""
+    """Setting a variable for a library is allowed: `setdefault` as a statement, or an assignment to an item."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     statements = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     read = []
@@ -95,12 +95,12 @@ def test_steps_never_import_each_other(path: Path) -> None:
     allowed = {"federate"} if relative(path).startswith(CALLERS_OF_FEDERATE) else set()
     assert others <= allowed, (
         f"{relative(path)}: the step {step_of(path)} may not import {', '.join(sorted(others - allowed))}; steps share "
-        f"modules of tasks/ beside them, and only {', '.join(CALLERS_OF_FEDERATE)} may import federate"
+        f"the modules next to them in tasks/, and only {', '.join(CALLERS_OF_FEDERATE)} may import federate"
     )
 
 
 def reads_examples(path: Path) -> bool:
-    """Whether a file imports what reads a client's arrays, or names the files that hold them."""
+    """Returns whether a file imports a function that reads a client's arrays, or names the files with the arrays."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -109,13 +109,13 @@ def reads_examples(path: Path) -> bool:
 
 
 def test_the_server_never_opens_a_clients_examples() -> None:
-    """A client computation opens them where they are. Who else does is named, with the reason."""
+    """Only client computations open examples. The exceptions are listed with their reasons."""
     readers = {relative(path) for path in TASKS if reads_examples(path)}
     assert {path for path in readers if not path.startswith(CLIENTS_SIDE)} == set(AT_THE_SERVER)
 
 
 def test_numpy_opens_checkpoints_and_nothing_else() -> None:
-    """So what `test_the_server_never_opens_a_clients_examples` looks for is all that there is."""
+    """So `test_the_server_never_opens_a_clients_examples` looks for every way to open a client's arrays."""
     opening = set()
     for path in TASKS:
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
@@ -138,13 +138,13 @@ def test_a_diagnosis_needs_no_tensorflow(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*TASKS, *FLOWS], ids=relative)
 def test_nothing_starts_tffs_own_runtime(path: Path) -> None:
-    """It listens on every network interface, without authentication."""
+    """TFF's own runtime listens on every network interface, without authentication."""
     text = path.read_text(encoding="utf-8")
     assert not [name for name in ("worker_binary", "grpc", "cpp_execution_context", "RemoteExecutor") if name in text]
 
 
 def part_of_flows(name: str) -> str:
-    """The module or package of flows/ that a dotted name is in: `flows.serving.worker` → serving."""
+    """Returns the module or package of flows/ that has a dotted name: `flows.serving.worker` → serving."""
     return name.split(".")[1]
 
 
@@ -158,7 +158,7 @@ def dotted(path: Path) -> str:
 
 @pytest.mark.parametrize("path", [path for path in FLOWS if path != ROOT / "flows/__init__.py"], ids=relative)
 def test_flows_import_only_from_lower_layers(path: Path) -> None:
-    """Commands → flows → steps → packages: no package imports a command, and no command another one."""
+    """Commands → flows → steps → packages: no package imports a command, and no command imports another command."""
     mine = dotted(path)
     names = [name for name in imported(path) if name.startswith("flows.")]
     wrong = [name for name in names if part_of_flows(name) != part_of_flows(mine) and layer(name) >= layer(mine)]
@@ -171,7 +171,7 @@ def test_no_modules_of_flows_import_each_other_in_a_circle() -> None:
         module: {name if name in modules else name.rpartition(".")[0] for name in imported(path)} & set(modules)
         for module, path in modules.items()
     }
-    TopologicalSorter(graph).prepare()  # raises CycleError, with the circle
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_no_part_of_matplotlib_keeps_global_state() -> None:

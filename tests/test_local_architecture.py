@@ -118,7 +118,7 @@ def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, 
     computations = build_round(architectures, training, mean(AggregatorSettings(), 3), optimizer, masked=False)
     params, given = flatten(model), []
     orders = {c: visits(len(clients.data[c][1]), 2, client_rng(0, 1, c)) for c in clients.ids}
-    # 00 trains a quarter, 01 a half; 02 half as well in the first round and everything in the second.
+    # Client 00 trains a quarter, 01 a half; 02 trains a half in the first round and the whole model in the second.
     for last in (2, 0):
         given = [
             client_input(
@@ -152,7 +152,7 @@ def test_five_rounds_with_narrow_clients_are_those_of_keras(make_clients, settin
     thin = {c: build("mlp", SHAPE, CLASSES, seed=settings.seed, width=width) for c, width in widths.items()}
     holds = {c: narrower("mlp", model, narrow).held for c, narrow in thin.items()}
     for keras in (model, *thin.values()):
-        tf.keras.models.clone_model(keras)  # as at the end of `build_round`
+        tf.keras.models.clone_model(keras)  # a clone must not change the model
     for t in range(1, 6):
         total, weight = np.zeros(size), np.zeros(size)
         for c in clients.ids:

@@ -262,7 +262,7 @@ def test_flip_mirrors_left_to_right_in_about_half_of_the_rounds(seen):
     images = [seen(replace(IMAGE, flip=True), round_num) for round_num in range(60)]
     mirrored = [is_same(image, MIRRORED) for image in images]
     assert all(is_same(image, MIRRORED if m else PICTURE) for image, m in zip(images, mirrored, strict=True))
-    # Five standard deviations of Binomial(60, ½): 5 √15.
+    # Within five standard deviations of Binomial(60, ½), 5 √15.
     assert abs(sum(mirrored) - 30) <= 5 * np.sqrt(15)
 
 

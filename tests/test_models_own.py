@@ -302,7 +302,7 @@ def test_a_model_that_begins_with_nan_is_refused():
 
 
 class Tokens(layers.Layer):
-    """Has an Embedding inside, where no check of the model's layers sees it."""
+    """Has an Embedding inside, where `check_fit` cannot see whether it gets the examples."""
 
     def __init__(self):
         super().__init__()

@@ -42,7 +42,7 @@ GIVEN = [np.ones(300, np.float32)] * 5
 SENT = {"KeyboardInterrupt": signal.SIGINT, "Terminated": signal.SIGTERM}
 
 class At:
-    # Sends a signal at the n-th place where Python checks for signals: at the begin or end of a call.
+    # Sends a signal at the n-th place where Python checks for signals: at the beginning or end of a call.
     def __init__(self, number, sent):
         self.left, self.sent = number, sent
 
