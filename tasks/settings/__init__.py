@@ -1,8 +1,8 @@
-"""The settings of a run: frozen models of params.yaml, one section a step.
+"""The settings of a run: frozen models of params.yaml, one section for each step.
 
-Every pluggable thing is one section with `kind`. A field that only some kinds use names them in `used_by`; under
-another kind it must stand at its default, so that no setting is ever silently without effect. The defaults here are
-those of params.yaml, and a test holds the two equal: a form needs them, and so does that check.
+A section with alternatives has a field `kind`. A field that only some kinds use names them in `used_by`. With any other
+kind it must keep its default, so that no setting is silently without effect. This check and the form in Prefect need
+the defaults, so they are here and in params.yaml; a test keeps both equal.
 """
 
 from tasks.settings.aggregator import WEIGHTED, AggregatorSettings

@@ -1,18 +1,18 @@
-"""`federate.aggregator`: how the updates become one."""
+"""`federate.aggregator`: how the clients' updates are combined."""
 
 from typing import Literal
 
 from tasks.settings.base import MOST_CLIENTS, Section, setting
 
 PROTECTING = ("median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "clipped_mean", "dp_mean")
-"""The aggregators that bound what one client can do; what bypasses them would break the promise."""
+"""The aggregators that bound the effect of one client. What a client sends in addition is not bounded."""
 
 WEIGHTED = ("mean", "geometric_median", "clipped_mean", "compressed_mean")
-"""The aggregators that weight the clients by `weighting`; all others are defined with one vote a client."""
+"""The aggregators that use `weighting`. All others give each client the same weight, by their definition."""
 
 
 class AggregatorSettings(Section):
-    """How the clients' updates become one."""
+    """How the clients' updates are combined."""
 
     kind: Literal[
         "mean",
@@ -24,11 +24,12 @@ class AggregatorSettings(Section):
         "clipped_mean",
         "dp_mean",
         "compressed_mean",
-    ] = setting("mean", title="Kind", description="the rule that combines the updates")
+    ] = setting("mean", title="Kind", description="rule that combines the clients' updates")
     weighting: Literal["examples", "uniform", "inverse_variance"] = setting(
         "examples",
         title="Weighting",
-        description="weight of a client: its examples, 1, or 1 / variance of its preprocessed features",
+        description="weight of a client: examples, its number of examples; uniform, 1; inverse_variance, 1 / variance "
+        "of its preprocessed features",
         used_by=WEIGHTED,
     )
     trim: float = setting(
@@ -36,7 +37,8 @@ class AggregatorSettings(Section):
         ge=0,
         lt=0.5,
         title="Trim",
-        description="fraction of the clients left out at each end of every entry, rounded down to whole clients",
+        description="for each parameter, the fraction of the clients that is left out at each end, rounded down to "
+        "whole clients; 0: the unweighted mean",
         used_by=("trimmed_mean",),
     )
     num_faulty: int = setting(
@@ -44,7 +46,7 @@ class AggregatorSettings(Section):
         ge=0,
         le=MOST_CLIENTS,
         title="Faulty clients",
-        description="f, how many clients may send anything at all; a round needs at least 2f + 3",
+        description="f, the number of clients that can send arbitrary updates; a round needs at least 2f + 3 clients",
         used_by=("krum", "multi_krum"),
     )
     num_selected: int = setting(
@@ -52,20 +54,22 @@ class AggregatorSettings(Section):
         ge=0,
         le=MOST_CLIENTS,
         title="Selected clients",
-        description="m, how many of the best updates are averaged, at most all but num_faulty; 0: those",
+        description="m, the number of best-scored updates that are averaged; at most K - num_faulty for K clients per "
+        "round; 0: K - num_faulty",
         used_by=("multi_krum",),
     )
     clipping: Literal["fixed", "adaptive"] = setting(
         "fixed",
         title="Clipping",
-        description="longest update: clip_norm, or from there towards a quantile of the updates' norms",
+        description="largest norm of an update: fixed, clip_norm; adaptive, it starts at clip_norm and moves to the "
+        "clip_quantile of the updates' norms",
         used_by=("clipped_mean", "dp_mean"),
     )
     clip_norm: float = setting(
         1.0,
         gt=0,
         title="Clip norm",
-        description="L2 norm to which longer updates are scaled; with adaptive clipping, in the first round",
+        description="longer updates are scaled down to this L2 norm; with adaptive clipping, in the first round only",
         used_by=("clipped_mean", "dp_mean"),
     )
     clip_quantile: float = setting(
@@ -73,20 +77,20 @@ class AggregatorSettings(Section):
         gt=0,
         lt=1,
         title="Clip quantile",
-        description="share of the updates that adaptive clipping leaves as they are",
+        description="fraction of the updates that adaptive clipping leaves unchanged",
         used_by=("clipped_mean", "dp_mean"),
     )
     zeroing: bool = setting(
         False,
         title="Zeroing",
-        description="make updates zero whose largest entry is far beyond the others'",
+        description="true: an update counts as zero if its largest entry is far larger than the other updates' entries",
         used_by=("clipped_mean",),
     )
     noise_multiplier: float = setting(
         1.0,
         gt=0,
         title="Noise multiplier",
-        description="sd of the Gaussian noise on the sum of the updates, in units of the clip norm",
+        description="sd of the Gaussian noise on the sum of the updates, as a multiple of the clip norm",
         used_by=("dp_mean",),
     )
     delta: float = setting(
@@ -94,21 +98,22 @@ class AggregatorSettings(Section):
         gt=0,
         lt=1,
         title="Delta",
-        description="of the (epsilon, delta) guarantee; below 1 / number of clients",
+        description="delta of the (epsilon, delta) guarantee; it must be below 1 / number of clients",
         used_by=("dp_mean",),
     )
     target_epsilon: float = setting(
         0.0,
         ge=0,
         title="Target epsilon",
-        description="a run that would spend more is refused; 0: no limit",
+        description="largest epsilon of a run, with the rounds of prune; a run that would spend more is refused; 0: no "
+        "limit",
         used_by=("dp_mean",),
     )
     quantization_bits: int = setting(
         8,
         ge=1,
         le=16,
-        title="Bits",
-        description="bits an entry of a quantised update",
+        title="Quantisation bits",
+        description="bits for each entry of an update",
         used_by=("compressed_mean",),
     )

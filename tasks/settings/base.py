@@ -13,7 +13,7 @@ STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
 
 
 MOST_CLIENTS = 100_000
-"""Clients of a run, a folder each; where they do not fit the data or memory, that is said later."""
+"""Most clients of a run; each has a folder. If fewer are too many for the data or the memory, a later check says so."""
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 
@@ -22,18 +22,18 @@ def setting(default: Any, *, title: str, description: str, used_by: tuple[str, .
     """Returns pydantic's field of a setting.
 
     Args:
-        default: as in params.yaml.
-        title: short name, in a form.
-        description: what it is, in a form and in README.
-        used_by: the kinds of the section that use it; empty: all.
-        bounds: what pydantic allows: ge, gt, le, lt, min_length, ….
+        default: the value in params.yaml.
+        title: short name in the form.
+        description: help in the form and in the table of settings.
+        used_by: kinds of the section that use the setting; empty: all.
+        bounds: pydantic's constraints: ge, gt, le, lt, min_length, ….
     """
     extra: JsonDict | None = {"used_by": list(used_by)} if used_by else None
     return Field(default, title=title, description=description, json_schema_extra=extra, **bounds)
 
 
 def used_by(field: FieldInfo) -> list[str]:
-    """Returns the kinds of its section that use a field; empty: all."""
+    """Returns the kinds that use a field of their section; empty: all kinds."""
     extra = field.json_schema_extra
     kinds = extra.get("used_by") if isinstance(extra, dict) else None
     return [str(kind) for kind in kinds] if isinstance(kinds, list) else []
@@ -53,7 +53,7 @@ def _items(value: Any) -> Any:
 
 
 Integer = Annotated[int, Field(lt=2**31)]
-"""What TensorFlow's int32 bears; each `int` of a section is one."""
+"""An integer that fits into TensorFlow's int32; `Section` makes each of its `int` fields one."""
 
 ClientIds = Annotated[tuple[str, ...], BeforeValidator(_items)]
 
@@ -68,7 +68,7 @@ class Section(BaseModel):
     chooser: ClassVar[str] = "kind"
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Bounds every integer of the section, so that none can be forgotten; pydantic reads the annotations later."""
+        """Makes every `int` of the section an `Integer`, so that no field lacks the bound; pydantic reads it later."""
         for name, kind in list(vars(cls).get("__annotations__", {}).items()):
             if kind is int:
                 cls.__annotations__[name] = Integer
@@ -77,7 +77,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_exponents(cls, raw: Any) -> Any:
-        """Makes 1e-05 a number: PyYAML, of YAML 1.1, reads text, while DVC, of YAML 1.2, writes numbers so."""
+        """Makes 1e-05 a number: DVC writes numbers in this form (YAML 1.2), but PyYAML (YAML 1.1) reads it as text."""
         if not isinstance(raw, dict):
             return raw
         floats = {name for name, field in cls.model_fields.items() if field.annotation is float}
@@ -88,7 +88,7 @@ class Section(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Adds to a form's help of a field with which kinds it has an effect."""
+        """Adds to each field's help in a form the kinds that use the field."""
         schema = handler(core)
         for entry in handler.resolve_ref_schema(schema)["properties"].values():
             if "used_by" in entry:

@@ -1,4 +1,4 @@
-"""Other values of some settings."""
+"""Changes of settings by their dotted names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,19 +9,19 @@ from tasks.settings.whole import Settings
 
 
 def with_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """Returns `settings` with others at the dotted names in `changes`.
+    """Returns a copy of `settings` with `changes`, {dotted name: value}.
 
     Raises:
-        SettingsError: they do not fit the rest.
+        SettingsError: a changed setting is wrong, or does not fit the other settings.
     """
     return parse(laid_over(settings.model_dump(mode="json"), changes))
 
 
 def switch_kind(section: str, kind: str, **values: Any) -> dict[str, Any]:
-    """Returns the changes that give `section` (dotted, such as federate.aggregator) another kind, by dotted names.
+    """Returns the changes, {dotted name: value}, that give `section` (such as federate.aggregator) another kind.
 
-    Fields that `kind` does not use go back to their defaults, for they would be refused beside it; fields that it uses
-    get their `values`, and else stay as they are.
+    Fields that `kind` does not use get their defaults, because any other value is refused. Fields that it uses get
+    their `values`, or stay unchanged if `values` does not name them.
     """
     changes: dict[str, Any] = {"kind": kind}
     for name, field in _section(section).model_fields.items():
@@ -39,7 +39,7 @@ def _section(name: str) -> type[Section]:
 
 
 def laid_over(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a copy of `raw`, a mapping as params.yaml holds it, with others at the dotted names in `changes`."""
+    """Returns a copy of `raw`, the mapping in params.yaml, with `changes`, {dotted name: value}."""
     result = dict(raw)
     for name, value in changes.items():
         head, _, rest = name.partition(".")
@@ -48,7 +48,7 @@ def laid_over(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 
 def value_at(raw: Any, name: str) -> Any:
-    """Returns what stands at the dotted `name` in `raw`, a mapping as params.yaml holds it; None if nothing does."""
+    """Returns the value at the dotted `name` in `raw`, the mapping in params.yaml; None if there is none."""
     for part in name.split("."):
         raw = raw.get(part) if isinstance(raw, Mapping) else None
     return raw

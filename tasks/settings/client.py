@@ -7,33 +7,36 @@ from pydantic import model_validator
 from tasks.settings.base import Section, setting
 
 UPDATE_ONLY = ("sgd", "fedprox")
-"""The kinds that send their update and nothing else; what others send beside it is averaged over the clients."""
+"""The kinds that send only their update.
+
+The other kinds also send a vector or the number of local steps, which the server averages over the clients.
+"""
 
 
 class ScheduleSettings(Section):
-    """The client learning rate over the rounds, as a factor of `learning_rate`; round t = 1 … T."""
+    """The factor of the client learning rate in round t = 1 … T; `federate` and `prune` each count from 1."""
 
     kind: Literal["constant", "exponential", "step", "cosine"] = setting(
         "constant",
         title="Kind",
-        description="round t: 1, decay^(t-1), decay^floor((t-1)/every), or half a cosine from 1 to final, (t-1)/T of "
-        "the way",
+        description="factor of the learning rate in round t of T: constant, 1; exponential, decay^(t-1); step, "
+        "decay^floor((t-1)/every); cosine, final + (1 - final) (1 + cos(pi (t-1)/T)) / 2",
     )
     decay: float = setting(
         0.99,
         gt=0,
         le=1,
         title="Decay",
-        description="factor a round, or a step",
+        description="factor per round (exponential), or every `every` rounds (step); 1: constant rate",
         used_by=("exponential", "step"),
     )
-    every: int = setting(10, ge=1, title="Every", description="rounds between two steps", used_by=("step",))
+    every: int = setting(10, ge=1, title="Every", description="rounds until the next decay", used_by=("step",))
     final: float = setting(
         0.0,
         ge=0,
         le=1,
         title="Final factor",
-        description="factor to which the cosine falls, reached after the last round",
+        description="factor to which the cosine falls; round T + 1, after the last one, would reach it",
         used_by=("cosine",),
     )
 
@@ -42,58 +45,62 @@ ClientKind = Literal["sgd", "fedprox", "scaffold", "fednova", "feddyn", "mimelit
 
 
 class ClientSettings(Section):
-    """What a client does with the global model in one round."""
+    """How a client trains the global model in one round."""
 
-    kind: ClientKind = setting("sgd", title="Kind", description="the local algorithm; sgd is FedAvg's")
-    learning_rate: float = setting(0.05, gt=0, title="Learning rate", description="step size of the local SGD")
-    batch_size: int = setting(20, ge=1, title="Batch size", description="examples a step; the last part-batch is used")
+    kind: ClientKind = setting("sgd", title="Kind", description="algorithm of local training; sgd: FedAvg")
+    learning_rate: float = setting(0.05, gt=0, title="Learning rate", description="step size of local SGD")
+    batch_size: int = setting(
+        20, ge=1, title="Batch size", description="examples per local step; the last batch of an epoch can be smaller"
+    )
     momentum: float = setting(
         0.0,
         ge=0,
         lt=1,
         title="Momentum",
-        description="heavy-ball momentum, started at 0 each round; mimelite: the server's, which its clients share",
+        description="heavy-ball momentum of local SGD, which starts at 0 in each round; 0: none; with mimelite, the "
+        "server's momentum, which all clients apply",
     )
     weight_decay: float = setting(
-        0.0, ge=0, title="Weight decay", description="L2: this times the parameters joins the gradient"
+        0.0, ge=0, title="Weight decay", description="L2: weight_decay · parameters is added to each gradient; 0: none"
     )
     clip_norm: float = setting(
-        0.0, ge=0, title="Clip norm", description="largest norm of the gradient of a step; 0: not clipped"
+        0.0, ge=0, title="Clip norm", description="largest L2 norm of the gradient of a local step; 0: no clipping"
     )
     schedule: ScheduleSettings = setting(
-        ScheduleSettings(), title="Schedule", description="learning rate over the rounds"
+        ScheduleSettings(), title="Schedule", description="how the learning rate changes over the rounds"
     )
     mu: float = setting(
         0.01,
         ge=0,
         title="FedProx mu",
-        description="pull to the global model: mu/2 · squared distance joins the loss; 0: FedAvg",
+        description="mu/2 · squared distance to the global model is added to the loss; 0: FedAvg",
         used_by=("fedprox",),
     )
     option: Literal["I", "II"] = setting(
         "II",
         title="SCAFFOLD option",
-        description="next control variate: I, the gradient at the global model (a pass more); II, the mean on the way",
+        description="a client's next control variate: I, the gradient at the global model, for one more pass over its "
+        "data; II, the mean gradient of its local steps",
         used_by=("scaffold",),
     )
     fednova_mu: float = setting(
         0.0,
         ge=0,
         title="FedNova mu",
-        description="FedProx's pull, with FedNova's weights for it; 0: none",
+        description="FedProx's mu; FedNova's normalisation allows for it; 0: none",
         used_by=("fednova",),
     )
     alpha: float = setting(
         0.1,
         gt=0,
         title="FedDyn alpha",
-        description="weight of the dynamic regulariser",
+        description="weight of FedDyn's dynamic regulariser",
         used_by=("feddyn",),
     )
 
     @model_validator(mode="after")
     def _pull_is_stable(self) -> "ClientSettings":
-        """Gradient descent on the pull alone, a parabola of curvature c, diverges from η c = 2(1 + momentum) on."""
+        """Refuses a pull that diverges alone: gradient descent on curvature c does if η c ≥ 2(1 + momentum)."""
         name = {"fedprox": "mu", "fednova": "fednova_mu", "feddyn": "alpha"}.get(self.kind)
         limit = 2 * (1 + self.momentum) / self.learning_rate
         if name and getattr(self, name) >= limit:

@@ -1,17 +1,22 @@
-"""`diagnose`: why the loss went up."""
+"""`diagnose`: why the loss rose."""
 
 from tasks.settings.base import Section, setting
 
 
 class DiagnoseSettings(Section):
-    """Did the loss rise, when, who drifted, and why."""
+    """Whether the loss rose, in which round, and why."""
 
     significance: float = setting(
-        0.01, gt=0, lt=1, title="Significance", description="probability of calling a rise where there is only noise"
+        0.01,
+        gt=0,
+        lt=1,
+        title="Significance",
+        description="probability of a false alarm: a rise is reported although the loss varies by noise alone",
     )
     budget: float = setting(
         3.0,
         gt=0,
         title="Budget",
-        description="rounds that the replays may take, over those that they explain (at least 15)",
+        description="rounds that the replays for causes can take, as a multiple of the rounds from their start to "
+        "the end of the rise (counted as at least 15); replays of remedies do not count",
     )

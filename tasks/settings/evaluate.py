@@ -1,9 +1,11 @@
-"""`evaluate`: the final numbers."""
+"""`evaluate`: the final scores of the models."""
 
 from tasks.settings.base import Section, setting
 
 
 class EvaluateSettings(Section):
-    """The final numbers."""
+    """The final scores of the models."""
 
-    batch_size: int = setting(256, ge=1, title="Batch size", description="examples predicted at a time")
+    batch_size: int = setting(
+        256, ge=1, title="Batch size", description="examples that are predicted at the same time; more need more memory"
+    )

@@ -1,4 +1,4 @@
-"""`federate`: the federated rounds, but for their clients and their aggregator."""
+"""`federate`: the federated training. The sections client and aggregator have their own modules."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,36 +10,26 @@ from tasks.settings.client import UPDATE_ONLY, ClientSettings
 
 
 class ServerOptimizerSettings(Section):
-    """What the server does with the combined update."""
+    """How the server applies the combined update."""
 
     kind: Literal["sgd", "momentum", "adagrad", "adam", "yogi"] = setting(
-        "sgd", title="Kind", description="sgd with learning rate 1 is FedAvg"
+        "sgd", title="Kind", description="how the server applies the combined update; sgd with rate 1: FedAvg"
     )
-    learning_rate: float = setting(1.0, gt=0, title="Learning rate", description="step size of the server")
+    learning_rate: float = setting(1.0, gt=0, title="Learning rate", description="step size of the server; FedAvg: 1")
     momentum: float = setting(
-        0.9, ge=0, lt=1, title="Momentum", description="FedAvgM's momentum", used_by=("momentum",)
+        0.9, ge=0, lt=1, title="Momentum", description="momentum of FedAvgM; 0: none", used_by=("momentum",)
     )
     beta_1: float = setting(
-        0.9,
-        ge=0,
-        lt=1,
-        title="Beta 1",
-        description="decay of the first moment",
-        used_by=("adam", "yogi"),
+        0.9, ge=0, lt=1, title="Beta 1", description="decay rate of the first moment", used_by=("adam", "yogi")
     )
     beta_2: float = setting(
-        0.99,
-        ge=0,
-        lt=1,
-        title="Beta 2",
-        description="decay of the second moment",
-        used_by=("adam", "yogi"),
+        0.99, ge=0, lt=1, title="Beta 2", description="decay rate of the second moment", used_by=("adam", "yogi")
     )
     epsilon: float = setting(
         0.001,
         gt=0,
         title="Epsilon",
-        description="adaptivity: added to the root of the second moment (tau of Reddi 2021)",
+        description="added to the square root of the second moment (tau of Reddi 2021); smaller: more adaptive",
         used_by=("adagrad", "adam", "yogi"),
     )
 
@@ -50,16 +40,17 @@ class SamplingSettings(Section):
     kind: Literal["all", "uniform", "by_examples", "stratified", "power_of_choice"] = setting(
         "all",
         title="Kind",
-        description="every client, or a draw without replacement: equal, in proportion to examples (with weighting "
-        "uniform, or size counts twice), so that the labels are covered, or those of the highest loss (weighting "
-        "uniform)",
+        description="all: every client; all other kinds draw clients without replacement: uniform, with equal chances; "
+        "by_examples, in proportion to their examples; stratified, so that all labels are covered; power_of_choice, "
+        "the highest losses of `candidates` clients drawn by examples. The kinds by_examples and power_of_choice go "
+        "with weighting uniform, or a client's size counts twice",
     )
     clients_per_round: int = setting(
         5,
         ge=1,
         le=MOST_CLIENTS,
-        title="Clients a round",
-        description="clients drawn",
+        title="Clients per round",
+        description="clients that are drawn for each round; with fewer clients, all take part",
         used_by=("uniform", "by_examples", "stratified", "power_of_choice"),
     )
     candidates: int = setting(
@@ -67,7 +58,7 @@ class SamplingSettings(Section):
         ge=1,
         le=MOST_CLIENTS,
         title="Candidates",
-        description="clients that measure their loss (d), from which those of the highest are taken",
+        description="clients that measure their loss (d in the paper); the ones with the highest loss take part",
         used_by=("power_of_choice",),
     )
 
@@ -84,20 +75,27 @@ class LocalWorkSettings(Section):
     """How long a client trains in a round."""
 
     kind: Literal["same", "per_client", "range"] = setting(
-        "same", title="Kind", description="the same for all, by client, or drawn for each client and round"
+        "same",
+        title="Kind",
+        description="epochs of local training: same, equal for all clients; per_client, as in by_client; range, drawn "
+        "from low to high for each client and round",
     )
     epochs: int = setting(
         1,
         ge=1,
         title="Epochs",
-        description="passes over the client's data; with per_client, of the clients not named",
+        description="passes over a client's data per round; with per_client, for clients that by_client does not name",
         used_by=("same", "per_client"),
     )
     by_client: dict[str, Annotated[Integer, Field(ge=1)]] = setting(
-        {}, title="By client", description="client id: epochs", used_by=("per_client",)
+        {}, title="By client", description="client id: epochs per round", used_by=("per_client",)
     )
-    low: int = setting(1, ge=1, title="Fewest epochs", description="epochs, included", used_by=("range",))
-    high: int = setting(5, ge=1, title="Most epochs", description="epochs, included", used_by=("range",))
+    low: int = setting(
+        1, ge=1, title="Fewest epochs", description="fewest epochs of a client in a round", used_by=("range",)
+    )
+    high: int = setting(
+        5, ge=1, title="Most epochs", description="most epochs of a client in a round", used_by=("range",)
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "LocalWorkSettings":
@@ -111,27 +109,28 @@ _FAULTS = [kind for kind in get_args(FaultKind) if kind != "none"]
 
 
 class FaultSettings(Section):
-    """A fire drill: what a few broken clients do to the model, simulated."""
+    """A fire drill: some clients are made faulty, to see what that does to the model."""
 
     kind: FaultKind = setting(
         "none",
         title="Kind",
-        description="what the clients do: label y becomes C - 1 - y, features become noise, the update is sent times "
-        "factor or -factor, or with a NaN",
+        description="fault of the clients: flipped_labels, label y of C classes becomes C - 1 - y; noisy_features, the "
+        "features become Gaussian noise; scaled_update, the update is multiplied by factor; reversed_update, by "
+        "-factor; not_finite, the update has a NaN",
     )
-    clients: ClientIds = setting((), title="Clients", description="ids of the broken clients", used_by=tuple(_FAULTS))
+    clients: ClientIds = setting((), title="Clients", description="ids of the faulty clients", used_by=tuple(_FAULTS))
     from_round: int = setting(
         1,
         ge=1,
         title="From round",
-        description="first round in which they are broken; pruning's rounds come after it",
+        description="first round of the fault, at most federate.rounds; it lasts to the end of the run, also in prune",
         used_by=tuple(_FAULTS),
     )
     factor: float = setting(
         10.0,
         gt=0,
         title="Factor",
-        description="of the update sent; 10 of one client in ten turns the average round where it is reversed",
+        description="factor of the faulty updates; at 10, one reversed client of ten turns the average around",
         used_by=("scaled_update", "reversed_update"),
     )
 
@@ -147,8 +146,12 @@ class FaultSettings(Section):
 class RuntimeSettings(Section):
     """Where the rounds are computed."""
 
-    kind: Literal["in_process"] = setting("in_process", title="Kind", description="in_process: this process")
-    threads: int = setting(0, ge=0, title="Threads", description="clients computed at a time; 0: one a core")
+    kind: Literal["in_process"] = setting(
+        "in_process", title="Kind", description="in_process: in the process of the step"
+    )
+    threads: int = setting(
+        0, ge=0, title="Threads", description="clients that are computed at the same time; 0: one per core"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -168,63 +171,72 @@ class RuntimeSettings(Section):
 
 
 class EarlyStoppingSettings(Section):
-    """When the rounds end before the last: judged by the training loss, for nothing is chosen by the hold-out set."""
+    """When training ends before its last round.
+
+    The training loss decides, because nothing may be chosen by the hold-out data.
+    """
 
     patience: int = setting(
-        0, ge=0, title="Patience", description="rounds without a lower train_loss after which training ends; 0: never"
+        0, ge=0, title="Patience", description="training ends after so many rounds without a lower train_loss; 0: never"
     )
     min_delta: float = setting(
-        0.0, ge=0, title="Least improvement", description="nats by which train_loss must fall to count as lower"
+        0.0, ge=0, title="Least improvement", description="train_loss counts as lower if it falls by more, in nats"
     )
 
 
 class FederateSettings(Section):
-    """The federated rounds."""
+    """The federated training."""
 
     model: str = setting(
         "mlp",
         pattern=r"^(logistic|mlp|cnn|resnet8|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
         title="Model",
-        description="logistic, mlp, cnn, resnet8, or module:function of your own Keras 2 builder",
+        description="logistic, mlp, cnn or resnet8; or your own Keras 2 builder, as module:function",
     )
-    rounds: int = setting(30, ge=1, title="Rounds", description="federated rounds")
-    evaluate_every: int = setting(1, ge=1, title="Evaluate every", description="rounds between two validations")
-    checkpoint_every: int = setting(5, ge=1, title="Checkpoint every", description="rounds between two checkpoints")
+    rounds: int = setting(30, ge=1, title="Rounds", description="federated rounds of training")
+    evaluate_every: int = setting(
+        1, ge=1, title="Evaluate every", description="rounds from one val_loss to the next; round `rounds` has one"
+    )
+    checkpoint_every: int = setting(
+        5, ge=1, title="Checkpoint every", description="rounds between two checkpoints; the last round has one"
+    )
     guard: Literal["stop", "rollback", "continue"] = setting(
         "continue",
         title="Guard",
-        description="when a client fails, the model is not finite or val_loss rises: stop, go back, or go on",
+        description="if a client fails, the loss or the model is not finite, or val_loss rises in training: stop ends "
+        "the run; rollback returns to the best checkpoint and leaves out the failed clients; continue goes on",
     )
     client: ClientSettings = setting(ClientSettings(), title="Client", description="local training")
     aggregator: AggregatorSettings = setting(
-        AggregatorSettings(), title="Aggregator", description="combines the updates"
+        AggregatorSettings(), title="Aggregator", description="how the updates are combined"
     )
     server_optimizer: ServerOptimizerSettings = setting(
-        ServerOptimizerSettings(), title="Server optimiser", description="applies the combined update"
+        ServerOptimizerSettings(), title="Server optimiser", description="how the update is applied"
     )
-    sampling: SamplingSettings = setting(SamplingSettings(), title="Sampling", description="who takes part")
+    sampling: SamplingSettings = setting(SamplingSettings(), title="Sampling", description="which clients take part")
     local_work: LocalWorkSettings = setting(
-        LocalWorkSettings(), title="Local work", description="how long a client trains"
+        LocalWorkSettings(), title="Local work", description="epochs per client and round"
     )
-    exclude: ClientIds = setting((), title="Exclude", description="ids of clients that take no part")
+    exclude: ClientIds = setting((), title="Exclude", description="ids of clients that take no part in the rounds")
     shared_fraction: float = setting(
         0.0,
         ge=0,
         lt=1,
         title="Shared fraction",
-        description="size of a public set, drawn evenly over the labels, that every client adds to its own data, as a "
-        "fraction of all training examples; those are shown to all clients, and their owners visit them twice",
+        description="size of a public set that every client adds to its own data, as a fraction of all training "
+        "examples; it is drawn from the clients' examples, evenly over the labels; all clients see it, and the owners "
+        "of its examples visit them twice an epoch; 0: none",
     )
     width: dict[str, Annotated[float, Field(gt=0, le=1)]] = setting(
         {},
         title="Width",
-        description="client id: share of the hidden units that it can train (HeteroFL); clients not named: 1",
+        description="client id: fraction of the hidden units that the client trains (HeteroFL); clients not named: 1",
     )
     early_stopping: EarlyStoppingSettings = setting(
-        EarlyStoppingSettings(), title="Early stopping", description="end before the last round"
+        EarlyStoppingSettings(), title="Early stopping", description="when training ends before its last round"
     )
     runtime: RuntimeSettings = setting(RuntimeSettings(), title="Runtime", description="where the rounds are computed")
-    faults: FaultSettings = setting(FaultSettings(), title="Faults", description="a rehearsal with broken clients")
+    faults: FaultSettings = setting(FaultSettings(), title="Faults", description="a fire drill with faulty clients")
 
     @model_validator(mode="after")
     def _fault_happens(self) -> "FederateSettings":

@@ -1,4 +1,4 @@
-"""Which setting an error is about."""
+"""The name of the setting to change, in every error."""
 
 import re
 from collections.abc import Iterator
@@ -10,10 +10,13 @@ from tasks.settings.whole import fields
 
 @contextmanager
 def naming(*names: str) -> Iterator[None]:
-    """Makes every error of the block name a setting, for the user has to know which one to change.
+    """Makes every error of the block name a setting, so that the user knows which one to change.
 
-    A DataError or a lack of memory that names none gets `names`, with their values if you like. An OSError (a path too
-    long, a link in a circle, a folder that may not be read) becomes a DataError. The innermost block counts.
+    1. A DataError that names no setting gets `names`, which can include the values.
+    2. An OSError (a path that is too long, a circular link, a folder without read permission) becomes a DataError.
+    3. A MemoryError becomes a RunError.
+
+    In nested blocks, the innermost one adds its names.
     """
     among = f" ({', '.join(names)})"
     try:

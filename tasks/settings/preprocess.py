@@ -1,4 +1,4 @@
-"""`preprocess`: what a client does to its own data before the first round."""
+"""`preprocess`: how a client prepares its own data before the first round."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,33 +16,39 @@ def _size(value: Any) -> Any:
 
 
 class AugmentSettings(Section):
-    """Random changes of a batch of images, drawn anew for every step of every round."""
+    """Random changes of the images of a batch, drawn anew in every local step."""
 
-    flip: bool = setting(False, title="Flip", description="mirror each image left to right with probability 1/2")
+    flip: bool = setting(
+        False, title="Flip", description="true: each image is mirrored left to right with probability 1/2"
+    )
     brightness: float = setting(
         0.0,
         ge=0,
         le=1,
         title="Brightness",
-        description="shift of each image's pixels ~ U(-b, b), a fraction of the full range; 0: none",
+        description="largest value that is added to or taken from all pixels of an image, as a fraction of the full "
+        "range; drawn uniformly for each image; 0: none",
     )
 
 
 class PreprocessSettings(Section):
-    """What a client does to its own data before the first round."""
+    """How a client prepares its own data before the first round."""
 
     resize: Annotated[tuple[Annotated[Integer, Field(ge=1)], ...], BeforeValidator(_size)] = setting(
         (),
         max_length=2,
         title="Resize",
-        description="height and width of the images, pixels; empty: as they are; one number: square",
+        description="height and width of the images, in pixels; one number: square; empty: images are not resized",
     )
     normalize: Literal["none", "global", "client"] = setting(
         "global",
         title="Normalise",
-        description="to mean 0 and sd 1: by sums over all clients, by each client's own statistics, or not at all",
+        description="global: each feature or channel gets mean 0 and sd 1 over all clients, computed from the "
+        "clients' counts, means and squared deviations; client: over each client's own data; none: unchanged",
     )
-    augment: AugmentSettings = setting(AugmentSettings(), title="Augment", description="random changes while training")
+    augment: AugmentSettings = setting(
+        AugmentSettings(), title="Augment", description="random changes of the images during training"
+    )
 
     @model_validator(mode="after")
     def _both_sides(self) -> "PreprocessSettings":

@@ -6,28 +6,32 @@ from tasks.settings.base import Section, setting
 
 
 class PruneSettings(Section):
-    """Magnitude pruning between further federated rounds."""
+    """Magnitude pruning over further federated rounds."""
 
-    rounds: int = setting(
-        10, ge=1, title="Rounds", description="federated rounds after training, while weights are pruned"
-    )
+    rounds: int = setting(10, ge=1, title="Rounds", description="federated rounds of pruning, after those of training")
     initial_sparsity: float = setting(
         0.3,
         ge=0,
         lt=1,
         title="Initial sparsity",
-        description="fraction of zeros in the prunable weights at begin_round",
+        description="fraction of the prunable weights that are zero after begin_round",
     )
     final_sparsity: float = setting(
         0.8,
         ge=0,
         lt=1,
         title="Final sparsity",
-        description="fraction of zeros in the prunable weights from end_round on",
+        description="fraction of the prunable weights that are zero from end_round on",
     )
-    begin_round: int = setting(1, ge=1, title="Begin round", description="pruning round of the first masks")
-    end_round: int = setting(8, ge=1, title="End round", description="pruning round that reaches the final sparsity")
-    frequency: int = setting(1, ge=1, title="Frequency", description="rounds between two updates of the masks")
+    begin_round: int = setting(
+        1, ge=1, title="Begin round", description="first round that sets weights to zero; pruning rounds count from 1"
+    )
+    end_round: int = setting(
+        8, ge=1, title="End round", description="round that reaches final_sparsity; pruning rounds count from 1"
+    )
+    frequency: int = setting(
+        1, ge=1, title="Frequency", description="rounds from one choice of the zero weights to the next"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "PruneSettings":

@@ -1,4 +1,4 @@
-"""From params.yaml to settings, with one line for all that is wrong."""
+"""From params.yaml to settings; all that is wrong is one line."""
 
 import difflib
 from collections.abc import Hashable
@@ -14,17 +14,18 @@ from tasks.files import check_regular
 from tasks.settings.whole import Settings, fields
 
 _MOST_ERRORS = 10
+"""Most wrong settings that one line names."""
 _LONGEST_NUMBER = 100
-"""Characters of a number in params.yaml: longer ones Python does not read, or takes minutes for (1:1:1:…, base 60)."""
+"""Most characters of a number in params.yaml. Python refuses longer ones, or takes minutes (1:1:1:…, base 60)."""
 _MOST_KEYS = 10_000
-"""Keys of a mapping after its merges (`<<`), which a few lines can make more than any memory holds."""
+"""Most keys of a mapping after its merges (`<<`). A few lines of merges can give more keys than any memory holds."""
 
 
 def parse(raw: Any) -> Settings:
     """Returns the settings in `raw`, the mapping that params.yaml holds.
 
     Raises:
-        SettingsError: one line that names each setting that is wrong, its value and what is allowed.
+        SettingsError: one line with the name of each wrong setting, its value and what is allowed.
     """
     if not isinstance(raw, dict):
         raise SettingsError(f"params.yaml must hold a mapping of settings, got {type(raw).__name__}")
@@ -41,7 +42,7 @@ def load(path: Path) -> Settings:
     """Returns the settings in the YAML file `path`.
 
     Raises:
-        SettingsError: no such file, not YAML, or wrong settings.
+        SettingsError: the file cannot be read, is not YAML, or holds wrong settings.
     """
     try:
         check_regular(path)
@@ -59,10 +60,10 @@ def load(path: Path) -> Settings:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what DVC refuses or pydantic cannot say well, and names the line of every value that is wrong."""
+    """Refuses what DVC refuses and what pydantic's errors describe badly, and names the line of every wrong value."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Returns the value of `node`; what Python refuses, such as 2026-99-99 or `!!int abc`, is an error of YAML."""
+        """Returns the value of `node`. A value that Python refuses (2026-99-99, `!!int abc`) is a YAML error."""
         if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
             raise _wrong(f"a number must have at most {_LONGEST_NUMBER} digits, got {len(node.value)}", node)
         try:
@@ -73,7 +74,7 @@ class _Loader(yaml.SafeLoader):
             raise _wrong(one_line(exc), node) from exc
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Returns the mapping; a key that stands twice, of which PyYAML would take the last, is refused as DVC does."""
+        """Returns the mapping. A key that occurs twice is refused, as in DVC; PyYAML would take the last one."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _KEYS:
@@ -85,7 +86,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Puts what `<<` names into the mapping."""
+        """Merges the mappings that `<<` names into `node`, and bounds the number of keys."""
         super().flatten_mapping(node)
         if len(node.value) > _MOST_KEYS:
             raise _wrong(f"a mapping must have at most {_MOST_KEYS} keys, got {len(node.value)}", node)

@@ -1,4 +1,4 @@
-"""`track`: what MLflow gets."""
+"""`track`: what is logged to MLflow."""
 
 from pydantic import model_validator
 
@@ -6,10 +6,13 @@ from tasks.settings.base import Section, setting
 
 
 class TrackSettings(Section):
-    """What MLflow gets."""
+    """What is logged to MLflow."""
 
     register_as: str = setting(
-        "", title="Register as", description="name in MLflow's model registry for the models; empty: not registered"
+        "",
+        title="Register as",
+        description="name of the global model in MLflow's model registry; the pruned model gets this name and -pruned; "
+        "empty: no model is registered",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""All settings of a run, and each by its name."""
+"""All settings of a run, and every setting by its dotted name."""
 
 from typing import Any
 
@@ -16,23 +16,31 @@ from tasks.settings.track import TrackSettings
 class Settings(Section):
     """All settings of a run: params.yaml."""
 
-    seed: int = setting(0, ge=0, lt=2**31, title="Seed", description="every random draw follows from it")
+    seed: int = setting(
+        0, ge=0, lt=2**31, title="Seed", description="seed of every random draw of the run, except the noise of dp_mean"
+    )
     data: DataSettings = setting(DataSettings(), title="Data", description="where the raw data comes from")
     partition: PartitionSettings = setting(
-        PartitionSettings(), title="Partition", description="who gets which examples"
+        PartitionSettings(), title="Partition", description="which client gets which examples"
     )
     preprocess: PreprocessSettings = setting(
-        PreprocessSettings(), title="Preprocess", description="each client's own data"
+        PreprocessSettings(),
+        title="Preprocess",
+        description="how features are scaled and images are resized and augmented",
     )
-    federate: FederateSettings = setting(FederateSettings(), title="Federate", description="the federated rounds")
-    prune: PruneSettings = setting(PruneSettings(), title="Prune", description="a smaller model")
-    evaluate: EvaluateSettings = setting(EvaluateSettings(), title="Evaluate", description="the final numbers")
-    diagnose: DiagnoseSettings = setting(DiagnoseSettings(), title="Diagnose", description="why the loss went up")
-    track: TrackSettings = setting(TrackSettings(), title="Track", description="what MLflow gets")
+    federate: FederateSettings = setting(FederateSettings(), title="Federate", description="the federated training")
+    prune: PruneSettings = setting(
+        PruneSettings(), title="Prune", description="further rounds in which weights are pruned"
+    )
+    evaluate: EvaluateSettings = setting(
+        EvaluateSettings(), title="Evaluate", description="the final scores of the models"
+    )
+    diagnose: DiagnoseSettings = setting(DiagnoseSettings(), title="Diagnose", description="why the loss rose")
+    track: TrackSettings = setting(TrackSettings(), title="Track", description="what is logged to MLflow")
 
 
 def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any]:
-    """Returns every setting by its dotted name, with pydantic's FieldInfo; sections are walked, not listed."""
+    """Returns {dotted name: pydantic's FieldInfo} of every setting; sections are walked and not listed."""
     by_name: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
