@@ -1,4 +1,4 @@
-"""The types of arrays that many modules name."""
+"""Array types that many modules use."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,8 +1,8 @@
-"""The clients' data on disk: their ids, how their arrays are written, read and checked.
+"""The clients' data on disk: the ids, and how the arrays are written, read and checked.
 
 In data/partition and data/clients each client has a folder with `x.npy` and `y.npy`, and so have the hold-out data.
-partition.json or preprocess.json beside the folders says which clients there must be. Nothing else in the project
-reads or checks these arrays, but for the graph of a client's local training (local/graph_files.py).
+partition.json or preprocess.json, next to the folders, names the clients that must be there. Only this module reads and
+checks these arrays; the one exception is the graph of a client's local training (local/graph_files.py).
 """
 
 import os
@@ -19,10 +19,10 @@ from tasks.errors import DataError, reading
 from tasks.files import as_size, check_regular, read_json, read_npy, write_npy
 
 CLIENTS = Path("data/clients")
-"""Where the preprocessed data are, in a workspace."""
+"""The folder of the preprocessed data in a workspace."""
 
 TEST = "test"
-"""The folder of the hold-out data beside the clients' folders; no client may have this id."""
+"""The folder of the hold-out data, next to the clients' folders; no client can have this id."""
 
 Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
 """x (N, ...) and labels y (N,)."""
@@ -31,18 +31,21 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _TAKEN = re.compile(
     r"test|__pycache__|dvc\.yaml|dvc\.lock|dvcfile|.*\.(json|dvc|pyc)|(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.I
 )
-"""Names that mean something else, in capitals too: a file system may take these for the same. DVC leaves out what
-.dvcignore and its own defaults say, Windows has devices of these names, and *.json stands beside the clients."""
+"""Names that no client's folder can have, in any case of letters, because some file systems ignore the case.
+
+DVC leaves out the names in .dvcignore and in its own defaults. con, prn, … are devices on Windows. *.json is the name
+of files next to the clients' folders.
+"""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What every client's arrays must be.
+    """The form that every client's arrays must have.
 
     Attributes:
-        input_shape: of an example.
+        input_shape: shape of an example.
         num_classes: C; labels are 0 to C − 1.
-        record: name of the file that says so, for messages.
+        record: name of the file with these two values, for messages.
     """
 
     input_shape: tuple[int, ...]
@@ -52,13 +55,13 @@ class Form:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """What data/clients/preprocess.json says.
+    """The content of data/clients/preprocess.json.
 
     Attributes:
         root: the folder data/clients.
-        form: of every client's arrays.
+        form: form of every client's arrays.
         sizes: number of examples by client, sorted by id.
-        content: all of the file.
+        content: the whole file.
     """
 
     root: Path
@@ -68,11 +71,11 @@ class Preprocessed:
 
 
 def check_client_id(client: str) -> str:
-    """Returns `client` if it can name a folder that neither DVC nor git nor a file system loses or takes for another.
+    """Returns `client` if DVC, git and every file system keep a folder of this name.
 
     Raises:
-        DataError: it holds other characters than letters, digits and `._-`, begins or ends with a dot (DVC leaves
-            `.git` out, Windows drops a last dot), or is a name that means something else.
+        DataError: the id has characters other than letters, digits and `._-`; or it begins with a dot (DVC leaves out
+            `.git`) or ends with a dot (Windows drops it); or the name has another meaning.
     """
     if not _CLIENT_ID.fullmatch(client):
         raise DataError(
@@ -82,23 +85,23 @@ def check_client_id(client: str) -> str:
     if _TAKEN.fullmatch(client):
         raise DataError(
             "a client id must not be test, __pycache__, *.json, *.pyc, *.dvc, dvc.yaml, dvc.lock, dvcfile or a device "
-            f"(con, nul, com1, ...), in capitals neither, got {client!r}: rename the client"
+            f"(con, nul, com1, ...), in small or capital letters, got {client!r}: rename the client"
         )
     return client
 
 
 def client_sizes(record: Any, path: Path, step: str) -> dict[str, int]:
-    """Returns the clients that partition.json or preprocess.json names, sorted by id, with their numbers of examples.
+    """Returns the clients in partition.json or preprocess.json, sorted by id, with their numbers of examples.
 
-    What these files name is what the next step must find: a folder's content cannot say which client is missing.
+    The next step must find exactly these clients: the folders alone do not show which client is missing.
 
     Args:
         record: the content of the file.
-        path: the file; the clients' folders stand beside it.
+        path: the file; the clients' folders are next to it.
         step: the step that writes it.
 
     Raises:
-        DataError: the file does not name them, or names no client, or a folder stands there that it does not name.
+        DataError: the file does not have the clients, or has none, or there is a folder of another name.
     """
     with reading(f"{path} must name the clients with their numbers of examples (run the step {step} again)"):
         named = {client: _size(of_client) for client, of_client in sorted(record["clients"].items())}
@@ -128,11 +131,10 @@ def _size(of_client: Any) -> int:
 
 
 def read_preprocessed(root: Path) -> Preprocessed:
-    """Returns what preprocess.json in the folder `root` says.
+    """Returns the content of preprocess.json in the folder `root`.
 
     Raises:
-        DataError: the file is missing or does not say what there must be, or a folder stands there that it does not
-            name.
+        DataError: the file is missing or incomplete, or there is a folder that it does not name.
     """
     path = root / "preprocess.json"
     content = read_json(path)
@@ -141,10 +143,10 @@ def read_preprocessed(root: Path) -> Preprocessed:
 
 
 def form_of(content: Any, path: Path) -> Form:
-    """Returns the form that `content`, of the preprocess.json `path`, gives the clients' arrays.
+    """Returns the form of the clients' arrays by `content`, that of the preprocess.json at `path`.
 
     Raises:
-        DataError: it does not give one.
+        DataError: `content` has no input_shape or no num_classes.
     """
     with reading(f"{path} must say input_shape and num_classes (run the step preprocess again)"):
         return Form(tuple(map(as_size, content["input_shape"])), as_size(content["num_classes"]))
@@ -176,8 +178,8 @@ def read_checked(folder: Path, form: Form, num_examples: int | None = None) -> E
     """Returns the examples in a client's `folder`.
 
     Raises:
-        DataError: its files are missing, damaged, empty, of another form or another number than `num_examples` (None:
-            any number), or not finite.
+        DataError: a file is missing, damaged or empty; the arrays do not have the `form`, or not `num_examples`
+            examples (None: any number); or a feature is not finite.
     """
     examples = read_client(folder)
     check_arrays(folder.name, examples, form, num_examples)
@@ -186,7 +188,7 @@ def read_checked(folder: Path, form: Form, num_examples: int | None = None) -> E
 
 
 def read_hold_out(preprocessed: Preprocessed) -> Examples:
-    """Returns the hold-out examples, which are the server's.
+    """Returns the hold-out examples, which only the server has.
 
     Raises:
         DataError: see `read_checked`.
@@ -195,10 +197,10 @@ def read_hold_out(preprocessed: Preprocessed) -> Examples:
 
 
 def check_arrays(client: str, examples: Examples, form: Form, num_examples: int | None = None) -> None:
-    """Refuses arrays of another shape, order or number of examples; see `read_checked`.
+    """Refuses arrays with a wrong shape, memory order or number of examples; see `read_checked`.
 
     Raises:
-        DataError: names the client.
+        DataError: with the client's id.
     """
     x, _ = examples
     if num_examples is not None and len(x) != num_examples:
@@ -211,10 +213,10 @@ def check_arrays(client: str, examples: Examples, form: Form, num_examples: int 
 
 
 def check_values(client: str, examples: Examples, form: Form) -> None:
-    """Refuses labels beyond the classes, and features that are not finite; see `read_checked`.
+    """Refuses labels outside 0 … C − 1 and features that are not finite; see `read_checked`.
 
     Raises:
-        DataError: names the client.
+        DataError: with the client's id.
     """
     x, y = examples
     outside = int(np.sum((y < 0) | (y >= form.num_classes)))

@@ -1,4 +1,4 @@
-"""The global model's parameters as one vector (P,), and which of them pruning may zero."""
+"""The global model's parameters as one vector (P,), and the ones that pruning can set to zero."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 Params = NDArray[np.float32]
-"""(P,) a model's trainable parameters, or one number for each of them."""
+"""(P,) a model's trainable parameters, or one number for each parameter."""
 
 
 def flatten(model: tf.keras.Model) -> NDArray[np.float32]:
@@ -18,7 +18,7 @@ def flatten(model: tf.keras.Model) -> NDArray[np.float32]:
 
 
 def digest(model: tf.keras.Model) -> str:
-    """Returns the SHA-256 of the parameters that are not trained; a round's computations have them as constants."""
+    """Returns the SHA-256 of the non-trainable parameters, which are constants in a round's computations."""
     return hashlib.sha256(b"".join(variable.numpy().tobytes() for variable in model.non_trainable_weights)).hexdigest()
 
 
@@ -32,27 +32,28 @@ def assign(model: tf.keras.Model, params: NDArray[np.float32]) -> None:
 
 
 _PRUNED = frozenset({"kernel", "pointwise_kernel", "embeddings"})
-"""Keras's names of what tfmot prunes in Keras's own layers."""
+"""Keras's names of the parameters that tfmot prunes in Keras's own layers."""
 _SMALL = frozenset({"bias", "gamma", "beta", "alpha"})
-"""Keras's names of what no model prunes; `alpha` is PReLU's."""
+"""Keras's names of the parameters that are never pruned; `alpha` is PReLU's."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A parameter that pruning may zero, and where its entries stand in the vector (P,)."""
+    """A parameter that pruning can set to zero, and the place of its entries in the vector (P,)."""
 
     layer: str
-    """Name of the layer, behind the names of those that it is inside of; two layers may have the same."""
+    """Name of the layer, after the names of the layers that contain it; two layers can have the same name."""
     shape: tuple[int, ...]
     begin: int
     end: int
 
 
 def kernels(model: tf.keras.Model) -> list[Kernel]:
-    """Returns what pruning may zero: the kernels and embeddings of Keras's layers, also inside other layers and models.
+    """Returns the parameters that pruning can set to zero, in the order of the vector.
 
-    Recurrent layers are left as they are, since a zero there acts in every step of a series, and so are layers of a
-    user's own, of whose parameters nobody knows what a zero does.
+    They are the kernels and embeddings of Keras's layers, also inside other layers and models. Two kinds of layers are
+    not pruned: (1) recurrent layers, because a zero acts in every step of a series; (2) a user's own layers, because
+    the effect of a zero is unknown.
     """
     prunable_kernels, begin, left = [], 0, _left(model)
     for variable in model.trainable_weights:
@@ -65,9 +66,9 @@ def kernels(model: tf.keras.Model) -> list[Kernel]:
 
 
 def unpruned(model: tf.keras.Model) -> list[str]:
-    """Returns the names of the layers with parameters that pruning leaves as they are, in the model's order.
+    """Returns the names of the layers with parameters that are not pruned, in the model's order.
 
-    Biases and the parameters of Keras's normalisations are small, never pruned in any model, and not named.
+    Biases and the parameters of Keras's normalisations are not named: they are small, and no model prunes them.
     """
     left, names = _left(model), []
     for variable in model.trainable_weights:
@@ -80,7 +81,7 @@ def unpruned(model: tf.keras.Model) -> list[str]:
 
 
 def _left(model: tf.keras.Model) -> dict[Any, str]:
-    """Returns the layer of each variable (by `ref`) of recurrent layers and of a user's own."""
+    """Returns, for each variable (by `ref`) of recurrent layers and of a user's own layers, the layer's name."""
     layers: dict[Any, str] = {}
     for layer in model._flatten_layers():
         if isinstance(layer, tf.keras.layers.RNN):
@@ -92,13 +93,13 @@ def _left(model: tf.keras.Model) -> dict[Any, str]:
 
 
 def _split(variable: tf.Variable) -> tuple[str, str]:
-    """Returns the layer and the kind of a variable: `conv_1/kernel:0` is of `conv_1` and a `kernel`."""
+    """Returns the layer and the kind of a variable: (`conv_1`, `kernel`) for `conv_1/kernel:0`."""
     layer, _, kind = variable.name.partition(":")[0].rpartition("/")
     return layer, kind
 
 
 def prunable(model: tf.keras.Model) -> NDArray[np.bool_]:
-    """Returns for each parameter (P,) whether pruning may zero it; see `kernels`."""
+    """Returns (P,) whether pruning can set the parameter to zero; see `kernels`."""
     mask = np.zeros(sum(variable.shape.num_elements() for variable in model.trainable_weights), bool)
     for kernel in kernels(model):
         mask[kernel.begin : kernel.end] = True

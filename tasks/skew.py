@@ -1,4 +1,4 @@
-"""How unevenly labels and sizes are spread over the clients: what the partition records and the diagnosis reads."""
+"""How unevenly labels and sizes are spread over the clients, for partition.json and the diagnosis."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +9,16 @@ from tasks.arrays import Floats
 def earth_mover(p: Floats, q: Floats) -> Floats:
     """Returns sum_c |p(c) - q(c)| along the last axis: from 0 (equal) to 2 (no class in common).
 
-    The earth mover's distance between label distributions as Zhao et al. use it (arXiv 1806.00582, section 3.2), with
-    any two classes equally far apart. It is twice the total variation distance.
+    This is the earth mover's distance between label distributions of Zhao et al. (arXiv 1806.00582, section 3.2), in
+    which all pairs of classes are equally far apart. It is twice the total variation distance.
     """
     return np.asarray(np.abs(p - q).sum(axis=-1))
 
 
 def gini(sizes: NDArray[np.int64]) -> float:
-    """Returns the Gini coefficient of the sizes (K,): 0 where all are equal, 1 - 1/K where one client has everything.
+    """Returns the Gini coefficient of the sizes (K,): 0 if all are equal, 1 - 1/K if one client has all examples.
 
-    sum_i sum_j |n_i - n_j| / (2 K N), which is sum_i (2 i - K - 1) n_(i) / (K N) over the ascending sizes, i = 1..K.
+    It is sum_i sum_j |n_i - n_j| / (2 K N), or sum_i (2 i - K - 1) n_(i) / (K N) over the ascending sizes, i = 1..K.
     """
     ordered = np.sort(sizes)
     ranks = 2 * np.arange(1, len(ordered) + 1) - len(ordered) - 1
