@@ -1,4 +1,4 @@
-"""The raw data, divided over the clients, and how skewed the result is."""
+"""The step `partition`: divides the raw data over the clients and measures the skew."""
 
 from tasks.partition.step import partition
 

@@ -1,8 +1,11 @@
-"""How far each client's features are from the whole: means, variances, and the maximum mean discrepancy.
+"""Distances of each client's features from the whole: of means, of variances, and the maximum mean discrepancy.
 
-Features are compared in units of a scale. Those of a table have units of their own, so each is scaled by its standard
-deviation over the whole, and one that never varies is left out. The pixels of images share a unit, so all are scaled
-by the root of their mean variance: a pixel at the rim that is lit once in a thousand images counts no more than others.
+The whole is the data of all clients together. Features are divided by a scale:
+
+1. Each feature of a table has its own unit, so its scale is its standard deviation over the whole. A constant feature
+   is left out.
+2. The pixels of images share a unit, so all have one scale, the root of their mean variance. With scales of their own,
+   a pixel at the edge that is lit in one of a thousand images would count as much as the others.
 """
 
 from collections.abc import Sequence
@@ -15,15 +18,15 @@ from tasks.arrays import Floats
 from tasks.partition.features import Features
 
 CLIENT_SAMPLE = 100
-"""Most examples of a client that its maximum mean discrepancy is computed on."""
+"""Most examples of a client in its maximum mean discrepancy."""
 
 WHOLE_SAMPLE = 300
-"""Most examples of the whole for the same."""
+"""Most examples of the whole in a maximum mean discrepancy."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClientMoments:
-    """Means and variances (over n, not n - 1) of the features: (K, F) by client, (F,) of the whole; the scale (F,)."""
+    """Means and variances (over n, not n - 1) of the features: (K, F) of the clients, (F,) of the whole; scale (F,)."""
 
     means: Floats
     variances: Floats
@@ -33,9 +36,9 @@ class ClientMoments:
 
 
 def client_moments(xs: Sequence[Features], images: bool) -> ClientMoments:
-    """Returns the moments of the K clients' features `xs`, each (n_k, ...) with n_k >= 1, and of the whole.
+    """Returns the moments of the features `xs` of K clients, each (n_k, ...) with n_k >= 1, and of the whole.
 
-    A feature that never varies has variance 0 exactly; the scale is 0 where a feature is to be left out.
+    The variance of a constant feature is exactly 0. The scale of a feature that is left out is 0.
     """
     rows = [x.reshape(len(x), -1) for x in xs]
     means = np.array([x.mean(axis=0, dtype=np.float64) for x in rows])
@@ -44,7 +47,7 @@ def client_moments(xs: Sequence[Features], images: bool) -> ClientMoments:
     shares /= shares.sum()
     mean = shares @ means
     variance = shares @ (variances + (means - mean) ** 2)
-    # Rounding gives a constant feature a variance of about 1e-34, by which others would be divided.
+    # By rounding, a constant feature has a variance of about 1e-34, and the distances are divided by it.
     lowest = np.min([x.min(axis=0) for x in rows], axis=0)
     highest = np.max([x.max(axis=0) for x in rows], axis=0)
     variance = np.where(lowest == highest, 0, variance)
@@ -53,11 +56,11 @@ def client_moments(xs: Sequence[Features], images: bool) -> ClientMoments:
 
 
 def moment_distances(of: ClientMoments) -> tuple[Floats, Floats]:
-    """Returns (K,) distances of the clients' means, and of their variances, to those of the whole.
+    """Returns the distances (K,) of the clients' means from the whole's means, and the same (K,) of the variances.
 
-    Over the features f whose scale s_f is not 0: sqrt(mean_f ((mean_kf - mean_f) / s_f)^2) and
-    sqrt(mean_f ((var_kf - var_f) / s_f^2)^2). A mean distance of 1 is one standard deviation of the whole; a client
-    of a table with twice the whole's variances has a variance distance of 1. 0 where nothing varies.
+    They are sqrt(mean_f ((mean_kf - mean_f) / s_f)^2) and sqrt(mean_f ((var_kf - var_f) / s_f^2)^2) over the features f
+    whose scale s_f is not 0. A mean distance of 1 is one standard deviation of the whole. In a table, a client with
+    twice the whole's variances has a variance distance of 1. Both distances are 0 if no feature varies.
     """
     used = of.scale > 0
     if not used.any():
@@ -68,14 +71,15 @@ def moment_distances(of: ClientMoments) -> tuple[Floats, Floats]:
 
 
 def maximum_mean_discrepancies(xs: Sequence[Features], of: ClientMoments, rng: np.random.Generator) -> Floats:
-    """Returns (K,) squared maximum mean discrepancies between each client's features and the whole's.
+    """Returns the squared maximum mean discrepancies (K,) between each client's features and the whole's.
 
-    The unbiased estimator of MMD^2 (Gretton et al. 2012, JMLR 13, equation 3), with k(a, b) = exp(-|a - b|^2 / (2 w^2))
-    on scaled features, w the median distance between two different examples of the whole: 0 on average, and at times
-    below, for a client that is like the whole, whatever its size; at most 2. It is computed on at most CLIENT_SAMPLE
-    examples of the client and WHOLE_SAMPLE of the whole. The whole holds the client's examples too: pairs of an
-    example with itself are left out of the cross term as well. A client with a single example gets 0, since one
-    example has no distribution.
+    This is the unbiased estimator of MMD^2 (Gretton et al. 2012, JMLR 13, equation 3) on scaled features, with
+    k(a, b) = exp(-|a - b|^2 / (2 w^2)). w is the median distance between two different examples of the whole. For a
+    client that is like the whole it is 0 on average, for any size of the client, and can be negative. It is at most 2.
+
+    It uses at most CLIENT_SAMPLE examples of the client and WHOLE_SAMPLE of the whole. The whole includes the client's
+    examples, so the cross term leaves out the pairs of an example with itself, too. A client with one example gets 0,
+    because one example has no distribution.
     """
     sizes = np.array([len(x) for x in xs])
     starts = np.cumsum(sizes) - sizes
@@ -104,14 +108,15 @@ def maximum_mean_discrepancies(xs: Sequence[Features], of: ClientMoments, rng: n
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
-    """Returns the (M, N) squared distances between the rows of a (M, F) and b (N, F); exactly 0 between equal rows.
+    """Returns the squared distances (M, N) between the rows of a (M, F) and b (N, F); exactly 0 for equal rows.
 
-    Also 0 are distances whose square is below 1e-10 of the rows' squared norms, or below the smallest normal float.
+    A squared distance also becomes 0 if it is below 1e-10 of the sum of the rows' squared norms, or below the smallest
+    normal float.
     """
     norms = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
     squares = norms - 2 * a @ b.T
-    # What the subtraction leaves of equal rows is of the order of the norms' last bits. Of norms below the smallest
-    # normal float those are no fraction any more, but a fixed 5e-324.
+    # For equal rows, the subtraction leaves a rest as large as the norms' last bits. For norms below the smallest
+    # normal float, this rest is no fraction of the norm but a fixed 5e-324.
     return np.where(squares > np.maximum(1e-10 * norms, np.finfo(np.float64).tiny), squares, 0)
 
 
@@ -126,6 +131,6 @@ def _kernel(squares: Floats, width: float) -> Floats:
 
 
 def _mean_of_pairs(kernel: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> float:
-    """Returns the mean of the kernel over the pairs of two different examples, of which there is one at least."""
+    """Returns the mean of the kernel over all pairs of different examples; there is at least one pair."""
     different = rows[:, None] != columns
     return float(kernel[different].mean())

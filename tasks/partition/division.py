@@ -1,4 +1,4 @@
-"""Which client holds which examples: the partitioners by name, and the bound on redrawing."""
+"""Which client gets which examples: the rules by `partition.kind`, and the bound on repeated draws."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from tasks.partition.sizes import iid, quantity
 from tasks.settings import PartitionKind, PartitionSettings
 
 DIVISION_STREAM = 21
-"""Sets these draws apart from all others of one seed."""
+"""Separates these draws from all others of the same seed."""
 
 PARTITION_DRAWS = 1000
-"""Most draws for partition.min_examples, where another draw can give other sizes."""
+"""Most draws until each client has partition.min_examples, for rules whose sizes are random."""
 
 
 @dataclass(frozen=True, eq=False)
 class Division:
-    """The clients' ids, sorted, and their examples, which may be none: together all N examples, each once."""
+    """The clients' sorted ids and examples: all N examples, each exactly once. A client can have none."""
 
     ids: list[str]
     parts: list[Indices]
 
 
 def natural(clients: NDArray[np.str_] | None) -> list[Indices]:
-    """Returns the examples of each of the data's own clients, in the order of the sorted ids.
+    """Returns the examples of each client that the data names, in the order of the sorted ids.
 
     Raises:
-        DataError: the data does not say whose its examples are.
+        DataError: the data names no clients.
     """
     if clients is None:
         raise DataError(
@@ -58,17 +58,18 @@ PARTITIONERS: dict[PartitionKind, Partitioner] = {
     "feature_shift": lambda data, s, rng: iid(data.y, s.num_clients, rng),
     "natural": lambda data, s, rng: natural(data.clients),
 }
-"""Each `partition.kind`, as a rule that divides the examples; what is done to the features is in `features`."""
+"""`partition.kind` to the rule that divides the examples; `features` has the changes of features."""
 
 
 def divide(data: RawExamples, settings: PartitionSettings, seed: int) -> Division:
-    """Returns the division of the training examples that `settings` and `seed` say.
+    """Returns the division of the training examples by `settings` and `seed`.
 
-    Kinds whose sizes are random are drawn until every client has `partition.min_examples`, at most PARTITION_DRAWS
-    times. This conditions the draw: at a small alpha, the partitions that pass are less skewed than alpha says.
+    If the sizes are random, the draw is repeated until each client has `partition.min_examples`, at most
+    PARTITION_DRAWS times. This conditions the draw: with a small alpha, the accepted partitions are less skewed than
+    the Dirichlet distribution of this alpha.
 
     Raises:
-        DataError: no draw gave every client min_examples examples, or the kind does not fit the data.
+        DataError: no draw gave each client min_examples examples, or the kind does not fit the data.
     """
     rng = np.random.default_rng([seed, DIVISION_STREAM])
     fewest, draws = settings.min_examples, PARTITION_DRAWS if _sizes_are_random(settings) else 1

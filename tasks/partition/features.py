@@ -1,4 +1,4 @@
-"""Feature skew: IID examples, seen through each client's own noise, light, contrast and angle."""
+"""Feature skew: IID examples, to which each client adds its own noise, brightness, contrast and rotation."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,20 +11,20 @@ from tasks.errors import DataError
 from tasks.settings import PartitionSettings
 
 FEATURE_STREAM = 22
-"""Sets these draws apart from all others of one seed."""
+"""Separates these draws from all others of the same seed."""
 
 Features = NDArray[np.float32]
 FeatureChange = Callable[[Features, int], tuple[Features, dict[str, float]]]
-"""From the features of client k = 0..K-1 and k: the changed features, and what was done to them."""
+"""(features of client k, k = 0..K-1) -> the changed features, and the changes by name."""
 
 
 def noise(x: Features, variance: float, rng: np.random.Generator) -> Features:
-    """Returns x plus Gaussian noise of mean 0 and this variance, in squared units of x; 0 changes nothing.
+    """Returns x plus Gaussian noise of mean 0 and this variance, in squared units of x; variance 0 changes nothing.
 
-    Client i = 1..K gets the variance sigma · i / K: Gau(sigma · i / K) of NIID-Bench (Li et al., arXiv 2102.02079,
-    section 4.2). Their code takes that number for the standard deviation, and draws anew each time an example is read;
-    here an example keeps its noise. Values are not clipped, which would make the variance smaller than stated: images
-    may leave [0, 1].
+    Client i = 1..K gets the variance sigma · i / K, which is Gau(sigma · i / K) of NIID-Bench (Li et al., arXiv
+    2102.02079, section 4.2). NIID-Bench's code uses this number as the standard deviation, and draws new noise each
+    time an example is read. Here an example keeps its noise. Values are not clipped, because clipping makes the
+    variance smaller: the values of images can leave [0, 1].
     """
     with np.errstate(over="ignore"):
         return np.asarray(x + np.sqrt(variance) * rng.standard_normal(x.shape), dtype=np.float32)
@@ -33,14 +33,15 @@ def noise(x: Features, variance: float, rng: np.random.Generator) -> Features:
 def shift(
     x: Features, brightness: float, contrast: float, rotation: float, limits: tuple[float, float] = (0.0, 1.0)
 ) -> Features:
-    """Returns images (N, H, W, C) turned, then with other contrast and light; 0, 1 and 0 change nothing.
+    """Returns images (N, H, W, C) that are rotated first, and then changed in contrast and brightness.
 
     Args:
         x: the images.
-        brightness: added to every pixel, a fraction of the range between `limits`.
-        contrast: factor of each pixel's distance from the mean of its image and channel.
-        rotation: degrees about the centre, counter-clockwise; the corners take the nearest pixel's value.
-        limits: darkest and lightest value that a pixel can have: beyond them it saturates.
+        brightness: added to every pixel, as a fraction of the range between `limits`; 0 changes nothing.
+        contrast: factor of each pixel's distance from the mean of its image and channel; 1 changes nothing.
+        rotation: degrees about the centre, counter-clockwise; empty corners get the nearest pixel's value; 0 changes
+            nothing.
+        limits: darkest and lightest value of a pixel; values outside are clipped.
     """
     low, high = limits
     if rotation:
@@ -51,12 +52,12 @@ def shift(
 
 
 def change_for(settings: PartitionSettings, x: Features, seed: int) -> FeatureChange:
-    """Returns what `partition.kind` does to each client's features; most kinds do nothing.
+    """Returns the change of each client's features by `partition.kind`; most kinds change nothing.
 
-    What a client gets depends on the seed and its number alone: its shift is the same among 10 clients and among 100.
+    The draws depend on the seed and the client's number only: feature_shift is the same for 10 and for 100 clients.
 
     Raises:
-        DataError: the kind is for images, and `x`, all training examples, is a table.
+        DataError: the kind is for images, but `x`, all training examples, is a table.
     """
     match settings.kind:
         case "feature_noise":
@@ -67,7 +68,7 @@ def change_for(settings: PartitionSettings, x: Features, seed: int) -> FeatureCh
                 f"got a table of {x.shape[1]} features an example: use feature_noise"
             )
         case "feature_shift":
-            # Images of 8-bit files are in [0, 1]; others saturate where the data itself ends.
+            # Images of 8-bit files are in [0, 1]. Other images are clipped at the limits of the data.
             limits = min(0.0, float(x.min())), max(1.0, float(x.max()))
             return partial(_shifted, settings, seed, limits)
         case _:

@@ -1,4 +1,4 @@
-"""The picture of who holds what: labels per client."""
+"""The picture of the labels per client, reports/labels.png."""
 
 import io
 import math
@@ -13,24 +13,24 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 TICKS = 25
-"""Most names along an axis; beyond that, every 2nd, 5th, 10th, … is named."""
+"""Most names along an axis. With more clients or classes, every 2nd, 5th, 10th, … is named."""
 
 LETTERS = 16
-"""Most letters of a name; the middle of a longer one is left out, since ids often differ at their ends."""
+"""Most letters of a name. A longer name loses its middle, because ids often differ at their ends."""
 
 NUMBERED = 20, 25
-"""Most clients and classes of a picture that says each cell's number."""
+"""Most clients and most classes of a picture with a number in each cell."""
 
 
 def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[str], classes: Sequence[str]) -> None:
-    """Writes a PNG: a heat map of the examples by class (down) and client (across), and each client's size on top.
+    """Writes a PNG with a heat map of the examples by class (down) and client (across), and the clients' sizes on top.
 
-    Colour grows with the square root of the number, so that ten examples beside a thousand can still be seen; a class
-    that a client does not hold stays white. In small pictures each cell says its number.
+    The colour follows the square root of the number, so that ten examples next to a thousand can still be seen. A cell
+    is white if the client has no example of the class. Small pictures show the number in each cell.
 
     Args:
         path: the file.
-        counts: (K, C).
+        counts: (K, C) number of examples.
         clients: K ids.
         classes: C names.
     """
@@ -45,7 +45,7 @@ def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[s
 
     cells = np.where(counts.T > 0, counts.T, np.nan)
     highest = int(counts.max())
-    # One example is darker than none: the colours start a sixth of the way along.
+    # One example must be darker than none, so the colours start at a sixth of the colour map.
     colors = LinearSegmentedColormap.from_list("labels", colormaps["Blues"](np.linspace(1 / 6, 1, 256)))
     shades = PowerNorm(0.5, 0, highest)
     image = middle.imshow(cells, aspect="auto", cmap=colors, norm=shades, interpolation="none")
@@ -60,7 +60,7 @@ def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[s
     middle.tick_params(axis="x", rotation=0 if max(map(len, clients)) <= 3 else 90)
     middle.set_xlabel(f"client ({num_clients} in all)")
     middle.set_ylabel("class")
-    # Pillow writes to a file by itself, and what it says of a full disk has no errno.
+    # Written in memory first: if the disk is full, the error that Pillow raises has no errno.
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     path.write_bytes(drawn.getvalue())

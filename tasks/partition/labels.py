@@ -1,4 +1,4 @@
-"""Partitions with label skew: clients that hold different mixes of classes."""
+"""Partitions with label skew: the clients have different mixes of classes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,18 +8,18 @@ from tasks.errors import DataError
 from tasks.partition.shares import Indices, cut, dirichlet_logits, dirichlet_shares, gather
 
 MOST_SHARDS = 1_000_000
-"""Arrays of their own: a second or two, and 100 MB."""
+"""Most shards of a division. Each is an array; so many take a second or two, and 100 MB."""
 
 
 def dirichlet(y: NDArray[np.int32], num_clients: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
     """Returns a partition in which each class is divided over the clients by its own draw of Dir(alpha).
 
     For each class c: p ~ Dir_K(alpha), and client k gets the share p_k of the examples of c (Yurochkin et al.,
-    arXiv 1905.12022; `p_k ~ Dir` of NIID-Bench, arXiv 2102.02079). Sizes vary too. alpha -> inf: every client has 1/K
-    of every class; alpha -> 0: every class has one holder, and clients may have nothing.
+    arXiv 1905.12022; `p_k ~ Dir` of NIID-Bench, arXiv 2102.02079). The clients' sizes vary, too. alpha -> inf: each
+    client has 1/K of each class. alpha -> 0: each class has one client, and some clients have no examples.
 
-    The authors' code also closes a client to further classes once it holds N/K examples, which the papers do not say
-    and which makes the mixes depend on the order of the classes; this does not.
+    In the authors' code, a client with N/K examples gets no further classes. The papers do not mention this rule, and
+    it makes the mixes depend on the order of the classes, so it is left out here.
     """
     parts: list[list[Indices]] = [[] for _ in range(num_clients)]
     for label in np.unique(y):
@@ -33,15 +33,19 @@ def dirichlet(y: NDArray[np.int32], num_clients: int, alpha: float, rng: np.rand
 def label_mix(y: NDArray[np.int32], num_clients: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
     """Returns a partition in which each client draws its own mix of classes q ~ Dir(alpha · p), sizes equal within 1.
 
-    p is the distribution of the labels in the data (Hsu, Qi, Brown, arXiv 1909.06335). alpha -> inf: every client has
-    the mix of the whole; alpha -> 0: one class each. alpha is the sum of the C concentrations here, and each of them in
-    `dirichlet`: with C balanced classes, C times the alpha gives mixes as skewed as there.
+    p is the distribution of the labels in the data (Hsu, Qi, Brown, arXiv 1909.06335). alpha -> inf: each client has
+    the mix of the whole. alpha -> 0: each client has one class. Here alpha is the sum of the C concentrations; in
+    `dirichlet` it is each of them. So with C balanced classes, C times the alpha of `dirichlet` gives equal skew.
 
-    Every example is placed exactly once, while the paper leaves open what follows when a class runs out. Here all
-    clients ask at once: each for as many examples as it lacks, of classes drawn from its q. A class that is asked for
-    more often than it has examples serves a random part of the asking and is closed. Who was not served asks again,
-    by q renormalised over the open classes. Each turn that leaves somebody unserved closes a class, so there are at
-    most C turns. The price: mixes are less skewed than q where few clients draw the same few classes.
+    Each example is used exactly once. The paper does not say what happens if a class has no examples left. Here the
+    clients draw in turns:
+
+    1. Each client requests the examples that it lacks, of classes drawn from its q.
+    2. A class with more requests than examples grants a random part of the requests, and is closed.
+    3. Clients with refused requests draw again, from q renormalised over the open classes.
+
+    Each turn with refused requests closes a class, so there are at most C turns. The mixes are less skewed than q if
+    several clients draw the same few classes.
     """
     classes, codes, available = np.unique(y, return_inverse=True, return_counts=True)
     prior = available / len(y)
@@ -79,15 +83,15 @@ def fill_counts(
 
 
 def shards(y: NDArray[np.int32], num_clients: int, per_client: int, rng: np.random.Generator) -> list[Indices]:
-    """Returns `per_client` label-sorted shards for each client (McMahan et al. 2017, arXiv 1602.05629, section 3).
+    """Returns a partition with s = `per_client` shards per client (McMahan 2017, arXiv 1602.05629, section 3).
 
-    The examples, sorted by label and in random order within a label, are cut into K · s shards whose sizes differ by
-    at most 1; each client gets s of them at random. Most shards lie within one class. There are at most K · s + C - 1
-    pairs of a client and a class that it holds; where no class is smaller than a shard, a shard holds at most 2 classes
-    and a client at most 2 s. With more shards than examples some are empty.
+    The examples are sorted by label, in random order within a label, and cut into K · s shards whose sizes differ by
+    at most 1. Each client gets s random shards. Most shards are of one class. There are at most K · s + C - 1 pairs of
+    a client and one of its classes. If no class is smaller than a shard, a shard has at most 2 classes and a client at
+    most 2 s. If there are more shards than examples, some shards are empty.
 
     Raises:
-        DataError: more than MOST_SHARDS.
+        DataError: more than MOST_SHARDS shards.
     """
     if num_clients * per_client > MOST_SHARDS:
         raise DataError(
@@ -102,15 +106,16 @@ def shards(y: NDArray[np.int32], num_clients: int, per_client: int, rng: np.rand
 
 
 def classes(y: NDArray[np.int32], num_clients: int, per_client: int, rng: np.random.Generator) -> list[Indices]:
-    """Returns a partition in which each client holds examples of at most `per_client` classes (NIID-Bench's #C = k).
+    """Returns a partition in which each client has at most k = `per_client` classes (NIID-Bench's #C = k).
 
-    Each client in turn takes the k classes that have the fewest holders, at random among equals; then each class is
-    divided equally and at random among its holders (Li et al., arXiv 2102.02079, section 4.1). Numbers of holders
-    differ by at most 1. NIID-Bench's code draws classes regardless of their holders, and the examples of a class that
-    nobody drew are lost. A class with fewer examples than holders leaves some of them without it.
+    The clients choose in turn: each gets the k classes that the fewest clients have so far, ties broken at random. Then
+    each class is divided equally and at random over its clients (Li et al., arXiv 2102.02079, section 4.1). The numbers
+    of clients per class differ by at most 1. In NIID-Bench's code the clients draw classes independently, and the
+    examples of a class that no client drew are lost. If a class has fewer examples than clients, some of its clients
+    get none of it.
 
     Raises:
-        DataError: more classes a client than there are, or too few for every class to have a holder.
+        DataError: a client would need more classes than there are, or some class would have no client.
     """
     labels = np.unique(y)
     if per_client > len(labels):

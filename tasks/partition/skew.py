@@ -1,8 +1,8 @@
-"""How far the clients' data is from the whole: labels, sizes and features, in plain numbers.
+"""Distances of the clients' labels, sizes and features from the whole, the data of all clients together.
 
-K clients, C classes, N examples; the whole is the clients' data together. All measures are finite for any data. Labels
-and moments are those of samples: an IID client of n examples too is at a distance of the order of 1/sqrt(n), 1/n for
-the Jensen-Shannon divergence. Only the maximum mean discrepancy is free of that.
+K clients, C classes, N examples. All measures are finite for all data. An IID client of n examples is not at 0 either,
+because it is a sample: its distances are of the order of 1/sqrt(n), and its Jensen-Shannon divergence of 1/n. Only the
+maximum mean discrepancy has no such bias.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ Integers = NDArray[np.int64]
 def jensen_shannon(p: Floats, q: Floats) -> Floats:
     """Returns the Jensen-Shannon divergence along the last axis, in bits: from 0 (equal) to 1 (no class in common).
 
-    (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 and logarithms to base 2 (Lin 1991). This is the divergence;
-    the Jensen-Shannon distance is its square root.
+    It is (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 and logarithms to base 2 (Lin 1991). The Jensen-Shannon
+    distance is the square root of this divergence.
     """
     middle = (p + q) / 2
     # Rounding can leave -1e-17 for nearly equal distributions.
@@ -36,29 +36,29 @@ def _relative_entropy(p: Floats, middle: Floats) -> Floats:
 
 
 def hellinger(p: Floats, q: Floats) -> Floats:
-    """Returns sqrt(sum_c (sqrt p(c) - sqrt q(c))^2 / 2) along the last axis: from 0 (equal) to 1 (none in common)."""
+    """Returns sqrt(sum_c (sqrt p(c) - sqrt q(c))^2 / 2) over the last axis: 0 (equal) to 1 (no class in common)."""
     return np.asarray(np.sqrt(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(axis=-1) / 2))
 
 
 def coefficient_of_variation(sizes: Integers) -> float:
-    """Returns the standard deviation (over K, not K - 1) of the sizes over their mean: 0 where all are equal."""
+    """Returns the standard deviation (over K, not K - 1) of the sizes, divided by their mean; 0 if all are equal."""
     return float(sizes.std() / sizes.mean())
 
 
 def skew_by_client(
     xs: Sequence[Features], counts: Integers, images: bool, rng: np.random.Generator
 ) -> list[dict[str, float]]:
-    """Returns the measures of each client's data against the whole.
+    """Returns how much each client's data differ from the whole.
 
     Args:
         xs: K arrays (n_k, ...), n_k >= 1.
-        counts: (K, C), the examples of each class.
+        counts: (K, C) number of examples of each class.
         images: whether all features share one unit (see `discrepancy`).
-        rng: draws the subsamples of the maximum mean discrepancy.
+        rng: draws the examples of the maximum mean discrepancy.
 
     Returns:
-        For each client `earth_mover`, `jensen_shannon`, `hellinger`, `missing_classes` (classes that the whole has and
-        the client has not), `mean_distance`, `variance_distance` and `mmd_squared`.
+        For each client `earth_mover`, `jensen_shannon`, `hellinger`, `missing_classes` (number of classes that the
+        whole has but the client has not), `mean_distance`, `variance_distance` and `mmd_squared`.
     """
     mixes, whole = counts / counts.sum(axis=1, keepdims=True), counts.sum(axis=0) / counts.sum()
     of = client_moments(xs, images)
@@ -76,7 +76,7 @@ def skew_by_client(
 
 
 def summary(by_client: Sequence[dict[str, float]], sizes: Integers) -> dict[str, float]:
-    """Returns `<measure>_mean` and `<measure>_max` over the clients (each counts the same), and those of the sizes."""
+    """Returns `size_gini`, `size_cv`, and each measure's `_mean` (unweighted) and `_max` over the clients."""
     summarised = {"size_gini": gini(sizes), "size_cv": coefficient_of_variation(sizes)}
     for name in by_client[0]:
         values = [measures[name] for measures in by_client]

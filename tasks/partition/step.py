@@ -1,4 +1,4 @@
-"""The partition step: the raw data, divided over the clients, and how skewed the result is."""
+"""The step `partition`: divides the raw data over the clients and measures the skew."""
 
 import logging
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from tasks.partition.skew import skew_by_client, summary
 from tasks.settings import Settings, naming
 
 SKEW_STREAM = 23
-"""Sets the draws of the skew measures' subsamples apart from all others of one seed."""
+"""Separates the draws of the skew measures' examples from all others of the same seed."""
 
 _NAMED = 10
-"""Most clients named in one line of the log."""
+"""Most clients that a line of the log names."""
 
 _log = logging.getLogger(__name__)
 
 
 def partition(settings: Settings, folder: Path) -> None:
-    """Writes data/partition and reports/labels.png into the workspace `folder`, both whole or neither.
+    """Writes data/partition and reports/labels.png into the workspace `folder`: both completely, or neither.
 
-    A client's examples stand in the order of the raw data. The hold-out set is neither divided nor changed. Clients
-    without any example are left out and named under `dropped` in partition.json.
+    A client's examples keep the order of the raw data. The hold-out data are not divided and not changed. Clients
+    without examples are left out, and `dropped` in partition.json names them.
 
     Raises:
-        DataError: the data cannot be used, or not divided as `settings.partition` says; nothing was written.
+        DataError: the data cannot be used, or cannot be divided as `settings.partition` says; nothing was written.
     """
     with outputs.renewed(outputs.of("partition", folder)):
         _partition(settings, folder)
