@@ -100,7 +100,7 @@ def test_patients_of_a_table_are_whole_and_counted(tmp_path: Path, kind: Partiti
     with caplog.at_level(logging.INFO):
         partition(settings, tmp_path)
     # A fifth of ten patients with four examples each.
-    assert "groups of 'patient': 8 to train on and 2 held out, with 20.0 % of the examples" in caplog.text
+    assert "groups of 'patient': 8 for training and 2 held out, with 20.0 % of the examples" in caplog.text
     home = tmp_path / "data" / "partition"
     record = json.loads((home / "partition.json").read_text())
     assert record["held_out"] == {"groups": {"column": "patient", "train": 8, "test": 2}}
@@ -145,7 +145,7 @@ def test_wrong_group_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.group_column 'patient' has no group in row 2"):
         read("table", tmp_path / "gap.csv", group_column="patient")
     (tmp_path / "one.csv").write_text("a,label,patient\n1,x,p\n2,y,p\n")
-    with pytest.raises(DataError, match=r"got 1 groups that each have all examples of a class: leave data\.group"):
+    with pytest.raises(DataError, match=r"got 1 groups that each have all examples of some class: leave data\.group"):
         read("table", tmp_path / "one.csv", group_column="patient")
 
 
@@ -213,7 +213,7 @@ def test_held_out_clients_beside_a_test_set_or_without_clients_are_refused(tmp_p
     home = clients(tmp_path, a=[0, 1], b=[0, 1], test=[0, 1])
     with pytest.raises(DataError, match=r"a test set of its own \(test\.npz\): remove .* or leave the setting empty"):
         read("clients", home, hold_out_clients=("a",))
-    with pytest.raises(DataError, match=r"needs data that says whose each example is .* leave it empty, got 1"):
+    with pytest.raises(DataError, match=r"needs data that name each example's client .* leave it empty, got 1"):
         read("table", table(tmp_path), hold_out_clients=("1",))
 
 
@@ -223,5 +223,5 @@ def test_clients_that_share_a_group_are_held_out_together_or_not_at_all(tmp_path
     examples = read("table", path, hold_out_clients=("1",), **both)
     assert examples.held_out == {"clients": ["1"], "groups": {"column": "patient", "train": 8, "test": 2}}
     path.write_text(path.read_text().replace(",1,1\n", ",0,1\n"))
-    with pytest.raises(DataError, match=r"'0' \(1 such groups\) is of clients in and out of data\.hold_out_clients"):
+    with pytest.raises(DataError, match=r"'0' \(1 such groups\) has clients in and out of data\.hold_out_clients"):
         read("table", path, hold_out_clients=("1",), **both)

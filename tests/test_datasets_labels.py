@@ -202,9 +202,7 @@ def test_a_client_that_may_count_from_one_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, third: Any, warned: bool
 ) -> None:
     read("clients", clients(tmp_path, a=ORDER, b=ORDER[::-1], c=third))
-    said = (
-        "client c has the labels 1 to 3 where all others have 0 to 2: if it counts the same classes from another number"
-    )
+    said = "client c has the labels 1 to 3, all others have 0 to 2: if it counts the same classes from another number"
     assert (said in caplog.text) == warned
 
 

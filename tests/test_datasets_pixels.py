@@ -151,7 +151,7 @@ def test_numbers_of_32_bits_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_numbers_of_32_bits_beside_others_are_refused(tmp_path: Path) -> None:
     home = save(tmp_path, (plain("L", 1), "png"), (plain("F", 1.0), "tif"))
-    assert refusal(home).startswith(f"{home / '0' / '002.tif'} must have a full scale to stand beside images of mode L")
+    assert refusal(home).startswith(f"{home / '0' / '002.tif'} must have 8 or 16 bits a channel as images of mode L do")
 
 
 def test_a_number_that_is_not_finite_names_its_file(tmp_path: Path) -> None:

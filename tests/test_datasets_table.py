@@ -208,7 +208,7 @@ def test_the_decimal_mark_of_other_columns_decides_what_thousands_are(tmp_path: 
 def test_a_number_of_two_readings_is_refused(tmp_path: Path, other: str) -> None:
     header = "number;a;label\n" if other == "1" else "number;b;a;label\n"
     path = write(tmp_path, header + "".join(f"{other};1,234;{'xy'[n % 2]}\n" for n in range(8)))
-    assert "column 'a': '1,234' in row 1 may be thousands or a decimal fraction" in refusal(path)
+    assert "column 'a': '1,234' in row 1 can be thousands or a decimal fraction" in refusal(path)
     assert "data.drop_columns" in refusal(path)
 
 
@@ -385,7 +385,7 @@ def test_seconds_of_a_date_are_kept(tmp_path: Path) -> None:
 
 def test_dates_of_two_readings_are_refused(tmp_path: Path) -> None:
     message = refusal(column(tmp_path, ["01/02/2020", "03/04/2020"]))
-    assert "column 'a': '01/02/2020' may be of two dates (day or month first)" in message
+    assert "column 'a': '01/02/2020' can be two dates (day or month first)" in message
     assert "YYYY-MM-DD" in message
 
 
@@ -580,7 +580,7 @@ def test_fractions_as_labels_are_refused_even_where_rows_may_be_left_out(tmp_pat
 
 
 def test_a_label_that_pandas_takes_for_missing_is_explained(tmp_path: Path) -> None:
-    assert "has no label in row 1: every row must have one (an empty cell, NA, None, null" in refusal(
+    assert "has no label in row 1: every row must have one (an empty cell, NA, None and null count" in refusal(
         write(tmp_path, "a,label\n1,None\n2,mild\n")
     )
 

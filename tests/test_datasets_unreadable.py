@@ -109,7 +109,7 @@ def test_clients_are_counted_and_named(tmp_path: Path, caplog: pytest.LogCapture
     }
     assert {client: of["num_examples"] for client, of in record["clients"].items()} == {"a": 4, "b": 4}
     assert "trained on 4 of 6 of client a, 0 of 2 of client c; tested on 2 of 4 of the test set" in caplog.text
-    assert "nothing can be read of the clients c, d, which are left out" in caplog.text
+    assert "no record of the clients c, d can be read, so they are left out" in caplog.text
 
 
 def test_what_is_whole_is_not_touched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,7 +134,7 @@ def test_nothing_that_can_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must hold examples that can be read, got none; the first: .* example 0"):
         read("npz", path)
     path = npz(tmp_path, (features(4), labels(4)), (features(2, 0, 1), labels(2)))
-    with pytest.raises(DataError, match=r"nothing of the test set can be read; the first: .* example 0"):
+    with pytest.raises(DataError, match=r"no example of the test set can be read; the first: .* example 0"):
         read("npz", path)
     home = clients(tmp_path)
     (home / "a.npz").write_bytes(b"PK")
@@ -279,5 +279,5 @@ def test_images_in_folders_are_left_out_and_none_is_refused(tmp_path: Path, capl
     assert "1 of 8 records cannot be read and are left out; trained and tested on 7 of 8 of the data" in caplog.text
     for file in tmp_path.glob("*/*.png"):
         file.write_bytes(b"")
-    with pytest.raises(DataError, match=r"nothing of 8 records can be read; the first: .*0\.png must be a whole image"):
+    with pytest.raises(DataError, match=r"none of 8 records can be read; the first: .*0\.png must be a whole image"):
         read("images", tmp_path)

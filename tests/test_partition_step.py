@@ -179,7 +179,7 @@ def test_step_names_the_natural_client_that_is_too_small(tmp_path: Path) -> None
         ({"num_clients": 100, "alpha": 0.01}, "partition.min_examples is 10, but the best of 1000 draws"),
         ({"num_clients": 500}, "partition.num_clients * partition.min_examples must be <="),
         ({"kind": "classes", "classes_per_client": 11}, "partition.classes_per_client must be <= 10"),
-        ({"kind": "natural"}, "partition.kind natural needs data that says"),
+        ({"kind": "natural"}, "partition.kind natural needs data that name"),
         ({"kind": "feature_noise", "sigma": 1e200}, "partition.sigma is too large"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Where raw data comes from: one module for each `data.kind`, and the part that is held out.
+"""The raw data: one module for each `data.kind`, and the choice of the hold-out data.
 
-A kind's `read(settings, path, seed, size)` returns a `Source`, whose images it has resized to `size` as it read them;
-scikit-learn, pandas and Pillow are imported when they are needed. Pickled data is never loaded.
+`read(settings, path, seed, size)` of each module returns a `Source`. It resizes images to `size` while it reads them.
+scikit-learn, pandas and Pillow are imported only when they are needed. Pickled data are never loaded.
 """
 
 import logging
@@ -32,22 +32,22 @@ KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
 
 
 _NAMED = 10
-"""Most classes named in one line of the log."""
+"""Most classes that a line of the log names."""
 
 _log = logging.getLogger(__name__)
 
 
 def load_raw(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -> RawExamples:
-    """Returns the examples that `settings` name; `data.path` is relative to `folder` unless absolute.
+    """Returns the training and hold-out examples by `settings`; `data.path` is absolute or relative to `folder`.
 
-    Where the source has no test set, a part of its examples is held out (`tasks.datasets.hold_out`). The same settings,
-    seed and files give the same examples in the same order. Images are resized to the height and width `size`, unless
-    it is empty.
+    If the source has no test set, a part of its examples is held out (`tasks.datasets.hold_out`). The same settings,
+    seed and files give the same examples in the same order. Images are resized to the height and width `size`; an empty
+    `size` leaves them unchanged.
 
     Raises:
-        DataError: the data is missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
-            range, or has only one class; or `size` is given and the data is a table.
-        SettingsError: `data.label_column` and `data.client_column` are one column, or `data.drop_columns` names one.
+        DataError: the data are missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
+            range, or of only one class; or `size` is given and the data are a table.
+        SettingsError: the column of labels is also that of clients or groups, or `data.drop_columns` has one of these.
     """
     with naming(f"data.kind {settings.kind}", f"data.path {shown(settings.path)}"):
         source = KINDS[settings.kind](settings, folder / settings.path, seed, size)
@@ -76,7 +76,7 @@ def _warn_of_capitals(classes: Sequence[str]) -> None:
 
 
 def _refuse_twins(clients: NDArray[np.str_]) -> None:
-    """Refuses ids that are one folder where a file system takes capitals for small letters: a client would be lost."""
+    """Refuses ids that differ in capital letters only: on some file systems they name one folder."""
     seen: dict[str, str] = {}
     for client in np.unique(clients).tolist():
         twin = seen.setdefault(client.lower(), client)

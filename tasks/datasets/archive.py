@@ -1,4 +1,4 @@
-"""Arrays of an .npz file, which may come from anywhere."""
+"""Arrays of an .npz file from an untrusted source."""
 
 import zipfile
 from pathlib import Path
@@ -12,7 +12,7 @@ def array_names(path: Path) -> list[str]:
     """Returns the names of the arrays in `path`.
 
     Raises:
-        DataError: there is no such file, or it is no .npz file, or an array stands there twice.
+        DataError: the file is missing or no .npz file, or it has two arrays of one name.
     """
     if not path.is_file():
         raise DataError(f"{path} must be an .npz file, got {'a folder' if path.is_dir() else 'nothing there'}")
@@ -24,10 +24,10 @@ def array_names(path: Path) -> list[str]:
 
 
 def read_array(path: Path, name: str) -> Raw:
-    """Returns the array `name`, in any capitals, of the .npz file `path`. Pickled objects are never loaded.
+    """Returns the array `name` of the .npz file `path`, in any case of letters. Pickled objects are never loaded.
 
     Raises:
-        DataError: no such array, or it is pickled or damaged, or unpacked it does not fit into memory.
+        DataError: the array is missing, pickled or damaged, or does not fit into memory when unpacked.
     """
     names = array_names(path)
     place = next((place for place, stored in enumerate(names) if stored.lower() == name.lower()), -1)

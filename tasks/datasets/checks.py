@@ -1,6 +1,6 @@
-"""What raw arrays may hold, and the errors that say what they hold instead.
+"""Checks of raw arrays, with errors that say what an array must hold and what it holds.
 
-`where` names the file, key or client and begins every message.
+`where` names the file, key or client. Every error begins with it.
 """
 
 import logging
@@ -19,17 +19,17 @@ _log = logging.getLogger(__name__)
 Raw = NDArray[np.generic]
 
 LONGEST_CLASS = 200
-"""Characters of a class's name: pictures, reports and tables show it, and a longer text is no class but a document."""
+"""Most characters of a class's name, which pictures, reports and tables show. A longer text is not a class name."""
 
 
 def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[np.float32]:
-    """Returns float32 features in C order: (N, F) as they are, (N, H, W) with a channel axis, or (N, H, W, C).
+    """Returns float32 features in C order: (N, F), or (N, H, W, C). (N, H, W) gets a channel axis.
 
-    Images of uint8 are divided by 255; all other numbers stay as they are, and truth values are 0 and 1. Examples that
-    are not finite as float32 are for `leave_out`.
+    Images of uint8 are divided by 255. All other numbers keep their value; truth values become 0 and 1. `leave_out`
+    gets the examples that are not finite as float32.
 
     Raises:
-        DataError: not numbers, another rank, or empty.
+        DataError: the array does not hold numbers, has another rank, or is empty.
     """
     if raw.dtype.kind not in "biuf":
         raise DataError(f"{where} must hold integers or floats, got {dtype_name(raw)}")
@@ -38,7 +38,7 @@ def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[n
             f"{where} must be of shape (N, features), (N, height, width) or (N, height, width, channels), "
             f"got {raw.shape}"
         )
-    check_memory(8 * raw.size, where)  # as float32, and once more divided by 255
+    check_memory(8 * raw.size, where)  # two float32 arrays: before and after the division by 255
     if raw.ndim == 4 and raw.shape[1] in (1, 3, 4) and raw.shape[3] > 4:
         _log.warning(
             "%s is read as %d images %d pixels high and %d wide, with %d channels; if the channels come first, save "
@@ -61,12 +61,12 @@ def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[n
 
 
 def check_alike(first: Raw, other: Raw, where_first: str, where: str, resizing: bool = False) -> None:
-    """Checks that `other` holds examples of the shape and the scale of `first`, two arrays that `as_features` took.
+    """Refuses `other` if its examples differ from those of `first` in shape or scale; `as_features` accepted both.
 
-    Images that are resized may differ in height and width.
+    Images that will be resized can differ in height and width.
 
     Raises:
-        DataError: they differ. Bytes beside floats are refused for images, since only bytes are divided by 255.
+        DataError: they differ. Images of bytes and images of floats cannot be mixed: only bytes are divided by 255.
     """
     shape, other_shape = _shape(first), _shape(other)
     of_one_kind = len(shape) == len(other_shape) == 3 and shape[2] == other_shape[2]
@@ -83,7 +83,7 @@ def check_alike(first: Raw, other: Raw, where_first: str, where: str, resizing: 
 
 
 def named_classes(names: Iterable[str], where: str = "a label") -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Returns labels (N,) and the classes: the sorted unique names, sorted as numbers where all are integers.
+    """Returns labels (N,) and the classes, which are the sorted unique names; if all are integers, sorted as numbers.
 
     Raises:
         DataError: a name is longer than LONGEST_CLASS characters, or not in UTF-8.
@@ -101,10 +101,10 @@ def named_classes(names: Iterable[str], where: str = "a label") -> tuple[NDArray
 
 
 def check_text(text: str, where: str) -> None:
-    """Refuses half characters, which stand for bytes of a file's name that are not UTF-8: no report could be written.
+    """Refuses text that cannot be written as UTF-8: Python reads such bytes of a file's name as half characters.
 
     Raises:
-        DataError: `text` holds one.
+        DataError: `text` has a half character.
     """
     try:
         text.encode()
@@ -113,10 +113,10 @@ def check_text(text: str, where: str) -> None:
 
 
 def check_memory(num_bytes: int, where: str) -> None:
-    """Refuses what this machine cannot hold, before anything is unpacked: a small file may stand for terabytes.
+    """Refuses data that are larger than the memory, before they are unpacked: a small file can unpack to terabytes.
 
     Raises:
-        DataError: more than all of the machine's memory.
+        DataError: `num_bytes` is more than the machine's whole memory.
     """
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if num_bytes > available:
@@ -134,5 +134,5 @@ def _counts_to_255(raw: Raw) -> bool:
 
 
 def dtype_name(raw: Raw) -> str:
-    """Returns what an array holds, in a word for an error."""
+    """Returns a word for the type of an array's values, for errors."""
     return {"U": "text", "S": "bytes", "O": "objects"}.get(raw.dtype.kind, str(raw.dtype))

@@ -1,4 +1,4 @@
-"""`clients`: data that is already divided, a folder with an .npz file for each client."""
+"""`clients`: data that are already divided; a folder with an .npz file for each client."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,19 @@ from tasks.settings import DataSettings
 
 
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
-    """Returns the examples of `<client id>.npz` (arrays `x` and `y`), sorted by id, and those of `test.npz`, if any.
+    """Returns the examples of each `<client id>.npz` (arrays `x` and `y`), sorted by id, and of `test.npz` if any.
 
-    Each label must occur at some client, not at every one. A client's file that cannot be read is one record of
-    `data.skip_unreadable`; one that is unlike the others is not, for nobody knows which of them is right.
+    A client need not have examples of every class. With `data.skip_unreadable`, a client whose file cannot be read is
+    left out. A file of another shape or scale than the others is an error in any case, because it is not known which
+    file is right.
 
     Raises:
-        DataError: an id cannot name a folder, or a client's arrays are missing, not what `tasks.datasets.checks` and
-            `tasks.datasets.labels` allow, or unlike those of the other clients. The client is named.
+        DataError: an id cannot name a folder, or a client's arrays are missing, are not as `tasks.datasets.checks` and
+            `tasks.datasets.labels` allow, or differ from those of the other clients. The error names the client.
     """
     files = {file.stem: file for file in entries(path) if _is_client(file)}
-    # `entries` leaves hidden files out; macOS puts a `._a.npz` beside each `a.npz`.
+    # `entries` leaves out hidden files; an id that begins with a dot must be refused. macOS writes `._a.npz` next to
+    # `a.npz`.
     for file in path.glob(".[!_]*.npz"):
         _is_client(file)
     test_file = files.pop(TEST, None)
@@ -73,7 +75,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
 
 def _is_client(file: Path) -> bool:
     if file.suffix != ".npz":
-        raise DataError(f"{file} must be an .npz file of a client or not be there")
+        raise DataError(f"{file} must be an .npz file of a client: move it out of the folder")
     if file.stem != TEST:
         try:
             check_client_id(file.stem)

@@ -1,4 +1,4 @@
-"""The cells of a table's column: what stands for a missing value or a truth value, and their texts."""
+"""The cells of a table's column: the marks of missing values, the words for truth values, and cells as text."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TRUTHS = (("false", "true"), ("no", "yes"), ("n", "y"), ("f", "t"))
-"""Words for 0 and 1, in any capitals."""
+"""Pairs of words for 0 and 1, in any case of letters."""
 MARKS = frozenset(
     (
         *("?", "-", "--", ".", "..", "...", "*", "na", "n.a.", "n/a", "#n/a", "nan", "null", "none", "nil", "nd"),
         *("unknown", "missing", "not available"),
     )
 )
-"""What stands for a missing value where all other cells of the column are numbers or dates, in any capitals. pandas
-takes some of these for missing in every column of a CSV file."""
+"""Marks of a missing value, in any case of letters, if all other cells of the column are numbers or dates.
+
+pandas treats some of them as missing in every column of a CSV file.
+"""
 MISSING = "?"
-"""What stands for a missing value in every column, as in the data sets of the UCI repository."""
+"""The mark of a missing value in every column, as in the data sets of the UCI repository."""
 
 ColumnCells = list[Any]
-"""A column's cells: text is stripped, None is a missing value."""
+"""A column's cells: text is stripped, a missing value is None."""
 
 
 def cells_of(series: pd.Series[Any]) -> ColumnCells:
@@ -39,7 +41,7 @@ def _stripped(text: str) -> str | None:
 
 
 def as_texts(cells: ColumnCells) -> ColumnCells:
-    """Returns `cells` as text; a whole number has no decimals, for pandas makes floats of integers beside NaN."""
+    """Returns `cells` as text. Whole numbers lose their decimals: pandas makes integers floats if a cell is NaN."""
     return [
         cell if cell is None or isinstance(cell, str) else str(int(cell) if _is_whole(cell) else cell) for cell in cells
     ]

@@ -1,4 +1,4 @@
-"""The values of a table's column, once its kind and notation are known."""
+"""The values of a table's column whose kind and notation are known."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _WORDS = {"number": "numbers", "boolean": "truth values", "date": "dates in the 
 
 
 def values_of(series: pd.Series[Any], column: ColumnType, where: str) -> NDArray[Any]:
-    """Returns the cells of `series` (N,): text as objects, all other kinds as float64; NaN where a value is missing.
+    """Returns the values (N,) of `series`: text as objects, all other kinds as float64; a missing value is NaN.
 
-    Dates are days since 1970-01-01.
+    Dates become days since 1970-01-01.
 
     Raises:
-        DataError: a cell is not what `column` says, or too large for float32.
+        DataError: a cell is not of the kind of `column`, or is too large for float32.
     """
     match column.kind:
         case "text":
@@ -54,12 +54,12 @@ def _finite(numbers: NDArray[np.float64], series: pd.Series[Any], where: str) ->
 
 
 def distinct_integers(series: pd.Series[Any], numbers: NDArray[np.float64]) -> bool:
-    """Whether these numbers, the values of `series`, may be an id: whole, and different in nearly every row."""
+    """Returns whether `numbers`, the values of `series`, can be ids: whole, and different in nearly every row."""
     present = numbers[~np.isnan(numbers)]
-    # pandas makes floats of integers where a cell of the column is missing.
+    # pandas makes integers floats if a cell of the column is missing.
     if (series.dtype.kind == "f" and len(present) == len(numbers)) or len(present) < FEWEST_ROWS:
         return False
-    # Ids of more than 15 digits are one number as floats.
+    # As floats, ids with more than 15 digits can be equal.
     return bool((present % 1 == 0).all()) and series.nunique() > MOST_DISTINCT * len(present)
 
 

@@ -1,6 +1,7 @@
-"""What the cells of a table's columns are: numbers, truth values, dates or text, and in which notation.
+"""The kind of each column of a table (number, truth value, date or text), and the notation of its cells.
 
-A column's kind and notation are read from all its rows, as its name is. What is fitted to values is in `encoding`.
+Kind and notation follow from all rows, hold-out rows included, because they belong to the file's format, as the name
+does. `encoding` has all that is fitted to values.
 """
 
 from __future__ import annotations
@@ -31,25 +32,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_CATEGORIES = 100
-"""Different texts of a column: each becomes a feature."""
+"""Most different texts of a column. Each becomes a feature."""
 FEWEST_ROWS = 20
-"""Below, that all values of a column differ says nothing."""
+"""Fewest rows from which a column with different values in nearly all rows counts as an id."""
 MOST_DISTINCT = 0.95
-"""Share of a column's cells: with more different values, it is an id or free text."""
+"""A column is an id or free text if it has more different values than this share of its cells."""
 _MIXED = 20
-"""Different values of a column of categories in which some are numbers, such as 0, 1, 2, 3+."""
+"""Most different values of a column of categories that are partly numbers, such as 0, 1, 2, 3+."""
 
 
 class ColumnType(BaseModel):
-    """What the cells of a column are.
+    """The kind of a column and the notation of its cells.
 
     Attributes:
-        name: of the column.
-        kind: boolean cells are 0 or 1, dates are days.
-        decimal: mark of numbers that are text.
-        thousands: separator of numbers that are text.
-        unit: a per cent or currency sign, which stands at each of these numbers.
-        format: of dates that are text, as `pandas.to_datetime` takes it.
+        name: name of the column.
+        kind: kind of the cells; a boolean becomes 0 or 1, a date becomes days.
+        decimal: decimal mark of numbers that are text.
+        thousands: separator of thousands of numbers that are text; empty: none.
+        unit: per cent or currency sign at each of these numbers; empty: none.
+        format: format of dates that are text, for `pandas.to_datetime`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,13 +64,14 @@ class ColumnType(BaseModel):
 
 
 def recognise(frame: pd.DataFrame, where: str) -> list[ColumnType]:
-    """Returns what each column of `frame` holds.
+    """Returns the type of each column of `frame`.
 
-    Where a column's numbers can be read in two notations, such as 1,234, the decimal mark of the other columns decides.
+    If a column's numbers can be read in two notations, such as 1,234, the decimal mark of the other columns decides.
 
     Raises:
-        DataError: a column holds something else, its numbers or dates can be read in two ways, a text stands between
-            its numbers, or it has more than MOST_CATEGORIES different texts. The column and how to go on are named.
+        DataError: (1) the cells have another type, (2) numbers or dates can be read in two ways, (3) a text is among
+            numbers, or (4) a column has more than MOST_CATEGORIES different texts. The error names the column and the
+            way on.
     """
     types: list[ColumnType] = []
     unclear: dict[int, list[Notation]] = {}
@@ -106,7 +108,7 @@ def _number(name: str, notation: Notation, unit: str) -> ColumnType:
 
 
 def _typed(series: pd.Series[Any], name: str, where: str) -> ColumnType | None:
-    """Returns what a column is whose type says it; None for text."""
+    """Returns the column's type by the type of its cells; None for text, which needs a closer look."""
     import pandas as pd
 
     match pd.api.types.infer_dtype(series, skipna=True):
@@ -132,7 +134,7 @@ def _typed(series: pd.Series[Any], name: str, where: str) -> ColumnType | None:
 
 
 def _of_texts(cells: ColumnCells, values: Sequence[str], present: Sequence[str], name: str, where: str) -> ColumnType:
-    """Returns what a column of texts is that are no numbers: its different `values`, and those `present` of them."""
+    """Returns the type of a column of texts that are not numbers. `present` are its `values` without MARKS."""
     if not values:
         return ColumnType(name=name, kind="number")
     lower = {value.lower() for value in values}
@@ -141,7 +143,7 @@ def _of_texts(cells: ColumnCells, values: Sequence[str], present: Sequence[str],
     formats = date_formats(present)
     if len(formats) > 1:
         raise DataError(
-            f"{where}: {shown(present[0])} may be of two dates (day or month first): write the dates as YYYY-MM-DD, or "
+            f"{where}: {shown(present[0])} can be two dates (day or month first): write the dates as YYYY-MM-DD, or "
             "leave the column out (data.drop_columns)"
         )
     if formats:
@@ -155,17 +157,17 @@ def _of_texts(cells: ColumnCells, values: Sequence[str], present: Sequence[str],
 def _two_numbers(cells: ColumnCells, where: str) -> DataError:
     row = next(row for row, cell in enumerate(cells) if cell is not None and ("." in cell or "," in cell))
     return DataError(
-        f"{where}: {shown(cells[row])} in row {row + 1} may be thousands or a decimal fraction: write the column's "
+        f"{where}: {shown(cells[row])} in row {row + 1} can be thousands or a decimal fraction: write the column's "
         "numbers without separators of thousands, or leave it out (data.drop_columns)"
     )
 
 
 def _refuse_mixed(cells: ColumnCells, present: Sequence[str], where: str) -> None:
-    """Refuses one wrong cell in a column of numbers, which would make each of its numbers a category."""
+    """Refuses a text among numbers. As a column of text, each number would become a category."""
     texts = [value for value in present if not is_number(value)]
     if not texts and present:
         raise DataError(
-            f"{where} must hold numbers in one notation, got {shown(present[0])} and others that do not go with it: "
+            f"{where} must hold numbers in one notation, got {shown(present[0])} and others in another notation: "
             "write all with the same decimal mark and unit, or leave the column out (data.drop_columns)"
         )
     if len(present) - len(texts) < len(texts):
@@ -182,7 +184,7 @@ def _refuse_mixed(cells: ColumnCells, present: Sequence[str], where: str) -> Non
 
 
 def _refuse_mixed_dates(cells: ColumnCells, present: Sequence[str], where: str) -> None:
-    """Refuses dates of several formats, or one wrong cell among dates, which would make each date a category."""
+    """Refuses dates in several formats and a text among dates. As text, each date would become a category."""
     if 2 * sum(like_dates(present)) < len(present):
         return
     wrong = {value for value, there in zip(present, nearest_format(present), strict=True) if not there}

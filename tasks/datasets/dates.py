@@ -1,4 +1,4 @@
-"""Dates and times that stand as text in a table's column: their format, and the days since 1970-01-01."""
+"""Dates and times that are text in a table's column: their format, and the days since 1970-01-01."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _DAYS = (
 _TIMES = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _FORMATS = (*("".join(parts) for parts in product(_DAYS, _TIMES)), *(time.strip() for time in _TIMES if time))
 TIME = "%H:%M:%S.%f"
-"""Of a time of day, which is of the day 1900-01-01."""
+"""The format of a time without a date. Its day is 1900-01-01."""
 _LIKE_DATE = re.compile(r"[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}([ T].*)?")
 _FIRST = 20
-"""Texts by which formats are looked for."""
+"""Number of texts from which the possible formats are found."""
 _LONGEST = 40
-"""Characters of a date and time."""
+"""Most characters of a date with a time."""
 
 
 def date_formats(texts: Sequence[str]) -> list[str]:
-    """Returns the formats in which all `texts` are dates, without those that give the same dates as another.
+    """Returns the formats in which all `texts` are dates; of formats with the same dates, only the first.
 
-    ISO 8601 (2020-01-31, perhaps with a time and an offset) is always the only one. A date with dots, 31.01.2020, has
-    the day first wherever that is possible.
+    For ISO 8601 (2020-01-31, with or without a time and an offset), it is the only format. In dates with dots, such as
+    31.01.2020, the day comes first if this is possible.
     """
     if not texts or not re.search("[0-9]{4}|[0-9]:[0-9]{2}", texts[0]) or any(len(text) > _LONGEST for text in texts):
         return []
@@ -50,7 +50,7 @@ def date_formats(texts: Sequence[str]) -> list[str]:
 
 
 def days(dates: Sequence[Any], pattern: str) -> NDArray[np.float64]:
-    """Returns the days since 1970-01-01 of texts of this format, or of dates or times; NaN where one is none."""
+    """Returns the days since 1970-01-01 of texts in this format, or of date or time objects; NaN for all others."""
     import pandas as pd
 
     texts = [each.isoformat("microseconds") if isinstance(each, time) else each for each in dates]
@@ -61,12 +61,12 @@ def days(dates: Sequence[Any], pattern: str) -> NDArray[np.float64]:
 
 
 def like_dates(texts: Sequence[str]) -> list[bool]:
-    """Returns which of `texts` look like dates of digits, whatever their format is."""
+    """Returns which of `texts` look like dates of digits, in any format."""
     return [_LIKE_DATE.fullmatch(text) is not None for text in texts]
 
 
 def nearest_format(texts: Sequence[str]) -> list[bool]:
-    """Returns which of `texts` are dates of one format, that in which most are."""
+    """Returns which of `texts` are dates in the format that fits most of them."""
     patterns = [ISO, *(p for p in _FORMATS if any(_is_date(text, p) for text in texts[:_FIRST]))]
     read = [np.isfinite(days(texts, pattern)) for pattern in patterns]
     best: list[bool] = max(read, key=lambda there: int(there.sum())).tolist()

@@ -1,4 +1,4 @@
-"""`digits`: scikit-learn's 1,797 handwritten digits of 8×8 pixels, which come with the package."""
+"""`digits`: the 1,797 handwritten digits of 8×8 pixels that are part of scikit-learn."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tasks.settings import DataSettings
 
 
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
-    """Returns the digits, x (1797, 8, 8, 1) or of `size`, in [0, 1] (the data counts 0 to 16), and no test set."""
+    """Returns x (1797, 8, 8, 1), or of `size`, in [0, 1]; the data's range 0 to 16 is divided by 16. No test set."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

@@ -1,4 +1,4 @@
-"""A table's columns as features: what is fitted to the training rows, as JSON, and the transformer rebuilt from it."""
+"""A table's columns as features. The fit to the training rows is JSON, from which the transformer is built again."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _RECORD = "`features` must be as in partition.json"
 
 
 class FittedColumn(ColumnType):
-    """A column, and what was fitted to its training rows.
+    """A column, and the values that were fitted to its training rows.
 
     Attributes:
-        fill: of a missing value; None where none may be missing.
-        categories: of text, sorted.
-        since: the day, YYYY-MM-DD, from which dates count.
+        fill: value that replaces a missing one; None if no value can be missing.
+        categories: sorted categories of text.
+        since: day 0 of the dates, YYYY-MM-DD.
     """
 
     fill: float | str | None = None
@@ -40,12 +40,12 @@ class FittedColumn(ColumnType):
 
 
 class Fitted(BaseModel):
-    """What was fitted to the training rows, as it stands under `features` in partition.json.
+    """The fit to the training rows, as under `features` in partition.json.
 
     Attributes:
         missing: `data.missing`.
-        columns: in the order of the table.
-        names: of the features: numbers in the order of the columns, then the categories of each text.
+        columns: the columns in the order of the table.
+        names: names of the features: first the numbers in the order of the columns, then each text's categories.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,23 +56,23 @@ class Fitted(BaseModel):
 
     @property
     def numbers(self) -> list[FittedColumn]:
-        """The columns that are one feature each."""
+        """Columns that become one feature each."""
         return [column for column in self.columns if column.kind != "text"]
 
     @property
     def texts(self) -> list[FittedColumn]:
-        """The columns that are a feature for each category."""
+        """Columns that become one feature for each category."""
         return [column for column in self.columns if column.kind == "text"]
 
 
 def encode(path: Path, features: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Returns the features x (N, F) of the table at `path`, by what partition.json has under `features`.
+    """Returns the features x (N, F) of the table at `path`, by `features` of partition.json.
 
-    The table may have more columns. The rows of a run get the bits that they have in data/partition.
+    The table can have further columns. The rows of the run's own table get exactly the values in data/partition.
 
     Raises:
-        DataError: the table cannot be read, a column is not there or not of the recorded kind, or a value is missing
-            where none was filled.
+        DataError: the table cannot be read, a column is missing or of another kind, or a value is missing and the run
+            filled none.
     """
     with reading(_RECORD):
         fitted = Fitted.model_validate(features)
@@ -83,10 +83,10 @@ def encode(path: Path, features: Mapping[str, Any]) -> NDArray[np.float32]:
 
 
 def values_in(frame: pd.DataFrame, columns: Sequence[ColumnType], where: str) -> pd.DataFrame:
-    """Returns the values of these columns of `frame`, as `values_of` does.
+    """Returns the values of `columns` of `frame`; see `values_of`.
 
     Raises:
-        DataError: a cell is not what its column says.
+        DataError: a cell is not of its column's kind.
     """
     import pandas as pd
 
@@ -95,10 +95,10 @@ def values_in(frame: pd.DataFrame, columns: Sequence[ColumnType], where: str) ->
 
 
 def fit(values: pd.DataFrame, columns: Sequence[ColumnType], missing: Missing, where: str) -> Fitted:
-    """Returns what the training rows `values` fit.
+    """Returns the fit to the training rows `values`.
 
     Raises:
-        DataError: a column has no value in these rows, or two features would have one name.
+        DataError: a column has no value in these rows, or two features have the same name.
     """
     refuse_empty(values, where)
     begun = Fitted(
@@ -122,9 +122,9 @@ def fit(values: pd.DataFrame, columns: Sequence[ColumnType], missing: Missing, w
 
 
 def transform(values: pd.DataFrame, fitted: Fitted, where: str) -> NDArray[np.float32]:
-    """Returns the features x (N, F) of `values` by a transformer that is rebuilt from `fitted`.
+    """Returns the features x (N, F) of `values`, by a transformer that is built again from `fitted`.
 
-    A text that is not among the categories is 0 in each of their features.
+    A text of another category is 0 in all features of its column.
 
     Raises:
         DataError: a value is missing and `fitted` has no fill, or x does not fit into memory.
@@ -138,10 +138,10 @@ def transform(values: pd.DataFrame, fitted: Fitted, where: str) -> NDArray[np.fl
 
 
 def refuse_empty(values: pd.DataFrame, where: str) -> None:
-    """Refuses a column without any value.
+    """Refuses a column without values.
 
     Raises:
-        DataError: the column is named.
+        DataError: with the column's name.
     """
     empty = values.columns[values.isna().all()].tolist()
     if empty:
@@ -155,7 +155,7 @@ def refuse_missing(values: pd.DataFrame, where: str) -> None:
     """Refuses missing values.
 
     Raises:
-        DataError: with their number, the columns and the settings that fill them.
+        RowsError: with their number, the columns and the settings that fill them.
     """
     counts = values.isna().sum()
     counts = counts[counts > 0].sort_values(ascending=False, kind="stable")
@@ -172,9 +172,9 @@ def refuse_missing(values: pd.DataFrame, where: str) -> None:
 
 
 def _transformer(fitted: Fitted) -> ColumnTransformer:
-    """Returns a transformer, not yet fitted: numbers in the order of the columns, then the categories of the texts.
+    """Returns an unfitted transformer: first the numbers in the order of the columns, then each text's categories.
 
-    What is fitted to one row of the fills, with the categories given, is what was fitted to the training rows.
+    With the categories given, a fit to one row of the fills gives the same transformer as the fit to the training rows.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -222,6 +222,6 @@ def _first_day(values: pd.Series[Any], column: ColumnType) -> str:
 
 
 def _since(values: pd.DataFrame, fitted: Fitted) -> pd.DataFrame:
-    """Returns `values` with dates as days since the recorded day: float32 has no seconds of the days since 1970."""
+    """Returns `values` with dates as days since `since`: days since 1970 are too large for seconds in float32."""
     first = {c.name: float(np.datetime64(c.since, "D").astype(int)) for c in fitted.columns if c.since}
     return values.assign(**{name: values[name] - day for name, day in first.items()}) if first else values

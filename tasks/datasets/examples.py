@@ -1,4 +1,4 @@
-"""The examples of a data source, before and after a part is held out."""
+"""The examples of a data source, before and after the hold-out data are chosen."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Labelled:
     """N examples and their labels.
 
     Attributes:
-        x: float32, C order: tables (N, F), images (N, H, W, C) with a channel axis also where C is 1. All finite.
+        x: float32, C order, finite: tables (N, F), images (N, H, W, C), also with C = 1.
         y: int32 (N,), from 0 to the number of classes - 1.
     """
 
@@ -25,13 +25,13 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class SourceFeatures:
-    """The features of all N examples, and how they came about.
+    """The features of all N examples, and how they were made.
 
     Attributes:
         x: as in `Labelled`.
-        names: of the F columns of a table, else empty.
-        fitted: what was fitted to the examples that are not held out, as JSON; empty where nothing was.
-        filled: how many missing cells of each example were filled, (N,); None where none may be missing.
+        names: names of a table's F features; empty for other data.
+        fitted: fit to the training examples, as JSON; empty if nothing was fitted.
+        filled: number of missing cells of each example that were filled, (N,); None if no cell can be missing.
     """
 
     x: NDArray[np.float32]
@@ -42,12 +42,12 @@ class SourceFeatures:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was left out, by whose it is: a client's id, `test` for the data's own test set, empty where nobody knows.
+    """The records that were left out, by owner: a client's id, `test` for the data's test set, or '' if unknown.
 
     Attributes:
-        records: how many records there are.
-        left_out: how many of them cannot be read; only where there are any.
-        clients: the clients of whom nothing can be read, sorted.
+        records: number of records.
+        left_out: number of records that cannot be read; only owners with such records.
+        clients: sorted clients without any readable record.
     """
 
     records: Mapping[str, int]
@@ -55,7 +55,7 @@ class Skipped:
     clients: tuple[str, ...]
 
     def described(self) -> dict[str, Any]:
-        """Returns what partition.json says of it."""
+        """Returns `unreadable` of partition.json."""
         clients = {
             client: {"num_records": self.records[client], "num_left_out": count}
             for client, count in self.left_out.items()
@@ -72,17 +72,17 @@ class Skipped:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a kind of data source returns: labels first, and features once it is decided what is held out.
+    """The content of a data source: labels, and features as soon as the hold-out data are known.
 
     Attributes:
         y: int32 (N,), from 0 to len(classes) - 1.
-        features: returns the features of all N examples, given which of them are held out, (N,): a fill or a scale is
-            fitted to the others only. It is called once.
+        features: (which of the N examples are held out, (N,)) -> features of all N examples. The training examples
+            alone decide what is fitted. It is called once.
         classes: as in `RawExamples`.
-        clients: as in `RawExamples`, of all N.
-        groups: the group of each example, such as its patient, (N,); None where the data has no groups.
-        test: the data's own test set; None where a part of the N examples is to be held out.
-        skipped: the records that could not be read; None where each must be (`data.skip_unreadable`).
+        clients: as in `RawExamples`, for all N examples.
+        groups: group of each example, such as its patient, (N,); None if the data have no groups.
+        test: the data's own test set; None if a part of the N examples will be held out.
+        skipped: the records that cannot be read; None if such a record is an error (`data.skip_unreadable`).
     """
 
     y: NDArray[np.int32]
@@ -95,29 +95,29 @@ class Source:
 
 
 def unfitted(x: NDArray[np.float32]) -> Callable[[NDArray[np.bool_]], SourceFeatures]:
-    """Returns the `features` of a source whose features `x` are the same whatever is held out."""
+    """Returns `features` of a source whose features `x` do not depend on the hold-out data."""
     return lambda held: SourceFeatures(x)
 
 
 @dataclass(frozen=True, eq=False)
 class RawExamples:
-    """The raw data of a run: N training examples and M held-out ones, of the same classes.
+    """The raw data of a run: N training examples and M hold-out examples, of the same classes.
 
     Attributes:
-        x: float32, C order: tables (N, F), images (N, H, W, C) with a channel axis also where C is 1. All finite;
-            images of 8-bit files or arrays are in [0, 1].
-        y: int32 (N,), from 0 to len(classes) - 1; every class has a training example.
-        classes: the name of each label, at least two.
-        clients: the id of each example's client, text (N,), where the data says whose it is; else None. Ids can name
-            folders (`tasks.clients.check_client_id`).
-        test_x: float32 (M, ...), M >= 1: the source's own test set, or the part that was held out.
-        test_y: int32 (M,); not every class need occur.
-        feature_names: of the F columns of a table, else empty.
-        fitted: what was fitted to the training examples, as JSON; empty where nothing was.
-        filled: how many missing cells of each training example were filled, (N,); None where none may be missing.
-        test_filled: the same of the held-out examples, (M,).
+        x: float32, C order, finite: tables (N, F), images (N, H, W, C), also with C = 1. Images of 8-bit files or
+            arrays are in [0, 1].
+        y: int32 (N,), from 0 to len(classes) - 1; each class has a training example.
+        classes: name of each label, at least two.
+        clients: id of each example's client, text (N,); None if the data name no clients. Each id can name a folder
+            (`tasks.clients.check_client_id`).
+        test_x: float32 (M, ...), M >= 1: the source's test set, or the examples that were held out.
+        test_y: int32 (M,); classes can be missing.
+        feature_names: names of a table's F features; empty for other data.
+        fitted: fit to the training examples, as JSON; empty if nothing was fitted.
+        filled: number of missing cells of each training example that were filled, (N,); None if none can be missing.
+        test_filled: the same for the hold-out examples, (M,).
         skipped: as in `Source`.
-        held_out: which clients and how many groups are held out, for partition.json; empty for single examples.
+        held_out: hold-out clients and numbers of groups, for partition.json; empty if single examples are held out.
     """
 
     x: NDArray[np.float32]

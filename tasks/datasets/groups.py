@@ -1,4 +1,4 @@
-"""A hold-out of whole groups, such as patients: none is in training and hold-out both."""
+"""Hold-out data of whole groups, such as patients: no group is in the training and in the hold-out data."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,24 +7,26 @@ from scipy.sparse import csr_array
 from tasks.errors import DataError
 
 ORDERS = 20
-"""Orders of the groups that are tried, fewer where there are more than VISITS / ORDERS groups."""
+"""Most random orders of the groups that are tried; fewer if there are more than VISITS / ORDERS groups."""
 
 VISITS = 20_000
-"""Groups looked at over all orders, about a fifth of a second."""
+"""Most groups that are visited in all orders together; so many take about 0.2 s."""
 
 
 def whole_groups(
     y: NDArray[np.int32], groups: NDArray[np.str_], fraction: float, rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """Returns which examples are held out, (N,): whole groups, near `fraction` of all and of each class.
+    """Returns which examples are held out, (N,): whole groups, close to `fraction` of all examples and of each class.
 
-    In a random order, a group is held out if that brings the hold-out nearer to its share, the sum of
-    (held - fraction · n)² / n over the n examples of each class and of all classes together, and if every class keeps
-    a training example. Of ORDERS orders the nearest counts. scikit-learn's GroupShuffleSplit takes a fraction of the
-    groups, not of the examples, and StratifiedGroupKFold knows only fractions 1/k; neither keeps a class in training.
+    The distance from this fraction is the sum of (held - fraction · n)² / n, over the n examples of each class and over
+    all n = N examples. The groups are visited in a random order. A group is held out if (1) this makes the distance
+    smaller, and (2) each class keeps a training example. The order with the smallest distance is used, of up to ORDERS.
+
+    Rejected: scikit-learn's GroupShuffleSplit takes a fraction of the groups, not of the examples;
+    StratifiedGroupKFold has only fractions 1/k; neither keeps a training example of each class.
 
     Raises:
-        DataError: no group can be held out: of each, some class has no example elsewhere.
+        DataError: no group can be held out, because each has all examples of some class.
     """
     names, group = np.unique(groups, return_inverse=True)
     label = np.unique(y, return_inverse=True)[1]
@@ -39,8 +41,8 @@ def whole_groups(
             best, nearest = taken, distance
     if not best.any():
         raise DataError(
-            f"two groups must have examples of one class for one to be held out, got {len(names)} groups that each "
-            "have all examples of a class: leave data.group_column empty, or give the data a group more"
+            f"a group can be held out only if other groups have examples of all its classes, got {len(names)} groups "
+            "that each have all examples of some class: leave data.group_column empty, or add a group to the data"
         )
     return np.asarray(best[group])
 
@@ -48,7 +50,7 @@ def whole_groups(
 def _draw(
     counts: csr_array, total: NDArray[np.int64], fraction: float, order: NDArray[np.int64]
 ) -> tuple[NDArray[np.bool_], float]:
-    """Returns which groups are held out, (G,), and how far they are from their share."""
+    """Returns which groups are held out, (G,), and their distance (see `whole_groups`)."""
     taken, held, target = np.zeros(len(order), dtype=np.bool_), np.zeros(len(total)), fraction * total
     fallback = -1, np.inf
     for group in order.tolist():
@@ -63,7 +65,7 @@ def _draw(
         elif change < fallback[1]:
             fallback = group, change
     if not taken.any() and fallback[0] >= 0:
-        # Every group is more than twice the share: the smallest step beyond it is nearer to what was asked than none.
+        # No group makes the distance smaller, but one must be held out: the one with the smallest increase.
         group = fallback[0]
         taken[group] = True
         row = slice(counts.indptr[group], counts.indptr[group + 1])

@@ -1,4 +1,4 @@
-"""The part of the examples that no client trains on."""
+"""The choice of the hold-out data: the examples that no client trains on."""
 
 import logging
 from collections.abc import Sequence
@@ -15,21 +15,26 @@ from tasks.settings import DataSettings, naming
 _log = logging.getLogger(__name__)
 
 HOLD_OUT_STREAM = 0x401D
-"""Which of the seed's random streams draws the hold-out."""
+"""The seed's random stream that draws the hold-out data."""
 
 _NAMED = 20
-"""Most clients named in one line."""
+"""Most clients that a line names."""
 
 
 def hold_out(source: Source, settings: DataSettings, seed: int) -> RawExamples:
-    """Returns the examples of `source` with its own test set, or else with a part of them as test set.
+    """Returns the training and hold-out examples of `source`.
 
-    That part is, by `settings`: the clients of `hold_out_clients`, whole; or near `test_fraction` of all examples, of
-    whole groups where the source has groups, else stratified over labels alone, also where examples have clients. A
-    client whose every example is held out takes no part in the training any more; it is named in a warning.
+    The hold-out data are the first of these that applies:
+
+    1. All examples of the clients in `hold_out_clients`.
+    2. The source's own test set.
+    3. If the source has groups: whole groups, with nearly `test_fraction` of the examples.
+    4. `test_fraction` of the examples of each label. The clients are not considered.
+
+    A client whose examples are all held out does not train. A warning names it.
 
     Raises:
-        DataError: nothing can be held out, or a class would have no training example, or a group is on both sides.
+        DataError: nothing can be held out, a class would have no training example, or a group would be in both parts.
     """
     held = _held(source, settings, seed)
     described = _described(source, settings, held)
@@ -66,22 +71,22 @@ def _held(source: Source, settings: DataSettings, seed: int) -> NDArray[np.bool_
         held = stratified(source.y, settings.test_fraction, rng)
     if not held.any():
         raise DataError(
-            f"a class must have two examples for one to be held out as a test, got {len(held)} examples "
+            f"a class must have two examples, so that one can be held out, got {len(held)} examples "
             f"of {len(source.classes)} classes"
         )
     if source.clients is not None:
         gone = sorted(set(source.clients.tolist()) - set(source.clients[~held].tolist()))
         if gone:
-            _log.warning("%d clients have no example left but held-out ones: %s", len(gone), ", ".join(gone))
+            _log.warning("%d clients have hold-out examples only and do not train: %s", len(gone), ", ".join(gone))
     return held
 
 
 def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
-    """Returns which examples are of the clients `named`, (N,).
+    """Returns (N,) which examples belong to the clients `named`.
 
     Raises:
-        DataError: the data has no clients, or a test set of its own; or a client is unknown; or no client or a class
-            would be left without training examples.
+        DataError: the data have no clients, or have their own test set; a client is unknown; no client would be left to
+            train, or a class would have no training example.
     """
     if source.test:
         raise DataError(
@@ -90,7 +95,7 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
         )
     if source.clients is None:
         raise DataError(
-            "data.hold_out_clients needs data that says whose each example is (data.kind clients or synthetic, "
+            "data.hold_out_clients needs data that name each example's client (data.kind clients or synthetic, "
             "data.client_column in a table, a column client in a CSV of images): leave it empty, got "
             f"{listed(named, _NAMED)}"
         )
@@ -114,10 +119,10 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) -> dict[str, Any]:
-    """Returns what partition.json says of held-out clients and groups, and says it in the log.
+    """Returns `held_out` of partition.json, and logs it: the hold-out clients and the numbers of groups.
 
     Raises:
-        DataError: a group is on both sides, which only clients that share a group can bring about.
+        DataError: a group is in both parts. This happens only if clients share a group.
     """
     described: dict[str, Any] = {}
     if settings.hold_out_clients:
@@ -128,13 +133,13 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
         both = sorted(train & test)
         if both:
             raise DataError(
-                f"no group of data.group_column {settings.group_column!r} may be in training and hold-out both, but "
-                f"{both[0]!r} ({len(both)} such groups) is of clients in and out of data.hold_out_clients: hold out "
+                f"no group of data.group_column {settings.group_column!r} can be in both training and hold-out data, "
+                f"but {both[0]!r} ({len(both)} such groups) has clients in and out of data.hold_out_clients: hold out "
                 "all clients of a group, or leave one of the two settings empty"
             )
         described["groups"] = {"column": settings.group_column, "train": len(train), "test": len(test)}
         _log.info(
-            "groups of %r: %d to train on and %d held out, with %.1f %% of the examples",
+            "groups of %r: %d for training and %d held out, with %.1f %% of the examples",
             settings.group_column,
             len(train),
             len(test),
@@ -144,10 +149,11 @@ def _described(source: Source, settings: DataSettings, held: NDArray[np.bool_]) 
 
 
 def stratified(y: NDArray[np.int32], fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Returns which of the examples with labels y (N,) are held out, (N,).
+    """Returns (N,) which of the examples with labels y (N,) are held out.
 
-    Of a class with n examples, `fraction` · n are held out, rounded, but at least 1 and at most n - 1; the only
-    example of a class stays, for a class must be trained on. So each class is within one example of its share.
+    Of a class with n examples, `fraction` · n are held out, rounded, at least 1 and at most n - 1. The only example of
+    a class is not held out, because each class needs a training example. So each class is within one example of its
+    fraction.
     """
     held = np.zeros(len(y), dtype=np.bool_)
     for label in np.unique(y):

@@ -1,4 +1,4 @@
-"""`images`: a folder of images for each class, or a CSV that names images, their labels and their clients."""
+"""`images`: a folder of images for each class, or a CSV with images, their labels and their clients."""
 
 import logging
 import math
@@ -28,9 +28,9 @@ SUFFIXES = (
     *(".pbm", ".pgm", ".ppm", ".pnm"),
 )
 WORDS = {"grey": "grey (one channel)", "colour": "RGB", "numbers": "numbers (unscaled)"}
-"""What the log calls the modes that images are converted to."""
+"""Names for the log of the modes that images are converted to."""
 _NAMED = 5
-"""Most sizes or modes named in one line."""
+"""Most sizes or modes that a line names."""
 LIST = "labels.csv"
 
 _log = logging.getLogger(__name__)
@@ -38,16 +38,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, and what is known of it.
+    """An image file with its label.
 
     Attributes:
         path: the file.
         label: its class.
-        named: where it stands, to begin an error with.
-        place: the same as an adverb, in an error of another one.
-        client: empty where nothing says whose it is.
-        group: of `data.group_column`; empty without.
-        problem: what is wrong with the row that names it; else empty.
+        named: file or row of the CSV, as the beginning of an error.
+        place: the same as an adverb, for the error of another picture.
+        client: its client's id; empty if unknown.
+        group: its cell of `data.group_column`; empty without the setting.
+        problem: error in its row of the CSV; empty if there is none.
     """
 
     path: Path
@@ -62,17 +62,22 @@ class Picture:
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
     """Returns x (N, H, W, C) of the images at `path`, and no test set.
 
-    `path` is a folder with one folder of images for each class, a CSV with the columns `path`, `label` and, if wanted,
-    `client` (paths relative to the CSV), or a folder that holds such a CSV as `labels.csv`. The classes are the sorted
-    labels. Turning marks of cameras (EXIF) are not applied.
+    `path` is one of these:
 
-    Each image is resized to `size` as it is read, if `size` is given. Images of one mode of FULL_SCALE keep its
-    channels, in [0, 1]. All others become grey if every image is grey in kind, or else RGB, and what is transparent
-    becomes white. 32-bit numbers stay as they are.
+    1. A folder with one folder of images for each class.
+    2. A CSV with the columns `path` (relative to the CSV), `label` and, optionally, `client`.
+    3. A folder with such a CSV, `labels.csv`.
+
+    The classes are the sorted labels. Rotation marks of cameras (EXIF) are not applied. If `size` is given, each image
+    is resized while it is read. The images' modes decide the channels:
+
+    1. If all images have the same mode of FULL_SCALE, they keep its channels, in [0, 1].
+    2. 32-bit numbers keep their values.
+    3. All other images become grey if all of them are grey in kind, and RGB otherwise. Transparent areas become white.
 
     Raises:
-        DataError: a file is missing, there twice, no image or damaged; the images differ in size and no `size` is
-            given; only some are 32-bit numbers; a label is missing.
+        DataError: a file is missing, named twice, damaged or no image; a label is missing; the images differ in size
+            and no `size` is given; or only some images are 32-bit numbers.
     """
     if path.is_file():
         pictures = _in_csv(path, settings.group_column)
@@ -146,7 +151,7 @@ def _in_csv(file: Path, group: str) -> list[Picture]:
         raise DataError(f"data.group_column must differ from the column of the labels, got {group!r}")
     if not rows:
         raise DataError(f"{file} must name at least one image, got no row")
-    # A flow run's folder has a link to the CSV alone: the images are beside the file that it leads to.
+    # The folder of a flow run has a link to the CSV, without the images: they are next to the CSV itself.
     beside = any((file.parent / (row["path"] or "").strip().replace("\\", "/")).is_file() for row in rows)
     folder = file.parent if beside else file.resolve().parent
     return [_in_row(file, folder, row, number, group) for number, row in enumerate(rows, start=1)]
@@ -163,7 +168,7 @@ def _in_row(file: Path, folder: Path, row: dict[str, str], number: int, group: s
         problem = f"{where} must have as many cells as the header, got {'more' if None in row else 'fewer'}"
     if Path(cells["path"]).is_absolute() or PureWindowsPath(cells["path"]).is_absolute():
         raise DataError(f"{where}: path must be relative to the folder of the CSV, got {cells['path']!r}")
-    if os.path.normpath(cells["path"]).split(os.sep)[0] == os.pardir:  # DVC does not watch what is elsewhere
+    if os.path.normpath(cells["path"]).split(os.sep)[0] == os.pardir:  # DVC does not watch files elsewhere
         raise DataError(f"{where}: path must stay in the folder of the CSV, got {cells['path']!r}")
     if cells.get("client"):
         try:
@@ -182,7 +187,7 @@ def _in_row(file: Path, folder: Path, row: dict[str, str], number: int, group: s
 
 
 def _check(picture: Picture) -> Picture:
-    """Returns `picture` if its row is whole and its file there."""
+    """Returns `picture` if its row is complete and its file exists."""
     if picture.problem:
         raise DataError(picture.problem)
     if not picture.path.is_file():
@@ -192,9 +197,9 @@ def _check(picture: Picture) -> Picture:
 
 
 def _refuse_twice(pictures: Sequence[Picture]) -> None:
-    """Refuses a file that is named twice, also through `a/../a` or a link to its folder.
+    """Refuses a file that is named twice, also by `a/../a` or by a link to its folder.
 
-    A link in the file's own place is not followed: where DVC links to its cache, equal images are one file there.
+    A link at the file's own place is not followed: if DVC links files to its cache, equal images share one file there.
     """
     folders: dict[Path, tuple[int, int]] = {}
     seen: dict[tuple[int, int, str], str] = {}
@@ -209,7 +214,7 @@ def _refuse_twice(pictures: Sequence[Picture]) -> None:
 
 
 def _stack(paths: Sequence[Path], size: Size, unreadable: Unreadable) -> NDArray[np.float32]:
-    """Returns the images that can be read, (N, H, W, C), all of the one size and mode that their headers allow."""
+    """Returns the readable images (N, H, W, C), in the size and mode that follow from all headers."""
     read = unreadable.each("", paths, lambda path: (path, header(path)))
     named, headers = [path for path, _ in read], [of_path for _, of_path in read]
     wanted = target(headers, named)
@@ -242,7 +247,7 @@ def _one_size(headers: Sequence[Header], paths: Sequence[Path]) -> tuple[int, in
 
 
 def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> None:
-    """Says once what was found, where anything is changed."""
+    """Logs modes and sizes in one line, unless all images keep theirs."""
     modes, sizes = Counter(each.mode for each in headers), Counter(each.size for each in headers)
     if wanted in FULL_SCALE and set(sizes) == {size}:
         return
@@ -259,6 +264,6 @@ def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> No
 
 
 def _counted(counts: Counter[Any]) -> str:
-    """Returns "RGB (257), RGBA (43)", the most frequent first."""
+    """Returns text such as "RGB (257), RGBA (43)", the most frequent first."""
     every = [f"{list(key) if isinstance(key, tuple) else key} ({n})" for key, n in counts.most_common()]
     return listed(every, _NAMED)

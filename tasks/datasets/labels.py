@@ -1,4 +1,4 @@
-"""Labels as arrays hold them, and the classes that they become."""
+"""The labels in arrays, and the classes that they become."""
 
 import itertools
 import logging
@@ -19,23 +19,23 @@ from tasks.errors import DataError, reading, shown
 _log = logging.getLogger(__name__)
 
 _NAMED = 20
-"""Most classes named in one line."""
+"""Most classes that a line names."""
 
 _BITS = {2: 11, 4: 24}
-"""Bits of the integers that a float of so many bytes has all; of the larger ones, 53 at least."""
+"""Bytes of a float to the bits of the integers that it represents exactly; 53 for larger floats."""
 
 _ALLOWED = "integers, text, truth values or one-hot rows"
 
 
 @dataclass(frozen=True, eq=False)
 class RawLabels:
-    """The labels of N examples as they stand in an array.
+    """The labels of N examples as in their array.
 
     Attributes:
-        names: each label that occurs, as text.
-        index: the place of each example's label in `names`, (N,); -1 where it cannot be read.
-        form: what the array holds.
-        where: the array, to begin an error with.
+        names: the different labels, as text.
+        index: place of each example's label in `names`, (N,); -1 if the label cannot be read.
+        form: form of the labels, such as `integers` or `text`.
+        where: name of the array, as the beginning of an error.
     """
 
     names: tuple[str, ...]
@@ -47,10 +47,10 @@ class RawLabels:
 def read_labelled(
     x: Raw, y: Raw, where_x: str, where_y: str, leave_out: LeaveOut
 ) -> tuple[NDArray[np.float32], RawLabels]:
-    """Returns features as `as_features` does and labels as `read_labels` does.
+    """Returns the features by `as_features` and the labels by `read_labels`.
 
     Raises:
-        DataError: as they do, or the lengths differ.
+        DataError: see these two; or the lengths differ.
     """
     features = as_features(x, where_x, leave_out)
     if y.ndim and len(features) != len(y):
@@ -63,10 +63,11 @@ def read_labelled(
 def read_labels(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
     """Returns the labels of an array: integers, floats without a fraction, text, truth values, or one-hot rows.
 
-    Shapes are (N,) and (N, 1); one-hot rows are (N, C), C >= 2, and column c is label c. Bytes are text in UTF-8.
+    The shape is (N,) or (N, 1), or (N, C) with C >= 2 for one-hot rows, in which column c is label c. Bytes are text in
+    UTF-8.
 
     Raises:
-        DataError: another type or shape, or empty.
+        DataError: the array has another type or shape, or is empty.
     """
     if raw.dtype.kind not in "biufUS":
         raise DataError(f"{where} must hold labels ({_ALLOWED}), got {dtype_name(raw)}")
@@ -81,7 +82,7 @@ def read_labels(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
         return _text(flat, where, leave_out)
     wrong = np.zeros(len(flat), dtype=np.bool_)
     if raw.dtype.kind == "f":
-        # Beyond that, a float stands for several integers, and two classes would become one.
+        # A larger float represents several integers, so two classes would become one.
         exact = 2.0 ** _BITS.get(raw.dtype.itemsize, 53)
         missing = ~np.isfinite(flat)
         fraction = ~missing & ~((np.abs(flat) <= exact) & (flat == np.floor(flat)))
@@ -108,7 +109,7 @@ def _indexed(flat: Raw, wrong: NDArray[np.bool_], form: str, where: str) -> RawL
 def _text(flat: NDArray[Any], where: str, leave_out: LeaveOut) -> RawLabels:
     with reading(f"{where} must hold text in UTF-8"):
         text = np.char.strip(np.char.decode(flat, "utf-8") if flat.dtype.kind == "S" else flat)
-        # "nan" is what NumPy makes of a missing value among text.
+        # NumPy turns a missing value among texts into "nan".
         wrong = np.isin(text, ["", "nan"])
         worst = int(np.argmax(wrong))
         leave_out(wrong, f"{where} must hold a label for each example, got {str(text[worst])!r} in example {worst}")
@@ -133,31 +134,34 @@ def _one_hot(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
 
 @dataclass(frozen=True, eq=False)
 class Numbered:
-    """Classes, and the labels of each client and of the test set as numbers, -1 where one cannot be used."""
+    """The classes, and the numbered labels of each client and of the test set; -1 for a label that cannot be used."""
 
     classes: tuple[str, ...]
     y: dict[str, NDArray[np.int32]]
 
 
 def number_labels(parts: Mapping[str, RawLabels], test: RawLabels | None, unreadable: Unreadable) -> Numbered:
-    """Returns the classes of training labels: the sorted labels, as numbers where all are integers.
+    """Returns the classes and the numbered labels. The classes are the sorted labels; if all are integers, as numbers.
 
-    Which label became which class is said in one line of the log, unless the labels are the integers 0 … C-1.
+    A line of the log says which label became which class, unless the labels are the integers 0 … C-1.
 
-    A label is out of range, and no class, if all of this is true: (1) all labels are integers, and not one-hot;
-    (2) a gap lies between it and the integers that most examples have; -1 is behind a gap from 0; (3) the test set, if
-    there is one, has neither it nor a label on its side of the gap; (4) of several clients, one alone has such labels,
-    or, of a single one, there is a test set. Labels at equal distances (0 and 255; 10, 20, 30) and labels that lie
-    around 0 evenly (-1 and 1) have no gap. What cannot be known: a client that counts labels from 1 where the others
-    count from 0, or a wrong label next to the right ones.
+    A label is out of range, and not a class, if all four conditions hold:
+
+    1. All labels are integers, and not one-hot.
+    2. There is a gap between the label and the integers that most examples have. -1 has a gap to 0.
+    3. The test set, if there is one, has no label on this side of the gap.
+    4. Only one of several clients has labels on this side of the gap; or there is only one client, and a test set.
+
+    Labels at equal distances have no gap (0 and 255; 10, 20, 30; -1 and 1). Two errors cannot be found: a client that
+    counts labels from 1 while the others count from 0, and a wrong label next to the right ones.
 
     Args:
-        parts: the training labels of each client, or of '' where there are no clients.
-        test: the labels of the data's own test set.
-        unreadable: takes the examples whose label is no class.
+        parts: training labels of each client, or of '' if there are no clients.
+        test: labels of the data's own test set.
+        unreadable: collects the examples whose label is not a class.
 
     Raises:
-        DataError: labels of two forms, or a label that is too long.
+        DataError: the labels have two forms, or a label is too long.
     """
     parts = {whose: _readable(part, unreadable.wrong(whose, len(part.index))) for whose, part in parts.items()}
     test = test and _readable(test, unreadable.wrong(TEST, len(test.index)))
@@ -195,12 +199,12 @@ def number_labels(parts: Mapping[str, RawLabels], test: RawLabels | None, unread
 
 
 def _warn_of_ones(counts: Mapping[str, Mapping[str, int]], form: str) -> None:
-    """Warns of a client whose labels are those of all others and one more: it may count from 1, the others from 0."""
+    """Warns of a client whose labels minus 1 are the labels of all others: it may count from 1, and they from 0."""
     for whose, own in counts.items() if form == "integers" and len(counts) > 2 else ():
         others = {int(name) for other, labels in counts.items() if other != whose for name in labels}
         if {int(name) - 1 for name in own} == others:
             _log.warning(
-                "client %s has the labels %s where all others have %s: if it counts the same classes from another "
+                "client %s has the labels %s, all others have %s: if it counts the same classes from another "
                 "number, number them as the others do",
                 whose,
                 _listed(sorted(own, key=int)),
@@ -209,12 +213,12 @@ def _warn_of_ones(counts: Mapping[str, Mapping[str, int]], form: str) -> None:
 
 
 def _readable(part: RawLabels, wrong: NDArray[np.bool_]) -> RawLabels:
-    """Returns `part` without the labels of examples whose features cannot be read: they make no class."""
+    """Returns `part` without the labels of examples that cannot be read: such a label makes no class."""
     return replace(part, index=np.where(wrong, -1, part.index))
 
 
 def _counts(part: RawLabels) -> dict[str, int]:
-    """Returns how many examples have each label; two labels that differ in blanks at the ends only are one."""
+    """Returns the number of examples of each label. Labels that differ only in blanks at the ends are the same."""
     counts = Counter[str]()
     held, times = np.unique(part.index[part.index >= 0], return_counts=True)
     for place, count in zip(held.tolist(), times.tolist(), strict=True):
@@ -243,7 +247,7 @@ def _leave_out_strange(
 
 
 def _out_of_range(classes: Sequence[str], counts: Mapping[str, Mapping[str, int]], test: RawLabels | None) -> set[str]:
-    """Returns the labels of `classes`, which are sorted, that are no classes (see `number`)."""
+    """Returns the labels out of the sorted `classes` that are out of range (see `number_labels`)."""
     if not all(re.fullmatch(r"[+-]?[0-9]+", name) for name in classes):
         return set()
     values = [int(name) for name in classes]

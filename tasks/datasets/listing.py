@@ -1,4 +1,4 @@
-"""What of a folder counts as data."""
+"""The entries of a folder that are data."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ _ABOUT_THE_DATA = {
 
 
 def entries(folder: Path) -> list[Path]:
-    """Returns what `folder` holds, sorted by name, without hidden files, those that systems leave, README and LICENSE.
+    """Returns the entries of `folder`, sorted by name, without hidden files, system files, README and LICENSE.
 
     Raises:
-        DataError: there is no such folder, or a name in it is not in UTF-8.
+        DataError: the folder is missing, or the name of an entry is not in UTF-8.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} must be a folder, got {'a file' if folder.exists() else 'nothing there'}")
@@ -24,7 +24,7 @@ def entries(folder: Path) -> list[Path]:
         for entry in folder.iterdir()
         if not entry.name.startswith(".")
         and entry.name.lower() not in _LEFT_BY_SYSTEMS
-        # A class may be called `license`, a client too: only what is a text is about the data.
+        # A folder `license` is a class, not a text about the data.
         and not (entry.name.lower() in _ABOUT_THE_DATA and entry.is_file())
     )
     for entry in listed:

@@ -1,4 +1,4 @@
-"""Numbers that stand as text in a table's column: with a decimal comma, separators of thousands, or a unit."""
+"""Numbers that are text in a table's column: with a decimal comma, separators of thousands, or a unit."""
 
 import re
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ NOTATIONS: tuple[Notation, ...] = (POINT, (",", ""), (".", ","), (",", "."), (".
 
 UNITS = ("%", "$", "€", "£", "¥")
 
-# The kinds of space, apostrophe and minus that a spreadsheet writes.
+# Spaces, apostrophe and minus as spreadsheets write them.
 _PLAIN = str.maketrans({"\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'", "\u2212": "-"})
 
 
 def notations(texts: Sequence[str]) -> list[Notation]:
-    """Returns the notations in which all `texts` are numbers, without those that give the same numbers as another."""
+    """Returns the notations in which all `texts` are numbers; of notations with the same numbers, only the first."""
     written = "".join(texts).translate(_PLAIN)
     readings: dict[Notation, NDArray[np.float64]] = {}
     for decimal, thousands in NOTATIONS if texts else ():
-        # Where its mark stands nowhere, a notation says what a simpler one says.
+        # A notation whose mark does not occur gives the same numbers as a simpler one.
         if (decimal, thousands) == POINT or (thousands or decimal) in written:
             numbers = read_numbers(texts, decimal, thousands)
             if not np.isnan(numbers).any() and not any(np.array_equal(numbers, other) for other in readings.values()):
@@ -34,18 +34,15 @@ def notations(texts: Sequence[str]) -> list[Notation]:
 
 
 def decimal_mark(texts: Sequence[str], notation: Notation) -> set[str]:
-    """Returns the decimal mark of `texts` in which it stands, or a point or comma as separator of thousands beside it.
-
-    Otherwise, the set is empty.
-    """
+    """Returns the decimal mark of `texts`, if a point or comma of this notation occurs in them; else the empty set."""
     written = [mark for mark in notation if mark in (".", ",")]
     return {notation[0]} if any(mark in text for text in texts for mark in written) else set()
 
 
 def decided(options: Sequence[Notation], marks: set[str]) -> Notation | None:
-    """Returns the one of two notations whose decimal mark is among `marks`, those of a table's other columns.
+    """Returns the notation in `options` whose decimal mark is in `marks`, the marks of a table's other columns.
 
-    Where these columns have no mark, a decimal point is one. None: it cannot be decided.
+    If the other columns have no mark, the decimal point is chosen. None: several notations, or none, are possible.
     """
     fitting = [notation for notation in options if notation[0] in marks]
     if not marks and POINT in options:
@@ -54,12 +51,12 @@ def decided(options: Sequence[Notation], marks: set[str]) -> Notation | None:
 
 
 def common_unit(texts: Sequence[str]) -> str:
-    """Returns the unit that stands before or after each of `texts`; empty if there is none."""
+    """Returns the unit before or after each of `texts`; empty if there is none."""
     return next((unit for unit in UNITS if texts and all(without_unit(text, unit) != text for text in texts)), "")
 
 
 def without_unit(text: str, unit: str) -> str:
-    """Returns `text` without this unit before or after it, as in 12 %, $5 and -$5; as it is without a unit."""
+    """Returns `text` without `unit` before or after the number, as in 12 %, $5 and -$5; `text` if it has no unit."""
     sign = text[:1] if text[:1] in ("+", "-", "\u2212") else ""
     if unit and text.endswith(unit):
         return text.removesuffix(unit).rstrip()
@@ -69,13 +66,13 @@ def without_unit(text: str, unit: str) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Whether `text` is a number in any notation, with or without a unit."""
+    """Returns whether `text` is a number in any notation, with or without a unit."""
     plain = without_unit(text, common_unit([text])).translate(_PLAIN)
     return any(_pattern(notation).fullmatch(plain) for notation in NOTATIONS)
 
 
 def read_numbers(cells: Sequence[Any], decimal: str, thousands: str, unit: str = "") -> NDArray[np.float64]:
-    """Returns the numbers (N,) that `cells` are in this notation; NaN from the first that is none."""
+    """Returns the numbers (N,) in `cells`, in this notation; NaN from the first cell on that is not a number."""
     pattern = _pattern((decimal, thousands))
     values = np.full(len(cells), np.nan)
     for index, cell in enumerate(cells):
@@ -99,7 +96,7 @@ def _as_float(number: Any) -> float:
 
 @cache
 def _pattern(notation: Notation) -> re.Pattern[str]:
-    """Each digit has one place: `[0-9]+[.]?[0-9]*` would try every way to cut a long cell that is no number."""
+    """Each digit can match in one place only: for a long cell that is no number, `[0-9]+[.]?[0-9]*` tries all cuts."""
     decimal, thousands = map(re.escape, notation)
     whole = f"(?:[1-9][0-9]{{0,2}}(?:{thousands}[0-9]{{3}})+|[0-9]{{1,3}})" if thousands else "[0-9]+"
     return re.compile(rf"[+-]?(?:{whole}(?:{decimal}[0-9]*)?|{decimal}[0-9]+)(?:[eE][+-]?[0-9]+)?|[+-]?(?i:inf)")

@@ -1,4 +1,4 @@
-"""`npz`: one .npz file with arrays in Keras' or MedMNIST's naming."""
+"""`npz`: one .npz file with arrays named as in Keras or in MedMNIST."""
 
 import logging
 from pathlib import Path
@@ -26,13 +26,13 @@ UNUSED = {"val_images", "val_labels"}
 
 
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
-    """Returns the training examples and, where the file has them, the test examples.
+    """Returns the training examples and, if the file has them, the test examples.
 
-    MedMNIST's validation set (`val_images`, `val_labels`) is not used: validation here is on the hold-out. Any other
-    array beside those of the naming is named in a warning.
+    MedMNIST's validation set (`val_images`, `val_labels`) is not used, because val_loss is measured on the hold-out
+    data. A warning names all further arrays.
 
     Raises:
-        DataError: an array is missing, or is not what `tasks.datasets.checks` and `tasks.datasets.labels` allow.
+        DataError: an array is missing, or is not as `tasks.datasets.checks` and `tasks.datasets.labels` allow.
     """
     names = {name.lower() for name in array_names(path)}
     matching = [naming for naming in NAMINGS if names & set(naming)]

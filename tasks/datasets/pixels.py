@@ -1,4 +1,4 @@
-"""One image file: its size and mode, and its pixels as numbers, whatever its format and mode."""
+"""One image file of any format and mode: its size and mode, and its pixels as numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from tasks.errors import DataError, reading
 if TYPE_CHECKING:
     from PIL import Image
 
-# Only these decoders are tried, whatever the file is called: Pillow's EPS decoder would start Ghostscript.
+# Only these decoders are tried, for any file name: Pillow's EPS decoder would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 FULL_SCALE = {"1": 1, "L": 255, "LA": 255, "RGB": 255, "RGBA": 255, "I;16": 65535}
-"""Pillow's modes that stay as they are if all images have one of them, and the value of a pixel that becomes 1."""
+"""Pillow's modes that are kept if all images have the same one, and the pixel value that becomes 1."""
 CHANNELS = {"LA": 2, "RGB": 3, "RGBA": 4, "colour": 3}
-"""Of what `target` returns; all others have one."""
+"""Number of channels by the result of `target`; all others have one."""
 DEEP = {"I;16", "I;16B", "I;16L", "I"}
-"""Modes of 16 bits a pixel; `I` is one in PPM only, where Pillow scales to 65535."""
+"""Modes with 16 bits per pixel. `I` is one only in PPM, for which Pillow scales to 65535."""
 
 Sort = Literal["grey", "colour", "numbers"]
-"""`numbers` are 32-bit integers or floats: nothing says which of them is white."""
+"""`numbers` are 32-bit integers or floats, for which the value of white is unknown."""
 SORTS: dict[str, Sort] = {
     **dict.fromkeys(("1", "L", "LA", "La", "I;16", "I;16B", "I;16L"), "grey"),
     **dict.fromkeys(("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "P", "PA"), "colour"),
     **dict.fromkeys(("I", "F"), "numbers"),
 }
-"""Pillow's modes that are read; a palette of greys is grey."""
+"""Pillow's modes that are read, and the sort of each. A palette of greys only is grey (see `_sort`)."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of an image before it is decoded: its (height, width), Pillow's mode, its sort, its alpha."""
+    """An image before it is decoded: (height, width), Pillow's mode, the sort, and whether it has transparency."""
 
     size: tuple[int, int]
     mode: str
@@ -47,10 +47,10 @@ def header(path: Path) -> Header:
     """Returns the header of the image at `path`.
 
     Raises:
-        DataError: no image of FORMATS, of a mode that is not read, or of several frames.
+        DataError: the file is no image of FORMATS, its mode is not read, or it has several frames.
     """
     with reading(_whole(path)), _opened(path) as image:
-        # A camera's MPO is a JPEG with previews or a second view behind the photograph, which is its first frame.
+        # A camera's MPO is a JPEG whose first frame is the photograph; previews or a second view follow.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         mode = image.mode
         size, transparent = (image.height, image.width), image.has_transparency_data and mode not in DEEP
@@ -63,10 +63,10 @@ def header(path: Path) -> Header:
 
 
 def target(headers: Sequence[Header], paths: Sequence[Path]) -> str:
-    """Returns what all images become: a mode of FULL_SCALE if they share it, or else one of Sort.
+    """Returns the form of all images: their mode if it is the same and in FULL_SCALE, or else a `Sort`.
 
     Raises:
-        DataError: some are `numbers` and others are not.
+        DataError: some images are `numbers` and others are not.
     """
     mode = headers[0].mode
     if mode in FULL_SCALE and all(each.mode == mode for each in headers):
@@ -76,7 +76,7 @@ def target(headers: Sequence[Header], paths: Sequence[Path]) -> str:
         at = next(at for at, each in enumerate(headers) if each.sort == "numbers")
         other = next(each.mode for each in headers if each.sort != "numbers")
         raise DataError(
-            f"{paths[at]} must have a full scale to stand beside images of mode {other}, got mode {headers[at].mode}, "
+            f"{paths[at]} must have 8 or 16 bits a channel as images of mode {other} do, got mode {headers[at].mode}, "
             "32-bit numbers: save all images with 8 or 16 bits a channel, or all with 32"
         )
     if sorts == {"grey"}:
@@ -85,15 +85,15 @@ def target(headers: Sequence[Header], paths: Sequence[Path]) -> str:
 
 
 def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
-    """Returns the image at `path` as (H, W, C), in [0, 1] by its mode's full scale, or as it is if `numbers`.
+    """Returns the image at `path` as (H, W, C), divided by its mode's full scale into [0, 1]; `numbers` are unchanged.
 
-    `wanted` is what `target` returns. For `grey` (C = 1) and `colour` (C = 3), what is transparent becomes white.
+    `wanted` is the result of `target`. For `grey` (C = 1) and `colour` (C = 3), transparent areas become white.
 
     Raises:
-        DataError: the file is damaged, or holds a number that is not finite.
+        DataError: the file is damaged, or has a number that is not finite.
     """
     with reading(_whole(path)), _opened(path) as image:
-        # As bytes and as float32: small enough for Pillow's own limit of pixels may still be too much for this machine.
+        # 5 bytes: a byte and a float32. An image within Pillow's own limit of pixels can be too large for this machine.
         check_memory(5 * image.width * image.height * CHANNELS.get(wanted, 1), str(path))
         raw, scale = _raw(image, wanted)
     x = raw.astype(np.float32)
@@ -137,7 +137,7 @@ def _sort(image: "Image.Image") -> Sort | None:
 
 
 def _raw(image: "Image.Image", wanted: str) -> tuple[NDArray[np.generic], int]:
-    """Returns the pixels and the value that becomes 1."""
+    """Returns the pixels, and the pixel value that becomes 1."""
     if wanted in FULL_SCALE:
         return np.asarray(image), FULL_SCALE[wanted]
     if wanted == "numbers":
@@ -148,11 +148,11 @@ def _raw(image: "Image.Image", wanted: str) -> tuple[NDArray[np.generic], int]:
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":
-    """Returns the image as RGB; Pillow alone would show the colour that is hidden where the image is transparent."""
+    """Returns the image as RGB on white. Pillow's own conversion shows the hidden colour of transparent areas."""
     from PIL import Image
 
     if image.has_transparency_data:
-        if image.mode in ("La", "RGBa"):  # alpha is multiplied in
+        if image.mode in ("La", "RGBa"):  # the colours are multiplied by alpha
             image = image.convert(image.mode.upper())
         whole = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)

@@ -1,4 +1,4 @@
-"""Bilinear resizing of images that averages when it shrinks."""
+"""Bilinear resizing of images, with averaging if they shrink."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,16 +11,19 @@ from tasks.datasets.checks import check_memory
 from tasks.settings import naming
 
 Size = tuple[int, ...]
-"""`preprocess.resize`: height and width, or nothing."""
+"""`preprocess.resize`: height and width, or empty."""
 
 _BLOCK_VALUES = 2**22
-"""Values resized at a time: 32 MB in float64, whatever a data set holds."""
+"""Most values that are resized at a time: 32 MB in float64, for data of any size."""
 _COLUMNS = 512
-"""Columns multiplied at a time: of a photograph of 6000×4000, ten times as fast as all, and without its 576 MB."""
+"""Columns that are multiplied at a time.
+
+For a photograph of 6000×4000, it is ten times as fast as all columns at once, and saves 576 MB.
+"""
 
 
 def resized(x: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
-    """Returns images at `size`; a table, and everything where there is no size, as it is.
+    """Returns images resized to `size`. A table is unchanged, and so are images if `size` is empty.
 
     Raises:
         DataError: the resized images do not fit into memory.
@@ -34,13 +37,16 @@ def resized(x: NDArray[np.float32], size: Size) -> NDArray[np.float32]:
 
 
 def resize_images(x: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Returns the images x (N, H, W, C) at the height and width `size`, float32; their own size returns them as is.
+    """Returns the images x (N, H, W, C) in the height and width `size`, float32; x itself if it has this size.
 
-    Separable triangle filter, the `bilinear` of Pillow and of `tf.image.resize(antialias=True)`: pixel centres lie at
-    half integers, and the triangle spans two output pixels where an axis shrinks (each output averages all the pixels
-    that it covers) and two input pixels where it grows (linear interpolation). Weights that fall outside the image
-    are dropped and the others scaled to sum to 1, so that a constant stays constant up to the border, and the range
-    [0, 1] is kept. Sums run in float64, in one order on one thread: the same bytes every time.
+    This is the separable triangle filter, `bilinear` of Pillow and of `tf.image.resize(antialias=True)`:
+
+    1. Pixel centres are at half integers.
+    2. If an axis shrinks, the triangle spans two output pixels, so each output averages all pixels that it covers. If
+       an axis grows, the triangle spans two input pixels (linear interpolation).
+    3. Weights outside the image are dropped, and the others are scaled to sum 1. So a constant image stays constant up
+       to the border, and the range [0, 1] is kept.
+    4. Sums are in float64, in a fixed order on one thread, so the result has the same bytes every time.
     """
     if x.shape[1:3] == size:
         return x
@@ -54,7 +60,7 @@ def resize_images(x: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.f
 
 
 def triangle_weights(before: int, after: int) -> NDArray[np.float64]:
-    """Returns (after, before): what each pixel of an axis gives to each output pixel; rows sum to 1.
+    """Returns (after, before) the weight of each input pixel of an axis in each output pixel; the rows sum to 1.
 
     Equal lengths give the identity.
     """

@@ -14,26 +14,28 @@ from tasks.settings import DataSettings
 FEATURES = 60
 CLASSES = 10
 SYNTHETIC_STREAM = 0x5E7
-"""Which of the seed's random streams draws the data."""
+"""The seed's random stream that draws the data."""
 
 
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
     """Returns Synthetic(α, β) of FedProx (Li et al. 2020, arXiv 1812.06127, appendix), each example with its client.
 
     Client k of K draws u_k ~ N(0, α), B_k ~ N(0, β), v_k ~ N(B_k, 1) (60), W_k ~ N(u_k, 1) (60, 10), b_k ~ N(u_k, 1)
-    (10), its size n_k = floor(LogNormal(4, 2)) + 50, its features x ~ N(v_k, Σ) with Σ diagonal and Σ_jj = j^-1.2, and
-    labels them y = argmax softmax(W_k^T x + b_k). α and β are standard deviations, as in the authors' code; the
-    paper's N(0, α) leaves that open.
+    (10), its size n_k = floor(LogNormal(4, 2)) + 50, and its features x ~ N(v_k, Σ) with Σ diagonal and Σ_jj = j^-1.2.
+    The labels are y = argmax softmax(W_k^T x + b_k). α and β are standard deviations, as in the authors' code; the
+    paper does not say whether N(0, α) has the sd or the variance α.
 
-    α changes nothing, there as here: u_k is one number, so it adds u_k (1 + Σ_j x_j) to all ten logits alike, and the
-    argmax stays. The clients' models differ by the unit variance of W_k and b_k, whatever α is.
+    α has no effect, neither here nor in the paper: u_k is one number, so it adds u_k (1 + Σ_j x_j) to each of the ten
+    logits, and the argmax is the same. The clients' models differ by the unit variance of W_k and b_k, for every α.
 
-    Departures: each client has a random stream of its own, so that client k is the same for every K; the test set is
-    `data.test_fraction` of all examples, stratified, not the last tenth of each client; a class that no example has
-    is left out of the classes (with very few clients).
+    Differences from the paper:
+
+    1. Each client has its own random stream, so client k is the same for every K.
+    2. The test set is `data.test_fraction` of all examples, stratified by label, not the last tenth of each client.
+    3. A class without examples, which happens with very few clients, is left out of the classes.
 
     Raises:
-        DataError: beta is too large for float32.
+        DataError: β is too large for float32.
     """
     width = max(2, len(str(settings.num_clients - 1)))
     parts = [
@@ -51,7 +53,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
 def client_examples(
     alpha: float, beta: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Returns one client's x (n, 60) and y (n,) in 0 … 9."""
+    """Returns one client's x (n, 60) and y (n,), 0 to 9."""
     model_mean, feature_mean = rng.normal(0, alpha), rng.normal(0, beta)
     v = rng.normal(feature_mean, 1, FEATURES)
     W = rng.normal(model_mean, 1, (FEATURES, CLASSES))

@@ -1,4 +1,4 @@
-"""`table`: a file with a row for each example, a label column and, if wanted, a client column."""
+"""`table`: a file with a row for each example, a column of labels and, optionally, a column of clients."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _NAMED = 10
-"""Most columns named in one line of the log."""
+"""Most columns that a line of the log names."""
 _LONGEST_NAME = 60
-"""Characters of a column there."""
+"""Most characters of a column's name in the log."""
 
 _Texts: TypeAlias = "NDArray[np.object_]"
-"""Texts (N,) as objects: as NumPy's own text, each would take the memory of the longest."""
+"""Texts (N,) as objects. As NumPy's own text, each would need the memory of the longest text."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,15 +43,17 @@ _log = logging.getLogger(__name__)
 def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
     """Returns the rows in the file's order, and no test set.
 
-    Each column but those of label, client and group is one feature or more.
-    Labels are text or integers (1.0 is 1); the classes are the sorted labels. ColumnCells that pandas takes for missing
-    (empty, NA, nan, …) are errors as labels, clients and groups. Rows count from 1, without the header. Text becomes a
-    feature for each category, a date a number of days, a truth value 0 or 1.
+    Each column becomes one feature or more, except the columns of labels, clients and groups and `data.drop_columns`.
+    Text becomes a feature for each category, a date a number of days, a truth value 0 or 1.
+
+    Labels are text or integers (1.0 is 1), and the classes are the sorted labels. A label, client or group that pandas
+    reads as missing (empty, NA, nan, …) is an error. Rows count from 1, without the header.
 
     Raises:
-        DataError: a column is missing, unnamed, twice there, or not as `tasks.datasets.columns` says; a label, client
-            or group is missing, or another value where `data.missing` is `refuse`.
-        SettingsError: the column of labels is that of clients or groups, or one of them is to be left out.
+        DataError: a column is missing, unnamed, there twice, or not as `tasks.datasets.columns` says; a label, client
+            or group is missing; or another value is missing and `data.missing` is `refuse`.
+        SettingsError: the column of labels is also that of clients or groups, or `data.drop_columns` has one of the
+            three columns.
     """
     frame = read_table(path, _wanted(settings))
     if frame.empty:
@@ -65,7 +67,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     labels = _labels(frame[label], where, leave_out)
     features = frame.drop(columns=list({label, client, group, *settings.drop_columns} & set(frame.columns)))
     if not len(features.columns):
-        raise DataError(f"{path} must have a feature column beside {label!r}, got none")
+        raise DataError(f"{path} must have a feature column in addition to {label!r}, got none")
     features, columns, values = _read_rows(features, settings, path, unreadable)
     skipped = unreadable.skipped(owners)
     _warn_of_ids(features, values, columns, path)
@@ -84,8 +86,8 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
 def _read_rows(
     frame: pd.DataFrame, settings: DataSettings, path: Path, unreadable: Unreadable
 ) -> tuple[pd.DataFrame, list[ColumnType], pd.DataFrame]:
-    """Returns the rows that can be read, what their columns are, and their values."""
-    while True:  # until no row is left, for each round but the last loses one
+    """Returns the readable rows, the types of their columns, and their values."""
+    while True:  # it ends: each pass except the last loses a row
         kept = ~unreadable.wrong("", len(frame))
         if not kept.any():
             raise DataError(f"{path}: no row can be read; the first: {unreadable.first}")
@@ -98,14 +100,14 @@ def _read_rows(
                 refuse_missing(values, str(path))
             return rows, columns, values
         except RowsError as exc:
-            # Without these rows, a column may be something else: all are looked at again.
+            # Without these rows, a column can have another type, so all columns are read again.
             wrong = np.zeros(len(frame), dtype=np.bool_)
             wrong[np.flatnonzero(kept)[exc.wrong]] = True
             unreadable.of("")(wrong, str(exc))
 
 
 def _wanted(settings: DataSettings) -> dict[str, str]:
-    """Returns the columns that settings name, with the setting of each."""
+    """Returns the columns that settings name, and the setting's name for errors."""
     named = {settings.label_column: "the data.label_column"}
     for setting in ("client_column", "group_column"):
         column = getattr(settings, setting)
@@ -135,7 +137,7 @@ def _features(
 
 
 def _said(fitted: Fitted, values: pd.DataFrame, empty: pd.DataFrame, settings: DataSettings, path: Path) -> str:
-    """Returns one line of what was done to which column."""
+    """Returns a line for the log: what was done to which columns."""
     counts = empty.sum()
     dates = [column for column in fitted.columns if column.kind == "date"]
     numbers = [column for column in fitted.columns if column.kind == "number"]
@@ -181,7 +183,7 @@ def _labels(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> _Texts:
     present = [name for name in names.tolist() if name]
     if not all(_NUMBER.fullmatch(name) for name in present) or not any("." in n or "e" in n.lower() for n in present):
         return names
-    # As a float, integers from 2^53 on would be rounded, and two classes become one.
+    # As floats, integers from 2^53 on are rounded, and two classes could become one.
     whole = [_whole(name) if name else "" for name in names.tolist()]
     wrong = np.array([label is None for label in whole])
     worst = int(np.argmax(wrong))
@@ -194,7 +196,7 @@ def _labels(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> _Texts:
 
 
 def _whole(name: str) -> str | None:
-    """Returns a number without its decimals; None where it is not whole."""
+    """Returns a number without its decimals; None if it is not whole."""
     number = Decimal(name)
     if number.adjusted() > LONGEST_CLASS or number != number.to_integral_value():
         return None
@@ -221,7 +223,7 @@ def _groups(column: pd.Series[Any], where: str, leave_out: LeaveOut) -> NDArray[
 
 
 def texts_of(column: pd.Series[Any], where: str, what: str, leave_out: LeaveOut) -> _Texts:
-    """Returns the cells as text (N,), '' where there is none."""
+    """Returns the cells as text (N,), '' for a missing one."""
     missing = column.isna().to_numpy()
     texts = np.array([_text(value) for value in column.tolist()], dtype=object)
     wrong = ~missing & (texts == "")
@@ -229,8 +231,8 @@ def texts_of(column: pd.Series[Any], where: str, what: str, leave_out: LeaveOut)
     worst = int(np.argmax(missing))
     leave_out(
         missing,
-        f"{where} has no {what} in row {worst + 1}: every row must have one (an empty cell, NA, None, null and the "
-        "like are none: call it otherwise if it is one)",
+        f"{where} has no {what} in row {worst + 1}: every row must have one (an empty cell, NA, None and null count as "
+        f"missing; if one of them is a {what}, rename it)",
     )
     worst = int(np.argmax(wrong))
     leave_out(wrong, f"{where} must hold text or integers, got {shown(column.iloc[worst])} in row {worst + 1}")

@@ -1,4 +1,4 @@
-"""The file of a table, as a frame of cells: CSV with its usual separators and encodings, or Parquet."""
+"""The file of a table as a frame of cells: CSV with the usual separators and encodings, or Parquet."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 
 SEPARATORS = (",", ";", "\t", "|")
 SPACES = " "
-"""Any number of them, where no other separator stands in the header."""
+"""Separates columns, one space or more, if the header has no other separator."""
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 _GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
-"""How such files begin, whatever they are called."""
+"""The first bytes of such files, for any file name."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _BLOCK = 2**20
 
 
 def read_table(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
-    """Returns the table at `path`, in which a missing cell is NaN and a cell that is no number is text.
+    """Returns the table at `path`; a missing cell is NaN, and a cell that is not a number is text.
 
-    CSV: the separator is the one that a first line `sep=;` names, or the one by which the header has most of the
-    wanted columns, and then most columns. Columns without name and cells at the end are left out, and so are rows
-    without cells there. Cells of a comma-separated file are numbers where pandas reads them so; in other files, a
-    decimal comma is possible, so that all cells are text.
+    In CSV, the separator is in a first line such as `sep=;`. Without this line, it is the one that gives the header
+    most of the wanted columns and, among equal ones, most columns. Left out at the end of the table are (1) columns
+    with neither name nor cells and (2) rows without cells. In comma-separated files, pandas decides which cells are
+    numbers. In all other CSV files a decimal comma is possible, so all cells are text.
 
     Args:
-        path: a file of TEXT_SUFFIXES, perhaps with `.gz`, or of PARQUET_SUFFIXES.
-        wanted: columns that must be there, and what an error calls each of them. In CSV, their cells are text.
+        path: a file of TEXT_SUFFIXES, with or without `.gz`, or of PARQUET_SUFFIXES.
+        wanted: columns that must be there, and the name of each for an error. In CSV, their cells are text.
 
     Raises:
-        DataError: there is no such file, or it is damaged or not in UTF-8 or UTF-16, or a column is missing, unnamed
-            or twice there.
+        DataError: the file is missing, damaged, or in neither UTF-8 nor UTF-16; or a column is missing, unnamed or
+            there twice.
     """
     if not path.is_file():
         raise DataError(f"{path} must be a CSV or Parquet file, got {'a folder' if path.is_dir() else 'nothing there'}")
@@ -83,10 +83,10 @@ class _File:
     packed: bool
     encoding: str
     separator: str = ""
-    """as its first line, before the header, says; else empty"""
+    """from a line `sep=;` before the header; empty without it"""
 
     def open(self) -> IO[str]:
-        """Returns the text from the header on."""
+        """Returns the text, opened at the header."""
         if self.packed:
             opened = cast(IO[str], gzip.open(self.path, "rt", encoding=self.encoding, newline=""))  # noqa: SIM115
         else:
@@ -116,10 +116,10 @@ def _file(path: Path) -> _File:
 
 
 def read_text_rows(path: Path, wanted: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns the header of a CSV, and its rows as text by column; the separator is as in `read_table`.
+    """Returns the header of a CSV, and its rows, {column: text}; the separator is as in `read_table`.
 
-    A row with too few or too many cells has them as `csv.DictReader` does. Rows without cells at the end are left out.
-    What is raised for foreign bytes cannot be listed: call this within `reading`.
+    Missing and surplus cells of a row are as in `csv.DictReader`. Rows without cells at the end are left out. Damaged
+    files raise errors of many types, so this must be called within `reading`.
     """
     file = _file(path)
     separator, header = _header(file, dict.fromkeys(wanted, ""))
@@ -133,7 +133,7 @@ def read_text_rows(path: Path, wanted: Iterable[str]) -> tuple[list[str], list[d
 
 
 def _read_text(file: _File, wanted: Mapping[str, str]) -> pd.DataFrame:
-    # A wide table takes pandas half a minute, so a wrong column is said before.
+    # pandas takes half a minute for a wide table, so a wrong column is refused first.
     separator, header = _header(file, wanted)
     columns = [name.strip() for name in header]
     named = max((place for place, name in enumerate(columns, start=1) if name), default=len(columns))
@@ -156,7 +156,7 @@ def _frame(file: _File, separator: str, dtype: Any) -> pd.DataFrame:
     import pandas as pd
 
     with warnings.catch_warnings():
-        # Rows longer than the header are only a warning where all are; mixed types come with big files.
+        # If all rows are longer than the header, or a large file has mixed types, pandas only warns.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         return pd.read_csv(
             file.path,
@@ -167,7 +167,7 @@ def _frame(file: _File, separator: str, dtype: Any) -> pd.DataFrame:
             dtype=dtype,
             encoding=file.encoding,
             compression="gzip" if file.packed else None,
-            float_precision="round_trip",  # as Python reads the number of a text cell
+            float_precision="round_trip",  # the same number as Python reads from text
             low_memory=False,
         )
 
@@ -186,7 +186,7 @@ def _cells(file: _File, separator: str) -> list[str]:
         rows = csv.reader(opened, delimiter=separator, skipinitialspace=True)
         try:
             return next((row for row in rows if row), [])
-        except csv.Error:  # a wide header is one very long cell by the wrong separator
+        except csv.Error:  # with the wrong separator, a wide header is one cell that is too long
             return []
 
 
@@ -195,7 +195,8 @@ def _read_parquet(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
     from pyarrow import parquet
 
     described = parquet.read_metadata(path)
-    # A column of one value takes a few bytes, however many rows it has: 8 bytes a number, and 100 a label or client.
+    # In the file, a column with one value takes a few bytes for any number of rows. In memory: 8 bytes per number, and
+    # 100 per label or client.
     check_memory(described.num_rows * (8 * described.num_columns + 200), f"{path} ({described.num_rows} rows)")
     _check_columns(path, parquet.read_schema(path).names, {})
     frame = pd.read_parquet(path, engine="pyarrow")
@@ -205,7 +206,7 @@ def _read_parquet(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _check_columns(path: Path, columns: list[str], wanted: Mapping[str, str]) -> None:
-    """Refuses what pandas would rename and keep: a saved index gives away the order of the rows."""
+    """Refuses columns that pandas would rename and keep: a saved index, for example, shows the order of the rows."""
     if not columns:
         raise DataError(f"{path} must have a header, got an empty file")
     if not all(columns):

@@ -1,4 +1,4 @@
-"""Records that cannot be read: the first is refused, or all are left out and counted (`data.skip_unreadable`)."""
+"""Records that cannot be read. By `data.skip_unreadable`, they are left out and counted, or the first is an error."""
 
 import logging
 from collections import Counter
@@ -20,14 +20,14 @@ Record = TypeVar("Record")
 Read = TypeVar("Read")
 
 LeaveOut: TypeAlias = Callable[[NDArray[np.bool_], str], None]
-"""Takes which of the N records cannot be read, (N,), and what is wrong with the first of them."""
+"""(which of the N records cannot be read (N,), what is wrong with the first of them) -> nothing."""
 
 
 class RowsError(DataError):
-    """Rows of a table cannot be read: `wrong` says which of the N, (N,), and the text what is wrong with the first."""
+    """Rows of a table cannot be read: `wrong` (N,) marks them, and the text says what is wrong with the first."""
 
     def __init__(self, says: str, wrong: NDArray[np.bool_]) -> None:
-        """Takes the text and the rows."""
+        """Keeps the rows in `wrong`."""
         super().__init__(says)
         self.wrong = wrong
 
@@ -35,11 +35,11 @@ class RowsError(DataError):
 ADVICE = "data.skip_unreadable: true leaves out what cannot be read"
 
 _NAMED = 10
-"""Most clients named in one line of the log."""
+"""Most clients that a line of the log names."""
 
 
 def refuse(wrong: NDArray[np.bool_], says: str) -> None:
-    """The `LeaveOut` of data that must be whole.
+    """Raises an error for a wrong record: the `LeaveOut` of data without unreadable records.
 
     Raises:
         DataError: a record is wrong.
@@ -49,22 +49,22 @@ def refuse(wrong: NDArray[np.bool_], says: str) -> None:
 
 
 def few_or_none(leave_out: LeaveOut, wrong: NDArray[np.bool_]) -> LeaveOut:
-    """Returns `leave_out`, or `refuse` where more than half are wrong: the data then hold something else."""
+    """Returns `leave_out`, or `refuse` if more than half of the records are wrong: the data are of another kind."""
     return refuse if 2 * wrong.sum() > len(wrong) else leave_out
 
 
 class Unreadable:
-    """Collects the records that cannot be read, while a source is read."""
+    """Collects the records that cannot be read while a source is read."""
 
     def __init__(self, settings: DataSettings) -> None:
-        """Takes `skip_unreadable`: without it, the first error is raised, with `path` and the way on."""
+        """Without `skip_unreadable` in `settings`, the first error is raised, with `path` and the way on."""
         self._skip, self._path = settings.skip_unreadable, settings.path
         self._wrong: dict[str, NDArray[np.bool_]] = {}
         self._lost: dict[str, str] = {}
         self._first = ""
 
     def of(self, whose: str) -> LeaveOut:
-        """Returns the `LeaveOut` for the records of a client, of the test set (`test`), or of the whole data ('')."""
+        """Returns the `LeaveOut` for the records of a client, of the test set (`test`) or of all data ('')."""
         return partial(self._leave_out, whose)
 
     def _leave_out(self, whose: str, wrong: NDArray[np.bool_], says: str) -> None:
@@ -74,10 +74,10 @@ class Unreadable:
         self._wrong[whose] = self.wrong(whose, len(wrong)) | wrong
 
     def lose(self, client: str, error: DataError) -> None:
-        """Leaves out a client whose whole file cannot be read.
+        """Leaves out a client whose file cannot be read.
 
         Raises:
-            DataError: `error`, with the way on, if nothing may be left out.
+            DataError: `error`, with the way on, if `skip_unreadable` is false.
         """
         self._check(str(error))
         self._lost[client] = str(error)
@@ -89,14 +89,16 @@ class Unreadable:
 
     @property
     def first(self) -> str:
-        """What is wrong with the first record or file that cannot be read."""
+        """The error of the first record or file that cannot be read."""
         return self._first or next(iter(self._lost.values()), "")
 
     def each(self, whose: str, records: Sequence[Record], read: Callable[[Record], Read]) -> list[Read]:
-        """Returns what `read` returns for each of the N records that is not left out yet; a DataError leaves it out.
+        """Returns the results of `read` for those of the N records that are not left out yet.
+
+        A record for which `read` raises a DataError is left out.
 
         Raises:
-            DataError: of `read`, if nothing may be left out; or nothing is left.
+            DataError: the error of `read` if `skip_unreadable` is false; or no record is left.
         """
         wrong, values = self.wrong(whose, len(records)), []
         for place in np.flatnonzero(~wrong).tolist():
@@ -107,33 +109,33 @@ class Unreadable:
                 self._first = self._first or str(exc)
                 wrong[place] = True
         if not values:
-            raise DataError(f"nothing of {len(records)} records can be read; the first: {self.first}")
+            raise DataError(f"none of {len(records)} records can be read; the first: {self.first}")
         return values
 
     def wrong(self, whose: str, num_records: int) -> NDArray[np.bool_]:
-        """Returns which of the N records are left out so far, (N,)."""
+        """Returns (N,) which of the N records are left out so far."""
         return self._wrong.setdefault(whose, np.zeros(num_records, dtype=np.bool_))
 
     def take(self, whose: str, x: NDArray[np.float32], y: NDArray[np.int32]) -> Labelled:
-        """Returns the examples that can be read, which may be none of a client's.
+        """Returns the readable examples; a client can have none.
 
         Raises:
-            DataError: none of the test set can be read.
+            DataError: no example of the test set can be read.
         """
         wrong = self.wrong(whose, len(y))
         if whose == TEST and wrong.all():
-            raise DataError(f"nothing of the test set can be read; the first: {self.first}")
-        # A copy of the whole data would take their memory twice.
+            raise DataError(f"no example of the test set can be read; the first: {self.first}")
+        # Without wrong records, no copy: a copy doubles the memory.
         return Labelled(x[~wrong], y[~wrong]) if wrong.any() else Labelled(x, y)
 
     def skipped(self, owners: NDArray[np.str_] | None = None) -> Skipped | None:
-        """Returns what was left out, and says it in a warning; None where nothing may be left out.
+        """Returns the records that were left out, and warns of them; None if `skip_unreadable` is false.
 
         Args:
-            owners: the client of each record of the whole data, (N,), where it is one file; '' where nobody knows.
+            owners: client of each record, (N,), if all data are one file; '' if the client is unknown.
 
         Raises:
-            DataError: nothing is left.
+            DataError: no record is left.
         """
         if not self._skip:
             return None
@@ -145,7 +147,7 @@ class Unreadable:
         empty = {whose for whose, count in left_out.items() if count == records[whose] and whose not in ("", TEST)}
         left = Skipped(records, left_out, tuple(sorted(empty | self._lost.keys())))
         if records.total() - records[TEST] == left_out.total() - left_out[TEST]:
-            raise DataError(f"nothing of the data can be read; the first: {self.first}")
+            raise DataError(f"no record of the data can be read; the first: {self.first}")
         self._report(left)
         return left
 
@@ -162,14 +164,14 @@ class Unreadable:
             )
         if skipped.clients:
             _log.warning(
-                "nothing can be read of the clients %s, which are left out; the first: %s",
+                "no record of the clients %s can be read, so they are left out; the first: %s",
                 listed(skipped.clients, _NAMED),
                 self._lost.get(skipped.clients[0], self._first),
             )
 
 
 def _used(skipped: Skipped) -> str:
-    """Returns what is trained on: n of m of each client; the hold-out is a part of it where it has yet to be drawn."""
+    """Returns text: n of m readable records of each client. The hold-out data can be drawn from them later."""
     trained = listed([_share(whose, skipped) for whose in sorted(skipped.left_out) if whose != TEST], _NAMED)
     if TEST not in skipped.records:
         return f"trained and tested on {trained}"

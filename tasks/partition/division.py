@@ -36,8 +36,8 @@ def natural(clients: NDArray[np.str_] | None) -> list[Indices]:
     """
     if clients is None:
         raise DataError(
-            "partition.kind natural needs data that says whose each example is (data.kind clients or synthetic, "
-            "data.client_column in a table, a column client in a CSV of images), got none: name them, or choose "
+            "partition.kind natural needs data that name each example's client (data.kind clients or synthetic, "
+            "data.client_column in a table, a column client in a CSV of images), got none: name the clients, or choose "
             "another kind"
         )
     owners = np.unique(clients, return_inverse=True)[1]
