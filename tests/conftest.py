@@ -1,4 +1,4 @@
-"""Builders that several test files share. TensorFlow is imported by the first fixture or test that needs it."""
+"""Fixtures that several test files use. The first fixture or test that needs TensorFlow imports it."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ from tasks.clients import TEST, write_client
 from tasks.files import write_json
 from tasks.settings import parse
 
-# Read once, when TensorFlow is imported.
+# TensorFlow reads these once, when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WRAPT_DISABLE_EXTENSIONS", "1")
 
@@ -39,7 +39,7 @@ def _nested(dotted):
 
 @pytest.fixture(scope="session")
 def settings_of():
-    """{"federate.rounds": 3, ...} -> Settings, everything else at its default."""
+    """{"federate.rounds": 3, ...} -> Settings with these values and the defaults of all others."""
     return lambda dotted: parse(_nested(dotted))
 
 
@@ -56,7 +56,7 @@ class Clients:
         return sorted(set(self.data) - {TEST})
 
     def write(self, folder: Path):
-        """Writes data/clients into the workspace `folder`, and returns it."""
+        """Writes data/clients into the workspace `folder`, and returns `folder`."""
         shape = self.data[TEST][0].shape[1:]
         for site, (x, y) in self.data.items():
             write_client(folder / "data" / "clients" / site, x, y)
@@ -76,7 +76,7 @@ class Clients:
 
 @pytest.fixture(scope="session")
 def make_clients():
-    """(sizes, shape of an example, classes, seed) -> Clients whose labels a linear model can learn in part."""
+    """(sizes, shape of an example, classes, seed) -> Clients with labels that a linear model can partly learn."""
 
     def make(sizes=(7, 4, 11, 5), shape=(3, 3, 1), num_classes=3, seed=0, num_test=12):
         rng = np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def make_clients():
 
 @pytest.fixture(scope="session")
 def computations():
-    """The computations of rounds that all replays of the session share: to trace one takes seconds."""
+    """The computations of rounds, for all replays of the test run, because tracing one takes seconds."""
     from tasks.diagnose.replay.computations import ComputationCache
 
     return ComputationCache()
@@ -102,7 +102,7 @@ def computations():
 
 @pytest.fixture(scope="session")
 def client_input():
-    """(folder, order, ...) -> what the host tells a client, for its whole data in the given order of visits."""
+    """(folder, number of examples, order of visits, changes) -> the input of one client's round."""
 
     def given(folder, num_examples, order, **changes):
         told = OrderedDict(
@@ -123,7 +123,7 @@ def client_input():
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What one client's round gives, float64."""
+    """The result of one client's round, in float64."""
 
     params: np.ndarray
     loss_before: float
@@ -139,7 +139,7 @@ def _log_softmax(logits):
 
 @pytest.fixture(scope="session")
 def logistic_reference():
-    """The slow, obvious local SGD of multinomial logistic regression: one example of the order after the other.
+    """Local SGD of multinomial logistic regression as the slow, obvious reference: batch after batch in NumPy.
 
     (params: the kernel (D, C), then the bias (C,); x (N, ...), y (N,), order (E·N,), ...) -> LocalResult.
     """
@@ -165,7 +165,7 @@ def logistic_reference():
             gradient = (gradient + weight_decay * params) * mask
             velocity = momentum * velocity + gradient
             params = params - learning_rate * velocity
-        # Of every batch that holds one of the last `batch_size` visits, all visits count.
+        # All visits count of each batch that has one of the last `batch_size` visits.
         late = set(batch_of_visit[-batch_size:])
         late_losses = [loss for loss, number in zip(visit_losses, batch_of_visit, strict=True) if number in late]
         first = [loss for loss, number in zip(visit_losses, batch_of_visit, strict=True) if number == 0]
@@ -178,7 +178,7 @@ def logistic_reference():
 
 @pytest.fixture(scope="session")
 def one_thread():
-    """A function that gives a fresh `with` block in which TFF's computations run in this process, on one thread."""
+    """(threads=1) -> a new `with` block in which TFF's computations run in this process."""
     from tasks.runtime.kinds import runtime
     from tasks.settings import RuntimeSettings
 
@@ -191,7 +191,7 @@ SMALL = {"federate.rounds": 3, "prune.rounds": 2, "prune.begin_round": 1, "prune
 
 @pytest.fixture(scope="session")
 def copy_repository():
-    """(folder, {"seed": 1, ...}) -> folder, made a git and DVC repository of this one's code with short rounds."""
+    """(folder, {"seed": 1, ...}) -> folder as a git and DVC repository with this code and few rounds."""
 
     def copy(folder, settings=None):
         subprocess.run(["git", "init", "-q", str(folder)], check=True)
@@ -199,7 +199,7 @@ def copy_repository():
         for name in (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "pyproject.toml"):
             shutil.copy(ROOT / name, folder / name)
         for name in ("tasks", "flows"):
-            shutil.copytree(ROOT / name, folder / name)  # with its bytecode, which each copy would compile anew
+            shutil.copytree(ROOT / name, folder / name)  # with the bytecode, so that no copy compiles it again
         params = yaml.safe_load((ROOT / "params.yaml").read_text())
         for name, value in {**SMALL, **(settings or {})}.items():
             *sections, last = name.split(".")
@@ -218,25 +218,25 @@ def copy_repository():
 
 @pytest.fixture(scope="session")
 def shell(tmp_path_factory):
-    """The environment of a user's shell: this Python first, a Prefect home of its own, and no server."""
+    """The environment of a user's shell: this Python first, its own Prefect home, and no server."""
     ours = ("PREFECT_", "MLFLOW_", "DVC_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # As README says to bypass a proxy for what runs here.
+    # Servers on this machine bypass a proxy, as README.md says.
     local = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     return {**kept, **local, "PATH": path, "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
 
 
 @pytest.fixture(scope="session")
 def prefect_server(shell, tmp_path_factory):
-    """The API's address of a Prefect server that lives as long as the tests."""
+    """The API address of a Prefect server that runs during all tests."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
     said = tmp_path_factory.mktemp("server") / "log"
     off = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
-    off["PREFECT_UI_API_URL"] = url  # the pages would ask port 4200
+    off["PREFECT_UI_API_URL"] = url  # without it, the pages use port 4200
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with said.open("w") as log:
         server = subprocess.Popen(command, env={**shell, **off}, stdout=log, stderr=log, start_new_session=True)
@@ -267,7 +267,7 @@ def _wait_for(url, process, said, seconds=180):
 
 @dataclass
 class Deployed:
-    """A repository whose deployments a worker runs."""
+    """A repository and the worker that runs its deployments."""
 
     repository: Path
     api: str
@@ -275,7 +275,7 @@ class Deployed:
     said: Path
 
     def check(self):
-        """Fails with what the worker said if it has ended."""
+        """Fails with the end of the worker's log if the worker has ended."""
         assert self.worker.poll() is None, self.said.read_text()[-3000:]
 
 
@@ -306,14 +306,14 @@ def deploy(shell, prefect_server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def deployed(copy_repository, deploy, tmp_path_factory):
-    """A repository whose deployments a worker runs, with a work pool of its own, until the module's last test."""
+    """A repository with a worker and its own work pool, until the last test of the module."""
     with deploy(copy_repository(tmp_path_factory.mktemp("deployed"))) as served:
         yield served
 
 
 @pytest.fixture(scope="session")
 def linear():
-    """A probe of logits = x W, W (2, 2), without bias: a model whose losses and curvature can be computed by hand."""
+    """A probe of logits = x W, W (2, 2), without bias, whose losses and curvature can be computed by hand."""
     import tensorflow as tf
 
     from tasks.local.probe import Probe

@@ -1,4 +1,4 @@
-"""What a client does to its own data before the first round: standardise, once, on disk."""
+"""The step `preprocess`: each client standardises its own data once, before the first round."""
 
 from tasks.preprocess.step import preprocess
 

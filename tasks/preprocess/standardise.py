@@ -1,4 +1,4 @@
-"""Standardisation by mean and sd, which follow from the clients' moments."""
+"""Standardisation by mean and sd, computed from the clients' moments."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tasks.local.moments import BLOCK_VALUES, Moments, merged
 
 @dataclass(frozen=True)
 class Standardisation:
-    """x becomes (x - mean) / sd, each (C,)."""
+    """x becomes (x - mean) / sd; mean and sd are (C,), for the C features or channels."""
 
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
@@ -22,11 +22,11 @@ class Standardisation:
 def standardisations(
     normalize: Literal["none", "global", "client"], sites: Mapping[str, Moments]
 ) -> dict[str, Standardisation]:
-    """Returns what each site (client id, or `test`) does to its own values.
+    """Returns the mean and sd with which each site (client id, or `test`) standardises its own values.
 
-    `global`: mean and sd of all clients' values together, from their moments; the test set takes them over and never
-    adds to them. `client`: each site's own; the test set is one more site, as a hospital that joins after training
-    would be. `none`: mean 0 and sd 1.
+    `global`: mean and sd of all clients' values, from their moments. The test set uses them and does not contribute.
+    `client`: each site's own. The test set uses its own, as a hospital that joins after training would.
+    `none`: mean 0 and sd 1.
     """
     match normalize:
         case "none":
@@ -39,7 +39,7 @@ def standardisations(
 
 
 def standardise(x: NDArray[np.float32], by: Standardisation, block_values: int = BLOCK_VALUES) -> NDArray[np.float32]:
-    """Returns (x - mean) / sd over the last axis of x (N, ..., C), computed in float64 and stored as float32."""
+    """Returns (x - mean) / sd along the last axis of x (N, ..., C), computed in float64, as float32."""
     rows = x.reshape(-1, x.shape[-1])
     result = np.empty(rows.shape, dtype=np.float32)
     size = max(1, block_values // rows.shape[1])
@@ -49,7 +49,7 @@ def standardise(x: NDArray[np.float32], by: Standardisation, block_values: int =
 
 
 def _from_moments(own: Moments) -> Standardisation:
-    """Population sd (divided by the count, as `np.std`); 1 where it is 0, so that a constant becomes 0."""
+    """Uses the population sd (over the count, as `np.std`). An sd of 0 becomes 1, so that a constant becomes 0."""
     sd = np.sqrt(own.m2 / own.count)
     return Standardisation(own.mean, np.where(sd > 0, sd, 1.0))
 

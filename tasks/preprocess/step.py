@@ -1,4 +1,4 @@
-"""The step: data/partition becomes data/clients."""
+"""The step `preprocess`: data/partition becomes data/clients."""
 
 import logging
 from dataclasses import dataclass
@@ -18,25 +18,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Partition:
-    """What partition.json says of every site."""
+    """The content of partition.json."""
 
     clients: dict[str, int]
-    """the number of examples by id, sorted"""
+    """number of examples by id, sorted by id"""
     classes: list[str]
     images: bool
     shape: tuple[int, ...]
-    """of one example: (F,), or (H, W, C)"""
+    """shape of an example: (F,), or (H, W, C)"""
 
 
 def preprocess(settings: Settings, folder: Path) -> None:
-    """Writes `data/clients` from `data/partition`, whole or not at all, with preprocess.json and descriptions.json.
+    """Writes `data/clients` from `data/partition`, with preprocess.json and descriptions.json: completely or not at all.
 
-    One client's data is in memory at a time. Each is read twice, since `normalize: global` needs every client's
-    moments before the first can be standardised. The random `augment` happens while training, not here.
+    The data of one client are in memory at a time. They are read twice, because `normalize: global` needs the moments
+    of all clients before it can standardise the first one. The random changes of `augment` happen during training.
 
     Raises:
-        DataError: a client's files are missing, broken, empty, not finite or of another shape than the partition's;
-            `augment` is asked of a table; or the images are not those that `resize` asks for.
+        DataError: a client's files are missing, damaged, empty, not finite or of another shape than in partition.json;
+            `augment` or `resize` is set, but the data are a table; or the images do not have the size `resize`.
     """
     with outputs.renewed(outputs.of("preprocess", folder)):
         _preprocess(settings, folder)
@@ -97,7 +97,7 @@ def _read_partition(path: Path) -> _Partition:
             raise TypeError("classes that are no texts, or images that is neither true nor false")
         if not clients:
             raise KeyError("clients")
-        "".join(classes).encode()  # JSON can spell half a character, and preprocess.json could not be written
+        "".join(classes).encode()  # JSON can hold half a character, with which preprocess.json cannot be written
         return _Partition(clients, list(classes), images, tuple(map(as_size, shape)))
 
 
@@ -118,7 +118,7 @@ def _read_site(source: Path, partition: _Partition) -> Examples:
 
 
 def _described(client: str, examples: Examples, partition: _Partition) -> Description | None:
-    """Returns a client's description; None where the standardised values are not finite, which `federate` reports."""
+    """Returns a client's description; None if the standardised values are not finite, which `federate` reports."""
     try:
         return describe(client, examples, Form(partition.shape, len(partition.classes)))
     except DataError:
