@@ -42,7 +42,7 @@ def refusal(kind: DataKind, path: Path, **fields: Any) -> str:
 
 
 def outcome(kind: DataKind, path: Path) -> str | None:
-    """The one line that refuses the data; None where it was read."""
+    """The error in one line; None if the data can be read."""
     try:
         read(kind, path)
     except DataError as exc:
@@ -53,7 +53,7 @@ def outcome(kind: DataKind, path: Path) -> str | None:
 
 
 def arrays(**changed: Any) -> dict[str, Any]:
-    """Twelve training and four test examples of two classes and three features; None leaves an array out."""
+    """Twelve training and four test examples with two classes and three features; None leaves an array out."""
     x = np.arange(36, dtype=np.float32).reshape(12, 3)
     whole = {"x_train": x, "y_train": np.arange(12) % 2, "x_test": x[:4], "y_test": np.arange(4) % 2} | changed
     return {name: array for name, array in whole.items() if array is not None}
@@ -66,7 +66,7 @@ def npz(folder: Path, **changed: Any) -> Path:
 
 
 def clients(folder: Path, **changed: Any) -> Path:
-    """Clients `a` (4 examples) and `b` (6) and a test set (2) of two classes; `changed`: stem → arrays or None."""
+    """Clients `a` (4 examples) and `b` (6) and a test set (2), of two classes; `changed`: {stem: arrays or None}."""
     home = folder / "clients"
     home.mkdir()
     whole = {
@@ -86,7 +86,7 @@ def picture(path: Path, value: int = 0, size: tuple[int, int] = (5, 4), mode: st
 
 
 def class_folders(folder: Path) -> Path:
-    """Six 5×4 images, grey level 10 · i, of each of the classes `cat` and `dog`."""
+    """Six images of 5×4 pixels for each of the classes `cat` and `dog`; image i has the grey level 10 · i."""
     for name in ("cat", "dog"):
         for i in range(6):
             picture(folder / "images" / name / f"{i}.png", 10 * i)
@@ -112,7 +112,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert examples.classes == tuple("0123456789")
     assert examples.clients is None
     whole = load_digits()
-    # Held-out and kept examples together are the data, whatever the order: compare as sorted rows of label and pixels.
+    # Hold-out and training examples together are the data, in another order: both are compared as sorted rows.
     got = np.column_stack(
         [
             np.concatenate([examples.y, examples.test_y]),
@@ -200,7 +200,7 @@ def test_clients_keep_their_examples(tmp_path: Path) -> None:
 
 def test_clients_without_a_test_file_are_split_over_all_clients(tmp_path: Path) -> None:
     examples = read("clients", clients(tmp_path, test=None), test_fraction=0.4)
-    # Five examples of each class: two of each are held out, and six examples keep their owner.
+    # Two of the five examples of each class are held out. The other six keep their client.
     assert np.bincount(examples.test_y).tolist() == [2, 2]
     assert examples.clients is not None
     np.testing.assert_array_equal(examples.x[:, 0], np.where(examples.clients == "a", 4, 6))
@@ -212,7 +212,7 @@ def test_a_class_may_be_missing_at_a_client(tmp_path: Path) -> None:
 
 
 def test_clients_that_lose_every_example_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Each class has one example at either client, and one of the two is held out: some seed takes both of one client.
+    # Each client has one example of each class, and one of the two is held out. Some seed holds out both of one client.
     single = {stem: {"x": np.zeros((2, 3)), "y": np.array([0, 1])} for stem in ("a", "b")}
     home = clients(tmp_path, test=None, **single)
     with caplog.at_level(logging.WARNING):
@@ -239,8 +239,8 @@ def test_images_of_every_format_in_colour(tmp_path: Path, suffix: str) -> None:
     for i in range(4):
         picture(tmp_path / "images" / f"{i % 2}" / f"{i}.{suffix}", 200, mode="RGB")
     examples = read("images", tmp_path / "images")
-    assert examples.x.shape == (2, 4, 5, 1 if suffix == "gif" else 3)  # GIF has a palette, here of greys
-    # One colour, but JPEG and WebP may round it by a step or two of 255.
+    assert examples.x.shape == (2, 4, 5, 1 if suffix == "gif" else 3)  # the palette of this GIF is grey
+    # One colour; JPEG and WebP can round it by one or two steps of 1/255.
     np.testing.assert_allclose(examples.x, 200 / 255, atol=3 / 255)
 
 
@@ -255,7 +255,7 @@ def test_images_of_a_csv_with_clients(tmp_path: Path, whole_folder: bool, caplog
     assert examples.classes == ("2", "10")
     assert ("call it labels.csv and set data.path to its folder" in caplog.text) != whole_folder
     assert examples.clients is not None
-    # Image i has grey level i, client i mod 4 and, for even i, class 10.
+    # Image i has the grey level i, the client i mod 4, and the class 10 if i is even.
     number = np.rint(255 * examples.x[:, 0, 0, 0]).astype(int)
     assert examples.clients.tolist() == [f"site-{i % 4}" for i in number]
     np.testing.assert_array_equal(examples.y, 1 - number % 2)
@@ -294,13 +294,13 @@ def test_synthetic_follows_its_seed_and_not_the_number_of_clients() -> None:
     def rows(examples: RawExamples) -> set[bytes]:
         return {row.tobytes() for row in np.concatenate([examples.x, examples.test_x])}
 
-    # All examples of the first three clients are among those of four: only the split differs.
+    # With four clients, the first three have the same examples. Only the choice of hold-out data differs.
     assert rows(few) < rows(many)
     assert not rows(few) & rows(read("synthetic", num_clients=3, seed=1))
 
 
 def test_synthetic_alpha_changes_no_example() -> None:
-    # u_k adds the same number to every logit of an example, so the largest stays the largest.
+    # u_k adds the same number to all logits of an example, so the largest one is the same.
     (x, y), (other_x, other_y) = (client_examples(alpha, 1.0, np.random.default_rng(3)) for alpha in (0.0, 5.0))
     np.testing.assert_array_equal(x, other_x)
     np.testing.assert_array_equal(y, other_y)
@@ -308,7 +308,7 @@ def test_synthetic_alpha_changes_no_example() -> None:
 
 def test_synthetic_labels_are_the_most_likely_class_of_the_clients_model() -> None:
     x, y = client_examples(1.0, 1.0, np.random.default_rng(5))
-    # The same draws in the order of the paper's definitions, then one example at a time through the softmax.
+    # The same draws in the order of the paper's definitions, then the softmax of each example.
     rng = np.random.default_rng(5)
     u, B = rng.normal(0, 1.0), rng.normal(0, 1.0)
     rng.normal(B, 1, 60)
@@ -329,16 +329,16 @@ def test_synthetic_sizes_and_features_follow_the_paper() -> None:
     drawn = [client_examples(0.0, 0.0, np.random.default_rng([7, k])) for k in range(400)]
     sizes = np.array([len(y) for _, y in drawn])
     assert sizes.min() >= 50
-    # Median of LogNormal(4, 2) is e^4 = 54.6, of its floor + 50 about 104. The standard error of log median with 400
-    # draws is 2 · sqrt(pi / 2) / sqrt(400) = 0.125: four of them.
+    # The median of LogNormal(4, 2) is e^4 = 54.6, and of its floor + 50 about 104. The log median of 400 draws has the
+    # standard error 2 · sqrt(pi / 2) / sqrt(400) = 0.125. The bound is four standard errors.
     assert abs(np.log(np.median(sizes) - 50 + 0.5) - 4) < 4 * 0.125
-    # One sd above, at probability 0.841, it is e^6, with standard error 2 · sqrt(0.841 · 0.159 / 400) / 0.242 = 0.151.
+    # The quantile at 0.841 (one sd) is e^6. Standard error of its log: 2 · sqrt(0.841 · 0.159 / 400) / 0.242 = 0.151.
     assert abs(np.log(np.quantile(sizes, 0.8413) - 50) - 6) < 4 * 0.151
-    # Var(x_j) = j^-1.2 around the client's own mean: pooled over clients, 400 of at least 50 examples, so a relative
-    # standard error of the variance of at most sqrt(2 / 20000) = 0.01.
+    # Var(x_j) = j^-1.2 around the client's own mean. Pooled over 400 clients of at least 50 examples, the variance has
+    # a relative standard error of at most sqrt(2 / 20000) = 0.01.
     spread = sum(((x - x.mean(axis=0)) ** 2).sum(axis=0) for x, _ in drawn) / (sizes - 1).sum()
     np.testing.assert_allclose(spread, np.arange(1, 61) ** -1.2, rtol=0.05)
-    # v_k ~ N(0, 1) with beta 0; the means of 400 clients have a standard error of 1 / sqrt(400) in each feature.
+    # With beta 0, v_k ~ N(0, 1). In each feature, the mean of 400 clients has the standard error 1 / sqrt(400).
     means = np.array([x.mean(axis=0) for x, _ in drawn])
     assert abs(means.mean()) < 4 / np.sqrt(400 * 60)
     assert abs(means[:, -1].std() - 1) < 4 / np.sqrt(2 * 400)
@@ -346,8 +346,9 @@ def test_synthetic_sizes_and_features_follow_the_paper() -> None:
 
 def test_synthetic_beta_moves_clients_as_a_standard_deviation() -> None:
     means = [client_examples(0.0, 3.0, np.random.default_rng([9, k]))[0].mean() for k in range(400)]
-    # The mean over 60 features of client k is B_k + noise of variance 1/60 and less: sd sqrt(9 + 1/60) = 3.0; the
-    # standard error of an sd of 400 draws is 3 / sqrt(800) = 0.11. The variance instead would give 1.73.
+    # The mean of client k over 60 features is B_k + noise with a variance of little more than 1/60, so its sd is
+    # sqrt(9 + 1/60) = 3.0. The sd of 400 draws has the standard error 3 / sqrt(800) = 0.11. If beta were the variance,
+    # the sd would be 1.73.
     assert abs(np.std(means) - 3) < 4 * 0.11
 
 
@@ -557,7 +558,7 @@ def test_any_array_is_checked_or_refused(raw: Any) -> None:
 
 
 def lying(path: Path, shape: str, size: int | None = None) -> Path:
-    """An .npz whose x_train promises `shape`; `size`: what the archive says of its bytes when unpacked."""
+    """An .npz whose header of x_train has the wrong `shape`; `size`: a wrong unpacked size in the archive, in bytes."""
     header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
     array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(12 * 3 * 4)
     npz(path.parent, x_train=None).rename(path)
@@ -592,7 +593,7 @@ def test_an_archive_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_unpacked() -> None:
-    # A view of one number, 8 bytes of memory, as an array of 80 TB.
+    # A view of one number (4 bytes) as an array of 80 TB.
     with pytest.raises(DataError, match="x must fit into memory"):
         as_features(np.broadcast_to(np.float32(0), (10**13, 2)), "x")
     with pytest.raises(DataError, match=r"x must fit into memory \([0-9]+ GB\), got 1,024 GB"):
@@ -741,7 +742,7 @@ def test_a_client_file_whose_name_is_not_utf_8_is_refused(tmp_path: Path) -> Non
     assert "every name must be in UTF-8" in refusal("clients", home)
 
 
-@pytest.mark.parametrize("tag", [256, 257, 258, 259, 262, 273, 279])  # width, height, bits, … of baseline TIFF
+@pytest.mark.parametrize("tag", [256, 257, 258, 259, 262, 273, 279])  # width, height, bits, … in a baseline TIFF
 def test_a_tiff_without_dimensions_or_another_tag_is_read_or_refused(tag: int, tmp_path: Path) -> None:
     home = class_folders(tmp_path)
     (home / "cat" / "0.png").unlink()
@@ -937,7 +938,7 @@ def test_a_label_of_many_digits_is_refused(digits: int, tmp_path: Path) -> None:
 
 
 def test_labels_beyond_2_to_53_stay_apart(tmp_path: Path) -> None:
-    # As float64 both are 9007199254740992.
+    # As float64, both labels are 9007199254740992.
     text = "a,label\n" + "".join(f"{n},{label}\n" for label in ("9007199254740992", "9007199254740993.0") for n in "12")
     assert read("table", table(tmp_path, text)).classes == ("9007199254740992", "9007199254740993")
 

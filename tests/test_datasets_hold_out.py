@@ -1,4 +1,4 @@
-"""What is held out: whole groups, whole clients."""
+"""The hold-out data: whole groups, whole clients."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **f
 
 
 def table(folder: Path, rows: int = 40) -> Path:
-    """Row n: feature n, the label of its parity, patient n // 4 of hospital n // 4 mod 5."""
+    """Row n has the feature n, a label by its parity, the patient n // 4 and the hospital n // 4 mod 5."""
     lines = [f"{n},{'xy'[n % 2]},{n // 4},{n // 4 % 5}" for n in range(rows)]
     path = folder / "table.csv"
     path.write_text("\n".join(["a,label,patient,hospital", *lines, ""]))
@@ -57,7 +57,7 @@ def test_no_group_is_on_both_sides_and_every_class_is_trained_on(
     try:
         held = whole_groups(y, groups, fraction, np.random.default_rng(seed))
     except DataError:
-        # Then each group has all examples of a class.
+        # Refused only if each group has all examples of some class.
         assert all(set(y.tolist()) - set(y[groups != group].tolist()) for group in np.unique(groups))
         return
     assert held.any()
@@ -68,7 +68,7 @@ def test_no_group_is_on_both_sides_and_every_class_is_trained_on(
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.35, 0.5, 0.8])
 def test_groups_come_near_the_fraction_and_the_mix_of_labels(fraction: float) -> None:
-    # 200 groups of 1 to 20 examples, each of mostly one of three classes, with shares 6 : 3 : 1.
+    # 200 groups of 1 to 20 examples, each mostly of one class; the three classes occur 6 : 3 : 1.
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 21, 200)
     groups = np.repeat(np.arange(200).astype(str), sizes)
@@ -81,7 +81,7 @@ def test_groups_come_near_the_fraction_and_the_mix_of_labels(fraction: float) ->
 
 
 def test_a_large_group_is_not_held_out_where_small_ones_are_nearer() -> None:
-    # 50 of 100 examples are of one patient, the others of 10 with 5 each: a fifth is four of these, exactly.
+    # One patient has 50 of 100 examples, ten others have 5 each. Exactly four of these are a fifth of all examples.
     groups = np.repeat([*"abcdefghijk"], [50] + [5] * 10)
     held = whole_groups(np.zeros(100, dtype=np.int32), groups, 0.2, np.random.default_rng(0))
     assert held.sum() == 20
@@ -99,14 +99,14 @@ def test_patients_of_a_table_are_whole_and_counted(tmp_path: Path, kind: Partiti
     settings = Settings(data=data, partition=PartitionSettings(kind=kind, min_examples=1, **_few(kind)))
     with caplog.at_level(logging.INFO):
         partition(settings, tmp_path)
-    # A fifth of ten patients with four examples each.
+    # Two of ten patients, with four examples each, are a fifth.
     assert "groups of 'patient': 8 for training and 2 held out, with 20.0 % of the examples" in caplog.text
     home = tmp_path / "data" / "partition"
     record = json.loads((home / "partition.json").read_text())
     assert record["held_out"] == {"groups": {"column": "patient", "train": 8, "test": 2}}
     assert record["test"]["counts"] == [4, 4]
     test = np.load(home / "test" / "x.npy")
-    # Four rows of a patient each; the patient is no feature.
+    # Two patients with four rows each. The patient is no feature.
     assert test.shape == (8, 1 if kind == "natural" else 2)
     assert sorted(np.unique(test[:, 0] // 4, return_counts=True)[1].tolist()) == [4, 4]
 
@@ -118,7 +118,7 @@ def _few(kind: PartitionKind) -> dict[str, int]:
 def test_clients_may_be_the_groups(tmp_path: Path) -> None:
     examples = read("table", table(tmp_path), group_column="hospital", client_column="hospital")
     assert examples.clients is not None
-    # One of five hospitals is held out, with all its eight rows.
+    # One of five hospitals is held out, with all eight rows.
     assert len(set(examples.clients.tolist())) == 4
     assert len(examples.test_y) == 8
 
@@ -130,7 +130,7 @@ def test_patients_of_a_list_of_images_are_whole(tmp_path: Path) -> None:
         rows.append(f"{n}.png,{'xy'[n % 2]},p{n // 2}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     examples = read("images", tmp_path, group_column="patient", test_fraction=0.25)
-    # The grey level is the number of the image; a quarter of eight patients are two.
+    # The grey level is the image's number. Two of eight patients are a quarter.
     held = np.rint(255 * examples.test_x[:, 0, 0, 0]).astype(int)
     assert sorted(np.unique(held // 2, return_counts=True)[1].tolist()) == [2, 2]
 
@@ -178,7 +178,7 @@ def test_whole_clients_are_held_out_and_named(tmp_path: Path, kind: PartitionKin
     written = tmp_path / "data" / "partition"
     record = json.loads((written / "partition.json").read_text())
     assert record["held_out"] == {"clients": ["a", "b"]}
-    # The features of a are 0, of b 1, of c 2.
+    # The features are 0 for client a, 1 for b and 2 for c.
     np.testing.assert_array_equal(np.load(written / "test" / "x.npy")[:, 0], [0, 0, 0, 1, 1])
     trained = np.concatenate([np.load(written / client / "x.npy") for client in record["clients"]])
     np.testing.assert_array_equal(trained, np.full((4, 2), 2))

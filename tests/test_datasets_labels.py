@@ -1,4 +1,4 @@
-"""Labels of arrays in every form, and what is no label."""
+"""Labels of arrays in every form, and values that are no labels."""
 
 import logging
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def read(kind: DataKind, path: Path, **fields: Any) -> RawExamples:
 
 
 def npz(folder: Path, y: Any, y_test: Any = None) -> Path:
-    """An .npz whose features are the places of the examples, with or without a test set."""
+    """An .npz in which the feature of an example is its place; with or without a test set."""
     path = folder / "data.npz"
     arrays = {"x_train": np.arange(len(y), dtype=float)[:, None], "y_train": y}
     if y_test is not None:
@@ -40,7 +40,7 @@ def clients(folder: Path, **labels: Any) -> Path:
     return home
 
 
-# Eight labels of three classes in order a, b, c, a, b, c, a, b: what an array holds, its classes, and what is said.
+# Eight labels of three classes in the order a, b, c, a, b, c, a, b -> the array, its classes, part of the log line.
 ORDER = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 FORMS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "from 1": (ORDER + 1, ("1", "2", "3"), "(integers) become 3 classes: 1 is 0, 2 is 1, 3 is 2"),
@@ -73,7 +73,7 @@ def test_labels_of_every_form_become_numbers_and_that_is_said(
     with caplog.at_level(logging.INFO, "tasks.datasets.labels"):
         examples = read("npz", npz(tmp_path, raw, raw[:3] if tested else None))
     assert examples.classes == classes
-    # The feature of an example is its place.
+    # The feature of an example is its place in the array.
     np.testing.assert_array_equal(examples.y, ORDER[examples.x[:, 0].astype(int)])
     (message,) = [record.getMessage() for record in caplog.records]
     assert says in message
@@ -109,7 +109,7 @@ def test_labels_from_0_are_not_worth_a_line(tmp_path: Path, raw: Any, caplog: py
 
 @pytest.mark.parametrize("y", [np.linspace(1, 3, 12), np.full((12, 2), 0.5), np.ones((12, 14))])
 def test_what_is_no_label_is_refused_also_where_records_may_be_skipped(tmp_path: Path, y: Any) -> None:
-    # Three of the twelve numbers are whole: to train on these alone is not what anybody wants.
+    # Three of the twelve numbers are whole. Training on these alone would be wrong.
     with pytest.raises(DataError, match=r"cut into classes|must become one label") as caught:
         read("npz", npz(tmp_path, y), skip_unreadable=True)
     assert "data.skip_unreadable" not in str(caught.value)
@@ -127,7 +127,7 @@ def test_many_classes_are_one_line_of_bounded_length(tmp_path: Path, caplog: pyt
     assert caplog.messages[0].endswith("20 is 19 and 980 more in this order")
 
 
-# Out of range: of the labels 0 … 3, one label of one client is changed.
+# Labels out of range: one of a client's labels 0 … 3 is changed.
 
 USUAL = np.array([0, 1, 2, 3] * 3)
 ODD = np.where(np.arange(12) == 5, 255, USUAL)
@@ -168,7 +168,7 @@ def test_a_label_of_one_form_beside_another_names_the_client(tmp_path: Path) -> 
 
 
 def test_one_hot_rows_of_two_widths_are_refused(tmp_path: Path) -> None:
-    # A client that has only the classes 0 and 2 may have made columns of these two.
+    # The two columns of client b could be the classes 0 and 2.
     home = clients(tmp_path, a=np.eye(3)[[0, 1, 2]], b=np.eye(2)[[0, 1]])
     with pytest.raises(
         DataError, match=r"^client b .* must hold one-hot rows of 3 as client a .* got one-hot rows of 2"

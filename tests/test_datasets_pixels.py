@@ -1,4 +1,4 @@
-"""Images of mixed sizes and modes: what each pixel becomes, derived by hand."""
+"""Images of mixed sizes and modes: the value of each pixel, computed by hand."""
 
 import logging
 from pathlib import Path
@@ -19,7 +19,7 @@ INK = (200, 100, 50)
 
 
 def save(folder: Path, *images: tuple[Image.Image, str]) -> Path:
-    """The images, each with its file's suffix, in turn in the two classes; at least four, else the last again."""
+    """Writes (image, suffix) files, in turn into two class folders; if fewer than four, the last is repeated."""
     home = folder / "images"
     for index in range(max(4, len(images))):
         image, suffix = images[min(index, len(images) - 1)]
@@ -30,7 +30,7 @@ def save(folder: Path, *images: tuple[Image.Image, str]) -> Path:
 
 
 def read(home: Path, size: Size = ()) -> dict[tuple[float, ...], int]:
-    """How often each colour occurs as the first pixel, in steps of 255."""
+    """{first pixel of an image, in steps of 1/255: number of images}."""
     colours: dict[tuple[float, ...], int] = {}
     for x in images_of(home, size):
         colour = tuple(np.round(x[0, 0].astype(float) * 255, 2).tolist())
@@ -91,7 +91,7 @@ def test_images_of_one_mode_keep_its_channels(
         (with_palette(INK), "png"),
         (with_palette(INK), "gif"),
         (ink("CMYK"), "tif"),
-        (ink("CMYK"), "jpg"),  # Adobe writes such JPEGs with inverted numbers, Pillow as well
+        (ink("CMYK"), "jpg"),  # Adobe and Pillow write such JPEGs with inverted values
     ],
 )
 def test_images_of_several_modes_become_rgb(tmp_path: Path, image: Image.Image, suffix: str) -> None:
@@ -124,7 +124,7 @@ def test_images_that_are_all_grey_in_kind_become_grey(tmp_path: Path) -> None:
         (plain("I;16", 257 * 50), "pgm"),  # Pillow's mode I
         (plain("I;16B", 257 * 60), "tif"),
     )
-    # 257 = 65535 / 255; 16 bits are not cut to 8: one step more of 65535 is 1 / 257 of a step of 255.
+    # 257 = 65535 / 255. 16 bits are not cut to 8: one step of 1/65535 is 1/257 of a step of 1/255.
     assert read(home) == {(255,): 1, (51,): 1, (20,): 1, (30,): 1, (round(40 + 1 / 257, 2),): 1, (50,): 1, (60,): 1}
 
 
@@ -132,7 +132,7 @@ def test_images_that_are_all_grey_in_kind_become_grey(tmp_path: Path) -> None:
     ("image", "colour"),
     [
         (plain("RGBA", (*INK, 0)), (255, 255, 255)),
-        # 51 of 255 are a fifth: 200 / 5 + 255 · 4 / 5 = 244, and so on.
+        # Alpha 51 of 255 is a fifth: 200 / 5 + 255 · 4 / 5 = 244, and so on.
         (plain("RGBA", (*INK, 51)), (244, 224, 214)),
         (with_palette(INK, 0), (255, 255, 255)),
         (plain("LA", (50, 51)), (214, 214, 214)),
@@ -234,7 +234,7 @@ def test_images_of_arrays_are_resized_too(tmp_path: Path, kind: str) -> None:
 
 
 def arrays_of_sizes(folder: Path, kind: str, one: Any, two: Any) -> DataSettings:
-    """An npz whose test images are `two`, or clients of whom the second has them; all others are `one`."""
+    """Images `one`; the test set of an npz, or the second of two clients, has the images `two`."""
     y = np.arange(len(one)) % 2
     if kind == "npz":
         np.savez(folder / "data.npz", x_train=one, y_train=y, x_test=two, y_test=y)

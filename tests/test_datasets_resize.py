@@ -1,4 +1,4 @@
-"""Resizing of images: against Pillow, closed forms, and in blocks."""
+"""Resizing of images, compared with Pillow and closed forms; and in blocks."""
 
 import time
 
@@ -32,16 +32,16 @@ def test_resize_agrees_with_pillow(size):
 def test_resize_of_a_constant_image_stays_constant(height, width, new_height, new_width, value):
     images = np.full((2, height, width, 3), value, np.float32)
     resized = resize_images(images, (new_height, new_width))
-    # Weights sum to 1 within a few float64 units, far below half a float32 unit.
+    # The weights sum to 1 within a few float64 roundings, far below half a float32 rounding.
     assert np.array_equal(resized, np.full((2, new_height, new_width, 3), value, np.float32))
 
 
 def test_resize_of_a_ramp_is_a_ramp_away_from_the_border():
-    # Pixel i holds i / 100 at position i + 0.5; at twice the length output j sits at (j + 0.5) / 2 - 0.5.
+    # Pixel i has the value i / 100 at position i + 0.5. At twice the length, output j is at (j + 0.5) / 2 - 0.5.
     ramp = np.broadcast_to(np.arange(20, dtype=np.float32)[:, None, None] / 100, (20, 7, 1))[None]
     grown = resize_images(ramp, (40, 7))[0, :, 3, 0]
     np.testing.assert_allclose(grown[1:-1], ((np.arange(40) + 0.5) / 2 - 0.5)[1:-1] / 100, atol=1e-7)
-    # At half the length output j covers pixels 2j and 2j + 1, and the triangle is symmetric about 2j + 0.5.
+    # At half the length, output j covers the pixels 2j and 2j + 1, and the triangle is symmetric around 2j + 0.5.
     shrunk = resize_images(ramp, (10, 7))[0, :, 3, 0]
     np.testing.assert_allclose(shrunk[1:-1], (2 * np.arange(10) + 0.5)[1:-1] / 100, atol=1e-7)
 
@@ -53,7 +53,7 @@ def test_resize_to_its_own_size_is_the_identity():
 
 
 def test_resize_averages_when_it_shrinks():
-    # A checkerboard of single pixels: picking pixels would give 0 or 1, averaging gives nearly the mean, 0.5.
+    # A checkerboard of single pixels. Picking pixels gives 0 or 1; averaging gives nearly the mean, 0.5.
     board = (np.indices((32, 32)).sum(axis=0) % 2).astype(np.float32)[None, :, :, None]
     assert np.abs(resize_images(board, (8, 8)) - 0.5)[:, 1:-1, 1:-1].max() < 0.01
 
@@ -68,7 +68,7 @@ def test_resize_keeps_the_range_and_is_not_disturbed_by_neighbours():
 
 
 def test_resize_works_in_blocks_with_the_same_bytes():
-    # Seven images of 12×12×3 are 252 columns: one product. 7000 are 5 million values and 252 thousand columns.
+    # Seven images of 12×12×3 are 252 columns, one product. 7000 images are 5 million values and 252,000 columns.
     images = random_images(7, 12, 12, 3)
     resized = resize_images(np.tile(images, (1000, 1, 1, 1)), (20, 9))
     assert resized.tobytes() == resize_images(images, (20, 9)).tobytes() * 1000

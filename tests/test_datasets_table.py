@@ -1,4 +1,4 @@
-"""Tables as people bring them: what each column becomes, what is filled, and what is said of it."""
+"""Tables as users have them: the features of each column, the filled cells, and the log lines."""
 
 import gzip
 import json
@@ -37,7 +37,7 @@ def write(folder: Path, text: str, name: str = "t.csv", encoding: str = "utf-8")
 def column(
     folder: Path, cells: Sequence[str], separator: str = ",", name: str = "t.csv", encoding: str = "utf-8"
 ) -> Path:
-    """A table of `number` (0, 0.5, 1, …), the column `a` of these cells, repeated over ROWS rows, and the label."""
+    """A table of ROWS rows with `number` (0, 0.5, 1, …), `a` (the cells, repeated) and the label."""
     rows = [separator.join(("number", "a", "label"))]
     rows += [separator.join((str(n / 2), cells[n % len(cells)], "xy"[n % 2])) for n in range(ROWS)]
     return write(folder, "\n".join(rows) + "\n", name, encoding)
@@ -56,7 +56,7 @@ def refusal(path: Path, **chosen: Any) -> str:
 
 
 def features_of(path: Path, **chosen: Any) -> dict[str, list[float]]:
-    """Each feature's values of all rows in the file's order, by name."""
+    """{feature: its values of all rows in the file's order}."""
     data = read(path, **chosen)
     every = np.concatenate([data.x, data.test_x]).astype(float)
     every = every[np.argsort(every[:, list(data.feature_names).index("number")])]
@@ -180,8 +180,8 @@ def test_an_unnamed_last_column_without_cells_is_left_out(tmp_path: Path) -> Non
         (["1,234.5", "12"], ";", [1234.5, 12]),
         (["1.234.567", "12"], ";", [1234567, 12]),
         (['"1,5"', '"-2,25"'], ",", [1.5, -2.25]),
-        (['"1,234"', '"12"'], ",", [1234, 12]),  # `number` has decimal points
-        (["0,123", "1"], ";", [0.123, 1]),  # no thousands begin with 0
+        (['"1,234"', '"12"'], ",", [1234, 12]),  # the column `number` has decimal points
+        (["0,123", "1"], ";", [0.123, 1]),  # thousands never begin with 0
         (["1.234", "2.5"], ";", [1.234, 2.5]),
         (["1 234,5", "12"], "\t", [1234.5, 12]),
         (["1\u00a0234", "12"], ",", [1234, 12]),
@@ -198,7 +198,7 @@ def test_numbers_of_one_possible_notation(
 
 def test_the_decimal_mark_of_other_columns_decides_what_thousands_are(tmp_path: Path) -> None:
     rows = "".join(f"{n};1.234;{n},5;{'xy'[n % 2]}\n" for n in range(8))
-    # With decimal commas beside it, 1.234 is 1234.
+    # If another column has decimal commas, 1.234 is 1234.
     assert features_of(write(tmp_path, "number;a;b;label\n" + rows))["a"] == [1234] * 8
     alone = "".join(f"{n};1.234;{'xy'[n % 2]}\n" for n in range(8))
     assert features_of(write(tmp_path, "number;a;label\n" + alone))["a"] == pytest.approx([1.234] * 8)
@@ -247,7 +247,7 @@ def test_text_is_one_feature_a_category(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_a_category_of_the_hold_out_alone_is_all_zeros(tmp_path: Path) -> None:
-    # Each row but two has its own text of few rows: some seed holds both rows of one category out.
+    # Each category has two rows. Half of the rows are held out, so both rows of some category can be.
     cells = ["c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8"] * 2
     path = write(tmp_path, "a,n,label\n" + "".join(f"{c},{i / 2},{'xy'[i % 2]}\n" for i, c in enumerate(cells)))
     data = read(path, test_fraction=0.5)
@@ -379,7 +379,7 @@ def test_one_wrong_cell_among_dates_is_named_or_left_out(tmp_path: Path) -> None
 def test_seconds_of_a_date_are_kept(tmp_path: Path) -> None:
     begin = datetime(2023, 5, 1)
     cells = [(begin + timedelta(seconds=n)).isoformat() for n in range(ROWS)]
-    # As float32 days since 1970, these seconds would all be one number.
+    # As days since 1970 in float32, all these times would be equal.
     np.testing.assert_allclose(np.diff(features_of(column(tmp_path, cells))["a"]), 1 / 86400, rtol=1e-2)
 
 
@@ -457,7 +457,7 @@ def test_filled_cells_are_counted_by_client_and_said(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.INFO):
         partition(parse({"data": chosen, "partition": {"kind": "natural"}}), tmp_path)
     record = read_json(tmp_path / "data/partition/partition.json")
-    # Only site s1 misses values: 10 of its rows, some of which are held out.
+    # Only site s1 has missing values, in 10 of its rows, of which some are held out.
     held = record["test"]["filled"]
     assert (record["clients"]["s0"]["filled"], record["clients"]["s1"]["filled"]) == (0, 10 - held)
     assert f"{10 - held} missing cells filled at 1 clients (s1 {10 - held}), and {held} held-out ones" in caplog.text

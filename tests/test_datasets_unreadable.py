@@ -1,4 +1,4 @@
-"""`data.skip_unreadable`: what cannot be read is refused, or left out and counted."""
+"""`data.skip_unreadable`: records that cannot be read are refused, or left out and counted."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def clients(folder: Path, **of: tuple[Any, Any]) -> Path:
 
 
 def broken_clients(folder: Path) -> Path:
-    """Of client a, examples 0 and 1 of 6 cannot be read; b is whole (4); c has no whole example (2); d is no file."""
+    """Client a: examples 0 and 1 of 6 cannot be read. b: all 4 can. c: none of 2 can. d: the file is damaged."""
     home = clients(
         folder,
         a=(features(6, 0), np.where(np.arange(6) == 1, 255, np.arange(6) % 2)),
@@ -63,7 +63,7 @@ def test_examples_of_an_npz_that_cannot_be_read_are_left_out(tmp_path: Path, cap
     examples = read("npz", path)
     np.testing.assert_array_equal(examples.x[:, 0], [0, 1, 3, 4, 6, 7])
     np.testing.assert_array_equal(examples.y, [0, 1, 1, 0, 0, 1])
-    # Label 3 is no training example's.
+    # No training example has the label 3.
     np.testing.assert_array_equal(examples.test_x[:, 0], [1, 3])
     message = caplog.messages[0]
     assert message.startswith(
@@ -89,7 +89,7 @@ def test_the_first_record_is_refused_with_the_way_on(tmp_path: Path, x: Any, y: 
         read("npz", path, skip=False)
     assert got in str(caught.value)
     assert "; data.skip_unreadable: true leaves out what cannot be read)" in str(caught.value)
-    # The same record is the only one that is left out.
+    # Only this record is left out.
     assert len(read("npz", path).y) == 7
 
 
@@ -149,18 +149,18 @@ def test_a_class_that_only_unreadable_examples_have_is_none(tmp_path: Path) -> N
 
 
 def test_a_test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    # Left out, training examples would be held out in its place, and nobody would know.
+    # If it were left out, training examples would be held out instead, unnoticed.
     home = clients(tmp_path, a=(features(4), labels(4)))
     (home / "test.npz").write_bytes(b"PK")
     with pytest.raises(DataError, match=r"test\.npz must be an \.npz file"):
         read("clients", home)
 
 
-# Tables: of ten rows, those given are broken.
+# Tables of ten rows, of which some are damaged.
 
 
 def table(folder: Path, **cells: dict[int, str]) -> Path:
-    """Row n (from 0): feature n + 0.5, the label of its parity, and client a (even) or b (odd), unless `cells` say."""
+    """Row n, from 0: feature n + 0.5, label by parity, client a or b by the parity of n // 2. `cells` replace these."""
     usual = {"age": lambda n: str(n + 0.5), "label": lambda n: "xy"[n % 2], "site": lambda n: "ab"[n // 2 % 2]}
     rows = [",".join(cells.get(name, {}).get(n, of(n)) for name, of in usual.items()) for n in range(10)]
     path = folder / "table.csv"
@@ -190,7 +190,7 @@ def test_a_row_that_cannot_be_read_is_refused_or_left_out(tmp_path: Path, cells:
 
 
 def test_rows_are_counted_by_client(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    # Rows 0 and 1, 4 and 5, 8 and 9 are of client a, the others of b; row 3 has no client.
+    # Client a has the rows 0, 1, 4, 5, 8 and 9, client b the others. Row 3 has no client.
     path = table(tmp_path, label={0: ""}, age={5: "abc", 6: "", 9: "two"}, site={3: ""})
     examples = read("table", path, client_column="site")
     assert examples.skipped is not None
@@ -219,14 +219,14 @@ def test_a_table_of_unreadable_rows_is_refused(tmp_path: Path) -> None:
 
 
 def images(folder: Path) -> Path:
-    """Twelve images of clients a and b in turn; image n has grey level n. Four cannot be read, of which three a's."""
+    """Twelve images of clients a and b in turn; image n has the grey level n. Three of a, one of b cannot be read."""
     rows = ["path,label,client,patient"]
     for n in range(12):
         Image.new("L", (4, 3), n).save(folder / f"{n}.png")
         rows.append(f"{n}.png,{'xy'[n // 2 % 2]},{'ab'[n % 2]},{n}")
     (folder / "0.png").write_bytes(b"no image")
     whole = (folder / "5.png").read_bytes()
-    # The header of 33 bytes is whole, the pixels are not.
+    # The header of 33 bytes is complete, but the pixels are cut.
     (folder / "5.png").write_bytes(whole[:45])
     (folder / "8.png").unlink()
     rows[11] = "10.png,,a,10"

@@ -1,4 +1,4 @@
-"""The settings' models against params.yaml, the registries that serve them, their error sentences and the README."""
+"""The settings: models, params.yaml, the registries of the kinds, error messages, and the table of settings."""
 
 import ast
 import itertools
@@ -57,7 +57,7 @@ def sections(section: type[Section] = Settings) -> Iterator[type[Section]]:
 
 
 def names_below(mapping: dict[str, Any], prefix: str = "") -> set[str]:
-    """The dotted names in a raw mapping; a value that is a mapping itself (by_client) is one name."""
+    """The dotted names in a raw mapping. A setting whose value is a mapping (by_client) is one name."""
     known, found = fields(), set()
     for key, value in mapping.items():
         name = f"{prefix}{key}"
@@ -75,13 +75,13 @@ def table() -> list[str]:
 
 
 def _allowed(field: Any) -> str:
-    """What a setting may be: its choices, or its bounds."""
+    """The allowed values of a setting: its choices, or its bounds."""
     choices = get_args(field.annotation)
     if choices and all(isinstance(choice, str) for choice in choices):
         return ", ".join(choices)
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     bounds = [(signs[key], getattr(part, key)) for part in field.metadata for key in signs if hasattr(part, key)]
-    # "below 2^31" is there for NumPy's sake, and nobody who reads a table needs it.
+    # The bound 2^31 is for NumPy only; readers of the table do not need it.
     return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound != 2**31)
 
 
@@ -97,7 +97,7 @@ def test_params_yaml_holds_every_setting_and_no_other() -> None:
 
 def test_params_yaml_and_the_models_have_the_same_defaults() -> None:
     assert load(PARAMS) == Settings()
-    # 1 == 1.0, but they are two settings to DVC's run-cache.
+    # 1 == 1.0, but in DVC's run-cache they are two settings.
     for name in fields():
         in_file, in_model = look_up(raw(), name), look_up(Settings(), name)
         assert isinstance(in_model, tuple) or type(in_file) is type(in_model), name
@@ -121,7 +121,7 @@ def test_what_only_some_kinds_use_names_kinds_that_exist(section: type[Section])
 
 
 def keys(path: str, name: str) -> list[str]:
-    """The keys of the registry `name`, a literal dict: read, for importing some would import TensorFlow."""
+    """The keys of the registry `name`, read from the source text: importing some registries imports TensorFlow."""
     for node in ast.parse((ROOT / path).read_text()).body:
         target = (
             node.target
@@ -174,9 +174,9 @@ def test_a_setting_without_effect_is_refused_by_name(name: str) -> None:
     ]
     default = look_up(settings, name)
     if not unused:
-        return  # every kind that exists today uses it
+        return  # every kind uses it
     settings = changed(f"{section}.{model.chooser}", unused[0])
-    parse(settings)  # at its default it is no error
+    parse(settings)  # no error, because the setting has its default
     look_up(settings, section)[own] = other(default, field)
     text = refusal(settings)
     assert text.startswith(f"{name} has no effect with {model.chooser} {unused[0]} (only with ")
@@ -333,7 +333,7 @@ def test_what_yaml_can_hold_and_no_setting_can_is_one_short_line(text: str, says
     begun = time.monotonic()
     with pytest.raises(SettingsError) as caught:
         load(tmp_path / "params.yaml")
-    # Milliseconds each; an alias bomb or a comparison of all keys with all settings would take minutes.
+    # Each takes milliseconds. An alias bomb, or a comparison of all keys with all settings, would take minutes.
     assert time.monotonic() - begun < 10
     assert says in str(caught.value)
     assert str(caught.value).isprintable()
@@ -347,7 +347,7 @@ def test_a_path_that_no_system_knows_is_one_line() -> None:
 
 
 def bounds(schema: Any) -> Iterator[bool]:
-    """Of every integer in a JSON schema whether it has an upper bound that int32 bears."""
+    """Yields for every integer in a JSON schema whether its upper bound fits into int32."""
     if isinstance(schema, dict):
         if schema.get("type") == "integer":
             yield schema.get("exclusiveMaximum", schema.get("maximum", 2**31) + 1) <= 2**31
@@ -416,7 +416,7 @@ def test_readme_has_a_row_for_every_setting_and_no_other() -> None:
 
 
 def test_an_exponent_is_a_number_as_dvc_writes_it() -> None:
-    """PyYAML reads 1e-05 as text; `dvc exp run -S` writes 0.00001 so."""
+    """`dvc exp run -S` writes 0.00001 as 1e-05, which PyYAML reads as text."""
     raw = yaml.safe_load("federate: {client: {learning_rate: 1e-05}}")
     assert parse(raw).federate.client.learning_rate == 0.00001
 
@@ -425,7 +425,7 @@ def kinds(section: str) -> tuple[str, ...]:
     return get_args(fields()[f"{section}.kind"].annotation)
 
 
-# Values that no default has, and that the settings' other rules bear.
+# Values that differ from the defaults and that the settings' other rules allow.
 USED = {
     "federate.aggregator": {
         "weighting": "uniform", "trim": 0.1, "num_faulty": 2, "num_selected": 3, "clipping": "adaptive",

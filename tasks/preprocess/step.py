@@ -29,7 +29,7 @@ class _Partition:
 
 
 def preprocess(settings: Settings, folder: Path) -> None:
-    """Writes `data/clients` from `data/partition`, with preprocess.json and descriptions.json: completely or not at all.
+    """Writes `data/clients`, with preprocess.json and descriptions.json, from `data/partition`: all of it, or nothing.
 
     The data of one client are in memory at a time. They are read twice, because `normalize: global` needs the moments
     of all clients before it can standardise the first one. The random changes of `augment` happen during training.
