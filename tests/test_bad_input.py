@@ -1,4 +1,4 @@
-"""Wrong input to every command: one line that names it, exit status 2, and nothing half-done."""
+"""Wrong input to every command: one line that names it, exit status 2, and nothing changed."""
 
 import os
 import shutil
@@ -25,12 +25,12 @@ NOBODY = "http://127.0.0.1:9"
 RUN_ID = "0123456789abcdef" * 2
 PIPELINE, COMPARE, DIAGNOSE = "flows.pipeline", "flows.compare", "flows.diagnose"
 PATIENCE = 90.0
-"""Seconds that a command may take to give a server up, on a busy machine too: 15 s and what its imports take."""
+"""Most seconds until a command gives up a server, on a busy machine: 15 s and the time of its imports."""
 
 
 @dataclass(frozen=True)
 class Refused:
-    """How a command ended, and in how many seconds."""
+    """The end of a command: status, output, seconds."""
 
     status: int
     out: str
@@ -48,7 +48,7 @@ Run = Callable[..., Refused]
 
 @pytest.fixture(scope="module")
 def run(shell: dict[str, str]) -> Run:
-    """(folder, *arguments of python -m, **environment) -> Refused. Servers are those that the environment names."""
+    """(folder, *arguments of python -m, **environment) -> Refused. The environment names the servers."""
 
     def call(folder: Path, *arguments: str, **environment: str) -> Refused:
         begun = time.monotonic()
@@ -79,7 +79,7 @@ def repository(copy_repository: Callable[..., Path], tmp_path_factory: pytest.Te
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file, but for Python's bytecode."""
+    """{file: (size, time of change)}, without Python's bytecode."""
     found = {path: path.lstat() for path in folder.rglob("*") if "__pycache__" not in path.parts and path.is_file()}
     return {str(path.relative_to(folder)): (stat.st_size, stat.st_mtime_ns) for path, stat in found.items()}
 
@@ -91,7 +91,7 @@ def options(*overrides: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        # what is not of the form
+        # not name=value
         ((PIPELINE, "-S", "seed"), "-S takes name=value, got 'seed'"),
         ((PIPELINE, "-S", "=3"), "-S takes name=value, got '=3'"),
         ((PIPELINE, "-S", "~seed=0"), "-S takes name=value, got '~seed=0'"),
@@ -100,7 +100,7 @@ def options(*overrides: str) -> tuple[str, ...]:
         # unknown keys
         ((PIPELINE, *options("federate.rondes=3")), "federate.rondes is not a setting: did you mean federate.rounds?"),
         ((PIPELINE, *options("+new.key=3")), "new is not a setting"),
-        # what Hydra takes and no run can have
+        # accepted by Hydra, but not by a run
         ((PIPELINE, *options("seed=range(1,5)")), "-S takes one value; python -m flows.compare --grid takes several"),
         ((PIPELINE, *options("seed=shuffle(range(1,3))")), "-S takes one value"),
         ((PIPELINE, *options("seed=interval(0,1)")), "-S takes one value"),
@@ -118,7 +118,7 @@ def options(*overrides: str) -> tuple[str, ...]:
         ((PIPELINE, *options("seed=null")), "seed: input should be a valid integer, got None"),
         ((PIPELINE, *options("federate=3")), "federate must be a section of settings, got 3"),
         ((PIPELINE, *options("data.kind=csv")), "data.kind must be one of 'digits', 'npz', "),
-        # out of range, and impossible beside another
+        # out of range, or not possible with another setting
         ((PIPELINE, *options("federate.rounds=0")), "federate.rounds must be >= 1, got 0"),
         ((PIPELINE, *options("federate.client.momentum=nan")), "federate.client.momentum: input should be a finite"),
         ((PIPELINE, *options("prune.end_round=20")), "prune.end_round must be <= prune.rounds (2), got 20"),
@@ -127,16 +127,16 @@ def options(*overrides: str) -> tuple[str, ...]:
             "partition.alpha has no effect with kind",
         ),
         ((PIPELINE, *options("track.register_as=a/b")), "track.register_as must hold no / or : and no space around it"),
-        # files of settings
+        # files with settings
         ((PIPELINE, "--params", "nowhere.yaml"), "cannot read nowhere.yaml: "),
         ((PIPELINE, "--params", "tasks"), "cannot read tasks: "),
         ((PIPELINE, "--params", "binary.yaml"), "cannot read binary.yaml: "),
         ((PIPELINE, "--params", "list.yaml"), "list.yaml must hold a mapping of settings, got ['seed', 0]"),
         ((PIPELINE, "--params", "empty.yaml"), "empty.yaml must hold a mapping of settings, got nothing"),
         ((PIPELINE, "--params", "half.yaml"), "half.yaml is not YAML: "),
-        ((PIPELINE, "--params", "twice.yaml"), "seed stands there twice"),
+        ((PIPELINE, "--params", "twice.yaml"), "seed occurs twice"),
         ((PIPELINE, "--params", "part.yaml"), "part.yaml lacks data, partition, "),
-        # a comparison's
+        # arguments of a comparison
         ((COMPARE,), "a comparison needs a grid: --grid name=value,value"),
         ((COMPARE, "--grid", "seed"), "--grid takes name=value,value, got 'seed'"),
         ((COMPARE, "--grid", "federate.rondes=1,2"), "federate.rondes is not a setting: did you mean federate.rounds?"),
@@ -151,7 +151,7 @@ def test_wrong_settings_are_one_line_and_nothing_is_done(
     arguments: tuple[str, ...], says: str, repository: Path, run: Run
 ) -> None:
     before = tree(repository)
-    # Nobody answers there: settings that were taken for right would say so, not run.
+    # No server is there: with accepted settings, the error would be about the server.
     done = run(repository, *arguments, PREFECT_API_URL=f"{NOBODY}/api")
     assert (done.status, done.out) == (2, ""), done.err
     assert done.line.startswith("error: ")
@@ -229,7 +229,7 @@ def test_a_run_that_does_not_exist_is_one_line(given: str, says: str, repository
 
 @pytest.fixture(scope="module")
 def silent() -> Iterator[str]:
-    """The address of a server that takes connections and never answers."""
+    """The address of a server that accepts connections and never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(50)
@@ -248,7 +248,7 @@ UNANSWERED = [
 
 @pytest.fixture(scope="module")
 def given_up(repository: Path, run: Run, silent: str) -> dict[tuple[str, str, str], Refused]:
-    """How each of UNANSWERED ended. They wait at the same time: most of it is the server's."""
+    """{case of UNANSWERED: its end}. The commands run at the same time, because they mostly wait."""
     before = tree(repository)
     with ThreadPoolExecutor(len(UNANSWERED)) as pool:
         ended = pool.map(
@@ -285,7 +285,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time(
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KB: less than the 462 KB of the digits over ten clients."""
+    """A file system of 256 KB. The digits over ten clients need 462 KB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid() != 0 or not shutil.which("mount"):
@@ -306,7 +306,7 @@ def with_cache(repository: Path, cache: Path) -> Path:
 
 
 def assert_whole(cache: Path) -> None:
-    """Every file in the cache is what its name says, and nothing is there by half."""
+    """Checks that each file in the cache has the hash in its name, so that none is incomplete."""
     for path in (cache / "files").rglob("*"):
         if path.is_file():
             assert dvc_hash(path) == f"{path.parent.name}{path.name}".removesuffix(".dir")
@@ -322,9 +322,9 @@ def test_a_full_disk_while_committing_leaves_the_cache_whole(
     with pytest.raises(RunError, match=r"the outputs of partition could not be put into DVC's cache: .*No space left"):
         workspace.commit("partition")
     assert_whole(tiny_disk / "cache")
-    assert not (tiny_disk / "cache/runs").exists()  # no other run is told that these outputs are to be had
+    assert not (tiny_disk / "cache/runs").exists()  # no other run finds these outputs
     assert "partition" not in workspace.hashes()
-    assert (workspace.folder / "data/partition/00/x.npy").exists()  # what was computed is not lost
+    assert (workspace.folder / "data/partition/00/x.npy").exists()  # the computed files are not lost
 
 
 @pytest.mark.slow
@@ -339,4 +339,4 @@ def test_a_flow_run_on_a_full_disk_fails_with_one_line(
     assert last.startswith("error: partition: the outputs of partition could not be put into DVC's cache: ")
     assert "No space left on device" in last
     assert_whole(tiny_disk / "cache")
-    assert not (repository / "mlflow.db").exists()  # the run came to no step that trains
+    assert not (repository / "mlflow.db").exists()  # no training step ran

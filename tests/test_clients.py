@@ -1,4 +1,4 @@
-"""The clients' data on disk: ids, arrays, and what names the clients."""
+"""The clients' data on disk: ids, arrays, and the file that names the clients."""
 
 import os
 from pathlib import Path

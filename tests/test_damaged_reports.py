@@ -1,4 +1,4 @@
-"""Reports of an earlier step, damaged: each step that reads one goes on, or says in one line which file it is."""
+"""Damaged reports of an earlier step: each step that reads one goes on, or names the file in one line."""
 
 import json
 import random
@@ -21,7 +21,7 @@ KINDS += ("data/partition/partition.json",)
 
 
 def write_reports(folder: Path) -> None:
-    """The reports of a finished run, as its steps write them."""
+    """Writes the reports of a finished run in the form that its steps write."""
     rounds = range(1, TRAINED + PRUNED + 1)
     rows = [
         dict.fromkeys(ROUND_COLUMNS, 0.25)
@@ -49,7 +49,7 @@ def write_reports(folder: Path) -> None:
 
 
 def read_all(folder: Path) -> list[str]:
-    """Reads every report as each step does, and as a comparison does; returns what was said of those refused."""
+    """Reads every report as each step and a comparison do. Returns the errors of the refused reports."""
     reports = folder / "reports"
     found = []
     for reading in (
@@ -75,7 +75,7 @@ def read_all(folder: Path) -> list[str]:
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Bytes turned, cut or left out; lines doubled, swapped or left out; values put in the place of others."""
+    """Changes, cuts, deletes or inserts bytes; doubles, swaps or deletes lines; or replaces a value."""
     found, lines = bytearray(content), content.splitlines(keepends=True)
     one, other = rng.randrange(len(lines)), rng.randrange(len(lines))
     at = rng.randrange(len(found))
@@ -137,6 +137,6 @@ def test_of_2000_mutated_reports_each_is_read_or_one_line_that_names_it(tmp_path
 def test_a_report_of_another_kind_is_one_line_that_names_it(tmp_path: Path, kind: str, content: bytes) -> None:
     write_reports(tmp_path)
     (tmp_path / kind).write_bytes(content)
-    # A comparison leaves out numbers that a cell does not have.
+    # A comparison leaves out the numbers that are missing in a cell.
     without_numbers = kind == "reports/metrics.json" and content == b"{}"
     assert bool(read_all(tmp_path)) is not without_numbers

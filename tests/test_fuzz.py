@@ -1,4 +1,4 @@
-"""Mutated files of every kind: each is taken, or refused in one line that names it, and no half is left."""
+"""Mutated files of every kind: each is accepted, or refused in one line that names it, without files left behind."""
 
 import copy
 import io
@@ -35,7 +35,7 @@ VALUES += [".git", "../a", "a\0b", "\ud800", "é", "x" * 1000, [], [[]], [1], ["
 
 
 def _mutated_in_zip(content: bytes, rng: np.random.Generator) -> bytes:
-    """Half of them with a mutated member in a whole archive, whose checksum would refuse it else."""
+    """Mutates the whole archive, or in half of the cases one member, so that its checksum is right."""
     if rng.random() < 0.5:
         return mutated(content, rng)
     with zipfile.ZipFile(io.BytesIO(content)) as held:
@@ -46,7 +46,7 @@ def _mutated_in_zip(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _mutated_png(content: bytes, rng: np.random.Generator) -> bytes:
-    """Half of them with right checksums."""
+    """Mutates a PNG, and in most cases corrects the checksums of its first chunks."""
     result = bytearray(mutated(content, rng))
     place = 8
     while rng.random() < 0.9 and place + 12 <= len(result):
@@ -57,7 +57,7 @@ def _mutated_png(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _mutated_tree(content: bytes, rng: np.random.Generator) -> bytes:
-    """Half of them whole JSON or YAML, with other values or keys in one to three places."""
+    """Changes in half of the cases one to three values or keys of JSON or YAML; else the bytes."""
     if rng.random() < 0.5:
         return mutated(content, rng)
     root: dict[str, object] = {"": yaml.safe_load(content)}
@@ -98,7 +98,7 @@ Y = np.arange(12) % 3
 
 @dataclass
 class Kind:
-    """What is mutated: `files` of a workspace, which `read` reads."""
+    """A kind of input: `make` writes `files` into a workspace, one is mutated, and `read` reads them."""
 
     make: Callable[[Path], None]
     files: tuple[str, ...]
@@ -223,7 +223,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
 
 
 def faults(kind: Kind, folder: Path, cases: range) -> Iterator[str]:
-    """What went wrong, a line each: a foreign exception, not one line, a line without the file's name, a file left."""
+    """Yields a line for each fault: another exception, more than one line, no name of the file, files left behind."""
     kind.make(folder)
     whole = {name: (folder / name).read_bytes() for name in kind.files}
     for case in cases:
@@ -247,7 +247,7 @@ def faults(kind: Kind, folder: Path, cases: range) -> Iterator[str]:
 
 
 def _names(text: str, name: str) -> bool:
-    """Whether an error names the file, or the client or setting whose file it is; a setting is its own name."""
+    """Whether an error names the file, its client or its setting. For params.yaml, the wrong setting is enough."""
     file = Path(name)
     words = [name, f"client {file.parent.name}", "data.path", *([file.name] if file.suffix == ".json" else [])]
     return name == "params.yaml" or any(word in text for word in words)

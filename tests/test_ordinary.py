@@ -1,4 +1,4 @@
-"""Ordinary data and models, from the raw input to the diagnosis, twice with the same bits."""
+"""Ordinary data and models, from the raw data to the diagnosis; two runs have the same bytes."""
 
 import logging
 import shutil
@@ -34,7 +34,7 @@ STEPS = (partition, preprocess, federate, prune, evaluate, diagnose)
 
 
 class Lines(logging.Handler):
-    """Keeps the lines of the log."""
+    """Collects the lines of the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class Lines(logging.Handler):
         self.said.append(record.getMessage())
 
     def once(self, *parts: str) -> None:
-        """Holds that one line, and no other, has all these parts."""
+        """Asserts that exactly one line has all these parts."""
         assert sum(all(part in line for part in parts) for line in self.said) == 1, self.said
 
 
 class Run:
-    """An input that went through all six steps, in a folder of its own."""
+    """A run of all six steps in its own folder."""
 
     def __init__(self, folder: Path, write: inputs.Write, settings_of: Callable[..., Settings]) -> None:
         self.folder, self.log = folder, Lines()
@@ -67,7 +67,7 @@ class Run:
             logger.setLevel(before)
 
     def outputs(self) -> dict[str, bytes]:
-        """The bytes of everything that the steps made."""
+        """{file: its bytes} of all outputs of the steps."""
         made = [self.folder / name for step in STEPS for name in OUTPUTS[step.__name__]]
         files = [file for path in made for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
         return {file.relative_to(self.folder).as_posix(): file.read_bytes() for file in files}
@@ -80,7 +80,7 @@ class Run:
         return read_json(self.folder / "data/partition/partition.json")
 
     def examples(self, stage: str = "partition", *sites: str) -> tuple[np.ndarray, np.ndarray]:
-        """The examples of these sites, or else of all clients."""
+        """The examples of `sites`, or of all clients if none is given."""
         parts = [self.folder / "data" / stage / site for site in sites or self.partition["clients"]]
         x, y = (np.concatenate([np.load(part / f"{array}.npy") for part in parts]) for array in "xy")
         return x, y
@@ -90,7 +90,7 @@ class Run:
         return load_model(self.folder / "models" / file, self.settings.federate.model, shape, classes)
 
     def check_probabilities(self, build: Callable[..., Any], probabilities: Callable[[Any], Any]) -> None:
-        """Holds that the user's own model has the loss and accuracy of the run, and the run's model gives logits."""
+        """Asserts that the user's model has the run's loss and accuracy, and that the run's model gives logits."""
         x, y = self.examples("clients", TEST)
         trained, own = self.model(), build(x.shape[1:], len(self.partition["classes"]))
         own.set_weights(trained.get_weights()[: len(own.weights)])
@@ -106,12 +106,12 @@ class Run:
 
 @pytest.fixture
 def run_twice(tmp_path: Path, settings_of: Callable[..., Settings]) -> Callable[[inputs.Write], Run]:
-    """(what writes the raw data) -> a run of all steps, which a second run in another folder equals in every byte."""
+    """(writer of the raw data) -> a run of all steps; a second run in another folder has the same bytes."""
 
     def run(write: inputs.Write) -> Run:
         first, second = (Run(tmp_path / name, write, settings_of) for name in ("first", "second"))
         made = first.outputs()
-        # Each output of each step is there, a folder by its files.
+        # All outputs of all steps exist; a folder has files.
         for name in (name for step in STEPS for name in OUTPUTS[step.__name__]):
             assert any(file == name or file.startswith(f"{name}/") for file in made), name
         assert {name for name, content in second.outputs().items() if made.get(name) != content} == set()
@@ -133,17 +133,17 @@ def test_table_of_visits(run_twice: Callable[[inputs.Write], Run]) -> None:
         "work": "text",
         "came": "date",
     }
-    # Rows that the record encodes anew are those that the clients and the hold-out set have.
+    # Encoded by partition.json, the raw rows are the rows of the clients and of the hold-out data.
     again = encode(run.folder / "visits.csv", record["features"])
     (x, _), (held, _) = run.examples(), run.examples("partition", TEST)
     assert sorted(map(bytes, again)) == sorted(map(bytes, np.concatenate([x, held])))
-    # The fill is the median of the training rows, of which those that had no age have it now.
+    # The fill is the median of the training rows. Rows without an age have it.
     (age,) = (column for column in record["features"]["columns"] if column["name"] == "age")
     known = x[:, 0][x[:, 0] != np.float32(age["fill"])]
     assert known.min() < age["fill"] < known.max()
     filled = sum(client["filled"] for client in record["clients"].values()) + record["test"]["filled"]
     assert filled == len(inputs.AGES_MISSING) + len(inputs.WORK_MISSING)
-    # Patients, one a day, are on one side.
+    # Each patient came on another day, and is in the training or in the hold-out data, not in both.
     days, held_days = set(x[:, 2].tolist()), set(held[:, 2].tolist())
     assert not days & held_days
     assert record["held_out"]["groups"] == {"column": "patient", "train": len(days), "test": len(held_days)}
@@ -174,11 +174,11 @@ def test_images_of_many_sizes_and_modes(run_twice: Callable[[inputs.Write], Run]
     run.check_probabilities(models.pretrained, lambda p: np.concatenate([1 - p, p], axis=1))
     base = models.pretrained((8, 8, 3), 2).layers[0].get_weights()
     for file in ("global.h5", "pruned.h5"):
-        # The base stays as the builder gives it; the two logits that the one output becomes are fixed, too.
+        # The base keeps the builder's parameters. The layer that makes two logits of one output is fixed, too.
         frozen = [weight.numpy() for weight in run.model(file).non_trainable_weights]
         assert [weight.tolist() for weight in frozen] == [*(weight.tolist() for weight in base), [[0, 1]]]
     pruned = run.report("prune.json")
-    # The head alone is trained, so that it alone is pruned: 6 channels to one output.
+    # Only the head is trained, so only the head is pruned: 6 channels to one output.
     assert {layer: own["weights"] for layer, own in pruned["layers"].items()} == {"dense": 6}
 
 
@@ -194,16 +194,16 @@ def test_sentences_of_clinics(run_twice: Callable[[inputs.Write], Run]) -> None:
     run.log.once("the labels (text) become 3 classes: 'anaemia' is 0, 'burns' is 1, 'cough' is 2")
     run.log.once("the hold-out set is the 47 examples", "clinic-3, clinic-4")
     raw = [np.load(run.folder / "clinics" / f"clinic-{number}.npz") for number in (3, 4)]
-    for stage in ("partition", "clients"):  # token ids stay as they are
+    for stage in ("partition", "clients"):  # token ids are not changed
         x, y = run.examples(stage, TEST)
         np.testing.assert_array_equal(x, np.concatenate([each["x"] for each in raw]))
         np.testing.assert_array_equal(np.array(record["classes"])[y], np.concatenate([each["y"] for each in raw]))
     pruned = run.report("prune.json")
-    # 60 x 6 embeddings, and 5 units to 3 classes.
+    # Embeddings of 60 x 6, and a layer from 5 units to 3 classes.
     assert {layer: own["weights"] for layer, own in pruned["layers"].items()} == {"embedding": 360, "dense": 15}
     assert pruned["unpruned"] == ["simple_rnn", "mix", "scale"]
     run.log.once("prune will leave simple_rnn, mix, scale as they are")
-    # The matrix was trained, and while pruning too, but no entry of it became zero.
+    # The matrix was trained, also during pruning, but no entry is zero.
     before, after = (run.model(file).get_layer("mix").get_weights()[0] for file in ("global.h5", "pruned.h5"))
     assert np.abs(after - before).max() > 0
     assert (after != 0).all()
@@ -214,13 +214,13 @@ def test_sentences_of_clinics(run_twice: Callable[[inputs.Write], Run]) -> None:
 
 
 def of_model(name: str, classes: int = 3) -> inputs.Write:
-    """Returns what writes images for a model of ordinary_models."""
+    """Returns the writer of images for a model of ordinary_models."""
     write = inputs.arrays(classes, lambda y: y)
     return lambda folder: {**write(folder), "federate.model": f"ordinary_models:{name}"}
 
 
 def of_words(name: str) -> inputs.Write:
-    """Returns what writes token ids for a model of ordinary_models."""
+    """Returns the writer of token ids for a model of ordinary_models."""
     return lambda folder: {**inputs.sentences(folder), "federate.model": f"ordinary_models:{name}"}
 
 
@@ -252,7 +252,7 @@ Command = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def command(shell: dict[str, str], prefect_server: str) -> Command:
-    """(repository, *arguments of python -m) -> what was said."""
+    """(repository, *arguments of python -m) -> the output."""
 
     def call(repository: Path, *arguments: str) -> str:
         done = subprocess.run(
@@ -273,7 +273,7 @@ def command(shell: dict[str, str], prefect_server: str) -> Command:
 
 @pytest.fixture(scope="module")
 def repositories(copy_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two, each with a cache of its own, in which the user's module stands where README says."""
+    """Two repositories with their own caches, in which the user's module is a dependency as README.md says."""
     made = [copy_repository(tmp_path_factory.mktemp("repository")) for _ in range(2)]
     for folder in made:
         shutil.copy(Path(models.__file__), folder)
@@ -284,7 +284,7 @@ def repositories(copy_repository: Callable[..., Path], tmp_path_factory: pytest.
 
 
 def write_input(name: str, repository: Path) -> None:
-    """Writes raw data into a folder of its own, and the settings that use it."""
+    """Writes raw data into their own folder, and the settings that use them."""
     (repository / name).mkdir()
     chosen = {**inputs.SHORT, **EVERY[name](repository / name)}
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -298,7 +298,7 @@ def write_input(name: str, repository: Path) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """DVC's hash of each output but the link to MLflow."""
+    """{output: DVC's hash}, without the link to MLflow."""
     return {path: value for path, value in data_versions.locked(folder / "dvc.lock").items() if "mlflow" not in path}
 
 
@@ -310,7 +310,7 @@ def test_dvc_and_a_flow_give_the_same_bits(name: str, repositories: list[Path], 
         write_input(name, repository)
     command(by_dvc, "dvc", "repro")
     said = command(by_flow, "flows.pipeline")
-    # What an earlier input left in the cache may be taken from there; training never is.
+    # Some outputs can come from the cache, left by an earlier input, but never the training.
     assert "Task run 'federate' - Finished in state Completed" in said
     (by_flow_folder,) = {path for path in (by_flow / ".runs").glob("[!.]*") if path.name in said}
     assert hashes(by_dvc) == hashes(by_flow_folder)

@@ -1,4 +1,4 @@
-"""The partitioners: who gets which examples."""
+"""The rules of `partition.kind`: which client gets which examples."""
 
 import time
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from tasks.settings import PartitionKind, PartitionSettings
 KINDS = get_args(PartitionKind)
 SEEDS = st.integers(0, 2**31 - 1)
 LABELS = st.lists(st.integers(0, 11), min_size=2, max_size=200)
-# Every setting that params.yaml may hold is finite and > 0: also those at the ends of the floats.
+# All allowed values of such a setting: finite and > 0, up to the ends of the floats.
 POSITIVE = st.floats(min_value=5e-324, max_value=1.7e308, exclude_max=True)
 
 
 def examples(labels: Any, images: bool = False, clients: Any = None) -> RawExamples:
-    """N examples that are told apart by their first feature, with these labels."""
+    """N examples with these labels; the first feature is different in each."""
     y = np.unique(np.asarray(labels), return_inverse=True)[1].astype(np.int32)
     x = np.zeros((len(y), 4, 4, 1) if images else (len(y), 3), np.float32)
     x.reshape(len(y), -1)[:, 0] = np.arange(len(y)) / len(y)
@@ -120,8 +120,8 @@ def test_cut_is_within_one_of_each_share(size: int, weights: list[float], offset
 
 
 def test_cut_favours_no_client_on_average() -> None:
-    # Over offsets (j + 1/2) / 1000, floor(n S + offset) has the mean n S to within 1/1000, so a difference of two such
-    # cuts has the mean n p to within 2/1000.
+    # Over the offsets (j + 1/2) / 1000, the mean of floor(n S + offset) is n S within 1/1000. So the difference of two
+    # cuts has the mean n p within 2/1000.
     shares = np.array([0.013, 0.5, 0.0, 0.287, 0.2])
     sizes = [[len(part) for part in cut(np.arange(7), shares, (j + 0.5) / 1000)] for j in range(1000)]
     np.testing.assert_allclose(np.mean(sizes, axis=0), 7 * shares, atol=2e-3)
@@ -130,8 +130,9 @@ def test_cut_favours_no_client_on_average() -> None:
 
 @pytest.mark.parametrize("alpha", [0.02, 0.5, 30.0])
 def test_dirichlet_shares_have_the_moments_of_the_distribution(alpha: float) -> None:
-    # A share is Beta(alpha, (K - 1) alpha): E p^m = prod_{i<m} (alpha + i) / (K alpha + i), and the error of a mean of
-    # M draws of p^m is sqrt((E p^2m - (E p^m)^2) / M). Shares of one draw are dependent: take the first of each.
+    # A share is Beta(alpha, (K - 1) alpha): E p^m = prod_{i<m} (alpha + i) / (K alpha + i). The mean of M draws of p^m
+    # has the standard error sqrt((E p^2m - (E p^m)^2) / M). The shares of one draw are dependent, so only the first is
+    # used.
     K, M = 4, 20_000
     first = np.random.default_rng(1)
     shares = np.array([dirichlet_shares(alpha, K, first)[0] for _ in range(M)])
@@ -148,7 +149,7 @@ def test_dirichlet_shares_have_the_moments_of_the_distribution(alpha: float) -> 
 def test_dirichlet_shares_are_finite_at_the_ends_of_alpha(alpha: float) -> None:
     shares = dirichlet_shares(alpha, 7, np.random.default_rng(0))
     assert abs(shares.sum() - 1) < 1e-12
-    # alpha -> 0: one share is 1; alpha -> inf: all are equal.
+    # alpha -> 0: one share is 1. alpha -> inf: all shares are equal.
     np.testing.assert_allclose(np.sort(shares), [0] * 6 + [1] if alpha < 1 else [1 / 7] * 7, atol=1e-6)
 
 
@@ -156,8 +157,8 @@ def test_dirichlet_shares_are_finite_at_the_ends_of_alpha(alpha: float) -> None:
 
 
 def test_dirichlet_of_large_alpha_gives_everyone_the_same() -> None:
-    # A share has the sd sqrt(1/K (1 - 1/K) / (K alpha + 1)) = sqrt(0.09 / 1e9): 1e-5, of 1000 examples 0.01. With the
-    # rounding of less than 1, every count is 99, 100 or 101.
+    # A share has the sd sqrt(1/K (1 - 1/K) / (K alpha + 1)) = sqrt(0.09 / 1e9) = 1e-5, or 0.01 of 1000 examples. The
+    # rounding is below 1, so each count is 99, 100 or 101.
     y = balanced(10, 1000)
     counts = counts_of(y, dirichlet(y, 10, 1e8, np.random.default_rng(3)))
     assert abs(counts - 100).max() <= 1
@@ -170,9 +171,9 @@ def test_dirichlet_of_tiny_alpha_gives_each_class_to_one_client() -> None:
 
 
 def test_dirichlet_counts_have_the_variance_of_the_distribution() -> None:
-    # Count of a class at a client = n p within rounding; Var p = 1/K (1 - 1/K) / (K alpha + 1) = 0.09 / 6 at alpha 0.5.
-    # Of 2000 independent counts the variance's relative error is sqrt((kurtosis - 1) / 2000); the kurtosis of
-    # Beta(0.5, 4.5) is 7.1, hence 5.5 %, and 25 % is over 4 sd.
+    # The count of a class at a client is n p, rounded. Var p = 1/K (1 - 1/K) / (K alpha + 1) = 0.09 / 6 at alpha 0.5.
+    # The variance of 2000 independent counts has the relative error sqrt((kurtosis - 1) / 2000). The kurtosis of
+    # Beta(0.5, 4.5) is 7.1, so this is 5.5 %, and the bound of 25 % is more than 4 sd.
     y = balanced(200, 1000)
     counts = [counts_of(y, dirichlet(y, 10, 0.5, np.random.default_rng(seed)))[0] for seed in range(10)]
     assert abs(np.var(np.array(counts) / 1000) / (0.09 / 6) - 1) < 0.25
@@ -185,8 +186,8 @@ def test_label_mix_sizes_are_equal_within_one() -> None:
 
 
 def test_label_mix_of_large_alpha_has_the_mix_of_the_whole() -> None:
-    # With q = p each count of a client of n = 200 is near Binomial(200, p), less spread for the exact totals:
-    # sd <= sqrt(200 p (1 - p)), 7.1 for p = 1/2. 6 sd for every one of 4 · 30 counts.
+    # With q = p, each count of a client of n = 200 is nearly Binomial(200, p). The totals are fixed, so the spread is
+    # smaller: sd <= sqrt(200 p (1 - p)), 7.1 for p = 1/2. The bound for each of the 4 · 30 counts is 6 sd.
     y = np.repeat(np.arange(4), [3000, 1500, 900, 600]).astype(np.int32)
     p = np.array([0.5, 0.25, 0.15, 0.1])
     counts = counts_of(y, label_mix(y, 30, 1e9, np.random.default_rng(5)))
@@ -194,8 +195,8 @@ def test_label_mix_of_large_alpha_has_the_mix_of_the_whole() -> None:
 
 
 def test_label_mix_gives_a_client_its_class_while_it_lasts() -> None:
-    # alpha -> 0: every client asks for one class only. 5 clients of 20, 5 classes of 20: a class that one client asks
-    # for goes to it whole.
+    # alpha -> 0: each client requests one class only. With 5 clients of 20 examples and 5 classes of 20, a client that
+    # alone requests a class gets the whole class.
     y = balanced(5, 20)
     rng = np.random.default_rng(2)
     wanted = dirichlet_logits(np.full(5, 1e-12 / 5), (5, 5), np.random.default_rng(2)).argmax(axis=1)
@@ -224,7 +225,7 @@ def test_label_mix_fills_rows_and_columns_exactly(
 
 
 def one_at_a_time(y: np.ndarray, num_clients: int, alpha: float, rng: np.random.Generator) -> np.ndarray:
-    """The slow and obvious label mix: (K, C) counts; clients in turn draw one example of a class that is left."""
+    """The slow, obvious label mix, counts (K, C): in turn, each client draws one example of a class that has some."""
     left = np.bincount(y)
     mixes = rng.dirichlet(alpha * left / len(y), num_clients)
     counts = np.zeros(mixes.shape, np.int64)
@@ -238,8 +239,8 @@ def one_at_a_time(y: np.ndarray, num_clients: int, alpha: float, rng: np.random.
 
 
 def test_label_mix_is_as_skewed_as_drawing_one_example_at_a_time() -> None:
-    # sum of squared shares of a client's labels (1/C: even; 1: one class), mean over 8 clients and 60 seeds. The two
-    # rules differ in who is served when a class runs out, not in the mixes asked for: within 3 %.
+    # The concentration is the sum of the squared shares of a client's labels (1/C: even; 1: one class), as a mean over
+    # 8 clients and 60 seeds. The two rules request the same mixes and differ only when a class runs out: within 3 %.
     y = balanced(5, 80)
 
     def concentration(counts: np.ndarray) -> float:
@@ -254,11 +255,11 @@ def test_label_mix_is_as_skewed_as_drawing_one_example_at_a_time() -> None:
 @given(labels=LABELS, num_clients=st.integers(1, 20), per_client=st.integers(1, 4), seed=SEEDS)
 @settings(max_examples=60, deadline=None)
 def test_shards_bound_the_classes_held(labels: list[int], num_clients: int, per_client: int, seed: int) -> None:
-    # K s shards in label order are cut by C - 1 borders between classes: at most K s + C - 1 pairs of shard and class.
+    # C - 1 borders between classes cut the K s sorted shards: at most K s + C - 1 pairs of a shard and a class.
     y = examples(labels).y
     counts = counts_of(y, shards(y, num_clients, per_client, np.random.default_rng(seed)))
     assert (counts > 0).sum() <= num_clients * per_client + y.max()
-    # A shard no longer than any class has one border at most.
+    # A shard that is not longer than any class has at most one border.
     if np.bincount(y).min() >= -(-len(y) // (num_clients * per_client)):
         assert (counts > 0).sum(axis=1).max() <= 2 * per_client
 
@@ -266,7 +267,7 @@ def test_shards_bound_the_classes_held(labels: list[int], num_clients: int, per_
 def test_classes_of_many_clients_take_no_minute() -> None:
     begun = time.monotonic()
     parts = classes(np.arange(20_000, dtype=np.int32) % 10, 20_000, 2, np.random.default_rng(0))
-    # Each client's choice once counted the holders among all clients: 4e9 additions.
+    # Counting the clients of each class anew for each client takes 4e9 additions.
     assert time.monotonic() - begun < 10
     assert sum(map(len, parts)) == 20_000
 
@@ -277,7 +278,7 @@ def test_more_shards_than_memory_holds_are_refused() -> None:
 
 
 def test_shards_aligned_with_classes_give_at_most_s_classes() -> None:
-    # As in McMahan 2017: 100 shards of 10 from 10 classes of 100; none crosses a border.
+    # As in McMahan 2017: 100 shards of 10 examples from 10 classes of 100. No shard crosses a border.
     y = balanced(10, 100)
     counts = counts_of(y, shards(y, 50, 2, np.random.default_rng(0)))
     assert (counts > 0).sum(axis=1).max() == 2
@@ -295,7 +296,7 @@ def test_classes_gives_each_class_to_nearly_equally_many(num_clients: int, per_c
     holders = (counts > 0).sum(axis=0)
     assert holders.max() - holders.min() <= 1
     assert holders.min() >= 1
-    # A class is shared equally by those that hold it.
+    # A class is divided equally over its clients.
     assert all(column[column > 0].max() - column[column > 0].min() <= 1 for column in counts.T)
 
 
@@ -303,7 +304,7 @@ def test_classes_gives_each_class_to_nearly_equally_many(num_clients: int, per_c
 
 
 def test_iid_sizes_and_labels_are_even() -> None:
-    # Counts are hypergeometric: sd = sqrt(n p (1 - p) (N - n) / (N - 1)), 7.9 for n = 300, p = 0.3, N = 3000.
+    # The counts are hypergeometric: sd = sqrt(n p (1 - p) (N - n) / (N - 1)), 7.5 for n = 300, p = 0.3, N = 3000.
     y = np.repeat([0, 1], [900, 2100]).astype(np.int32)
     counts = counts_of(y, iid(y, 10, np.random.default_rng(0)))
     np.testing.assert_array_equal(counts.sum(axis=1), 300)
@@ -311,14 +312,14 @@ def test_iid_sizes_and_labels_are_even() -> None:
 
 
 def test_quantity_power_law_sizes_are_those_of_the_closed_form() -> None:
-    # i^-1 over i = 1..4: shares 12/25, 6/25, 4/25, 3/25 of 250.
+    # i^-1 for i = 1..4 gives the shares 12/25, 6/25, 4/25, 3/25 of 250.
     y = balanced(2, 125)
     sizes = [len(part) for part in quantity(y, 4, "power", 0.3, 1.0, np.random.default_rng(0))]
     assert sizes == [120, 60, 40, 30]
 
 
 def test_quantity_power_law_sizes_are_rounded_not_cut_off() -> None:
-    # Shares 6/11, 3/11, 2/11 of 20 end at 10.9 and 16.4: rounded 11 and 16.
+    # The shares 6/11, 3/11, 2/11 of 20 end at 10.9 and 16.4, rounded 11 and 16.
     parts = quantity(balanced(2, 10), 3, "power", 0.3, 1.0, np.random.default_rng(0))
     assert [len(part) for part in parts] == [11, 5, 4]
 
@@ -335,7 +336,7 @@ def test_quantity_power_law_sizes_are_rounded_not_cut_off() -> None:
     ids=["classes", "label_mix", "shards", "dirichlet", "quantity"],
 )
 def test_who_gets_the_example_that_is_left_over_is_drawn(draw: Callable[..., list[np.ndarray]]) -> None:
-    # Four examples for three clients: one has two, each of them in a third of the seeds (of 300: 100, sd 8.2).
+    # Four examples for three clients: one client gets two, each in a third of the 300 seeds (100, sd 8.2).
     sizes = [[len(part) for part in draw(np.zeros(4, np.int32), np.random.default_rng(seed))] for seed in range(300)]
     assert {tuple(sorted(one)) for one in sizes} == {(1, 1, 2)}
     assert np.abs(np.sum(np.array(sizes) == 2, axis=0) - 100).max() < 5 * 8.2
@@ -350,7 +351,7 @@ def test_quantity_power_law_is_within_one_of_the_law(exponent: float, num_client
 
 
 def test_quantity_of_large_alpha_is_even() -> None:
-    # sd of a share sqrt(0.09 / 1e9): 1e-5, of 5000 examples 0.05; rounding below 1.
+    # A share has the sd sqrt(0.09 / 1e9) = 1e-5, or 0.05 of 5000 examples. The rounding is below 1.
     parts = quantity(balanced(2, 2500), 10, "dirichlet", 1e8, 1.5, np.random.default_rng(0))
     assert all(abs(len(part) - 500) <= 1 for part in parts)
 
@@ -359,7 +360,7 @@ def test_quantity_of_large_alpha_is_even() -> None:
 
 
 def test_noise_has_the_variance_of_each_client() -> None:
-    # The variance of n Gaussian draws of variance v has the sd v sqrt(2 / n): 1.4 % of v for n = 10,000; 6 sd.
+    # The variance of n Gaussian draws of variance v has the sd v sqrt(2 / n), 1.4 % of v for n = 10,000. Bound: 6 sd.
     chosen = PartitionSettings(kind="feature_noise", num_clients=5, sigma=0.4)
     x = np.random.default_rng(0).uniform(size=(2000, 5)).astype(np.float32)
     change = change_for(chosen, x, 7)
@@ -396,8 +397,8 @@ def test_shift_of_nothing_changes_nothing() -> None:
 
 
 def test_shift_adds_brightness_and_stretches_contrast_about_each_mean() -> None:
-    # An image of 0.4 and 0.6 has the mean 0.5: with contrast 1.5 it is 0.35 and 0.65, lightened by a tenth 0.45 and
-    # 0.75. The second, flat at 0.2, only gets lighter.
+    # The first image has 0.4 and 0.6, so its mean is 0.5. Contrast 1.5 makes them 0.35 and 0.65, and brightness 0.1
+    # makes them 0.45 and 0.75. The second image is 0.2 everywhere and only gets brighter.
     x = np.full((2, 2, 2, 1), 0.2, np.float32)
     x[0, :, 0], x[0, :, 1] = 0.4, 0.6
     shifted = shift(x, 0.1, 1.5, 0.0)
@@ -449,7 +450,7 @@ def test_other_kinds_leave_the_features_alone() -> None:
 
 
 def test_min_examples_is_kept_by_redrawing() -> None:
-    # Of 200 seeds some first draws miss 10 examples (else this tests nothing); what is returned never does.
+    # Some first draws of 200 seeds give a client fewer than 10 examples, or this tests nothing. No result does.
     raw = examples(balanced(10, 40))
     free = PartitionSettings(num_clients=8, alpha=0.1, min_examples=0)
     kept = PartitionSettings(num_clients=8, alpha=0.1, min_examples=10)
@@ -473,7 +474,7 @@ def test_min_examples_out_of_reach_ends_after_the_bound(monkeypatch: pytest.Monk
     with pytest.raises(DataError) as caught:
         divide(examples(balanced(10, 180)), chosen, 0)
     assert len(drawn) == PARTITION_DRAWS
-    # 10 classes of about one holder each cannot reach 100 clients.
+    # 10 classes with about one client each cannot reach 100 clients.
     said = str(caught.value)
     assert "partition.min_examples is 10, but the best of 1000 draws leaves client " in said
     assert "with 0 of the 1800 training examples" in said
@@ -505,7 +506,7 @@ def test_min_examples_of_kinds_with_fixed_sizes_is_tried_once(
 
 @pytest.mark.parametrize("kind", ["iid", "label_mix"])
 def test_clients_of_exactly_min_examples_are_enough(kind: PartitionKind) -> None:
-    # 20 examples for 4 clients of 5 each, and no second draw.
+    # 20 examples give 4 clients 5 each, without a second draw.
     chosen = PartitionSettings(kind=kind, num_clients=4, min_examples=5)
     assert [len(part) for part in divide(examples(balanced(2, 10)), chosen, 0).parts] == [5] * 4
 

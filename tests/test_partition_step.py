@@ -1,4 +1,4 @@
-"""The partition step: what it writes, and that it writes nothing when it cannot."""
+"""The step `partition`: its files, and that it writes none if it fails."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ def run(folder: Path, seed: int = 0, **chosen: Any) -> Settings:
 
 
 def folders(written: Path) -> list[str]:
-    """The clients that have a folder, sorted."""
+    """The sorted clients with a folder."""
     return sorted(entry.name for entry in written.iterdir() if entry.is_dir() and entry.name != TEST)
 
 
@@ -48,7 +48,7 @@ def test_step_writes_each_clients_examples_in_the_order_of_the_data(tmp_path: Pa
     x, y = read_client(written / "test")
     np.testing.assert_array_equal(x, data.test_x)
     np.testing.assert_array_equal(y, data.test_y)
-    # Nothing else, and no temporary folder left.
+    # There is nothing else, and no temporary folder.
     names = {*divided.ids, "test", "partition.json"}
     assert {entry.name for entry in written.iterdir()} == names
     assert {entry.name for entry in tmp_path.iterdir()} == {"data", "reports"}
@@ -76,8 +76,8 @@ def test_step_records_what_it_wrote(tmp_path: Path) -> None:
     assert record["num_examples"] == total
     test_y = read_client(written / "test")[1]
     assert record["test"] == {"num_examples": len(test_y), "counts": np.bincount(test_y, minlength=10).tolist()}
-    # Five clients with two of ten classes each: no class in common. A class's share of the whole is about 0.1, that of
-    # its holder about 0.5: 2 · 0.4 + 8 · 0.1.
+    # Five clients have two of ten classes each, and no class in common. A class has a share of about 0.1 of the whole
+    # and of 0.5 of its client, so the distance is 2 · 0.4 + 8 · 0.1.
     assert record["skew"]["earth_mover_mean"] == pytest.approx(1.6, abs=0.05)
     assert record["skew"]["missing_classes_max"] == 8
 
@@ -101,7 +101,7 @@ def test_step_changes_features_of_clients_only(tmp_path: Path) -> None:
     record = read_json(written / "partition.json")
     for k, (client, part) in enumerate(zip(divided.ids, divided.parts, strict=True)):
         noise = read_client(written / client)[0].astype(np.float64) - data.x[part]
-        # sigma · (k + 1) / 4, a variance; of n draws known to sqrt(2 / n) of itself; 6 sd.
+        # The variance is sigma · (k + 1) / 4. Its estimate from n draws has the relative sd sqrt(2 / n). Bound: 6 sd.
         assert noise.var() == pytest.approx(0.5 * (k + 1) / 4, rel=6 * np.sqrt(2 / noise.size))
         assert record["clients"][client]["noise_variance"] == pytest.approx(0.5 * (k + 1) / 4)
     np.testing.assert_array_equal(read_client(written / "test")[0], data.test_x)
@@ -209,7 +209,7 @@ def test_step_replaces_the_clients_of_an_earlier_run(tmp_path: Path) -> None:
 def test_picture_of_labels_is_drawn_for_any_number(num_clients: int, num_classes: int, tmp_path: Path) -> None:
     counts = np.random.default_rng(0).integers(0, 3, (num_clients, num_classes))
     counts[0, 0] = 1
-    # A dollar sign is text here, not the start of a formula.
+    # A dollar sign is text and not the start of a formula.
     names = [rf"$\{label}$ a rather long name" for label in range(num_classes)]
     draw_label_counts(tmp_path / "labels.png", counts, [f"hospital_{k}" for k in range(num_clients)], names)
     with Image.open(tmp_path / "labels.png") as picture:

@@ -21,7 +21,7 @@ def random_images(n, height, width, channels, seed=0):
 
 
 def make_partition(folder, sites, images):
-    """Writes data/partition for `sites`: id (and `test`) -> x; two classes in turn."""
+    """Writes data/partition with `sites`, {client id or `test`: x}, and two classes in turn."""
     source = folder / "data" / "partition"
     for site, x in sites.items():
         write_client(source / site, x, np.arange(len(x)) % 2)
@@ -37,7 +37,7 @@ def make_partition(folder, sites, images):
 
 
 def image_sites(seed=0):
-    # Three clients whose brightness and spread differ, so that their own statistics are not the global ones.
+    # Three clients with different brightness and spread, so that their statistics differ from the global ones.
     return {
         site: random_images(n, 8, 6, 2, seed + n) * scale + np.float32(shift)
         for site, n, scale, shift in (
@@ -64,8 +64,8 @@ def test_global_statistics_are_those_of_the_pooled_values(offset):
     by = standardisations("global", {k: moments(x) for k, x in clients.items()})["03"]
     pooled = np.concatenate(list(clients.values())).astype(np.float64)
     np.testing.assert_allclose(by.mean, pooled.mean(axis=0), rtol=1e-14, atol=1e-14)
-    # A mean of 1e6 is rounded to 1e6 * 2**-53 = 1e-10, the clients' as well as np.std's; sums of squares would lose 12
-    # digits of 16 here, and miss by 1e-4.
+    # A mean of 1e6 has a rounding error of 1e6 * 2**-53 = 1e-10, here and in np.std. Sums of squares would lose 12 of
+    # 16 digits, an error of 1e-4.
     np.testing.assert_allclose(by.sd, pooled.std(axis=0), rtol=1e-10)
 
 
@@ -82,7 +82,7 @@ def test_merged_moments_do_not_depend_on_how_values_are_divided(sizes, offset, s
 
 
 def test_moments_of_images_are_per_channel_over_all_pixels():
-    # Channel 0 holds 0 and 4: mean 2, deviations 2, over 2 images of 1x2 pixels: m2 = 4 * 4. Channel 1 holds only 7.
+    # Channel 0 has 0 and 4: mean 2, and 4 deviations of 2 in 2 images of 1x2 pixels, so m2 = 4 * 4. Channel 1 is 7.
     x = np.array([[[[0, 7], [4, 7]]], [[[4, 7], [0, 7]]]], np.float32)
     own = moments(x)
     assert own.count == 4
@@ -102,7 +102,7 @@ def test_moments_and_standardisation_work_in_blocks():
 @pytest.mark.parametrize("normalize", ["global", "client"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e8 / 3, -1e-20])
 def test_constant_feature_has_sd_1_and_becomes_exactly_0(normalize, value):
-    # 0.1 and 1/3 are no binary fractions: a naive mean of 1,001 of them differs from them.
+    # 0.1 and 1/3 are no binary fractions, so a naive mean of 1,001 equal ones differs from them.
     rng = np.random.default_rng(0)
     sites = {}
     for site, n in (("00", 1001), ("01", 37), (TEST, 5)):
@@ -131,7 +131,7 @@ def test_preprocess_global_does_not_look_at_the_test_set(tmp_path):
     make_partition(tmp_path / "b", sites | {TEST: sites[TEST] * 0 + 5}, images=True)
     a, b = (read_json(run(tmp_path / name, normalize="global") / "preprocess.json") for name in "ab")
     assert a["statistics"] == b["statistics"]
-    # The test set is standardised by the clients' mean and sd: (5 - mean) / sd.
+    # The test set is standardised with the clients' mean and sd: (5 - mean) / sd.
     by = a["statistics"][TEST]
     assert by == a["statistics"]["00"]
     x, _ = read_client(tmp_path / "b" / "data" / "clients" / TEST)
@@ -175,13 +175,13 @@ def test_preprocess_leaves_images_at_the_size_that_partition_gave_them(tmp_path)
     target = run(tmp_path, resize=[8, 6], normalize="none", augment={"flip": True, "brightness": 0.2})
     assert read_json(target / "preprocess.json")["input_shape"] == [8, 6, 2]
     for site, raw in image_sites().items():
-        # Flip and brightness are drawn while training: on disk are the images and nothing else.
+        # Flip and brightness are drawn during training, so the files have the unchanged images.
         assert np.array_equal(read_client(target / site)[0], raw)
 
 
 @pytest.mark.parametrize("size", [16, [6, 8], [8, 5]])
 def test_images_of_another_size_than_asked_for_are_refused(tmp_path, size):
-    """A step that is run by hand after a change of the setting would train on images of the size before."""
+    """If `partition` is not run again after a change of `resize`, training would use images of the old size."""
     make_partition(tmp_path, image_sites(), images=True)
     with pytest.raises(DataError, match=r"^preprocess.resize must be .*\[8, 6\], got .*: run the step partition again"):
         run(tmp_path, resize=size)

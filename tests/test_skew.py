@@ -1,4 +1,4 @@
-"""The measures of skew: closed forms, slow references, and no number that JSON would refuse."""
+"""The measures of skew: closed forms, slow references, and finite numbers for JSON."""
 
 import json
 
@@ -43,9 +43,9 @@ def test_label_distances_of_mixes_with_no_class_in_common_are_their_largest() ->
 
 
 def test_label_distances_of_one_class_to_an_even_pair() -> None:
-    # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4). Sum of differences 1/2 + 1/2.
-    # KL(p || m) = log2 4/3; KL(q || m) = (log2 2/3 + log2 2) / 2 = log2(4/3) / 2; the mean is 3/4 log2 4/3.
-    # Hellinger: sqrt(1 - sum sqrt(p q)) = sqrt(1 - sqrt(1/2)).
+    # p = (1, 0), q = (1/2, 1/2), m = (3/4, 1/4). The sum of the differences is 1/2 + 1/2.
+    # KL(p || m) = log2 4/3, KL(q || m) = (log2 2/3 + log2 2) / 2 = log2(4/3) / 2, and their mean is 3/4 log2 4/3.
+    # Hellinger is sqrt(1 - sum sqrt(p q)) = sqrt(1 - sqrt(1/2)).
     p, q = np.array([1.0, 0.0]), np.array([0.5, 0.5])
     assert earth_mover(p, q) == pytest.approx(1)
     assert jensen_shannon(p, q) == pytest.approx(0.75 * np.log2(4 / 3))
@@ -62,7 +62,7 @@ def test_label_distances_are_symmetric_bounded_and_agree_with_each_other(p: np.n
     assert h**2 <= variation + 1e-12
     assert variation <= h * np.sqrt(2 - min(h, 1) ** 2) + 1e-12
     assert js <= variation + 1e-12
-    # SciPy gives the root.
+    # SciPy returns the square root.
     assert js == pytest.approx(np.nan_to_num(distance.jensenshannon(p, q, base=2)) ** 2, abs=1e-7)
 
 
@@ -70,7 +70,7 @@ def test_label_distances_are_symmetric_bounded_and_agree_with_each_other(p: np.n
 
 
 def test_gini_of_equal_sizes_is_zero_and_of_two_to_three_is_known() -> None:
-    # 1 and 3: sum of |differences| over ordered pairs 4, over 2 · 2 · 4.
+    # For 1 and 3, the |differences| of all ordered pairs sum to 4, divided by 2 · 2 · 4.
     assert gini(np.array([5, 5, 5])) == 0
     assert gini(np.array([3, 1])) == pytest.approx(4 / 16)
     assert gini(np.array([0, 0, 0, 9])) == pytest.approx(1 - 1 / 4)
@@ -103,21 +103,22 @@ def test_moments_of_the_whole_are_those_of_the_pooled_examples() -> None:
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1e-3, 1e6 / 3])
 def test_feature_that_never_varies_has_no_variance_and_no_scale(value: float) -> None:
-    # The mean of many equal floats is another float, at times, and the variance then some 1e-34.
+    # The computed mean of many equal floats can be another float; then the variance is about 1e-34.
     rng = np.random.default_rng(0)
     xs = [np.column_stack([np.full(n, value), rng.normal(size=n)]).astype(np.float32) for n in (1, 3, 7, 100, 999)]
     of = client_moments(xs, images=False)
     assert (of.variance[0], of.scale[0]) == (0, 0)
     assert of.scale[1] > 0.5
-    # One that differs at one client alone varies.
+    # A feature that differs in one example varies.
     xs[0][0, 0] += 1
     assert client_moments(xs, images=False).scale[0] > 0
 
 
 def test_moment_distances_of_two_opposite_clients() -> None:
-    # One feature, -1 at one client and 1 at the other: whole mean 0, variance 1; each client's mean is 1 away, and its
-    # variance, 0, too. In a table a constant second feature is left out, whatever its value in floats; among pixels it
-    # counts, and the common scale is sqrt(1/2): sqrt(((1 / s)^2 + 0) / 2) = 1, sqrt(((1 / s^2)^2 + 0) / 2) = sqrt 2.
+    # One feature is -1 at one client and 1 at the other, so the whole has mean 0 and variance 1. Each client's mean is
+    # at distance 1, and so is its variance, 0. A second feature is constant. In a table it is left out. Among pixels it
+    # counts, and the common scale is s = sqrt(1/2). The distances are sqrt(((1 / s)^2 + 0) / 2) = 1 and
+    # sqrt(((1 / s^2)^2 + 0) / 2) = sqrt 2.
     xs = [np.full((4, 2), sign, np.float32) for sign in (-1, 1)]
     for x in xs:
         x[:, 1] = 0.1
@@ -154,7 +155,7 @@ def test_feature_measures_of_data_that_never_varies_are_zero(images: bool) -> No
 
 
 def slow_mmd(xs: list[np.ndarray]) -> list[float]:
-    """Gretton 2012, equation 3, by loops over pairs of different examples, of a table of fewer than the samples."""
+    """Gretton 2012, equation 3, in loops over pairs of different examples, for small tables, without sampling."""
     pooled = np.concatenate(xs).astype(np.float64)
     pooled = (pooled - pooled.mean(axis=0)) / pooled.std(axis=0)
     owners = np.repeat(range(len(xs)), [len(x) for x in xs])
@@ -179,8 +180,9 @@ def test_mmd_agrees_with_the_slow_definition() -> None:
 
 
 def test_mmd_of_two_clients_that_are_points() -> None:
-    # n examples at one point, n at another: the kernel is 1 within and e = exp(-1/2) across, since the median distance
-    # is that of the points. Own pairs 1; own and whole a = ((n - 1) + n e) / (2n - 1), and so for the whole's pairs:
+    # n examples are at one point and n at another. The median distance is the distance of the points, so the kernel is
+    # 1 within a client and e = exp(-1/2) between clients. Its mean is 1 over a client's own pairs, and
+    # a = ((n - 1) + n e) / (2n - 1) both over pairs with the whole and over the whole's pairs. So MMD^2 is
     # 1 - 2 a + a = n (1 - e) / (2n - 1).
     n = 20
     xs = [np.zeros((n, 2), np.float32), np.ones((n, 2), np.float32)]
@@ -188,8 +190,8 @@ def test_mmd_of_two_clients_that_are_points() -> None:
 
 
 def test_mmd_is_zero_on_average_for_clients_alike_of_any_size() -> None:
-    # Unbiased: over 300 small and 20 larger IID clients the mean is 0 within 5 standard errors. The biased estimator
-    # would add about (1 - mean kernel) / n, 0.1 for the small ones, more than 10 standard errors.
+    # The estimator is unbiased: the mean over 300 small and over 20 larger IID clients is 0 within 5 standard errors.
+    # The biased estimator adds about (1 - mean kernel) / n, 0.1 for the small clients, more than 10 standard errors.
     rng = np.random.default_rng(2)
     xs = [rng.normal(size=(4 if k < 300 else 60, 5)).astype(np.float32) for k in range(320)]
     found = mmd(xs)
@@ -214,7 +216,7 @@ def test_mmd_finds_the_client_whose_features_moved() -> None:
     a=hnp.arrays(np.float64, (4, 3), elements=st.floats(-1e6, 1e6)),
     b=hnp.arrays(np.float64, (5, 3), elements=st.floats(-1e6, 1e6)),
 )
-# Squares of these have a few bits left, 6e-323, or none.
+# The squares of these are 6e-323, with few bits left, or 0.
 @example(a=np.full((4, 3), 7.87235141e-162), b=np.full((5, 3), 1e-170))
 @example(a=np.array([[1e6] * 3, *[[7.87235141e-162] * 3] * 3]), b=np.full((5, 3), 7.87235141e-162))
 def test_squared_distances_are_those_of_the_differences(a: np.ndarray, b: np.ndarray) -> None:
@@ -234,7 +236,7 @@ def test_squared_distances_are_those_of_the_differences(a: np.ndarray, b: np.nda
 )
 @settings(max_examples=60, deadline=None)
 def test_measures_are_finite_for_any_data(sizes: list[int], values: st.DataObject, images: bool) -> None:
-    # Few different values, so that features repeat and are constant; also the ends of float32.
+    # Few different values, so that features repeat or are constant, and the ends of float32.
     ends = [float(np.float32(value)) for value in (0, 1, -1, 0.1, 1e-45, 3e38, -3e38)]
     some = st.sampled_from(ends) | st.floats(width=32, min_value=-10, max_value=10)
     xs = [values.draw(hnp.arrays(np.float32, (n, 3), elements=some)) for n in sizes]
@@ -247,7 +249,7 @@ def test_measures_are_finite_for_any_data(sizes: list[int], values: st.DataObjec
 
 def test_measures_name_what_each_client_lacks() -> None:
     xs = [np.zeros((4, 2), np.float32), np.ones((2, 2), np.float32)]
-    # The whole is (4, 2, 0) / 6: class 2 is nobody's, so nobody misses it.
+    # The whole is (4, 2, 0) / 6. No client has class 2, so it is missing at none.
     first, second = skew_by_client(xs, np.array([[4, 0, 0], [0, 2, 0]]), False, np.random.default_rng(0))
     assert first["missing_classes"] == second["missing_classes"] == 1
     assert first["earth_mover"] == pytest.approx(1 / 3 + 1 / 3)

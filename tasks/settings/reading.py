@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
                 got = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or mapping"
                 raise _wrong(f"a key must be text (in quotes if it looks like a number), got {got}", key)
             if key.value in seen:
-                raise _wrong(f"{key.value} stands there twice", key)
+                raise _wrong(f"{key.value} occurs twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
