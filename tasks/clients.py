@@ -79,7 +79,7 @@ def check_client_id(client: str) -> str:
     """
     if not _CLIENT_ID.fullmatch(client):
         raise DataError(
-            "a client id must be letters, digits and ._- (at most 100, no dot at the beginning or end, where DVC or a "
+            "a client id must be 1 to 100 letters, digits and ._-, without a dot at the beginning or end (DVC or a "
             f"file system would lose it), got {client!r}: rename the client"
         )
     if _TAKEN.fullmatch(client):

@@ -211,7 +211,7 @@ def test_clients_that_cannot_be_held_out_are_refused(tmp_path: Path, held: tuple
 
 def test_held_out_clients_beside_a_test_set_or_without_clients_are_refused(tmp_path: Path) -> None:
     home = clients(tmp_path, a=[0, 1], b=[0, 1], test=[0, 1])
-    with pytest.raises(DataError, match=r"a test set of its own \(test\.npz\): remove .* or leave the setting empty"):
+    with pytest.raises(DataError, match=r"its own test set \(test\.npz\): remove .* or leave the setting empty"):
         read("clients", home, hold_out_clients=("a",))
     with pytest.raises(DataError, match=r"needs data that name each example's client .* leave it empty, got 1"):
         read("table", table(tmp_path), hold_out_clients=("1",))

@@ -153,7 +153,7 @@ def test_a_row_of_too_many_cells_is_refused_by_its_line(tmp_path: Path) -> None:
 def test_columns_of_one_name_in_parquet_are_named(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array([1, 2])] * 3, names=["a", "a", "label"])
     parquet.write_table(table, tmp_path / "t.parquet")
-    assert "every column must be there once, got 'a' more often" in refusal(tmp_path / "t.parquet")
+    assert "every column must occur once, got 'a' more than once" in refusal(tmp_path / "t.parquet")
 
 
 def test_spaces_around_cells_and_names_are_no_part_of_them(tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_filled_cells_are_counted_by_client_and_said(tmp_path: Path, caplog: pyt
     # Only site s1 has missing values, in 10 of its rows, of which some are held out.
     held = record["test"]["filled"]
     assert (record["clients"]["s0"]["filled"], record["clients"]["s1"]["filled"]) == (0, 10 - held)
-    assert f"{10 - held} missing cells filled at 1 clients (s1 {10 - held}), and {held} held-out ones" in caplog.text
+    assert f"{10 - held} missing cells filled at 1 clients (s1 {10 - held}), and {held} of the hold-out" in caplog.text
     assert "filled (median): a (10)" in caplog.text
 
 

@@ -294,7 +294,7 @@ def test_a_client_update_that_would_bypass_the_aggregator_is_refused(client, agg
     with pytest.raises(SettingsError) as caught:
         settings_of({**client_settings(client), "federate.aggregator.kind": aggregator})
     text = str(caught.value)
-    assert text.startswith(f"federate.client.kind must be sgd or fedprox with aggregator.kind {aggregator}, for ")
+    assert text.startswith(f"federate.client.kind must be sgd or fedprox with aggregator.kind {aggregator}, because ")
     assert ("its number of steps" if client == "fednova" else "its vector") in text
     assert text.endswith(f"got {client}")
     assert "\n" not in text

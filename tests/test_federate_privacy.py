@@ -147,5 +147,5 @@ def test_what_breaks_the_guarantee_is_refused(settings_of, dotted, says):
     settings_of(dotted)
     with pytest.raises(SettingsError) as caught:
         settings_of({"federate.aggregator.kind": "dp_mean", **dotted})
-    assert str(caught.value).startswith(says + "aggregator.kind dp_mean, for ")
+    assert str(caught.value).startswith(says + "aggregator.kind dp_mean, because ")
     assert "\n" not in str(caught.value)

@@ -61,7 +61,7 @@ def as_features(raw: Raw, where: str, leave_out: LeaveOut = refuse) -> NDArray[n
 
 
 def check_alike(first: Raw, other: Raw, where_first: str, where: str, resizing: bool = False) -> None:
-    """Refuses `other` if its examples differ from those of `first` in shape or scale; `as_features` accepted both.
+    """Refuses `other` if its examples have another shape or scale than `first`; `as_features` accepted both.
 
     Images that will be resized can differ in height and width.
 

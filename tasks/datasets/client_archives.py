@@ -27,7 +27,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
 
     Raises:
         DataError: an id cannot name a folder, or a client's arrays are missing, are not as `tasks.datasets.checks` and
-            `tasks.datasets.labels` allow, or differ from those of the other clients. The error names the client.
+            `tasks.datasets.labels` allow, or differ from the other clients' arrays. The error names the client.
     """
     files = {file.stem: file for file in entries(path) if _is_client(file)}
     # `entries` leaves out hidden files; an id that begins with a dot must be refused. macOS writes `._a.npz` next to

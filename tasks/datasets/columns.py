@@ -128,8 +128,8 @@ def _typed(series: pd.Series[Any], name: str, where: str) -> ColumnType | None:
     cells = cells_of(series)
     row = next((row for row, cell in enumerate(cells) if cell is not None and not isinstance(cell, str)), 0)
     raise DataError(
-        f"{where} must hold numbers, truth values, dates or text, got {shown(cells[row])} in row {row + 1}: write it "
-        "so, or leave the column out (data.drop_columns)"
+        f"{where} must hold numbers, truth values, dates or text, got {shown(cells[row])} in row {row + 1}: write one "
+        "of these, or leave the column out (data.drop_columns)"
     )
 
 

@@ -115,7 +115,7 @@ def fit(values: pd.DataFrame, columns: Sequence[ColumnType], missing: Missing, w
         fills += texts.named_steps["fill"].statistics_.tolist() if begun.texts else []
         for column, fill in zip([*begun.numbers, *begun.texts], fills, strict=True):
             fits[column.name]["fill"] = fill
-    with reading(f"{where}: every feature must have a name of its own (name the column otherwise, or leave it out)"):
+    with reading(f"{where}: every feature must have its own name (rename the column, or leave it out)"):
         names = tuple(transformer.get_feature_names_out().tolist())
     fitted = tuple(column.model_copy(update=fits[column.name]) for column in begun.columns)
     return Fitted(missing=missing, columns=fitted, names=names)

@@ -90,8 +90,8 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
     """
     if source.test:
         raise DataError(
-            "data.hold_out_clients must be empty where the data has a test set of its own (test.npz): remove the test "
-            f"set or leave the setting empty, got {listed(named, _NAMED)}"
+            "data.hold_out_clients must be empty if the data has its own test set (test.npz): remove the test set or "
+            f"leave the setting empty, got {listed(named, _NAMED)}"
         )
     if source.clients is None:
         raise DataError(
@@ -113,7 +113,7 @@ def _of_clients(source: Source, named: Sequence[str]) -> NDArray[np.bool_]:
     if lost:
         raise DataError(
             f"data.hold_out_clients must leave a training example of every class, got none of class {lost[0]!r} "
-            f"({len(lost)} such classes), which only {listed(named, _NAMED)} have: hold out others"
+            f"({len(lost)} such classes), which only {listed(named, _NAMED)} have: hold out other clients"
         )
     return np.asarray(held)
 

@@ -143,7 +143,7 @@ def _in_csv(file: Path, group: str) -> list[Picture]:
         columns, rows = read_text_rows(file, ("path", "label"))
     if not {"path", "label"} <= set(columns) or len(set(columns)) < len(columns):
         raise DataError(
-            f"{file} must have the columns path, label and, if wanted, client once each, got {shown(columns)}"
+            f"{file} must have the columns path, label and, optionally, client, each once, got {shown(columns)}"
         )
     if group and group not in columns:
         raise DataError(f"{file} must have the data.group_column {group!r}, got {shown(columns)}")

@@ -119,14 +119,14 @@ def _text(flat: NDArray[Any], where: str, leave_out: LeaveOut) -> RawLabels:
 def _one_hot(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:
     columns = raw.shape[1]
     if raw.dtype.kind in "US":
-        raise DataError(f"{where} must be of shape (N,) or (N, 1) where labels are text, got {raw.shape}")
+        raise DataError(f"{where} must be of shape (N,) or (N, 1) if the labels are text, got {raw.shape}")
     wrong = ((raw != 0).sum(axis=1) != 1) | ((raw == 1).sum(axis=1) != 1)
     worst = int(np.argmax(wrong))
     few_or_none(leave_out, wrong)(
         wrong,
         f"{where} must have one 1 and otherwise 0 in each row of {columns} (one-hot), got "
-        f"{shown(raw[worst].tolist())} in example {worst}: soft labels and several labels an example must become one "
-        "label each (the largest column: argmax(axis=1); or one column)",
+        f"{shown(raw[worst].tolist())} in example {worst}: soft labels, or several labels of an example, must become "
+        "one label (such as the largest column: argmax(axis=1))",
     )
     index = np.where(wrong, -1, np.argmax(raw == 1, axis=1))
     return RawLabels(tuple(map(str, range(columns))), index, f"one-hot rows of {columns}", where)
@@ -199,7 +199,7 @@ def number_labels(parts: Mapping[str, RawLabels], test: RawLabels | None, unread
 
 
 def _warn_of_ones(counts: Mapping[str, Mapping[str, int]], form: str) -> None:
-    """Warns of a client whose labels minus 1 are the labels of all others: it may count from 1, and they from 0."""
+    """Warns of a client whose labels minus 1 are the labels of all others: it can count from 1, and they from 0."""
     for whose, own in counts.items() if form == "integers" and len(counts) > 2 else ():
         others = {int(name) for other, labels in counts.items() if other != whose for name in labels}
         if {int(name) - 1 for name in own} == others:

@@ -216,7 +216,7 @@ def _check_columns(path: Path, columns: list[str], wanted: Mapping[str, str]) ->
         )
     twice = sorted(column for column, count in Counter(columns).items() if count > 1)
     if twice:
-        raise DataError(f"{path}: every column must be there once, got {', '.join(map(repr, twice[:20]))} more often")
+        raise DataError(f"{path}: every column must occur once, got {', '.join(map(repr, twice[:20]))} more than once")
     for column, named in wanted.items():
         if column not in columns:
             listed = ", ".join(map(repr, columns[:20]))

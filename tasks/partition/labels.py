@@ -125,7 +125,7 @@ def classes(y: NDArray[np.int32], num_clients: int, per_client: int, rng: np.ran
     if num_clients * per_client < len(labels):
         raise DataError(
             f"partition.num_clients * partition.classes_per_client must be >= {len(labels)}, the number of classes, "
-            f"so that each has a holder, got {num_clients} * {per_client}"
+            f"so that each class has a client, got {num_clients} * {per_client}"
         )
     held = np.zeros((num_clients, len(labels)), dtype=bool)
     num_holders = np.zeros(len(labels), dtype=np.int64)

@@ -117,7 +117,7 @@ def _report(record: dict[str, Any]) -> None:
     if filled:
         named = ", ".join(f"{name} {cells}" for name, cells in list(filled.items())[:_NAMED])
         _log.info(
-            "%d missing cells filled at %d clients (%s%s), and %d held-out ones",
+            "%d missing cells filled at %d clients (%s%s), and %d of the hold-out data",
             sum(filled.values()),
             len(filled),
             named,

@@ -173,7 +173,7 @@ class RuntimeSettings(Section):
 class EarlyStoppingSettings(Section):
     """When training ends before its last round.
 
-    The training loss decides, because nothing may be chosen by the hold-out data.
+    The training loss decides, because the hold-out data must not decide anything.
     """
 
     patience: int = setting(
@@ -250,13 +250,13 @@ class FederateSettings(Section):
     def _widths_fit(self) -> "FederateSettings":
         if self.width and self.client.kind not in UPDATE_ONLY:
             raise ValueError(
-                f"width needs client.kind sgd or fedprox, got {self.client.kind}: what the others add up over the "
-                "clients is not defined for parameters that only some of them hold"
+                f"width needs client.kind sgd or fedprox, got {self.client.kind}: the other kinds sum vectors over the "
+                "clients, which is not defined for parameters that only some clients have"
             )
         if self.width and self.aggregator.kind != "mean":
             raise ValueError(
-                f"width needs aggregator.kind mean, got {self.aggregator.kind}: the others would count the parameters "
-                "that a client does not hold as votes for no change"
+                f"width needs aggregator.kind mean, got {self.aggregator.kind}: the other kinds would count the "
+                "parameters that a client does not have as votes for no change"
             )
         return self
 
@@ -265,9 +265,9 @@ class FederateSettings(Section):
         if self.client.kind not in UPDATE_ONLY and self.aggregator.kind in PROTECTING:
             what = "its number of steps" if self.client.kind == "fednova" else "its vector"
             raise ValueError(
-                f"client.kind must be sgd or fedprox with aggregator.kind {self.aggregator.kind}, for what else "
-                f"{self.client.kind} sends, {what}, is only averaged, so that one client could change the model at "
-                f"will (or be found in it), got {self.client.kind}"
+                f"client.kind must be sgd or fedprox with aggregator.kind {self.aggregator.kind}, because a client of "
+                f"{self.client.kind} also sends {what}, which is only averaged: one client could change the model "
+                f"without bound, or be found in the model, got {self.client.kind}"
             )
         return self
 
@@ -278,19 +278,19 @@ class FederateSettings(Section):
         breaks = {
             "sampling.kind must be all or uniform": (
                 self.sampling.kind not in ("all", "uniform"),
-                f"for no epsilon is known where the data decide who takes part, got {self.sampling.kind}",
+                f"because no epsilon is known if the data decide who takes part, got {self.sampling.kind}",
             ),
             "guard must be stop or continue": (
                 self.guard == "rollback",
-                "for going back to the lowest training loss reveals it without noise, got rollback",
+                "because going back to the lowest training loss reveals it without noise, got rollback",
             ),
             "early_stopping.patience must be 0": (
                 self.early_stopping.patience > 0,
-                f"for stopping by the training loss reveals it without noise, got {self.early_stopping.patience}",
+                f"because stopping by the training loss reveals it without noise, got {self.early_stopping.patience}",
             ),
             "shared_fraction must be 0": (
                 self.shared_fraction > 0,
-                f"for it shows clients' examples to all the others, got {self.shared_fraction}",
+                f"because all clients see the public examples, got {self.shared_fraction}",
             ),
         }
         for allowed, (broken, reason) in breaks.items():
