@@ -1,4 +1,4 @@
-"""Hold-out data of whole groups, such as patients: no group is in the training and in the hold-out data."""
+"""Hold-out data of whole groups, such as patients: no group is in both training and hold-out data."""
 
 import numpy as np
 from numpy.typing import NDArray

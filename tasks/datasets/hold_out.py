@@ -26,12 +26,12 @@ def hold_out(source: Source, settings: DataSettings, seed: int) -> RawExamples:
 
     The hold-out data are the first of these that applies:
 
-    1. All examples of the clients in `hold_out_clients`.
+    1. All examples of the clients in `hold_out_clients`, which must be empty if the source has its own test set.
     2. The source's own test set.
     3. If the source has groups: whole groups, with nearly `test_fraction` of the examples.
     4. `test_fraction` of the examples of each label. The clients are not considered.
 
-    A client whose examples are all held out does not train. A warning names it.
+    In cases 3 and 4, a warning names the clients whose examples are all held out: they do not train.
 
     Raises:
         DataError: nothing can be held out, a class would have no training example, or a group would be in both parts.

@@ -20,7 +20,7 @@ Record = TypeVar("Record")
 Read = TypeVar("Read")
 
 LeaveOut: TypeAlias = Callable[[NDArray[np.bool_], str], None]
-"""(which of the N records cannot be read (N,), what is wrong with the first of them) -> nothing."""
+"""Takes which of the N records cannot be read, (N,), and the first error; leaves them out or raises a DataError."""
 
 
 class RowsError(DataError):
