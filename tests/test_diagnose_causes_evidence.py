@@ -23,14 +23,14 @@ def test_evidence_of_wrong_labels_that_the_log_remembers() -> None:
     assert said("faulty_clients", "02", seen=seen) == [
         (
             "loss_on_its_data",
-            "The model before the rise has loss 5 on the data of client 02 and gets 10 % right; on hold-out data with "
-            "the same labels, 0.3 and 90 %.",
+            "On the data of client 02, the model before the rise has a loss of 5 and an accuracy of 10 %. On hold-out "
+            "data with the same labels, its loss is 0.3 and its accuracy 90 %.",
         ),
         (
             "loss_of_first_batch",
-            "In round 3, client 02 logged a loss of 0.5 on its first batch; with its data of today, the same model has "
-            "5 on the same examples: they have changed since. With the labels changed back (y to 1 - y), they give the "
-            "logged loss again. Put right where they are, the client can stay.",
+            "In round 3, client 02 logged a loss of 0.5 on its first batch. Today the same model has a loss of 5 on "
+            "the same batch, so the client's data have changed. If the labels are changed back (y to 1 - y), the loss "
+            "equals the logged loss. If the client corrects these labels, it can stay in the run.",
         ),
         ("left_out", "Without client 02, the hold-out loss after a round is 9.5 % lower."),  # 1 - exp(-0.1)
     ]
@@ -41,8 +41,8 @@ def test_evidence_of_noise() -> None:
     assert said("faulty_clients", "02", seen=findings(noise))[1:] == [
         (
             "learnable",
-            "Trained on one half of the data of client 02, the model gets 31 % of the other half right; always "
-            "answering its most frequent label, 30 %.",
+            "A model that is trained on one half of the data of client 02 gets 31 % of the other half right. The most "
+            "frequent label alone gives 30 %.",
         ),
     ]
 
@@ -59,21 +59,23 @@ def test_evidence_of_wrong_updates() -> None:
     assert said("faulty_clients", "02", seen=findings(odd)) == [
         (
             "update_norm",
-            "The updates of client 02 are 8 times as long as the median client's, for as much work, and 7 times as "
-            "long as its own before the rise, step for step.",
+            "The updates of client 02 are 8 times as long as the median client's. Per local step, they are 7 times as "
+            "long as its own updates before the rise.",
         ),
         (
             "sent_over_trained",
-            "In the rise client 02 sent an update 10 times as long as training on its data gives from the same model.",
+            "During the rise, client 02 sent an update that is 10 times as long as the update that training on its "
+            "data gives.",
         ),
         (
             "update_cosine_robust",
-            "The updates of client 02 point away from the others': cosine -0.50, before the rise 0.5.",
+            "The updates of client 02 point away from the other clients' updates: the cosine is -0.50. Before the rise "
+            "it was 0.5.",
         ),
         (
             "slope",
-            "What client 02 sends goes uphill on its own data: its cosine to the gradient of its loss is 0.4. Training "
-            "goes downhill.",
+            "The update of client 02 raises the loss on its own data: its cosine to the gradient of this loss is 0.4. "
+            "Training gives a negative cosine.",
         ),
         ("left_out", "Without client 02, the hold-out loss after a round is 10.5 % higher."),  # exp(0.1) - 1
     ]
@@ -90,13 +92,14 @@ def test_evidence_of_failures() -> None:
     assert said("non_finite", "02", "03", seen=findings(far, near)) == [
         (
             "finite",
-            "The update of client 02 was not finite from round 20 on; its loss is not finite from local step 1 on.",
+            "The update of client 02 was first not finite in round 20. Its loss is not finite from local step 1 on.",
         ),
         (
             "loss_on_its_data",
-            "The model before the rise has loss 301 on its data; on hold-out data with the same labels, 0.3.",
+            "The model before the rise has a loss of 301 on the data of this client, and of 0.3 on hold-out data with "
+            "the same labels.",
         ),
-        ("finite", "The update of client 03 was not finite from round 21 on."),
+        ("finite", "The update of client 03 was first not finite in round 21."),
     ]
 
 
@@ -114,51 +117,56 @@ def test_evidence_of_the_other_causes() -> None:
         val_trend=0.1,
     )
     assert said("architecture_variation", "01", seen=seen) == [
-        ("width", "Client 01 trains 50 % of the hidden units; the others' parts were fitted without it."),
+        ("width", "Client 01 trains only 50 % of the hidden units. The other units are trained without its data."),
     ]
     assert said("unequal_local_work", "02", seen=seen) == [
-        ("epochs", "Client 02 passes 9 times over its data in a round, the median client 1 times."),
-        ("objective_gap", "Through their steps, 30 % of the weight lies with other clients than was meant (FedNova)."),
+        ("epochs", "The number of local epochs a round is 9 at client 02, and 1 at the median client."),
+        (
+            "objective_gap",
+            "The unequal numbers of local steps move 30 % of the aggregation weight to other clients than intended "
+            "(FedNova).",
+        ),
     ]
     assert said("feature_shift", "03", seen=seen) == [
         (
             "feature_distance",
-            "The features of client 03 are 3 standard deviations from those of hold-out data that look like the same "
-            "classes; its labels make sense.",
+            "The features of client 03 are 3 standard deviations away from hold-out data that the model takes for the "
+            "same classes. The labels of this client make sense.",
         ),
     ]
     assert said("server_learning_rate", seen=seen, server_optimizer={"learning_rate": 2.5}) == [
         (
             "server_learning_rate",
-            "The server applies the mean update with sgd at a rate of 2.5; plain averaging is sgd at 1.",
+            "The server applies the mean update with sgd at a learning rate of 2.5. Plain averaging is sgd at 1.",
         ),
     ]
     assert said("quantity_skew", seen=seen) == [
         (
             "size_skew",
-            "The clients' sizes are unequal (Gini 0.40, 0 if equal): client 01 alone has 43 % of the examples.",
+            "The clients have different numbers of examples (Gini coefficient 0.40; 0 is equal). Client 01 alone has "
+            "43 % of the examples.",
         ),
     ]  # 60 of 140
     assert said("label_skew", seen=seen) == [
         (
             "label_skew",
-            "The clients' label mixes are 0.50 from that of all data on average, where 0 is the same mix and 2 no "
+            "The mean distance of the clients' label mixes to the mix of all data is 0.50: 0 is the same mix, 2 is no "
             "label in common.",
         ),
-        ("dissimilarity", "The clients' gradients disagree: B is not known, and 1 if all agree."),
+        ("dissimilarity", "The clients' gradients disagree: the dissimilarity B is not known; 1 means that all agree."),
     ]
     assert said("client_learning_rate", seen=seen, client={"learning_rate": 0.25}) == [
         (
             "steepness",
-            "The learning rate 0.25 times the curvature of the clients' loss is 2.5; above 2, steps of gradient "
-            "descent overshoot farther than they came.",
+            "The client learning rate 0.25 times the curvature of the clients' loss is 2.5. Above 2, each step of "
+            "gradient descent goes too far, and the loss rises.",
         ),
     ]
     assert said("overfitting", seen=seen) == [
         (
             "train_trend",
-            "From the first to the second half of these rounds the hold-out loss changed by +11 % and the training "
-            "loss by -10 %: the model learns its clients' examples by heart.",
+            "From the first to the second half of these rounds, the loss on the hold-out data changed by +11 % and the "
+            "loss on the training data by -10 %: the model overfits the training data.",
         ),
     ]
 

@@ -42,44 +42,62 @@ def test_a_remedy_fits_where_the_cause_is_possible(cause: str) -> None:
 @pytest.mark.parametrize(
     ("cause", "says"),
     [
-        ("non_finite", ["leave out 01, 02", "gradients clipped at norm 1", "{third}", "{fifth}"]),
+        ("non_finite", ["leave out clients 01 and 02", "clip gradients at norm 1", "{third}", "{fifth}"]),
         (
             "faulty_clients",
-            ["leave out 01, 02", "geometric median (RFA)", "multi-Krum", "coordinate-wise median"],
+            [
+                "leave out clients 01 and 02",
+                "aggregate with the geometric median (RFA)",
+                "aggregate with multi-Krum",
+                "aggregate with the coordinate-wise median",
+            ],
         ),
-        ("architecture_variation", ["the whole model at every client"]),
-        ("unequal_local_work", ["the same work at every client", "normalised averaging (FedNova)", "{third}"]),
+        ("architecture_variation", ["train the whole model at every client"]),
+        (
+            "unequal_local_work",
+            ["do the same local work at every client", "use normalised averaging (FedNova)", "{third}"],
+        ),
         (
             "feature_shift",
-            ["each client standardises its own features", "leave out 01, 02", "a proximal term (FedProx, mu 0.1)"],
+            [
+                "let each client standardise its own features",
+                "leave out clients 01 and 02",
+                "add a proximal term (FedProx, mu 0.1)",
+            ],
         ),
-        ("server_learning_rate", ["plain averaging on the server", "server learning rate 0.01"]),
+        ("server_learning_rate", ["use plain averaging on the server", "set the server learning rate to 0.01"]),
         (
             "quantity_skew",
             [
-                "every client the same weight",
-                "normalised averaging (FedNova)",
-                "control variates (SCAFFOLD)",
+                "give every client the same aggregation weight",
+                "use normalised averaging (FedNova)",
+                "use control variates (SCAFFOLD)",
                 "{third}",
             ],
         ),
         (
             "label_skew",
             [
-                "control variates (SCAFFOLD)",
-                "dynamic regularisation (FedDyn)",
-                "a proximal term (FedProx, mu 0.1)",
+                "use control variates (SCAFFOLD)",
+                "use dynamic regularisation (FedDyn)",
+                "add a proximal term (FedProx, mu 0.1)",
                 "{third}",
                 "{fifth}",
-                "a public set of 5 % of the examples at every client",
+                "give every client a public set of 5 % of the examples",
             ],
         ),
-        ("client_learning_rate", ["{third}", "{fifth}", "gradients clipped at norm 1"]),
-        ("overfitting", ["end training after round 15", "weight decay 0.02", "weight decay 0.1", "{third}"]),
+        ("client_learning_rate", ["{third}", "{fifth}", "clip gradients at norm 1"]),
+        (
+            "overfitting",
+            ["end training after round 15", "set the weight decay to 0.02", "set the weight decay to 0.1", "{third}"],
+        ),
     ],
 )
 def test_remedies_in_their_order(cause: str, says: list[str]) -> None:
-    rates = {"third": f"client learning rate {RATE / 3:.3g}", "fifth": f"client learning rate {RATE / 5:.3g}"}
+    rates = {
+        "third": f"set the client learning rate to {RATE / 3:.3g}",
+        "fifth": f"set the client learning rate to {RATE / 5:.3g}",
+    }
     settings = parse({"federate": EVERYTHING})
     tried = remedies(cause, settings, ("01", "02"), everything(), 15)
     assert [remedy.says for remedy in tried] == [text.format(**rates) for text in says]
@@ -93,7 +111,7 @@ def test_one_local_epoch_is_tried_against_label_skew_where_all_do_the_same_and_m
     ):
         settings = parse({"federate": {"local_work": work}})
         says = [remedy.says for remedy in remedies("label_skew", settings, (), findings())]
-        assert ("one local epoch" in says) is tried
+        assert ("train one local epoch a round" in says) is tried
 
 
 def test_clients_that_the_run_excludes_stay_excluded() -> None:

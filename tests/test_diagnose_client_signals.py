@@ -29,10 +29,11 @@ def test_failures_come_first_then_every_unusual_signal() -> None:
         ("03", "loss_before", (7, 11)),
     ]
     assert [each.says for each in signals] == [
-        "Client 00 failed in round 4: what it sent was left out of the average.",
-        "Client 02 failed in rounds 3, 9: what it sent was left out of the average.",
-        "Client 03 sent updates of length 4, the median client 1, itself before 2.",
-        "Client 03 had loss 4 on its own data before local work, the median client 1, itself before 2.",
+        "Client 00 failed in round 4: the server left its update out of the average.",
+        "Client 02 failed in rounds 3, 9: the server left its update out of the average.",
+        "Client 03 sent updates of length 4; the median client: 1; before the rise: 2. This is unusual.",
+        "Client 03 had a loss of 4 on its own data before local training; the median client: 1; before the rise: 2. "
+        "This is unusual.",
     ]
 
 
@@ -40,10 +41,10 @@ def test_if_none_is_unusual_the_first_signal_of_three_clients_is_shown_as_usual(
     drifts = [drift(client, name, 2.0) for client in "abcd" for name in ("update_norm", "loss_change")]
     signals = client_signals(observation(*drifts))
     assert [(each.client, each.signal) for each in signals] == [(client, "update_norm") for client in "abc"]
-    assert all(each.says.endswith(": within the usual spread.") for each in signals)
+    assert all(each.says.endswith(" This is within the usual spread.") for each in signals)
     assert not any(each.unusual for each in signals)
 
 
 def test_without_a_cohort_or_a_past_nothing_is_compared() -> None:
     (signal,) = client_signals(observation(Drift("03", "update_cosine", 0.5, None, None, 5.0, True)))
-    assert signal.says == "Client 03 sent updates with cosine 0.5 to their mean."
+    assert signal.says == "Client 03 sent updates with cosine 0.5 to the mean update. This is unusual."

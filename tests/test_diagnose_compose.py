@@ -48,7 +48,7 @@ def test_the_logs_alone_give_no_cause() -> None:
     assert (answer.verdict, answer.causes, answer.budget, answer.signals) == ("none", (), None, None)
     (failure,) = answer.observations
     assert (failure.client, failure.signal, failure.value, failure.rounds) == ("02", "finite", 2, (3, 4))
-    assert failure.says == "Client 02 failed in rounds 3, 4: what it sent was left out of the average."
+    assert failure.says == "Client 02 failed in rounds 3, 4: the server left its update out of the average."
 
 
 def test_losses_have_six_digits_and_none_if_not_finite() -> None:
@@ -108,8 +108,8 @@ def test_signals_are_numbers_or_none() -> None:
 def test_evidence_has_the_measure_and_what_is_usual_in_six_digits() -> None:
     (cause,) = composed(proof("client_learning_rate", 0.9), findings=replace(FINDINGS, steepness=2.3456789)).causes
     says = (
-        "The learning rate 0.05 times the curvature of the clients' loss is 2.35; above 2, steps of gradient descent "
-        "overshoot farther than they came."
+        "The client learning rate 0.05 times the curvature of the clients' loss is 2.35. Above 2, each step of "
+        "gradient descent goes too far, and the loss rises."
     )
     assert cause.evidence == (Evidence("steepness", 2.34568, 2.0, says),)
 

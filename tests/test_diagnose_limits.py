@@ -16,9 +16,9 @@ from tasks.diagnose.observe.rise import Rise
 from tasks.round_log.read import RoundLog
 
 DRIFT = Drift("03", "update_norm", 4.0, 1.0, 1.0, 9.0, True)
-LATER = "The loss on the hold-out data rose too, from round 20; the rise that came first is explained."
-HOLD_OUT = "The loss on the hold-out data did not rise beyond its noise"
-NOT_VAL = "train_loss was tested, not val_loss"
+LATER = "The loss on the hold-out data (val_loss) rose too, from round 20 on. This report explains train_loss, because"
+HOLD_OUT = "The loss on the hold-out data (val_loss) did not rise beyond its noise"
+NOT_VAL = "train_loss was tested, because val_loss has too few values"
 
 
 def limits(rise: Rise, rounds: RoundLog | None = None, drifts: tuple[Drift, ...] = (DRIFT,)) -> str:
@@ -39,8 +39,8 @@ def test_a_rise_that_all_is_known_of_has_no_limits() -> None:
 @pytest.mark.parametrize(("num_losses", "says"), [(7, True), (8, False)])
 def test_fewer_than_8_losses_are_too_few(num_losses: int, says: bool) -> None:
     text = limits(replace(NO_RISE, num_losses=num_losses))
-    assert (f"val_loss was measured in {num_losses} rounds: whether it rose" in text) is says
-    assert (f"val_loss was measured in {num_losses} of 12 rounds" in text) is not says
+    assert (f"val_loss was measured in only {num_losses} rounds. A rise" in text) is says
+    assert (f"val_loss was measured in only {num_losses} of 12 rounds" in text) is not says
 
 
 def test_which_loss_rose_is_said_unless_it_is_val_loss() -> None:
@@ -52,16 +52,16 @@ def test_which_loss_rose_is_said_unless_it_is_val_loss() -> None:
 
 
 def test_rising_sparsity_is_said() -> None:
-    assert "rising sparsity, from 0 to 0.5: pruning" in limits(replace(RISE, sparsity=(0.0, 0.5)))
+    assert "The sparsity rose from 0 to 0.5 in the same rounds." in limits(replace(RISE, sparsity=(0.0, 0.5)))
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"visible": 0.123}, "A rise by less than 12.3 % of the loss,"),
-        ({"visible": 0.123, "relative": False}, "A rise by less than 0.123, even"),
-        ({"visible": None}, "The loss is too noisy, or its curve too short,"),
-        ({"visible": 0.123, "significance": 1e-5}, "diagnose.significance 1e-05 is below"),
+        ({"visible": 0.123}, "a rise by less than 12.3 % of the loss"),
+        ({"visible": 0.123, "relative": False}, "a rise by less than 0.123 cannot"),
+        ({"visible": None}, "The loss is too noisy, or its curve is too short:"),
+        ({"visible": 0.123, "significance": 1e-5}, "diagnose.significance is 1e-05. At a level below"),
     ],
 )
 def test_the_least_visible_rise_is_said_if_none_was_seen(changes: dict[str, Any], says: str) -> None:
@@ -70,23 +70,23 @@ def test_the_least_visible_rise_is_said_if_none_was_seen(changes: dict[str, Any]
 
 
 def test_what_the_clients_could_be_compared_with_is_said() -> None:
-    assert "Without a rise, the clients were only searched for failures." in limits(NO_RISE)
-    assert "could be compared with anything" in limits(RISE, drifts=())
+    assert "The loss did not rise, so the clients were checked for failed updates only." in limits(NO_RISE)
+    assert "No client could be compared" in limits(RISE, drifts=())
     other = replace(DRIFT, client="00")
-    assert "No client is known from before" in limits(RISE, drifts=(replace(DRIFT, before=None),))
-    assert "No client is known from before" not in limits(RISE, drifts=(replace(DRIFT, before=None), other))
-    assert "only be compared with its own past" in limits(RISE, drifts=(replace(DRIFT, expected=None),))
-    assert "only be compared with its own past" not in limits(RISE, drifts=(replace(DRIFT, expected=None), other))
+    assert "The log shows no client before" in limits(RISE, drifts=(replace(DRIFT, before=None),))
+    assert "The log shows no client before" not in limits(RISE, drifts=(replace(DRIFT, before=None), other))
+    assert "compared with its own past only" in limits(RISE, drifts=(replace(DRIFT, expected=None),))
+    assert "compared with its own past only" not in limits(RISE, drifts=(replace(DRIFT, expected=None), other))
 
 
 def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
     rounds = round_log(LOSSES, phases=("federate",) * 10 + ("prune",) * 2)
-    assert "data are not here" in not_replayed(RISE, None, rounds, 10)[0]
-    assert "data are not here" in not_replayed(RISE, tmp_path, rounds, 10)[0]
+    assert "data are missing in this folder" in not_replayed(RISE, None, rounds, 10)[0]
+    assert "data are missing in this folder" in not_replayed(RISE, tmp_path, rounds, 10)[0]
     (tmp_path / "data/clients").mkdir(parents=True)
     (tmp_path / "data/clients/preprocess.json").touch()
     assert not_replayed(RISE, tmp_path, rounds, 10) == []
-    assert "The log has 10 rounds of training, and federate.rounds is 9" in not_replayed(RISE, tmp_path, rounds, 9)[0]
+    assert "The log has 10 rounds of training, but federate.rounds is 9." in not_replayed(RISE, tmp_path, rounds, 9)[0]
     assert "while the model was pruned" in not_replayed(replace(RISE, phase="prune"), tmp_path, rounds, 10)[0]
 
 
@@ -94,8 +94,8 @@ def test_why_replays_prove_nothing_is_said() -> None:
     def says(reproduced: bool, *causes: str) -> list[str]:
         return not_proven(SimpleNamespace(reproduced=reproduced, causes=causes))  # type: ignore[arg-type]
 
-    assert "something was different then" in says(False)[0]
-    assert "No change of one factor" in says(True)[0]
+    assert "Something else was different in the run" in says(False)[0]
+    assert "no change reliably removed at least half" in says(True)[0]
     assert says(True, "a cause") == []
 
 
@@ -103,4 +103,4 @@ def test_why_replays_prove_nothing_is_said() -> None:
 def test_the_least_significance_is_that_of_one_of_40_001_ranks(significance: float, says: bool) -> None:
     # Of 40,000 draws and the loss itself a rank has the share 1 / 40,001; two ways of testing, and the least share of a
     # loss is 0.2: 2 / 40,001 / 0.2 = 2.499938e-4. Of 40,000 ranks it is 2.5e-4, of 40,002 it is 2.499875e-4.
-    assert ("is below 0.00025" in limits(replace(NO_RISE, noise=0.03, significance=significance))) is says
+    assert ("At a level below 0.00025" in limits(replace(NO_RISE, noise=0.03, significance=significance))) is says

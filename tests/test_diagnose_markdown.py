@@ -8,7 +8,7 @@ from diagnosis_values import HOSTILE, MEDIAN, MINIMAL, SCAFFOLD, diagnosis, with
 from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.report.markdown import escape, to_markdown
 
-RATE = "too high a learning rate of the clients"
+RATE = "too high a client learning rate"
 
 
 def test_remedies_of_two_causes_say_what_they_are_against() -> None:
@@ -33,10 +33,10 @@ def test_a_cause_without_a_remedy_says_whether_one_was_tried() -> None:
     against = ("faulty_clients", "client_learning_rate")
     answer = replace(answer, remedies=tuple(replace(each, against=against) for each in (SCAFFOLD, MEDIAN)))
     text = to_markdown(answer)
-    assert f"Against {RATE}, no setting that was tried beside that takes back more." in text
+    assert f"Against {RATE}, no setting that was tried in addition removes more of the rise." in text
     assert "Against faulty clients, " not in text
     text = to_markdown(with_cause(answer, remedy=None))
-    assert "Against faulty clients, no setting that was tried takes any of the rise back." in text
+    assert "Against faulty clients, no setting that was tried removes any of the rise." in text
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -52,7 +52,7 @@ def test_markdown_tells_every_cause(cause: str) -> None:
 def test_markdown_of_a_healthy_run_is_short() -> None:
     text = to_markdown(MINIMAL)
     assert re.findall(r"^#+ (.*)", text, re.MULTILINE) == [
-        "Why did the loss go up?", "Nothing unusual", "What the data could not tell",
+        "Why did the loss go up?", "Clients with nothing unusual", "Limits of this diagnosis",
     ]  # fmt: skip
 
 

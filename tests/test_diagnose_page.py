@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_share_that_all_seeds_agree_on_has_no_interval() -> None:
     said = Page(page_of(with_replay(diagnosis(), removes=Removed(1.0, 0.998, 1.0)))).said
-    assert "That removes 100 % of the rise." in said
+    assert "The change removes 100 % of the rise." in said
     assert "100 % to 100 %" not in said
 
 
@@ -44,8 +44,10 @@ def test_replay_of_the_other_loss_says_of_which() -> None:
     rounds.losses["train_loss"] = rounds.losses["val_loss"]
     answer = with_replay(diagnosis(), loss="train_loss")
     said = Page(to_html(answer, rounds, client_log(["03", "00", "01"], 12), None)).said
-    assert "the same rounds without client 03 have a train_loss of 0.39; with nothing changed it is 0.85." in said
-    assert "train_loss" not in Page(page_of(diagnosis())).said.split("Replayed from round 6")[1][:160]
+    assert (
+        "in the same rounds without client 03, the mean train_loss is 0.39. With nothing changed, it is 0.85." in said
+    )
+    assert "train_loss" not in Page(page_of(diagnosis())).said.split("Replay from round 6")[1][:160]
 
 
 @cache
@@ -59,15 +61,15 @@ def test_page_holds_the_answer_the_proof_and_the_remedy() -> None:
     said = Page(page).said
     # The mean of 0.8 and 0.9 is 0.85, that of 0.4 and 0.38 is 0.39: all six replayed rounds lie in the rise.
     assert (
-        "val_loss rose in round 7 from 0.41 to 0.82 because the updates or the data of client 03 are faulty (proven by "
-        "replay: the same rounds without client 03 have a loss of 0.39 instead of 0.85); remedy: "
-        "-S federate.client.kind=scaffold, which takes back 86 % of the rise." in said
+        "The loss of the global model (val_loss) rose in round 7 from 0.41 to 0.82 because the updates or the data of "
+        "client 03 are faulty (proven by replay: in the same rounds without client 03, the mean val_loss is 0.39 "
+        "instead of 0.85); remedy: SCAFFOLD (-S federate.client.kind=scaffold), which removes 86 % of the rise." in said
     )
     assert "95 % (90 % to 100 %)" in said
     assert "federate:\n  client:\n    kind: scaffold" in said
     assert "-S federate.aggregator.kind=median" in said
     assert "the same rounds with labels dealt evenly" in said
-    assert "The replays took 42 rounds of 54 allowed, over 3 seeds." in said
+    assert "The replays took 42 rounds. The budget was 54 rounds;" in said
     assert "A rise by less than 12 % cannot be told from noise." in said
     assert "Client 03 sent long ones." in said
     assert "dog" in said
@@ -89,7 +91,7 @@ def test_every_cause_is_told() -> None:
         assert f"Against {kind.words.name}" in said
         assert f"Replay: without {cause}" in said
     others = [kind.words.because.format("client 03") for kind in list(CAUSES.values())[1:3]]
-    assert f"; also because {', '.join(others)}, " in said
+    assert f", and because {', '.join(others)}, " in said
 
 
 def test_no_network_no_script_and_a_policy_that_forbids_both() -> None:
@@ -182,32 +184,32 @@ def test_letters_of_the_pictures_can_be_read_on_a_phone() -> None:
 
 def test_minimal_diagnosis_says_that_nothing_rose() -> None:
     said = Page(page_of(MINIMAL)).said
-    assert "val_loss did not rise beyond its noise in 12 measured rounds." in said
-    assert "It is not known: there is no data/partition/partition.json" in said
+    assert "The loss of the global model (val_loss) did not rise beyond its noise in 12 measured rounds." in said
+    assert "The clients' data are not known: data/partition/partition.json is missing." in said
     assert "remedy" not in said
 
 
 def test_rise_without_a_proven_cause_says_what_was_ruled_out() -> None:
     said = Page(page_of(replace(diagnosis(), causes=(), remedies=()))).said
-    assert "no cause could be proven (tried and ruled out: different labels)" in said
-    assert "There is no replay to show beside it." in said
+    assert "no cause is proven (tried: different label mixes)" in said
+    assert "There is no replay to show." in said
 
 
 def test_own_loss_of_a_client_is_drawn_where_the_mean_hides_its_rise() -> None:
     answers = [diagnosis(), with_rise(diagnosis(), clients=("03",))]
     first = [re.findall(r"<svg.*?</svg>", page_of(answer), re.DOTALL)[0] for answer in answers]
-    assert ["own loss of client 03" in svg for svg in first] == [False, True]
+    assert ["loss of client 03" in svg for svg in first] == [False, True]
 
 
 def test_losses_that_are_not_finite_are_marked() -> None:
     answer = with_replay(with_rise(diagnosis("non_finite"), kind="not_finite", loss_after=None), unchanged=(None,) * 6)
     page = page_of(answer, losses=[*LOSSES[:6], np.nan, np.inf, -np.inf, np.nan, np.nan, np.nan])
     said = Page(page).said
-    assert "val_loss went up in round 7 and was not finite by round 12" in said
+    assert "The loss of the global model (val_loss) rose in round 7 and was not finite in round 12" in said
     assert "not finite" in re.findall(r"<svg.*?</svg>", page, re.DOTALL)[0]
-    assert "have a loss of 0.39 instead of NaN or infinity" in said
+    assert "the mean loss is 0.39. With nothing changed, it is NaN or infinity." in said
     nothing = page_of(answer, losses=[np.nan] * 12)
-    assert "went up in round 7" in nothing
+    assert "rose in round 7" in nothing
 
 
 def test_huge_and_tiny_losses_are_drawn_on_a_logarithmic_axis() -> None:

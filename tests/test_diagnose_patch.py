@@ -59,7 +59,7 @@ def float_of(value: Any) -> Any:
 def test_what_hydra_would_misread_is_given_as_a_patch_only(key: str) -> None:
     answer = with_settings_of_remedy(diagnosis(), {"federate.width": {key: 0.5}})
     assert flags({"federate.width": {key: 0.5}}) == ""
-    assert headline(answer).endswith("; remedy: the settings below, which takes back 86 % of the rise.")
+    assert headline(answer).endswith("; remedy: SCAFFOLD (the settings below), which removes 86 % of the rise.")
     text = to_markdown(answer)
     assert "```sh" not in text
     assert yaml.safe_load(re.findall("```yaml\n(.*?)```", text, re.DOTALL)[0]) == {"federate": {"width": {key: 0.5}}}

@@ -67,7 +67,7 @@ def test_remedies_that_the_settings_refuse_are_passed_over():
 def test_remedies_of_a_second_cause_are_tried_beside_the_best_of_the_first():
     # The rate takes all of val_loss's rise back, and multi-Krum beside it all of train_loss's.
     val = {RATES[0]: 1.0, RATES[1]: 0.5, **dict.fromkeys(BOTH.values(), 1.0)}
-    replays = ScriptedReplayer(val, train={BOTH["multi-Krum"]: 1.0})
+    replays = ScriptedReplayer(val, train={BOTH["aggregate with multi-Krum"]: 1.0})
     tried, proposed = treated(replays, RATE, FAULTY)
     assert [says for says, _ in replays.ran] == [*RATES, *BOTH.values()]
     assert sorted(one.remedy.says for one in tried) == sorted([*RATES, *BOTH.values()])
@@ -75,7 +75,7 @@ def test_remedies_of_a_second_cause_are_tried_beside_the_best_of_the_first():
     # What is reported is the share of the first cause's loss.
     assert {one.remedy.says: one.recovers for one in tried}[RATES[1]] == pytest.approx(0.5)
     assert {cause: one.remedy.says for cause, one in proposed.items()} == dict.fromkeys(
-        ("client_learning_rate", "faulty_clients"), BOTH["multi-Krum"]
+        ("client_learning_rate", "faulty_clients"), BOTH["aggregate with multi-Krum"]
     )
     assert proposed["faulty_clients"].against == ("client_learning_rate", "faulty_clients")
 
@@ -84,9 +84,9 @@ def test_remedies_of_a_second_cause_are_tried_beside_the_best_of_the_first():
 def test_both_are_proposed_only_for_a_twentieth_more(more, both):
     # The mean over the two losses: half of what train_loss gains.
     val = {RATES[0]: 1.0, **dict.fromkeys(BOTH.values(), 1.0)}
-    _, proposed = treated(ScriptedReplayer(val, train={BOTH["multi-Krum"]: more}), RATE, FAULTY)
+    _, proposed = treated(ScriptedReplayer(val, train={BOTH["aggregate with multi-Krum"]: more}), RATE, FAULTY)
     assert ("faulty_clients" in proposed) is both
-    assert proposed["client_learning_rate"].remedy.says == (BOTH["multi-Krum"] if both else RATES[0])
+    assert proposed["client_learning_rate"].remedy.says == (BOTH["aggregate with multi-Krum"] if both else RATES[0])
 
 
 def test_what_takes_nothing_back_is_not_proposed():

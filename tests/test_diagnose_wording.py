@@ -9,9 +9,9 @@ from tasks.diagnose.report.wording import during, headline
 
 def test_headline_names_rise_cause_proof_and_remedy() -> None:
     assert headline(diagnosis()) == (
-        "val_loss rose in round 7 from 0.41 to 0.82 because the updates or the data of client 03 are faulty (proven by "
-        "replay: the same rounds without client 03 have a loss of 0.39 instead of 0.85); remedy: "
-        "-S federate.client.kind=scaffold, which takes back 86 % of the rise."
+        "The loss of the global model (val_loss) rose in round 7 from 0.41 to 0.82 because the updates or the data of "
+        "client 03 are faulty (proven by replay: in the same rounds without client 03, the mean val_loss is 0.39 "
+        "instead of 0.85); remedy: SCAFFOLD (-S federate.client.kind=scaffold), which removes 86 % of the rise."
     )
 
 
@@ -33,12 +33,14 @@ def test_headline_says_both_of_two_causes() -> None:
     first, second = replace(cause, cause="client_learning_rate", clients=()), replace(cause, fault="labels")
     text = headline(replace(diagnosis(), causes=(first, second)))
     assert "because the clients' learning rate is too high (proven" in text
-    assert "; also because the labels of client 03 are wrong; remedy:" in text
+    assert ", and because the labels of client 03 are wrong; remedy:" in text
 
 
 def test_headline_without_a_rise_says_so() -> None:
     answer = with_rise(MINIMAL, loss="train_loss", num_losses=1)
-    assert headline(answer) == "train_loss did not rise beyond its noise in 1 measured round."
+    assert headline(answer) == (
+        "The loss of the global model (train_loss) did not rise beyond its noise in 1 measured round."
+    )
     answer = with_rise(answer, confidence=0.861)
     assert headline(answer).endswith("in 1 measured round (confidence in a rise: 86.1 %).")
 
@@ -46,26 +48,32 @@ def test_headline_without_a_rise_says_so() -> None:
 def test_a_rise_of_a_few_is_described_by_their_own_loss() -> None:
     answer = replace(with_rise(diagnosis(), clients=("03",)), causes=())
     assert headline(answer).startswith(
-        "The loss of client 03 on its own data, hidden in the mean of all, rose in round 7 from 0.41 to 0.82; "
+        "The loss of client 03 on its own data rose in round 7 from 0.41 to 0.82 (the mean loss of all clients did not "
+        "clearly rise); "
     )
 
 
 def test_failures_that_the_mean_hides_name_who_failed() -> None:
     answer = with_rise(diagnosis(), kind="not_finite", loss_after=None, clients=("03", "07"))
-    assert headline(answer).startswith("The updates of clients 03 and 07 were not finite in round 7 to round 12 ")
+    assert headline(answer).startswith(
+        "The updates of clients 03 and 07 were not finite in round 7 and up to round 12 "
+    )
 
 
 def test_headline_without_a_proven_cause_says_what_was_tried() -> None:
     answer = replace(diagnosis(), causes=())
     assert headline(answer) == (
-        "val_loss rose in round 7 from 0.41 to 0.82; no cause could be proven (tried and ruled out: different labels)."
+        "The loss of the global model (val_loss) rose in round 7 from 0.41 to 0.82; no cause is proven (tried: "
+        "different label mixes)."
     )
-    assert headline(replace(answer, ruled_out=())).endswith("; no cause could be proven, as none was tried.")
+    assert headline(replace(answer, ruled_out=())).endswith("; no cause is proven, because none was tried.")
 
 
 def test_rise_while_pruning_says_so() -> None:
     answer = with_rise(diagnosis(), phase="prune")
-    assert headline(answer).startswith("val_loss rose in round 7 (while pruning) from 0.41")
+    assert headline(answer).startswith(
+        "The loss of the global model (val_loss) rose in round 7 (while pruning) from 0.41"
+    )
 
 
 def replay(from_round: int, unchanged: Curve, changed: Curve) -> ReplayResult:

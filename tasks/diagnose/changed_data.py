@@ -45,5 +45,5 @@ def rises_with_changed_data(
     try:
         return risen_with_their_data(settings, workspace, clients, cache)
     except UndriftError as exc:
-        _log.info("whose data have changed is not known: %s", exc)
+        _log.info("it is not known which clients' data changed: %s", exc)
         return []

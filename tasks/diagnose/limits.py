@@ -13,8 +13,8 @@ from tasks.diagnose.phrases import count
 from tasks.round_log.read import ClientLog, RoundLog
 
 FROM_DATA = (
-    "No test of the losses alone finds this rise: it is known from the clients' data, which have changed in the course "
-    "of the run."
+    "No test of the losses alone finds this rise. It was found because the data of these clients changed during the "
+    "run."
 )
 
 
@@ -31,16 +31,16 @@ def not_replayed(rise: Rise, workspace: Path | None, rounds: RoundLog, most_roun
     """Returns why no replay can decide about causes; empty if one can. `most_rounds` is federate.rounds."""
     trained = int((~rounds.pruning).sum())
     if rise.phase == "prune":
-        return ["The loss rose while the model was pruned: those rounds are not replayed, so no cause is proven."]
+        return ["The loss rose while the model was pruned. Rounds of pruning are not replayed, so no cause is proven."]
     if workspace is None or not (workspace / "data" / "clients" / "preprocess.json").is_file():
         return [
-            "The clients' data are not here, so the rounds could not be replayed: what was observed proposes causes, "
-            "and proves none."
+            "The clients' data are missing in this folder, so no round could be replayed. Only a replay can prove a "
+            "cause."
         ]
     if trained > most_rounds:
         return [
-            f"The log has {trained} rounds of training, and federate.rounds is {most_rounds}: params.yaml is of "
-            "another run, so no cause is proven."
+            f"The log has {trained} rounds of training, but federate.rounds is {most_rounds}. So params.yaml is of "
+            "another run, and no cause is proven."
         ]
     return []
 
@@ -54,11 +54,14 @@ def not_proven(replays: Investigation) -> list[str]:
     """Returns why the replays prove no cause; empty if they prove one."""
     if not replays.reproduced:
         return [
-            "Run again with the data and settings in this folder, the loss did not rise: something was different then, "
-            "so no cause is proven."
+            "The loss did not rise again in a replay with the data and settings in this folder. Something else was "
+            "different in the run, so no cause is proven."
         ]
     if not replays.causes:
-        return ["No change of one factor that was tried takes the rise away, so no cause is proven."]
+        return [
+            "No cause is proven, because no change reliably removed at least half of the rise. A proof needs at least "
+            "two seeds in which the loss rises again."
+        ]
     return []
 
 
@@ -66,30 +69,33 @@ def _of_the_loss(rise: Rise, rounds: RoundLog) -> Iterator[str]:
     num_rounds = len(rounds.rounds)
     if rise.num_losses < FEWEST:
         yield (
-            f"{rise.loss} was measured in {count(rise.num_losses, 'round')}: whether it rose beyond its noise can be "
-            f"told from {FEWEST} on."
+            f"{rise.loss} was measured in only {count(rise.num_losses, 'round')}. A rise beyond the noise can be found "
+            f"from {FEWEST} measured rounds on."
         )
     elif rise.num_losses < num_rounds:
         yield (
-            f"{rise.loss} was measured in {rise.num_losses} of {num_rounds} rounds: the rounds between two "
-            "measurements cannot be told apart."
+            f"{rise.loss} was measured in only {rise.num_losses} of {num_rounds} rounds. A rise that began between two "
+            "measured rounds is dated to the second one."
         )
     if rise.val_loss_round is not None:
         yield (
-            f"The loss on the hold-out data rose too, from round {rise.val_loss_round}; the rise that came first is "
-            "explained."
+            f"The loss on the hold-out data (val_loss) rose too, from round {rise.val_loss_round} on. This report "
+            f"explains {rise.loss}, because it rose first."
         )
     elif rise.loss != "val_loss" and "val_loss" in tested_losses(rounds):
-        yield "The loss on the hold-out data did not rise beyond its noise: the model of all may be as good as before."
+        yield (
+            "The loss on the hold-out data (val_loss) did not rise beyond its noise, so the global model can be as "
+            "good as before."
+        )
     elif rise.loss != "val_loss":
         yield (
-            f"{rise.loss} was tested, not val_loss: the loss on the clients' own data goes on falling while a model "
-            "overfits, and varies with the clients that were sampled."
+            f"{rise.loss} was tested, because val_loss has too few values. {rise.loss} does not show overfitting. It "
+            "also depends on which clients take part in a round."
         )
     if rise.sparsity is not None:
         yield (
-            f"The rise coincides with rising sparsity, from {rise.sparsity[0]:.2g} to {rise.sparsity[1]:.2g}: pruning "
-            "costs some loss, and whether anything else went wrong in those rounds cannot be told."
+            f"The sparsity rose from {rise.sparsity[0]:.2g} to {rise.sparsity[1]:.2g} in the same rounds. Pruning "
+            "raises the loss, so another cause in these rounds cannot be seen."
         )
 
 
@@ -98,32 +104,33 @@ def _of_the_test(rise: Rise) -> Iterator[str]:
     least = 2 / (MOST_DRAWS + 1) / min(SHARES)
     if rise.significance < least:
         yield (
-            f"diagnose.significance {rise.significance:g} is below {least:.2g}: not every loss can be tested so "
-            "strictly."
+            f"diagnose.significance is {rise.significance:g}. At a level below {least:.2g}, not every loss can be "
+            "tested."
         )
     elif not rise.detected and rise.noise is not None:
         if rise.visible is None:
-            yield "The loss is too noisy, or its curve too short, for any rise to be told from noise."
+            yield "The loss is too noisy, or its curve is too short: no rise can be separated from the noise."
         else:
             size = f"{100 * rise.visible:.3g} % of the loss" if rise.relative else f"{rise.visible:.3g}"
-            yield f"A rise by less than {size}, even a lasting one, cannot be told from noise on this curve."
+            yield f"On this curve, a rise by less than {size} cannot be separated from the noise, even if it lasts."
 
 
 def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[str]:
     if not observation.rise.detected:
-        yield "Without a rise, the clients were only searched for failures."
+        yield "The loss did not rise, so the clients were checked for failed updates only."
         return
     if not observation.drifts:
-        yield "No client's signals in the rounds of the rise could be compared with anything."
+        yield "No client could be compared with other clients, or with its own past, in the rounds of the rise."
         return
     if all(drift.before is None for drift in observation.drifts):
         yield (
-            "No client is known from before the rise: honest clients with unusual data look like clients that drifted."
+            "The log shows no client before the rise, so an honest client with unusual data looks like a client that "
+            "drifted."
         )
     if all(drift.expected is None for drift in observation.drifts):
-        yield "Fewer than 3 clients took part in a round: each could only be compared with its own past."
+        yield "Fewer than 3 clients took part in a round, so each client is compared with its own past only."
     if "update_cosine" in clients.signals and "update_cosine_robust" not in clients.signals:
         yield (
-            "The cosine is that to the mean update: clients that drift together own the mean, and make honest ones "
-            "look odd."
+            "The log has only the cosine to the mean update. Several clients that drift together turn the mean, and "
+            "then honest clients look unusual."
         )

@@ -27,22 +27,23 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
             "width",
             client.width,
             1.0,
-            f"Client {client.client} trains {100 * client.width:.0f} % of the hidden units; the others' parts "
-            "were fitted without it.",
+            f"Client {client.client} trains only {100 * client.width:.0f} % of the hidden units. The other units are "
+            "trained without its data.",
         )
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     del clients
-    return [Remedy("the whole model at every client", _whole_model(at.settings))]
+    return [Remedy("train the whole model at every client", _whole_model(at.settings))]
 
 
 ARCHITECTURE_VARIATION = CauseKind(
     words=Words(
         "models of different sizes",
-        "the models of {} have another size than the others'",
-        "the clients train models of different sizes",
-        "Parameters that only some clients train are averaged over fewer of them, and fit the rest less well.",
+        "the local training of {} covers only a part of the global model",
+        "some clients train only a part of the global model",
+        "Parameters that only some clients train are averaged over fewer clients. They fit the other clients' data "
+        "less well.",
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -23,8 +23,8 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         "steepness",
         steepness,
         STEEP,
-        f"The learning rate {rate:g} times the curvature of the clients' loss is {measured(steepness)}; above "
-        f"{STEEP:g}, steps of gradient descent overshoot farther than they came.",
+        f"The client learning rate {rate:g} times the curvature of the clients' loss is {measured(steepness)}. Above "
+        f"{STEEP:g}, each step of gradient descent goes too far, and the loss rises.",
     )
 
 
@@ -35,10 +35,10 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
 
 CLIENT_LEARNING_RATE = CauseKind(
     words=Words(
-        "too high a learning rate of the clients",
+        "too high a client learning rate",
         "the learning rate of {} is too high",
         "the clients' learning rate is too high",
-        "Each step of the local training overshoots, so that training makes the model worse.",
+        "Each step of local training goes too far, so training makes the model worse.",
     ),
     candidates=_candidates,
     evidence=_evidence,

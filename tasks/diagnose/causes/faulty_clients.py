@@ -53,9 +53,9 @@ def _of_data(client: ClientFinding) -> Iterator[Indication]:
         "loss_on_its_data",
         client.loss,
         client.expected_loss,
-        f"The model before the rise has loss {measured(client.loss)} on the data of {who} and gets "
-        f"{100 * client.accuracy:.0f} % right; on hold-out data with the same labels, {measured(client.expected_loss)} "
-        f"and {100 * client.expected_accuracy:.0f} %.",
+        f"On the data of {who}, the model before the rise has a loss of {measured(client.loss)} and an accuracy of "
+        f"{100 * client.accuracy:.0f} %. On hold-out data with the same labels, its loss is "
+        f"{measured(client.expected_loss)} and its accuracy {100 * client.expected_accuracy:.0f} %.",
     )
     if client.shifted and client.learnable is not None:
         accuracy, most_frequent = client.learnable
@@ -63,8 +63,8 @@ def _of_data(client: ClientFinding) -> Iterator[Indication]:
             "learnable",
             accuracy,
             most_frequent,
-            f"Trained on one half of the data of {who}, the model gets {100 * accuracy:.0f} % of the other half right; "
-            f"always answering its most frequent label, {100 * most_frequent:.0f} %.",
+            f"A model that is trained on one half of the data of {who} gets {100 * accuracy:.0f} % of the other half "
+            f"right. The most frequent label alone gives {100 * most_frequent:.0f} %.",
         )
     yield from remembered(client)
 
@@ -74,8 +74,8 @@ def _of_length(client: ClientFinding) -> Iterator[Indication]:
         "update_norm",
         client.norm,
         1.0,
-        f"The updates of client {client.client} are {measured(client.norm)} times as long as the median client's, for "
-        f"as much work, and {measured(client.grown)} times as long as its own before the rise, step for step.",
+        f"The updates of client {client.client} are {measured(client.norm)} times as long as the median client's. Per "
+        f"local step, they are {measured(client.grown)} times as long as its own updates before the rise.",
     )
 
 
@@ -86,24 +86,24 @@ def _of_update(client: ClientFinding) -> Iterator[Indication]:
             "sent_over_trained",
             client.sent_over_trained,
             1.0,
-            f"In the rise {who} sent an update {measured(client.sent_over_trained)} times as long as training on its "
-            "data gives from the same model.",
+            f"During the rise, {who} sent an update that is {measured(client.sent_over_trained)} times as long as the "
+            "update that training on its data gives.",
         )
     if client.turned:
         yield Indication(
             "update_cosine_robust",
             client.cosine,
             client.cosine_before,
-            f"The updates of {who} point away from the others': cosine {client.cosine:.2f}, before the rise "
-            f"{measured(client.cosine_before)}.",
+            f"The updates of {who} point away from the other clients' updates: the cosine is {client.cosine:.2f}. "
+            f"Before the rise it was {measured(client.cosine_before)}.",
         )
     if client.uphill:
         yield Indication(
             "slope",
             client.slope,
             -1.0,
-            f"What {who} sends goes uphill on its own data: its cosine to the gradient of its loss is "
-            f"{measured(client.slope)}. Training goes downhill.",
+            f"The update of {who} raises the loss on its own data: its cosine to the gradient of this loss is "
+            f"{measured(client.slope)}. Training gives a negative cosine.",
         )
     if math.isfinite(client.left_out):
         yield Indication(
@@ -123,9 +123,9 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     multi_krum = switch_kind("federate.aggregator", "multi_krum", num_faulty=max(1, len(clients)))
     return [
         leave_out(clients, at),
-        Remedy("geometric median (RFA)", switch_kind("federate.aggregator", "geometric_median")),
-        Remedy("multi-Krum", multi_krum),
-        Remedy("coordinate-wise median", switch_kind("federate.aggregator", "median")),
+        Remedy("aggregate with the geometric median (RFA)", switch_kind("federate.aggregator", "geometric_median")),
+        Remedy("aggregate with multi-Krum", multi_krum),
+        Remedy("aggregate with the coordinate-wise median", switch_kind("federate.aggregator", "median")),
     ]
 
 
@@ -134,7 +134,7 @@ FAULTY_CLIENTS = CauseKind(
         "faulty clients",
         "the updates or the data of {} are faulty",
         "some clients send faulty updates or data",
-        "Wrong labels, corrupt inputs or changed updates. Unusual data alone is no fault.",
+        "A faulty client has wrong labels, corrupt inputs or changed updates. Unusual data alone are no fault.",
         {
             "labels": "the labels of {} are wrong",
             "data": "the data of {} are faulty",

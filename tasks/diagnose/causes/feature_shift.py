@@ -15,7 +15,7 @@ def _candidates(at: Situation) -> list[Candidate]:
     if not shifted:
         return []
     aligned = Change(
-        "with every client's features standardised by its own mean and sd",
+        "with each client's features standardised by its own mean and standard deviation",
         surgery={"features standardised by each client": features_aligned},
     )
     changes = [aligned, without(shifted)] if at.is_minority(shifted) else [aligned]
@@ -29,23 +29,23 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
             "feature_distance",
             client.feature_distance,
             SHIFTED,
-            f"The features of client {client.client} are {client.feature_distance:.2g} standard deviations from "
-            "those of hold-out data that look like the same classes; its labels make sense.",
+            f"The features of client {client.client} are {client.feature_distance:.2g} standard deviations away from "
+            "hold-out data that the model takes for the same classes. The labels of this client make sense.",
         )
         yield from remembered(client)
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
-    own = Remedy("each client standardises its own features", {"preprocess.normalize": "client"}, aligned=True)
+    own = Remedy("let each client standardise its own features", {"preprocess.normalize": "client"}, aligned=True)
     return [own, leave_out(clients, at), FEDPROX]
 
 
 FEATURE_SHIFT = CauseKind(
     words=Words(
         "different inputs",
-        "the inputs of {} look different from the others'",
+        "the inputs of {} look different from the other clients' inputs",
         "the clients' inputs look different",
-        "The same thing is measured differently, as by another device: brighter, noisier, in another unit.",
+        "The same thing is measured in another way, for example by another device: brighter, noisier, in another unit.",
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -23,7 +23,7 @@ def _candidates(at: Situation) -> list[Candidate]:
     changed = at.findings.faulty() + at.findings.shifted()
     kept = changed if at.is_minority(changed) else ()
     surgery = {"labels dealt evenly": labels_dealt_evenly(at.settings.seed, kept)}
-    even = Change("with the labels dealt evenly over the clients", surgery=surgery)
+    even = Change("with the same label mix at every client", surgery=surgery)
     return [Candidate("label_skew", even, most_skewed(at.findings.clients))]
 
 
@@ -42,33 +42,33 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         "label_skew",
         skew,
         0.0,
-        f"The clients' label mixes are {skew:.2f} from that of all data on average, where 0 is the same mix and 2 no "
-        "label in common.",
+        f"The mean distance of the clients' label mixes to the mix of all data is {skew:.2f}: 0 is the same mix, 2 is "
+        "no label in common.",
     )
     yield Indication(
         "dissimilarity",
         dissimilarity,
         1.0,
-        f"The clients' gradients disagree: B is {measured(dissimilarity)}, and 1 if all agree.",
+        f"The clients' gradients disagree: the dissimilarity B is {measured(dissimilarity)}; 1 means that all agree.",
     )
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     del clients
     work = at.settings.federate.local_work
-    feddyn = Remedy("dynamic regularisation (FedDyn)", switch_kind("federate.client", "feddyn"))
-    once = Remedy("one local epoch", {"federate.local_work.epochs": 1})
+    feddyn = Remedy("use dynamic regularisation (FedDyn)", switch_kind("federate.client", "feddyn"))
+    once = Remedy("train one local epoch a round", {"federate.local_work.epochs": 1})
     shorter = [once] if work.epochs > 1 and work.kind == "same" else []
-    public = Remedy("a public set of 5 % of the examples at every client", {"federate.shared_fraction": 0.05})
+    public = Remedy("give every client a public set of 5 % of the examples", {"federate.shared_fraction": 0.05})
     return [SCAFFOLD, feddyn, FEDPROX, *shorter, *slower(at), public]
 
 
 LABEL_SKEW = CauseKind(
     words=Words(
-        "different labels",
-        "the labels of {} are mixed differently from the others'",
-        "the clients' labels are mixed differently",
-        "Each client teaches the model mostly the classes it has, and the average forgets the rest.",
+        "different label mixes",
+        "the label mix of {} differs much from the mix of all clients",
+        "the clients' label mixes differ much",
+        "Each client trains the model mostly on the classes that it has, and the average forgets the other classes.",
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -18,20 +18,20 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
     del at
     for client in clients:
         step = client.first_broken
-        since = "" if step is None else f"; its loss is not finite from local step {step + 1} on"
+        since = "" if step is None else f". Its loss is not finite from local step {step + 1} on"
         yield Indication(
             "finite",
             0.0 if client.failed is None else float(client.failed),
             None,
-            f"The update of client {client.client} was not finite from round {client.failed} on{since}.",
+            f"The update of client {client.client} was first not finite in round {client.failed}{since}.",
         )
         if not client.loss <= BEYOND_SAYING * client.expected_loss:
             yield Indication(
                 "loss_on_its_data",
                 client.loss,
                 client.expected_loss,
-                f"The model before the rise has loss {measured(client.loss)} on its data; on hold-out data with the "
-                f"same labels, {measured(client.expected_loss)}.",
+                f"The model before the rise has a loss of {measured(client.loss)} on the data of this client, and of "
+                f"{measured(client.expected_loss)} on hold-out data with the same labels.",
             )
 
 
@@ -41,10 +41,10 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
 
 NON_FINITE = CauseKind(
     words=Words(
-        "numbers that are not finite",
-        "numbers that are not finite (NaN or infinity) came from {}",
-        "numbers that are not finite (NaN or infinity) came up",
-        "A calculation overflowed or divided by zero; whatever is averaged with its result is lost too.",
+        "results that are not finite",
+        "NaN or infinity came from {}",
+        "the clients' results contain NaN or infinity",
+        "A calculation overflowed or divided by zero. An average with this result is not finite either.",
     ),
     candidates=_candidates,
     evidence=_evidence,

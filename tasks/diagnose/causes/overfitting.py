@@ -30,9 +30,9 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         "train_trend",
         train,
         0.0,
-        f"From the first to the second half of these rounds the hold-out loss changed by "
-        f"{100 * math.expm1(held_out):+.0f} % and the training loss by {100 * math.expm1(train):+.0f} %: "
-        "the model learns its clients' examples by heart.",
+        f"From the first to the second half of these rounds, the loss on the hold-out data changed by "
+        f"{100 * math.expm1(held_out):+.0f} % and the loss on the training data by {100 * math.expm1(train):+.0f} %: "
+        "the model overfits the training data.",
     )
 
 
@@ -40,8 +40,8 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     del clients
     return [
         Remedy(f"end training after round {at.last_sound}", _ended(at)),
-        Remedy("weight decay 0.02", {"federate.client.weight_decay": 0.02}),
-        Remedy("weight decay 0.1", {"federate.client.weight_decay": 0.1}),
+        Remedy("set the weight decay to 0.02", {"federate.client.weight_decay": 0.02}),
+        Remedy("set the weight decay to 0.1", {"federate.client.weight_decay": 0.1}),
         slower(at)[0],
     ]
 
@@ -49,9 +49,9 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
 OVERFITTING = CauseKind(
     words=Words(
         "overfitting",
-        "the model learns the training data of {} by heart",
-        "the model learns its training data by heart",
-        "The loss on the training data goes on falling while that on other data rises.",
+        "the model overfits the training data of {}",
+        "the model overfits its training data",
+        "The loss on the training data keeps falling, but the loss on the hold-out data rises.",
     ),
     candidates=_candidates,
     evidence=_evidence,

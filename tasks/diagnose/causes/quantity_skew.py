@@ -14,7 +14,7 @@ def _candidates(at: Situation) -> list[Candidate]:
     if not at.findings.size_skew > SKEWED_SIZES:
         return []
     surgery = {"sizes made equal": sizes_made_equal(at.settings.seed)}
-    return [Candidate("quantity_skew", Change("with as many examples at every client", surgery=surgery))]
+    return [Candidate("quantity_skew", Change("with the same number of examples at every client", surgery=surgery))]
 
 
 def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
@@ -26,23 +26,23 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         "size_skew",
         at.findings.size_skew,
         0.0,
-        f"The clients' sizes are unequal (Gini {at.findings.size_skew:.2f}, 0 if equal): client {largest.client} "
-        f"alone has {100 * share:.0f} % of the examples.",
+        f"The clients have different numbers of examples (Gini coefficient {at.findings.size_skew:.2f}; 0 is equal). "
+        f"Client {largest.client} alone has {100 * share:.0f} % of the examples.",
     )
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     del clients
-    equal = Remedy("every client the same weight", {"federate.aggregator.weighting": "uniform"})
+    equal = Remedy("give every client the same aggregation weight", {"federate.aggregator.weighting": "uniform"})
     return [equal, FEDNOVA, SCAFFOLD, slower(at)[0]]
 
 
 QUANTITY_SKEW = CauseKind(
     words=Words(
         "different amounts of data",
-        "the amount of data of {} differs much from the others'",
+        "the amount of data of {} differs much from the other clients' amounts",
         "the clients' amounts of data differ much",
-        "A few large clients decide where the model goes, or very small ones pull it about.",
+        "A few large clients decide where the model goes, or very small clients pull it to and fro.",
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -30,8 +30,8 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         "server_learning_rate",
         optimizer.learning_rate,
         1.0,
-        f"The server applies the mean update with {optimizer.kind} at a rate of {optimizer.learning_rate:g}; "
-        "plain averaging is sgd at 1.",
+        f"The server applies the mean update with {optimizer.kind} at a learning rate of {optimizer.learning_rate:g}. "
+        "Plain averaging is sgd at 1.",
     )
 
 
@@ -39,17 +39,17 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     del clients
     tenth = float(f"{at.settings.federate.server_optimizer.learning_rate / 10:.3g}")
     return [
-        Remedy("plain averaging on the server", _plain_averaging(at.settings)),
-        Remedy(f"server learning rate {tenth:g}", {"federate.server_optimizer.learning_rate": tenth}),
+        Remedy("use plain averaging on the server", _plain_averaging(at.settings)),
+        Remedy(f"set the server learning rate to {tenth:g}", {"federate.server_optimizer.learning_rate": tenth}),
     ]
 
 
 SERVER_LEARNING_RATE = CauseKind(
     words=Words(
-        "too high a learning rate of the server",
+        "too high a server learning rate",
         "the server's learning rate is too high",
         "the server's learning rate is too high",
-        "The server takes too large a step along the clients' average, and overshoots.",
+        "The server takes too large a step along the clients' average, and the model gets worse.",
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -11,10 +11,10 @@ from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
 from tasks.settings import switch_kind
 
-FEDNOVA = Remedy("normalised averaging (FedNova)", switch_kind("federate.client", "fednova"))
-SCAFFOLD = Remedy("control variates (SCAFFOLD)", switch_kind("federate.client", "scaffold"))
-FEDPROX = Remedy("a proximal term (FedProx, mu 0.1)", switch_kind("federate.client", "fedprox", mu=0.1))
-CLIPPED = Remedy("gradients clipped at norm 1", {"federate.client.clip_norm": 1.0})
+FEDNOVA = Remedy("use normalised averaging (FedNova)", switch_kind("federate.client", "fednova"))
+SCAFFOLD = Remedy("use control variates (SCAFFOLD)", switch_kind("federate.client", "scaffold"))
+FEDPROX = Remedy("add a proximal term (FedProx, mu 0.1)", switch_kind("federate.client", "fedprox", mu=0.1))
+CLIPPED = Remedy("clip gradients at norm 1", {"federate.client.clip_norm": 1.0})
 
 
 def without(clients: tuple[str, ...]) -> Change:
@@ -25,7 +25,7 @@ def without(clients: tuple[str, ...]) -> Change:
 def leave_out(clients: tuple[str, ...], at: Situation) -> Remedy:
     """Returns the remedy that excludes these clients, and those that the run excludes already."""
     excluded = sorted({*at.settings.federate.exclude, *clients})
-    return Remedy(f"leave out {', '.join(clients)}", {"federate.exclude": excluded})
+    return Remedy(f"leave out {every_client(clients)}", {"federate.exclude": excluded})
 
 
 def lower_rate(at: Situation) -> float:
@@ -38,7 +38,7 @@ def slower(at: Situation) -> list[Remedy]:
     """Returns the lower client rates to try: a third of the rate, and `lower_rate` if that is another."""
     third = float(f"{at.settings.federate.client.learning_rate / 3:.3g}")
     return [
-        Remedy(f"client learning rate {rate:g}", {"federate.client.learning_rate": rate})
+        Remedy(f"set the client learning rate to {rate:g}", {"federate.client.learning_rate": rate})
         for rate in dict.fromkeys((third, lower_rate(at)))
     ]
 
@@ -49,12 +49,10 @@ def remembered(client: ClientFinding) -> Iterator[Indication]:
     if memory is None or not memory.changed:
         return
     says = (
-        f"In round {memory.round}, client {client.client} logged a loss of {memory.logged:.7g} on its first batch; "
-        f"with its data of today, the same model has {memory.now:.7g} on the same examples: they have changed since."
+        f"In round {memory.round}, client {client.client} logged a loss of {memory.logged:.7g} on its first batch. "
+        f"Today the same model has a loss of {memory.now:.7g} on the same batch, so the client's data have changed."
     )
     if memory.relabelling:
-        says += (
-            f" With the labels changed back ({relabelling_in_words(memory.relabelling)}), they give the logged loss "
-        )
-        says += "again. Put right where they are, the client can stay."
+        says += f" If the labels are changed back ({relabelling_in_words(memory.relabelling)}), the loss equals the "
+        says += "logged loss. If the client corrects these labels, it can stay in the run."
     yield Indication("loss_of_first_batch", memory.now, memory.logged, says)

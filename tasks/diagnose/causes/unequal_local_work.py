@@ -28,7 +28,11 @@ def _candidates(at: Situation) -> list[Candidate]:
     if not unequal or at.settings.federate.local_work.kind == "same":
         return []
     return [
-        Candidate("unequal_local_work", Change(f"with {_epochs(at)} epochs at every client", _same_work(at)), unequal)
+        Candidate(
+            "unequal_local_work",
+            Change(f"with {_epochs(at)} local epoch{'' if _epochs(at) == 1 else 's'} at every client", _same_work(at)),
+            unequal,
+        )
     ]
 
 
@@ -39,28 +43,30 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
             "epochs",
             client.epochs,
             usual,
-            f"Client {client.client} passes {client.epochs:.3g} times over its data in a round, the median client "
-            f"{usual:.3g} times.",
+            f"The number of local epochs a round is {client.epochs:.3g} at client {client.client}, and {usual:.3g} at "
+            "the median client.",
         )
     yield Indication(
         "objective_gap",
         gap,
         0.0,
-        f"Through their steps, {100 * gap:.0f} % of the weight lies with other clients than was meant (FedNova).",
+        f"The unequal numbers of local steps move {100 * gap:.0f} % of the aggregation weight to other clients than "
+        "intended (FedNova).",
     )
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     del clients
-    return [Remedy("the same work at every client", _same_work(at)), FEDNOVA, slower(at)[0]]
+    return [Remedy("do the same local work at every client", _same_work(at)), FEDNOVA, slower(at)[0]]
 
 
 UNEQUAL_LOCAL_WORK = CauseKind(
     words=Words(
         "unequal local work",
-        "the local work of {} differs from the others'",
+        "the local work of {} differs much from the other clients' work",
         "the clients do unequal amounts of local work",
-        "Who takes more training steps in a round moves farther, and outweighs the others in the average.",
+        "A client that takes more training steps in a round moves the model farther. It outweighs the other clients in "
+        "the average.",
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -11,10 +11,10 @@ _SHOWN = 3
 """Clients that are shown if none is unusual."""
 _SAYS = {
     "update_norm": "sent updates of length {0}",
-    "update_cosine": "sent updates with cosine {0} to their mean",
-    "update_cosine_robust": "sent updates with cosine {0} to the robust centre",
-    "loss_before": "had loss {0} on its own data before local work",
-    "loss_change": "changed its own loss by {0} in its local work",
+    "update_cosine": "sent updates with cosine {0} to the mean update",
+    "update_cosine_robust": "sent updates with cosine {0} to the median of all updates",
+    "loss_before": "had a loss of {0} on its own data before local training",
+    "loss_change": "changed the loss on its own data by {0} in local training",
 }
 
 
@@ -53,7 +53,7 @@ def client_signals(observation: Observation) -> tuple[ClientSignal, ...]:
 def _failures(observation: Observation) -> Iterator[ClientSignal]:
     for client, rounds in observation.failures.items():
         listed = ("round " if len(rounds) == 1 else "rounds ") + ", ".join(map(str, rounds))
-        says = f"Client {client} failed in {listed}: what it sent was left out of the average."
+        says = f"Client {client} failed in {listed}: the server left its update out of the average."
         yield ClientSignal(client, "finite", len(rounds), 0, None, None, True, rounds, says)
 
 
@@ -66,7 +66,7 @@ def _drifts(observation: Observation) -> Iterator[ClientSignal]:
 
 
 def _says(drift: Drift) -> str:
-    cohort = "" if drift.expected is None else f", the median client {figure(drift.expected)}"
-    before = "" if drift.before is None else f", itself before {figure(drift.before)}"
-    end = "" if drift.unusual else ": within the usual spread"
-    return f"Client {drift.client} {_SAYS[drift.signal].format(figure(drift.value))}{cohort}{before}{end}."
+    cohort = "" if drift.expected is None else f"; the median client: {figure(drift.expected)}"
+    before = "" if drift.before is None else f"; before the rise: {figure(drift.before)}"
+    end = " This is unusual." if drift.unusual else " This is within the usual spread."
+    return f"Client {drift.client} {_SAYS[drift.signal].format(figure(drift.value))}{cohort}{before}.{end}"

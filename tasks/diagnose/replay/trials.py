@@ -66,11 +66,11 @@ class Trials:
             try:
                 replays[seed] = self._replayer.begin(change, seed)
             except SettingsError as exc:
-                _log.info("not replayed %s: %s", change.says, exc)
+                _log.info("no replay (%s): %s", change.says, exc)
                 return False
             self._changed[id(change)] = replays
             again = f", seed {seed + 1}" if seed else ""
-            _log.info("replay from round %d %s%s", self.start, change.says, again)
+            _log.info("replay from round %d: %s%s", self.start, change.says, again)
         if seed not in self._unchanged:
             self._unchanged[seed] = self._replayer.begin(NO_CHANGE, seed)
         for replay in (self._unchanged[seed], replays[seed]):

@@ -41,9 +41,9 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
         sampled = np.unique(clients.rounds[own])
         means = [clients.signals["loss_before"][own & (clients.rounds == t)].mean() for t in sampled]
         drawn.append(np.array(means))
-        _plot(axes, sampled.astype(np.float64), drawn[-1], f"own loss of {who(rise.clients)}", ORANGE, 2.0, "-")
+        _plot(axes, sampled.astype(np.float64), drawn[-1], f"loss of {who(rise.clients)}", ORANGE, 2.0, "-")
     if rise.loss_before is not None:
-        label = f"level before: {digits(rise.loss_before)}"
+        label = f"before the rise: {digits(rise.loss_before)}"
         axes.axhline(rise.loss_before, color=INK, linestyle=":", linewidth=1.2, label=label)
     _lost(axes, at, rounds.losses[first].not_finite)
     pruning = rounds.rounds[rounds.pruning].tolist()
@@ -64,8 +64,8 @@ def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
     # The model they start from is the recorded one, and val_loss is measured on the model after its round.
     fork = column.values[shown & (rounds.rounds == start)] if replay.loss == "val_loss" else column.values[:0]
     lines = [
-        ("replayed, nothing changed", replay.unchanged, ORANGE, "--"),
-        ("replayed with the change", replay.changed, BLUE, "-"),
+        ("replay, nothing changed", replay.unchanged, ORANGE, "--"),
+        ("replay with the change", replay.changed, BLUE, "-"),
     ]
     for label, losses, colour, dash in lines:
         values = np.concatenate([fork, _array(losses)])

@@ -136,7 +136,7 @@ def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
             scaled[chosen], places[chosen], "D", color=BLUE, markersize=6, label="_" * row + "the clients of the table"
         )
     axes.set_yticks(range(len(names)), [MEASURES[name] for name in names])
-    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="share of the largest client's value")
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="share of the largest value")
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2)
     return figure
 

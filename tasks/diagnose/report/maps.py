@@ -52,17 +52,17 @@ def draw_maps(log: ClientLog, rise: Rise, named: Sequence[str]) -> list[Map]:
     rows = worst_clients(grid, cosine, MOST_ROWS, named)
     maps = []
     if "update_norm" in log.signals:
-        says = "red: longer than the median update of its round; blue: shorter"
+        says = "Red: longer than the median update of the round. Blue: shorter."
         maps.append(Map("Length of each update", says, _draw_ratios(grid, "update_norm", rows, rise, named)))
     if cosine:
-        to = "the middle of all updates" if cosine == "update_cosine_robust" else "the mean update"
-        says = f"blue: in the direction of {to}; white: across; red: against it (cosine)"
+        to = "the median of all updates" if cosine == "update_cosine_robust" else "the mean update"
+        says = f"Cosine to {to}. Blue: the same direction. White: at a right angle. Red: the opposite direction."
         drawn = _draw(grid, grid.signals[cosine], COSINES, rows, rise, named)
         maps.append(Map("Direction of each update", says, drawn))
     if "loss_before" in log.signals and len(maps) < 2:
-        says = "red: higher than the median client of its round; blue: lower"
+        says = "Red: higher than the median client of the round. Blue: lower."
         drawn = _draw_ratios(grid, "loss_before", rows, rise, named)
-        maps.append(Map("Each client's own loss, before its local work", says, drawn))
+        maps.append(Map("Loss of each client on its own data, before local training", says, drawn))
     return maps
 
 

@@ -29,26 +29,26 @@ def to_markdown(diagnosis: Diagnosis) -> str:
 
 
 def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
-    yield "Who drifted", list(_drift(diagnosis))
+    yield "Which clients drifted", list(_drift(diagnosis))
     yield "Evidence", [part for cause in diagnosis.causes for part in _evidence(cause, diagnosis)]
-    yield "The remedy, and its proof", list(_remedy(diagnosis))
-    yield "Causes tried and ruled out", list(_ruled_out(diagnosis))
-    yield "Nothing unusual", [f"Clients: {escape(', '.join(diagnosis.healthy)) or 'none'}."]
+    yield "Remedy", list(_remedy(diagnosis))
+    yield "Causes tried and not proven", list(_ruled_out(diagnosis))
+    yield "Clients with nothing unusual", [f"{escape(', '.join(diagnosis.healthy)) or 'None'}."]
     limits = "\n".join(f"- {escape(sentence)}" for sentence in diagnosis.limits)
-    yield "What the data could not tell", [limits or "Nothing is noted."]
+    yield "Limits of this diagnosis", [limits or "None."]
 
 
 def _drift(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.observations:
-        heads = ("client", "signal", "value", "cohort", "before", "unusual", "")
+        heads = ("client", "signal", "value", "median client", "before the rise", "unusual", "in words")
         yield _table(heads, [wording.observed(observation) for observation in diagnosis.observations])
-        yield "Unusual is evidence, not blame: clients whose data changed look the same."
+        yield "Unusual does not mean faulty: an honest client whose data changed looks the same."
 
 
 def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
     yield f"### {escape(wording.heading(cause))}"
     if cause.evidence:
-        heads = ("signal", "value", "expected", "")
+        heads = ("signal", "value", "expected", "in words")
         rows = [[wording.signal(each), figure(each.value), figure(each.expected), each.says] for each in cause.evidence]
         yield _table(heads, rows)
     yield escape(wording.replayed(cause, diagnosis.rise))
@@ -63,15 +63,15 @@ def _losses(replay: ReplayResult) -> str:
 
 def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
     for causes, remedy in diagnosis.proposed:
-        against = f"{wording.against(causes)}: " if len(diagnosis.causes) > 1 else ""
+        against = f"{wording.against(causes)}: " if len(diagnosis.causes) > 1 else "Proposed: "
         yield f"{escape(against)}**{escape(remedy.says)}.** {wording.effect(remedy)}"
         if flags := patch.flags(remedy.settings):
             yield _block("sh", flags)
         yield _block("yaml", patch.patch(remedy.settings))
     yield from map(escape, wording.without_remedy(diagnosis))
     if diagnosis.not_proposed:
-        yield "Tried, and not better:" if diagnosis.remedy else "Tried:"
-        yield _table(("remedy", "takes back", "loss then", "settings"), map(_tried, diagnosis.not_proposed))
+        yield "Other remedies that were tried:" if diagnosis.remedy else "Remedies that were tried:"
+        yield _table(("remedy", "rise removed", "mean loss", "settings"), map(_tried, diagnosis.not_proposed))
 
 
 def _tried(remedy: TriedRemedy) -> Sequence[str]:
@@ -82,7 +82,7 @@ def _tried(remedy: TriedRemedy) -> Sequence[str]:
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.ruled_out:
         rows = [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out]
-        yield _table(("cause", "replay", "of the rise went away"), rows)
+        yield _table(("cause", "replay", "rise removed"), rows)
     if diagnosis.budget:
         yield wording.spent(diagnosis.budget)
 

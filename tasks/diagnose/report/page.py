@@ -29,14 +29,16 @@ from tasks.round_log.read import ClientLog, RoundLog
 
 TITLE = "Why did the loss go up?"
 _WORDS = {
-    "Client": "One place that trains on its own data, as a hospital or a bank. The data stays there.",
-    "Round": "The server sends the model to clients, they train it on their data, and the server averages what they "
-    "send back.",
+    "Client": "A place that trains on its own data, for example a hospital or a bank. The data stay there.",
+    "Round": "The server sends the global model to clients. The clients train it on their data. The server averages "
+    "what the clients send back.",
     "Update": "What a client sends back: how its training changed the model.",
-    "Loss": "How wrong the model is; lower is better. Validation loss: on data that no client trains on.",
-    "Noise": "Ups and downs of the loss that mean nothing. A rise counts only if noise alone would hardly give it.",
-    "Replay": "The rounds run once more from the model before the rise, with one thing changed and all else, chance "
-    "too, the same. A cause is claimed only if the rise goes away without it.",
+    "Loss": "How wrong the model is; lower is better. val_loss: on the hold-out data, which no client trains on. "
+    "train_loss: on the clients' training data.",
+    "Noise": "Ups and downs of the loss that mean nothing. A rise counts only if noise alone would hardly cause it.",
+    "Replay": "The rounds are run again from the model before the rise. One thing is changed. All else stays the same, "
+    "also the random numbers. A cause is proven only if at least half of the rise goes away without it, and if "
+    "other random numbers (seeds) confirm this.",
 }
 
 
@@ -68,17 +70,17 @@ def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partitio
 
 
 def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
-    title = "The loss, and its replays" if diagnosis.causes else "The loss"
+    title = "The loss and its replays" if diagnosis.causes else "The loss"
     yield section(title, *sections.curves(diagnosis, rounds, clients))
-    title = "Who drifted" if diagnosis.rise.detected else "What each client did"
+    title = "Which clients drifted" if diagnosis.rise.detected else "What each client did"
     yield section(title, *sections.signal_maps(diagnosis, clients))
-    title = "What those clients hold" if diagnosis.named else "What the clients hold"
+    title = "Data of the named clients" if diagnosis.named else "Data of the clients"
     yield section(title, *sections.holdings_of(diagnosis, held))
     if diagnosis.rise.detected:
         yield section("Evidence", *_evidence(diagnosis))
-        yield section("The remedy, and its proof", *_remedy(diagnosis))
-        yield section("Causes tried and ruled out", *_ruled_out(diagnosis))
-    yield section("What the data could not tell", *_limits(diagnosis))
+        yield section("Remedy", *_remedy(diagnosis))
+        yield section("Causes tried and not proven", *_ruled_out(diagnosis))
+    yield section("Limits of this diagnosis", *_limits(diagnosis))
     yield section("Words", _glossary())
 
 
@@ -95,7 +97,7 @@ def _answer(diagnosis: Diagnosis) -> Iterator[Markup]:
 
 def _evidence(diagnosis: Diagnosis) -> Iterator[Markup]:
     if not diagnosis.causes:
-        yield paragraph("No cause is claimed, so there is none to prove.")
+        yield paragraph("No cause is proven.")
     for cause in diagnosis.causes:
         yield tag("h3", wording.heading(cause))
         if cause.evidence:
@@ -106,7 +108,7 @@ def _evidence(diagnosis: Diagnosis) -> Iterator[Markup]:
                 Column("in words", "says"),
             ]
             yield table(
-                f"What speaks for: {name_of(cause.cause)}",
+                f"Evidence for the cause: {name_of(cause.cause)}",
                 columns,
                 [
                     [wording.signal(each), figure(each.value), figure(each.expected), each.says]
@@ -114,7 +116,7 @@ def _evidence(diagnosis: Diagnosis) -> Iterator[Markup]:
                 ],
             )
         else:
-            yield paragraph("Nothing was observed before the replay.")
+            yield paragraph("There is no evidence except the replay.")
         yield paragraph(wording.replayed(cause, diagnosis.rise))
 
 
@@ -126,10 +128,12 @@ def _remedy(diagnosis: Diagnosis) -> Iterator[Markup]:
     for sentence in wording.without_remedy(diagnosis):
         yield paragraph(sentence)
     if not diagnosis.causes:
-        yield paragraph("Without a proven cause, no remedy is proposed.")
+        yield paragraph("No remedy is proposed, because no cause is proven.")
     if diagnosis.not_proposed:
-        yield tag("h3", "Tried, and not better" if diagnosis.remedy else "Tried")
-        yield _tried("Other remedies that were tried, the best first.", diagnosis.not_proposed)
+        yield tag("h3", "Other remedies that were tried" if diagnosis.remedy else "Remedies that were tried")
+        yield _tried(
+            "These remedies were tried in a replay and are not proposed. The best is first.", diagnosis.not_proposed
+        )
 
 
 def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
@@ -144,7 +148,7 @@ def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
 
 
 def _tried(caption: str, remedies: Sequence[TriedRemedy]) -> Markup:
-    columns = [Column("remedy"), Column("takes back", "number"), Column("loss then", "number")]
+    columns = [Column("remedy"), Column("rise removed", "number"), Column("mean loss", "number")]
     columns.append(Column("settings", "says"))
     return table(
         caption,
@@ -160,18 +164,18 @@ def _settings(remedy: TriedRemedy) -> Markup:
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
     if diagnosis.ruled_out:
         yield table(
-            "The rise stayed, for the most part, when these were changed.",
-            [Column("cause"), Column("replay", "says"), Column("of the rise went away", "number")],
+            "The share of the rise that went away when each cause was removed in a replay.",
+            [Column("cause"), Column("replay", "says"), Column("rise removed", "number")],
             [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out],
         )
     else:
-        yield paragraph("None: no cause was replayed and found wanting.")
+        yield paragraph("None.")
     if diagnosis.budget:
         yield tag("p", wording.spent(diagnosis.budget), class_="quiet")
 
 
 def _limits(diagnosis: Diagnosis) -> Iterator[Markup]:
-    yield bullets(diagnosis.limits) if diagnosis.limits else paragraph("Nothing is noted.")
+    yield bullets(diagnosis.limits) if diagnosis.limits else paragraph("None.")
 
 
 def _glossary() -> Markup:

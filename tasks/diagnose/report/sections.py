@@ -23,13 +23,15 @@ def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterat
     rise = diagnosis.rise
     label = f"Line chart of the loss by round. {wording.headline(diagnosis)}"
     loss = to_svg(charts.draw_loss(rise, rounds, clients), "loss", label)
-    shaded = f"Shaded: {span(rise.round, rise.until)}, the rise." if rise.detected else "No rise beyond the noise."
-    title = f"The loss as it was: {LOSSES[rise.loss]}"
+    shaded = (
+        f"Shaded: the rise, {span(rise.round, rise.until)}." if rise.detected else "It did not rise beyond its noise."
+    )
+    title = f"The recorded loss: {LOSSES[rise.loss]}"
     replays = [_replay(number, cause, rise, rounds) for number, cause in enumerate(diagnosis.causes)]
     figures = [chart(loss, title, f"{rise.loss} of rounds.csv by round. {shaded}"), *replays]
     yield tag("div", together(figures), class_="charts")
     if rise.detected and not replays:
-        yield paragraph("There is no replay to show beside it.")
+        yield paragraph("There is no replay to show.")
 
 
 def _replay(number: int, cause: Cause, rise: Rise, rounds: RoundLog) -> Markup:
@@ -46,13 +48,13 @@ def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
         yield tag("div", together(_map(number, each) for number, each in enumerate(drawn)), class_="charts")
         yield paragraph(_reading(diagnosis, clients))
     else:
-        yield paragraph("clients.csv holds neither updates nor losses by client to draw.")
+        yield paragraph("There is nothing to draw: clients.csv has neither updates nor losses of single clients.")
     if diagnosis.observations:
-        columns = [Column("client"), Column("what"), Column("value", "number"), Column("other clients", "number")]
-        columns += [Column("itself before", "number"), Column("unusual"), Column("in words", "says")]
+        columns = [Column("client"), Column("what"), Column("value", "number"), Column("median client", "number")]
+        columns += [Column("before the rise", "number"), Column("unusual"), Column("in words", "says")]
         yield table(
-            "What the clients did in the rounds of the rise. Unusual is evidence, not blame: honest clients whose data "
-            "changed look the same.",
+            "What the clients did in the rounds of the rise. Unusual does not mean faulty: an honest client whose data "
+            "changed looks the same.",
             columns,
             [wording.observed(observation) for observation in diagnosis.observations],
         )
@@ -66,57 +68,61 @@ def _map(number: int, drawn: Map) -> Markup:
 
 def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
     drawn, total, width = maps.drawn_size(clients)
-    text = "A row is a client, a column a round"
-    text += f", or the worst of {width} rounds. " if width > 1 else ". "
+    text = "Each row is a client. Each column is a round"
+    text += f", or the worst value of {width} rounds. " if width > 1 else ". "
     if diagnosis.rise.detected:
-        text += "The dashed lines stand around the rise. "
+        text += "The rise is between the dashed lines. "
     if diagnosis.named:
-        text += "In bold, on top: the clients that this report names. "
+        text += "The clients that this report names are on top, in bold. "
     if drawn < total:
         text += (
-            f"Shown are {drawn} of {total} clients: those, then who failed most often, then whose updates agreed least."
+            f"{drawn} of {total} clients are shown: first the named clients, then the clients that failed most often, "
+            "then the clients whose updates agreed least."
         )
     return text.strip()
 
 
 def _healthy(clients: Sequence[str]) -> Markup:
     listed = ", ".join(clients) or "none"
-    text = f"Nothing unusual: {count(len(clients), 'client')}"
+    text = f"Nothing unusual was found at {count(len(clients), 'client')}"
     return folded(text, paragraph(listed)) if len(clients) > _LISTED else paragraph(f"{text} ({listed}).")
 
 
 def holdings_of(diagnosis: Diagnosis, held: Holdings | None) -> Iterator[Markup]:
     """Yields the labels and distances of the named clients; without named ones, of the clients that differ most."""
     if held is None:
-        yield paragraph("It is not known: there is no data/partition/partition.json beside these logs.")
+        yield paragraph("The clients' data are not known: data/partition/partition.json is missing.")
         return
     clients = holdings.chosen(held, diagnosis.named)
     if not set(clients) & set(diagnosis.named):
-        why = "No client is named; these are the ones" if not diagnosis.named else "None of the named clients is in "
-        why += "" if not diagnosis.named else "data/partition/partition.json; these are the ones"
-        yield paragraph(f"{why} whose labels differ most from all clients together.")
+        why = "No client is named. These are the clients" if not diagnosis.named else "No named client is in "
+        why += "" if not diagnosis.named else "data/partition/partition.json. These are the clients"
+        yield paragraph(f"{why} whose label mixes differ most from the mix of all clients.")
     elif missing := [client for client in diagnosis.named if client not in clients]:
         yield paragraph(f"Not shown: {who(missing)}.")
     labels, features = holdings.draw_labels(held, clients), holdings.draw_features(held, clients)
     yield tag(
         "div",
         chart(
-            to_svg(labels, "labels", "Heat map of the share of each class in the data of each client."),
+            to_svg(labels, "labels", "Heat map: the share of each class in the data of each client."),
             "Labels",
-            "Each row adds up to 100 %. A client like the first row holds the mix of all.",
+            "Each row adds up to 100 %. A client with the same row as the first one has the label mix of all clients.",
         ),
         chart(
-            to_svg(features, "features", "Dot chart of how far each client's data is from that of all clients."),
+            to_svg(
+                features, "features", "Dot chart: how far the data of each client are from the data of all clients."
+            ),
             "Amount, labels and inputs",
-            "Each dot is a client. Labels and inputs: distance to all clients' data together; a diamond to the right "
-            "of the dots is a client whose data differ.",
+            "Each mark is a client. For labels and inputs, it shows the distance to the data of all clients. A diamond "
+            "to the right of the dots is a client whose data differ.",
         ),
         class_="charts",
     )
     names = [name for name in holdings.MEASURES if name in held.measures]
     rows = [(client, held.clients.index(client)) for client in clients]
     yield table(
-        "The same in numbers. Labels: 0 (as all) to 2 (no class in common). Level: in standard deviations.",
+        "The same in numbers. Labels: from 0 (the mix of all clients) to 2 (no class in common). Level: in standard "
+        "deviations.",
         [Column("client"), *(Column(holdings.MEASURES[name], "number") for name in names)],
         [
             *([client, *(_measure(name, float(held.measures[name][k])) for name in names)] for client, k in rows),

@@ -1,15 +1,15 @@
 """The signals and losses of a diagnosis in plain words; the causes' words stand with the causes."""
 
 SIGNALS = {
-    "finite": "rounds in which it failed",
+    "finite": "failed updates",
     "update_norm": "length of its update",
-    "update_cosine": "agreement with the mean update",
-    "update_cosine_robust": "agreement with the other updates",
-    "slope": "direction on its own data (-1: downhill)",
-    "loss_of_first_batch": "loss of a batch: of today's data, and logged",
-    "sent_over_trained": "what it sent over what training gives",
-    "loss_before": "own loss before local work",
-    "loss_after": "own loss after local work",
-    "loss_change": "change of its own loss",
+    "update_cosine": "agreement with the mean update (cosine)",
+    "update_cosine_robust": "agreement with the other updates (cosine)",
+    "slope": "direction on its own data (cosine; training: below 0)",
+    "loss_of_first_batch": "loss of one batch: today, and in the log",
+    "sent_over_trained": "length sent / length that training gives",
+    "loss_before": "loss on its own data before local training",
+    "loss_after": "loss on its own data after local training",
+    "loss_change": "change of the loss on its own data in local training",
 }
-LOSSES = {"val_loss": "validation loss", "train_loss": "training loss"}
+LOSSES = {"val_loss": "loss on hold-out data", "train_loss": "loss on training data"}

@@ -65,8 +65,11 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
     if not remedy:
         return f"{_finding(diagnosis)}.", "", ""
     command = flags(remedy.settings)
-    end = f"{'' if command else 'the settings below'}, which takes back {percent(remedy.recovers)} of the rise."
-    return f"{_finding(diagnosis)}; remedy: ", command, end
+    end = (
+        f"{'' if command else 'the settings below'}), which removes {percent(remedy.recovers)} of the "
+        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}."
+    )
+    return f"{_finding(diagnosis)}; remedy: {remedy.says} (", command, end
 
 
 def _finding(diagnosis: Diagnosis) -> str:
@@ -76,9 +79,14 @@ def _finding(diagnosis: Diagnosis) -> str:
     if not diagnosis.causes:
         return f"{_rose(rise)}; {_unproven(diagnosis)}"
     first, *others = diagnosis.causes
-    text = f"{_rose(rise)} because {because(first)}{_proof(first.replay, rise)}"
+    # Failed updates are left out of the loss: their cause is proven by the failures that are gone, not by a loss.
+    text = (
+        f"{_rose(rise)} because {because(first)}"
+        f"{f' (proven by a replay of {first.replay.says})' if first.cause == 'non_finite' else ''}"
+        f"{_proof(first.replay, rise) if first.cause != 'non_finite' else ''}"
+    )
     if others:
-        text += f"; also because {joined([because(cause) for cause in others])}"
+        text += f", and because {joined([because(cause) for cause in others])}"
     return text
 
 
@@ -89,16 +97,27 @@ def facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
         finite = rise.kind != "not_finite"
         yield "When", span(rise.round, rise.until)
         before, after = figure(rise.loss_before), figure(rise.loss_after) if finite else "not finite"
-        yield f"Loss of {who(rise.clients)}" if rise.clients and finite else "Loss", f"{before} → {after}"
-        yield "Sure that it rose", _sure(rise)
+        yield (
+            f"Loss of {who(rise.clients)} on {'its' if len(rise.clients) == 1 else 'their'} own data"
+            if rise.clients and finite
+            else f"Loss ({rise.loss})",
+            f"{before} → {after}",
+        )
+        yield "Confidence in the rise", _sure(rise)
     if diagnosis.causes:
         first = diagnosis.causes[0]
         yield "Cause", name_of(first.cause)
         if first.clients:
-            yield "Through", who(first.clients)
-        yield "Goes away without it", removal(first.replay.removes)
+            yield "Clients", who(first.clients)
+        yield (
+            f"{'Failures' if first.cause == 'non_finite' else 'Rise'} removed without the cause",
+            removal(first.replay.removes),
+        )
         if diagnosis.remedy:
-            yield "The remedy takes back", percent(diagnosis.remedy.recovers)
+            yield (
+                f"{'Failures' if first.cause == 'non_finite' else 'Rise'} removed by the remedy",
+                percent(diagnosis.remedy.recovers),
+            )
     elif rise.detected:
         yield "Cause", "not proven"
 
@@ -108,10 +127,11 @@ def replayed(cause: Cause, rise: Rise) -> str:
     replay = cause.replay
     changed, unchanged = during(replay, rise)
     loss = "loss" if replay.loss == rise.loss else replay.loss
-    over = f" over {count(replay.seeds, 'seed')}" if replay.seeds else ""
+    over = f" with {count(replay.seeds, 'seed')}" if replay.seeds else ""
     return (
-        f"Replayed from round {replay.from_round}{over}: {replay.says} have a {loss} of {_loss(changed)}; with nothing "
-        f"changed it is {_loss(unchanged)}. That removes {removal(replay.removes)} of the rise."
+        f"Replay from round {replay.from_round}{over}: in {replay.says}, the mean {loss} is {_loss(changed)}. With "
+        f"nothing changed, it is {_loss(unchanged)}. The change removes {removal(replay.removes)} of the "
+        f"{'failed updates' if cause.cause == 'non_finite' else 'rise'}."
     )
 
 
@@ -129,26 +149,37 @@ def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
         if not tried:
             yield f"{against([cause.cause])}, no remedy was found."
         elif diagnosis.remedy:
-            yield f"{against([cause.cause])}, no setting that was tried beside that takes back more."
+            yield f"{against([cause.cause])}, no setting that was tried in addition removes more of the rise."
         else:
-            yield f"{against([cause.cause])}, no setting that was tried takes any of the rise back."
+            yield f"{against([cause.cause])}, no setting that was tried removes any of the rise."
 
 
 def effect(remedy: TriedRemedy) -> str:
     """Returns what a remedy does, in a sentence."""
-    loss = "." if remedy.loss_after is None else f": the loss is {figure(remedy.loss_after)} then."
-    return f"In the replay it takes back {percent(remedy.recovers)} of the rise{loss}"
+    loss = "." if remedy.loss_after is None else f": the mean loss is then {figure(remedy.loss_after)}."
+    return (
+        f"In the replay, this removes {percent(remedy.recovers)} of the "
+        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}{loss}"
+    )
 
 
 def spent(budget: Budget) -> str:
     """Returns what the replays cost."""
     rounds, seeds = count(budget.rounds, "round"), count(budget.seeds, "seed")
-    return f"The replays took {rounds} of {budget.allowed} allowed, over {seeds}."
+    return (
+        f"A cause is proven if (1) at least half of the rise goes away without it, (2) other seeds confirm this, and "
+        f"(3) no more specific cause explains the rise as well. The replays took {rounds}. The budget was "
+        f"{budget.allowed} rounds; replays that confirm a cause can exceed it."
+        f"{f' Each proven cause was replayed with up to {seeds}.' if budget.seeds > 1 else ''}"
+    )
 
 
 def _no_rise(rise: Rise) -> str:
     tested = f" (confidence in a rise: {_sure(rise)})" if rise.confidence else ""
-    return f"{rise.loss} did not rise beyond its noise in {count(rise.num_losses, 'measured round')}{tested}"
+    return (
+        f"The loss of the global model ({rise.loss}) did not rise beyond its noise in "
+        f"{count(rise.num_losses, 'measured round')}{tested}"
+    )
 
 
 def _rose(rise: Rise) -> str:
@@ -156,30 +187,40 @@ def _rose(rise: Rise) -> str:
     when = f" in round {rise.round}{phase}"
     if rise.kind == "not_finite":
         if rise.clients:
-            return f"The updates of {who(rise.clients)} were not finite{when} to round {rise.until}"
-        return f"{rise.loss} went up{when} and was not finite by round {rise.until}"
+            return (
+                f"The updates of {who(rise.clients)} were not finite{when}"
+                f"{f' and up to round {rise.until}' if rise.until != rise.round else ''}"
+            )
+        return f"The loss of the global model ({rise.loss}) rose{when} and was not finite in round {rise.until}"
     if rise.loss_before is None or rise.loss_after is None:
-        return f"{rise.loss} rose{when}"
+        return f"The loss of the global model ({rise.loss}) rose{when}"
     own = "its" if len(rise.clients) == 1 else "their"
-    hidden = f"The loss of {who(rise.clients)} on {own} own data, hidden in the mean of all,"
+    hidden = f"The loss of {who(rise.clients)} on {own} own data"
     loss = hidden if rise.clients else rise.loss
-    return f"{loss} rose{when} from {figure(rise.loss_before)} to {figure(rise.loss_after)}"
+    return (
+        f"{loss if rise.clients else f'The loss of the global model ({loss})'} rose{when} "
+        f"from {figure(rise.loss_before)} to {figure(rise.loss_after)}"
+        f"{' (the mean loss of all clients did not clearly rise)' if rise.clients else ''}"
+    )
 
 
 def _unproven(diagnosis: Diagnosis) -> str:
     if diagnosis.ruled_out:
         ruled_out = joined(list(dict.fromkeys(name_of(cause.cause) for cause in diagnosis.ruled_out)))
-        return f"no cause could be proven (tried and ruled out: {ruled_out})"
+        return f"no cause is proven (tried: {ruled_out})"
     if diagnosis.rise.phase == "prune":
-        return "pruning costs some loss, and no other cause was tried"
-    return "no cause could be proven, as none was tried"
+        return "pruning raises the loss, and no other cause was tried"
+    return "no cause is proven, because none was tried"
 
 
 def _proof(replay: ReplayResult, rise: Rise) -> str:
     changed, unchanged = during(replay, rise)
     if changed is None and unchanged is None:
-        return f" (proven by replay: {replay.says})"
-    return f" (proven by replay: {replay.says} have a loss of {_loss(changed)} instead of {_loss(unchanged)})"
+        return f" (proven by a replay of {replay.says})"
+    return (
+        f" (proven by replay: in {replay.says}, the mean {replay.loss} is {_loss(changed)} "
+        f"instead of {_loss(unchanged)})"
+    )
 
 
 def during(replay: ReplayResult, rise: Rise) -> tuple[float | None, float | None]:
