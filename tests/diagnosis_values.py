@@ -1,4 +1,4 @@
-"""A diagnosis as the step builds it, and logs that fit it, for the tests of its reports."""
+"""A diagnosis as the step builds it, and logs that fit it, for the tests of the reports."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -59,14 +59,14 @@ RISE = replace(
     visible=0.12,
     phase="federate",
 )
-"""Of LOSSES."""
+"""The rise in LOSSES."""
 MINIMAL = Diagnosis(NO_RISE, healthy=(), observations=(), limits=())
 SCAFFOLD = TriedRemedy({"federate.client.kind": "scaffold"}, "SCAFFOLD", 0.86, 0.44, ("faulty_clients",))
 MEDIAN = TriedRemedy({"federate.aggregator.kind": "median"}, "the median", 0.3, 0.7, ("faulty_clients",))
 
 
 def diagnosis(cause: str = "faulty_clients", client: str = "03") -> Diagnosis:
-    """After a proven cause: the loss doubles in round 7 of 12 through one client."""
+    """A diagnosis with a proven cause: the loss doubles in round 7 of 12, because of one client."""
     replay = ReplayResult(
         says=f"the same rounds without client {client}",
         change={"leave out": [client]},
@@ -82,7 +82,7 @@ def diagnosis(cause: str = "faulty_clients", client: str = "03") -> Diagnosis:
         rise=RISE,
         healthy=("00", "01"),
         observations=(ClientSignal(client, "update_norm", 4.0, 1.0, 1.0, 9.0, True, (7, 12), says),),
-        limits=("A rise by less than 12 % cannot be told from noise.",),
+        limits=("A rise by less than 12 % cannot be separated from the noise.",),
         causes=(
             Cause(
                 cause=cause,
@@ -144,7 +144,7 @@ def client_log(clients: list[str], num_rounds: int, drop: tuple[str, ...] = (), 
 
 
 def partition(clients: list[str], classes: list[str]) -> dict[str, Any]:
-    """A partition.json: of the first class client k has 10 · (k + 1) examples, of each other class 10."""
+    """A partition.json: client k has 10 · (k + 1) examples of the first class, and 10 of each other class."""
     return {
         "classes": classes,
         "clients": {

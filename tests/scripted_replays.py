@@ -1,4 +1,4 @@
-"""Stands in for a replayer in tests of what decides: each replay has the losses that the test says."""
+"""A stand-in for a replayer: each replay has the losses that the test gives."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ from tasks.errors import SettingsError
 
 START, FIRST, LAST = 15, 16, 19
 LEVEL, RISEN = 0.3, 1.2
-"""Both losses before the rise, and with nothing changed."""
+"""Both losses before the rise, and in the replay with nothing changed."""
 
 
 def loss_of(share: float) -> float:
-    """Returns the loss of a replay in which a share of the rise is gone, on the logarithm."""
+    """Returns the loss of a replay in which a share of the rise, on the logarithm, is gone."""
     return LEVEL * (RISEN / LEVEL) ** (1 - share)
 
 
 @dataclass
 class ScriptedReplayer:
-    """Shares of the rise that changes remove, by what they say; 0 if nothing is said.
+    """Replays with given losses: the share of the rise that each change removes, by its `says`; 0 if not given.
 
     Attributes:
-        val: of `val_loss`; a sequence is by seed.
-        train: of `train_loss`; as in `val` where it is not given.
+        val: shares of `val_loss`; a sequence has one share a seed.
+        train: shares of `train_loss`; the default is the share in `val`.
         refused: changes that the settings do not allow.
-        failed: failed clients of each round; a sequence is by seed.
+        failed: failed clients of each round; a sequence has one number a seed.
         broken_from: the round in which no client is left.
         ran: (what the change says, seed) of each replay that was begun.
     """

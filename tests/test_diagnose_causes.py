@@ -1,4 +1,4 @@
-"""The causes: the registry, what makes each possible, its evidence and its remedies, on plain findings."""
+"""The causes: the registry, their order, what makes each possible, and what a replay of each changes."""
 
 import re
 from dataclasses import fields
@@ -198,13 +198,13 @@ def skewed_by(mixes: dict[str, list[int]]) -> tuple[str, ...]:
 
 
 def test_most_skewed_clients_come_first_and_the_usual_are_not_named() -> None:
-    # The mix of all is 52 to 46: the distances are 0.06, 0.54, 0.66, 1.06, 0.94 and 0.24.
+    # The mix of all clients is 52 to 46; the distances are 0.06, 0.54, 0.66, 1.06, 0.94 and 0.24.
     mixes = {"00": [10, 10], "01": [16, 4], "02": [4, 16], "03": [0, 9], "04": [9, 0], "05": [13, 7]}
     assert skewed_by(mixes) == ("03", "04", "02", "01")
 
 
 def test_client_is_skewed_from_a_distance_of_two_fifths_equal_ones_by_id() -> None:
-    # Mirrored, so that the mix of all is even: the distances are 0.41, 0.39, 0.39 and 0.41.
+    # The mixes are mirrored, so the mix of all clients is even; the distances are 0.41, 0.39, 0.39 and 0.41.
     mixes = {"00": [705, 295], "01": [695, 305], "02": [305, 695], "03": [295, 705]}
     assert skewed_by(mixes) == ("00", "03")
 
@@ -217,11 +217,15 @@ def test_client_is_skewed_from_a_distance_of_two_fifths_equal_ones_by_id() -> No
         ("quantity_skew", {"size_skew": 0.31}, True),
         ("quantity_skew", {"size_skew": 0.3}, False),
         ("overfitting", {"train_trend": -0.3, "val_trend": 0.2}, True),
-        ("overfitting", {"train_trend": -0.3, "val_trend": 0.0}, True),  # stays up while that of training falls
+        (
+            "overfitting",
+            {"train_trend": -0.3, "val_trend": 0.0},
+            True,
+        ),  # the hold-out loss stays, the training loss falls
         ("overfitting", {"train_trend": -0.3, "val_trend": -0.04}, True),
-        ("overfitting", {"train_trend": -0.3, "val_trend": -0.05}, False),  # both fall
+        ("overfitting", {"train_trend": -0.3, "val_trend": -0.05}, False),  # both losses fall
         ("overfitting", {"train_trend": -0.11, "val_trend": -0.005}, True),
-        ("overfitting", {"train_trend": -0.125, "val_trend": -0.025}, False),  # they hardly part
+        ("overfitting", {"train_trend": -0.125, "val_trend": -0.025}, False),  # the two losses hardly part
         ("overfitting", {"train_trend": -0.1, "val_trend": 0.3}, False),  # the training loss hardly falls
         ("overfitting", {"train_trend": 0.3, "val_trend": 0.9}, False),
         ("overfitting", {"train_trend": NAN, "val_trend": 0.3}, False),

@@ -1,4 +1,4 @@
-"""What speaks for a proven cause, in sentences, on plain findings."""
+"""The evidence for a proven cause, in sentences."""
 
 import re
 
@@ -193,7 +193,7 @@ def test_fault_is_named_that_all_faulty_clients_have(changes: list[dict[str, obj
 
 
 def test_percentages_are_hundredths() -> None:
-    # Each share is at least 0.6, so that 1 % more of it is another whole number.
+    # Each share is at least 0.6, so a change by 1 % gives another whole number.
     data = {"loss": 5.0, "accuracy": 0.6, "expected_accuracy": 0.95, "feature_distance": 3.0}
     wrong = a_client("02", **data, learnable=(0.62, 0.61), left_out=NAN)
     narrow = a_client("01", width=0.75, labels=np.array([60, 60]))  # 120 of 200 examples

@@ -1,4 +1,4 @@
-"""What is tried against a proven cause."""
+"""The remedies that are tried against a proven cause."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def fits(remedy: Remedy, settings: Settings) -> bool:
     try:
         with_settings(settings, remedy.settings)
     except SettingsError:
-        return False  # the replays pass it over
+        return False  # the replays skip it
     return True
 
 
@@ -155,7 +155,7 @@ def test_two_remedies_at_once() -> None:
     assert (one | other) == Remedy("leave out 07, and leave out 03", {"federate.exclude": ["03", "07"]})
     assert (slower | aligned) == Remedy("slower, and aligned", {**slower.settings, **aligned.settings}, aligned=True)
     assert (slower | Remedy("slowest", {"federate.client.learning_rate": 0.01})) is None  # one setting, two values
-    assert (both and both | slower) is None  # nothing that is not in one of them
+    assert (both and both | slower) is None  # one contains the other
 
 
 def test_own_standardisation_is_the_setting_that_there_is() -> None:

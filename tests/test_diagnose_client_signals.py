@@ -1,4 +1,4 @@
-"""What a report says of single clients."""
+"""The signals of single clients in a report, and their sentences."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""From the logs and the replays to the value: what is rounded, and what follows from the effects by seed."""
+"""The diagnosis from logs and replays: what is rounded, and what follows from the effects by seed."""
 
 import math
 from dataclasses import replace
@@ -168,4 +168,4 @@ def test_a_client_has_the_numbers_of_its_memory_and_of_its_own_local_model() -> 
     }
     assert {name: trained[name] for name in expected} == expected
     assert list(trained["recalls"]) == ["0", "1"]
-    assert trained["loss"] == 0.3  # of the client's own finding, as before
+    assert trained["loss"] == 0.3  # the loss of the client's own finding stays

@@ -1,4 +1,4 @@
-"""The rules about a client's data, each on both sides of its numbers."""
+"""The rules about a client's data, each just below and just above its bound."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def fit(**changes: object) -> DataFinding:
         ({"loss": 3.01, "usual_loss": 2.0}, False),
         ({"usual_loss": NAN}, False),  # no past to compare with
         ({"loss": NAN}, False),
-        ({"loss": 9.0, "memory": SAME}, True),  # what the log remembers decides
+        ({"loss": 9.0, "memory": SAME}, True),  # the logged loss decides
         ({"memory": OTHER}, False),
     ],
 )
@@ -41,7 +41,7 @@ def test_data_are_as_ever_up_to_one_and_a_half_times_their_usual_loss(changes: d
         ({"loss": 2.0}, False),  # at most twice the expected loss
         ({"accuracy": 0.61}, False),  # less than 0.3 below the expected accuracy
         ({"accuracy": 0.5, "expected_accuracy": 0.8}, False),  # 0.3 below
-        ({"usual_loss": 1.4}, False),  # has always contradicted the model
+        ({"usual_loss": 1.4}, False),  # it always contradicted the model
         ({"usual_loss": NAN}, True),  # no past to compare with
         ({"loss": NAN}, True),
         ({"memory": SAME}, False),
@@ -59,7 +59,7 @@ def test_data_contradict_the_model_far_beyond_what_their_labels_explain(changes:
         ({}, True),
         ({"loss": 3.0}, False),  # at most three times the usual loss
         ({"accuracy": 0.7}, False),  # right about 0.7 of the examples
-        ({"expected_loss": 3.01}, False),  # hold-out data with these labels fare no better
+        ({"expected_loss": 3.01}, False),  # the model is no better on hold-out data with these labels
         ({"usual_loss": NAN}, False),
     ],
 )
@@ -76,7 +76,7 @@ def test_data_far_worse_than_they_were_contradict_a_model_that_is_wrong_about_th
         ({"accuracy": 0.795}, True),
         ({"accuracy": 0.8}, False),  # 0.1 below the expected accuracy
         ({"accuracy": 0.805}, False),
-        ({"accuracy": 0.795, "loss": 0.4}, False),  # as ever
+        ({"accuracy": 0.795, "loss": 0.4}, False),  # the loss is as usual
     ],
 )
 def test_data_are_worse_by_a_tenth_of_the_examples(changes: dict, expected: bool) -> None:
@@ -106,11 +106,14 @@ def test_labels_are_known_to_have_changed_where_changing_them_back_gives_the_log
     ("changes", "expected"),
     [
         ({"learnable": None}, True),  # not measured
-        ({"learnable": (0.61, 0.3)}, True),  # more than half of the way from 0.3 to 0.9
+        ({"learnable": (0.61, 0.3)}, True),  # more than half of the distance from 0.3 to 0.9
         ({"learnable": (0.59, 0.3)}, False),
         ({"learnable": (0.3, 0.3), "structure": 0.41}, True),
         ({"learnable": (0.3, 0.3), "structure": 0.4}, False),
-        ({"learnable": (0.51, 0.5), "expected_accuracy": 0.2}, True),  # nothing to gain: more than the most frequent
+        (
+            {"learnable": (0.51, 0.5), "expected_accuracy": 0.2},
+            True,
+        ),  # no gain is possible: above the most frequent label
         ({"learnable": (0.5, 0.5), "expected_accuracy": 0.2}, False),
     ],
 )

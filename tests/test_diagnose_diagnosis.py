@@ -1,4 +1,4 @@
-"""The value of a diagnosis: what follows from its fields, and its form in diagnosis.json."""
+"""The diagnosis as a value: what follows from its fields, and its form in diagnosis.json."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Who drifted most while the loss rose."""
+"""Which clients drifted most during the rise."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_drifting_client_is_first_in_most_seeds(tmp_path: Path) -> None:
         first += set(ranking(drifts)[:2]) == {"04", "08"}
         honest_flagged += len({one.client for one in drifts if one.unusual} - {"04", "08"})
     assert first == 30
-    assert honest_flagged <= 12  # of 240; the limit is heuristic: 2 to 4 % in simulated federated runs
+    assert honest_flagged <= 12  # of 240; the limit is a heuristic: it flags 2 to 4 % in simulated federated runs
 
 
 def test_limit_grows_with_the_number_of_comparisons() -> None:
@@ -27,7 +27,7 @@ def test_limit_grows_with_the_number_of_comparisons() -> None:
 
 
 def norm_log(norms: dict[str, np.ndarray], absent: dict[str, np.ndarray]) -> ClientLog:
-    """Norms (R,) by client of the rounds 1 to R, without the rounds (R,) in which a client is absent."""
+    """A log of the norms (R,) by client in rounds 1 to R, without the rounds in which a client is `absent` (R,)."""
     num_rounds = len(next(iter(norms.values())))
     rows = [
         (t, client, norms[client][t - 1])
@@ -48,7 +48,7 @@ def test_a_client_that_changed_30_rounds_ago_did_not_drift() -> None:
     (of_b,) = [each for each in drift(norm_log(norms, {}), 71, 75, 0.01) if each.client == "b"]
     assert of_b.before == pytest.approx(4, rel=0.05)
     assert not of_b.unusual
-    # Had it changed with the rise, it would be unusual.
+    # If it changed with the rise, it is unusual.
     norms["b"] = np.where(rounds >= 71, 1, 0.25) * norms["b"]
     (of_b,) = [each for each in drift(norm_log(norms, {}), 71, 75, 0.01) if each.client == "b"]
     assert of_b.before == pytest.approx(1, rel=0.05)
@@ -57,7 +57,7 @@ def test_a_client_that_changed_30_rounds_ago_did_not_drift() -> None:
 
 @pytest.mark.parametrize(("last_seen", "before"), [(51, 2.0), (50, None)])
 def test_the_past_of_a_client_is_the_20_rounds_before_the_rise(last_seen: int, before: float | None) -> None:
-    # The rise begins in round 71: rounds 51 to 70 tell how client b usually is.
+    # The rise begins in round 71, so rounds 51 to 70 are the past of client b.
     rounds = np.arange(1, 76)
     norms = {client: np.full(75, 2.0) for client in "abcde"}
     log = norm_log(norms, {"b": (rounds != last_seen) & (rounds < 71)})
@@ -66,9 +66,9 @@ def test_the_past_of_a_client_is_the_20_rounds_before_the_rise(last_seen: int, b
 
 
 def test_norms_are_compared_as_ratios_and_told_in_their_own_unit() -> None:
-    # Two rounds from the first of the log on, so the cohort alone decides. The logarithms to base 2 of the clients'
-    # norms are 0, 1, 2, 3 and, on average, 10: median 2, the distances 2, 1, 0, 1, 8 of median 1, so e is
-    # (10 - 2) / 1.4826 away. Its norms 2^8 and 2^12 have the mean 2176; the cohort's median is 2^2 in both rounds.
+    # The two rounds are the first of the log, so only the cohort decides. The base-2 logarithms of the clients' norms
+    # are 0, 1, 2, 3 and, on average, 10. Their median is 2, and the distances to it are 2, 1, 0, 1, 8 with median 1.
+    # So e has the score (10 - 2) / 1.4826. Its norms 2^8 and 2^12 have the mean 2176. The cohort's median is 2^2.
     norms = {client: np.full(2, 2.0**power) for power, client in enumerate("abcd")}
     log = norm_log({**norms, "e": np.array([2.0**8, 2.0**12])}, {})
     (of_e,) = [each for each in drift(log, 1, 2, 0.01) if each.client == "e"]

@@ -1,4 +1,4 @@
-"""How much of a rise a change takes away, on plain numbers."""
+"""The share of a rise that a change removes, on plain numbers."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from tasks.diagnose.replay.effect import Effect, height, removed
 
 
 def test_effect_is_the_share_of_the_logarithm() -> None:
-    # From 1 to 4 is ln 4; at 2 half of it is gone, at 1 all of it, at 1/2 it is three halves.
+    # From 1 to 4 is ln 4. At 2, half of it is gone; at 1, all of it; at 1/2, three halves of it.
     assert height([4.0, 4.0], 1.0) == pytest.approx(np.log(4))
     assert removed([4.0], [2.0], 1.0) == pytest.approx(0.5)
     assert removed([4.0], [1.0], 1.0) == pytest.approx(1.0)
@@ -19,7 +19,7 @@ def test_effect_is_the_share_of_the_logarithm() -> None:
 
 def test_losses_that_are_not_finite_count_as_ten_thousand_times_the_level() -> None:
     assert height([np.inf], 0.5) == height([np.nan], 0.5) == pytest.approx(np.log(1e4))
-    # 100 times the level is half of it, on the logarithm.
+    # On the logarithm, 100 times the level is half of 10,000 times the level.
     assert removed([np.inf], [50.0], 0.5) == pytest.approx(0.5)
 
 
@@ -34,9 +34,9 @@ def test_bound_is_students() -> None:
     assert effect.mean == pytest.approx(0.8)
     assert effect.low == pytest.approx(0.8 - 2.920 * 0.1 / np.sqrt(3), abs=1e-3)
     assert effect.proven
-    assert not Effect((0.8,)).proven  # one seed shows no spread
+    assert not Effect((0.8,)).proven  # one seed has no spread
     assert not Effect((0.1, 1.5)).proven
-    # Falling below the level before is no doubt: 1 and 2.1 count as 1 and 1.
+    # A fall below the level before the rise adds no spread: 1 and 2.1 count as 1 and 1.
     assert Effect((1.0, 2.1)).low == Effect((1.0, 2.1)).mean == 1.0
     assert not Effect((0.3, 0.3, 0.3)).proven
 

@@ -1,4 +1,4 @@
-"""Rounds that are run again: from where they start, what stays as it was, and what they cost."""
+"""Rounds that are run again: where they start, what stays the same, and what they cost."""
 
 import shutil
 
@@ -24,7 +24,7 @@ BASE = {
 
 @pytest.fixture(scope="module")
 def folder(make_clients, settings_of, tmp_path_factory):
-    """A finished run: 6 clients of which 4 take part in a round."""
+    """A finished run of 6 clients; 4 of them take part in a round."""
     made = make_clients(sizes=(20, 24, 17, 30, 22, 25), num_test=60).write(tmp_path_factory.mktemp("run"))
     federate(settings_of(BASE), made)
     return made
@@ -42,17 +42,17 @@ def logged(folder, name="val_loss"):
 def test_replay_that_changes_nothing_gives_the_run_again(folder, settings_of, computations):
     with replayer(settings_of(BASE), folder, computations) as replays:
         replays.go_to(11)
-        assert replays.from_round == 10  # the last checkpoint before; every 5 rounds
+        assert replays.from_round == 10  # the last checkpoint before; there is one every 5 rounds
         replay = replays.begin(NO_CHANGE, 0)
         replays.advance(replay, 16)
-        # The log has seven digits.
+        # The log has seven digits of each number.
         np.testing.assert_allclose(replay.losses["val_loss"], logged(folder)[10:16], rtol=1e-6)
         np.testing.assert_allclose(replay.losses["train_loss"], logged(folder, "train_loss")[10:16], rtol=1e-6)
         assert replays.loss == pytest.approx(logged(folder)[9], rel=1e-6)
         other = replays.begin(NO_CHANGE, 1)
         replays.advance(other, 16)
         sampled = [[[row["client"] for row in line.clients] for line in one.lines] for one in (replay, other)]
-        assert sampled[0] == sampled[1]  # another seed draws other orders, and the same clients
+        assert sampled[0] == sampled[1]  # another seed draws other orders, but the same clients
         assert replay.losses != other.losses
         assert replays.spent == 12
 
@@ -114,7 +114,7 @@ def test_examples_dealt_anew_leave_out_who_was_left_out_in_the_run(folder, setti
     with replayer(settings_of({**BASE, "federate.exclude": ["02"]}), tmp_path, computations) as replays:
         replay = replays.begin(Change("", surgery=surgery), 0)
         replays.advance(replay, 1)
-    # 20, 24, 30 and 22 examples: 24 each.
+    # The clients have 20, 24, 30 and 22 examples, so each gets 24.
     assert {row["client"]: row["num_examples"] for row in replay.lines[0].clients if row["finite"]} == dict.fromkeys(
         ["00", "01", "03", "04"], 24
     )
@@ -149,7 +149,7 @@ def test_a_replay_begins_with_the_server_vector_of_its_clients_and_weights(
 def test_a_run_that_left_clients_out_is_replayed_with_other_data(
     surgery, make_clients, settings_of, tmp_path, computations
 ):
-    """What is operated on are the clients that take part; those that are out already stay out, by name."""
+    """Surgery changes the clients that take part. Excluded clients stay excluded, by name."""
     settings = settings_of({**BASE, "federate.rounds": 4, "federate.exclude": ["02", "05"]})
     folder = make_clients(sizes=(20, 24, 17, 30, 22, 25), num_test=60).write(tmp_path)
     federate(settings, folder)
@@ -169,7 +169,7 @@ def test_a_run_that_left_clients_out_is_replayed_with_other_data(
 
 @pytest.fixture(scope="module")
 def adam(make_clients, settings_of, tmp_path_factory):
-    """A finished run whose server has a state, and its settings."""
+    """A finished run whose server optimizer has a state, and its settings."""
     made = make_clients(sizes=(20, 24, 17), num_test=30).write(tmp_path_factory.mktemp("adam"))
     server = {"federate.server_optimizer.kind": "adam", "federate.server_optimizer.learning_rate": 0.01}
     settings = settings_of({"federate.model": "logistic", "federate.rounds": 5, **server})
@@ -194,7 +194,7 @@ def test_adam_goes_on_only_with_the_server_as_it_was(change, kept, adam, computa
 
 
 def test_computations_of_runs_that_augment_are_their_own(folder, settings_of, computations):
-    """Two runs in one process share what is traced, as far as it is the same."""
+    """Two runs in one process share the computations that are the same in both."""
     losses = []
     for settings in (BASE, {**BASE, "preprocess.augment.flip": True}):
         with replayer(settings_of(settings), folder, computations) as replays:
@@ -228,7 +228,7 @@ def test_rounds_without_training_cost_nothing(folder, settings_of, computations)
             replays.advance(replay, 15)
             spent.append(replays.spent - sum(spent))
     assert spent == [0, 2, 1]
-    # Training that ended before leaves the model as it was; that ended later, its last loss.
+    # If training ended before the replay starts, the model stays; if later, the last loss stays.
     assert before.losses["val_loss"] == [replays.loss] * 5
     assert before.losses["train_loss"] == [np.inf] * 5
     assert later.losses["val_loss"][1:] == [later.lines[-1].row["val_loss"]] * 4

@@ -60,7 +60,7 @@ def test_reversed_updates_are_found_proven_and_cured(broken, settings_of, comput
     assert cause["replay"]["removes"]["low"] > 0.2
     assert cause["remedy"]["settings"] == {"federate.exclude": ["02"]} or cause["remedy"]["recovers"] > 0.9
     assert found["replays"]["rounds"] <= found["replays"]["allowed"]
-    write_json(broken / "found.json", found)  # holds nothing that JSON does not
+    write_json(broken / "found.json", found)  # fails on a value that JSON does not have
 
 
 def test_data_that_do_not_give_the_rise_again_prove_nothing(broken, settings_of, computations):
@@ -78,7 +78,7 @@ def test_logs_alone_prove_nothing_and_say_so(broken, settings_of, computations):
 
 @pytest.mark.slow
 def test_a_client_with_flipped_labels_is_found_where_few_take_part(make_clients, settings_of, tmp_path, computations):
-    """Client 01 of 16 in whose rounds alone the training loss is up; 4 take part in each."""
+    """Only in the rounds of client 01 of 16, the training loss is up; 4 clients take part in a round."""
     settings = settings_of(
         {
             **BASE,
@@ -90,7 +90,7 @@ def test_a_client_with_flipped_labels_is_found_where_few_take_part(make_clients,
     )
     made = make_clients(sizes=(30,) * 16, num_classes=4, num_test=90)
     directions = np.random.default_rng(1).standard_normal((9, 4))
-    for site, (x, _) in made.data.items():  # labels that a linear model learns well, so that flipped ones stand out
+    for site, (x, _) in made.data.items():  # a linear model learns these labels well, so flipped ones differ
         centred = 4 * (x - 0.5)
         made.data[site] = centred, (centred.reshape(len(x), -1) @ directions).argmax(1).astype(np.int32)
     folder = made.write(tmp_path)
@@ -124,7 +124,7 @@ def test_failures_that_no_loss_shows_have_a_remedy(make_clients, settings_of, tm
     found = to_json(diagnosis(*logs_of(folder), settings, folder, computations))
     cause = found["causes"][0]
     assert (cause["cause"], cause["clients"]) == ("non_finite", ["02"])
-    # A failure in each of the rounds 7 to 15 that are compared, and none without the client.
+    # The client fails in every compared round from 7 to 15; without it, nothing fails.
     assert cause["remedy"] == {"settings": {"federate.exclude": ["02"]}, "recovers": 1.0}
     clipped = next(one for one in found["remedies"] if "clip gradients" in one["says"])
     assert clipped["recovers"] == 0

@@ -1,4 +1,4 @@
-"""What the data could not tell: each sentence where it holds, and only there."""
+"""The limits of a diagnosis: each sentence appears exactly if it is true."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +101,7 @@ def test_why_replays_prove_nothing_is_said() -> None:
 
 @pytest.mark.parametrize(("significance", "says"), [(2.4999e-4, True), (2.49997e-4, False)])
 def test_the_least_significance_is_that_of_one_of_40_001_ranks(significance: float, says: bool) -> None:
-    # Of 40,000 draws and the loss itself a rank has the share 1 / 40,001; two ways of testing, and the least share of a
-    # loss is 0.2: 2 / 40,001 / 0.2 = 2.499938e-4. Of 40,000 ranks it is 2.5e-4, of 40,002 it is 2.499875e-4.
+    # With 40,000 draws and the loss itself, a rank has the probability 1 / 40,001. A loss is tested in two ways, and
+    # the smallest share of a loss is 0.2: 2 / 40,001 / 0.2 = 2.499938e-4. 40,000 ranks would give 2.5e-4, and 40,002
+    # ranks 2.499875e-4.
     assert ("At a level below 0.00025" in limits(replace(NO_RISE, noise=0.03, significance=significance))) is says

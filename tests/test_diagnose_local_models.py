@@ -1,4 +1,4 @@
-"""The signals of the clients' local models against closed forms and a slow reference."""
+"""The signals of the clients' local models, compared with closed forms and a slow reference."""
 
 import numpy as np
 import pytest
@@ -50,8 +50,8 @@ def test_cosines_are_those_of_the_slow_reference(probe):
 
 
 def test_client_that_owns_the_mean_does_not_own_the_others(probe):
-    # Two honest clients send e1, one sends -10 e1: the mean is -8/3 e1, which the third agrees with. The others of the
-    # third are 2 e1 together, those of an honest one -9 e1.
+    # Two honest clients send e1, the third sends -10 e1. The mean is -8/3 e1, so the third client agrees with it. The
+    # sum of the other updates is 2 e1 for the third client, and -9 e1 for an honest one.
     e1 = np.eye(P)[0]
     found = measured(probe, np.ones(P), {"a": e1, "b": e1, "c": -10 * e1})
     assert [found[client].leave_one_out_cosine for client in "abc"] == pytest.approx([-1, -1, -1])
@@ -66,9 +66,9 @@ def test_weights_of_plain_averaging_are_fednovas(probe):
 
 
 def test_losses_recalls_and_growth_are_those_of_the_model_that_the_client_sends(probe):
-    # x = 0 gives both classes the logit 0: loss ln 2. The kernel (2, 2) after the update is ((a, 0), (0, a)): the right
-    # class has logit a, the other 0, loss ln(1 + e^-a). With both examples of class 0 for a test, one is right and
-    # the other is not: recall 1/2.
+    # x = 0 gives both classes the logit 0, so the loss is ln 2. The kernel (2, 2) after the update is ((a, 0), (0, a)),
+    # so the right class has the logit a, the other 0, and the loss is ln(1 + e^-a). In a test with both examples of
+    # class 0, one is right: the recall is 1/2.
     a = 3.0
     test = np.eye(2, dtype=np.float32), np.array([0, 0], np.int32)
     (one,) = measured(probe, np.zeros(P), {"a": [a, 0, 0, a]}, test=test).values()
@@ -76,10 +76,10 @@ def test_losses_recalls_and_growth_are_those_of_the_model_that_the_client_sends(
     assert one.loss_after == pytest.approx(np.log1p(np.exp(-a)), rel=1e-5)
     assert one.val_loss == pytest.approx((np.log1p(np.exp(-a)) + np.log1p(np.exp(a))) / 2, rel=1e-5)
     assert one.recalls == {0: 0.5}
-    assert np.isnan(one.growth)  # from nothing
+    assert np.isnan(one.growth)  # x has the length 0
     assert np.isnan(one.pairwise_cosine)
-    assert np.isnan(one.leave_one_out_cosine)  # nobody else
-    # From a length of 2 to one of sqrt(1 + 1 + 1 + 16).
+    assert np.isnan(one.leave_one_out_cosine)  # no other client
+    # The length grows from 2 to sqrt(1 + 1 + 1 + 16).
     (grown,) = measured(probe, np.ones(P), {"a": [0, 0, 0, 3]}).values()
     assert grown.growth == pytest.approx(np.sqrt(19) / 2)
 

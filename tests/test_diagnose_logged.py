@@ -1,4 +1,4 @@
-"""What clients.csv says of a client, before a rise and in it."""
+"""What clients.csv shows of a client, before a rise and during it."""
 
 import numpy as np
 import pytest
@@ -8,20 +8,20 @@ from tasks.round_log.read import ClientLog
 
 
 def test_usual_loss_is_that_of_the_client_at_the_level_before_the_rise():
-    """All losses fall alike, client 0's twice the others'; it was last drawn 12 rounds before the rise."""
+    """All losses fall alike. Client 0 has twice the others' loss, and last took part 12 rounds before the rise."""
     rows = [(r, c) for r in range(1, 21) for c in range(6) if c or r <= 8]
     losses = np.array([(4 if c == 0 else 2) * np.exp(-0.15 * r) for r, c in rows])
     no = np.zeros(len(rows), bool)
     log = ClientLog(np.array([r for r, _ in rows]), tuple(str(c) for _, c in rows), {"loss_before": losses}, no, no)
     usual = usual_losses(log, first=21)
-    # The median of the last five rounds is round 18's: 2 e^(-2.7) = 0.134, and twice that. What is added before the
-    # logarithm bends that by a few per cent.
+    # The median of the last five rounds is round 18: 2 e^(-2.7) = 0.134, and twice that for client 0. The constant
+    # that is added before the logarithm changes this by a few per cent.
     assert usual["1"] == pytest.approx(2 * np.exp(-2.7), rel=0.05)
     assert usual["0"] == pytest.approx(4 * np.exp(-2.7), rel=0.15)
 
 
 def log_of_rounds(first, last, **signals):
-    """One client; each signal by round."""
+    """A log of one client: each signal by round."""
     rounds = np.arange(first, last + 1)
     no = np.zeros(len(rounds), bool)
     values = {name: np.array([value(r) for r in rounds], float) for name, value in signals.items()}
@@ -30,7 +30,7 @@ def log_of_rounds(first, last, **signals):
 
 def test_the_first_round_of_a_rise_is_not_before_it():
     log = log_of_rounds(1, 40, update_norm=lambda r: r if r != 20 else np.nan)
-    # The 20 rounds before round 31, less one that is not known.
+    # The 20 rounds before round 31, except one that is not known.
     np.testing.assert_array_equal(before(log, "update_norm", "a", 31), [r for r in range(11, 31) if r != 20])
     assert len(before(log, "update_norm", "b", 31)) == len(before(log, "loss", "a", 31)) == 0
 
@@ -50,7 +50,7 @@ def test_rows_passes_and_failures_by_hand():
         (11, False, 6),
         (12, True, None),
     ]
-    # 25 examples are 3 batches of 10: 6 steps are two passes.
+    # 25 examples are 3 batches of at most 10, so 6 steps are two passes.
     assert passes(rows[0], 10) == 2.0
     assert np.isnan(passes(rows[2], 10))
     assert first_failure(log, "a", 10) == 11
@@ -58,7 +58,7 @@ def test_rows_passes_and_failures_by_hand():
 
 
 def test_gap_of_objectives_by_hand():
-    # Weights 1 and 1 are halves; steps 1 and 3 make them a quarter and three: half of (1/4 + 1/4).
+    # Weights 1 and 1 are shares of 1/2. Steps 1 and 3 make them 1/4 and 3/4: half of (1/4 + 1/4).
     rows = [
         {"round": 1, "client": client, "num_steps": steps, "finite": True} for client, steps in (("a", 1), ("b", 3))
     ]

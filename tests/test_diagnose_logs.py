@@ -1,4 +1,4 @@
-"""rounds.csv and clients.csv, also of other frameworks, and damaged."""
+"""rounds.csv and clients.csv: of other frameworks, and damaged files."""
 
 from pathlib import Path
 

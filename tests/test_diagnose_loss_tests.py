@@ -13,13 +13,13 @@ from tasks.round_log.read import ClientLog, RoundLog
 ROUNDS = np.arange(1, 31)
 EVERY = np.ones(30, dtype=np.bool_)
 NOISE = np.exp(0.1 * np.random.default_rng(5).standard_normal((2, 30)))
-"""Of val_loss and of train_loss."""
+"""Noise of val_loss, then of train_loss."""
 NONE = np.zeros(1, dtype=np.bool_)
 SILENT = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, NONE, NONE)
 
 
 def log_of(pruned: int = 0, **losses: Floats) -> RoundLog:
-    """Thirty rounds, the last `pruned` of them of pruning."""
+    """A log of 30 rounds; the last `pruned` rounds are of pruning."""
     columns = {name: Measurements(values, EVERY) for name, values in losses.items()}
     return RoundLog(ROUNDS, ("federate",) * (30 - pruned) + ("prune",) * pruned, columns, None)
 
@@ -30,13 +30,14 @@ def pulse(noise: Floats, first: int, last: int, height: float) -> Floats:
 
 VAL = {10: pulse(NOISE[0], 10, 14, 2.0), 11: pulse(NOISE[0], 11, 15, 2.1)}
 TRAIN = {5: pulse(NOISE[1], 5, 9, 1.76), 15: pulse(NOISE[1], 15, 19, 1.56), 16: pulse(NOISE[1], 16, 20, 1.54)}
-"""By their first round, rises of 5 rounds: of a height that is one at half of the significance, and not at a share."""
+"""First round -> a rise of 5 rounds that is found at half of the significance, but not at the loss's own share."""
 
 
 @pytest.mark.parametrize(("val", "train", "at_once"), [(10, 15, True), (10, 16, False), (10, 5, True), (11, 5, False)])
 def test_two_rises_are_at_once_if_one_begins_in_the_round_after_the_other(val: int, train: int, at_once: bool) -> None:
-    # val_loss rises in 10 to 14 or 11 to 15; train_loss is measured a round later, so 14 and 15 are at once, and 9
-    # and 10. Half of the significance of 0.01 is 0.005; the shares are 0.3 and 0.2 of it.
+    # val_loss rises in rounds 10 to 14 or 11 to 15. train_loss is measured a round later, so a rise from 15 on is at
+    # once with one up to 14, and a rise up to 9 with one from 10 on. Half of the significance of 0.01 is 0.005; the
+    # shares of the two losses are 0.3 and 0.2 of it.
     for losses, first, share in ((VAL[val], val, 0.3), (TRAIN[train], train, 0.2)):
         alone = find_increase(ROUNDS, losses, 0.005)
         assert (alone.round, alone.until) == (first, first + 4)
@@ -48,19 +49,19 @@ def test_two_rises_are_at_once_if_one_begins_in_the_round_after_the_other(val: i
 
 
 def test_training_and_the_whole_run_have_half_of_the_significance_each() -> None:
-    # A single column has half of 0.01. If the last two rounds prune, training has half of that, and so has the run.
+    # A single column has half of 0.01. If the last two rounds prune, training and the whole run have half of that each.
     losses = pulse(NOISE[0], 18, 28, 1.72)
     assert find_increase(ROUNDS[:28], losses[:28], 0.005).detected
     assert not find_increase(ROUNDS[:28], losses[:28], 0.0025).detected
     assert not find_increase(ROUNDS, losses, 0.0025).detected
     assert not find_rise(log_of(2, val_loss=losses), SILENT, 0.01).detected
-    # A rise of 1 - c at a quarter of the significance has 4 (1 - c) as a claim of the whole.
+    # A quarter of the significance is used, so 1 - confidence is 4 times as large for the whole procedure.
     clear = pulse(NOISE[0], 18, 30, 5)
     alone = find_increase(ROUNDS[:28], clear[:28], 0.0025)
     rise = find_rise(log_of(2, val_loss=clear), SILENT, 0.01)
     assert (rise.round, rise.until) == (18, 28)
     assert 1 - rise.confidence == pytest.approx(4 * (1 - alone.confidence))
-    # A rise that begins with pruning is one of the whole run.
+    # A rise that begins with pruning is found in the test of the whole run.
     late = pulse(NOISE[0], 25, 30, 5)
     alone = find_increase(ROUNDS, late, 0.0025)
     rise = find_rise(log_of(6, val_loss=late), SILENT, 0.01)
@@ -69,8 +70,8 @@ def test_training_and_the_whole_run_have_half_of_the_significance_each() -> None
 
 
 def test_a_rise_of_the_mean_client_is_told_in_the_numbers_of_the_log() -> None:
-    # From round 16 to 24 the losses of all clients are 5 times as high. The column, in its own unit, is 100 + t: the
-    # mean of the rounds 12 to 15 is 113.5, of 16 to 24 it is 120.
+    # From round 16 to 24, the losses of all clients are 5 times as high. The column is 100 + t in its own unit: its
+    # mean is 113.5 in rounds 12 to 15, and 120 in rounds 16 to 24.
     rows = [(t, f"{k:02}") for t in ROUNDS.tolist() for k in range(4)]
     own = np.array([5.0 if 16 <= t <= 24 else 1.0 for t, _ in rows])
     own *= np.exp(0.05 * np.random.default_rng(0).standard_normal(len(rows)))
@@ -84,8 +85,8 @@ def test_a_rise_of_the_mean_client_is_told_in_the_numbers_of_the_log() -> None:
         return test.increase.loss_before, test.increase.loss_after
 
     assert levels(Measurements(100.0 + ROUNDS, EVERY), EVERY) == (113.5, 120)
-    # Round 14 was not measured and round 13 is not tested: the last four are 10, 11, 12 and 15.
+    # Round 14 was not measured and round 13 is not tested, so the last four rounds are 10, 11, 12 and 15.
     gap = Measurements(np.where(ROUNDS == 14, np.nan, 100.0 + ROUNDS), ROUNDS != 14)
     assert levels(gap, ROUNDS != 13) == (112, 120)
-    # Without a finite number there is none to tell.
+    # Without a finite loss, the levels are not known.
     assert levels(Measurements(np.full(30, np.inf), EVERY), EVERY) == (None, None)

@@ -19,7 +19,7 @@ def test_remedies_of_two_causes_say_what_they_are_against() -> None:
     text = to_markdown(replace(answer, causes=(first, second)))
     assert "Against faulty clients: " in text
     assert f"Against {RATE}: " in text
-    # A remedy that is proposed against both stands there once.
+    # A remedy that is proposed against both causes appears once.
     text = to_markdown(replace(answer, causes=(first, replace(second, remedy=first.remedy))))
     assert text.count("Against ") == 1
     assert f"Against faulty clients and {RATE}: " in text

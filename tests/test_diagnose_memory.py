@@ -1,4 +1,4 @@
-"""What the log remembers: data that are the same give the same loss, and others do not."""
+"""Logged losses: unchanged data give the same loss again, changed data do not."""
 
 import json
 import shutil
@@ -70,7 +70,7 @@ def changed(run, to, client, change):
     x, y = change(*read_client(to / CLIENTS / client))
     write_client(to / CLIENTS / client, x, y)
     described = read_json(to / CLIENTS / "preprocess.json")
-    described["clients"][client] = len(y)  # as a new run of preprocess would say
+    described["clients"][client] = len(y)  # as a new run of preprocess would write
     write_json(to / CLIENTS / "preprocess.json", described)
     return to
 
@@ -175,7 +175,7 @@ def test_data_that_changed_after_the_rise_are_not_held_against_it(run, settings_
     folder = changed(run, tmp_path / "run", "02", lambda x, y: (-x, y))
     log = read_clients(folder / "reports/clients.csv")
     with replayer(settings_of(SETTINGS), folder, computations) as replays:
-        # Rounds 11 and 16 were logged with the data that it had: the rise of round 9 is not of those of today.
+        # Rounds 11 and 16 were logged with the earlier data, so the data of today did not cause the rise of round 9.
         replays.go_to(8)
         assert "02" not in memories_of(replays, Probe(replays.model), log, first=9)
         assert "02" not in sent_over_trained(replays, log, ["02"], 18)
@@ -199,7 +199,7 @@ def _rename(folder, client, other):
 
 
 def test_checkpoints_of_other_clients_are_not_used(run, settings_of, tmp_path, computations):
-    # What SCAFFOLD and FedDyn keep of each client is stored by place: of another one it would go to the wrong client.
+    # The states of SCAFFOLD and FedDyn are stored by place, so other clients would get the wrong states.
     folder = shutil.copytree(run, tmp_path / "run")
     _rename(folder, "02", "0X")
     with replayer(settings_of(SETTINGS), folder, computations) as replays:
@@ -230,7 +230,7 @@ def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, s
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
     federate(settings, folder)
     assert sorted(remembered(folder, settings, computations)) == ["00", "01", "03", "04", "05"]
-    for client in ("02", "03"):  # both have changed, and of one of them that cannot be told
+    for client in ("02", "03"):  # both have changed; for client 02 this cannot be seen
         x, y = read_client(folder / CLIENTS / client)
         write_client(folder / CLIENTS / client, 3 * x, y)
     assert [client for client, memory in remembered(folder, settings, computations).items() if memory.changed] == ["03"]
@@ -247,7 +247,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["scaled_update", "reversed_update"])
-@pytest.mark.parametrize("onset", [FIRST, FIRST + 2])  # right after a checkpoint, and after rounds to be run again
+@pytest.mark.parametrize("onset", [FIRST, FIRST + 2])  # right after a checkpoint, and 2 rounds later
 def test_updates_that_training_does_not_give_are_known(kind, onset, make_clients, settings_of, tmp_path, computations):
     fault = {"kind": kind, "clients": ["02"], "from_round": onset, "factor": 8.0}
     settings = settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}})
@@ -257,16 +257,16 @@ def test_updates_that_training_does_not_give_are_known(kind, onset, make_clients
         replays.go_to(onset - 1)
         found = sent_over_trained(replays, read_clients(folder / "reports/clients.csv"), ["02"], onset + 9)
         assert replays.from_round == 15
-    assert len(found) >= 3  # reversed updates turn the median, and then honest ones may seem turned
+    assert len(found) >= 3  # reversed updates turn the median, so honest ones can look odd
     assert found.pop("02") == pytest.approx(8, rel=1e-4)
     assert all(as_trained(value) for value in found.values())
 
 
 @pytest.fixture(scope="module")
 def changed_in_between(make_clients, settings_of, tmp_path_factory):
-    """A run in which the labels of client 02 were turned round before round 13, as its data and its log say."""
+    """A run in which the labels of client 02 were reversed before round 13, in its data and its log."""
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path_factory.mktemp("between"))
-    for client in [f"{k:02}" for k in range(6)] + [TEST]:  # labels that a model can learn: where the light comes from
+    for client in [f"{k:02}" for k in range(6)] + [TEST]:  # labels that a model can learn
         x, y = read_client(folder / CLIENTS / client)
         x[np.arange(len(y)), y] += 2
         write_client(folder / CLIENTS / client, x, y)
@@ -275,7 +275,7 @@ def changed_in_between(make_clients, settings_of, tmp_path_factory):
     x, y = read_client(folder / CLIENTS / "02")
     classes = read_json(folder / CLIENTS / "preprocess.json")["num_classes"]
     write_client(folder / CLIENTS / "02", x, (classes - 1 - y).astype(np.int32))
-    # What it began with stays, but that nothing was simulated.
+    # The identity of the run stays, except that no fault was simulated.
     identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
     begun_with = settings_of(SETTINGS).model_dump(mode="json", include=set(identity["settings"]))
     record_as(folder, {**identity, "settings": begun_with})
@@ -291,7 +291,7 @@ def test_a_rise_that_came_with_other_data_is_known_and_dated(changed_in_between,
 
 @pytest.mark.parametrize("after", [8.0, 0.02])
 def test_a_loss_is_dated_to_its_first_high_value_also_where_the_next_is_low_again(after):
-    # Client 02's losses of rounds 11 to 20: 0.1 until it jumps to 5 in round 16. Other data in 11, the same in 21.
+    # Client 02's loss of rounds 11 to 20 is about 0.1 and jumps to 5 in round 16. Its data differ in 11, not in 21.
     losses = np.array([0.1, 0.12, 0.1, 0.11, 0.17, 5.0, after, 4.0, 3.0, 5.0])
     rounds, no = np.arange(11, 21), np.zeros(10, dtype=np.bool_)
     log = ClientLog(rounds, ("02",) * 10, {"loss_before": losses}, no, no)
@@ -302,7 +302,7 @@ def test_a_loss_is_dated_to_its_first_high_value_also_where_the_next_is_low_agai
 
 @pytest.mark.slow
 def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, settings_of, tmp_path, computations):
-    # A log of three rounds: too few losses for any test.
+    # A log of three rounds has too few losses for any test.
     folder = shutil.copytree(changed_in_between, tmp_path / "run")
     for name in ("rounds.csv", "clients.csv"):
         rows = read_rows(folder / "reports" / name)
@@ -314,14 +314,14 @@ def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, 
     found = to_json(diagnosis(*logs, settings, folder, computations))
     assert found["detection"]["clients"] == ["02"]
     assert (found["increase"]["round"], found["verdict"]) == (13, "faulty_clients")
-    assert found["causes"][0]["fault"] == "data"  # one loss before the rise is too little to know that of the labels
+    assert found["causes"][0]["fault"] == "data"  # one earlier loss is too little to infer a relabelling
     assert "No test of the losses alone" in found["limits"][0]
     says = " ".join(one["says"] for one in found["causes"][0]["evidence"])
-    assert "they have changed since" in says
+    assert "so the client's data have changed" in says
 
 
 def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp_path, computations):
-    # Training that ended after round 15, and pruning from then on: round 16 is not one of training from its checkpoint.
+    # Training ended after round 15 and pruning followed, so round 16 does not continue the checkpoint of round 15.
     folder = shutil.copytree(changed_in_between, tmp_path / "run")
     rows = read_rows(folder / "reports/rounds.csv")
     told = [{**row, "phase": "prune" if int(row["round"]) > 15 else "federate"} for row in rows]
@@ -330,7 +330,7 @@ def test_rounds_of_pruning_are_not_compared(changed_in_between, settings_of, tmp
     training = clients.without(rounds.rounds[rounds.pruning])
     assert set(training.rounds) == set(range(1, 16))
     assert len(training.clients) == len(training.signals["loss_before"]) == len(training.failed) == 6 * 15
-    # No checkpoint is left from which the data of today give what was logged.
+    # No checkpoint is left from which the data of today give the logged losses.
     assert risen_with_their_data(settings_of(SETTINGS), folder, training, computations) == []
     with replayer(settings_of(SETTINGS), folder, computations) as replays:
         replays.go_to(15)
@@ -355,7 +355,7 @@ def test_a_client_that_could_not_be_read_changes_no_data(make_clients, settings_
 
 
 def test_relabellings_by_hand():
-    # Of three labels: turned round, moved by one and by two, and two of them swapped; 2 1 0 is the first and a swap.
+    # Three labels: reversed, shifted by one and by two, and two of them swapped. 2 1 0 is both the reversal and a swap.
     found = [tuple(int(label) for label in then) for then in relabellings(3)]
     assert found == [(2, 1, 0), (2, 0, 1), (1, 2, 0), (1, 0, 2), (2, 1, 0), (0, 2, 1)]
     assert [relabelling_in_words(then) for then in found[:4]] == [
@@ -369,7 +369,7 @@ def test_relabellings_by_hand():
 def test_what_counts_as_the_same():
     assert same(1.0005, 1.0)
     assert not same(1.002, 1.0)
-    assert same(0.000005, 0.0)  # a batch that is learnt by heart
+    assert same(0.000005, 0.0)  # a batch that the model memorised
     assert Memory(3, logged=0.5, now=0.6).changed
     assert as_trained(1.04)
     assert not as_trained(0.9)
@@ -377,8 +377,8 @@ def test_what_counts_as_the_same():
 
 @pytest.mark.slow
 def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_clients, settings_of, tmp_path, computations):
-    # Only client 02 has the classes 0 and 2, and from round 13 on each for the other. Without it the model forgets
-    # them, so that leaving it out takes nothing of the rise away.
+    # Only client 02 has the classes 0 and 2. From round 13 on they are swapped. Without this client the model forgets
+    # both classes, so leaving it out removes nothing of the rise.
     folder = make_clients(sizes=(80, 80, 120, 80, 80), num_test=120).write(tmp_path)
     rng = np.random.default_rng(3)
     for client in [f"{k:02}" for k in range(5)] + [TEST]:
@@ -401,7 +401,7 @@ def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_client
     assert (found["verdict"], cause["clients"], cause["fault"]) == ("faulty_clients", ["02"], "labels")
     assert cause["replay"]["change"] == {"data": "the labels of client 02 changed back"}
     assert cause["replay"]["removes"]["mean"] > 0.9
-    left_out = next(one for one in found["remedies"] if one["says"] == "leave out 02")
+    left_out = next(one for one in found["remedies"] if one["says"] == "leave out client 02")
     assert left_out["recovers"] < 0
     assert cause["remedy"] is None or cause["remedy"]["recovers"] > 0
     says = next(one["says"] for one in cause["evidence"] if one["signal"] == "left_out")

@@ -1,4 +1,4 @@
-"""What the logs show: from which model a rise is replayed, in which rounds clients are compared, and the trends."""
+"""What the logs show: the model from which a rise is replayed, the rounds in which clients are compared, trends."""
 
 import math
 from dataclasses import replace
@@ -34,7 +34,7 @@ def test_replays_of_val_loss_begin_right_before_the_rise() -> None:
 def test_replays_of_train_loss_begin_a_round_earlier_unless_val_loss_says_that_the_model_was_sound(
     val_loss: float, begin: int
 ) -> None:
-    # The rise begins in round 10. The lowest val_loss of rounds 5 to 9 is 1, of round 8.
+    # The rise begins in round 10. The lowest val_loss of rounds 5 to 9 is 1, in round 8.
     rounds = log(val_loss=[3.0, 0.1, 3, 3, 3, 2, 2, 1, val_loss, 1], train_loss=[1.0] * 10)
     rise = replace(RISE, loss="train_loss", round=10, until=10)
     assert sound_after(rise, rounds) == begin
@@ -51,7 +51,7 @@ def test_replays_begin_before_data_that_changed_in_the_10_rounds_before_the_rise
 
 
 def jump(onset: int, num_rounds: int = 30, height: float = 10.0) -> list[float]:
-    """1 with 1 % of noise, `height` times as much from `onset` on."""
+    """A loss of 1 with 1 % noise, `height` times as high from `onset` on."""
     noise = 1 + 0.01 * np.random.default_rng(0).standard_normal(num_rounds)
     return [float(noise[t - 1]) * (height if t >= onset else 1) for t in range(1, num_rounds + 1)]
 
@@ -69,7 +69,7 @@ def test_clients_are_compared_in_five_rounds_of_a_long_rise() -> None:
 
 
 def test_clients_are_compared_since_the_last_loss_before_the_rise() -> None:
-    # Measured in 3, 6, … 60: the rise of round 32 is seen in 33, and may have begun in 31.
+    # The loss is measured in rounds 3, 6, … 60. The rise of round 32 is seen in 33, and can have begun in 31.
     observation = seen(log(3, val_loss=jump(32, 60)))
     assert observation.rise.round == 33
     assert observation.window is not None

@@ -1,4 +1,4 @@
-"""Clients whose own loss rose: the statistic by hand, false alarms, power, and what must not matter."""
+"""Clients whose own loss rose: the statistic by hand, false alarms, power, and invariances."""
 
 import numpy as np
 import pytest
@@ -20,20 +20,21 @@ def panel(rng, clients=20, rounds=30, share=0.3, noise=0.3, falling=True):
 
 
 def test_statistic_by_hand():
-    # 0 0 0 0 | 4 4 on the logarithm, the last split with two after it: no spread within, so with the noise of 0.5 in 4
-    # of 4 + 2 - 2 + 4 = 8 degrees of freedom, t = 4 / (0.5 sqrt(4 / 8) sqrt(1/2 + 1/4)), as a normal deviate.
+    # The logarithms are 0 0 0 0 | 4 4; the last split has two losses after it. There is no spread within the parts.
+    # With the noise of 0.5 in 4 of 4 + 2 - 2 + 4 = 8 degrees of freedom, t = 4 / (0.5 sqrt(4 / 8) sqrt(1/2 + 1/4)),
+    # which is converted to a normal deviate.
     z = np.array([[0.0, 0, 0, 0, 4, 4]])
     (_, one), (_, two), (width, rest) = heights(z, z, np.array([0.5]))
     assert width == 6
-    # The last loss alone, after 0 0 0 0 4 with 4 - ... : the spread before it is 5 - 1 = 4 times its variance of 3.2.
+    # The last loss alone, after 0 0 0 0 4 with the mean 0.8 and the variance 3.2 of 5 - 1 = 4 degrees of freedom.
     last = (4 - 0.8) / np.sqrt((4 * 3.2 + 4 * 0.5**2) / 8 * (1 + 1 / 5))
     np.testing.assert_allclose(one[0, 2], norm.isf(student.sf(last, 8)), rtol=0.02)
     t = 4 / (0.5 * np.sqrt(4 / 8) * np.sqrt(1 / 2 + 1 / 4))
     np.testing.assert_allclose([two[0, 1], rest[0, 1]], norm.isf(student.sf(t, 8)), rtol=0.02)
-    # Where it rose by itself by less than half as much as beside the others, it counts for nothing.
+    # The rise counts 0 if the loss rose by less than half as much as it rose relative to the others.
     *_, (_, rest) = heights(z / 4, z, np.array([0.5]))
     assert rest[0, 1] == 0
-    # The smaller half of |1|, |2|, |3|, |4| is 1 and 2; differences of independent noise have sqrt(2) of its sd.
+    # The smaller half of |1|, |2|, |3|, |4| is 1 and 2. Differences of independent noise have sqrt(2) times its sd.
     np.testing.assert_allclose(noise_sd(np.array([[4.0, -1, 3, -2]])), [1.5 / 0.3247 / np.sqrt(2)])
 
 
@@ -64,7 +65,7 @@ def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
 
 
 def statistics(z, d, noise):
-    """Every window and split, as the docstring of `client_rises` says it, one by one."""
+    """A slow reference: every window and split of the docstring of `client_rises`, one by one."""
     n, found = len(z), {}
     for width in [w for w in (1, 2, 4, 8) if w == 1 or w < n - 3] + [n]:
         for split in range(3, n):
@@ -95,8 +96,8 @@ def test_statistic_is_that_of_the_slow_reference(n):
 
 
 def test_common_loss_is_that_of_the_mean_client_whoever_takes_part():
-    # Factors 1, 2, 4, 8 over a level that rises in round 4; from round to round, others take part. Of losses far above
-    # the floor, which is 0: the logarithm is exact.
+    # The clients have the factors 1, 2, 4, 8 times a level that rises in round 4. The participants change from round to
+    # round. The floor is 0, so the logarithm is exact.
     factor, level = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}, [3.0, 2, 1, 6, 5, 4]
     rows = [("ab", 1), ("bc", 2), ("cd", 3), ("ab", 4), ("ac", 5), ("bd", 6)]
     told = [(c, t, factor[c] * level[t - 1]) for who, t in rows for c in who]
@@ -105,11 +106,11 @@ def test_common_loss_is_that_of_the_mean_client_whoever_takes_part():
     np.testing.assert_array_equal(at, range(1, 7))
     np.testing.assert_allclose(found / found[0], np.array(level) / level[0], rtol=1e-3)
     plain = [losses[rounds == t].mean() for t in at]
-    assert plain[3] < 2 * plain[2]  # the mean over those who take part hides that the loss rose sixfold
+    assert plain[3] < 2 * plain[2]  # the mean over the participants hides a sixfold rise
 
 
 def test_client_whose_loss_is_small_and_steady_is_found_beside_noisy_ones():
-    # Nine clients with losses of a batch near zero, which go up and down by orders of magnitude; the tenth's is 0.07.
+    # Nine clients have losses near zero that vary by orders of magnitude. The tenth client has a steady loss of 0.07.
     rng = np.random.default_rng(2)
     rows = [(f"{c:02}", t) for t in range(1, 31) for c in range(10)]
     clients, rounds = np.array([c for c, _ in rows]), np.array([t for _, t in rows])
@@ -121,11 +122,11 @@ def test_client_whose_loss_is_small_and_steady_is_found_beside_noisy_ones():
 
 
 def test_what_is_typical_of_a_round_and_of_a_client_is_taken_away():
-    # Three clients in all of six rounds, factors 1, 2, 4, what is typical falls by 10 % a round.
+    # Three clients take part in all six rounds, with factors 1, 2, 4. The typical loss falls by 10 % a round.
     rounds, clients = np.repeat(np.arange(1, 7), 3), np.array(["a", "b", "c"] * 6)
     z = np.log(np.tile([1.0, 2, 4], 6) * 0.9**rounds)
     typical, factor = polished(clients, rounds, z)
-    # The median of the rounds up to 2 away is that of the round itself, but at the ends: there it is half a round in.
+    # The median of the rounds up to 2 away is the round's own value, except at the ends: there it is half a round off.
     np.testing.assert_allclose((z - typical - factor)[6:12], 0, atol=1e-12)
     np.testing.assert_allclose(factor[1] - factor[0], np.log(2))
 
@@ -136,7 +137,7 @@ def test_a_brief_rise_is_found_and_a_slower_fall_is_none():
     brief = (clients == "05") & (rounds >= 16) & (rounds < 20)
     (found,) = client_rises(clients, rounds, np.where(brief, 4 * losses, losses), SIGNIFICANCE)
     assert (found.client, found.round, found.until) == ("05", 16, 19)
-    # Its loss stays where it was in round 10 while the others' fall: beside them it rises, but it does not rise.
+    # The client's loss stays as in round 10, and the others' losses fall. It rises relative to them, but not by itself.
     stuck = (clients == "05") & (rounds > 10)
     level = 0.5 + 2 * np.exp(-np.array([10, 1]) / 8)
     flat = np.where(stuck, losses / (0.5 + 2 * np.exp(-rounds / 8)) * level[0], losses)
@@ -145,7 +146,7 @@ def test_a_brief_rise_is_found_and_a_slower_fall_is_none():
 
 @pytest.mark.parametrize(("onset", "named"), [(6, ["05"]), (5, [])])
 def test_a_rise_is_dated_from_the_sixth_round_on(onset, named):
-    # The first 5 rounds are left out: away from its first weights, a model moves towards most clients.
+    # The first 5 rounds are left out: from its first weights, a model moves towards most clients.
     clients, rounds, losses = panel(np.random.default_rng(9), clients=8, share=1.0, noise=0.1, falling=False)
     hit = (clients == "05") & (rounds >= onset)
     rises = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), SIGNIFICANCE)
@@ -163,14 +164,14 @@ def test_logs_of_any_length_can_be_tested(num_rounds):
     rounds, clients = np.repeat(np.arange(1, num_rounds + 1), 4), np.tile(list("abcd"), num_rounds)
     losses = 1 + 0.1 * np.random.default_rng(num_rounds).random(len(rounds))
     assert client_rises(clients, rounds, losses, SIGNIFICANCE) == []
-    late = (clients == "b") & (rounds == num_rounds)  # the last loss, of a client with at least three before it
+    late = (clients == "b") & (rounds == num_rounds)  # the last loss, with at least three before it
     found = client_rises(clients, rounds, np.where(late, 1e6, losses), SIGNIFICANCE)
     assert [one.client for one in found] in ([], ["b"])
     assert not found or (num_rounds > 5 and found[0].round == num_rounds)
 
 
 def test_a_small_significance_can_be_reached():
-    # Of 4,000 simulated panels none is as clear, which says 1/4001 at best: more of them can say less than that.
+    # None of 4,000 simulated panels is as clear, which gives 1/4001 at best. More panels can give a smaller value.
     rng = np.random.default_rng(8)
     clients, rounds, losses = panel(rng, clients=6, rounds=20, share=1.0, noise=0.1)
     hit = (clients == "02") & (rounds >= 14)
@@ -184,14 +185,14 @@ def test_long_logs_are_tested_in_blocks():
     clients, rounds, losses = panel(rng, clients=6, rounds=250, share=1.0, falling=False)
     hit = (clients == "02") & (rounds >= 130)
     (found,) = client_rises(clients, rounds, np.where(hit, 2 * losses, losses), SIGNIFICANCE)
-    # 250 losses make 83 blocks of 3, the 44th of the rounds 130 to 132: dated to the block, or one beside it.
+    # 250 losses make 83 blocks of 3. The 44th block is rounds 130 to 132. The rise is dated to it or to a neighbour.
     assert (found.client, found.round in {127, 130, 133}) == ("02", True)
 
 
 @pytest.mark.parametrize("falling", [False, True])
 @pytest.mark.parametrize("share", [pytest.param(0.3, marks=pytest.mark.slow), 1.0])
 def test_noise_is_claimed_no_more_often_than_promised(share, falling):
-    # 100 panels at 0.04: 4 are promised at most; more than 10 have a probability of 0.2 %.
+    # At a significance of 0.04, at most 4 of 100 panels are expected. More than 10 have a probability of 0.2 %.
     claims = 0
     for seed in range(100):
         rows = panel(np.random.default_rng([7, seed]), clients=8, share=share, falling=falling)
@@ -219,8 +220,9 @@ def test_too_few_equal_and_falling_losses_are_no_rise(losses, rounds):
 
 @pytest.mark.parametrize(("num_rounds", "first", "last"), [(100, 61, 100), (101, 61, 99), (202, 61, 199)])
 def test_rounds_of_a_rise_are_the_first_of_their_blocks(num_rounds, first, last):
-    # 100 losses are tested one by one. 101 make 50 blocks of 2, the last of the rounds 99 and 100. 202 make 67 blocks
-    # of 3, the last of the rounds 199 to 201. What is left over is cut; round 61 is the first of a block of 2 and of 3.
+    # 100 losses are tested one by one. 101 losses make 50 blocks of 2; the last block is rounds 99 and 100. 202 losses
+    # make 67 blocks of 3; the last block is rounds 199 to 201. The remaining losses are cut. Round 61 is the first of a
+    # block of 2 and of a block of 3.
     clients, rounds, losses = panel(np.random.default_rng(6), 3, num_rounds, 1.0, 0.1, falling=False)
     hit = (clients == "02") & (rounds >= 61)
     (found,) = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), 0.05)
@@ -228,7 +230,7 @@ def test_rounds_of_a_rise_are_the_first_of_their_blocks(num_rounds, first, last)
 
 
 def test_statistic_of_a_series_does_not_depend_on_the_series_beside_it():
-    # 1e8 plus whole numbers is exact, its square is not: without the mean of all of them, the squares lose 0 to 7.
+    # 1e8 plus a whole number is exact, but its square is not: if the mean is not subtracted first, 0 to 7 are lost.
     d = np.array([[1.0, 3, 0, 2, 7, 6, 7, 5], [1e8 + 2, 1e8, 1e8 + 1, 1e8 + 3, 1e8 + 5, 1e8 + 5, 1e8 + 4, 1e8 + 7]])
     noise = np.array([1.0, 1.0])
     alone = [list(heights(row[None], row[None], noise[:1])) for row in (d[0], d[1] - 1e8)]

@@ -59,7 +59,7 @@ def full() -> str:
 def test_page_holds_the_answer_the_proof_and_the_remedy() -> None:
     page = full()
     said = Page(page).said
-    # The mean of 0.8 and 0.9 is 0.85, that of 0.4 and 0.38 is 0.39: all six replayed rounds lie in the rise.
+    # All six replayed rounds are in the rise: the mean of 0.8 and 0.9 is 0.85, the mean of 0.4 and 0.38 is 0.39.
     assert (
         "The loss of the global model (val_loss) rose in round 7 from 0.41 to 0.82 because the updates or the data of "
         "client 03 are faulty (proven by replay: in the same rounds without client 03, the mean val_loss is 0.39 "
@@ -70,7 +70,7 @@ def test_page_holds_the_answer_the_proof_and_the_remedy() -> None:
     assert "-S federate.aggregator.kind=median" in said
     assert "the same rounds with labels dealt evenly" in said
     assert "The replays took 42 rounds. The budget was 54 rounds;" in said
-    assert "A rise by less than 12 % cannot be told from noise." in said
+    assert "A rise by less than 12 % cannot be separated from the noise." in said
     assert "Client 03 sent long ones." in said
     assert "dog" in said
 
@@ -164,7 +164,7 @@ def test_pictures_and_tables_can_be_read_aloud() -> None:
     page = full()
     parsed = Page(page)
     assert parsed.named("html")[0]["lang"] == "en"
-    # The loss, a replay, two maps, labels, features.
+    # Six pictures: the loss, a replay, two maps, labels, features.
     assert [given["role"] for given in parsed.named("svg")] == ["img"] * 6
     assert all(given["aria-label"] for given in parsed.named("svg"))
     assert len(parsed.named("caption")) == len(parsed.named("table")) >= 4
@@ -175,7 +175,7 @@ def test_pictures_and_tables_can_be_read_aloud() -> None:
 
 
 def test_letters_of_the_pictures_can_be_read_on_a_phone() -> None:
-    """A phone of 360 pixels leaves 328 beside the margins for a picture of 360 units; 8 pixels are the least."""
+    """A phone of 360 pixels has 328 pixels between the margins for a picture of 360 units. 8 pixels are the least."""
     page = full()
     assert {float(box.split()[2]) for box in re.findall(r'viewBox="([^"]*)"', page)} == {360.0}
     sizes = [float(size) for size in re.findall(r"font(?:-size)?: [^;\"]*?([0-9.]+)px", page)]
@@ -244,7 +244,7 @@ def test_many_clients_and_rounds_stay_small_and_quick() -> None:
         from_round=0,
     )
     held = partition(clients, [f"class {c}" for c in range(100)])
-    for _ in range(3):  # others may use this processor too
+    for _ in range(3):  # other processes can use this processor, too
         began = time.process_time()
         page = to_html(answer, round_log(losses), log, held)
         if (seconds := time.process_time() - began) < 3:

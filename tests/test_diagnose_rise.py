@@ -1,4 +1,4 @@
-"""Which loss rose, and what the logs show then."""
+"""Which loss rose, and the fields of the rise."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ def test_two_losses_that_rise_at_once_need_less_each() -> None:
     rounds, rng = np.arange(1, 31), np.random.default_rng(5)
     noise = {name: np.exp(0.1 * rng.standard_normal(30)) for name in ("val_loss", "train_loss")}
     share = {"val_loss": 0.3, "train_loss": 0.2}
-    # Of each loss a step in round 18 that is a rise at half of the significance, and none at the loss's own share.
+    # Each loss has a step in round 18 that is a rise at half of the significance, but not at the loss's own share.
     unsure = {}
     for name, flat in noise.items():
         steps = [np.where(rounds >= 18, height, 1.0) * flat for height in np.arange(1.1, 3, 0.01)]
@@ -40,13 +40,13 @@ def test_two_losses_that_rise_at_once_need_less_each() -> None:
     both = rise_of(**unsure)
     assert both.detected
     assert (both.loss, both.round) == ("val_loss", 18)
-    # Not so where the second one is over before the first begins.
+    # No rise if the second step is over before the first begins.
     early = np.where(rounds <= 5, 3.0, 1.0) * noise["train_loss"]
     assert not rise_of(val_loss=unsure["val_loss"], train_loss=early).detected
 
 
 def few_rise(seed: int = 0) -> ClientLog:
-    """Eight clients in 30 rounds, 10 % of noise; from round 16 on, the loss of client 03 is 20 times as high."""
+    """A log of 8 clients, 30 rounds and 10 % noise; from round 16 on, client 03 has 20 times its loss."""
     rng = np.random.default_rng(seed)
     rows = [(t, f"{k:02}") for t in range(1, 31) for k in range(8)]
     losses = np.array([20.0 if client == "03" and t >= 16 else 1.0 for t, client in rows])
@@ -90,7 +90,7 @@ SILENT = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, NONE, NO
 
 
 def test_a_rise_known_from_elsewhere_is_as_sure_as_it_was_and_of_train_loss() -> None:
-    # All of the significance is its own, so its confidence stays. The clients' own losses make up train_loss.
+    # The known rise has all of the significance, so its confidence stays. train_loss consists of the clients' losses.
     rounds = np.arange(1, 31)
     none = np.zeros(30, dtype=np.bool_)
     clients = ClientLog(rounds, ("00",) * 30, {"loss_before": 1 / rounds}, none, none)
@@ -107,15 +107,15 @@ def test_a_rise_known_from_elsewhere_is_as_sure_as_it_was_and_of_train_loss() ->
         ([0.1] * 18 + [0.1] * 12, None),  # it stayed
         ([0.3] * 18 + [0.1] * 12, None),  # it fell
         ([0.1] * 15 + [0.4] * 3 + [0.3] * 12, None),  # it fell in the end
-        ([0.1] * 25 + [0.3] * 5, None),  # it rose after the loss had come back
+        ([0.1] * 25 + [0.3] * 5, None),  # it rose after the rise of the loss
         ([np.nan] * 18 + [0.5] * 12, None),  # not known before the rise
-        ([0.1] * 18 + [np.nan] * 12, None),  # not known in the rise
+        ([0.1] * 18 + [np.nan] * 12, None),  # not known during the rise
     ],
 )
 def test_sparsity_of_a_rise_is_that_before_it_and_its_highest(
     sparsity: Sequence[float], rising: tuple[float, float] | None
 ) -> None:
-    # The loss is 3 times as high in the rounds 19 to 25.
+    # The loss is 3 times as high in rounds 19 to 25.
     column = Measurements(np.array(sparsity), np.isfinite(sparsity))
     rounds = np.arange(1, 31)
     losses = np.where((rounds >= 19) & (rounds <= 25), 3, 1) * FLAT
@@ -143,7 +143,7 @@ def test_a_rise_of_train_loss_tells_from_which_round_val_loss_rose_too(
 
 @pytest.mark.parametrize(("first", "before"), [(5, 0.25), (1, None)])
 def test_failures_are_a_rise_where_the_loss_of_all_stayed(first: int, before: float | None) -> None:
-    # The loss of round t is 1 / t, so it is 1/4 in round 4, the last before the first failure in round 5.
+    # The loss of round t is 1 / t: 1/4 in round 4, the last round before the first failure in round 5.
     losses = 1 / np.arange(1, 31)
     rows = [(t, client) for t in range(1, 31) for client in ("00", "01", "02")]
     failed = np.array([row in {(first, "02"), (9, "00"), (7, "02")} for row in rows])
@@ -152,5 +152,5 @@ def test_failures_are_a_rise_where_the_loss_of_all_stayed(first: int, before: fl
     assert (rise.kind, rise.round, rise.until, rise.alarm) == ("not_finite", first, 9, first)
     assert (rise.clients, rise.loss, rise.confidence) == (("00", "02"), "val_loss", 1.0)
     assert (rise.loss_before, rise.loss_after) == (before, None)
-    # Other failures are none.
+    # Failures for other reasons are no rise.
     assert not find_rise(log_of(val_loss=losses), replace(log, not_finite=failed & False), 0.01).detected

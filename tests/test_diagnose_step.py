@@ -18,7 +18,7 @@ SETTINGS = parse({})
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page takes a second to draw, and these tests make a hundred; test_diagnose_page.py is about it."""
+    """Makes no page: one takes a second, and these tests would make a hundred. test_diagnose_page.py tests the page."""
     monkeypatch.setattr("tasks.diagnose.report.page.to_html", lambda *_: "<!DOCTYPE html>")
 
 
@@ -44,7 +44,7 @@ def test_diagnosis_has_the_keys_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_planted_rise_and_its_client_are_named(tmp_path: Path) -> None:
-    """The loss doubles from round 19 on, 23 times its noise (ln 2 / 0.03): found in all of 10 seeds."""
+    """The loss doubles from round 19 on, 23 times its noise (ln 2 / 0.03). It is found in all of 10 seeds."""
     for seed in range(10):
         rounds = round_rows(losses_of(seed, onset=19, height=2))
         found = run(write(tmp_path, rounds, client_rows(seed, drifted=["03"])))
@@ -52,7 +52,7 @@ def test_planted_rise_and_its_client_are_named(tmp_path: Path) -> None:
         assert found["increase"]["round"] == 19
         assert found["increase"]["until"] == 30
         assert found["increase"]["confidence"] >= 0.99
-        # 0.3 + 2 exp(-t / 5) falls from 0.38 (16) to 0.36 (18), then to 0.33 (22), doubled 0.66.
+        # 0.3 + 2 exp(-t / 5) is 0.38 in round 16, 0.36 in round 18 and 0.33 in round 22, which doubled is 0.66.
         assert found["increase"]["loss_before"] == pytest.approx(0.37, abs=0.05)
         assert found["increase"]["loss_after"] == pytest.approx(0.65, abs=0.08)
         assert found["observations"][0]["client"] == "03"
@@ -60,7 +60,7 @@ def test_planted_rise_and_its_client_are_named(tmp_path: Path) -> None:
 
 
 def test_nothing_is_claimed_where_nothing_was_planted(tmp_path: Path) -> None:
-    """At significance 0.01, 3 claims in 20 runs have a probability of 0.1 %."""
+    """At a significance of 0.01, 3 claims in 20 runs have a probability of 0.1 %."""
     claimed = 0
     for seed in range(20):
         found = run(write(tmp_path, round_rows(losses_of(seed)), client_rows(seed)))
@@ -77,7 +77,7 @@ def test_observation_compares_the_client_with_the_cohort_and_with_its_past(tmp_p
     norm = next(one for one in found["observations"] if one["signal"] == "update_norm")
     assert norm["client"] == "07"
     assert norm["unusual"] is True
-    assert norm["value"] == pytest.approx(4, rel=0.2)  # planted: 4, the cohort 1, itself before 1
+    assert norm["value"] == pytest.approx(4, rel=0.2)  # planted: 4; the cohort has 1, and client 07 had 1 before
     assert norm["expected"] == pytest.approx(1, rel=0.2)
     assert norm["before"] == pytest.approx(1, rel=0.2)
     assert norm["rounds"][0] == 19
@@ -155,8 +155,8 @@ def test_rise_between_two_validations_is_found_within_their_distance(tmp_path: P
     for seed in range(5):
         rounds = round_rows(losses_of(seed, 100, onset=52, height=2.5), every=5)
         found = run(write(tmp_path, rounds, client_rows(seed, 100, drifted=["03"], onset=52)))
-        assert found["increase"]["round"] == 55  # the first measured of the risen rounds 52 … 100
-        assert found["observations"][0]["rounds"][0] == 51  # the first after the last validation, of round 50
+        assert found["increase"]["round"] == 55  # the first measured round of the rise from 52 to 100
+        assert found["observations"][0]["rounds"][0] == 51  # the first round after the validation in round 50
         assert found["observations"][0]["client"] == "03"
         assert any("20 of 100 rounds" in sentence for sentence in found["limits"])
 
@@ -190,7 +190,7 @@ def test_train_loss_is_tested_where_val_loss_is_too_rare(tmp_path: Path) -> None
 
 
 def pruned(seed: int, federate_height: float) -> list[Row]:
-    """20 federated rounds, the loss times `federate_height` from 15 on, then 10 of pruning in which it trebles."""
+    """20 rounds of training, `federate_height` times the loss from 15 on, then 10 of pruning with 3 times the loss."""
     losses = np.concatenate([losses_of(seed, 20, onset=15, height=federate_height), np.full(10, 1.0)])
     losses[20:] *= np.exp(0.03 * np.random.default_rng(seed + 100).standard_normal(10))
     phases = ["federate"] * 20 + ["prune"] * 10

@@ -1,4 +1,4 @@
-"""What a replay changes of the clients' data, and two changes at once."""
+"""The changes of a replay to the clients' data, and two changes at once."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_dealing_keeps_sizes_and_examples_and_evens_the_labels() -> None:
     np.testing.assert_array_equal(*pooled)
     whole = np.bincount(np.concatenate([y for _, y in before.values()]), minlength=3)
     for _, y in after.values():
-        # Whole examples: each count within 2 of the client's share of the label.
+        # Examples are whole, so each count is within 2 of the client's share of the label.
         assert np.abs(np.bincount(y, minlength=3) - len(y) * whole / whole.sum()).max() <= 2
 
 
@@ -76,7 +76,7 @@ def test_labels_change_back_for_the_named_clients_only() -> None:
 
 
 def test_every_channel_is_aligned_by_its_own_mean_and_sd_in_float32() -> None:
-    # Two channels of the pixels -1 and 1, one of them at 10 times the size and 100 higher: both become -1 and 1.
+    # Two channels have the pixels -1 and 1, one of them times 10 and plus 100. Both become -1 and 1.
     signs = np.array([-1, 1, 1, -1, 1, -1, -1, 1], np.float32).reshape(2, 2, 2)
     x = np.stack([signs, 100 + 10 * signs], axis=-1)
     aligned, labels = features_aligned({"00": (x, np.array([0, 1], np.int32))})["00"]
@@ -85,7 +85,7 @@ def test_every_channel_is_aligned_by_its_own_mean_and_sd_in_float32() -> None:
 
 
 def test_a_channel_that_is_the_same_everywhere_is_aligned_to_0() -> None:
-    # The mean of 10,000 times float32(0.1) is exact in float64; in float32 a rest would stay, as large as the sd.
+    # The mean of 10,000 values float32(0.1) is exact in float64. In float32 a rest as large as the sd would stay.
     x = np.full((100, 10, 10, 1), 0.1, np.float32)
     aligned, _ = features_aligned({"00": (x, np.zeros(100, np.int32))})["00"]
     assert not aligned.any()
@@ -94,6 +94,6 @@ def test_a_channel_that_is_the_same_everywhere_is_aligned_to_0() -> None:
 def test_another_seed_draws_other_examples_of_equal_number() -> None:
     before = sites(np.random.default_rng(6))
     first, again, other = (sizes_made_equal(seed)(before) for seed in (3, 3, 4))
-    # Of 40 examples 25 are drawn: two equal draws are no chance.
+    # 25 of 40 examples are drawn, so two draws are not equal by chance.
     np.testing.assert_array_equal(first["00"][0], again["00"][0])
     assert set(first["00"][0].sum((1, 2, 3))) != set(other["00"][0].sum((1, 2, 3)))

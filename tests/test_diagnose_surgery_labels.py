@@ -1,4 +1,4 @@
-"""What is done to the clients' examples in a replay: each example keeps its own label, whoever gets it."""
+"""Surgery on the clients' examples in a replay: each example keeps its label, also at another client."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from tasks.diagnose.replay.surgery import labels_changed_back, labels_dealt_even
 
 @pytest.fixture
 def sites():
-    """Examples of one pixel, which says the client, the example and its label."""
+    """Examples of one pixel, which encodes the client, the example and its label."""
     rng, made = np.random.default_rng(0), {}
     for k, size in enumerate((40, 7, 23)):
         y = rng.integers(0, 3, size).astype(np.int32)

@@ -1,4 +1,4 @@
-"""The numbers that decide: each one says what it bounds and where it comes from, and is used."""
+"""Each threshold is used, and its docstring says what it bounds and where it comes from."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ TABLE = ROOT / "thresholds.py"
 
 
 def entries() -> dict[str, str]:
-    """Name -> what is said of it."""
+    """Name -> its docstring."""
     body = ast.parse(TABLE.read_text(encoding="utf-8")).body
     said = {}
     for entry, text in zip(body[1::2], body[2::2], strict=True):

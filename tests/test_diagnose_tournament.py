@@ -1,4 +1,4 @@
-"""The tournament on scripted losses: which replays are run, in which order, and which causes are claimed."""
+"""The tournament with scripted losses: which replays run, in which order, and which causes are claimed."""
 
 import pytest
 from scripted_replays import ScriptedReplayer, window
@@ -84,12 +84,12 @@ def test_the_other_change_is_tried_where_the_first_removes_less_than_half():
 def test_a_cause_that_other_seeds_do_not_confirm_gives_way_to_the_next():
     shares = {"no 03": (0.9, 0.0, 0.0), "even": 0.8}
     assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew").causes == ["label_skew"]
-    # Not where the budget is spent: 4 rounds with nothing changed, 8 of two candidates, 8 of a second seed.
+    # Not if the budget is spent: 4 rounds with nothing changed, 8 for two candidates, 8 for a second seed.
     assert Played(ScriptedReplayer(shares), "faulty_clients", "label_skew", allowed=20).causes == []
 
 
 def test_the_next_cause_is_looked_at_while_two_replays_are_affordable():
-    # 28 rounds are spent when the first is not confirmed: 12 of the run's own seed, 16 of two others.
+    # 28 rounds are spent when the first cause is not confirmed: 12 with the run's own seed, 16 with two other seeds.
     shares = {"no 03": (0.9, 0.0, 0.0), "even": 0.8}
     for allowed, causes in ((35, []), (36, ["label_skew"])):
         replays = ScriptedReplayer(shares)
@@ -103,7 +103,7 @@ def test_two_seeds_that_disagree_are_settled_by_a_third_beyond_the_budget():
     assert played.causes == ["faulty_clients"]
     agreeing = {"no 03": (1.0, 0.9, 1.0)}
     assert Played(ScriptedReplayer(agreeing), "faulty_clients", allowed=0).ran == [("no 03", 0), ("no 03", 1)]
-    # Two seeds take 16 rounds; a third one and the replay that changes nothing take 8.
+    # Two seeds take 16 rounds. A third seed and its replay with nothing changed take 8.
     for allowed, num_seeds in ((23, 2), (24, 3)):
         assert len(Played(ScriptedReplayer(agreeing), "faulty_clients", allowed=allowed).ran) == num_seeds
 
@@ -118,7 +118,7 @@ def test_a_second_cause_beyond_the_first_is_proven_by_both_changes():
 
 
 def test_a_second_cause_that_ends_the_other_loss_is_proven_by_that():
-    # Half of train_loss's rise is left without the first cause, and more than half of that goes with the second.
+    # Without the first cause, half of train_loss's rise is left. Without the second, more than half of this goes away.
     replays = ScriptedReplayer({"slow": 1.0, "slow and no 03": 1.0}, train={"slow": 0.5, "slow and no 03": 0.8})
     played = Played(replays, "faulty_clients", "client_learning_rate", steep=True)
     assert played.causes == ["client_learning_rate", "faulty_clients"]
@@ -130,7 +130,7 @@ def test_a_second_cause_that_ends_the_other_loss_is_proven_by_that():
     ("shares", "overshooting", "otherwise"),
     [
         ({"even": 0.6, "slow": 0.9}, ["client_learning_rate"], ["label_skew"]),
-        # The rate removes the rise alone, but nothing beyond the first cause.
+        # The rate alone removes the rise, but it adds nothing to the first cause.
         (
             {"no 03": 0.9, "slow": 0.8, "no 03 and slow": 0.9},
             ["faulty_clients", "client_learning_rate"],
@@ -148,7 +148,7 @@ def test_a_second_cause_that_does_nothing_halfway_is_not_run_on():
     shares = {"slow": 0.9, "no 03": 0.3, "slow and no 03": 0.9}
     played = Played(ScriptedReplayer(shares), "faulty_clients", "client_learning_rate", steep=True)
     assert played.causes == ["client_learning_rate"]
-    # Nothing changed thrice, two candidates, half of both, two more seeds.
+    # Three replays with nothing changed, two candidates, half a replay of both, two more seeds.
     assert played.spent == 3 * 4 + 2 * 4 + 2 + 2 * 4
 
 
@@ -166,7 +166,7 @@ def test_a_candidate_that_cannot_be_the_second_does_not_end_the_search(before, r
 
 def test_a_second_cause_is_not_tried_where_the_budget_is_spent():
     shares = {"slow": 0.6, "no 03": 0.3, "slow and no 03": 1.0}
-    for allowed, second in ((24, True), (23, False)):  # 12 rounds are spent; 3 replays of 4 rounds more
+    for allowed, second in ((24, True), (23, False)):  # 12 rounds are spent; 3 more replays have 4 rounds each
         replays = ScriptedReplayer(shares)
         Played(replays, "faulty_clients", "client_learning_rate", steep=True, allowed=allowed)
         assert (("slow and no 03", 0) in replays.ran) is second
@@ -202,7 +202,7 @@ def test_overfitting_comes_after_pairs_where_a_cause_has_evidence():
     shares = {"no 03": 0.4, "plain": 0.3, "stopped": 1.0, "no 03 and plain": 0.9}
     causes = ("faulty_clients", "server_learning_rate", "overfitting")
     assert Played(ScriptedReplayer(shares), *causes).causes == ["faulty_clients", "server_learning_rate"]
-    # The fallback: no pair removes the rise either.
+    # Overfitting is the fallback if no pair removes the rise.
     shares["no 03 and plain"] = 0.5
     assert Played(ScriptedReplayer(shares), *causes).causes == ["overfitting"]
     shares["stopped"] = 0.4
@@ -212,7 +212,7 @@ def test_overfitting_comes_after_pairs_where_a_cause_has_evidence():
 def test_two_joint_causes_are_each_proven_by_both_changes():
     shares = {"plain": 0.45, "no 03": 0.4, "plain and no 03": (0.9, 0.9, 0.9)}
     played = Played(ScriptedReplayer(shares), "server_learning_rate", "faulty_clients")
-    assert played.causes == ["faulty_clients", "server_learning_rate"]  # the more specific first
+    assert played.causes == ["faulty_clients", "server_learning_rate"]  # the more specific cause comes first
     assert played.changes == ["plain and no 03"] * 2
     assert [len(proof.effect.by_seed) for proof in played.proven] == [3, 3]
 
@@ -252,4 +252,4 @@ def test_failures_that_are_not_proven_are_a_candidate_among_the_others():
     assert not played.failures.effect.proven
     assert [one.cause for one in played.entered] == ["non_finite", "label_skew"]
     assert played.causes == ["label_skew"]
-    assert [says for says, _ in replays.ran].count("no 05") == 3  # not once more
+    assert [says for says, _ in replays.ran].count("no 05") == 3  # it is not replayed again

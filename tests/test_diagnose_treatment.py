@@ -1,4 +1,4 @@
-"""Which remedies are tried, and which are proposed: scripted losses, no training."""
+"""Which remedies are tried and proposed, with scripted losses and without training."""
 
 from dataclasses import dataclass, field
 
@@ -65,14 +65,14 @@ def test_remedies_that_the_settings_refuse_are_passed_over():
 
 
 def test_remedies_of_a_second_cause_are_tried_beside_the_best_of_the_first():
-    # The rate takes all of val_loss's rise back, and multi-Krum beside it all of train_loss's.
+    # The rate removes all of val_loss's rise. Multi-Krum in addition removes all of train_loss's rise.
     val = {RATES[0]: 1.0, RATES[1]: 0.5, **dict.fromkeys(BOTH.values(), 1.0)}
     replays = ScriptedReplayer(val, train={BOTH["aggregate with multi-Krum"]: 1.0})
     tried, proposed = treated(replays, RATE, FAULTY)
     assert [says for says, _ in replays.ran] == [*RATES, *BOTH.values()]
     assert sorted(one.remedy.says for one in tried) == sorted([*RATES, *BOTH.values()])
     assert [one.recovers for one in tried] == sorted((one.recovers for one in tried), reverse=True)
-    # What is reported is the share of the first cause's loss.
+    # The reported share is the share of the first cause's loss.
     assert {one.remedy.says: one.recovers for one in tried}[RATES[1]] == pytest.approx(0.5)
     assert {cause: one.remedy.says for cause, one in proposed.items()} == dict.fromkeys(
         ("client_learning_rate", "faulty_clients"), BOTH["aggregate with multi-Krum"]
@@ -82,7 +82,7 @@ def test_remedies_of_a_second_cause_are_tried_beside_the_best_of_the_first():
 
 @pytest.mark.parametrize(("more", "both"), [(0.12, True), (0.08, False)])
 def test_both_are_proposed_only_for_a_twentieth_more(more, both):
-    # The mean over the two losses: half of what train_loss gains.
+    # The mean over the two losses gains half of what train_loss gains.
     val = {RATES[0]: 1.0, **dict.fromkeys(BOTH.values(), 1.0)}
     _, proposed = treated(ScriptedReplayer(val, train={BOTH["aggregate with multi-Krum"]: more}), RATE, FAULTY)
     assert ("faulty_clients" in proposed) is both
@@ -111,7 +111,7 @@ def test_a_single_remedy_of_a_second_cause_is_enough():
 
 @dataclass
 class Recorder(ScriptedReplayer):
-    """Remembers the changes that were begun."""
+    """A stand-in that records the changes that were begun."""
 
     begun: list[Change] = field(default_factory=list)
 
@@ -153,5 +153,5 @@ def test_remedies_of_failures_are_measured_by_failed_clients():
     assert {one.remedy.says: one.recovers for one in tried} == {says[0]: 0.75} | dict.fromkeys(says[1:], 0.0)
     assert proposed["non_finite"].remedy.says == says[0]
     assert tried[1].loss == pytest.approx(LEVEL)
-    # Without failures in the window there is nothing to take back, and nothing to divide by.
+    # Without failures in the window, nothing can be removed, and nothing is divided by 0.
     assert treated(ScriptedReplayer(), proof("non_finite", "05"))[0][0].recovers == 1.0

@@ -1,4 +1,4 @@
-"""Trials answer with plain numbers, run nothing twice, and know what is spent."""
+"""Trials return plain numbers, run nothing twice, and count the spent rounds."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_shares_falls_and_heights_by_hand():
     assert trials.effect(A).by_seed == (pytest.approx(0.5), pytest.approx(0.7))
     assert trials.removed(A) == pytest.approx(0.6)
     assert trials.removed(B, "train_loss") == pytest.approx(0.5)
-    # From a's 0.6 (half of the way, seed 0) to b's 0.3 is ln 2.
+    # With seed 0, a has the loss 0.6 (half of the rise) and b has 0.3: the fall is ln 2.
     assert trials.fall(A, B, "val_loss") == pytest.approx(np.log(2))
     assert trials.height(NO_CHANGE, "val_loss") == pytest.approx(np.log(4))
     assert trials.height(B, "val_loss") == pytest.approx(0.0)
@@ -40,7 +40,7 @@ def test_a_loss_whose_level_is_not_known_has_no_height_and_no_fall():
     trials = Trials(ScriptedReplayer({"a": 0.5}), window(train_loss=None), 100)
     trials.run(A)
     assert trials.height(A, "train_loss") == trials.fall(NO_CHANGE, A, "train_loss") == 0.0
-    # The share is that of the rise above the other loss's level.
+    # The share is measured above the level of the loss that rose.
     assert trials.removed(A, "train_loss") == pytest.approx(0.5)
 
 
@@ -66,7 +66,7 @@ def test_nothing_is_run_twice_and_the_budget_counts_every_round():
     assert trials.spent == 8
     assert trials.affords(2)
     assert not trials.affords(3)
-    trials.run(A, seed=1)  # and nothing changed with that seed
+    trials.run(A, seed=1)  # includes the replay with nothing changed and this seed
     assert trials.spent == 16
     assert trials.affords(0)
     assert not trials.affords(1)
@@ -103,9 +103,9 @@ def test_failed_clients_are_those_of_the_window():
         trials.run(change)
     assert trials.failed(NO_CHANGE) == 8
     assert trials.failed(A) == 4
-    assert trials.failed(B) == 10  # it broke down: all clients
+    assert trials.failed(B) == 10  # it broke down, so all clients count
     assert trials.losses(B)[2:] == [np.inf, np.inf]
-    # The replay that changes nothing has been run farther than the window.
+    # The replay with nothing changed was run beyond the window.
     assert [len(losses) for losses in trials.series(A, "val_loss")] == [4, 4]
     assert len(trials.losses(NO_CHANGE)) == 4
 
@@ -113,7 +113,7 @@ def test_failed_clients_are_those_of_the_window():
 def test_levels_stand_for_the_loss_that_rose():
     trials = Trials(ScriptedReplayer({"a": 1.0}), window("train_loss", train_loss=2 * LEVEL), 100)
     trials.run(A)
-    # From 1.2 to 0.3 above a level of 0.6: twice the rise.
+    # From 1.2 to 0.3 at a level of 0.6 is twice the rise.
     assert trials.removed(A) == pytest.approx(1.0)
     assert trials.effect(A).by_seed == (pytest.approx(2.0),)
     assert trials.window.other == "val_loss"
@@ -123,8 +123,8 @@ def test_the_share_of_a_column_is_of_what_that_column_does_with_nothing_changed(
     replays = ScriptedReplayer({"a": 0.2}, train={"": 0.5, "a": 0.75})
     trials = Trials(replays, window(), 100)
     trials.run(A)
-    # Of the training loss half of the way is left with nothing changed and a quarter with a: 1 - 1/4 / (1/2). Of the
-    # way of val_loss, which is whole with nothing changed, it would be 3/4.
+    # The training loss has 1/2 of the rise with nothing changed and 1/4 with a: the share is 1 - 1/4 / (1/2). Compared
+    # with val_loss, which has the whole rise with nothing changed, it would be 3/4.
     assert trials.effect(A, "train_loss").by_seed == (pytest.approx(0.5),)
     assert trials.effect(A).by_seed == (pytest.approx(0.2),)
 
@@ -132,11 +132,11 @@ def test_the_share_of_a_column_is_of_what_that_column_does_with_nothing_changed(
 def test_replays_of_unequal_length_are_compared_in_the_rounds_that_both_have():
     trials = Trials(ScriptedReplayer({"a": (0.5, 0.7)}, broken_from={"": 18}), window(), 100)
     trials.run(A, until=17)
-    # With nothing changed, rounds 18 and 19 have no loss; a was replayed in 16 and 17, and removes half of theirs.
+    # With nothing changed, rounds 18 and 19 have no loss. a was replayed in 16 and 17 and removes half of their rise.
     assert trials.effect(A).by_seed == (pytest.approx(0.5),)
     trials.run(A)
     trials.run(A, seed=1, until=17)
     unchanged, changed = trials.series(A, "val_loss")
-    # The second seed has two rounds, so the means over both seeds have two as well.
+    # The second seed has two rounds, so the means over both seeds have two rounds.
     assert unchanged == (pytest.approx(RISEN),) * 2
     assert changed == (pytest.approx((loss_of(0.5) + loss_of(0.7)) / 2),) * 2

@@ -1,4 +1,4 @@
-"""The rules about a client's update, each on both sides of its numbers."""
+"""The rules about a client's update, each just below and just above its bound."""
 
 from dataclasses import replace
 
@@ -27,9 +27,9 @@ def test_update_within_5_percent_of_what_training_gives_is_verified(ratio: float
     ("changes", "expected"),
     [
         ({}, True),
-        ({"cosine": -0.39}, False),  # less than half of what it was, reversed
+        ({"cosine": -0.39}, False),  # less than half of the earlier cosine, reversed
         ({"cosine": -0.4}, False),
-        ({"cosine_before": 0.29}, False),  # did not agree with the others before
+        ({"cosine_before": 0.29}, False),  # the update did not agree with the others before
         ({"cosine_before": 0.3}, False),
         ({"cosine_before": 0.31}, True),
         ({"cosine_before": NAN}, False),
@@ -73,7 +73,7 @@ def test_update_goes_uphill_from_a_cosine_of_a_quarter(slope: float, norm: float
         ({}, True),
         ({"norm": 3.0}, False),
         ({"norm_per_step": 3.0}, False),  # more steps explain it
-        ({"grown": 3.0}, False),  # has always been long
+        ({"grown": 3.0}, False),  # the updates were always long
         ({"grown": NAN}, True),  # no past to compare with
     ],
 )

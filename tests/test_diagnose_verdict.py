@@ -1,4 +1,4 @@
-"""The rules by which replays prove a cause, each on plain numbers."""
+"""The rules by which replays prove a cause, on plain numbers."""
 
 import pytest
 
@@ -27,7 +27,7 @@ from tasks.diagnose.verdict import (
 
 
 def contenders(**shares):
-    """`faulty_clients=0.8`, ... -> contenders in this order; a sequence of shares is as many of one cause."""
+    """`faulty_clients=0.8`, … -> contenders in this order; a tuple of shares gives as many contenders of one cause."""
     listed = [
         (cause, share)
         for cause, several in shares.items()
@@ -48,14 +48,14 @@ def test_a_candidate_is_given_up_below_a_tenth_or_two_margins_below_the_best():
     assert not worth_finishing("label_skew", 0.09, 0.0)
     assert worth_finishing("label_skew", 0.51, 0.9)
     assert not worth_finishing("label_skew", 0.49, 0.9)
-    assert worth_finishing("faulty_clients", 0.1, 0.9)  # something speaks for it
+    assert worth_finishing("faulty_clients", 0.1, 0.9)  # the cause has evidence of its own
     assert not worth_finishing("faulty_clients", 0.09, 0.0)
 
 
 def test_more_specific_cause_is_believed_within_the_margin():
     for share, cause in ((0.81, "faulty_clients"), (0.79, "label_skew")):
         assert cause_of(most_specific(contenders(label_skew=1.0, faulty_clients=share), tuple(CAUSES))) == cause
-    # A more specific one that removes more is believed anyway.
+    # A more specific cause that removes more is believed in any case.
     assert cause_of(most_specific(contenders(label_skew=0.6, faulty_clients=1.0), tuple(CAUSES))) == "faulty_clients"
     assert cause_of(most_specific(contenders(label_skew=0.6, quantity_skew=0.5), tuple(CAUSES))) == "quantity_skew"
 
@@ -63,7 +63,7 @@ def test_more_specific_cause_is_believed_within_the_margin():
 def test_half_of_the_rise_is_the_least():
     assert most_specific(contenders(faulty_clients=0.49), tuple(CAUSES)) is None
     assert cause_of(most_specific(contenders(faulty_clients=0.5), tuple(CAUSES))) == "faulty_clients"
-    # Within the margin, but less than half.
+    # Within the margin, but less than half of the rise.
     assert cause_of(most_specific(contenders(faulty_clients=0.49, label_skew=0.6), tuple(CAUSES))) == "label_skew"
     assert most_specific([], tuple(CAUSES)) is None
 
@@ -76,14 +76,14 @@ def test_of_one_cause_the_change_that_removes_more_is_believed():
 @pytest.mark.parametrize(
     ("shares", "steep", "cause"),
     [
-        # Where steps overshoot, a lower rate is a cause among the others; the order puts it behind them.
+        # If steps overshoot, a lower rate is a cause like the others; the order puts it last.
         ({"label_skew": 0.6, "client_learning_rate": 0.9}, True, "client_learning_rate"),
         ({"label_skew": 0.75, "client_learning_rate": 0.9}, True, "label_skew"),
-        # Where none does, it only delays what else raises the loss.
+        # If steps do not overshoot, a lower rate only delays any other rise.
         ({"label_skew": 0.6, "client_learning_rate": 0.9}, False, "label_skew"),
         ({"label_skew": 0.4, "client_learning_rate": 0.9}, False, "client_learning_rate"),
         ({"client_learning_rate": 0.4}, False, None),
-        # Overfitting comes before a lower rate, and in place of a skew that explains less.
+        # Overfitting comes before a lower rate, and replaces a skew that explains less.
         ({"client_learning_rate": 0.9, "overfitting": 0.6}, False, "overfitting"),
         ({"client_learning_rate": 0.9, "overfitting": 0.4}, False, "client_learning_rate"),
         ({"client_learning_rate": 0.9, "overfitting": 1.0}, True, "client_learning_rate"),
@@ -91,7 +91,7 @@ def test_of_one_cause_the_change_that_removes_more_is_believed():
         ({"quantity_skew": 0.85, "overfitting": 1.0}, False, "quantity_skew"),
         ({"quantity_skew": 0.7, "overfitting": 1.0}, True, "quantity_skew"),
         ({"faulty_clients": 0.7, "overfitting": 1.0}, False, "faulty_clients"),
-        # Alone it is not believed here.
+        # Overfitting alone is not believed here.
         ({"overfitting": 1.0}, False, None),
         ({"overfitting": 1.0}, True, None),
         ({}, False, None),
@@ -114,13 +114,13 @@ def test_another_seed_is_run_where_it_must_be_or_may_be():
     assert another_seed(1, Effect((0.9,)), affordable=False)
     assert another_seed(2, agree, affordable=True)
     assert not another_seed(2, agree, affordable=False)
-    assert another_seed(2, disagree, affordable=False)  # a third settles it
-    assert another_seed(2, Effect((0.1, 0.9)), affordable=False)  # half of the rise is enough for that
-    assert not another_seed(2, Effect((0.1, 0.8)), affordable=False)  # less than half: there is nothing to settle
+    assert another_seed(2, disagree, affordable=False)  # a third seed settles it
+    assert another_seed(2, Effect((0.1, 0.9)), affordable=False)  # a mean of half of the rise is enough
+    assert not another_seed(2, Effect((0.1, 0.8)), affordable=False)  # less than half: nothing to settle
 
 
 def test_failures_count_by_seed():
-    # 4 of 4 and 3 of 4 gone; a seed without failures shows nothing.
+    # 4 of 4 and 3 of 4 failures are gone. A seed without failures shows nothing.
     assert failures_removed([4, 4, 0], [0, 1, 0]) == Effect((1.0, 0.75))
     assert not failures_removed([0, 0, 0], [0, 0, 0]).proven
 
@@ -136,22 +136,22 @@ def change(cause="faulty_clients", **numbers):
 @pytest.mark.parametrize(
     ("second", "counted"),
     [
-        # 1. A fifth of the rise, of any cause.
+        # 1. A cause counts if it removes a fifth of the rise.
         (change("client_learning_rate", share=0.2, fall=0.1), SecondCause(0.1, False)),
         (change("client_learning_rate", share=0.19, fall=0.4), None),
         (change("client_learning_rate", share=0.2, fall=0.0), None),
-        # 2. A lasting fall of the loss, of a cause with evidence.
+        # 2. A cause with evidence counts if it lowers the loss by LASTING.
         (change(fall=0.15), SecondCause(0.15, False)),
         (change(fall=0.14), None),
-        # 3. Half of what is left of the other loss's rise, of a cause with evidence.
+        # 3. A cause with evidence counts if it removes half of what is left of the other loss's rise.
         (change(other_rise=1.0, other_left=1.0, other_fall=0.5), SecondCause(0.5, True)),
         (change("client_learning_rate", other_rise=1.0, other_left=1.0, other_fall=1.0), None),
         (change(other_rise=1.0, other_left=1.0, other_fall=0.49), None),
-        (change(other_rise=0.09, other_left=1.0, other_fall=1.0), None),  # it did not rise
+        (change(other_rise=0.09, other_left=1.0, other_fall=1.0), None),  # the other loss did not rise
         (change(other_rise=1.0, other_left=0.09, other_fall=0.2), None),  # nothing is left
-        (change(other_rise=1.0, other_left=0.2, other_fall=0.14), None),  # no lasting part
+        (change(other_rise=1.0, other_left=0.2, other_fall=0.14), None),  # the fall is below LASTING
         (change(other_rise=1.0, other_left=0.2, other_fall=0.16), SecondCause(0.16, True)),
-        # Where both losses fall, the one that rose counts.
+        # If both losses fall, the loss that rose counts.
         (change(fall=0.2, other_rise=1.0, other_left=1.0, other_fall=0.9), SecondCause(0.2, False)),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_second_change_that_does_nothing_halfway_is_given_up():
     assert gives_up_second(change(fall=0.019))
     assert not gives_up_second(change(fall=0.02))
     assert not gives_up_second(change(other_fall=0.02))
-    assert gives_up_second(change("client_learning_rate", other_fall=0.02))  # the other loss counts with evidence only
+    assert gives_up_second(change("client_learning_rate", other_fall=0.02))  # the other loss counts only with evidence
 
 
 def test_a_second_cause_with_evidence_comes_before_a_lower_rate():
@@ -172,7 +172,7 @@ def test_a_second_cause_with_evidence_comes_before_a_lower_rate():
     assert outranks(*faulty, rate)
     assert not outranks(*rate, faulty)
     assert outranks(change(), SecondCause(0.3, True), faulty)
-    assert not outranks(*faulty, faulty)  # of equal ones the first stays
+    assert not outranks(*faulty, faulty)  # of two equal causes, the first stays
 
 
 @pytest.mark.parametrize(

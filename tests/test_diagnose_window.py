@@ -1,4 +1,4 @@
-"""What is compared of two replays: the rounds that count, how many they are, and the losses before the rise."""
+"""The rounds of two replays that are compared, and the losses before the rise."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ ALL = log({(r, c): 0.4 for r in range(1, 21) for c in "ab"})
 def test_level_is_the_lower_one_of_the_log_and_the_model():
     assert incident().level(0.3) == 0.3
     assert incident().level(0.7) == 0.5
-    assert incident("train_loss").level(0.3) == 0.5  # the model's loss is that of the hold-out data
+    assert incident("train_loss").level(0.3) == 0.5  # the model's loss is a hold-out loss
     assert incident(loss_before=None).level(0.7) == 0.7
 
 
@@ -49,7 +49,7 @@ def test_levels_of_both_losses():
     losses = {(r, "a"): 0.1 * r for r in range(1, 21)}
     compared = window(incident(), log(losses), 0.3, 14)
     assert compared.levels["val_loss"] == compared.level == 0.3
-    # The geometric mean of the four rounds before: 7 to 10.
+    # The geometric mean of the four rounds before, 7 to 10.
     assert compared.levels["train_loss"] == pytest.approx((0.7 * 0.8 * 0.9 * 1.0) ** 0.25)
     of_training = window(incident("train_loss"), log(losses), 0.3, 14)
     assert (of_training.level, of_training.levels["val_loss"], of_training.other) == (0.5, 0.3, "val_loss")
@@ -89,12 +89,12 @@ def test_training_loss_is_weighted_and_leaves_out_what_failed():
     losses = {(1, "a"): 1.0, (1, "b"): 4.0, (1, "c"): 9.0, (2, "a"): 2.0, (2, "b"): np.nan, (3, "a"): 0.0}
     weights = {"a": 3.0, "b": 1.0, "c": 0.0}
     made = log(losses, weights, failed=[(1, "c")])
-    # Round 1: (3 · 1 + 1 · 4) / 4 = 1.75; round 2: 2; round 3: nothing above 0.
+    # Round 1 has (3 · 1 + 1 · 4) / 4 = 1.75, round 2 has 2, and round 3 has no loss above 0.
     assert training_loss(made, [1, 2, 3]) == pytest.approx((1.75 * 2) ** 0.5)
     assert training_loss(made, [1], without=("a",)) == pytest.approx(4.0)
     assert training_loss(made, [3]) is None
     assert training_loss(made, []) is None
-    assert training_loss(log({(1, "a"): 2.0}, {"a": 0.0}), [1]) is None  # nobody has a weight
+    assert training_loss(log({(1, "a"): 2.0}, {"a": 0.0}), [1]) is None  # no client has a weight
 
 
 def test_training_loss_of_a_log_with_fewer_columns():
@@ -104,7 +104,7 @@ def test_training_loss_of_a_log_with_fewer_columns():
         return ClientLog(rounds, ("a", "b"), signals, nobody, nobody)
 
     losses = np.array([1.0, 4.0])
-    # (2 · 1 + 1 · 4) / 3; without sizes each client counts once.
+    # (2 · 1 + 1 · 4) / 3. Without sizes, each client counts once.
     assert training_loss(of(loss_before=losses, num_examples=np.array([2.0, 1.0])), [1]) == pytest.approx(2.0)
     assert training_loss(of(loss_before=losses), [1]) == pytest.approx(2.5)
     assert training_loss(of(), [1]) is None
@@ -116,16 +116,16 @@ SPAN = {"start": 10, "first": 12, "alarm": 13, "half_risen": 13, "until": 30, "l
 @pytest.mark.parametrize(
     ("changes", "last"),
     [
-        ({"allowed": 50}, 15),  # 3 candidates and 3 + 2 · 2 others: 10 replays of 5 rounds
+        ({"allowed": 50}, 15),  # 3 candidates and 3 + 2 · 2 other replays: 10 replays of 5 rounds
         ({"allowed": 59}, 15),
         ({"allowed": 60}, 16),
         ({"allowed": 60, "num_candidates": 5}, 15),
         ({"allowed": 1000}, 22),  # at most 12 rounds
         ({"allowed": 1000, "until": 18}, 18),  # not beyond the rise
         ({"allowed": 0, "until": 12}, 14),  # three rounds of the rise
-        ({"allowed": 0, "alarm": 17, "half_risen": 16}, 16),  # until half of it is visible
-        ({"allowed": 0, "alarm": 16, "half_risen": 17}, 16),  # or it is sure
-        ({"allowed": 0, "alarm": 29, "half_risen": 29}, 22),  # and that no longer than 12 rounds
+        ({"allowed": 0, "alarm": 17, "half_risen": 16}, 16),  # until half of the rise is visible
+        ({"allowed": 0, "alarm": 16, "half_risen": 17}, 16),  # or until the rise is sure
+        ({"allowed": 0, "alarm": 29, "half_risen": 29}, 22),  # but at most 12 rounds
         ({"allowed": 1000, "last_of_run": 13}, 13),
     ],
 )
@@ -140,7 +140,7 @@ def test_budget_counts_at_least_fifteen_rounds():
 
 def test_half_of_a_rise_is_on_the_logarithm():
     logged = dict(zip(range(14, 22), [0.9, 0.3, 0.35, 0.5, 0.7, 1.2, 1.2, 1.2], strict=True))
-    # From 0.3 to 1.2 is ln 4; half of it, 0.6, is passed in round 18. Round 14 is before the rise.
+    # From 0.3 to 1.2 is ln 4. Half of it, at 0.6, is passed in round 18. Round 14 is before the rise.
     assert half_risen_round(logged, 0.3, 1.2, first=16, alarm=21) == 18
     assert half_risen_round({**logged, 17: 0.6}, 0.3, 1.2, first=16, alarm=21) == 17
     assert half_risen_round({**logged, 16: 0.6}, 0.3, 1.2, first=16, alarm=21) == 16  # in the first round of the rise
@@ -151,13 +151,13 @@ def test_half_of_a_rise_is_on_the_logarithm():
 @pytest.mark.parametrize(
     ("replayed", "logged", "loss_after", "came_again"),
     [
-        # From 1 to 4 in the log: half of it is 2.
+        # The log rises from 1 to 4: on the logarithm, half of it is 2.
         ([1.0, 2.1], [4.0], 4.0, True),
         ([1.0, 1.9], [4.0], 4.0, False),
-        ([2.0], [4.0], 4.0, False),  # half is not more than half
-        ([1.3, 1.3], [4.0], 4.0, False),  # a rise by 30 % is not that of the log
-        ([1.3, 1.1], [1.5], 4.0, True),  # but it is where the log shows no more in these rounds
-        ([1.3, 1.1], [9.0], 1.5, True),  # nor at its height
+        ([2.0], [4.0], 4.0, False),  # exactly half is not enough
+        ([1.3, 1.3], [4.0], 4.0, False),  # a rise by 30 % is not the logged rise
+        ([1.3, 1.1], [1.5], 4.0, True),  # enough if the log shows little in these rounds
+        ([1.3, 1.1], [9.0], 1.5, True),  # or if the logged height is small
         ([math.inf], [4.0], None, True),
         ([1.9], [4.0], None, False),
         ([1.0, 2.1], [], 4.0, True),  # rounds that were not measured
@@ -165,7 +165,7 @@ def test_half_of_a_rise_is_on_the_logarithm():
         ([2.0], [0.9], 4.0, False),  # no rise in the log
         ([2.0], [1.0], 4.0, False),
         ([math.inf], [], None, True),
-        ([99.0], [], None, False),  # of a loss that is not finite half is 100 times the level
+        ([99.0], [], None, False),  # half of the rise of a loss that is not finite is 100 times the level
     ],
 )
 def test_reproduced_is_half_of_the_logged_rise(replayed, logged, loss_after, came_again):

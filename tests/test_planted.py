@@ -1,4 +1,4 @@
-"""The planted-cause suite: its scoring by hand, and one case from end to end."""
+"""The suite of planted causes: its scores, computed by hand, and one case from end to end."""
 
 import importlib.util
 import itertools
@@ -42,11 +42,11 @@ def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, An
 
 
 def test_wilson_interval_solves_its_equation() -> None:
-    # The bounds are where |rate - p| = z sqrt(p (1 - p) / n), by Wilson's definition.
+    # Wilson's bounds solve |rate - p| = z sqrt(p (1 - p) / n).
     for hits, of in ((1, 10), (7, 9), (50, 200)):
         for bound in score.wilson(hits, of):
             assert abs(hits / of - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / of))
-    # All right: the lower bound solves 1 - p = z sqrt(p (1 - p) / n), so p = n / (n + z²).
+    # If all are right, the lower bound solves 1 - p = z sqrt(p (1 - p) / n), so p = n / (n + z²).
     assert score.wilson(20, 20) == pytest.approx((20 / (20 + 1.959964**2), 1.0))
     assert score.wilson(0, 0) == (0.0, 1.0)
 
@@ -65,12 +65,12 @@ def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
         _result([], [faulty], called_faulty=["07"]),
     ]
     found = score.rates(results)
-    assert found["cause named first"] == (2, 3)  # the one without a rise does not count
+    assert found["cause named first"] == (2, 3)  # the case without a rise does not count
     assert found["with two planted, both among the first two"] == (1, 2)
     assert found["the planted clients found: one faulty"] == (1, 2)
     assert found["the planted clients found: several faulty"] == (0, 1)
     assert found["a claim where nothing was planted"] == (1, 2)
-    # 04 and 07 of 9 runs with 10 clients, less 1 + 1 + 2 + 1 + 1 + 1 that were planted.
+    # 04 and 07, of 9 runs with 10 clients, minus the 1 + 1 + 2 + 1 + 1 + 1 planted clients.
     assert found["honest clients called faulty, in non-IID runs"] == (2, 83)
     assert score.confusion(results)["overfitting (no rise)"] == {"none": 1}
     assert "No rise: made.digits.0" in score.report(results)
@@ -85,12 +85,12 @@ def test_delay_counts_the_onset_as_one_and_a_false_alarm_as_never() -> None:
 
 
 def test_planted_clients_hold_at_least_half_the_mean() -> None:
-    # 100 + 8 * 10 + 90 examples in 10 clients: half the mean is 13.5, which only "00" and "09" have.
+    # 10 clients have 100 + 8 * 10 + 90 examples. Half the mean is 13.5; only "00" and "09" have as many.
     sizes = {f"{k:02}": 10 for k in range(10)} | {"00": 100, "09": 90}
     one = {client for seed in range(20) for client in cases.Case("flip_one", "digits", seed).clients(sizes)}
     assert one == {"00", "09"}
     several = cases.Case("flip_several", "digits", 0)
-    assert several.clients(sizes) == ["00", "01", "09"]  # too few: the three largest, ties by name
+    assert several.clients(sizes) == ["00", "01", "09"]  # these are too few, so the three largest, ties by name
     assert several.clients(dict(reversed(sizes.items()))) == several.clients(sizes)
 
 
@@ -107,14 +107,14 @@ def test_onset_is_the_first_round_with_something_planted() -> None:
     one = cases.Case("scaled_one", "digits_part", 0)
     (planted,) = one.clients(sizes)
     others = sorted(set(sizes) - {planted})
-    # It takes part in round 3, while it is healthy, and next in round 18.
+    # The client takes part in round 3, while it is healthy, and next in round 18.
     rounds = [[planted] if number in (3, 18) else others for number in range(1, 31)]
     assert one.onset(sizes, rounds) == 18
     assert one.onset(sizes, [others] * 30) is None
     assert cases.Case("client_rate", "digits_part", 0).onset(sizes, rounds) == 16
-    # Of a pair with a rate, which is everybody's, the onset is the rate's.
+    # A pair with a rate has the onset of the rate, which acts on all clients.
     assert cases.Case("flip_server_rate", "digits_part", 0).onset(sizes, [others] * 30) == 16
-    # All but the planted clients lose their examples.
+    # All clients lose their examples, except the planted one.
     skewed = cases.Case("quantity_skew", "digits_part", 0)
     assert skewed.onset(sizes, [skewed.clients(sizes)] * 20 + [others] * 10) == 21
     assert cases.Case("none_iid", "digits_part", 0).onset(sizes, rounds) is None
@@ -154,7 +154,7 @@ def test_one_case_leaves_a_workspace_a_truth_and_a_result(tmp_path: Path) -> Non
     assert (tmp_path / case / "workspace/reports/clients.csv").is_file()
     assert not (tmp_path / case / "workspace/truth.json").exists()
     again = subprocess.run([*command, case], capture_output=True, text=True, timeout=600)
-    assert again.stdout == ""  # it has a result
+    assert again.stdout == ""  # the case has a result
 
 
 @pytest.mark.slow

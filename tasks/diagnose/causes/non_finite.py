@@ -42,7 +42,7 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
 NON_FINITE = CauseKind(
     words=Words(
         "results that are not finite",
-        "NaN or infinity came from {}",
+        "the results of {} contain NaN or infinity",
         "the clients' results contain NaN or infinity",
         "A calculation overflowed or divided by zero. An average with this result is not finite either.",
     ),
