@@ -1,4 +1,4 @@
-"""In what order, for whom, how often: Prefect, MLflow and DVC live here and only here."""
+"""Runs the steps of `tasks` with Prefect, MLflow and DVC; `tasks` imports none of the three."""
 
 import os
 
@@ -10,19 +10,22 @@ ENVIRONMENT = {
     # A temporary server takes 20 to 40 s to start on a slow machine; Prefect gives up after 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    # A user who presses Run waits for this; Prefect's default is 10 s.
+    # Seconds between two queries of the worker. A user who presses Run waits for the next one; Prefect's default is 10.
     "PREFECT_WORKER_QUERY_SECONDS": "3",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "true",
 }
-"""Variables that Prefect, MLflow and DVC read when imported: logs of the steps in the UI, timeouts, no telemetry."""
+"""Environment variables that Prefect, MLflow and DVC read when they are imported.
+
+They send the steps' logs to the UI, set timeouts and turn telemetry off.
+"""
 
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
-# If it is set to an empty text, Prefect starts a temporary server and then looks for its events elsewhere.
+# With an empty PREFECT_API_URL, Prefect starts a temporary server, but looks for its events at another address.
 if os.environ.get("PREFECT_API_URL") == "":
     del os.environ["PREFECT_API_URL"]
 
-# Every process of ours that could log an address imports this package, also a worker's, a pool's and Dask's.
+# Every process that could log an address imports this package: commands, workers, pool processes, Dask workers.
 known_secrets.guard()

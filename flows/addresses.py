@@ -1,6 +1,6 @@
-"""Addresses of servers, databases and remotes as they may be shown: without user, password, query and fragment.
+"""Addresses of servers, databases and remotes as they can be shown: without user, password, query and fragment.
 
-An address is read as the library that will use it reads it: httpx, SQLAlchemy, or the standard library.
+Each address is parsed by the library that will use it: httpx, SQLAlchemy, or the standard library.
 """
 
 import re
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from tasks.errors import InputError
 
 HIDDEN = "***"
-"""Stands for what must not be shown."""
+"""The text that replaces a secret."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}")
 
@@ -18,8 +18,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}")
 def without_password(address: str) -> str:
     """Returns scheme, host, port and path (or database) of `address`; `***` for parts that cannot be separated.
 
-    The library that will use the address must read the same place in the result, and no user and no query. A password
-    with a `/` or `@` that should have been encoded makes a library read another place than the user meant.
+    The result is shown only if the library that will use the address (1) finds the same place in the result and
+    (2) finds no user, password, query or fragment there. The check is necessary because a `/` or `@` in a password that
+    is not percent-encoded makes a library find another place than the user meant.
     """
     scheme, separator, rest = address.partition("://")
     if address == "databricks":
@@ -28,7 +29,7 @@ def without_password(address: str) -> str:
         return HIDDEN
     place = _place(address)
     if place is not None:
-        file = [rest] if scheme.startswith("sqlite") else []  # may hold an @
+        file = [rest] if scheme.startswith("sqlite") else []  # a file's path can hold an @
         for start in (rest.rpartition("@")[2], *file):
             shown = f"{scheme}://{re.split('[?#]', start, maxsplit=1)[0]}"
             if shown.isprintable() and _place(shown) == place and not _extras(shown):
@@ -49,7 +50,7 @@ def check_readable(name: str, address: str, example: str) -> None:
 
 
 def _place(address: str) -> tuple[Any, ...] | None:
-    """Returns host, port and path or database, as the library that uses the address reads them; None: it cannot."""
+    """Returns host, port and path or database as the library finds them in the address; None if it cannot read it."""
     try:
         if address.startswith(("http:", "https:")):
             import httpx
@@ -63,12 +64,12 @@ def _place(address: str) -> tuple[Any, ...] | None:
             return database.host, database.port, database.database
         split = urlsplit(address)
         return split.hostname, split.port, split.path
-    except Exception:  # each parser has errors of its own; whichever it raises, it cannot read the address
+    except Exception:  # each parser has its own errors; all mean that it cannot read the address
         return None
 
 
 def _extras(address: str) -> bool:
-    """Returns whether the library finds more than a place in the address."""
+    """Returns whether the library finds a user, a password, a query or a fragment in the address."""
     if address.startswith(("http:", "https:")):
         import httpx
 

@@ -1,6 +1,6 @@
-"""`python -m flows.compare`: a grid of settings over the same clients, and one table that says which is really better.
+"""`python -m flows.compare`: runs a grid of settings on the same clients, and writes one table that ranks them.
 
-Also the flow that its deployment runs.
+The deployment `compare` finds its flow in this module.
 """
 
 import argparse
@@ -18,25 +18,28 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
         prog="python -m flows.compare",
-        description="Run every combination of a grid of settings on the same clients, as one Prefect flow run. Writes "
-        "reports/compare.csv, .md and .png, and logs a parent run with a child a cell to MLflow.",
-        epilog="A list is one value: --grid preprocess.resize=[16,16],[8,8] has two. Unless the grid is about data or "
-        "partition, or partition.seed is set, all cells share the clients of the base's seed. The workers of a Dask "
-        "cluster need the repository's folder by the same path, PYTHONPATH and MLFLOW_TRACKING_URI; those on other "
-        "machines must reach the Prefect server at the command's PREFECT_API_URL.",
+        description="Run every combination (cell) of a grid of settings, as one Prefect flow run. Writes "
+        "reports/compare.csv, .md and .png. Logs one MLflow run for the comparison and a child run for each cell.",
+        epilog="A list counts as one value: --grid preprocess.resize=[16,16],[8,8] has two values. All cells have the "
+        "same clients, even if they differ in seed, unless (1) the grid changes a setting of data or partition, or (2) "
+        "-S partition.seed=-1 is given. Every Dask worker needs the repository's folder at the same path, PYTHONPATH "
+        "and MLFLOW_TRACKING_URI. Dask workers on other machines must reach the Prefect server at this command's "
+        "PREFECT_API_URL.",
     )
     parser.add_argument(
         "--grid",
         metavar="NAME=VALUE,VALUE",
         action="append",
         default=[],
-        help="a setting and its values; may be given again",
+        help="a setting and the values to compare; repeat it for more settings",
     )
-    add_settings_options(parser, "a setting to change in every cell")
+    add_settings_options(parser, "set one setting in every cell")
     parser.add_argument(
-        "--jobs", type=int, default=0, metavar="N", help="processes at a time; default: what cores and memory allow"
+        "--jobs", type=int, default=0, metavar="N", help="cells at a time; default: as many as cores and memory allow"
     )
-    parser.add_argument("--dask", default="", metavar="ADDRESS", help="run the cells on this Dask scheduler's workers")
+    parser.add_argument(
+        "--dask", default="", metavar="ADDRESS", help="run the cells on the workers of the Dask scheduler at ADDRESS"
+    )
     options = parser.parse_args(arguments)
     command.prepare()
     return command.run(lambda: _launch(options))
@@ -57,7 +60,7 @@ def _launch(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     sys.exit(main())
 
-# After the command: Prefect's import takes seconds, and `--help` must not wait for it.
+# Imported last: Prefect's import takes seconds, and `--help` must not wait for it.
 from flows.prefect_flows.comparison_flow import compare  # noqa: E402
 
 __all__ = ["compare", "main"]

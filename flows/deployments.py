@@ -1,4 +1,4 @@
-"""`python -m flows.deployments`: what a user schedules in the Prefect UI, and the worker that runs it."""
+"""`python -m flows.deployments`: registers the deployments that a user starts in the Prefect UI; runs their worker."""
 
 import argparse
 import os
@@ -23,16 +23,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command.Parser(
         prog="python -m flows.deployments",
         description="Register the deployments pipeline, compare and diagnose with the Prefect server at "
-        "PREFECT_API_URL, and run the worker that runs them, until Ctrl-C.",
-        epilog="The worker's flow runs log to the MLflow store of this repository, or to MLFLOW_TRACKING_URI.",
+        "PREFECT_API_URL. Then start a worker that runs them, until Ctrl-C.",
+        epilog="The flow runs log to this repository's MLflow store, or to MLFLOW_TRACKING_URI if that is set.",
     )
-    parser.add_argument("--pool", default=POOL, metavar="NAME", help="the process work pool; default: %(default)s")
     parser.add_argument(
-        "--register-only", "--no-worker", action="store_true", dest="only", help="register, and run no worker"
+        "--pool", default=POOL, metavar="NAME", help="name of the process work pool; default: %(default)s"
+    )
+    parser.add_argument(
+        "--register-only", "--no-worker", action="store_true", dest="only", help="register only; start no worker"
     )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument(
-        "--limit", type=_count, default=cores, metavar="N", help="flow runs at a time; default: one a core, %(default)s"
+        "--limit",
+        type=_count,
+        default=cores,
+        metavar="N",
+        help="flow runs at a time; default: one per core, %(default)s",
     )
     options = parser.parse_args(arguments)
     command.prepare()

@@ -1,4 +1,7 @@
-"""`python -m flows.diagnose RUN`: why did the loss of that run go up? Also the flow that its deployment runs."""
+"""`python -m flows.diagnose RUN`: explains why the loss of a run rose.
+
+The deployment `diagnose` finds its flow in this module.
+"""
 
 import sys
 from pathlib import Path
@@ -12,18 +15,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
         prog="python -m flows.diagnose",
-        description="Why did the loss of a run go up? Writes diagnosis.json, .md and .html beside its rounds.csv, or "
-        "into its MLflow run. As a Prefect flow run when PREFECT_API_URL is set.",
+        description="Explain why the loss of a run rose. Writes diagnosis.json, .md and .html next to its rounds.csv, "
+        "or into its MLflow run. If PREFECT_API_URL is set, the diagnosis is a Prefect flow run.",
     )
-    parser.add_argument("run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv")
-    parser.add_argument("--apply", action="store_true", help="then run the pipeline again with the best remedy")
+    parser.add_argument(
+        "run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv and clients.csv"
+    )
+    parser.add_argument("--apply", action="store_true", help="afterwards, run the pipeline again with the best remedy")
     options = parser.parse_args(arguments)
     command.prepare()
     return command.run(lambda: (_apply if options.apply else _report)(options.run))
 
 
 def _apply(run: str) -> None:
-    """Diagnoses, and runs the run's pipeline again with the remedy of the first cause."""
+    """Diagnoses the run, and runs its pipeline again with the remedy of the first cause that has one."""
     _find_prefect()
     from flows.prefect_flows.diagnosis_flow import params_with_remedy
 
@@ -33,7 +38,10 @@ def _apply(run: str) -> None:
 
 
 def _report(run: str) -> None:
-    """Diagnoses, as a flow run if there is a server: a temporary one takes half a minute to start."""
+    """Diagnoses the run. The diagnosis is a flow run only if a Prefect server is set.
+
+    Otherwise it is none: a temporary server would take half a minute to start.
+    """
     has_server = _find_prefect()
     from flows.prefect_flows.diagnosis_flow import diagnose, diagnosed
     from flows.running.failed_state import error_of
@@ -50,7 +58,11 @@ def _report(run: str) -> None:
 
 
 def _find_prefect() -> bool:
-    """Returns whether a Prefect server is set. Wrong settings of Prefect are an error here: its import would end."""
+    """Returns whether a Prefect server is set.
+
+    Raises:
+        InputError: a setting of Prefect is wrong. Without this check, the import of Prefect would fail.
+    """
     leave_the_console_to_prefect()
     from flows.serving import reachability
 
@@ -67,7 +79,7 @@ def _find_mlflow(run: str) -> None:
 if __name__ == "__main__":
     sys.exit(main())
 
-# After the command: Prefect's import takes seconds, and `--help` must not wait for it.
+# Imported last: Prefect's import takes seconds, and `--help` must not wait for it.
 from flows.prefect_flows.diagnosis_flow import diagnose  # noqa: E402
 
 __all__ = ["diagnose", "main"]

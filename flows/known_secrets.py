@@ -1,7 +1,7 @@
-"""Secrets of the addresses in use, taken out of every text that is shown: errors, log records, tracebacks.
+"""Removes the secrets of all addresses in use from every text that is shown: errors, log records, tracebacks.
 
-Libraries quote addresses in their errors, whole or in parts, decoded or encoded again. So every secret of every address
-that is in use is taken out of every text.
+Libraries quote addresses in their errors: whole or in parts, decoded or encoded again. So every secret of every address
+in use is removed in all these spellings.
 """
 
 import logging
@@ -17,13 +17,14 @@ from urllib.parse import unquote, unquote_plus
 from flows.addresses import HIDDEN, without_password
 
 _SHORTEST = 4
-"""Characters of the shortest secret that is hidden: a shorter text is by chance a part of many words."""
+"""Characters of the shortest secret that is hidden. A shorter text is part of many words by chance."""
 _LONGEST_LINE = 300
-"""Characters of an error's line."""
+"""Most characters of an error's line."""
 _READ_BY = ("MLFLOW_", "PREFECT_", "DVC_", "AWS_", "AZURE_", "DATABRICKS_", "GOOGLE_")
 _SECRET_NAME = re.compile(r"pass|secret|token|key|connection_string|auth_string|header|ticket", re.IGNORECASE)
 _NO_SECRET = re.compile(
-    # Values that a database's address may have for TLS, text and host: without them a message would be hard to read.
+    # Common values in a database's address, for TLS, text encoding and host. Hiding them would make messages hard to
+    # read.
     r"true|false|none|null|disable|allow|prefer|require|verify-ca|verify-full|utf8(mb4)?|localhost|\d+(\.\d+){3}",
     re.IGNORECASE,
 )
@@ -33,11 +34,11 @@ _SEPARATORS = re.compile(r"[\s@/:?#&;=\[\]{}]+")
 _PLAIN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,19}")
 
 Known = tuple[str, bool]
-"""A text that holds a secret, and whether it is an address."""
+"""A text that holds a secret, and whether the text is an address."""
 
 
 class KnownSecrets:
-    """The addresses, passwords and tokens that are in use, beside those in the environment."""
+    """The addresses, passwords and tokens in use: the remembered ones and, added at each call, the environment's."""
 
     def __init__(self) -> None:
         self._texts: set[Known] = set()
@@ -51,18 +52,18 @@ class KnownSecrets:
         self._texts.update((secret, False) for secret in secrets if secret)
 
     def remember_config(self, text: str) -> None:
-        """Hides the secrets of a DVC configuration, also of one that DVC will refuse and quote."""
+        """Hides the secrets of a DVC configuration from now on. DVC may refuse the configuration and quote it."""
         for name, value in _OPTION.findall(text):
             for spelled in (value, value.partition(" #")[0].rstrip()):
                 self._texts.update(_named(name, spelled.strip("'\"")))
 
     def without_secrets(self, text: str) -> str:
-        """Returns `text` with every known address shown by `without_password`, and no secret of one left in it.
+        """Returns `text` with every known address shown by `without_password`, and every known secret as `***`.
 
-        Known are (1) the addresses and passwords of MLflow, Prefect, DVC and proxies in the environment, and (2) what
-        was remembered. A secret of less than four characters stays.
+        Known are (1) the addresses and passwords in the environment variables of MLflow, Prefect, DVC, cloud stores and
+        proxies, and (2) what was remembered. A secret of fewer than four characters stays.
         """
-        # An empty value, as of a variable that was unset by an empty text, stands between any two characters.
+        # An empty value (a variable set to an empty text) would match between any two characters.
         texts = frozenset(pair for pair in self._texts.union(_environment()) if len(pair[0]) >= _SHORTEST)
         if not texts or not text:
             return text
@@ -74,25 +75,26 @@ class KnownSecrets:
         return text
 
     def is_empty(self) -> bool:
-        """Returns whether nothing is known, here and in the environment."""
+        """Returns whether no secret is known, neither a remembered one nor one in the environment."""
         return not self._texts and not any(_environment())
 
 
 IN_USE = KnownSecrets()
-"""The secrets of this process: log records and tracebacks are the process's too."""
+"""The secrets of this process. One object for all, because log records and tracebacks are the process's too."""
 
 
 def without_secrets(text: str) -> str:
-    """Returns `text` without the secrets that are `IN_USE`."""
+    """Returns `text` without the secrets in `IN_USE`."""
     return IN_USE.without_secrets(text)
 
 
 def safe_line(exc: BaseException) -> str:
-    """Returns a library's error in one line without secrets."""
+    """Returns the first line of a library's error, without secrets and with at most 300 characters."""
     text = str(exc).strip() or type(exc).__name__
     if "Max retries exceeded" in text:
         return "it does not answer"
-    # SQLAlchemy may say first what it was about to do. Scrubbed as a whole: a password may hold the end of a line.
+    # SQLAlchemy's first line can be about what it was doing. Secrets are removed before the text is split into lines:
+    # a password can hold the end of a line.
     lines = [line for line in without_secrets(text).splitlines() if line and not line.startswith("(raised as a result")]
     return " ".join((lines or [type(exc).__name__])[0].split())[:_LONGEST_LINE]
 
@@ -103,7 +105,7 @@ def safe_text(exc: BaseException) -> str:
 
 
 def guard() -> None:
-    """Takes the secrets out of every log record and of every traceback that ends this process, from now on."""
+    """From now on, removes the secrets from every log record, and from every traceback that ends this process."""
     if logging.getLogRecordFactory() is not _record:
         logging.setLogRecordFactory(_record)
     if sys.excepthook is not _excepthook:
@@ -111,16 +113,16 @@ def guard() -> None:
 
 
 class _Record(logging.LogRecord):
-    """A record without secrets, for every handler: ours, Prefect's or another library's."""
+    """A log record without secrets, for the handlers of Undrift, Prefect and all other libraries."""
 
-    def getMessage(self) -> str:  # noqa: N802 - logging's name
+    def getMessage(self) -> str:  # noqa: N802 - the name that logging defines
         return without_secrets(super().getMessage())
 
 
 def _record(*arguments: Any, **named: Any) -> logging.LogRecord:
     record = _Record(*arguments, **named)
     if record.exc_info and record.exc_info[0] is not None and not IN_USE.is_empty():
-        # Formatters use this text if it is there.
+        # Formatters use this text, if it is set, instead of the traceback.
         record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
     return record
 
@@ -141,13 +143,13 @@ def _named(name: str, value: str) -> Iterator[Known]:
         yield value, True
     elif _SECRET_NAME.search(name) and not _NO_SECRET.fullmatch(value):
         yield value, False
-        parts = re.findall(r':\s*"([^"]+)"', value)  # of the JSON of HEADERS
+        parts = re.findall(r':\s*"([^"]+)"', value)  # values in the JSON of a variable ..._HEADERS
         yield from ((part, False) for part in (*parts, value.partition(":")[2] if name.endswith("AUTH_STRING") else ""))
 
 
 @lru_cache(maxsize=8)
 def _compiled(texts: frozenset[Known]) -> tuple[list[tuple[str, str]], list[re.Pattern[str]]]:
-    """Returns the addresses with what replaces each, and patterns of all secrets, the longest first."""
+    """Returns (address, what replaces it) for each address, and a pattern for each secret; the longest come first."""
     addresses = {text for text, is_address in texts if is_address}
     whole, words = {text for text, is_address in texts if not is_address}, set[str]()
     for address in addresses:
@@ -159,10 +161,10 @@ def _compiled(texts: frozenset[Known]) -> tuple[list[tuple[str, str]], list[re.P
 
 
 def _secrets(address: str) -> Iterator[set[str]]:
-    """Yields the secrets of an address: those hidden wherever they stand, and those hidden only as whole words.
+    """Yields two sets of secrets of an address: (1) secrets hidden everywhere, (2) secrets hidden only as whole words.
 
-    The words are the parts of a user and password, because a library may read the address in another way than the user
-    meant it: `//me:secret/rest@host` has the port `secret`. A user's name is secret where it may be a token.
+    The whole words are the parts of user and password. A library can split the address in another way than the user
+    meant: in `//me:secret/rest@host` it finds the port `secret`. A user's name is a secret if it can be a token.
     """
     shown = without_password(address)
     rest = address.partition("://")[2] or address
@@ -173,7 +175,7 @@ def _secrets(address: str) -> Iterator[set[str]]:
     for part in (place, rest):
         query = re.split("[?#]", part, maxsplit=1)[1:]
         values = {value.partition("=")[2] or value for text in query for value in re.split("[&;#?]", text)}
-        # A value may hold an & or # that should have been encoded: it may end at every one of them, or at the end.
+        # A value can hold an & or # that is not percent-encoded, so it can end at each of them, or at the very end.
         starts = [(text, at + 1) for text in query for at, sign in enumerate(text) if sign in "=#"]
         ends = [(text, start, at) for text, start in starts for at in range(start, len(text) + 1)]
         whole |= {*query, *values, *(text[start:end] for text, start, end in ends if text[end : end + 1] in "&#")}
@@ -197,9 +199,9 @@ def _patterns(secrets: Iterable[str], form: str) -> Iterator[re.Pattern[str]]:
 
 
 def _spellings(character: str) -> str:
-    """Returns the pattern of a character as messages spell it: plain, percent-encoded, or escaped by `repr` or JSON.
+    """Returns a pattern for a character as messages spell it: plain, percent-encoded, or escaped by `repr` or JSON.
 
-    Ends of lines and other white space may be one blank, or lost.
+    The end of a line and other white space can also be one blank, or be missing.
     """
     encoded = "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
     forms = [re.escape(character), f"(?i:{encoded})"]

@@ -1,4 +1,7 @@
-"""`python -m flows.pipeline`: the whole pipeline as one Prefect flow run, and the flow that its deployment runs."""
+"""`python -m flows.pipeline`: runs the whole pipeline as one Prefect flow run.
+
+The deployment `pipeline` finds its flow in this module.
+"""
 
 import argparse
 import sys
@@ -14,12 +17,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
         prog="python -m flows.pipeline",
-        description="Run the pipeline as one Prefect flow run in a workspace of its own: with a server when "
-        "PREFECT_API_URL is set, without one otherwise.",
+        description="Run the pipeline as one Prefect flow run, in its own folder below .runs. Uses the Prefect "
+        "server at PREFECT_API_URL; if that is not set, starts a temporary server for this command.",
     )
-    add_settings_options(parser, "a setting to change")
-    parser.add_argument("--force", action="store_true", help="run every step, also what is in DVC's cache")
-    parser.add_argument("--push", action="store_true", help="send data and models to DVC's default remote at the end")
+    add_settings_options(parser, "set one setting")
+    parser.add_argument(
+        "--force", action="store_true", help="use no results from DVC's cache or from a killed run: run every step"
+    )
+    parser.add_argument("--push", action="store_true", help="at the end, send data and models to DVC's default remote")
     options = parser.parse_args(arguments)
     command.prepare()
     return command.run(lambda: _launch(options))
@@ -33,7 +38,7 @@ def _launch(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     sys.exit(main())
 
-# After the command: Prefect's import takes seconds, and `--help` must not wait for it.
+# Imported last: Prefect's import takes seconds, and `--help` must not wait for it.
 from flows.prefect_flows.pipeline_flow import pipeline  # noqa: E402
 
 __all__ = ["main", "pipeline"]

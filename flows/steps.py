@@ -1,4 +1,4 @@
-"""One Prefect task per step: restore its outputs from DVC's cache, or run it and put them there."""
+"""One Prefect task per step: it restores the step's outputs from DVC's cache, or runs the step and caches them."""
 
 import os
 import time
@@ -39,20 +39,20 @@ def _task(name: str, description: str, run: Callable[[Session, bool], State[Any]
 
 
 def _state_of(step: str, session: Session, force: bool, run: Callable[[], None]) -> State[Any]:
-    """Returns the state of the step's task: `Cached`, `Completed`, or `Failed` with the user's error as its message."""
+    """Returns the state of the step's task: `Cached`, `Completed`, or `Failed` with the user's error as message."""
     begin = time.monotonic()
     try:
         if restore_or_run(step, session, force, run):
             return Completed(name="Cached", message=f"{step}: the same code, data and settings were run before")
     except Exception as exc:
         error = command.as_error(exc)
-        # `data/raw.npz` as params.yaml has it, not as a path in the workspace.
+        # The user knows `data/raw.npz` as params.yaml spells it, not as a path in the workspace.
         return failed(type(error)(str(error).replace(f"{session.workspace.folder}{os.sep}", "")))
     return Completed(message=f"{step}: {time.monotonic() - begin:.1f} s")
 
 
 class _RoundProgress:
-    """Logs each round to MLflow, and updates a progress artifact every two seconds."""
+    """Logs each round to MLflow, and updates the progress in the UI at most every _SHOW_EVERY seconds."""
 
     def __init__(self, step: str, log_round: Callable[[Mapping[str, Any]], None]) -> None:
         self._step, self._log_round, self._shown = step, log_round, time.monotonic()
@@ -84,11 +84,11 @@ def _step(step: str) -> Callable[[Session, bool], State[Any]]:
 
 
 def _track(session: Session, force: bool) -> State[Any]:
-    # A run that began to log ends in its own MLflow run; if all steps were restored, the run is in MLflow already.
+    # A run that has begun its own MLflow run must finish it. If all steps were restored, MLflow has their run already.
     return _state_of("track", session, force or session.is_live or session.is_child, session.finish)
 
 
 TASKS = {step: _task(step, PURPOSE[step], _step(step)) for step in STEPS} | {
     "track": _task("track", "log the finished run to MLflow", _track)
 }
-"""The Prefect task of each stage of dvc.yaml, in their order."""
+"""Stage of dvc.yaml → its Prefect task, in the order of the pipeline."""

@@ -12,10 +12,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
         prog="python -m flows.tracking",
-        description="Log the finished run in the current folder to MLflow: settings, a point per round, final numbers, "
-        "pictures, reports, models and the versions of its data. Writes reports/mlflow.json.",
-        epilog="The store is mlflow.db in the repository (mlflow server --backend-store-uri sqlite:///mlflow.db), "
-        "or what MLFLOW_TRACKING_URI says.",
+        description="Log the finished run in the current folder to MLflow: settings, the numbers of each round, final "
+        "scores, pictures, reports, models and the versions of its data. Writes reports/mlflow.json.",
+        epilog="The store is mlflow.db in the repository, or MLFLOW_TRACKING_URI if that is set. To open the "
+        "repository's store: mlflow server --backend-store-uri sqlite:///mlflow.db",
     )
     parser.parse_args(arguments)
     command.prepare()

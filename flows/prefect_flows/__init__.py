@@ -1,1 +1,1 @@
-"""The Prefect flows, and how a command starts one."""
+"""The Prefect flows, and how a command starts a flow run."""

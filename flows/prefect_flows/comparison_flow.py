@@ -1,7 +1,8 @@
-"""The flow `compare`: every combination of a grid of settings on the same clients, and one table.
+"""The flow `compare`: runs every combination of a grid of settings on the same clients, and writes one table.
 
-Each cell is a task, whose stages run in `.runs/<flow run id>/<cell>/`. What any run has computed before comes from
-DVC's cache. A comparison that was killed and is run again goes on in the same folder, its cells from their checkpoints.
+Each combination (cell) is a task; its stages run in `.runs/<flow run id>/<cell>/`. Results that an earlier run computed
+come from DVC's cache. If a comparison was killed and is run again, it continues with the files of the killed one, and
+its cells continue from their checkpoints.
 """
 
 import logging
@@ -39,28 +40,28 @@ _DEFAULTS = Settings()
 
 
 def comparison_flow(params: str = "") -> Flow[..., State[Any]]:
-    """Returns the flow; `params` is as for `pipeline_flow`, of the settings under the grid."""
+    """Returns the flow; `params` is as for `pipeline_flow`, before the grid changes it."""
 
     @flow(
         name="compare",
         flow_run_name=_flow_run_name,
         persist_result=False,
-        validate_parameters=False,  # the flow checks them itself, and says in one line what is wrong
+        validate_parameters=False,  # the flow checks them itself, and its error is one line
         on_cancellation=[_end_cells],
         on_crashed=[_end_cells],
     )
     def compare(
         grid: list[str], settings: Settings = _DEFAULTS, same_clients: bool = True, jobs: int = 0, dask: str = ""
     ) -> State[Any]:
-        """Every combination of a grid of settings on the same clients, one MLflow run each, and one table.
+        """Runs every combination (cell) of a grid of settings on the same clients: one MLflow run each, and one table.
 
         Args:
-            grid: a line a setting, with its values: federate.server_optimizer.kind=sgd,adam or seed=0,1,2.
-            settings: everything in params.yaml, under the grid.
-            same_clients: divide the examples by one seed, whatever the seeds of the grid, unless the grid is about
-                data.
-            jobs: processes at a time; 0: what cores and memory allow.
-            dask: address of a Dask scheduler to run the cells there; empty: here.
+            grid: one line per setting, with its values: federate.server_optimizer.kind=sgd,adam or seed=0,1,2.
+            settings: all settings of params.yaml; the grid changes some of them.
+            same_clients: give all cells the same clients, even if they differ in seed. A grid over data or partition
+                ignores this.
+            jobs: cells at a time; 0: as many as cores and memory allow.
+            dask: address of a Dask scheduler whose workers run the cells; empty: run them here.
         """
         command.quiet()
         try:
@@ -73,12 +74,12 @@ def comparison_flow(params: str = "") -> Flow[..., State[Any]]:
 
 def _flow_run_name() -> str:
     axes: Any = runtime.flow_run.parameters["grid"]
-    axes = axes if isinstance(axes, list | tuple) else []  # the flow itself says that it is wrong
+    axes = axes if isinstance(axes, list | tuple) else []  # the flow raises the error for a wrong grid
     return f"compare {' × '.join(grid.short_name(str(axis).partition('=')[0]) for axis in axes)}"
 
 
 def _end_cells(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Ends the cells' runs in Prefect and in MLflow, for a comparison that was stopped before it could do so itself."""
+    """Ends the cells' runs in Prefect and in MLflow after a comparison that was stopped before it could end them."""
     prefect_states.crash_all(flow_run.id, "the comparison was stopped")
     end_in_mlflow(flow, flow_run, state)
 
@@ -130,13 +131,13 @@ def _in_folder(
 
 
 def _plan(cell: Cell, repository: Path, folder: Path, parent: str) -> Plan:
-    # A tag for each setting of the grid, for MLflow's "Group by".
+    # One tag for each setting of the grid: MLflow's "Group by" needs them.
     tags = {**ui_artifacts.mlflow_tags(), "mlflow.runName": cell.label, "mlflow.source.name": "python -m flows.compare"}
     return Plan(repository, folder.name, cell.name, cell.label, cell.params, {**tags, **cell.values}, parent)
 
 
 def _run(cells: Sequence[Cell], plans: Sequence[Plan], jobs: int, dask: str) -> list[Result]:
-    """Runs the cells and returns their results, in the order of the grid."""
+    """Runs the cells. Returns their results in the order of the grid."""
     ended: dict[str, Result] = {}
     by_name = {cell.name: cell for cell in cells}
     progress = cast(UUID, create_progress_artifact(0.0, key="cells", description=f"{len(cells)} cells"))
@@ -167,7 +168,7 @@ def _scores(result: Result) -> str:
 
 
 def _report(repository: Path, folder: Path, ended: Sequence[Result], parent: ParentRun) -> None:
-    """Writes the reports into the comparison's folder and the repository, and into MLflow and the Prefect UI."""
+    """Writes the reports to the comparison's folder, the repository, MLflow and the Prefect UI."""
     ended = results.with_rounds_to(ended, results.common_accuracy(ended))
     markdown = report_files.write_reports(folder, repository, ended)
     create_markdown_artifact(markdown, key="compare", description="reports/compare.md")
@@ -191,4 +192,4 @@ def _state(ended: Sequence[Result], run_id: str) -> State[Any]:
 
 
 compare = comparison_flow()
-"""The flow that a deployment runs."""
+"""The flow of the deployment `compare`."""

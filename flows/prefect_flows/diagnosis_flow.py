@@ -1,4 +1,4 @@
-"""The flow `diagnose`: why did the loss of a run go up?"""
+"""The flow `diagnose`: explains why the loss of a run rose."""
 
 import logging
 from typing import Any
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @flow(name="diagnose", flow_run_name="diagnose {run}", persist_result=False)
 def diagnose(run: str) -> State[Any]:
-    """Why did the loss of that run go up?
+    """Explains why the loss of a run rose.
 
     Args:
         run: an MLflow run id, or a folder on the worker's machine that holds reports/rounds.csv and clients.csv.
@@ -39,13 +39,13 @@ def diagnose(run: str) -> State[Any]:
 
 
 def diagnosed(run: str) -> tuple[str, str]:
-    """Diagnoses `run`, an MLflow run id or a folder; returns the answer in one sentence, and diagnosis.md."""
+    """Diagnoses `run`, an MLflow run id or a folder. Returns the answer in one sentence, and diagnosis.md."""
     with open_run_logs(run) as logs:
         return headline(_diagnose(logs)), (logs.reports / "diagnosis.md").read_text(encoding="utf-8")
 
 
 def params_with_remedy(run: str) -> str:
-    """Diagnoses `run`; returns the text of its params.yaml with the remedy of the first cause that has one.
+    """Diagnoses `run`. Returns the text of its params.yaml, changed by the remedy of the first cause that has one.
 
     Raises:
         RunError: no cause has a proven remedy, or the run's workspace is gone.

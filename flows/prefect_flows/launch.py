@@ -1,7 +1,7 @@
-"""How a command starts a flow run: servers first, then Prefect's import, which takes seconds.
+"""How a command starts a flow run.
 
-`--help` and a wrong setting are answered at once: a command finds out first what can be known without a server, then
-whether the servers answer. Only then the flow begins.
+The order is: (1) `--help` and the check of the settings, which need no server, (2) the check that the servers answer,
+(3) the import of the flow, which takes seconds while a temporary server starts, (4) the flow.
 """
 
 import argparse
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
 
 
 def add_settings_options(parser: argparse.ArgumentParser, changed: str) -> None:
-    """Adds `-S` and `--params`; `changed` is what `-S` changes, for the help."""
+    """Adds `-S` and `--params`; `changed` is the beginning of the help of `-S`."""
     parser.add_argument(
         "-S",
         dest="overrides",
         metavar="NAME=VALUE",
         action="append",
         default=[],
-        help=f"{changed}, as in dvc exp run -S; may be given again",
+        help=f"{changed}, as in dvc exp run -S; repeat it for more settings",
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="another params.yaml")
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="file with all settings; default: %(default)s",
+    )
 
 
 def launch_pipeline(repository: Path, params: str, force: bool = False, push: bool = False) -> None:
@@ -47,7 +53,7 @@ def launch_pipeline(repository: Path, params: str, force: bool = False, push: bo
 def launch_comparison(
     repository: Path, params: str, grid: Sequence[str], same_clients: bool, jobs: int, dask: str
 ) -> None:
-    """Runs a comparison as a flow run; `params` is the text of the params.yaml under the grid.
+    """Runs a comparison as a flow run; `params` is the text of the params.yaml that the grid changes.
 
     Raises:
         UndriftError: a server or the Dask cluster does not answer, or a cell failed.
@@ -63,13 +69,16 @@ def launch_comparison(
 
 
 def leave_the_console_to_prefect() -> None:
-    """Removes our handler of the console. Prefect adds its own, with time and task, only if there is none."""
+    """Removes Undrift's console handler. Prefect adds its own, which shows time and task, only if there is none."""
     if "prefect" not in sys.modules:
         logging.getLogger().handlers.clear()
 
 
 def _find_servers(repository: Path) -> Callable[[], None]:
-    """Checks that the servers answer; returns what waits for a temporary Prefect server, started if none is set."""
+    """Checks that the servers answer.
+
+    If no Prefect server is set, starts a temporary one. Returns the function that waits until it answers.
+    """
     leave_the_console_to_prefect()
     from flows.serving import reachability
 

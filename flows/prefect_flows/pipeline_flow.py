@@ -1,7 +1,7 @@
-"""The flow `pipeline`: all steps, as one Prefect flow run.
+"""The flow `pipeline`: all steps as one Prefect flow run, one task per step.
 
-One task a step. Each takes its outputs from DVC's cache if a flow run or `dvc repro` has run the same code, data and
-settings; otherwise it runs. MLflow gets a point per round while it runs.
+A step takes its outputs from DVC's cache if a flow run or `dvc repro` has run it with the same code, data and settings;
+otherwise it runs. While it runs, MLflow gets the numbers of each round.
 """
 
 import logging
@@ -34,16 +34,16 @@ def pipeline_flow(params: str = "") -> Flow[..., State[Any]]:
     """Returns the flow.
 
     Args:
-        params: the text of the params.yaml for this process's flow runs. It must hold the settings that the flow gets,
-            and keeps the spelling (1 or 1.0) that a form's JSON would lose. Empty: the repository's file with the
-            settings laid over it.
+        params: the text of the params.yaml for this process's flow runs. It must hold the same settings as the flow's
+            parameter `settings`; unlike that parameter's JSON, it keeps the spelling (1 or 1.0). Empty: the text of the
+            repository's file, changed to these settings.
     """
 
     @flow(
         name="pipeline",
         flow_run_name=_flow_run_name,
         persist_result=False,
-        validate_parameters=False,  # the flow checks them itself, and says in one line what is wrong
+        validate_parameters=False,  # the flow checks them itself, and its error is one line
         on_cancellation=[end_in_mlflow],
         on_crashed=[end_in_mlflow],
     )
@@ -51,9 +51,9 @@ def pipeline_flow(params: str = "") -> Flow[..., State[Any]]:
         """From raw data to a pruned, tracked, versioned federated model.
 
         Args:
-            settings: everything in params.yaml.
-            force: run every step, also those whose results are in DVC's cache, and go on with no run that was killed.
-            push: send the run's data and models to DVC's default remote at the end.
+            settings: all settings of params.yaml.
+            force: run every step: use no results from DVC's cache or from a killed run.
+            push: at the end, send the run's data and models to DVC's default remote.
         """
         command.quiet()
         try:
@@ -70,12 +70,12 @@ def pipeline_flow(params: str = "") -> Flow[..., State[Any]]:
 
 
 def parsed(settings: Any) -> Settings:
-    """Returns settings from a form's JSON; the command line's are settings already."""
+    """Returns the Settings of a form's JSON; the command passes Settings, which are returned as they are."""
     return settings if isinstance(settings, Settings) else parse(settings)
 
 
 def _flow_run_name() -> str:
-    """Returns `<model> <partition> <aggregator> <client> · <Prefect's name>`; Prefect's name separates equal runs."""
+    """Returns `<model> <partition> <aggregator> <client> · <Prefect's name>`; the suffix separates equal settings."""
     name = str(runtime.flow_run.name)
     try:
         described = run_name(parsed(runtime.flow_run.parameters["settings"]))
@@ -85,13 +85,20 @@ def _flow_run_name() -> str:
 
 
 def end_in_mlflow(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Ends the MLflow run of a flow run that was cancelled or killed before it could do so itself."""
+    """Ends the MLflow run of a flow run that was stopped before it could end its MLflow run.
+
+    The status is FAILED if the flow run crashed, and KILLED if it was cancelled.
+    """
     status = "FAILED" if state.is_crashed() else "KILLED"
     killed_runs.end_killed_run(find_repository(Path.cwd()), str(flow_run.id), status)
 
 
 def _open(repository: Path, params: str, settings: Settings, force: bool) -> Session:
-    """Opens the workspace: that of an earlier attempt at this flow run, of a killed equal run, or a new one."""
+    """Returns the session with its workspace opened.
+
+    The workspace is the first of these that exists: (1) the workspace of an earlier attempt at this flow run,
+    (2) unless `force`, the workspace of an unfinished run with the same settings, code and `data.path`, (3) a new one.
+    """
     run_id = str(runtime.flow_run.id)
     text = params or overrides.params_text(repository / "params.yaml", settings)
     text, settings = raw_data.placed(repository, text, settings)
@@ -121,10 +128,10 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
 
 
 def _error(step: str, state: State[Any]) -> UndriftError:
-    """Returns the error of a step's failed state, with the step's name."""
+    """Returns the error of a step's failed state, with the step's name in front."""
     error = error_of(state)
     return type(error)(f"{step}: {error}")
 
 
 pipeline = pipeline_flow()
-"""The flow that a deployment runs."""
+"""The flow of the deployment `pipeline`."""

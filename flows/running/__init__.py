@@ -1,1 +1,1 @@
-"""What the tasks of a flow run share: the session, the run of one step, and what the Prefect UI shows."""
+"""Code that all tasks of a flow run share: the session, the run of one step, the artifacts in the Prefect UI."""

@@ -1,4 +1,4 @@
-"""The state of a flow, task or cell that failed: one message for the user, in the UI and on the console."""
+"""The state of a failed flow, task or cell: one message for the user, in the UI and on the console."""
 
 import logging
 from typing import Any
@@ -12,7 +12,7 @@ from tasks.errors import RunError, UndriftError
 
 
 def failed(exc: Exception) -> State[Any]:
-    """Returns the Failed state for an error that `command.as_error` has a message for; raises any other error."""
+    """Returns the Failed state for an error that `command.as_error` knows; raises any other error."""
     error = command.as_error(exc)
     return Failed(message=" ".join(without_secrets(str(error)).split()), data=error)
 
@@ -24,10 +24,10 @@ def error_of(state: State[Any]) -> UndriftError:
 
 
 class _NoRepeatedError(logging.Filter):
-    """Drops the tracebacks of errors that are a state's message already.
+    """Drops the tracebacks of errors whose message the state shows already.
 
-    In a worker's process Prefect's engine takes the result of a flow that returned Failed, which raises, and logs that
-    as an unexpected exception; of a task it logs `NoneType: None`.
+    If a flow returns Failed in a worker's process, Prefect's engine reads the flow's result. That raises the error, and
+    the engine logs it as an unexpected exception. For a task, the engine logs `NoneType: None` as a traceback.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""What the tasks of one flow run share: its workspace, its settings, and its MLflow run once there is one."""
+"""The state that the tasks of one flow run share: its workspace, its settings, and its MLflow run if one has begun."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,10 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 class Session:
-    """One flow run. Its MLflow run begins with the first step that trains; a run from the cache needs none."""
+    """One flow run. Its MLflow run begins with the first step that trains; none begins if the cache has all results."""
 
     def __init__(self, workspace: Workspace, settings: Settings, tags: Mapping[str, str], parent: str = "") -> None:
-        """`parent` is the MLflow run of the comparison that has this run as a cell; a cell always has its own run."""
+        """`parent` is the comparison's MLflow run if this run is a cell; a cell always gets an MLflow run."""
         self.workspace, self.settings = workspace, settings
         self.is_child = bool(parent)
         self.linked = ""
@@ -28,27 +28,27 @@ class Session:
 
     @property
     def is_live(self) -> bool:
-        """Whether this run, or an earlier attempt at it, has a run in MLflow."""
+        """Whether this flow run, or an earlier attempt at it, has begun a run in MLflow."""
         return self._live is not None or bool(run_record.read_run_id(self.workspace.folder))
 
     def begin(self) -> LiveRun:
-        """Returns the MLflow run, made or resumed at the first call."""
+        """Returns the MLflow run. The first call creates or resumes it."""
         if self._live is None:
             self._live = LiveRun(self.workspace.folder, self.settings, self._tags)
         return self._live
 
     def live(self) -> LiveRun:
-        """Returns the MLflow run for rounds over the clients' present data, which must be in the workspace.
+        """Returns the MLflow run for rounds on the clients' present data, which must be in the workspace.
 
-        If the data have changed since an earlier attempt, the rounds of that attempt are of other data: its run is
-        ended, and another is made.
+        If the data have changed since an earlier attempt, that attempt's rounds must not be mixed with new ones: its
+        MLflow run is ended, and a new one begins.
         """
         folder, data = self.workspace.folder, self.workspace.hashes().get("data/clients", "")
         if run_record.is_of_other_data(folder, data):
             _log.warning(
-                "the data have changed since MLflow run %s was begun: another is made", run_record.read_run_id(folder)
+                "the data have changed since MLflow run %s began: a new run begins", run_record.read_run_id(folder)
             )
-            self.begin().end("KILLED", with_reports=False)  # the reports in the workspace may be of the new data
+            self.begin().end("KILLED", with_reports=False)  # the workspace's reports can be of the new data
             self._live = None
             run_record.remove_record(folder)
         live = self.begin()
@@ -63,9 +63,10 @@ class Session:
 
     @contextmanager
     def ending(self, stopped: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-        """Ends the MLflow run with the block: FINISHED, FAILED, or KILLED by a signal or an exception `stopped`.
+        """Ends the MLflow run when the block ends.
 
-        A retry continues in an MLflow run that was KILLED.
+        Its status is KILLED after a signal or an exception of the type `stopped`, FAILED after any other error, and
+        otherwise FINISHED. A retry continues an MLflow run that was KILLED.
         """
         status = "KILLED"
         try:
@@ -85,7 +86,7 @@ class Session:
             self._live.end(status)
 
     def mlflow(self) -> dict[str, Any]:
-        """Returns the MLflow run as reports/mlflow.json names it: this one, or that of the restored results."""
+        """Returns what reports/mlflow.json says of this flow run's MLflow run, or of the restored results' run."""
         if self._live is not None:
             store = self._live.store
             return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}

@@ -1,4 +1,4 @@
-"""One step in a workspace: its outputs come from DVC's cache, or are computed and put there."""
+"""One step in a workspace: its outputs are restored from DVC's cache, or computed and put there."""
 
 import importlib
 import time
@@ -13,23 +13,23 @@ from tasks import command, lock, timings
 from tasks.errors import TrackingLost
 
 OnRound = Callable[[Mapping[str, Any], int, int], None]
-"""Called after each round with its row of rounds.csv, the rounds done, and the rounds in all.
+"""Called after each round with its row of rounds.csv, the number of finished rounds, and the number of all rounds.
 
-The same as `tasks.federate.loop.Watch`, whose import takes TensorFlow's.
+The same type as `tasks.federate.loop.Watch`, which is not imported here because it imports TensorFlow.
 """
 
 RETRY_AFTER = [5.0, 30.0]
-"""Seconds before each new try of a step whose MLflow server was lost."""
+"""Seconds before the first and the second retry of a step that lost its MLflow server."""
 _WITH_ROUNDS = ("federate", "prune")
 
 
 def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Returns whether a failed step may succeed on another try: its MLflow server was lost."""
+    """Returns whether another try can help: the step failed because its MLflow server was lost."""
     return isinstance(state.result(raise_on_failure=False), TrackingLost)
 
 
 def restore_or_run(step: str, session: Session, force: bool, run: Callable[[], None]) -> bool:
-    """Restores the step's outputs from DVC's cache, or runs it and commits them; returns whether they were restored."""
+    """Restores the step's outputs from DVC's cache, or runs it and caches them. Returns whether they were restored."""
     with lock.held(session.workspace.folder, step):
         if not force and session.workspace.restore(step):
             return True
@@ -40,12 +40,9 @@ def restore_or_run(step: str, session: Session, force: bool, run: Callable[[], N
 
 
 def compute(step: str, session: Session, on_round: Callable[[], OnRound]) -> None:
-    """Runs a step of `tasks` in the workspace, and records its seconds.
+    """Runs a step of `tasks` in the session's workspace, and records its seconds.
 
-    Args:
-        step: its name.
-        session: the run.
-        on_round: returns the function to call after each round; called itself only for a step that has rounds.
+    `on_round` returns the function that is called after each round; it is used only for a step that has rounds.
     """
     begin = time.monotonic()
     with command.loading():

@@ -1,4 +1,4 @@
-"""What a flow run shows in the Prefect UI: the rounds, the report, and links to its MLflow run and back."""
+"""A flow run's artifacts in the Prefect UI (rounds, report, link to MLflow), and the MLflow tags that link back."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from flows.running.session import Session
 from tasks.files import read_json, read_rows
 
 _SHOWN_ROUNDS = 200
-"""Most rows of the table of rounds."""
+"""Most rows of the table of rounds; the last ones are shown."""
 _COLUMNS = ("round", "phase", "val_loss", "val_accuracy", "train_loss", "drift", "update_cosine_min", "num_failed")
 
 
@@ -21,19 +21,19 @@ def mlflow_tags() -> dict[str, str]:
     """Returns the tags that link the MLflow run to this flow run."""
     run = runtime.flow_run
     tags = {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name)}
-    if PREFECT_UI_URL.value():  # a temporary server has no pages
+    if PREFECT_UI_URL.value():  # a temporary server has no UI
         tags["prefect.url"] = without_password(str(run.ui_url))
     return tags
 
 
 def publish(step: str, session: Session) -> None:
-    """Creates the artifacts that are due after `step`."""
+    """Creates the artifact that belongs to the end of `step`, if there is one."""
     if step in _AFTER:
         _AFTER[step](session)
 
 
 def rounds(session: Session) -> None:
-    """Creates the table of the rounds so far, also for a run that was stopped."""
+    """Creates the table of the rounds so far, also for a run that was stopped; none if there is no round log."""
     if not (session.workspace.folder / "reports/rounds.csv").is_file():
         return
     rows = read_rows(session.workspace.folder / "reports/rounds.csv")[-_SHOWN_ROUNDS:]
@@ -55,7 +55,7 @@ def _scores(scores: dict[str, Any]) -> str:
 
 
 def link(session: Session) -> None:
-    """Creates the link to the MLflow run, if there is one that has no link yet."""
+    """Creates the link to the MLflow run, if there is a run without a link."""
     run = session.mlflow()
     if run and run["run_id"] != session.linked:
         session.linked = run["run_id"]
@@ -63,8 +63,8 @@ def link(session: Session) -> None:
 
 
 def link_to(run: Mapping[str, str]) -> None:
-    """Creates the link to an MLflow run, a mapping as in reports/mlflow.json."""
-    # An earlier version of this code may have written a password into a report that DVC's cache brings back.
+    """Creates the link to the MLflow run `run`, which has the keys of reports/mlflow.json."""
+    # DVC's cache can restore a report that an earlier version of this code wrote with a password.
     address = without_password(os.environ.get("MLFLOW_UI_URL") or run["tracking_uri"])
     page = f"#/experiments/{run['experiment_id']}/runs/{run['run_id']}"
     if address.startswith(("http:", "https:")):
@@ -76,8 +76,8 @@ def link_to(run: Mapping[str, str]) -> None:
         )
     else:
         create_markdown_artifact(
-            f"MLflow run `{run['run_id']}` is in `{address}`. While `mlflow server --backend-store-uri {address}` runs "
-            f"in the repository, it is at [127.0.0.1:5000](http://127.0.0.1:5000/{page}).",
+            f"MLflow run `{run['run_id']}` is in `{address}`. To see it, run "
+            f"`mlflow server --backend-store-uri {address}` in the repository and open [127.0.0.1:5000](http://127.0.0.1:5000/{page}).",
             key="mlflow",
             description="where this run is in MLflow",
         )
