@@ -141,7 +141,7 @@ def options(*overrides: str) -> tuple[str, ...]:
         ((COMPARE, "--grid", "seed"), "--grid takes name=value,value, got 'seed'"),
         ((COMPARE, "--grid", "federate.rondes=1,2"), "federate.rondes is not a setting: did you mean federate.rounds?"),
         ((COMPARE, "--grid", "federate.rounds=0,2"), "cell federate.rounds=0: federate.rounds must be >= 1, got 0"),
-        ((COMPARE, "--grid", "seed=1,1"), "cells seed=1 and seed=1 are the same settings twice"),
+        ((COMPARE, "--grid", "seed=1,1"), "cells seed=1 and seed=1 have the same settings"),
         ((COMPARE, "--grid", "seed=0,1", "--jobs", "-1"), "--jobs must be >= 0, got -1"),
         ((COMPARE, "--grid", "seed=0,1", "--params", "list.yaml"), "list.yaml must hold a mapping of settings"),
     ],

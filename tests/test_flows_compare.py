@@ -333,7 +333,7 @@ def test_a_cell_whose_process_dies_is_tried_again_and_costs_no_other(compare: Sh
     victim.kill()
     rest, _ = begun.communicate(timeout=600)
     assert begun.returncode == 0, said + rest
-    assert "a process of its pool died; it is tried once more, alone" in rest
+    assert "a process of its pool died; the cell runs once more, alone" in rest
     assert [row["status"] for row in compare.rows()] == ["finished"] * 4
     for row in compare.rows():
         points = compare.mlflow().get_metric_history(row["mlflow_run_id"], "val_loss")

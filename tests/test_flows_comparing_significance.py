@@ -106,7 +106,7 @@ def test_lower_is_better_where_it_is() -> None:
         ({A: by_seed(1.0), B: by_seed(0.5)}, ("0",), "1 seed, and a test needs 3"),
         ({A: by_seed(1.0, 1.1), B: by_seed(0.5, 0.6)}, ("0", "1"), "2 seeds, and a test needs 3"),
         ({A: by_seed(1.0, 2.0, 3.0), B: {}}, SEEDS, "no other group has a result"),
-        ({A: by_seed(9.0, 9.0), B: by_seed(1.0, 2.0, 3.0)}, SEEDS, "its group lacks a seed"),
+        ({A: by_seed(9.0, 9.0), B: by_seed(1.0, 2.0, 3.0)}, SEEDS, "the best group lacks a seed"),
         ({A: by_seed(9.0, 9.0, 9.0), B: by_seed(1.0, 2.0)}, SEEDS, "another group has fewer than 3 seeds"),
     ],
 )

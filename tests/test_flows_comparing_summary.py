@@ -86,7 +86,7 @@ def test_a_group_with_a_failed_cell_counts_the_others_and_is_never_bold() -> Non
     found[0] = Result(found[0].cell, "failed", "round 1: every client failed", "r")
     text = summary.markdown(found, "", None)
     assert rows_of(text)[2] == ["sgd", "3", "0.9000 ± 0.0000"]
-    assert "Nothing is bold: its group lacks a seed" in text
+    assert "Nothing is bold: the best group lacks a seed" in text
     assert "## Failed cells\n\n- server_optimizer=sgd, seed=0: round 1: every client failed\n" in text
     assert text.count("7 of 8 cells finished: 2 groups × 4 seeds (0, 1, 2, 3).") == 1
 

@@ -1,1 +1,1 @@
-"""A grid of settings over the same clients: its cells, where they run, and their table."""
+"""Comparisons: a grid of settings, the cells that run its combinations, and the table of their results."""

@@ -1,7 +1,7 @@
-"""One cell of a comparison, as a Prefect task: all stages of the pipeline in a workspace of its own.
+"""One cell of a comparison as a Prefect task: all stages of the pipeline, in a workspace for this cell.
 
-It runs in a process of a pool, on a Dask worker or in the flow's own process; its Plan holds all that it needs. Those
-processes import this module by its name, so it is apart from the flow.
+A cell runs in a process of a pool, on a Dask worker, or in the flow's process; its Plan holds all that it needs. Pool
+processes and Dask workers import this module by its name, so it does not contain the flow.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from tasks import command
 from tasks.errors import RunError, TrackingLost
 from tasks.settings import STEPS, parse, value_at
 
-# TensorFlow, the current folder and DVC's lock belong to a process: a Dask worker may have several threads.
+# A Dask worker can have several threads, but TensorFlow, the current folder and DVC's lock exist once per process.
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -46,13 +46,13 @@ class Plan:
     """What a cell needs to know.
 
     Attributes:
-        repository: where dvc.yaml is, the same folder on every machine.
-        comparison: name of the comparison's folder below .runs, the flow run's id.
-        name: of the cell's folder in it.
-        label: the settings that set the cell apart.
-        params: its params.yaml.
-        tags: of its MLflow run.
-        parent: the MLflow run of the comparison.
+        repository: the folder of dvc.yaml, at the same path on every machine.
+        comparison: the name of the comparison's folder below .runs, which is the flow run's id.
+        name: the name of the cell's folder in the comparison's folder.
+        label: the cell's values of the grid's settings, such as `server_optimizer=adam, seed=1`.
+        params: the text of the cell's params.yaml.
+        tags: the tags of the cell's MLflow run.
+        parent: the id of the comparison's MLflow run.
     """
 
     repository: Path
@@ -65,12 +65,12 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """The workspace."""
+        """The cell's workspace."""
         return self.repository / RUNS / self.comparison / self.name
 
 
 class Stopped(RunError):
-    """The comparison that the cell belongs to was ended."""
+    """The comparison was stopped, so its cell stops too."""
 
 
 @task(
@@ -84,13 +84,13 @@ class Stopped(RunError):
     retry_condition_fn=worth_retrying,
 )
 def run_cell(plan: Plan) -> State[Any]:
-    """Runs a cell, or takes its steps from DVC's cache; its MLflow run ends with it."""
-    # This function is sent to other processes by its code, all others by their names.
+    """Runs a cell: each step is restored from DVC's cache or computed. The cell's MLflow run ends with the cell."""
+    # Other processes get the code of this function, but import every other function by its name.
     return _attempt(plan)
 
 
 def _attempt(plan: Plan) -> State[Any]:
-    """Returns the cell's state; raises an error that is worth retrying while there are tries left."""
+    """Returns the cell's state. While retries are left, raises a TrackingLost, so that Prefect tries again."""
     command.quiet()
     begin = time.monotonic()
     try:
@@ -102,17 +102,17 @@ def _attempt(plan: Plan) -> State[Any]:
             raise
         return failed(error)
     except SystemExit as exc:
-        # A step, or a user's own model, that calls sys.exit: a pool would wait for its result for ever.
+        # A step or a user's model called sys.exit. In a pool, Prefect would wait for the cell's result for ever.
         if multiprocessing.parent_process() is None:
             raise
-        return failed(RunError(f"something called sys.exit({exc.code!r})"))
+        return failed(RunError(f"a step, or the code of your model, called sys.exit({exc.code!r})"))
     if restored:
         return Completed(name="Cached", message="the same code, data and settings were run before")
     return Completed(message=f"{time.monotonic() - begin:.1f} s")
 
 
 def begin_process() -> None:
-    """Prepares a process of a pool: it ends when its parent does, however that ends, and leaves Ctrl-C to it."""
+    """Prepares a process of a pool: it ends when its parent ends, even by `kill -9`, and ignores Ctrl-C."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -125,11 +125,11 @@ def _end_with(parent: Any) -> None:
 
 
 def _run(plan: Plan) -> bool:
-    """Runs the stages; returns whether every one was in the cache."""
+    """Runs the stages. Returns whether all were restored from the cache."""
     if not (plan.repository / "dvc.yaml").is_file():
-        raise RunError(f"{plan.repository} is not there: a Dask worker must see the repository's folder by this path")
+        raise RunError(f"{plan.repository} is missing: a Dask worker must have the repository's folder at this path")
     if not plan.folder.parent.is_dir():
-        raise RunError(f"the comparison {plan.comparison} is gone: it was killed, and another goes on with its folder")
+        raise RunError(f"the comparison {plan.comparison} was killed, and another run continues with its folder")
     with file_lock(plan.folder.parent / CELL_LOCKS / plan.name):
         return _stages(plan)
 
@@ -143,7 +143,7 @@ def _stages(plan: Plan) -> bool:
         if not run_record.has_finished(workspace.folder):
             session.begin()
         restored = [_stage(plan, session, step) for step in STEPS]
-        # After a retry of the comparison, the MLflow run of this cell may be complete already.
+        # After a retry of the comparison, this cell's MLflow run can be complete already.
         if not (all(restored) and run_record.has_finished(workspace.folder)):
             restore_or_run("track", session, True, session.finish)
     return all(restored)
@@ -166,7 +166,7 @@ def _stage(plan: Plan, session: Session, step: str) -> bool:
 
 @contextmanager
 def _alone(plan: Plan, step: str) -> Iterator[None]:
-    """Holds back the cells whose run of `step` would be the same: they find its results in the cache then."""
+    """Makes other cells wait whose run of `step` would be the same; afterwards, they find its results in the cache."""
     stages = yaml.safe_load((plan.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     params = yaml.safe_load(plan.params)
     names = {name for before in STEPS[: STEPS.index(step) + 1] for name in stages[before].get("params", [])}
@@ -193,7 +193,7 @@ def _find_parent(plan: Plan) -> None:
 
 @contextmanager
 def _only_warnings() -> Iterator[None]:
-    """Keeps a cell's INFO lines off the console, where several cells' lines would mingle; Prefect's server gets all."""
+    """Keeps INFO lines off the console, where the lines of several cells would mix. Prefect's server gets all lines."""
     consoles = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
     with ExitStack() as stack:
         for handler in consoles:

@@ -1,4 +1,4 @@
-"""The address of a Dask cluster: whether a scheduler with workers answers there, and how the address is shown."""
+"""Checks that a Dask scheduler with workers answers at an address, and shows the address without secrets."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ from tasks.errors import InputError
 _CONNECT = 10.0
 """Seconds to connect to a Dask scheduler."""
 _DASK_SCHEMES = ("tcp", "tls")
-"""Dask's other schemes need its configuration or other packages, and do not keep a time limit."""
+"""Dask's other schemes need Dask's configuration or more packages, and ignore a time limit."""
 
 
 def check_dask(address: str) -> None:
@@ -30,16 +30,16 @@ def check_dask(address: str) -> None:
     try:
         scheme, place = parse_address(address)
         parse_host_port(place)
-    except Exception as exc:  # its parser has no error of its own
+    except Exception as exc:  # Dask's parser has no error class of its own
         raise InputError(f"{wrong}: {safe_line(exc)}") from exc
     if scheme not in _DASK_SCHEMES:
         raise InputError(f"{wrong}: undrift reaches Dask by {' or '.join(_DASK_SCHEMES)}")
     try:
         workers = asyncio.run(asyncio.wait_for(_workers(address), _CONNECT + 5))
-    except Exception as exc:  # about the address, certificates, or a server that is no scheduler
+    except Exception as exc:  # a wrong address, certificates, or a server that is no scheduler
         raise InputError(f"no Dask scheduler answers at {shown}: {safe_line(exc)}") from exc
     if not workers:
-        raise InputError(f"the Dask scheduler at {shown} has no worker: start some with `dask worker {shown}`")
+        raise InputError(f"the Dask scheduler at {shown} has no worker: start one with `dask worker {shown}`")
     elsewhere = sorted(set(map(get_address_host, workers)) - _own_addresses())
     if elsewhere and is_temporary(reachability.prefect_address()):
         raise InputError(
@@ -49,7 +49,7 @@ def check_dask(address: str) -> None:
 
 
 async def _workers(address: str) -> Any:
-    """Returns the workers of a scheduler, without a Client: one that cannot connect delays the end of the process."""
+    """Returns a scheduler's workers. Uses no dask Client: if it cannot connect, it delays the end of the process."""
     from distributed import Security
     from distributed.core import rpc
 
@@ -59,7 +59,7 @@ async def _workers(address: str) -> Any:
 
 
 def shown_dask(address: str) -> str:
-    """Returns the address of a scheduler as it may be shown; Dask takes `tcp://` for granted."""
+    """Returns the address of a scheduler as it can be shown. Without a scheme, Dask assumes `tcp://`."""
     if "://" in address:
         return addresses.without_password(address)
     return addresses.without_password(f"tcp://{address}").removeprefix("tcp://")

@@ -1,8 +1,8 @@
-"""The address of a comparison's Prefect server, for the workers of a Dask cluster.
+"""Tells the workers of a Dask cluster which Prefect server the comparison uses.
 
-Prefect sends the address to a cell with each task. But the threads of the worker's process that send logs and events
-know only the settings of the process. Without an address there, Prefect would start a temporary server in every
-worker: it would outlive the comparison, and the comparison's own server would get no logs and events.
+Prefect sends the server's address to a cell with each task. But the threads that send logs and events in the worker's
+process know only the settings of that process. Without an address in these settings, Prefect starts a temporary server
+in every worker. It outlives the comparison, and the comparison's server gets no logs and events.
 """
 
 import os
@@ -16,13 +16,13 @@ from prefect.settings import get_current_settings
 
 _NAME = "undrift-prefect-server"
 _SENT = ("PREFECT_API_", "PREFECT_UI_URL")
-"""Beginnings of the names of Prefect's settings that the workers get."""
+"""The workers get the settings of Prefect whose names begin with one of these."""
 _PATIENCE = 10.0
-"""Seconds to send waiting logs and events: the server of a comparison that was killed does not answer."""
+"""Most seconds to send waiting logs and events. After a kill of the comparison, its server does not answer."""
 
 
 class _Server(WorkerPlugin):
-    """Sets the server of a worker's process while the plugin is registered."""
+    """Sets the Prefect server of a worker's process for the time that the plugin is registered."""
 
     name = _NAME
 
@@ -39,7 +39,7 @@ class _Server(WorkerPlugin):
 
 @contextmanager
 def server_on_workers(client: Client) -> Iterator[None]:
-    """Makes all workers, also later ones, use this process's Prefect server in the block."""
+    """In the block, all workers use this process's Prefect server, also workers that join later."""
     settings = get_current_settings().to_environment_variables(exclude_unset=True, include_secrets=True)
     environment = {name: value for name, value in settings.items() if name.startswith(_SENT)}
     client.register_plugin(_Server(environment))
@@ -54,7 +54,7 @@ async def _use(environment: Mapping[str, str | None]) -> None:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    # These threads use the server with which they began.
+    # These threads keep the server that was set when they began. Ended here, they begin again with the new server.
     for service in (EventsWorker, APILogWorker):
         await cast(Awaitable[Any], service.drain_all(timeout=_PATIENCE, at_exit=False))
     for name, value in environment.items():

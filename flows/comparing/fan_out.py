@@ -1,6 +1,7 @@
-"""Where the cells of a comparison run: in this process, in a pool of processes, or on a Dask cluster.
+"""Runs the cells of a comparison in this process, in a pool of processes, or on a Dask cluster.
 
-A lost process costs no other cell: a pool that broke is replaced, and each cell that was in it is tried alone.
+If a process of a pool dies, the pool breaks. A new pool runs the waiting cells; after them, each cell that ran in the
+broken pool runs once more, alone. So a process that dies costs no other cell.
 """
 
 import logging
@@ -28,12 +29,12 @@ from tasks.errors import RunError
 from tasks.signals import masked
 
 MEMORY = 1.5 * 2**30
-"""Bytes that a process with TensorFlow, TFF and the data of a small run takes."""
+"""Memory of a process with TensorFlow, TFF and the data of a small run, in bytes."""
 
 _LOOK_EVERY = 30.0
-"""Seconds between two looks at a cluster."""
+"""Seconds between two checks of a cluster's workers, if no cell ends."""
 _WITHOUT_WORKER = 10
-"""Looks in a row without any worker after which a comparison is given up."""
+"""A comparison is given up after this many checks in a row that find no worker."""
 
 Ended = Callable[[Plan, State[Any]], None]
 """Called for each cell as it ends."""
@@ -42,20 +43,20 @@ _log = logging.getLogger(__name__)
 
 
 def default_jobs() -> int:
-    """Returns the processes that cores and free memory allow."""
+    """Returns how many cells run at a time: one per core, but at least one and at most what fits into free memory."""
     import psutil
 
     return max(1, min(len(os.sched_getaffinity(0)), int(psutil.virtual_memory().available // MEMORY)))
 
 
 def fan_out(plans: Sequence[Plan], jobs: int, dask: str, ended: Ended) -> None:
-    """Runs every cell; a cell that fails ends like any other.
+    """Runs every cell. A cell that fails does not stop the others.
 
     Args:
         plans: the cells.
-        jobs: processes at a time; 1: this process.
-        dask: address of a scheduler; empty: on this machine.
-        ended: called for each cell as it ends.
+        jobs: cells at a time, each in its own process; with 1, they run in this process.
+        dask: address of the Dask scheduler whose workers run the cells; empty: this machine runs them.
+        ended: called for each cell when it ends, also when it failed.
     """
     (plans[0].folder.parent / STOP).unlink(missing_ok=True)
     if dask:
@@ -72,14 +73,14 @@ def _in_processes(plans: Sequence[Plan], jobs: int, ended: Ended) -> None:
     while waiting:
         suspects += _pool(waiting, jobs, ended)
     for plan in suspects:
-        _log.warning("%s: a process of its pool died; it is tried once more, alone", plan.label)
+        _log.warning("%s: a process of its pool died; the cell runs once more, alone", plan.label)
         if _pool(deque([plan]), 1, ended):
-            ended(plan, Failed(message="its process died twice: was it killed for want of memory?"))
+            ended(plan, Failed(message="its process died twice: was there too little memory?"))
 
 
 def _pool(waiting: deque[Plan], jobs: int, ended: Ended) -> list[Plan]:
-    """Runs cells until none waits or a process of the pool dies; returns those that were lost with it."""
-    # All cores for each process, though a share is faster: TensorFlow on fewer cores gives other last bits.
+    """Runs cells until none waits or a process of the pool dies. Returns the cells that ran when it died."""
+    # Each process uses all cores. A share of the cores is faster, but gives results with other last bits.
     runner = ProcessPoolTaskRunner(max_workers=min(jobs, len(waiting)), initializer=begin_process)
     with runner, _no_survivors():
         return _feed(runner, waiting, jobs, ended, lambda: None)
@@ -87,7 +88,7 @@ def _pool(waiting: deque[Plan], jobs: int, ended: Ended) -> list[Plan]:
 
 @contextmanager
 def _no_survivors() -> Iterator[None]:
-    """Ends the pool's processes if the block raises: the pool itself would wait for their cells."""
+    """If the block raises, kills the pool's processes: the pool itself would wait until their cells end."""
     before = multiprocessing.active_children()
     try:
         yield
@@ -118,7 +119,7 @@ def _on_dask(plans: Sequence[Plan], address: str, ended: Ended) -> None:
             for plan in list(left.values()):
                 end(plan, failed(exc))
         except BaseException:
-            stop.touch()  # no signal reaches a worker's thread
+            stop.touch()  # a signal does not reach a worker's thread
             raise
 
 
@@ -139,7 +140,7 @@ def _workers_left(runner: Any, address: str) -> Callable[[], None]:
 def _feed(
     runner: TaskRunner[Any], waiting: deque[Plan], width: int, ended: Ended, look: Callable[[], None]
 ) -> list[Plan]:
-    """Submits the cells, at most `width` at a time; returns those that were running when a pool broke."""
+    """Submits the cells, at most `width` at a time. Returns the cells that ran when the pool broke."""
     done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
     running: dict[PrefectFuture[Any], Plan] = {}
     while waiting or running:
@@ -173,7 +174,7 @@ def _left_over(running: dict[PrefectFuture[Any], Plan], ended: Ended) -> list[Pl
 
 
 def _state(future: PrefectFuture[Any]) -> State[Any] | None:
-    """Returns the final state of a cell that ended; None if its pool broke."""
+    """Waits for a cell. Returns its final state; None if its pool broke."""
     try:
         future.wait()
         state: State[Any] = future.state
@@ -185,7 +186,7 @@ def _state(future: PrefectFuture[Any]) -> State[Any] | None:
         return Crashed(message=safe_line(exc))
     if state.is_final():
         return state
-    # If Dask workers died under a cell more often than the scheduler allows, the cell has no state.
+    # The cell has no final state if its Dask workers died more often than the scheduler allows.
     wrapped: Any = getattr(future, "wrapped_future", None)
     lost = wrapped.exception() if wrapped is not None else None
     message = f"its worker was lost: {safe_line(lost) if lost else state.name}"

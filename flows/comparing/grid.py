@@ -1,7 +1,7 @@
-"""The grid of a comparison: `name=value,value`, every combination of the values, and what each is called.
+"""The grid of a comparison, `name=value,value`: all combinations of its values (cells), and their names.
 
-Values are read as `-S` reads them. Several values are spelled as `dvc exp run --queue -S` takes a sweep, so the comma
-inside `[64,64]` separates no values.
+A value is read as `-S` reads it. Several values are spelled as in `dvc exp run --queue -S`: the comma inside `[64,64]`
+does not separate values.
 """
 
 import itertools
@@ -18,23 +18,23 @@ from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, parse
 
 SEED = "seed"
-"""The setting whose values are repetitions: cells that differ only in it are a group."""
+"""The setting whose values are repetitions. Cells that differ only in this setting are a group."""
 _CLIENTS = ("data.", "partition.")
 _MOST_CELLS = 1000
 _LONGEST = 200
-"""Characters of an axis of the grid in a message."""
+"""Most characters of a --grid text in a message."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination.
+    """One combination of the grid's values.
 
     Attributes:
-        name: of its folder, such as `cell-03`, numbered in the order of the grid.
-        label: the settings that set it apart, such as `server_optimizer=adam, seed=1`.
-        values: setting → value as it was spelled, of every setting of the grid.
-        params: its params.yaml.
-        settings: the same, read.
+        name: the name of the cell's folder, such as `cell-03`, numbered in the order of the grid.
+        label: the cell's values of the grid's settings, such as `server_optimizer=adam, seed=1`.
+        values: setting of the grid → its value in this cell, spelled as the user spelled it.
+        params: the text of the cell's params.yaml.
+        settings: the parsed `params`.
     """
 
     name: str
@@ -45,20 +45,20 @@ class Cell:
 
     @property
     def group(self) -> tuple[str, ...]:
-        """The values, without the seed."""
+        """The values of all settings of the grid except the seed."""
         return tuple(value for name, value in self.values.items() if name != SEED)
 
     @property
     def seed(self) -> str:
-        """The seed as it was spelled; empty if the seed is not in the grid."""
+        """The seed as the user spelled it; empty if the seed is not in the grid."""
         return self.values.get(SEED, "")
 
 
 def axes(grid: Sequence[str]) -> dict[str, list[str]]:
-    """Returns the values of each setting of the grid, in its order.
+    """Returns setting → its values, in the order of the grid.
 
     Raises:
-        SettingsError: there is none, a text is not `name=value,value`, or a name is unknown or there twice.
+        SettingsError: the grid is empty, a text is not `name=value,value`, or a name is unknown or given twice.
     """
     if not grid:
         raise SettingsError("a comparison needs a grid: --grid name=value,value, at least once")
@@ -66,7 +66,7 @@ def axes(grid: Sequence[str]) -> dict[str, list[str]]:
     for text in grid:
         name, values = _axis(text)
         if name in values_of:
-            raise SettingsError(f"--grid {name} is there twice: give all its values at once")
+            raise SettingsError(f"--grid {name} is given twice: give all its values at once")
         values_of[name] = values
     return values_of
 
@@ -75,13 +75,13 @@ def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
     """Returns every combination with its params.yaml; the last setting of the grid changes fastest.
 
     Args:
-        base: the text of params.yaml under the grid.
-        grid: `name=value,value`.
-        same_clients: divide the examples by the base's seed in every cell, unless (1) partition.seed or a setting of
-            data or partition is in the grid, or (2) partition.seed is set already.
+        base: the text of the params.yaml that the grid changes.
+        grid: texts `name=value,value`.
+        same_clients: give all cells the same clients: partition.seed becomes the seed of `base`. No effect if
+            (1) a setting of data or partition is in the grid, or (2) partition.seed of `base` is >= 0.
 
     Raises:
-        SettingsError: as `axes`; or a cell's settings are wrong, or equal to another cell's.
+        SettingsError: as in `axes`; or a cell's settings are wrong, or equal to another cell's settings.
     """
     values = axes(grid)
     size = math.prod(map(len, values.values()))
@@ -101,13 +101,13 @@ def cells(base: str, grid: Sequence[str], same_clients: bool) -> list[Cell]:
             raise SettingsError(f"cell {label}: {exc}") from exc
         twin = next((cell for cell in combined if cell.settings == settings), None)
         if twin:
-            raise SettingsError(f"cells {twin.label} and {label} are the same settings twice")
+            raise SettingsError(f"cells {twin.label} and {label} have the same settings")
         combined.append(Cell(f"cell-{number:0{width}}", label, chosen, params, settings))
     return combined
 
 
 def placed_cells(repository: Path, cells: Sequence[Cell]) -> list[Cell]:
-    """Returns the cells with `data.path` as their folders need it, which are not the repository."""
+    """Returns the cells with a `data.path` that means the same file in a cell's folder as in the repository."""
     placed = []
     for cell in cells:
         params, settings = raw_data.placed(repository, cell.params, cell.settings)
@@ -116,7 +116,7 @@ def placed_cells(repository: Path, cells: Sequence[Cell]) -> list[Cell]:
 
 
 def short_name(name: str) -> str:
-    """Returns the shortest name that no other setting has: federate.aggregator.kind → aggregator."""
+    """Returns the shortest end of the name that no other setting has: federate.aggregator.kind → aggregator."""
     names = {_without_kind(other) for other in fields()}
     parts = _without_kind(name)
     for length in range(1, len(parts)):
@@ -146,11 +146,11 @@ def _axis(text: str) -> tuple[str, list[str]]:
         elif override.value_type in (ValueType.INTERVAL_SWEEP, ValueType.GLOB_CHOICE_SWEEP):
             raise SettingsError(f"{wrong}: name every value")
         else:
-            # At most one more than a grid may have: a range may have any number of values.
+            # A range can have any number of values. One more than the allowed cells is enough for the error.
             values = [str(value) for value in itertools.islice(override.sweep_string_iterator(), _MOST_CELLS + 1)]
     except SettingsError:
         raise
-    except Exception as exc:  # Hydra's parser lets Python's own through, as for a number of 5,000 digits
+    except Exception as exc:  # Hydra's parser also raises Python's own errors, as for a number of 5,000 digits
         raise SettingsError(f"{wrong}: {safe_line(exc)}") from exc
     if name not in fields():
         raise SettingsError(f"--grid {_unknown(name)}")

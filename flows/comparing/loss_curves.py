@@ -1,4 +1,4 @@
-"""compare.png: the validation loss of every group over the rounds."""
+"""compare.png: the hold-out loss (val_loss) of every group over the rounds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from flows.comparing.results import Result
 from flows.comparing.summary import group_label, groups
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")
-"""The colours of Okabe and Ito, which colour-blind people can distinguish, without their yellow."""
+"""Okabe and Ito's colours without yellow, and a brown; colour-blind people can distinguish Okabe and Ito's colours."""
 _OTHERS = "#bbbbbb"
 
 
 class Point(NamedTuple):
-    """A round of a group: mean, lowest and highest of its cells, nats per example."""
+    """One round of a group: mean, lowest and highest hold-out loss of its cells, in nats per example."""
 
     mean: float
     lowest: float
@@ -26,15 +26,15 @@ class Point(NamedTuple):
 
 
 def draw(results: Sequence[Result]) -> Figure:
-    """Returns the mean over the seeds of each group's validation loss, in a band from the lowest to the highest.
+    """Returns the figure: per group the mean hold-out loss over its seeds, in a band from the lowest to the highest.
 
-    The eight groups with the lowest final loss have a colour; the others are grey.
+    The eight groups with the lowest final loss are coloured; the others are grey.
     """
     figure = Figure(figsize=(8.0, 3.6), layout="constrained")
     axes = figure.subplots()
     seeds = len({each.cell.seed for each in results})
     title = f"mean of {seeds} seeds; band: lowest to highest" if seeds > 1 else ""
-    axes.set(xlabel="round", ylabel="validation loss, nats per example")
+    axes.set(xlabel="round", ylabel="hold-out loss, nats per example")
     axes.set_title(title, fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
@@ -63,7 +63,7 @@ def draw(results: Sequence[Result]) -> Figure:
 
 
 def mean_curve(cells: Sequence[Result]) -> dict[int, Point]:
-    """Returns round → mean and extremes over the finished cells, for the rounds that all of them evaluated."""
+    """Returns round → mean and extremes over the finished cells, for the rounds that all finished cells evaluated."""
     curves: list[Mapping[int, float]] = [each.curve for each in cells if each.is_finished and each.curve]
     if not curves:
         return {}

@@ -1,4 +1,4 @@
-"""The MLflow run of a whole comparison: the settings that its cells share, and their table."""
+"""The MLflow run of a whole comparison: the settings that all cells share, and the table of the cells."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from flows.mlflow_store.store_errors import store_errors
 
 _TABLE = "compare.json"
 _TAG_LENGTH = 5000
-"""Characters that MLflow stores of a tag."""
+"""Most characters of a tag in MLflow."""
 
 
 class ParentRun:
-    """Creates the run of the comparison in `folder`, or resumes the run that an earlier attempt created.
+    """The comparison's MLflow run: created for `folder`, or resumed if an earlier attempt created it.
 
     Raises:
         TrackingLost: the store does not answer.
     """
 
     def __init__(self, folder: Path, cells: Sequence[Cell], values: Mapping[str, Sequence[str]], tags: dict[str, str]):
-        """`values` are the values of each setting of the grid, as they were spelled."""
+        """`values` maps each setting of the grid to its values as the user spelled them."""
         self._folder, self.store = folder, connection.connect(folder)
         with store_errors(self.store.uri):
             grid = {name: ",".join(spelled) for name, spelled in values.items()}
@@ -56,7 +56,8 @@ class ParentRun:
         """Logs the reports and the table; `markdown` becomes the run's description.
 
         Raises:
-            TrackingLost: the store does not take them.
+            TrackingLost: the store does not answer.
+            RunError: the store refuses them.
         """
         client = self.store.client
         with store_errors(self.store.uri):
@@ -75,7 +76,7 @@ class ParentRun:
         run_record.terminate(self.store.client, self._folder, self.run_id, status)
 
     def as_report(self) -> dict[str, str]:
-        """Returns the run as reports/mlflow.json names a run."""
+        """Returns the run with the keys of reports/mlflow.json."""
         return {
             "run_id": self.run_id,
             "tracking_uri": self.store.uri,
@@ -83,7 +84,7 @@ class ParentRun:
         }
 
     def _log_table(self, results: Sequence[Result]) -> None:
-        """Logs a row a cell as MLflow's table; a retry replaces it, where `log_table` would add its rows."""
+        """Logs a table, one row per cell. A retry replaces the table: MLflow's `log_table` would append its rows."""
         numbers = sorted({key for result in results for key in result.numbers})
         rows = [
             {

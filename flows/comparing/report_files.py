@@ -1,4 +1,4 @@
-"""compare.csv, compare.md and compare.png of a comparison."""
+"""Writes compare.csv, compare.md and compare.png of a comparison."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,11 @@ REPORTS = ("compare.csv", "compare.md", "compare.png")
 
 
 def write_reports(folder: Path, repository: Path, ended: Sequence[Result]) -> str:
-    """Writes the files into `reports` of the comparison's folder, copies them into the repository's; returns the .md.
+    """Writes REPORTS into `reports/` of the comparison's folder and of the repository. Returns the text of compare.md.
 
     Args:
-        folder: of the comparison.
-        repository: its reports are replaced, so they are the latest comparison's.
+        folder: the comparison's folder.
+        repository: the repository; the reports of an earlier comparison in it are replaced.
         ended: the results of all cells, with their rounds to the common accuracy.
     """
     markdown = summary.markdown(ended, summary.shared_clients(ended), results.common_accuracy(ended))

@@ -1,4 +1,4 @@
-"""The result of each cell of a comparison: a row of compare.csv, and its curve."""
+"""The results of the cells of a comparison: their rows of compare.csv, and their curves."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,25 +15,25 @@ DRIFT, ROUNDS_TO_TARGET = "drift_mean", "rounds_to_target"
 _FIRST = ("accuracy", "loss", "pruned_accuracy", "pruned_loss", "client_accuracy_worst", DRIFT, ROUNDS_TO_TARGET)
 
 _COMPARABLE = 0.8
-"""Least ratio of the lowest final accuracy to the highest for which cells share a target accuracy."""
+"""Cells share a target accuracy only if the lowest final accuracy is at least this fraction of the highest."""
 _LONGEST_REASON = 160
-"""Characters of a reason in a line."""
+"""Most characters of a reason in a log line, in compare.md and in a Prefect state."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One cell when the comparison ended.
+    """The result of one cell.
 
     Attributes:
-        cell: its settings.
-        status: finished or failed.
-        reason: why it failed, one line.
-        run_id: its MLflow run; empty: it has none.
-        numbers: the finite numbers of metrics.json, `drift_mean` and `rounds_to_target`; empty unless finished.
-        curve: round → validation loss, nats per example, of the rounds that were evaluated.
-        accuracies: round → validation accuracy, of the evaluated rounds of the phase `federate`.
-        prune_from: first round of the phase `prune`; None without that phase.
-        resolution: the smallest step of a number, for numbers that have one: `accuracy` → 1 / test examples.
+        cell: the cell with its settings.
+        status: `finished` or `failed`.
+        reason: why the cell failed, in one line; empty if it finished.
+        run_id: id of the cell's MLflow run; empty if it has none.
+        numbers: the finite numbers of metrics.json, `drift_mean` and `rounds_to_target`; empty if the cell failed.
+        curve: round → hold-out loss (val_loss) in nats per example, for the evaluated rounds.
+        accuracies: round → hold-out accuracy (val_accuracy), a fraction, for the evaluated rounds of phase `federate`.
+        prune_from: the first round of the phase `prune`; None if the cell failed.
+        resolution: number → its smallest possible step, if it has one: `accuracy` → 1 / number of hold-out examples.
     """
 
     cell: Cell
@@ -48,12 +48,12 @@ class Result:
 
     @property
     def short_reason(self) -> str:
-        """The reason, cut if a list of clients makes it long."""
+        """The reason, cut to _LONGEST_REASON characters: a list of clients can make it long."""
         return self.reason if len(self.reason) <= _LONGEST_REASON else f"{self.reason[: _LONGEST_REASON - 1]}…"
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has numbers."""
+        """Whether the cell finished, and so has numbers."""
         return self.status == "finished"
 
 
@@ -104,10 +104,10 @@ def finite(scores: Mapping[str, object]) -> dict[str, float]:
 
 
 def common_accuracy(results: Sequence[Result]) -> float | None:
-    """Returns the validation accuracy that every finished cell reaches: the lowest at the end of training.
+    """Returns the hold-out accuracy that every finished cell reaches: the lowest accuracy at the end of training.
 
-    With a higher target some cells would have no number of rounds, so a group would have no mean. None if a cell ends
-    so far behind that all others pass its accuracy in their first rounds.
+    With a higher target, some cells would not reach it, so their group would have no mean number of rounds. Returns
+    None if one cell's final accuracy is below _COMPARABLE times the highest: the others pass it in their first rounds.
     """
     finished = [result.accuracies for result in results if result.is_finished and result.accuracies]
     ends = [accuracies[max(accuracies)] for accuracies in finished]
@@ -115,7 +115,7 @@ def common_accuracy(results: Sequence[Result]) -> float | None:
 
 
 def with_rounds_to(results: Sequence[Result], accuracy: float | None) -> list[Result]:
-    """Returns the results with the first round of each that reached `accuracy` among its numbers."""
+    """Returns the results with `rounds_to_target` added: the first round with at least this hold-out accuracy."""
 
     def with_rounds(result: Result) -> Result:
         rounds = [number for number, value in result.accuracies.items() if accuracy is not None and value >= accuracy]
@@ -127,7 +127,7 @@ def with_rounds_to(results: Sequence[Result], accuracy: float | None) -> list[Re
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Writes compare.csv, a row a cell: the grid's settings, status, MLflow run, numbers, and why it failed."""
+    """Writes compare.csv, one row per cell: the grid's settings, status, MLflow run, numbers, reason of a failure."""
     settings = list(results[0].cell.values)
     keys = {key for result in results for key in result.numbers}
     columns = [key for key in _FIRST if key in keys] + sorted(keys - set(_FIRST))
@@ -149,6 +149,6 @@ def _spell(value: float) -> float | int:
 
 
 def _curve(log: Path, rows: Rows, name: str) -> dict[int, float]:
-    """Returns round → the finite number in the column `name` of the rounds.csv `log`."""
+    """Returns round → the number in the column `name` of the rounds.csv `log`, for the rounds where it is finite."""
     numbers = measurements(log, rows, name).values.tolist()
     return {int(row["round"]): number for row, number in zip(rows, numbers, strict=True) if math.isfinite(number)}

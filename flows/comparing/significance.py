@@ -1,8 +1,8 @@
-"""Is the best group of a comparison really better, or did it only get the better seeds?
+"""Tests whether the best group of a comparison is better than the others, or only had better seeds.
 
-Cells of a seed share the clients and the first model, so groups are compared seed by seed: a paired t-test on the
-differences, which are assumed to be normal. They are too few for a distribution-free test (the signs of five
-differences never give p < 0.06).
+Cells with the same seed share the clients and the first model. So groups are compared seed by seed, by a paired t-test
+on the differences. The test assumes that the differences are normal. A test without this assumption needs more seeds:
+the signs of five differences never give p < 0.06.
 """
 
 import math
@@ -13,23 +13,23 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.05
-"""p-value below which a group counts as better."""
+"""A group counts as better if its p-value is below this."""
 FEWEST_SEEDS = 3
-"""Fewest seeds for a test: two differences that are equal by chance would look certain."""
+"""Fewest seeds for a test. With two seeds, two differences that are equal by chance would look certain."""
 
 Group = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the group with the best mean is better than the others.
+    """Whether the group with the best mean is better than every other group.
 
     Attributes:
         best: the group with the best mean.
-        is_better: whether it is better than every other group, at LEVEL.
-        rival: the other group with the largest p; None if there is none to test against.
-        p: that p, after Holm's correction over the other groups; None without a test.
-        reason: why no test was done; empty if one was.
+        is_better: whether `best` is better than every other group, with p < LEVEL.
+        rival: the other group with the largest p-value; None if no group was tested.
+        p: the p-value of `best` against `rival`, after Holm's correction over the other groups; None without a test.
+        reason: why no test was done; empty if a test was done.
     """
 
     best: Group
@@ -42,17 +42,19 @@ class Verdict:
 def judge(
     numbers: Mapping[Group, Mapping[str, float]], seeds: Sequence[str], higher: bool, resolution: float
 ) -> Verdict | None:
-    """Returns whether the best of the groups is better than all others; None if no group has a number.
+    """Returns whether the group with the best mean is better than all others; None if no group has a number.
 
-    It is better if it beats each of them, in a two-sided paired t-test with Holm's correction. A test against the
-    runner-up alone is not enough: a third group with a larger variance may be harder to separate from the best.
+    It is better if it beats each other group in a two-sided paired t-test, with Holm's correction over the groups. A
+    test against the runner-up alone is not enough: the best can be harder to separate from a third group with a larger
+    variance.
 
     Args:
         numbers: group → seed → a finite number.
-        seeds: the seeds of the grid. A best group that lacks a seed is not judged: the seed that failed may be hard.
+        seeds: the seeds of the grid. If the best group lacks a seed, there is no test: the failed seed can be a hard
+            one.
         higher: whether a higher number is better.
-        resolution: the smallest step of the number: 1 / N for an accuracy on N examples, 0 for a loss. It is the least
-            sd of the differences: one example more, three times, is no certainty.
+        resolution: the smallest step of the number: 1 / N for an accuracy on N examples, 0 for a loss. The sd of the
+            differences counts as at least this: one more correct example with each of three seeds proves nothing.
     """
     by_group = {group: by_seed for group, by_seed in numbers.items() if by_seed}
     if not by_group:
@@ -64,7 +66,7 @@ def judge(
     if len(seeds) < FEWEST_SEEDS:
         return Verdict(best, reason=f"{len(seeds)} seed{'s'[: len(seeds) != 1]}, and a test needs {FEWEST_SEEDS}")
     if len(by_group[best]) < len(seeds):
-        return Verdict(best, reason="its group lacks a seed")
+        return Verdict(best, reason="the best group lacks a seed")
     raw: dict[Group, float] = {}
     for other in by_group:
         if other == best:
@@ -81,18 +83,26 @@ def judge(
 
 
 def paired_t_test(differences: Sequence[float], resolution: float = 0.0) -> float:
-    """Returns the two-sided p-value of n >= 2 differences having mean 0; their sd counts as at least `resolution`."""
+    """Returns the two-sided p-value of n >= 2 differences for the hypothesis that their mean is 0.
+
+    The sample sd of the differences counts as at least `resolution`. The p-value is 1 if the mean is 0, and 0 if all
+    differences are equal and `resolution` is 0.
+    """
     n, mean = len(differences), float(np.mean(differences))
     if mean == 0:
         return 1.0
     spread = max(float(np.std(differences, ddof=1)), resolution)
-    if spread <= 1e-12 * abs(mean):  # the same difference each time, but for the rounding of its mean
+    if spread <= 1e-12 * abs(mean):  # equal differences, except for the rounding of their mean
         return 0.0
     return float(2 * stats.t.sf(abs(mean) / spread * math.sqrt(n), n - 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns the p-values after Holm's correction (1979): the i-th smallest of m times m - i + 1, made monotone."""
+    """Returns the p-values after Holm's correction (1979).
+
+    The i-th smallest of m p-values is multiplied by m - i + 1 and cut at 1. Then each is raised to the one before it,
+    if that is larger.
+    """
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

@@ -1,4 +1,4 @@
-"""compare.md: the groups of a comparison side by side, and which of them is really the best."""
+"""compare.md: a table of the groups of a comparison, and a test of which group is the best."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from flows.comparing.significance import Group, Verdict
 
 @dataclass(frozen=True)
 class ComparedNumber:
-    """A number of the table.
+    """A number that the table shows.
 
     Attributes:
-        key: its name in Result.numbers.
-        heading: its name in the table.
-        decimals: digits shown after the point.
-        higher: whether a higher number is better; None: neither direction is.
+        key: the number's name in Result.numbers.
+        heading: the number's name in the table.
+        decimals: digits after the point.
+        higher: whether a higher number is better; None if neither direction is better.
     """
 
     key: str
@@ -40,7 +40,7 @@ COMPARED = (
 
 
 def groups(results: Sequence[Result]) -> dict[Group, list[Result]]:
-    """Returns the cells of each group, in the order of the grid. The cells of a group differ only in the seed."""
+    """Returns group → its cells, in the order of the grid. The cells of a group differ only in the seed."""
     cells: dict[Group, list[Result]] = {}
     for result in results:
         cells.setdefault(result.cell.group, []).append(result)
@@ -48,13 +48,13 @@ def groups(results: Sequence[Result]) -> dict[Group, list[Result]]:
 
 
 def group_label(group: Group, settings: Sequence[str]) -> str:
-    """Returns the settings that set a group apart, `server_optimizer=adam`; `settings` are the grid's settings."""
+    """Returns the group's values, as `server_optimizer=adam`; `settings` are the names of the grid's settings."""
     names = [name for name in settings if name != SEED]
     return ", ".join(f"{short_name(name)}={value}" for name, value in zip(names, group, strict=True)) or "all cells"
 
 
 def verdicts(results: Sequence[Result]) -> dict[str, Verdict]:
-    """Returns whether the best group is really better, for each number of COMPARED with a better direction."""
+    """Returns whether the best group is better than all others, for each number of COMPARED with a better direction."""
     seeds = list(dict.fromkeys(each.cell.seed for each in results))
     judged = {}
     for column in COMPARED:
@@ -69,25 +69,25 @@ def verdicts(results: Sequence[Result]) -> dict[str, Verdict]:
 
 
 def shared_clients(results: Sequence[Result]) -> str:
-    """Returns a sentence about whose data the cells share."""
+    """Returns a sentence that says which cells have the same clients."""
     settings = [result.cell.settings for result in results]
     first = settings[0]
     if any((each.data, each.partition) != (first.data, first.partition) for each in settings):
-        return "The grid is about the data: the cells differ in their clients."
+        return "The grid changes the data or the partition, so the cells have different clients."
     if first.partition.seed >= 0:
         return f"Every cell has the same clients (partition.seed {first.partition.seed})."
     if all(each.seed == first.seed for each in settings):
         return f"Every cell has the same clients (seed {first.seed})."
-    return "Cells of one seed have the same clients; each seed divides the examples anew."
+    return "Cells with the same seed have the same clients; each seed divides the examples in another way."
 
 
 def markdown(results: Sequence[Result], clients: str, target: float | None) -> str:
     """Returns compare.md.
 
     Args:
-        results: of every cell, in the grid's order.
-        clients: a sentence about whose data the cells share.
-        target: the validation accuracy of `rounds to target`.
+        results: the results of all cells, in the grid's order.
+        clients: the sentence from `shared_clients`.
+        target: the hold-out accuracy that counts for `rounds to target`; None if there is none.
     """
     settings = list(results[0].cell.values)
     shown = [column for column in COMPARED if any(column.key in each.numbers for each in results)]
@@ -156,11 +156,14 @@ def _legend(results: Sequence[Result], shown: Sequence[ComparedNumber], target: 
     says = (
         ["Mean ± sd over the n cells of a group (sample sd)."] if len({each.cell.seed for each in results}) > 1 else []
     )
-    says.append("Accuracies are fractions, losses nats per example, on the hold-out set.")
+    says.append(
+        "Accuracies are fractions, losses are nats per example. Both are on the hold-out data, but the worst client's "
+        "accuracy is on its own training data."
+    )
     if DRIFT in keys:
         says.append("Drift: mean over the rounds of the spread of the clients' models around their average.")
     if ROUNDS_TO_TARGET in keys and target is not None:
-        says.append(f"Target: a validation accuracy of {target:.4f}, which every cell reaches.")
+        says.append(f"Target: a hold-out accuracy of {target:.4f}, which every finished cell reaches.")
     return " ".join(says)
 
 
@@ -185,8 +188,8 @@ def _test(
         return ""
     stated = (
         "**Bold**: better than every other group, by a two-sided paired t-test over the seeds with Holm's correction "
-        f"over the other groups, p < {significance.LEVEL:g} for each number by itself. The differences are taken to be "
-        "normal, and spread by at least one test example (one evaluation for the rounds)."
+        f"over the other groups (p < {significance.LEVEL:g} for each number alone). The test assumes that the "
+        "differences are normal. Their sd counts as at least one example (for the rounds: one evaluation interval)."
     )
     return "\n\n".join([stated, "\n".join(lines)] if lines else [stated])
 
