@@ -279,7 +279,7 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_in_its_runs(compar
     reached = {cell.name: rounds_of(cell) for cell in folder.glob("cell-*")}
     again = compare.run(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
     assert again.status == 0, again.said
-    assert f"goes on with flow run {folder.name}" in again.said
+    assert f"continues flow run {folder.name}" in again.said
     assert not folder.exists()
     ended = states(again.said)
     assert [ended[f"epochs=1, seed={seed}"] for seed in (0, 1)] == ["Cached", "Cached"]

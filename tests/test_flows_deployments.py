@@ -68,7 +68,7 @@ def test_a_server_that_never_answers_is_one_line_within_its_patience(repository:
 
 def test_an_address_that_is_no_api_is_refused(repository: Path, shell: dict[str, str], prefect_server: str) -> None:
     status, (line,) = command(repository, shell, PREFECT_API_URL=prefect_server.removesuffix("/api"))
-    assert (status, "its address ends in /api" in line) == (2, True), line
+    assert (status, "which must end in /api" in line) == (2, True), line
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "two"])

@@ -286,7 +286,7 @@ def test_a_run_killed_twice_ends_with_the_bits_of_one_never_killed(
     again = start("flows.pipeline")
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
-    assert said.count("goes on with flow run") == 1
+    assert said.count("continues flow run") == 1
     assert said.count("goes on after round") == 1
 
     (workspace,) = (repository / ".runs").glob("[!.]*")

@@ -61,7 +61,7 @@ def test_the_same_or_a_newer_server_is_taken(version: str) -> None:
 
 @pytest.mark.parametrize("told", ["", "<html>", '{"detail": "x"}', "null"])
 def test_what_tells_no_version_is_no_prefect_server(told: str) -> None:
-    with pytest.raises(InputError, match="not as a Prefect server does"):
+    with pytest.raises(InputError, match="is no Prefect API"):
         check(told)
 
 

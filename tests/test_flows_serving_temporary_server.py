@@ -134,7 +134,7 @@ def test_a_comparison_starts_one_server_and_goes_on_after_a_kill_with_another(
     said, _ = again.communicate(timeout=400)
     assert again.returncode == 0, said
     assert said.count("Starting temporary server on http://127.0.0.1:") == 1
-    assert said.count("goes on with flow run") == 1
+    assert said.count("continues flow run") == 1
     assert "View at" not in said
     assert servers(shell) == before
     client = MlflowClient(f"sqlite:///{repository / 'mlflow.db'}")

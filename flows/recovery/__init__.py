@@ -1,1 +1,1 @@
-"""Flow runs whose process was killed: found, ended in Prefect and MLflow, or continued."""
+"""Finds flow runs whose process was killed; ends them in Prefect and MLflow, or continues them."""

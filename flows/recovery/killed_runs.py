@@ -1,7 +1,7 @@
-"""Flow runs whose process was killed before it could end them, as by `kill -9` or a machine's power loss.
+"""Flow runs whose process was killed before it could end them, as by `kill -9` or a power failure.
 
-A flow run holds a lock, which the system takes from it however it ends. The next flow run of the repository finds the
-runs whose lock is free and whose MLflow run never ended.
+A flow run holds a file lock, which the system releases however the process ends. The next flow run of the repository
+finds each flow run whose lock is free and whose MLflow run has not ended.
 """
 
 import logging
@@ -26,10 +26,10 @@ KILLED = "its process was killed; found by a later run"
 def alive(repository: Path, run_id: str) -> Iterator[None]:
     """Holds the lock of the flow run in the block.
 
-    Take it before `end_killed_runs`, which would end this run's earlier attempt.
+    Call `end_killed_runs` only in the block: without the lock, it would end the earlier attempt that this run resumes.
     """
     path = repository / _LOCKS / run_id
-    # Waits for a moment if another process just ends, or takes over, an earlier attempt.
+    # Another process can hold the lock for a moment, while it ends or takes over an earlier attempt.
     with file_lock(path):
         try:
             yield
@@ -39,7 +39,7 @@ def alive(repository: Path, run_id: str) -> Iterator[None]:
 
 @contextmanager
 def dead(repository: Path, run_id: str) -> Iterator[bool]:
-    """Yields whether no process runs the flow run; none, not even a retry, can begin it during the block."""
+    """Yields whether no process runs the flow run. If so, none can begin it during the block, not even a retry."""
     path = repository / _LOCKS / run_id
     existed = path.exists()
     with file_lock(path, seconds=0) as is_dead:
@@ -51,14 +51,14 @@ def dead(repository: Path, run_id: str) -> Iterator[bool]:
 
 
 def remove_lock(repository: Path, run_id: str) -> None:
-    """Removes the lock of a flow run whose folder is gone. Call it in a block of `dead`, which holds the lock."""
+    """Removes the lock file of a flow run whose folder is gone. Call it in a block of `dead`, which holds the lock."""
     (repository / _LOCKS / run_id).unlink(missing_ok=True)
 
 
 def end_killed_run(repository: Path, run_id: str, status: str) -> None:
-    """Ends the MLflow runs that a flow run left running, unless a process runs the flow run.
+    """Ends the MLflow runs that a flow run left running. Does nothing if a process still runs the flow run.
 
-    If the store does not answer, there is a warning.
+    If the store does not answer, the MLflow runs stay as they are, and a warning is logged.
     """
     with dead(repository, run_id) as is_dead:
         for folder in _folders(repository / RUNS / run_id) if is_dead else []:
@@ -71,7 +71,7 @@ def end_killed_run(repository: Path, run_id: str, status: str) -> None:
 def end_killed_runs(repository: Path) -> None:
     """Ends the runs that killed flow runs left running: FAILED in MLflow, Crashed in Prefect.
 
-    Their workspaces stay: a retry, or the same run started again, goes on in the workspace and its MLflow run.
+    Their workspaces stay: a retry, or a new run with equal settings, continues in the workspace and its MLflow run.
     """
     for lock in sorted((repository / _LOCKS).glob("*")):
         with dead(repository, lock.name) as is_dead:
@@ -81,18 +81,18 @@ def end_killed_runs(repository: Path) -> None:
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Returns the folders of a flow run: its own, and the cells' if it is a comparison."""
+    """Returns the folder of a flow run and, for a comparison, the folders of its cells."""
     return [folder, *sorted(folder.glob("cell-*"))]
 
 
 def _end(run_id: str, folders: list[Path]) -> None:
     if len(folders) > 1:
-        (folders[0] / STOP).touch()  # cells on a Dask cluster may still run
-    _log.info("flow run %s was killed: it is ended in MLflow and in Prefect", run_id)
+        (folders[0] / STOP).touch()  # cells on a Dask cluster can still run
+    _log.info("flow run %s was killed: ending it in MLflow and in Prefect", run_id)
     for folder in folders:
         try:
             run_record.end_abandoned(folder, "FAILED")
-        except UndriftError as exc:  # the run that looks for killed ones reports this itself, if it needs MLflow
+        except UndriftError as exc:  # the calling run reports a lost store itself, if it needs MLflow
             _log.debug("%s", exc)
             return
     prefect_states.crash_flow_run(UUID(run_id), KILLED)

@@ -1,4 +1,4 @@
-"""The states in Prefect of runs whose process died: without this the server would show them as running for ever."""
+"""Sets the Prefect states of runs whose process died; otherwise the server would show them as running for ever."""
 
 import logging
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def crash(task_run_ids: Iterable[UUID], message: str) -> None:
-    """Marks task runs as crashed. If the server does not answer, they stay as they are."""
+    """Marks task runs as crashed. If the server does not answer, their states stay."""
     import httpx
 
     try:
@@ -27,7 +27,7 @@ def crash(task_run_ids: Iterable[UUID], message: str) -> None:
 
 
 def crash_all(flow_run_id: UUID, message: str) -> None:
-    """Marks every task run of a flow run as crashed that has not ended."""
+    """Marks as crashed every task run of a flow run that has not ended."""
     import httpx
 
     try:

@@ -1,8 +1,9 @@
-"""A killed run, started again: it goes on in the folder and in the MLflow run of the killed one.
+"""Lets a new flow run continue an unfinished one, in the same folder and MLflow run.
 
-A flow run has another id each time it is started, and so another folder. Before it makes that folder, it looks for the
-folder of an equal run (settings, code, place of the data, repository) which (1) no process runs and (2) is not complete
-in MLflow, and renames it. How that run ended does not matter: a run that stopped by an error stops again.
+Each start of a flow gets a new flow run id, and so a new folder. Before that folder is made, this module looks for an
+earlier run that (1) has the same settings, code, data path and repository, (2) no process runs, and (3) is not complete
+in MLflow. It renames that run's folder. How the earlier run ended does not matter: if an error stopped it, the new run
+stops at the same error.
 """
 
 import hashlib
@@ -22,13 +23,13 @@ from tasks.files import replacing
 _log = logging.getLogger(__name__)
 
 IDENTITY = ".identity"
-"""The file in a flow run's folder with the run's identity."""
+"""The file in a flow run's folder that holds the run's identity."""
 _PATIENCE = 60.0
-"""Seconds to wait until the cells of a killed comparison on a Dask cluster end their rounds."""
+"""Most seconds to wait until the cells of a killed comparison end their rounds on a Dask cluster."""
 
 
 def identity(repository: Path, *parts: str) -> str:
-    """Returns the digest that equal flow runs share: of `parts`, the code, the stages and the repository's path.
+    """Returns a digest of `parts`, the code, the stages and the repository's path. Equal flow runs have equal digests.
 
     dvc.lock is left out: an earlier run writes it, and no result depends on it.
     """
@@ -50,23 +51,24 @@ def mark(folder: Path, identity: str) -> None:
 
 
 def take_over(repository: Path, run_id: str, identity: str) -> None:
-    """Renames the newest folder of a run of `identity` that can go on to the folder of `run_id`, if there is one.
+    """Renames the folder of an unfinished run of `identity` to the folder of `run_id`. Does nothing if there is none.
 
-    The rename is one step: a process that is killed here leaves a folder that the next run takes over.
+    If there are several, the newest is taken. The rename is atomic: if this process is killed, the next run can take
+    the folder over.
     """
     for folder in _candidates(repository, identity):
         with killed_runs.dead(repository, folder.name) as is_dead:
-            # Checked again, now that no other process can take it.
+            # Checked again: from here on, no other process can take the folder.
             if is_dead and _is_of(folder, identity) and _cells_have_ended(folder):
                 prefect_states.crash_flow_run(UUID(folder.name), killed_runs.KILLED)
                 folder.rename(repository / RUNS / run_id)
                 killed_runs.remove_lock(repository, folder.name)
-                _log.info("goes on with flow run %s, which was stopped", folder.name)
+                _log.info("continues flow run %s, which had stopped before its end", folder.name)
                 return
 
 
 def _candidates(repository: Path, identity: str) -> list[Path]:
-    """Returns the folders of runs of `identity` that can go on, the newest first."""
+    """Returns the folders of the unfinished runs of `identity`, the newest first."""
     folders = [path.parent for path in (repository / RUNS).glob(f"*/{IDENTITY}")]
     return sorted((folder for folder in folders if _is_of(folder, identity)), key=_begun_at, reverse=True)
 
@@ -74,7 +76,7 @@ def _candidates(repository: Path, identity: str) -> list[Path]:
 def _is_of(folder: Path, identity: str) -> bool:
     try:
         return (folder / IDENTITY).read_text(encoding="utf-8") == identity and run_record.can_go_on(folder)
-    except (OSError, UnicodeDecodeError):  # another run has just taken the folder, or the file is damaged
+    except (OSError, UnicodeDecodeError):  # another run has just renamed the folder, or the file is damaged
         return False
 
 
@@ -86,14 +88,17 @@ def _begun_at(folder: Path) -> float:
 
 
 def _cells_have_ended(folder: Path) -> bool:
-    """Returns whether no cell of a killed comparison runs; cells on a Dask cluster run until the end of a round."""
+    """Stops the cells of a killed comparison. Returns whether all have ended within _PATIENCE seconds.
+
+    On a Dask cluster, a cell runs until the end of its round.
+    """
     cells = sorted((folder / CELL_LOCKS).glob("cell-*"))
     if cells:
         (folder / STOP).touch()
     until = time.monotonic() + _PATIENCE
     while not all(map(_is_free, cells)):
         if time.monotonic() > until:
-            _log.warning("cells of flow run %s, which was killed, still run: it is left alone", folder.name)
+            _log.warning("flow run %s was killed, but its cells still run: it is not continued", folder.name)
             return False
         time.sleep(0.2)
     return True

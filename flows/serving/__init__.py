@@ -1,1 +1,1 @@
-"""The servers that flow runs need, and what serves flow runs: deployments and their worker."""
+"""The servers that flow runs need, the deployments, and the worker that runs them."""

@@ -1,4 +1,4 @@
-"""Which Prefect and MLflow servers the commands talk to, and whether they answer."""
+"""Finds the Prefect and MLflow servers that are set, and checks that they answer."""
 
 import os
 from pathlib import Path
@@ -18,17 +18,17 @@ _PATIENCE = 15.0
 
 
 def prefect_address() -> str:
-    """Returns the API's address by PREFECT_API_URL or the active Prefect profile; empty: there is no server."""
+    """Returns the Prefect API's address from PREFECT_API_URL or the active Prefect profile; empty if none is set."""
     address = str(prefect_settings().api.url or "").rstrip("/")
     known_secrets.IN_USE.remember_addresses(address)
     return address
 
 
 def prefect_settings() -> "Settings":
-    """Returns Prefect's settings, by the environment and the active profile.
+    """Returns Prefect's settings from the environment and the active profile.
 
     Raises:
-        InputError: one of them is wrong; Prefect finds out as it is imported.
+        InputError: a setting is wrong. Prefect checks its settings when it is imported.
     """
     url = os.environ.get("PREFECT_API_URL")
     if url:
@@ -37,7 +37,7 @@ def prefect_settings() -> "Settings":
         from prefect.settings import get_current_settings
 
         settings = get_current_settings()
-    except Exception as exc:  # pydantic's, a TOML file's, an address's: Prefect reads its settings in many ways
+    except Exception as exc:  # of pydantic, a TOML file or an address: Prefect reads its settings in many ways
         raise InputError(f"Prefect cannot use its settings (PREFECT_... or its profile): {_wrong(exc)}") from exc
     for secret in (settings.api.auth_string, settings.api.key):
         if secret is not None:
@@ -47,12 +47,12 @@ def prefect_settings() -> "Settings":
 
 
 def check_prefect_address(url: str) -> None:
-    """Raises InputError if PREFECT_API_URL holds `url` and no library can read that."""
+    """Raises InputError if `url`, the value of PREFECT_API_URL, cannot be read as an address."""
     addresses.check_readable("PREFECT_API_URL", url, "http://127.0.0.1:4200/api")
 
 
 def _wrong(exc: Exception) -> str:
-    """Returns what is wrong with a setting. Not as pydantic says it: that quotes all settings, passwords too."""
+    """Returns what is wrong with a setting. Pydantic's own message would quote all settings and passwords."""
     import pydantic
 
     if not isinstance(exc, pydantic.ValidationError):
@@ -62,11 +62,11 @@ def _wrong(exc: Exception) -> str:
 
 
 def check_prefect() -> None:
-    """Finds out whether the server, if there is one, answers: Prefect itself would try for minutes.
+    """Checks that the Prefect server answers, if one is set. Prefect itself would try for minutes.
 
     Raises:
-        InputError: it does not answer within 15 s, is no Prefect server, refuses the password, or is older than the
-            Prefect here.
+        InputError: the server (1) does not answer within 15 s, (2) is no Prefect server, (3) refuses the password, or
+            (4) is older than the installed Prefect.
     """
     import httpx
 
@@ -85,15 +85,15 @@ def check_prefect() -> None:
         refusal = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
         raise InputError(f"the Prefect server at {shown} {refusal}: set PREFECT_API_AUTH_STRING=user:password")
     is_cloud = "/workspaces/" in url
-    if is_cloud:  # it has no such page
+    if is_cloud:  # Prefect Cloud has no page admin/version
         return
     if answer.status_code != 200:
-        raise InputError(f"{shown} answers, but not as a Prefect server does: its address ends in /api")
+        raise InputError(f"{shown} answers, but is no Prefect API: check PREFECT_API_URL, which must end in /api")
     _check_version(shown, answer.text)
 
 
 def _check_version(shown: str, body: str) -> None:
-    """Raises InputError for a server older than this Prefect: it would take a run, and then refuse its tasks."""
+    """Raises InputError for a server older than the installed Prefect: it would accept a run, then refuse its tasks."""
     import prefect
     from packaging.version import InvalidVersion, Version
 
@@ -101,7 +101,7 @@ def _check_version(shown: str, body: str) -> None:
     try:
         is_older = Version(text) < Version(prefect.__version__)
     except InvalidVersion as exc:
-        raise InputError(f"{shown} answers, but not as a Prefect server does: its version is {text[:50]!r}") from exc
+        raise InputError(f"{shown} answers, but is no Prefect API: it gives {text[:50]!r} as its version") from exc
     if is_older:
         raise InputError(
             f"the Prefect server at {shown} must be of version {prefect.__version__} or newer, got {text}: upgrade it, "
@@ -110,7 +110,7 @@ def _check_version(shown: str, body: str) -> None:
 
 
 def require_prefect() -> None:
-    """Raises InputError if no server is set, and as `check_prefect` does."""
+    """Raises InputError if no Prefect server is set, or if `check_prefect` raises it."""
     if not prefect_address():
         raise InputError(
             "PREFECT_API_URL is not set: run `prefect server start`, then "
@@ -120,11 +120,11 @@ def require_prefect() -> None:
 
 
 def check_mlflow(repository: Path) -> None:
-    """Finds out whether the store of MLFLOW_TRACKING_URI, if that is set, takes runs, before any step has begun.
+    """Checks that the store at MLFLOW_TRACKING_URI accepts runs, before any step begins; does nothing if it is not set.
 
     Raises:
-        InputError: it does not answer within 15 s, refuses the password, or is no address of a store.
-        RunError: its experiment was deleted.
+        InputError: the store does not answer (a server: within 15 s), refuses the password, or the address is wrong.
+        RunError: the store's experiment was deleted.
     """
     url = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not url:

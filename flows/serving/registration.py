@@ -1,4 +1,4 @@
-"""Registers the deployments: what the Prefect server gets from the code and params.yaml, and what stays of the UI."""
+"""Registers the deployments with the Prefect server, and keeps what a user changed in the UI."""
 
 import logging
 import os
@@ -15,25 +15,25 @@ from tasks.settings import fields, laid_over, load, parse, value_at
 
 DEPLOYED = {
     "pipeline": "The six steps from raw data to a pruned, tracked and versioned federated model.",
-    "compare": "A grid of settings over the same clients, and one table that says which is really better.",
-    "diagnose": "Why did the loss of a run go up?",
+    "compare": "A grid of settings on the same clients, and one table that tests which is best.",
+    "diagnose": "Explains why the loss of a run rose.",
 }
-"""The deployments with their descriptions in the UI; the flow of each is `flows/<name>.py:<name>`."""
+"""Deployment → its description in the UI. The flow of a deployment is `flows/<name>.py:<name>`."""
 
-# TensorFlow reads them when it is imported: see tasks.command.prepare, which a worker's flow run does not call.
+# TensorFlow reads them when it is imported. Commands set them by tasks.command.prepare, which no worker's run calls.
 _TENSORFLOW = {"WRAPT_DISABLE_EXTENSIONS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 _log = logging.getLogger(__name__)
 
 
 def register_deployments(repository: Path, pool: str) -> None:
-    """Makes the process work pool `pool` if it is missing, and registers every flow of DEPLOYED there.
+    """Creates the process work pool `pool` if it is missing, and registers every flow of DEPLOYED there.
 
-    A deployment that is registered again gets the present code and params.yaml. What a user set in the UI stays:
-    schedules, pause, limit of runs at a time, description, tags, job variables, and settings that the user changed.
+    A deployment that is registered again gets the present code and params.yaml. It keeps what a user set in the UI:
+    schedules, pause, limit of runs at a time, description, tags, job variables, and the settings that the user changed.
 
     Raises:
-        InputError: the pool is not of processes, or params.yaml is wrong.
+        InputError: the pool exists and is no process pool, or params.yaml is wrong.
     """
     from prefect import flow
 
@@ -41,7 +41,7 @@ def register_deployments(repository: Path, pool: str) -> None:
     _ensure_pool(pool)
     for name, description in DEPLOYED.items():
         loaded: Any = flow.from_source(source=str(repository), entrypoint=f"flows/{name}.py:{name}")
-        # As loaded.deploy would, without the advice and the table that it prints.
+        # The same as loaded.deploy, without the advice and the table that it prints.
         deployment = loaded.to_deployment(
             name=name,
             work_pool_name=pool,
@@ -53,14 +53,15 @@ def register_deployments(repository: Path, pool: str) -> None:
         _arrange(shown)
         if "settings" in shown:
             deployment.parameters = {"settings": raw}
-            shown["settings"]["default"] = raw  # by which the next registration knows what the user changed
+            shown["settings"]["default"] = raw  # the next registration compares with it: what differs, the user changed
         _log.info("deployment %s/%s: %s/deployments/deployment/%s", loaded.name, name, _ui(), _apply(deployment))
 
 
 def environment() -> dict[str, str]:
-    """Returns the environment that a flow run's process needs from its start on, whichever worker starts it.
+    """Returns the environment variables that a flow run's process needs at its start, whichever worker starts it.
 
-    It has no addresses and passwords: they would be in the server's database. The worker passes on its own.
+    They hold no addresses and passwords, because the server stores them in its database. The worker passes its own
+    addresses and passwords on.
     """
     here = str(Path(sys.executable).parent)
     others = [part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if part and part != here]
@@ -71,9 +72,9 @@ def kept(before: Mapping[str, Any], deployed: Mapping[str, Any], now: Mapping[st
     """Returns the settings, by dotted name, that a user changed in the UI and that differ from params.yaml.
 
     Args:
-        before: params.yaml when it was last registered.
-        deployed: the deployment's settings at present.
-        now: params.yaml at present.
+        before: params.yaml at the last registration.
+        deployed: the deployment's present settings.
+        now: the present params.yaml.
     """
     changed = {}
     for name in fields():
@@ -84,7 +85,7 @@ def kept(before: Mapping[str, Any], deployed: Mapping[str, Any], now: Mapping[st
 
 
 def _arrange(shown: dict[str, dict[str, Any]]) -> None:
-    """Titles a form's parameters as the settings are titled, and puts the settings last: they fill many screens."""
+    """Gives a form's parameters titles like the settings', and puts the settings last: they fill many screens."""
     for at, name in enumerate(sorted(shown, key=lambda name: name == "settings")):
         parameter = shown[name]
         parameter["position"], parameter["title"] = at, name.replace("_", " ").capitalize()
@@ -92,9 +93,10 @@ def _arrange(shown: dict[str, dict[str, Any]]) -> None:
 
 
 def _apply(deployment: Any) -> Any:
-    """Registers the deployment and returns its id. If it exists, only what the code decides is sent.
+    """Registers the deployment and returns its id.
 
-    Prefect's own `apply` would reset the rest: no schedules, no limit, not paused.
+    If the deployment exists, only the fields that the code decides are sent. Prefect's `apply` would reset the others:
+    no schedules, no limit, not paused.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import DeploymentUpdate
@@ -122,7 +124,11 @@ def _apply(deployment: Any) -> Any:
 
 
 def _parameters(deployment: Any, existing: Any) -> dict[str, Any]:
-    """Returns the parameters of the deployment: params.yaml, with the settings that the user changed in the UI."""
+    """Returns the parameters to register: the existing ones, with new settings if the deployment has settings.
+
+    The new settings are params.yaml, with the settings that the user changed in the UI. If these do not fit together,
+    the user's changes are dropped with a warning.
+    """
     if "settings" not in deployment.parameters:
         return dict(existing.parameters)
     now, schema = deployment.parameters["settings"], existing.parameter_openapi_schema or {}
@@ -132,7 +138,9 @@ def _parameters(deployment: Any, existing: Any) -> dict[str, Any]:
     try:
         parse(settings)
     except SettingsError as exc:
-        _log.warning("%s: what was set in the UI does not go with params.yaml and is dropped: %s", existing.name, exc)
+        _log.warning(
+            "%s: the settings changed in the UI do not fit the new params.yaml and are dropped: %s", existing.name, exc
+        )
         settings = now
     else:
         for name, value in changed.items():
@@ -158,12 +166,12 @@ def _ensure_pool(name: str) -> None:
             pool = client.read_work_pool(name)
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
-            described = "Undrift's flow runs, each a process group of a worker's machine"
+            described = "Undrift's flow runs, each in its own processes on the worker's machine"
             created = WorkPoolCreate(name=name, type="process", description=described, base_job_template=template)
             pool = client.create_work_pool(created)
-            _log.info("work pool %s: made", name)
+            _log.info("work pool %s: created", name)
     if pool.type != "process":
-        raise InputError(f"--pool must name a process work pool, or a new one, got {name!r} of type {pool.type}")
+        raise InputError(f"--pool must name a process work pool or a new pool, got {name!r} of type {pool.type}")
 
 
 def _ui() -> str:

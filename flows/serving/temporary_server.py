@@ -1,9 +1,9 @@
-"""A Prefect server for a command without one; it ends with the command, however the command ends.
+"""A temporary Prefect server for a command, if none is set. It ends with the command, however the command ends.
 
-Prefect would start a server itself in every process that needs one, also in the processes of a pool, and `kill -9` of
-such a process leaves its server running. Here the command starts one server and puts its address into the environment,
-where Prefect and all child processes find it. The server reads from a pipe whose other end only the command holds. When
-the command ends, the system closes the pipe, and the server ends.
+Without it, Prefect would start a server in every process that needs one, also in each process of a pool, and a `kill
+-9` of such a process would leave its server running. So the command starts one server and puts its address into the
+environment, where Prefect and all child processes find it. The server reads from a pipe whose other end only the
+command holds. When the command ends, the system closes the pipe, and the server ends.
 """
 
 import atexit
@@ -25,16 +25,16 @@ _log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 _STOP_SECONDS = 5.0
-"""Seconds that the server may take to end."""
+"""Most seconds that the server can take to end; after that, it is killed."""
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-"""As Prefect sets them for its own temporary server: no pages, and only the services that such a server needs."""
+"""Prefect sets the same for its own temporary server: no UI, and only the services that such a server needs."""
 
 
 _STARTED: set[str] = set()
 
 
 def is_temporary(address: str) -> bool:
-    """Returns whether the API's `address` is that of this command's temporary server."""
+    """Returns whether `address` is the API of this command's temporary server."""
     return address in _STARTED
 
 
@@ -42,11 +42,11 @@ class TemporaryServer:
     """A server process that is starting. No other process listens on its port."""
 
     def __init__(self) -> None:
-        """Starts the server, and sets its address for Prefect, here and in every process that is started later."""
+        """Starts the server, and sets its address for Prefect in this process and in all that it starts later."""
         with socket.socket() as place:
             place.bind((_HOST, 0))
             self._address = f"http://{_HOST}:{place.getsockname()[1]}"
-            self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the server
+            self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - stays open as long as the server runs
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.serving.temporary_server", str(place.fileno())],
                 stdin=subprocess.PIPE,
@@ -54,11 +54,11 @@ class TemporaryServer:
                 stderr=self._said,
                 pass_fds=[place.fileno()],
                 env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": _python_path()},
-                start_new_session=True,  # Ctrl-C is for the command, which then reports to the server how it ended
+                start_new_session=True,  # Ctrl-C must reach only the command, which then reports its end to the server
             )
-        # Before Prefect's import: functions of atexit run in reverse order, so this one runs last.
+        # Registered before Prefect's import: functions of atexit run in reverse order, so this one runs last.
         atexit.register(self._stop)
-        # An empty address of the pages: there are none.
+        # The address of the UI is empty: there is no UI.
         os.environ |= {"PREFECT_API_URL": f"{self._address}/api", "PREFECT_UI_URL": ""}
         from prefect.context import refresh_global_settings_context
 
@@ -69,16 +69,16 @@ class TemporaryServer:
         """Waits until the server answers.
 
         Raises:
-            RunError: it ended, or did not answer in PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.
+            RunError: the server ended, or did not answer within PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.
         """
         from prefect.settings import get_current_settings
 
-        _log.info("Starting temporary server on %s; with PREFECT_API_URL set, a running one is used", self._address)
+        _log.info("Starting temporary server on %s; set PREFECT_API_URL to use a running server", self._address)
         patience = get_current_settings().server.ephemeral.startup_timeout_seconds
         until = time.monotonic() + patience
         while not self._answers():
             if self._process.poll() is not None:
-                raise RunError(f"the temporary Prefect server ended as it started: {self._last_line()}")
+                raise RunError(f"the temporary Prefect server ended while it started: {self._last_line()}")
             if time.monotonic() > until:
                 raise RunError(
                     f"the temporary Prefect server did not answer within {patience} s: set "
@@ -110,12 +110,12 @@ class TemporaryServer:
 
 
 def _python_path() -> str:
-    """Returns PYTHONPATH for a process that imports this package, whatever its current folder is."""
+    """Returns a PYTHONPATH with which a process can import this package from any current folder."""
     return os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
 
 
 def main() -> None:
-    """Serves on the socket whose descriptor is the first argument, until the end of the standard input."""
+    """Runs the server on the socket whose descriptor is the first argument, until the standard input ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""The worker of the process work pool: runs what was started in the UI, and leaves nothing when it is stopped."""
+"""The worker of the process work pool: it runs the flow runs started in the UI, and ends them when it is stopped."""
 
 import logging
 import os
@@ -17,22 +17,23 @@ from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 from tasks.command import is_alive
 
 STOP_SECONDS = 20.0
-"""How long flow runs may take to end when the worker is stopped, before they are killed."""
+"""Seconds that flow runs have to end when the worker is stopped; after that, they are killed."""
 
 _log = logging.getLogger(__name__)
 
 
 class Worker(ProcessWorker):
-    """A process worker that allows a retry while the hook of a killed attempt still runs, for a few seconds.
+    """A process worker that allows a retry during the few seconds in which the hook of a killed attempt still runs.
 
-    Prefect's own worker (1) reports the crash again after the hook, which undoes the retry, or (2) asks its limiter for
-    a second token for that flow run, which raises an error that ends the worker.
+    With Prefect's own worker, such a retry fails in one of two ways: (1) after the hook, the worker reports the crash
+    again, which undoes the retry; (2) the worker asks its limiter for a second token for the same flow run, which
+    raises an error and ends the worker.
     """
 
     async def run(
         self, flow_run: FlowRun, configuration: Any, task_status: TaskStatus[int] | None = None
     ) -> ProcessWorkerResult:
-        """Runs a flow run; its end was reported when its process ended."""
+        """Runs a flow run. Returns status 0 always: the run's end was reported when its process ended."""
         ended = await super().run(flow_run, configuration, task_status)
         return ProcessWorkerResult(status_code=0, identifier=ended.identifier)
 
@@ -43,11 +44,11 @@ class Worker(ProcessWorker):
 
 
 def serve(pool: str, limit: int) -> None:
-    """Runs the pool's worker until SIGINT or SIGTERM; then ends its flow runs, which can be retried, and returns.
+    """Runs the pool's worker until SIGINT or SIGTERM. Then ends its flow runs, which a user can retry, and returns.
 
     Args:
         pool: an existing process work pool.
-        limit: most flow runs at a time.
+        limit: the most flow runs at a time.
     """
     anyio.run(_serve, pool, limit)
 
@@ -64,15 +65,19 @@ async def _serve(pool: str, limit: int) -> None:
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
-            _log.info("stopping: flow runs are ended; retry them in the UI to go on from their last checkpoint")
-            # The worker still runs meanwhile: it reports to the server how the flow runs ended.
+            _log.info("stopping: ending the flow runs; retry them in the UI to continue from their last checkpoints")
+            # The worker still runs meanwhile, and reports to the server how the flow runs ended.
             await anyio.to_thread.run_sync(end_children, STOP_SECONDS)
             scope.cancel()
             return
 
 
 def end_children(seconds: float) -> None:
-    """Ends all processes below this one: with SIGTERM, and with SIGKILL after `seconds`; at once if that is 0."""
+    """Ends all processes below this one.
+
+    This process's children get SIGTERM. All that is left after `seconds` gets SIGKILL. With 0 seconds, there is no
+    SIGTERM.
+    """
     me = psutil.Process()
     everyone, until = me.children(recursive=True), time.monotonic() + seconds
     if seconds:
