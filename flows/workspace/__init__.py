@@ -1,1 +1,1 @@
-"""A run's own DVC workspace: params.yaml with other settings, the raw data's place, and DVC's cache."""
+"""The private DVC workspace of a run: its params.yaml, its code, its raw data, and the repository's DVC cache."""

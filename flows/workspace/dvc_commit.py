@@ -1,6 +1,7 @@
-"""Puts a stage's outputs into DVC's cache: all of them, or an error that says why.
+"""Puts all outputs of a stage into DVC's cache, or raises an error that says why.
 
-DVC only logs a file that it could not copy, as on a full disk, and goes on: the run would end well, without its data.
+If DVC cannot copy a file, as on a full disk, it only logs that. Without this module, the run would end well, but its
+data would be missing.
 """
 
 import errno
@@ -23,20 +24,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _BLOCK = 4096
-"""Bytes of a block of the disk."""
+"""Assumed size of a disk block, in bytes; a file takes whole blocks."""
 _SPARE = 64 * 1024
-"""Bytes for the listings of folders and the run-cache's entry."""
+"""Bytes that the lists of folders and the run-cache's entry can take."""
 
 
 def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
     """Puts the stage's outputs into the cache, and then the run into the run-cache and dvc.lock.
 
-    An object that is in the cache already is read again, and replaced if it is damaged: DVC would replace the output
-    by a link to it. With `is_sound` the objects are not read: the caller has just done so.
+    Objects that are in the cache already are read again, and replaced if they are damaged: DVC would replace the sound
+    output by a link to the damaged object. With `is_sound`, the objects are not read, because the caller has just read
+    them.
 
     Raises:
         OSError: the disk is full, or cannot be written.
-        RunError: a file is not in the cache for another reason.
+        RunError: a file did not reach the cache for another reason.
         DvcException: an output is missing.
     """
     stage.save(run_cache=False)
@@ -47,14 +49,14 @@ def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:
     with copying():
         stage.commit()
     if not stage.outs_cached():
-        raise RunError("not all files came there")
+        raise RunError("some files are missing there")
     repo.stage_cache.save(stage)
     stage.dump(update_pipeline=False)
 
 
 @contextmanager
 def copying() -> Iterator[None]:
-    """Raises the error of a file that DVC could not copy in the block, and removes half-copied files.
+    """After the block, raises the first error of a file that DVC could not copy in it, and removes half-copied files.
 
     Raises:
         OSError: the error of the copy.
@@ -75,7 +77,7 @@ def copying() -> Iterator[None]:
 
 
 class _Failures(logging.Handler):
-    """Collects what DVC logs of a file that it could not copy: the error, and the temporary file beside its place."""
+    """Collects what DVC logs about files that it could not copy: the errors, and the half-copied temporary files."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +97,7 @@ class _Failures(logging.Handler):
 
 
 def check_space(repo: "Repo", stage: "Stage") -> None:
-    """Raises OSError if the disk has no room for the outputs of `stage` that are not in the cache yet."""
+    """Raises OSError if the disk lacks room for the outputs of `stage` that are not in the cache yet."""
     folder = Path(repo.cache.local.path)
     folder.mkdir(parents=True, exist_ok=True)
     free, needed = shutil.disk_usage(folder).free, _SPARE

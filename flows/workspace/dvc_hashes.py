@@ -1,7 +1,8 @@
-"""DVC's hashes of files and folders as they are on disk, and the objects of DVC's cache that do not match theirs.
+"""DVC's hashes of files and folders as they are on disk, and the removal of damaged objects from DVC's cache.
 
-DVC itself does not read again (1) a write-protected file of its cache, (2) a file of a workspace whose time stamp it
-knows. Bytes that a disk, a copy or a program changed would be restored as a result.
+An object is damaged if the hash of its bytes differs from its name. DVC itself does not read again (1) a
+write-protected file of its cache, (2) a file of a workspace whose time stamp it knows. So DVC would restore bytes that
+a disk, a copy or a program has changed.
 """
 
 import hashlib
@@ -19,9 +20,9 @@ _OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def dvc_hash(path: Path) -> str:
-    """Returns DVC's hash of a file, or of a folder (`<32 hex>.dir`), as it is on disk.
+    """Returns DVC's hash of a file (32 hex digits) or folder (`<32 hex digits>.dir`), computed from the disk.
 
-    It is not read from dvc.lock, which is out of date if steps were run by hand, and missing in a folder without DVC.
+    dvc.lock is not used: it is out of date if steps were run by hand, and missing in a folder without DVC.
     """
     from dvc_data.hashfile.build import build
     from dvc_data.hashfile.db import HashFileDB
@@ -34,10 +35,10 @@ def dvc_hash(path: Path) -> str:
 
 
 def remove_damaged(repo: "Repo", oid: str) -> list[Path]:
-    """Removes the object `oid` from DVC's cache if it is damaged, and if it is a folder, the damaged ones of its files.
+    """Removes the object `oid` from DVC's cache if it is damaged. If it is a folder, also removes its damaged files.
 
     Returns:
-        The removed objects: the hash of their bytes differs from their name.
+        The paths of the removed objects.
     """
     removed = []
     for path, digest in _objects(Path(repo.cache.local.path), oid):
@@ -48,7 +49,7 @@ def remove_damaged(repo: "Repo", oid: str) -> list[Path]:
 
 
 def _objects(cache: Path, oid: str) -> Iterator[tuple[Path, str]]:
-    """Yields path and digest of an object; for a folder, its files first: its list is read before it may be removed."""
+    """Yields (path, digest) of an object. A folder's files come first, because their list can be removed afterwards."""
     place = cache / oid[:2] / oid[2:]
     if oid.endswith(".dir") and place.is_file():
         try:

@@ -1,4 +1,4 @@
-"""A lock that the system takes from a process however the process ends: `flock` on a file of its own."""
+"""A file lock (`flock`), which the system releases however the process ends."""
 
 import fcntl
 import math
@@ -14,14 +14,14 @@ _LOOK_EVERY = 0.1
 
 @contextmanager
 def file_lock(path: Path, seconds: float = math.inf) -> Iterator[bool]:
-    """Holds the lock of the file `path` in the block; yields whether it has the lock.
+    """Holds the lock of the file `path` in the block. Yields whether the block has the lock.
 
-    The file is made if it is missing. Its holder may remove it: a lock on a removed file keeps nobody out, so a waiting
-    process takes the lock of the new file at that path.
+    The file is created if it is missing. The process with the lock can remove the file. A lock on a removed file
+    excludes nobody, so a waiting process then takes the lock of the new file at that path.
 
     Args:
-        path: the file.
-        seconds: to wait for another process. After that the block runs without the lock, and False is yielded.
+        path: the lock file.
+        seconds: the time to wait for another process. After it, the block runs without the lock, with False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     opened = _open(path, seconds)

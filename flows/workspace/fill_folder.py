@@ -1,4 +1,4 @@
-"""What a run's folder gets from the repository: code, stages, the raw data's place, and a configuration of DVC."""
+"""Fills a run's folder from the repository: code, dvc.yaml, a link to the raw data, and a configuration of DVC."""
 
 import os
 import shutil
@@ -17,14 +17,14 @@ from tasks.files import replacing
 
 
 def fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: str) -> None:
-    """Writes all that a run needs into the folder `fresh`, which will get the name `folder`.
+    """Writes all that a run needs into the folder `fresh`, which is renamed to `folder` afterwards.
 
     Args:
         repository: the folder of dvc.yaml.
         folder: the run's folder.
-        fresh: an empty folder beside it.
+        fresh: an empty folder next to `folder`.
         params: the text of params.yaml.
-        data_path: `data.path`; inside the repository, it is linked at the same place.
+        data_path: `data.path`. If it is inside the repository, the run's folder gets a link at the same path.
     """
     (fresh / "params.yaml").write_text(params, encoding="utf-8")
     for name in STAGE_FILES:
@@ -34,7 +34,7 @@ def fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: st
         _copy_code(repository / name, fresh / name)
     _write_config(repository, folder, fresh)
     source = repository / data_path
-    # Elsewhere a link would be outside the run's folder.
+    # An absolute path needs no link. A path that leaves the repository would put the link outside the run's folder.
     has_place = not Path(data_path).is_absolute() and is_inside(data_path)
     if has_place and not (fresh / data_path).exists() and source.exists():
         (fresh / data_path).parent.mkdir(parents=True, exist_ok=True)
@@ -42,10 +42,11 @@ def fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: st
 
 
 def refresh(repository: Path, folder: Path) -> None:
-    """Makes the folder of an earlier attempt ready for another.
+    """Makes the folder of an earlier attempt ready for a new attempt.
 
-    The code is copied again: the attempt runs the present code, and DVC must know its results by it. The configuration
-    is written again, since the folder may have had another name; DVC's notes about files by that name are removed.
+    The code is copied again: the new attempt runs the present code, and DVC must cache its results under that code. The
+    configuration is written again, because the folder can have had another name. If the configuration changes, DVC's
+    notes about files under the old name are removed.
     """
     for name in (*CODE, *own_code(repository)):
         with replacing(folder / name) as fresh:
@@ -65,12 +66,12 @@ def _copy_code(source: Path, target: Path) -> None:
         return
     try:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-    except shutil.Error as exc:  # a list of files, each with its reason
+    except shutil.Error as exc:  # holds a list of (source, target, reason)
         raise RunError(f"{source.name} could not be copied into the run's folder: {exc.args[0][0][2]}") from exc
 
 
 def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
-    """Writes the repository's DVC configuration, with its remotes, changed so that the workspace is private."""
+    """Writes the repository's DVC configuration with its remotes, but without git and with a site cache of its own."""
     from configobj import ConfigObj
     from dvc.config import Config
 
@@ -85,12 +86,12 @@ def _write_config(repository: Path, folder: Path, fresh: Path) -> None:
     }
     written = ConfigObj({section: _plain(values) for section, values in config.items()}, encoding="utf-8")
     with replacing(fresh / ".dvc" / "config") as path, path.open("wb") as opened:
-        path.chmod(0o600)  # it may hold a remote's password, as .dvc/config.local may
+        path.chmod(0o600)  # like .dvc/config.local, it can hold a remote's password
         written.write(opened)
 
 
 def remember_remotes(folder: Path) -> None:
-    """Hides the remotes' addresses and passwords. The file is read as text: DVC may refuse and quote it."""
+    """Hides the remotes' passwords from now on. The file is read as text, because DVC may refuse it and quote it."""
     for name in ("config", "config.local"):
         path = folder / ".dvc" / name
         if path.is_file():
@@ -98,7 +99,7 @@ def remember_remotes(folder: Path) -> None:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    """Returns values as DVC's configuration spells them: a list, as of `cache.type`, with commas."""
+    """Returns the values as a DVC configuration spells them: a list, as in `cache.type`, is joined by commas."""
     spelled = {key: ",".join(value) if isinstance(value, list) else value for key, value in values.items()}
     return {
         key: str(value) for key, value in spelled.items() if isinstance(value, str | int | float | bool | os.PathLike)
@@ -107,7 +108,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def dvc_errors() -> Iterator[None]:
-    """Raises an error of DVC about params.yaml, dvc.yaml, dvc.lock or .dvc/config as InputError."""
+    """Raises a DvcException of the block as InputError: it is about params.yaml, dvc.yaml, dvc.lock or .dvc/config."""
     from dvc.exceptions import DvcException
 
     try:

@@ -1,7 +1,7 @@
-"""`-S` as in DVC: a params.yaml with other values for some settings, and the spelling of all others.
+"""`-S` as in DVC: changes some settings of a params.yaml and keeps the spelling of all others.
 
-The run-cache identifies a run by the values in params.yaml with their types: with `1.0` in place of `1` it is another
-run. So a flow run's params.yaml is the repository's file, in which only the settings that differ are replaced.
+The run-cache identifies a run by the values in params.yaml with their types: `1.0` instead of `1` is another run. So a
+flow run's params.yaml is a copy of the repository's file in which only the settings that differ are replaced.
 """
 
 import difflib
@@ -17,11 +17,11 @@ from tasks.errors import SettingsError
 from tasks.settings import Settings, fields, load, parse
 
 _LONGEST = 200
-"""Characters of an override or a reason in a message."""
+"""Most characters of an override, or of a reason, in a message."""
 
 
 def overridden(params: Path, overrides: Sequence[str]) -> str:
-    """Returns the text of `params` with each `name=value` of `overrides` set, by DVC's own rules.
+    """Returns the text of the file `params` with each `name=value` of `overrides` set, by DVC's own rules.
 
     Raises:
         SettingsError: the file cannot be read, an override is not of this form, or the settings are wrong.
@@ -30,8 +30,10 @@ def overridden(params: Path, overrides: Sequence[str]) -> str:
     text = params.read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
     missing = [name for name in Settings.model_fields if name not in raw]
-    if missing:  # DVC knows a stage by the values in the file, not by our defaults
-        raise SettingsError(f"{params} lacks {', '.join(missing)}: change a copy of params.yaml, which has all")
+    if missing:  # DVC identifies a stage by the values in the file; it does not know the defaults of the settings
+        raise SettingsError(
+            f"{params} lacks {', '.join(missing)}: start from a copy of params.yaml, which has all of them"
+        )
     text = with_overrides(text, overrides)
     parse(yaml.safe_load(text))
     return text
@@ -57,18 +59,20 @@ def with_overrides(text: str, overrides: Sequence[str]) -> str:
                 raise SettingsError(f"-S takes name=value, got {_short(override)!r}")
             try:
                 apply_overrides(copy, [override])
-            except Exception as exc:  # Hydra, OmegaConf and ruamel.yaml have their own for sweeps, loops of ${...}, ...
+            except (
+                Exception
+            ) as exc:  # Hydra, OmegaConf and ruamel.yaml each raise their own errors for sweeps, loops of ${...}, ...
                 raise SettingsError(_unknown(override) or f"-S {_short(override)}: {_reason(exc)}") from exc
         return copy.read_text(encoding="utf-8")
 
 
 def params_text(params: Path, settings: Settings) -> str:
-    """Returns the text of a params.yaml with these settings, spelled as in the file `params` where values agree."""
+    """Returns the text of a params.yaml with these settings. Equal values keep their spelling in the file `params`."""
     return text_with_settings(params.read_text(encoding="utf-8"), settings)
 
 
 def text_with_settings(text: str, settings: Settings) -> str:
-    """Returns the text of a params.yaml with these settings, with the spelling of `text` where the values agree."""
+    """Returns the text of a params.yaml with these settings. Equal values keep their spelling in `text`."""
     raw = yaml.safe_load(text)
     if parse(raw) == settings:
         return text
@@ -85,7 +89,7 @@ def _merge(raw: Any, parsed: Any, wanted: Any) -> Any:
 
 
 def _unknown(override: str) -> str:
-    """Returns the message that the override's name is no setting; empty if it is a setting, or missing."""
+    """Returns the message for an override whose name is neither a setting nor a section; otherwise an empty text."""
     name = override.partition("=")[0]
     if not name or any(f"{field}.".startswith(f"{name}.") or name.startswith(f"{field}.") for field in fields()):
         return ""

@@ -1,4 +1,4 @@
-"""The user's own code: the files that a user adds to `deps` in dvc.yaml."""
+"""The user's code: the files that a user adds to `deps` in dvc.yaml."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from flows.workspace.repository import CODE
 
 
 def own_code(repository: Path) -> list[str]:
-    """Returns the files and folders of the repository that stages depend on and that are not the project's code.
+    """Returns the files and folders of the repository that stages depend on, without the project's code.
 
-    The module of a `federate.model` is such a file. Not among them are `data.path`, the outputs of stages, and paths
-    outside the repository.
+    An example is the module of a user's `federate.model`. `data.path`, the outputs of stages, and paths outside the
+    repository are left out.
     """
     deps = {dep for stage in raw_data.stages(repository) for dep in stage.get("deps", [])}
     return sorted(name for name in deps if _is_own(repository, name))

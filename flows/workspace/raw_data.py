@@ -1,4 +1,4 @@
-"""`data.path` of a run whose folder is not the repository: the same file as for `dvc repro`."""
+"""Makes `data.path` mean the same file in a run's folder as in the repository, where `dvc repro` runs."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,24 +11,26 @@ from tasks.errors import InputError
 from tasks.settings import Settings, with_settings
 
 _NOT_COPIED = (".runs", ".dvc", ".git")
-"""Folders of the repository that a run's folder does not have, or has as its own."""
+"""Folders of the repository that a run's folder does not have, or has with other content."""
 
 
 def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Settings]:
-    """Returns the text of params.yaml and the settings for a run in a folder of its own.
+    """Returns the text of params.yaml and the settings for a run in its own folder.
 
-    A path that leaves the repository, or that is in a folder that a run does not share, becomes absolute: relative to
-    the run's folder it would be another file. Any other path stays as it is, so that the run-cache knows it.
+    A relative `data.path` becomes absolute if it leaves the repository or lies in one of _NOT_COPIED, because in the
+    run's folder it would be another file. Any other path stays as it is, so that the run-cache recognises the run.
 
     Raises:
-        InputError: the raw data are an output of the pipeline, or inside one, or one is inside them.
+        InputError: the raw data are an output of the pipeline, lie inside an output, or contain one.
     """
     path = settings.data.path
     target = (repository / path).resolve()
     for out in outputs(repository):
         if target == out or target in out.parents or out in target.parents:
             shown = out.relative_to(repository.resolve())
-            raise InputError(f"data.path must be apart from what the pipeline writes, got {path!r} beside {shown}")
+            raise InputError(
+                f"data.path must not overlap with what the pipeline writes, got {path!r}, which overlaps with {shown}"
+            )
     if is_inside(path):
         return params, settings
     changed = with_settings(settings, {"data.path": str(target)})
@@ -36,7 +38,7 @@ def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Sett
 
 
 def is_inside(path: str) -> bool:
-    """Returns whether `path` can be the same in a run's folder as in the repository."""
+    """Returns whether `path` names the same file in a run's folder as in the repository."""
     parts = Path(path).parts
     return Path(path).is_absolute() or (".." not in parts and not set(parts[:1]) & set(_NOT_COPIED))
 

@@ -1,4 +1,4 @@
-"""Where things are in the repository and in the folders of its runs."""
+"""The places of files in the repository and in the folders of its runs."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ RUNS = ".runs"
 CODE = ("tasks", "flows")
 """The project's own code."""
 STAGE_FILES = ("dvc.yaml", "dvc.lock", ".dvcignore")
-"""What DVC reads beside .dvc."""
+"""The files that DVC reads, in addition to the folder .dvc."""
 STOP = "stop"
-"""The file in a comparison's folder that ends its cells on other machines, which no signal reaches."""
+"""The file in a comparison's folder that stops its cells. Cells on other machines cannot get a signal."""
 CELL_LOCKS = ".locks"
 """The folder in a comparison's folder with a lock for (1) each cell that runs and (2) each step that cells share."""
 

@@ -1,8 +1,8 @@
-"""A private DVC workspace per flow run; the run-cache is shared with `dvc repro` and all other runs.
+"""A private DVC workspace for each flow run; all runs and `dvc repro` share the repository's DVC cache.
 
-`.runs/<run id>/` holds params.yaml, dvc.yaml, dvc.lock and the code that the stages depend on, as they were when the
-run began, and a `.dvc/config` whose cache is the repository's. So no run computes again what another has computed, and
-no two runs write into the same folder.
+`.runs/<run id>/` holds (1) params.yaml, dvc.yaml, dvc.lock and the code of the stages, as they were when the run began,
+(2) a `.dvc/config` with the repository's cache. So a run takes results that another run computed from the cache, and no
+two runs write into the same folder.
 """
 
 import logging
@@ -42,13 +42,13 @@ class Workspace:
 
     @classmethod
     def open(cls, repository: Path, run_id: str, params: str, data_path: str) -> "Workspace":
-        """Returns the workspace of `run_id`, made if this is its first time.
+        """Returns the workspace of `run_id`; the first call creates it.
 
         Args:
             repository: the folder of dvc.yaml.
-            run_id: names the folder below .runs; a retry finds the files of the first attempt.
+            run_id: the name of the folder below .runs. A retry finds the files of the first attempt there.
             params: the text of params.yaml.
-            data_path: `data.path`; inside the repository, it is linked into the workspace at the same place.
+            data_path: `data.path`. If it is inside the repository, the workspace gets a link at the same path.
         """
         folder = repository / RUNS / run_id
         if folder.is_dir():
@@ -60,10 +60,17 @@ class Workspace:
         return cls(repository, folder)
 
     def restore(self, step: str) -> bool:
-        """Restores the step's outputs from the cache; returns whether a run with this code, data and settings is there.
+        """Restores the step's outputs from the cache.
 
         The outputs of an unfinished or another run are removed first, as `dvc repro` does. The restored files are read
-        and compared with their hashes: a damaged file is removed, from the cache too, and the step must run.
+        and compared with their hashes. A damaged file is removed, from the cache too, and the step must run.
+
+        Returns:
+            Whether the outputs are restored. If not, no run with this code, data and settings is in the cache, or it is
+            damaged there.
+
+        Raises:
+            RunError: the files cannot be read or written.
         """
         from dvc.stage.cache import RunCacheNotFoundError
 
@@ -78,26 +85,29 @@ class Workspace:
                     stage.remove_outs(ignore_remove=False, force=False)
                     return False
                 commit(repo, stage, is_sound=True)
-            except (RunCacheNotFoundError, FileNotFoundError):  # a dependency is missing: the step reports it
+            except (
+                RunCacheNotFoundError,
+                FileNotFoundError,
+            ):  # no such run, or a dependency is missing, which the step reports
                 return False
             except OSError as exc:
                 raise RunError(f"the outputs of {step} could not be taken from DVC's cache: {safe_line(exc)}") from exc
-            except Exception as exc:  # DVC has no type of its own for a damaged entry or list
-                _log.warning("%s: DVC's cache is damaged, %s: the step runs", step, safe_line(exc))
+            except Exception as exc:  # DVC has no own error class for a damaged entry or list
+                _log.warning("%s: DVC's cache is damaged (%s): the step runs", step, safe_line(exc))
                 _forget(repo, stage)
                 return False
             return True
 
     def clear(self, step: str) -> None:
-        """Removes the step's outputs, so that no step writes through a link into the cache."""
+        """Removes the step's outputs. Otherwise, the step could write through a link into the cache."""
         with self._repo() as repo:
             _stage(repo, step).remove_outs(ignore_remove=False, force=False)
 
     def commit(self, step: str) -> None:
-        """Puts the step's outputs into the cache and the run into the run-cache.
+        """Puts the step's outputs into the cache, and records the run in the run-cache.
 
         Raises:
-            RunError: an output is missing, or the disk is full; the workspace keeps what the step wrote.
+            RunError: an output is missing, or the disk is full. The workspace keeps the files that the step wrote.
         """
         from dvc.exceptions import DvcException
 
@@ -108,7 +118,7 @@ class Workspace:
                 raise RunError(f"the outputs of {step} could not be put into DVC's cache: {safe_line(exc)}") from exc
 
     def check_remote(self) -> None:
-        """Raises InputError if there is no remote for `push`: before the first step, not after the last."""
+        """Raises InputError if `push` has no remote. Call it before the first step: after the last, it is too late."""
         from dvc.config import NoRemoteError
 
         with self._repo() as repo:
@@ -118,10 +128,10 @@ class Workspace:
                 raise InputError("push: DVC has no default remote: dvc remote add --default NAME URL") from exc
 
     def push(self) -> int:
-        """Sends the run's outputs and its entries of the run-cache to the default remote; returns how many files.
+        """Sends the run's outputs and run-cache entries to the default remote. Returns the number of sent files.
 
         Raises:
-            RunError: there is no remote, or it does not take them.
+            RunError: there is no remote, or it refuses the files.
         """
         from dvc.exceptions import DvcException
 
@@ -133,7 +143,7 @@ class Workspace:
                 raise RunError(f"dvc push: {safe_line(exc)}") from exc
 
     def hashes(self) -> dict[str, str]:
-        """Returns DVC's hash of every output, by its path, as dvc.lock of the workspace has them."""
+        """Returns path → DVC's hash, for every output in the workspace's dvc.lock."""
         import yaml
 
         path = self.folder / "dvc.lock"
@@ -144,7 +154,7 @@ class Workspace:
     def _repo(self) -> Iterator["Repo"]:
         from dvc.repo import Repo, lock_repo
 
-        # The import sets the level to INFO: a line for every stage and lock file, beside Prefect's lines.
+        # DVC's import sets the level to INFO, which adds a line for every stage and lock file to Prefect's lines.
         logging.getLogger("dvc").setLevel(logging.ERROR)
         with _IN_FOLDER:
             before = Path.cwd()
@@ -153,7 +163,7 @@ class Workspace:
                 with dvc_errors():
                     remember_remotes(Path())
                     repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
-                    with lock_repo(repo):  # counts: DVC's own commands below, as push, take it again
+                    with lock_repo(repo):  # reentrant: DVC's own commands, such as push, take it again
                         yield repo
             finally:
                 os.chdir(before)
@@ -164,12 +174,14 @@ def _stage(repo: "Repo", step: str) -> "Stage":
 
 
 def _is_sound(repo: "Repo", stage: "Stage", then: str) -> bool:
-    """Returns whether each output has the hash in dvc.lock or the run-cache; removes damaged objects from the cache.
+    """Returns whether each output has its hash from dvc.lock or from the run-cache.
+
+    If an output differs, removes its damaged objects from the cache, and logs a warning.
 
     Args:
-        repo: DVC in the workspace.
-        stage: the stage; its outputs are in the workspace.
-        then: end of the warning, which says what happens next.
+        repo: the DVC repository of the workspace.
+        stage: the stage, whose outputs are in the workspace.
+        then: the end of the warning, which says what happens next.
     """
     entry = repo.stage_cache._load(stage) or {}
     named = {out["path"]: {out.get("md5")} for out in entry.get("outs", [])}
@@ -178,14 +190,14 @@ def _is_sound(repo: "Repo", stage: "Stage", then: str) -> bool:
         if path.exists() and dvc_hash(path) in expected:
             continue
         removed = [path for oid in expected if oid for path in remove_damaged(repo, oid)]
-        where = f", as {len(removed)} files of DVC's cache that are removed" if removed else ""
+        where = f" ({len(removed)} damaged files removed from DVC's cache)" if removed else ""
         _log.warning("%s: %s is damaged%s%s", stage.name, out.def_path, where, then)
         return False
     return True
 
 
 def _forget(repo: "Repo", stage: "Stage") -> None:
-    """Removes the outputs of a stage, and its entries in the run-cache, which the next commit would read again."""
+    """Removes a stage's outputs, and its damaged entries in the run-cache, which the next commit would read again."""
     from dvc.stage.cache import _get_stage_hash
 
     stage.remove_outs(ignore_remove=False, force=False)
