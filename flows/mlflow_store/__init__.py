@@ -1,1 +1,1 @@
-"""The MLflow store, and what a run writes there: while it goes, and once it is finished."""
+"""The MLflow store, and what a run writes to it while it trains and when it has finished."""

@@ -1,4 +1,4 @@
-"""Where MLflow's runs go: a SQLite file in the repository, or what MLFLOW_TRACKING_URI says."""
+"""The connection to the MLflow store: a SQLite file in the repository, or the store at MLFLOW_TRACKING_URI."""
 
 import logging
 import os
@@ -25,9 +25,9 @@ DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 
 _PATIENCE = 180.0
-"""Seconds to wait for another process that makes the database."""
+"""Most seconds to wait for another process that creates the database."""
 _HTTP_PATIENCE = 30.0
-"""Seconds that a server may take to answer."""
+"""Most seconds that a server can take to answer."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class Store:
     """A tracking store that answers.
 
     Attributes:
-        client: speaks to it, from any thread.
-        uri: its address without a password, relative to the repository for the repository's own file.
-        experiment_id: of the experiment `undrift` there.
+        client: MLflow's client of the store; any thread can use it.
+        uri: the store's address without a password. For the repository's own file, it is relative to the repository.
+        experiment_id: the id of the experiment `undrift` in the store.
     """
 
     client: "MlflowClient"
@@ -48,24 +48,24 @@ class Store:
 
 
 def quiet_mlflow() -> None:
-    """Turns MLflow's telemetry and chatter off, and bounds its patience. Call it before MLflow's import."""
+    """Turns off MLflow's telemetry and messages, and bounds its retries. Call it before MLflow is imported."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # A database's error with its statement and traceback; it is raised, too.
+    # It logs a database's error with statement and traceback, although the error is raised as well.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def store_folder(folder: Path) -> Path:
-    """Returns the folder that holds the store: `folder`, or the repository whose private workspace it is.
+    """Returns the folder that holds the store: the repository if `folder` is a private workspace, otherwise `folder`.
 
-    Flow runs have private workspaces (`.runs/<id>`), and so have `dvc exp run --temp` and `--queue`
-    (`.dvc/tmp/exps/<id>`): a store of their own would vanish with them.
+    Private workspaces are `.runs/<id>` (flow runs) and `.dvc/tmp/exps/<id>` (`dvc exp run --temp` and `--queue`). They
+    are deleted at some time, and a store inside would be deleted with them.
     """
-    folder = folder.absolute()  # not resolved: .runs may be a link to a shared folder
+    folder = folder.absolute()  # not resolved: .runs can be a link to a shared folder
     for parent in folder.parents:
         below = folder.relative_to(parent).parts
         if below[0] == ".runs" or below[:3] == (".dvc", "tmp", "exps"):
@@ -74,14 +74,14 @@ def store_folder(folder: Path) -> Path:
 
 
 def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
-    """Returns the store for runs of the workspace `folder`, made ready if it is new.
+    """Returns the store for runs of the workspace `folder`. Creates the database and the experiment if necessary.
 
-    MLflow's process-wide tracking URI is set too: its model functions know no other way.
+    Also sets MLflow's tracking URI for the whole process, because MLflow's model functions use only that.
 
     Raises:
-        TrackingLost: the store does not answer, is of another MLflow version, or is held by another process.
-        InputError: MLFLOW_TRACKING_URI is no address of a store, or the store wants another password.
-        RunError: its experiment was deleted.
+        TrackingLost: the store does not answer, has another MLflow version, or is locked by another process.
+        InputError: MLFLOW_TRACKING_URI is no address of a store, or the store refuses the password.
+        RunError: the store's experiment was deleted.
     """
     quiet_mlflow()
     import mlflow
@@ -97,7 +97,7 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
             _reach(uri)
             mlflow.set_tracking_uri(uri)
             if not address:
-                # MLflow sets the variable; the next call would take its value for the user's.
+                # MLflow has set this variable. The next call would take the value as the user's.
                 os.environ.pop("MLFLOW_TRACKING_URI", None)
             client = mlflow.MlflowClient(uri)
             experiment_id = _experiment(client, experiment, home, uri)
@@ -107,7 +107,7 @@ def connect(folder: Path, experiment: str = EXPERIMENT) -> Store:
 
 
 def check_mlflow_address(address: str) -> None:
-    """Raises InputError if MLFLOW_TRACKING_URI holds `address` and no library can read that."""
+    """Raises InputError if `address`, the value of MLFLOW_TRACKING_URI, cannot be read as an address."""
     addresses.check_readable("MLFLOW_TRACKING_URI", address, "http://127.0.0.1:5000 or sqlite:///mlflow.db")
 
 
@@ -124,13 +124,13 @@ def _experiment(client: "MlflowClient", name: str, home: Path, uri: str) -> str:
                 raise
     if experiment.lifecycle_stage != "active":
         raise RunError(
-            f"MLflow's experiment {name} was deleted: mlflow experiments restore -x {experiment.experiment_id}, "
-            "or mlflow gc to be rid of it"
+            f"MLflow's experiment {name} was deleted: restore it with `mlflow experiments restore -x "
+            f"{experiment.experiment_id}`, or remove it for good with `mlflow gc`"
         )
     if experiment.artifact_location.startswith("mlflow-artifacts:") and not _is_server(uri):
         raise InputError(
-            f"MLflow's experiment {name} at {without_password(uri)} keeps its files with an MLflow server: "
-            "set MLFLOW_TRACKING_URI to the server's address"
+            f"MLflow's experiment {name} at {without_password(uri)} stores its files on an MLflow "
+            "server: set MLFLOW_TRACKING_URI to the address of that server"
         )
     return str(experiment.experiment_id)
 
@@ -140,12 +140,12 @@ def _is_server(uri: str) -> bool:
 
 
 def _artifacts(home: Path, name: str, uri: str) -> str | None:
-    """Returns where the files of runs go beside a database, as `mlflow server` has it; None: a server decides."""
+    """Returns the folder for the files of runs, the same as `mlflow server` uses; None if a server decides."""
     return None if _is_server(uri) else (home / ARTIFACTS / name).as_uri()
 
 
 def _reach(uri: str) -> None:
-    """Opens a database once, or knocks at a server: MLflow itself would try for minutes."""
+    """Raises an error if the database or server does not answer now. MLflow itself would try for minutes."""
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
@@ -156,7 +156,7 @@ def _reach(uri: str) -> None:
 
 
 def knock(uri: str, seconds: float) -> None:
-    """Raises OSError if no MLflow server answers at `uri` within `seconds`. It gets no password."""
+    """Raises OSError if no MLflow server answers at `uri` within `seconds`. Sends no password."""
     import httpx
 
     try:
@@ -167,10 +167,10 @@ def knock(uri: str, seconds: float) -> None:
 
 @contextmanager
 def _ready(uri: str) -> Iterator[None]:
-    """Holds other processes back while a SQLite store is made ready.
+    """Holds a lock while a SQLite store is opened, and creates its database if it is missing.
 
-    MLflow's migrations of a fresh database take seconds, and if two processes begin them at once, one dies. A new
-    database is made in a folder beside its place, then moved: a killed process leaves no half-migrated database.
+    MLflow's migrations of a new database take seconds. If two processes begin them at the same time, one fails. A new
+    database is created in a temporary folder and then moved, so a killed process leaves no half-migrated database.
     """
     database = _database(uri)
     if database is None:
@@ -178,9 +178,9 @@ def _ready(uri: str) -> Iterator[None]:
         return
     with file_lock(database.with_name(f"{database.name}.lock"), _PATIENCE) as is_held:
         if not is_held:
-            raise TrackingLost(f"{database}: another process has been making it ready for {_PATIENCE:.0f} s")
+            raise TrackingLost(f"{database}: another process has locked it for {_PATIENCE:.0f} s")
         if not database.exists():
-            _log.info("%s: making MLflow's database", database.name)
+            _log.info("%s: creating MLflow's database", database.name)
             _create(database)
         yield
 

@@ -1,4 +1,4 @@
-"""The versions of a run's data: DVC's hashes in dvc.lock, and MLflow's data set with such a hash as its digest."""
+"""The versions of a run's data: DVC's hashes in dvc.lock, and MLflow data sets with a DVC hash as their digest."""
 
 import json
 from pathlib import Path
@@ -17,20 +17,20 @@ _DESCRIPTION = {"data/partition": "partition.json", "data/clients": "preprocess.
 
 
 def locked(lock: Path) -> dict[str, str]:
-    """Returns the hashes of all outputs that dvc.lock names, by path."""
+    """Returns path → DVC's hash, for all outputs in the file dvc.lock."""
     stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
 def lock_of_results(lock: Path) -> str:
-    """Returns the text of dvc.lock without the stage `track`, whose entry is an earlier run's while a run is logged."""
+    """Returns the text of dvc.lock without the stage `track`, which is of an earlier run while a run is logged."""
     loaded = yaml.safe_load(lock.read_text(encoding="utf-8"))
     loaded["stages"].pop("track", None)
     return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))
 
 
 class DvcSource(DatasetSource):
-    """A folder that DVC versions; with its digest in dvc.lock, `dvc checkout` brings it back."""
+    """A folder that DVC versions. With its digest in dvc.lock, `dvc checkout` restores it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class DvcSource(DatasetSource):
         return "dvc"
 
     def load(self) -> Path:
-        """Returns the folder, relative to the current one."""
+        """Returns the folder, relative to the current folder."""
         return Path(self.path)
 
     @staticmethod
@@ -62,10 +62,10 @@ class DvcSource(DatasetSource):
 
 
 class DvcFolder(Dataset):
-    """A data set in a folder that DVC versions, e.g. `data/clients`; its name is the folder's.
+    """A data set in a folder that DVC versions, such as `data/clients`; its name is the folder's name.
 
-    The digest is DVC's hash of the folder, exactly the 36 characters that MLflow allows. Schema and profile are what
-    MLflow's page shows of it.
+    The digest is DVC's hash of the folder. It has 36 characters, the most that MLflow allows. MLflow's page of the data
+    set shows the schema and the profile.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class DvcFolder(Dataset):
         return self._schema
 
     def to_dict(self) -> dict[str, str]:
-        """Returns what MLflow stores, as text."""
+        """Returns what MLflow stores; every value is text."""
         schema = json.dumps(self._schema.to_dict()) if self._schema else ""
         return {**super().to_dict(), "schema": schema, "profile": json.dumps(self._profile or {})}
 
 
 def data_set(folder: Path, path: str, digest: str) -> DvcFolder:
-    """Returns MLflow's data set for `data/partition` or `data/clients`: shapes, classes and counts in brief."""
+    """Returns MLflow's data set for `path`, which is `data/partition` or `data/clients`: shapes, classes and counts."""
     counts = read_json(folder / "data/partition/partition.json")
     description = read_json(folder / path / _DESCRIPTION[path])
     features = TensorSpec(np.dtype(np.float32), (-1, *description["input_shape"]), "x")

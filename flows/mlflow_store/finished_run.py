@@ -1,4 +1,4 @@
-"""A finished run in MLflow: settings, a point per round, final numbers, models, data versions, and its reports."""
+"""Logs a finished run to MLflow: settings, numbers of each round, final scores, models, data versions, reports."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DATA = {"data/partition": "partition", "data/clients": "training"}
-"""The data sets of a run, with what each is to the run: MLflow's context."""
+"""Data set of a run → its use in the run, which MLflow calls its context."""
 MODEL_FILES = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
 _DIGEST = "dvc.digest"
-"""The tag of a logged model that is complete, also in the registry if it belongs there: the hash of its file."""
+"""The tag that holds the hash of a logged model's file.
+
+It is set last: a model with this tag is complete, and registered if `track.register_as` is set.
+"""
 FILES = (
     "params.yaml",
     "data/partition/partition.json",
@@ -42,9 +45,9 @@ FILES = (
     "reports/prune.json",
     "reports/rounds.csv",
 )
-"""The artifacts of a run, beside the models. Every finished run has these files."""
+"""The artifacts of a run, without the models. Every finished run has these files."""
 TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
-"""Artifacts too, if they exist."""
+"""More artifacts, if they exist."""
 
 _log = logging.getLogger(__name__)
 
@@ -52,11 +55,12 @@ _log = logging.getLogger(__name__)
 def track(settings: Settings, folder: Path) -> None:
     """Logs the finished run in the workspace `folder` as a new MLflow run, and writes reports/mlflow.json.
 
-    If a killed process left a run running there, it is ended: its rounds may be of other settings or data.
+    If a killed process left an MLflow run of this folder running, that run is ended, and not continued: its rounds can
+    be of other settings or data.
 
     Raises:
-        DataError: a step has not been run, or a model is damaged or another one; nothing was logged.
-        TrackingLost, RunError: MLflow could not take it; its run is FAILED, or KILLED if this process was stopped.
+        DataError: a step has not been run, or a model file is damaged or of another model. Nothing was logged.
+        TrackingLost, RunError: MLflow did not accept the run. The MLflow run is FAILED.
     """
     loaded = _finished(settings, folder)
     opened = connection.connect(folder)
@@ -73,14 +77,15 @@ def track(settings: Settings, folder: Path) -> None:
 
 @contextmanager
 def _beginning(client: "MlflowClient", folder: Path) -> Iterator[Callable[[Callable[[], str]], str]]:
-    """Yields a function that begins a run and records it in `folder`; ends a run that a killed process left running.
+    """Yields a function that begins a run and records it in `folder`. First ends a run that a killed process left.
 
-    The record in the folder of a flow run is the flow run's, and stays as it is. The caller holds the folder's lock.
+    In the folder of a flow run, nothing is recorded and nothing ended: the record there belongs to the flow run. The
+    caller holds the folder's lock.
     """
     if connection.store_folder(folder) != folder.absolute():
         yield lambda create: create()
         return
-    # Without the folder's reports: they may be of other settings by now.
+    # Without the folder's reports, which can be of other settings now.
     run_record.end_abandoned(folder, "KILLED", with_reports=False)
     run_record.remove_record(folder)
     try:
@@ -90,7 +95,7 @@ def _beginning(client: "MlflowClient", folder: Path) -> Iterator[Callable[[Calla
 
 
 def _forget_ended(client: "MlflowClient", folder: Path) -> None:
-    """Removes the record of the run that was begun in `folder`, if the store knows that the run has ended."""
+    """Removes the record of the run that was begun in `folder`, if the run has ended in the store."""
     try:
         ended = client.get_run(run_record.read_run_id(folder)).info.status != "RUNNING"
     except Exception as lost:  # the next `track` in this folder will end the run
@@ -101,9 +106,9 @@ def _forget_ended(client: "MlflowClient", folder: Path) -> None:
 
 
 def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
-    """Logs the finished run into an MLflow run that was begun earlier, with the rounds that it lacks.
+    """Logs the finished run to an MLflow run that was begun earlier, and adds the rounds that are missing there.
 
-    The status of the MLflow run stays as it is. Raises as `track` does.
+    The status of the MLflow run stays as it is. Raises the same errors as `track`.
     """
     loaded = _finished(settings, folder)
     opened = connection.connect(folder)
@@ -113,10 +118,10 @@ def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
 
 
 def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Returns the Keras models of a run, by name.
+    """Returns name → Keras model, for the models of the run.
 
     Raises:
-        DataError: a file of the run is missing, or a model is damaged.
+        DataError: a file of the run is missing, or a model file is damaged or of another model.
     """
     for path in (*FILES, *MODEL_FILES.values()):
         if not (folder / path).is_file():
@@ -146,7 +151,7 @@ def _log_run(
     log_artifacts(client, run_id, folder, digests)
     classes = files.read_json(folder / "data/partition/partition.json")["classes"]
     origin = run_content.origin(folder)
-    # All models before any score: MLflow gives a new model all numbers that stand at the step of its log, 0.
+    # All models are logged before any score: MLflow copies all numbers of step 0, a new model's step, to that model.
     ids = dict(there)
     for name in [each for each in loaded if each not in there]:
         ids[name] = logged_models.log_model(opened, run_id, name, loaded[name], settings, classes, origin)
@@ -158,7 +163,7 @@ def _log_run(
 
 
 def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
-    """Returns the complete models of an earlier attempt, by name; deletes a model that the attempt only began."""
+    """Returns name → id, for the complete models of an earlier attempt. Deletes a model that the attempt only began."""
     client, whole = opened.client, {}
     for model in client.search_logged_models([opened.experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         if model.tags.get(_DIGEST) == digests[MODEL_FILES[model.name]]:
@@ -175,7 +180,7 @@ def _report(opened: connection.Store, run_id: str, folder: Path) -> None:
 
 
 def read_report(path: Path) -> dict[str, str]:
-    """Returns the MLflow run that a reports/mlflow.json names, by `run_id`, `tracking_uri` and `experiment_id`.
+    """Returns `run_id`, `tracking_uri` and `experiment_id` of the MLflow run that a reports/mlflow.json names.
 
     Raises:
         DataError: the file is missing, or does not name a run.
@@ -190,8 +195,8 @@ def read_report(path: Path) -> dict[str, str]:
 def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Mapping[str, str]) -> None:
     """Logs reports, pictures, settings and exported models under their paths in the workspace.
 
-    dvc.lock is one of them if it names this run's data: with it and params.yaml, `dvc pull` brings the data back. DVC
-    writes each stage into it as the stage ends; it is out of date if steps ran without DVC.
+    dvc.lock is logged only if it has the hashes of this run's data: with it and params.yaml, `dvc pull` restores the
+    data. DVC updates dvc.lock when a stage ends, so the file is out of date if steps ran without DVC.
     """
     from flows.mlflow_store import data_versions
 
@@ -203,14 +208,14 @@ def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Ma
         if digests.items() <= locked.items():
             client.log_text(run_id, data_versions.lock_of_results(folder / LOCK), LOCK)
         else:
-            _log.warning("dvc.lock is of other data than this run's, and is not logged: run dvc repro or dvc commit")
+            _log.warning("dvc.lock does not match this run's data and is not logged: run dvc repro or dvc commit")
     for path in paths:
         parent = Path(path).parent.as_posix()
         client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
 
 
 def note(settings: Settings, rows: Sequence[Mapping[str, str]], scores: Mapping[str, Any]) -> str:
-    """Returns the run's description, Markdown: its settings, its rounds by the `rows` of rounds.csv, and its scores."""
+    """Returns the run's description in Markdown: main settings, number of rounds in `rows` of rounds.csv, scores."""
     federate, partition = settings.federate, settings.partition
     pruned = sum(row["phase"] == "prune" for row in rows)
     lines = [
@@ -232,14 +237,14 @@ def _is_of(key: str) -> str:
 
 @contextmanager
 def ending(client: "MlflowClient", run_id: str) -> Iterator[None]:
-    """Ends the run in MLflow as the block ends: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM."""
+    """Ends the run in MLflow when the block ends: FINISHED, FAILED after an error, KILLED after Ctrl-C or SIGTERM."""
     try:
         yield
     except BaseException as exc:
         status = "FAILED" if isinstance(exc, Exception) and not masked(exc) else "KILLED"
         try:
             client.set_terminated(run_id, status)
-        except Exception as lost:  # the store is gone: the error that ended the run says more
+        except Exception as lost:  # the store is gone, but the error that ended the run is more important
             _log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
         raise
     client.set_terminated(run_id, "FINISHED")

@@ -1,7 +1,8 @@
-"""The MLflow run of a flow run while it goes: a point per round, from a thread of its own.
+"""Logs the rounds of a running flow run to its MLflow run, in a separate thread.
 
-A round must not wait for a database or a server. So the rows of the rounds go into a queue, which is logged once a
-second. If the store does not answer, there is one warning and the rows wait; the step `track` logs what is missing.
+A round must not wait for a database or a server. So the rows of rounds.csv wait in memory, and the thread logs them at
+most once a second. If the store does not answer, the rows wait longer, and each failed attempt logs a warning. The step
+`track` logs the rounds that are still missing.
 """
 
 import logging
@@ -20,13 +21,13 @@ _log = logging.getLogger(__name__)
 
 _EVERY = 1.0
 _AFTER_FAILURE = 15.0
-"""Seconds between two writes, and seconds after a write that failed."""
+"""Least seconds between two writes, after a write that succeeded and after one that failed."""
 _PATIENCE = {"FINISHED": 60.0, "FAILED": 60.0, "KILLED": 5.0}
-"""Seconds to wait at the end for a store that does not answer. A user who cancels a run waits for them."""
+"""Most seconds to wait at the end for a store that does not answer. After a cancellation, the user waits for them."""
 
 
 class LiveRun:
-    """Creates the run of the workspace `folder`, or resumes the run that an earlier attempt created.
+    """The MLflow run of the workspace `folder`: created, or resumed if an earlier attempt created it.
 
     Raises:
         TrackingLost: the store does not answer at the start.
@@ -34,7 +35,7 @@ class LiveRun:
 
     def __init__(self, folder: Path, settings: Settings, tags: Mapping[str, str]) -> None:
         self._folder, self.store = folder, connection.connect(folder)
-        from flows.mlflow_store import run_content  # after it: MLflow is imported quietly
+        from flows.mlflow_store import run_content  # after connect, which quiets MLflow before its import
 
         self._client = self.store.client
         with store_errors(self.store.uri):
@@ -52,19 +53,21 @@ class LiveRun:
         self._thread.start()
 
     def round(self, row: Mapping[str, Any]) -> None:
-        """Takes a row of rounds.csv; returns at once."""
+        """Queues a row of rounds.csv and returns at once."""
         with self._lock:
             self._rows.append({key: "" if value is None else str(value) for key, value in row.items()})
         self._wake.set()
 
     def flush(self) -> None:
-        """Logs the waiting rows, if the store answers."""
+        """Logs the queued rows now, if the store answers."""
         self._flush()
 
     def end(self, status: str, with_reports: bool = True) -> None:
-        """Logs the waiting rows and ends the run in MLflow, FINISHED, FAILED or KILLED, if the store answers in time.
+        """Logs the queued rows and ends the run in MLflow, if the store answers within _PATIENCE.
 
-        `with_reports`: an unfinished run gets the round logs of the workspace.
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            with_reports: whether a run that is not FINISHED gets the workspace's rounds.csv and clients.csv.
         """
         self._with_reports, self._status, self._ended = with_reports, status, True
         self._wake.set()
@@ -90,7 +93,7 @@ class LiveRun:
             try:
                 self._last = max(self._last, run_content.log_rounds(self._client, self.run_id, rows))
             except Exception as lost:
-                _log.warning("MLflow: %s; the rounds will be logged when it answers", safe_line(lost))
+                _log.warning("MLflow: %s; the rounds are logged when it answers again", safe_line(lost))
                 self._wake.set()
                 return False
             with self._lock:

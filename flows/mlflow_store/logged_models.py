@@ -1,4 +1,4 @@
-"""Keras models in MLflow: logged with their signature, registered on demand."""
+"""Logs Keras models to MLflow with their signature, and registers them if `track.register_as` is set."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from tasks.files import read_json
 from tasks.settings import Settings
 
 NEEDS = ("tensorflow-cpu", "numpy")
-"""The packages that serve a logged model. Without this list MLflow starts another TensorFlow to guess them."""
+"""The packages that a logged model needs. Without this list, MLflow starts another TensorFlow to find them."""
 
 
 def load_models(settings: Settings, folder: Path, paths: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the run's Keras models in the H5 files `paths` of the workspace `folder`, by the same names.
+    """Returns name → Keras model, for the H5 files `paths` (name → path in the workspace `folder`).
 
     Raises:
-        DataError: a file is damaged, or is of another model than the settings and the data say.
+        DataError: a file is damaged, or holds another model than `federate.model` with the data's shape and classes.
         SettingsError: the model cannot be built.
     """
     from tasks.models import load_model
@@ -47,11 +47,11 @@ def log_model(
     classes: Sequence[str],
     origin: Mapping[str, str],
 ) -> str:
-    """Logs a Keras model with its signature and returns its id; registers it if `track.register_as` says so.
+    """Logs a Keras model with its signature and returns its id. Registers it if `track.register_as` is set.
 
-    The model is created by its id first: MLflow's own `log_model` would choose the experiment by the environment and
-    the thread's active run. The global model is registered under `track.register_as`, another model under
-    `<track.register_as>-<name>`, so that the versions of a registered model are comparable.
+    The logged model is created first, and MLflow's `log_model` gets its id. Otherwise, `log_model` would choose the
+    experiment by the environment and the thread's active run. The global model is registered as `track.register_as`,
+    any other model as `<track.register_as>-<name>`, so that the versions of a registered model are comparable.
     """
     client = store.client
     shape = " × ".join(map(str, model.input_shape[1:]))
@@ -82,9 +82,10 @@ def log_model(
 
 
 def signature_of(model: Any) -> ModelSignature:
-    """Returns the signature by which `mlflow.pyfunc` predicts: examples in, logits out.
+    """Returns the signature that `mlflow.pyfunc` uses for predictions: examples in, logits out.
 
-    MLflow passes the examples by the name in the signature; a functional Keras model takes only its input's name.
+    MLflow passes the examples under the name in the signature. A functional Keras model accepts only the name of its
+    input.
     """
     float32 = np.dtype(np.float32)
     return ModelSignature(
@@ -101,6 +102,6 @@ def register_model(client: MlflowClient, name: str, run_id: str, model_id: str) 
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
-    # As mlflow.register_model does: the model's page lists its versions by this tag.
+    # mlflow.register_model sets this tag too; the model's page lists the versions in it.
     versions = json.dumps([{"name": created.name, "version": created.version}])
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})

@@ -1,7 +1,7 @@
-"""The content of an MLflow run of Undrift. Each function writes one part of a run, by the run's id.
+"""The content of an MLflow run of Undrift. Each function writes or reads one part of a run, given the run's id.
 
-MLflow's active run belongs to a thread, and the tasks of a flow run in many threads. Nothing here uses it, so that no
-number is ever logged to another run. Every function may be called while the run goes, or once at its end.
+No function here uses MLflow's active run: it belongs to a thread, and the tasks of a flow run in many threads, so a
+number could be logged to the wrong run. Every function can be called while the run trains, or once at its end.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ Item = TypeVar("Item")
 
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
-"""Most metrics and parameters that MLflow's server takes in one call."""
+"""Most metrics, and most parameters, that MLflow's server accepts in one call."""
 
 
 def create(
     client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
 ) -> str:
-    """Creates a run for the workspace `folder`, with its origin, and returns its id."""
+    """Creates a run for the workspace `folder` with the tags of its origin. Returns the run's id."""
     name = (tags or {}).get("mlflow.runName") or run_name(settings)
     run = client.create_run(experiment_id, run_name=name, tags={**origin(folder), **(tags or {})})
     return str(run.info.run_id)
 
 
 def spelled_settings(settings: Settings) -> dict[str, str]:
-    """Returns every setting by its dotted name, spelled as in params.yaml."""
+    """Returns dotted name → value, for every setting; texts are as they are, other values in JSON."""
     values = settings.model_dump()
     return {name: _spell(value_at(values, name)) for name in fields()}
 
@@ -50,9 +50,12 @@ def log_settings(client: MlflowClient, run_id: str, settings: Settings) -> None:
 
 
 def log_rounds(client: MlflowClient, run_id: str, rows: Iterable[Mapping[str, str]]) -> int:
-    """Logs rows of rounds.csv, a point per round and numeric column, and returns the last round (0 without rows).
+    """Logs rows of rounds.csv: each number becomes a point of the metric of its column, at the step of its round.
 
-    Cells that are empty (a round that was not evaluated) or text (`phase`) give no point.
+    Empty cells (in a round that was not evaluated) and text cells (`phase`) give no point.
+
+    Returns:
+        The last round of the rows; 0 if there are no rows.
     """
     points, last, now = [], 0, _now()
     for row in rows:
@@ -64,18 +67,18 @@ def log_rounds(client: MlflowClient, run_id: str, rows: Iterable[Mapping[str, st
 
 
 def last_round(client: MlflowClient, run_id: str) -> int:
-    """Returns the last round that was logged to a run; 0 if none was. A resumed run goes on after it."""
+    """Returns the last round that was logged to a run; 0 if none was logged. A resumed run continues after it."""
     return max(logged_rounds(client, run_id), default=0)
 
 
 def logged_rounds(client: MlflowClient, run_id: str) -> set[int]:
-    """Returns the rounds that were logged to a run. A step that was restored or killed leaves a gap."""
+    """Returns the rounds that were logged to a run. They have gaps if a step was killed, or restored from the cache."""
     # This column is filled and finite in every round.
     return {point.step for point in client.get_metric_history(run_id, "num_clients")}
 
 
 def numbers(row: Mapping[str, str]) -> dict[str, float]:
-    """Returns the cells of a row of rounds.csv that hold numbers, NaN too, without the number of the round."""
+    """Returns column → number, for the cells of a row of rounds.csv that hold a number (NaN too), except `round`."""
     parsed = {column: _number(cell) for column, cell in row.items() if column != "round"}
     return {column: number for column, number in parsed.items() if number is not None}
 
@@ -88,18 +91,18 @@ def log_scores(
     model_id: str | None = None,
     data: Dataset | None = None,
 ) -> None:
-    """Logs final numbers to the run, and to the model that they describe.
+    """Logs final scores to the run, and to the model that they describe.
 
-    They are logged at step 0: MLflow draws numbers of step 0 as bars, side by side for all runs. A number that ends a
-    curve of the same name is logged at the curve's last round.
+    A score is logged at step 0, because MLflow draws numbers of step 0 as bars, for all runs side by side. If a column
+    of rounds.csv has the same name, the score is logged at the last round of that curve instead.
 
     Args:
-        client: of the store.
+        client: the store's client.
         run_id: the run.
-        scores: numbers by name; a value that is not a finite number is left out.
-        curves: the columns of rounds.csv and their last rounds.
-        model_id: the logged model that the numbers describe, if they describe one.
-        data: the data set on which they were computed.
+        scores: name → score; a value that is not a finite number is left out.
+        curves: column of rounds.csv → the last round in which it has a number.
+        model_id: the logged model that the scores describe, if there is one.
+        data: the data set that the scores were computed on, if it is to be named.
     """
     now = _now()
     about = {"model_id": model_id, "run_id": run_id}
@@ -115,7 +118,7 @@ def log_scores(
 
 
 def log_data(client: MlflowClient, run_id: str, data: Mapping[str, Dataset]) -> None:
-    """Logs the data sets of a run by their use in the run (MLflow's context: `training`, …)."""
+    """Logs the data sets of a run; the keys of `data` are their uses in the run (MLflow's context: `training`, …)."""
     inputs = [
         DatasetInput(each._to_mlflow_entity(), [InputTag("mlflow.data.context", context)])
         for context, each in data.items()
@@ -124,17 +127,17 @@ def log_data(client: MlflowClient, run_id: str, data: Mapping[str, Dataset]) -> 
 
 
 def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Sets tags."""
+    """Sets tags of the run."""
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def origin(folder: Path) -> dict[str, str]:
-    """Returns the tags that say who ran which code: user, and git commit, branch and state where `folder` has them.
+    """Returns tags that say who ran which code: the user and, if `folder` is in git, commit, branch and `git.dirty`.
 
-    `git.dirty` leaves out params.yaml and dvc.lock: a run changes them, and they are artifacts of the run.
+    `git.dirty` ignores params.yaml and dvc.lock: a run changes them, and they are artifacts of the run.
     """
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "python -m flows.tracking"}
-    with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
+    with contextlib.suppress(KeyError, OSError):  # a container's user can have no name
         tags["mlflow.user"] = getpass.getuser()
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if commit:

@@ -1,4 +1,4 @@
-"""The logs of a run that is to be diagnosed: in a folder, or in MLflow, whose diagnosis goes back into the run."""
+"""Opens the logs of a run for a diagnosis: from a folder, or from MLflow, which then gets the diagnosis too."""
 
 import logging
 import os
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 LOGS = ("rounds.csv", "clients.csv")
-"""What a diagnosis needs."""
+"""The files that a diagnosis needs."""
 WRITTEN = ("diagnosis.json", "diagnosis.md", "diagnosis.html")
-"""What a diagnosis writes beside the logs."""
+"""The files that a diagnosis writes next to the logs."""
 _REPORT = "reports/mlflow.json"
 
 _log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class RunLogs:
 
     Attributes:
         reports: the folder with the run's logs.
-        settings: the run's settings; defaults where the run does not say them.
+        settings: the run's settings; the defaults for those that are not known.
         workspace: the folder with the run's data; None if it is not on this machine.
     """
 
@@ -48,10 +48,10 @@ class RunLogs:
 
 @contextmanager
 def open_run_logs(run: str) -> Iterator[RunLogs]:
-    """Yields the logs of `run`, an MLflow run id or a folder; the block writes the diagnosis beside the logs.
+    """Yields the logs of `run`, an MLflow run id or a folder. The block writes the diagnosis next to the logs.
 
     Raises:
-        InputError: there is no such run or folder, it lacks a file, or another process runs a step in the folder.
+        InputError: the run or folder does not exist or lacks a file, or another process runs a step in the folder.
     """
     if Path(run).is_dir():
         logs = _in_folder(Path(run))
@@ -78,10 +78,10 @@ def _in_folder(folder: Path) -> RunLogs:
 
 @contextmanager
 def _in_mlflow(run_id: str) -> Iterator[RunLogs]:
-    """Yields copies of the MLflow run's logs; logs to the run what the block writes beside them."""
+    """Yields copies of the MLflow run's logs. After the block, logs the files of WRITTEN to the run."""
     repository = find_repository(Path.cwd())
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (repository / connection.DATABASE).exists():
-        raise InputError(f"MLflow at sqlite:///{connection.DATABASE} has no run {run_id}: there is no such file yet")
+        raise InputError(f"MLflow at sqlite:///{connection.DATABASE} has no run {run_id}: the file does not exist yet")
     try:
         opened = connection.connect(repository)
     except TrackingLost as exc:
@@ -99,14 +99,14 @@ def _in_mlflow(run_id: str) -> Iterator[RunLogs]:
 
 
 def _logged_settings(run: "Run") -> Settings:
-    """Returns the defaults with the run's own diagnose.significance: without its data, no other setting is used."""
+    """Returns the defaults with the run's diagnose.significance. Without the run's data, no other setting is used."""
     significance = run.data.params.get("diagnose.significance")
     with reading(f"diagnose.significance of MLflow run {run.info.run_id} must be a number"):
         return parse({"diagnose": {"significance": float(significance)}} if significance else {})
 
 
 def _workspace(repository: Path, run_id: str) -> Path | None:
-    """Returns the folder on this machine in which the run was made; None if it is gone, or has been used again."""
+    """Returns the folder on this machine in which the run ran; None if it is gone, or holds a newer run."""
     for report in (repository / _REPORT, *sorted((repository / RUNS).rglob(_REPORT))):
         with suppress(DataError):  # a damaged report of another run is not about this run
             if finished_run.read_report(report)["run_id"] == run_id:
@@ -130,7 +130,7 @@ def _download(opened: connection.Store, run_id: str, path: str, folder: str) -> 
         paths = [artifact.path for artifact in opened.client.list_artifacts(run_id, path.rpartition("/")[0])]
         if path in paths:
             opened.client.download_artifacts(run_id, path, folder)
-    except Exception as exc:  # MLflow's, or that of the file store: S3, Azure and SFTP have errors of their own
+    except Exception as exc:  # an error of MLflow or of the file store; S3, Azure and SFTP each have their own
         raise TrackingLost(f"MLflow at {opened.uri}: {path} of run {run_id} cannot be read: {safe_line(exc)}") from exc
     if path not in paths:
-        raise DataError(f"MLflow run {run_id} holds no {path}: it trained no round, or is not of this pipeline")
+        raise DataError(f"MLflow run {run_id} holds no {path}: it trained no round, or another program made it")

@@ -13,7 +13,7 @@ _STRENGTH = {
 
 
 def run_name(settings: Settings) -> str:
-    """Returns a run's name by the settings that people compare: `mlp dirichlet(0.3) mean(uniform) sgd`."""
+    """Returns a run's name from the settings that users compare: `mlp dirichlet(0.3) mean(uniform) sgd`."""
     partition, federate = settings.partition, settings.federate
     kind: str = partition.kind
     if kind in _STRENGTH:

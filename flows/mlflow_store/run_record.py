@@ -1,7 +1,7 @@
 """The record of the MLflow run that a workspace began: the file `.mlflow-run` in the workspace.
 
-Its first line is the run's id, followed by the run's status once the run has ended in MLflow. Its second line is the
-hash of the clients' data, once they exist: rounds over other data belong to another run.
+Its first line is the run's id. When the run has ended in MLflow, the run's status follows in the same line. The second
+line is the hash of the clients' data, if these exist: rounds on other data belong to another run.
 """
 
 import logging
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 RUN_ID = ".mlflow-run"
 _LINKS = ("prefect.flow_run_id", "prefect.flow_run_name", "prefect.url", "mlflow.parentRunId")
-"""Tags that link a run to its flow run; a flow run that resumes the run replaces them."""
+"""The tags that link an MLflow run to its flow run. A flow run that resumes the MLflow run replaces them."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class _Record:
 
 
 def begin(client: "MlflowClient", folder: Path, start: Callable[[], str], tags: Mapping[str, str] | None = None) -> str:
-    """Returns the id of the run that an earlier attempt at `folder` began, now resumed; else of the one `start` makes.
+    """Resumes the MLflow run that an earlier attempt in `folder` began, or creates one by `start`. Returns its id.
 
-    `tags` are the tags of this attempt. In a resumed run they replace the links to the earlier flow run.
+    `tags` are the tags of this attempt. In a resumed run, they replace the links to the earlier flow run.
     """
     before = _read(folder)
     run_id = _resume(client, before.run_id, tags or {})
@@ -47,7 +47,7 @@ def begin(client: "MlflowClient", folder: Path, start: Callable[[], str], tags: 
 
 
 def read_run_id(folder: Path) -> str:
-    """Returns the id of the MLflow run that an attempt at this workspace created; empty if none did."""
+    """Returns the id of the MLflow run that was begun in this workspace; empty if there is none."""
     return _read(folder).run_id
 
 
@@ -57,44 +57,44 @@ def has_finished(folder: Path) -> bool:
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Returns whether the run of `folder` was begun in MLflow, and not ended."""
+    """Returns whether the run of `folder` has begun in MLflow and has not ended."""
     record = _read(folder)
     return bool(record.run_id) and not record.status
 
 
 def can_go_on(folder: Path) -> bool:
-    """Returns whether the run of `folder` was begun in MLflow and is not complete there, however it ended."""
+    """Returns whether the run of `folder` has begun in MLflow and is not FINISHED there; it can be FAILED or KILLED."""
     return bool(read_run_id(folder)) and not has_finished(folder)
 
 
 def is_of_other_data(folder: Path, data: str) -> bool:
-    """Returns whether the run of `folder` has rounds over clients' data with another hash than `data`."""
+    """Returns whether the run of `folder` has rounds on clients' data with another hash than `data`."""
     recorded = _read(folder).data
     return bool(recorded) and recorded != data
 
 
 def note_data(folder: Path, data: str) -> None:
-    """Records the hash of the clients' data over which the run of `folder` trains."""
+    """Records the hash of the clients' data that the run of `folder` trains on."""
     record = _read(folder)
     if record.data != data:
         _write(folder, _Record(record.run_id, record.status, data))
 
 
 def remove_record(folder: Path) -> None:
-    """Removes the record: no attempt resumes the run."""
+    """Removes the record, so that no later attempt resumes the run."""
     (folder / RUN_ID).unlink(missing_ok=True)
 
 
 def end_abandoned(folder: Path, status: str, with_reports: bool = True) -> None:
-    """Ends the run of the workspace `folder` in MLflow if its process left the run running there."""
+    """Ends the MLflow run of the workspace `folder` if its process left it running."""
     if is_unfinished(folder):
         terminate(connection.connect(folder).client, folder, read_run_id(folder), status, with_reports)
 
 
 def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, with_reports: bool = True) -> None:
-    """Ends the run of `folder` in MLflow, if the store answers.
+    """Ends the run of `folder` in MLflow. If the store does not answer, logs a warning.
 
-    `with_reports`: a run that did not finish gets the folder's round logs, which a diagnosis needs.
+    With `with_reports`, a run that did not finish gets the folder's round logs, which a diagnosis needs.
     """
     try:
         # A finished run has its round logs already, among its other files.
@@ -103,14 +103,14 @@ def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, wi
                 if (folder / path).is_file():
                     client.log_artifact(run_id, str(folder / path), "reports")
         client.set_terminated(run_id, status)
-    except Exception as lost:  # the store is gone: the error that ended the run says more
+    except Exception as lost:  # the store is gone, but the error that ended the run is more important
         _log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
     else:
         _write(folder, _Record(run_id, status, _read(folder).data))
 
 
 def _resume(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> str:
-    """Returns `run_id` if that run can go on; empty if there is none, or if it was deleted meanwhile."""
+    """Resumes the run and returns `run_id`; empty if there is no run, or if it was deleted meanwhile."""
     from mlflow.exceptions import MlflowException
 
     if not run_id:
@@ -128,7 +128,7 @@ def _resume(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> str
     for name in _LINKS:
         if name in tags:
             client.set_tag(run_id, name, tags[name])
-        elif tags and name in run.data.tags:  # such as the page of a server that this flow run does not have
+        elif tags and name in run.data.tags:  # such as the link to a UI, if this flow run's server has none
             client.delete_tag(run_id, name)
     return run_id
 

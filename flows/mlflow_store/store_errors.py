@@ -1,4 +1,4 @@
-"""Errors of MLflow and of its databases, as errors of ours: one line with the store's address, without a password."""
+"""Turns errors of MLflow and its databases into UndriftErrors: one line with the store's address, no password."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tasks.errors import RunError, TrackingLost, UndriftError
 
 @contextmanager
 def store_errors(shown: str) -> Iterator[None]:
-    """Raises an error of MLflow in the block as TrackingLost or RunError, one line with the store's address `shown`."""
+    """Raises an error of MLflow in the block as TrackingLost or RunError: one line with the store's address `shown`."""
     try:
         yield
     except UndriftError:
@@ -20,7 +20,7 @@ def store_errors(shown: str) -> Iterator[None]:
 
 
 def store_exceptions() -> tuple[type[Exception], ...]:
-    """Returns the exceptions of MLflow and its databases for a store that is away, wrong, or not allowed."""
+    """Returns the exceptions of MLflow and its databases if a store is out of reach, wrong, or refuses access."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,9 +28,10 @@ def store_exceptions() -> tuple[type[Exception], ...]:
 
 
 def store_error(shown: str, exc: Exception, refused: type[UndriftError] = RunError) -> UndriftError:
-    """Returns the error for one of `store_exceptions` at the address `shown`: TrackingLost if another try may help.
+    """Returns the UndriftError for `exc`, one of `store_exceptions`, at the address `shown`.
 
-    It is of the type `refused` for a password that was refused, an argument that is not allowed, and a missing driver.
+    It is a TrackingLost if another try can help. It has the type `refused` if the store refused the password or an
+    argument, or if a database driver is missing.
     """
     from sqlalchemy.exc import ArgumentError
 
@@ -42,7 +43,7 @@ def store_error(shown: str, exc: Exception, refused: type[UndriftError] = RunErr
 
 
 def unauthenticated(shown: str) -> str:
-    """Returns the message for a store at `shown` that refuses the password, or wants one."""
+    """Returns the message for a store at `shown` that refuses the password, or needs one."""
     has_password = os.environ.get("MLFLOW_TRACKING_USERNAME") or "@" in os.environ.get("MLFLOW_TRACKING_URI", "")
-    problem = "refuses the password" if has_password else "wants a password"
+    problem = "refuses the password" if has_password else "needs a password"
     return f"MLflow at {shown} {problem}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

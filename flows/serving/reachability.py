@@ -82,7 +82,7 @@ def check_prefect() -> None:
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as exc:
         raise InputError(f"the Prefect server at PREFECT_API_URL={shown} does not answer: {safe_line(exc)}") from exc
     if answer.status_code in (401, 403):
-        refusal = "refuses the password in PREFECT_API_AUTH_STRING" if user else "wants a password"
+        refusal = "refuses the password in PREFECT_API_AUTH_STRING" if user else "needs a password"
         raise InputError(f"the Prefect server at {shown} {refusal}: set PREFECT_API_AUTH_STRING=user:password")
     is_cloud = "/workspaces/" in url
     if is_cloud:  # Prefect Cloud has no page admin/version
