@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its DevTools protocol with the `websockets` package that Prefect brings."""
+"""A headless Chromium, controlled over its DevTools protocol. The `websockets` package is installed by Prefect."""
 
 import base64
 import json
@@ -13,12 +13,12 @@ from typing import Any
 from websockets.sync.client import connect
 
 PATIENCE = 90.0
-"""Seconds for what is to appear on a page."""
+"""Most seconds until an expected text or element appears on a page."""
 ANSWER = 180.0
-"""Seconds for the browser itself: a picture of MLflow's charts took more than 60 on a machine with ten other jobs."""
+"""Most seconds for an answer of the browser. With ten other jobs, a picture of MLflow's charts took more than 60 s."""
 
-# Of the elements that can be seen and whose own text, label or placeholder is the one asked for, the innermost last one
-# that `within` allows: a dialog lies after the page it covers.
+# Finds a visible element that matches the selector and whose text, label or placeholder is `text`. Of several, it takes
+# the last innermost one, because a dialog comes after the page that it covers.
 _FIND = """
 (text, selector) => {
   const said = e => [e.innerText, e.getAttribute('aria-label'), e.placeholder].map(s => (s || '').trim());
@@ -30,13 +30,13 @@ _FIND = """
 
 
 def find() -> str | None:
-    """Returns Chromium's path, None if there is none."""
+    """Returns the path of Chromium; None if it is not installed."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @contextmanager
 def browser(path: str, profile: Path, size: tuple[int, int] = (1400, 2500)) -> Iterator["Page"]:
-    """Yields a page of a Chromium with an empty profile."""
+    """Yields a page of a new Chromium with the empty profile folder `profile`."""
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     here = ["--no-proxy-server", "--disable-background-networking", "--remote-debugging-port=0"]
     shown = [f"--user-data-dir={profile}", "--window-size={},{}".format(*size), "about:blank"]
@@ -61,7 +61,7 @@ def _port(profile: Path, process: "subprocess.Popen[bytes]") -> list[str]:
 
 
 class Page:
-    """One tab."""
+    """One tab of the browser."""
 
     def __init__(self, socket: Any) -> None:
         self._socket, self._number, self._session = socket, 0, ""
@@ -83,7 +83,7 @@ class Page:
                 return dict(answer["result"])
 
     def open(self, url: str) -> None:
-        """Goes to `url`."""
+        """Opens `url`; does not wait for the page."""
         self._ask("Page.navigate", url=url)
 
     def run(self, script: str) -> Any:
@@ -93,11 +93,11 @@ class Page:
         return answer["result"].get("value")
 
     def text(self) -> str:
-        """Returns what can be read on the page."""
+        """Returns the visible text of the page."""
         return str(self.run("document.body ? document.body.innerText : ''"))
 
     def wait_for(self, *texts: str, seconds: float = PATIENCE) -> str:
-        """Waits until all `texts` can be read on the page, and returns all that can."""
+        """Waits until all `texts` are in the visible text of the page. Returns the visible text."""
         until = time.monotonic() + seconds
         while missing := [text for text in texts if text not in (read := self.text())]:
             assert time.monotonic() < until, f"{missing} are not on the page:\n{read}"
@@ -105,7 +105,7 @@ class Page:
         return read
 
     def click(self, text: str, selector: str = "button, a, [role], label, li, span", seconds: float = PATIENCE) -> None:
-        """Clicks with the mouse on what is called `text`."""
+        """Clicks with the mouse on the element whose text, label or placeholder is `text`."""
         until = time.monotonic() + seconds
         script = f"""(() => {{
           const e = ({_FIND})({json.dumps(text)}, {json.dumps(selector)});
@@ -115,25 +115,25 @@ class Page:
           return [at.x + at.width / 2, at.y + at.height / 2];
         }})()"""
         at, before = self.run(script), None
-        while at is None or at != before:  # until it is there, and rests
+        while at is None or at != before:  # until the element exists and has stopped moving
             assert time.monotonic() < until, f"nothing is called {text!r}:\n{self.text()}"
             time.sleep(0.3)
             at, before = self.run(script), at
         self.click_at(*at)
 
     def click_at(self, x: float, y: float) -> None:
-        """Clicks with the mouse at a place in the window."""
+        """Clicks with the mouse at (x, y), in pixels of the window."""
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def type(self, text: str) -> None:
-        """Types over what stands in the field that was clicked on."""
+        """Replaces the content of the focused field by `text`."""
         self._ask("Input.dispatchKeyEvent", type="keyDown", key="a", modifiers=2, commands=["selectAll"])
         self._ask("Input.dispatchKeyEvent", type="keyUp", key="a", modifiers=2)
         self._ask("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
-        """Writes a picture of the page; the window is made as high as what scrolls in it for that."""
+        """Writes a picture of the whole page: the window is made as high as the highest scrolling element."""
         size = self.run(
             "[innerWidth, Math.max(innerHeight, ...[document.documentElement, ...document.querySelectorAll('*')]"
             ".filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowY) || !e.parentElement)"

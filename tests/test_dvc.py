@@ -1,4 +1,4 @@
-"""dvc.yaml against the steps, and DVC itself on the first two stages."""
+"""dvc.yaml matches the steps, and DVC itself runs the first two stages as expected."""
 
 import ast
 import json
@@ -31,7 +31,7 @@ WITHOUT_EFFECT = {
     "tasks/timings.py",
     "flows/__init__.py",
 }
-"""Imported by what runs a step, or writes what is no output: no reason to run a stage again."""
+"""Code that runs a step, or writes files that are no outputs: a change of it is no reason to run a stage again."""
 
 
 def paths(entries: list[Any]) -> list[str]:
@@ -43,7 +43,7 @@ def outputs(stage: str) -> list[str]:
 
 
 def module_files(name: str) -> list[Path]:
-    """The files that the import of a dotted name runs: `tasks.files.read_json` → tasks/files.py."""
+    """Returns the files that run when a dotted name is imported: `tasks.files.read_json` → tasks/files.py."""
     parts = name.split(".")
     found = []
     for end in range(1, len(parts) + 1):
@@ -53,7 +53,7 @@ def module_files(name: str) -> list[Path]:
 
 
 def used_by(begin: list[Path]) -> set[str]:
-    """All files of the project that these files import, and they themselves, as paths in the repository."""
+    """Returns these files and all files of the project that they import, as paths in the repository."""
     seen, todo = set(), list(begin)
     while todo:
         path = todo.pop()
@@ -70,7 +70,7 @@ def used_by(begin: list[Path]) -> set[str]:
 
 def code(stage: str) -> set[str]:
     begin = [ROOT / "flows/tracking.py"] if stage == "track" else sorted((ROOT / "tasks" / stage).rglob("*.py"))
-    # A stage's values are in params.yaml; the code of the settings only checks them, and a step refuses what is wrong.
+    # Without the code of the settings: it only checks the values of params.yaml, on which a stage depends anyway.
     return {file for file in used_by(begin) if not file.startswith("tasks/settings/")} - WITHOUT_EFFECT
 
 
@@ -112,13 +112,13 @@ def test_a_stage_s_parameters_are_settings(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STEPS)
 def test_a_stage_depends_on_the_settings_that_its_code_reads(stage: str) -> None:
-    """`settings.<section>` in the code of a step, followed through the packages that it imports."""
+    """The test reads `settings.<section>` in the code of a step and in all files of the project that it imports."""
     names = {name.split(".")[0] for name in STAGES[stage]["params"]}
     read: set[str] = set()
     for file in code(stage):
         read |= set(re.findall(r"\bsettings\.(\w+)", (ROOT / file).read_text())) & set(Settings.model_fields)
-    # privacy.py refuses before training what pruning would spend too much for, and refuses again there: no output of
-    # `federate` depends on it, and a change of `prune` must not train again.
+    # Before training, privacy.py refuses settings with which pruning would spend too much privacy; `prune` refuses them
+    # too. No output of `federate` depends on `prune`, so a change of `prune` must not train again.
     read -= {"prune"} if stage == "federate" else set()
     assert read <= names
 
@@ -144,7 +144,7 @@ NAMES = [".git", ".dvc", ".hg", ".dvcignore", "__pycache__", "x.pyc", ".runs", "
 
 
 def test_dvc_ignores_no_client_that_may_have_its_id() -> None:
-    """What DVC ignores is gone after `dvc checkout`, without a word: its own defaults, and those of .dvcignore."""
+    """DVC ignores names by its defaults and by .dvcignore. `dvc checkout` loses an ignored folder without a message."""
     from dvc.repo import Repo
 
     lines = [line.strip("/*") for line in (ROOT / ".dvcignore").read_text().split()]
@@ -164,7 +164,7 @@ def test_the_timings_are_no_output() -> None:
 
 
 def test_every_output_is_cached_and_removed_before_a_run() -> None:
-    """`cache: false` or `persist: true` would keep a stage out of the run-cache."""
+    """With `cache: false` or `persist: true`, a stage would not be in the run-cache."""
     for stage in STAGES.values():
         assert all(isinstance(out, str) for out in [*stage.get("outs", []), *stage.get("metrics", [])])
 
@@ -191,7 +191,7 @@ def dvc(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh clone in which partition and preprocess were reproduced once."""
+    """A new clone in which `dvc repro` has run partition and preprocess once."""
     folder = tmp_path_factory.mktemp("clone")
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     (folder / ".dvc").mkdir()
@@ -251,7 +251,7 @@ def test_git_sees_only_the_lock(clone: Path) -> None:
 
 
 def test_the_data_s_path_is_a_dependency_of_its_own(clone: Path, tmp_path: Path) -> None:
-    """Raw data elsewhere: another version of it makes the partition out of date."""
+    """With raw data at another path, another version of them makes the partition out of date."""
     raw = tmp_path / "raw.npz"
     raw.write_bytes(b"one")
     fresh = tmp_path / "clone"

@@ -21,7 +21,7 @@ from tasks.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
-# What addresses are made of, what is special in one of them, and what no encoding keeps as it is.
+# Common characters of addresses, characters with a meaning in an address, and characters that encodings change.
 _STRANGE = "/@:?#[]&=;%+ '\"\\\t\n~!$(){}|^`<>*,éß漢🔑ZQ7"
 secrets = st.text(_STRANGE, min_size=4, max_size=16).filter(lambda text: len(set(text.strip())) > 2)
 FORMS = (
@@ -42,7 +42,7 @@ spelled = (lambda text: text, quote, lambda text: quote(text, safe=""), quote_pl
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test knows its own addresses only."""
+    """Each test begins without known addresses."""
     monkeypatch.setattr(known_secrets, "IN_USE", known_secrets.KnownSecrets())
 
 
@@ -60,7 +60,7 @@ def test_no_secret_is_shown(secret: str, form: str, spell) -> None:
 
 
 def _said_by_libraries(address: str) -> Iterator[str]:
-    """What SQLAlchemy and httpx say of an address that they cannot read or reach, and how they spell it."""
+    """Yields how SQLAlchemy and httpx spell an address, or their errors if they cannot read or reach it."""
     for ask in (make_url, create_engine, httpx.URL, lambda each: httpx.get(each, timeout=0.001)):
         try:
             found = ask(address)
@@ -217,7 +217,7 @@ def _caught(handler: ast.ExceptHandler) -> set[str]:
     "path", sorted((ROOT / "flows").rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix()
 )
 def test_what_a_library_raised_is_shown_through_one_line_only(path: Path) -> None:
-    """Else the next error that quotes an address shows its password."""
+    """Otherwise, the next error that quotes an address would show its password."""
     for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not (isinstance(handler, ast.ExceptHandler) and handler.name) or _caught(handler) <= OURS:
             continue

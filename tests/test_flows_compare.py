@@ -25,7 +25,7 @@ from tasks import files
 from tasks.settings import load
 
 RATE = "federate.client.learning_rate"
-# Updates of such a rate are not finite: every client fails in the first round.
+# With this learning rate, no update is finite: every client fails in the first round.
 GRID = ("--grid", f"{RATE}=0.05,1000000.0", "--grid", "seed=0,1")
 LONG = ("--grid", "federate.local_work.epochs=1,20", "--grid", "seed=0,1", "-S", "federate.model=cnn")
 PNG = b"\x89PNG"
@@ -33,7 +33,7 @@ PNG = b"\x89PNG"
 
 @dataclass(frozen=True)
 class Done:
-    """How a comparison ended, what it said, and its folder."""
+    """A comparison that ended: exit status, output, and folder."""
 
     status: int
     said: str
@@ -42,7 +42,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Shell:
-    """Starts comparisons in a repository, as a user would."""
+    """Starts comparisons in a repository as a user does."""
 
     repository: Path
     environment: Mapping[str, str]
@@ -82,7 +82,7 @@ def compare(
 
 @pytest.fixture(scope="module")
 def compared(compare: Shell) -> Done:
-    """Two learning rates by two seeds, in two processes; the cells of one rate fail."""
+    """A comparison of two learning rates with two seeds each, in two processes; the cells of one rate fail."""
     return compare.run(*GRID, "--jobs", "2")
 
 
@@ -93,7 +93,7 @@ def parent(compare: Shell, compared: Done) -> Run:
 
 @pytest.fixture(scope="module")
 def children(compare: Shell, parent: Run) -> dict[str, Run]:
-    """The MLflow run of each cell, by its name."""
+    """Returns name → MLflow run, for the runs of the cells."""
     query = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     found = compare.mlflow().search_runs([parent.info.experiment_id], query)
     return {run.info.run_name: run for run in found}
@@ -205,7 +205,7 @@ def test_wrong_input_is_one_line_and_status_2(
 
 @pytest.mark.slow
 def test_finished_cells_come_from_the_cache_whole_in_mlflow_too(compare: Shell, compared: Done) -> None:
-    """In this process this time, with other seeds between; the first attempt's rows are the same to the last digit."""
+    """This comparison runs in one process, and another seed is new. The rows of the cached cells must be identical."""
     before = {(row[RATE], row["seed"]): row for row in compare.rows()}
     again = compare.run("--grid", f"{RATE}=0.05", "--grid", "seed=1,2", "--jobs", "1")
     assert again.status == 0, again.said
@@ -240,7 +240,7 @@ def below(pid: int) -> list[psutil.Process]:
 
 
 def statuses(compare: Shell) -> dict[str, str]:
-    """The status in MLflow of the newest run of each name."""
+    """Returns run name → status in MLflow, for the newest run of each name."""
     found = compare.mlflow().search_runs(["1"], order_by=["attributes.start_time ASC"])
     return {run.info.run_name: run.info.status for run in found}
 
@@ -260,7 +260,7 @@ def wait_until_they_train(compare: Shell, *names: str) -> None:
 @pytest.mark.slow
 def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_in_its_runs(compare: Shell, prefect_server: str) -> None:
     killed = compare.start(*LONG, "--jobs", "2", "-S", "federate.rounds=20")
-    # The cells of one epoch end long before those of twenty.
+    # The cells with one epoch end long before the cells with twenty.
     wait_for_line(killed, r"flows\.prefect_flows\.comparison_flow - 2/4 ")
     wait_until_they_train(compare, "epochs=20, seed=0", "epochs=20, seed=1")
     folder = max((compare.repository / ".runs").glob("[!.]*"), key=lambda each: each.stat().st_mtime)
@@ -284,7 +284,7 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_in_its_runs(compar
     ended = states(again.said)
     assert [ended[f"epochs=1, seed={seed}"] for seed in (0, 1)] == ["Cached", "Cached"]
     assert [row["status"] for row in compare.rows()] == ["finished"] * 4
-    # The same five runs in MLflow, each with every round once.
+    # MLflow has the same five runs, each with every round once.
     client = compare.mlflow()
     parent = (again.folder / ".mlflow-run").read_text().split()[0]
     children = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{parent}'")
@@ -296,7 +296,7 @@ def test_a_killed_comparison_leaves_nothing_alive_and_goes_on_in_its_runs(compar
     for row in compare.rows():
         points = client.get_metric_history(row["mlflow_run_id"], "num_clients")
         assert sorted(point.step for point in points) == list(range(1, 20 + 2 + 1))
-    # The killed cells went on from their checkpoints: only the rounds after them cost seconds again.
+    # The killed cells continued from their checkpoints: timings.csv has only the rounds after the checkpoints.
     for name in ("cell-02", "cell-03"):
         seconds = files.read_rows(again.folder / name / "reports/timings.csv")
         first = min(int(row["round"]) for row in seconds if row["step"] == "federate" and row["round"])
@@ -362,9 +362,9 @@ def running(command: list[str], **options: Any) -> Iterator["subprocess.Popen[by
 
 @pytest.fixture
 def cluster(compare: Shell, tmp_path: Path) -> Iterator[str]:
-    """The address of a Dask scheduler with two workers, each a process of one thread, outside the repository.
+    """The address of a Dask scheduler with two workers outside the repository. Each is a process with one thread.
 
-    They know of no Prefect server.
+    Scheduler and workers have no Prefect server in their environment.
     """
     address = f"tcp://127.0.0.1:{free_port()}"
     host, port = "127.0.0.1", address.rpartition(":")[2]
@@ -381,7 +381,7 @@ def cluster(compare: Shell, tmp_path: Path) -> Iterator[str]:
 
 
 def children_that_serve() -> set[int]:
-    """The processes below this one that are Prefect servers."""
+    """Returns the ids of the processes below this one that are Prefect servers."""
     everyone = psutil.Process().children(recursive=True)
     return {each.pid for each in everyone if "prefect.server.api.server:create_app" in " ".join(each.cmdline())}
 
@@ -391,7 +391,7 @@ def test_cells_run_on_a_dask_cluster(compare: Shell, cluster: str, prefect_serve
     before, until = children_that_serve(), time.monotonic() + 60
     while True:
         done = compare.run("--grid", "seed=40,41,42", "-S", "federate.model=logistic", "--dask", cluster)
-        if done.status != 2 or time.monotonic() > until:  # the workers may not be there yet
+        if done.status != 2 or time.monotonic() > until:  # the workers can still be starting
             break
     assert done.status == 0, done.said
     rows = compare.rows()
@@ -417,7 +417,7 @@ def test_a_cluster_without_workers_is_refused(compare: Shell, compared: Done, tm
 
 @pytest.mark.slow
 def test_workers_elsewhere_need_a_server_that_they_reach(compare: Shell, tmp_path: Path) -> None:
-    """A worker here that says it is at an address of the documentation's network, 192.0.2.0/24."""
+    """A local worker pretends to be on another machine, with an address of 192.0.2.0/24 (reserved for examples)."""
     address, at = f"tcp://127.0.0.1:{free_port()}", free_port()
     dask = [sys.executable, "-m", "dask"]
     scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
@@ -429,7 +429,7 @@ def test_workers_elsewhere_need_a_server_that_they_reach(compare: Shell, tmp_pat
     with running(scheduler, **options), running(worker, **options):
         while True:
             done = Shell(compare.repository, alone).run("--grid", "seed=0,1", "--dask", address)
-            if "has no worker" not in done.said and "no Dask scheduler" not in done.said:  # neither may be there yet
+            if "has no worker" not in done.said and "no Dask scheduler" not in done.said:  # both can still be starting
                 break
             assert time.monotonic() < until, done.said
     (line,) = done.said.splitlines()

@@ -1,4 +1,4 @@
-"""flows/comparing/dask_address.py: the address of a Dask cluster, before any cell runs there."""
+"""flows/comparing/dask_address.py: the address of a Dask cluster is checked before any cell runs there."""
 
 import pytest
 

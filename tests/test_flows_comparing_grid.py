@@ -1,4 +1,4 @@
-"""flows/comparing/grid.py: how a grid is read, what its cells are called, and what is refused before anything runs."""
+"""flows/comparing/grid.py: how a grid is read, the names of its cells, and which grids are refused before a run."""
 
 from pathlib import Path
 

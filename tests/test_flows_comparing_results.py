@@ -1,4 +1,4 @@
-"""What an earlier process left, read again: damaged, it is one line."""
+"""Files that an earlier process wrote are read again; a damaged file is an error of one line."""
 
 from pathlib import Path
 

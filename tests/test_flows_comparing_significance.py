@@ -1,4 +1,4 @@
-"""flows/comparing/significance.py: p-values from closed forms, and how often chance alone would be printed bold."""
+"""flows/comparing/significance.py: p-values match closed forms, and chance alone is rarely printed bold."""
 
 import math
 from collections.abc import Callable
@@ -50,7 +50,7 @@ def test_no_difference_is_no_evidence_and_a_constant_one_is_certain() -> None:
 
 
 def test_the_same_one_example_more_each_time_is_no_certainty() -> None:
-    # The spread counts as one example: t = 1 / (1 / √3) = √3.
+    # The sd counts as one example: t = 1 / (1 / √3) = √3.
     one = 1 / 360
     assert paired_t_test([one] * 3, resolution=one) == pytest.approx(p_of_two_degrees(math.sqrt(3)))
 
@@ -69,7 +69,7 @@ def test_holm_lies_between_the_raw_p_value_and_bonferroni_s(p_values: list[float
 
 
 def test_the_best_must_beat_every_other_group() -> None:
-    # a - b = 9, 10, 11: p = 0.0033. a - c = 1, 2, 3: p = 0.0742, the larger of two: Holm leaves it as it is.
+    # a - b = 9, 10, 11: p = 0.0033. a - c = 1, 2, 3: p = 0.0742. It is the larger of two, so Holm does not change it.
     a = by_seed(20.0, 30.0, 40.0)
     b, c = by_seed(11.0, 20.0, 29.0), by_seed(19.0, 28.0, 37.0)
     alone = judge({A: a, B: b}, SEEDS, True, 0.0)
@@ -83,7 +83,7 @@ def test_the_best_must_beat_every_other_group() -> None:
 
 
 def test_holm_s_correction_can_take_the_bold_away() -> None:
-    # a - b = a - c with p = 1 - t/√(t² + 2) = 0.03 at t = 5.64: alone 0.03 < 0.05, twice 2 · 0.03 = 0.06.
+    # a - b = a - c with p = 1 - t/√(t² + 2) = 0.03 at t = 5.64: one test has 0.03 < 0.05, two have 2 · 0.03 = 0.06.
     t = math.sqrt(2 * 0.97**2 / (1 - 0.97**2))
     mean = t / math.sqrt(3)  # sd 1
     a, other = by_seed(mean - 1, mean, mean + 1), by_seed(0.0, 0.0, 0.0)
@@ -123,7 +123,7 @@ def test_no_number_at_all_gives_no_verdict() -> None:
 
 
 def test_groups_are_compared_seed_by_seed() -> None:
-    # Unpaired, the seeds' own spread would hide a difference that is there every time.
+    # An unpaired test would not find the difference: the seeds differ more, although the difference is in every seed.
     seeds = tuple(str(seed) for seed in range(5))
     own = [0.0, 10.0, 20.0, 30.0, 40.0]
     gain = [1.0, 1.1, 0.9, 1.05, 0.95]
@@ -161,7 +161,7 @@ def accuracy(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
 def test_noise_alone_is_bold_in_at_most_five_of_a_hundred(
     draw: Draw, resolution: float, groups: int, seeds: int
 ) -> None:
-    """Cells that differ by chance only, around what their seed gives all of them."""
+    """Cells whose numbers are a value of their seed plus noise, so that the groups differ by chance only."""
     rng, trials, names = np.random.default_rng(7), 1000, tuple(str(seed) for seed in range(seeds))
     bold = 0
     for _ in range(trials):
@@ -177,7 +177,7 @@ def test_noise_alone_is_bold_in_at_most_five_of_a_hundred(
 
 
 def test_a_real_difference_is_found_with_few_seeds() -> None:
-    """Three sds of the noise, five seeds: bold in most comparisons, else the caution would be worth nothing."""
+    """With five seeds, a difference of three sds of the noise is mostly bold: the test is not too strict."""
     rng, trials, names = np.random.default_rng(8), 200, tuple("01234")
     found = 0
     for _ in range(trials):

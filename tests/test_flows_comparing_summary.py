@@ -1,4 +1,4 @@
-"""results.py, summary.py and loss_curves.py on hand-made cells: numbers, bold, what is said of what failed."""
+"""results.py, summary.py and loss_curves.py on cells made by hand: numbers, bold type, the lines about failed cells."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def finished(cell: grid.Cell, numbers: Mapping[str, float], curve: Mapping[int, 
 
 
 def compared(accuracies: Mapping[str, list[float]]) -> list[Result]:
-    """Cells with these accuracies, by optimizer and seed."""
+    """Returns cells with these accuracies: optimizer → seed → accuracy."""
     seeds = len(next(iter(accuracies.values())))
     found = cells(tuple(accuracies), tuple(range(seeds)))
     values = [value for each in accuracies.values() for value in each]
@@ -56,8 +56,8 @@ def test_the_best_is_bold_where_it_is_really_better() -> None:
 
 
 def test_the_coarsest_accuracy_decides_what_is_one_example_more() -> None:
-    # Ahead by 0.05 with each of three seeds; a spread is at least one example of the smallest hold-out set. Of 100:
-    # t = 0.05 √3 / 0.01 = 8.66, p = 1 − t / √(t² + 2) = 0.013. Of 10: t = 0.866, p = 0.478.
+    # The best is ahead by 0.05 with each of three seeds; the sd counts as at least one example of the smallest hold-out
+    # set. With 100 examples: t = 0.05 √3 / 0.01 = 8.66, p = 1 − t / √(t² + 2) = 0.013. With 10: t = 0.866, p = 0.478.
     found = compared({"sgd": [0.9, 0.8, 0.7], "adam": [0.85, 0.75, 0.65]})
     for sizes, p, is_better in (([100] * 6, 0.013, True), ([100] * 5 + [10], 0.478, False)):
         measured = [replace(one, resolution={"accuracy": 1 / n}) for one, n in zip(found, sizes, strict=True)]
@@ -145,7 +145,7 @@ def workspace(folder: Path) -> Path:
 def test_a_cell_is_read_from_its_workspace(tmp_path: Path) -> None:
     (cell,) = cells(("sgd",), (0,))
     found = results.read_result(cell, workspace(tmp_path), "abc")
-    # Drift: (0.6 + 0.2 + 0.1) / 3, the rounds of pruning left out.
+    # Drift: (0.6 + 0.2 + 0.1) / 3, without the rounds of pruning.
     assert found.numbers == {"accuracy": 0.5, "loss": 1.75, "size_bytes": 4000, "drift_mean": pytest.approx(0.3)}
     assert (found.curve, found.accuracies, found.prune_from) == ({1: 2.0, 4: 1.5}, {1: 0.4, 3: 0.5}, 4)
     assert found.resolution["accuracy"] == 1 / 50

@@ -1,6 +1,6 @@
-"""`python -m flows.deployments`, and what becomes of a run that is cancelled, killed or retried in Prefect's UI.
+"""`python -m flows.deployments`, and how a run ends that is cancelled, killed or retried in Prefect's UI.
 
-What the UI's buttons send is sent here; tests/test_flows_deployments_ui.py presses them.
+These tests send the same requests as the UI's buttons; tests/test_flows_deployments_ui.py presses the buttons.
 """
 
 import random
@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from flows.serving import registration
 
 ROUNDS, PRUNE_ROUNDS = 800, 2
-"""Some 20 s and more: long enough to be cancelled, and to be killed after a retry."""
+"""These rounds take at least 20 s: enough time to cancel the run, and to kill it after a retry."""
 
 
 def command(folder: Path, shell: dict[str, str], *arguments: str, **environment: str) -> tuple[int, list[str]]:
@@ -62,7 +62,7 @@ def test_a_server_that_never_answers_is_one_line_within_its_patience(repository:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
         status, (line,) = command(repository, shell, PREFECT_API_URL=url)
     assert (status, "does not answer" in line) == (2, True), line
-    # 15 s of patience (flows/serving/reachability.py); the command itself takes seconds to start on a busy machine.
+    # The command waits 15 s for the server (flows/serving/reachability.py). If the machine is busy, its start takes long.
     assert 15 <= time.monotonic() - began < 15 + 15
 
 
@@ -93,7 +93,7 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
     assert made["parameters"] == {"settings": yaml.safe_load((folder / "params.yaml").read_text())}
     assert made["job_variables"]["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tasks,flows"
 
-    # As the UI does: the schedule by a form of its own, the rest by the page "Edit".
+    # The UI sends the same: one form has the schedule, the page "Edit" has the rest.
     daily = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True, "parameters": {"push": True}}
     answer = httpx.post(f"{prefect_server}/deployments/{made['id']}/schedules", json=[daily], trust_env=False)
     assert answer.status_code == 201, answer.text
@@ -128,7 +128,7 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
     now = yaml.safe_load(params.read_text())
     assert now["seed"] == 5
     assert again["parameters"] == {"settings": now | {"evaluate": {"batch_size": 64}}, "force": True}
-    # What the code needs is set again, what it knows nothing of stays.
+    # Variables that the code needs are set again; other variables stay.
     assert again["job_variables"] == {
         "env": made["job_variables"]["env"] | {"OMP_NUM_THREADS": "1"},
         "stream_output": False,
@@ -157,7 +157,7 @@ class Run:
         self.workspace = deployed.repository / ".runs" / self.id
 
     def set_state(self, **state: str) -> None:
-        """Does what a button of the UI does."""
+        """Sends the request of a button in the UI."""
         answer = ask(self.api, "POST", f"flow_runs/{self.id}/set_state", state=state, force=False)
         assert answer["status"] == "ACCEPT", answer
 
@@ -165,7 +165,7 @@ class Run:
         self.set_state(type="SCHEDULED", name="AwaitingRetry", message="Retry from the Prefect UI")
 
     def wait_for(self, state: str, seconds: float = 120) -> dict[str, Any]:
-        """Waits for the state, and returns the run."""
+        """Waits until the run has the state. Returns the run."""
         until = time.monotonic() + seconds
         while (run := ask(self.api, "GET", f"flow_runs/{self.id}"))["state_name"] != state:
             assert run["state_type"] not in {"FAILED", "CRASHED"} - {state.upper()}, run["state"]["message"]
@@ -175,7 +175,7 @@ class Run:
         return dict(run)
 
     def wait_for_rounds(self, number: int) -> int:
-        """Waits until `number` more rounds were run than had been, in this or an earlier attempt; returns the last."""
+        """Waits until `number` more rounds have run, counted from the call. Returns the last round."""
         before, until = self.last_round(), time.monotonic() + 180
         while (last := self.last_round()) < before + number:
             self.deployed.check()
@@ -188,13 +188,13 @@ class Run:
         return len(log.read_text().splitlines()) if log.is_file() else 0
 
     def processes(self) -> list[psutil.Process]:
-        """Returns what runs for it, its process first."""
+        """Returns the processes of the run; the flow run's own process is the first."""
         found = psutil.Process(self.deployed.worker.pid).children(recursive=True)
         assert "worker_binary" not in [each.name() for each in found]
         return [psutil.Process(each.pid) for each in found]
 
     def mlflow(self) -> tuple[str, str]:
-        """Returns id and status of its MLflow run."""
+        """Returns id and status of the run's MLflow run."""
         run_id = (self.workspace / ".mlflow-run").read_text().split()[0]
         return run_id, str(self.store().get_run(run_id).info.status)
 
@@ -202,7 +202,7 @@ class Run:
         return MlflowClient(f"sqlite:///{self.deployed.repository / 'mlflow.db'}")
 
     def resumed_after(self) -> list[int]:
-        """Returns the rounds after which its attempts went on, by its logs on the server."""
+        """Returns the rounds after which the run's attempts continued, read from its logs on the server."""
         asked = {"logs": {"flow_run_id": {"any_": [self.id]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
         found: list[int] = []
         offset = 0
@@ -221,7 +221,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> float:
-    """Returns the seconds until `condition` held."""
+    """Waits until `condition` is true. Returns the seconds that it took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds
@@ -249,7 +249,7 @@ def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(
     run.wait_for("Running")
     run.wait_for_rounds(20)
     assert run.mlflow() == (run_id, "RUNNING")
-    wait_until(run.resumed_after, 30)  # what Prefect has not sent yet, every 2 s, is lost with a killed process
+    wait_until(run.resumed_after, 30)  # Prefect sends logs every 2 s; a killed process loses unsent ones
     processes = run.processes()
     killed = time.monotonic()
     processes[0].kill()
@@ -257,12 +257,12 @@ def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(
     print(f"killed, Crashed after {time.monotonic() - killed:.1f} s")
     assert "SIGKILL" in crashed["state"]["message"]
     wait_until(lambda: not any(map(is_alive, processes)), 5)
-    wait_until(lambda: run.mlflow() == (run_id, "FAILED"), 120)  # by a hook in a process that starts first
+    wait_until(lambda: run.mlflow() == (run_id, "FAILED"), 120)  # a hook ends it, in a process that has to start first
 
     run.retry()
     run.wait_for("Completed", 300)
     assert run.mlflow() == (run_id, "FINISHED")
-    points = run.store().get_metric_history(run_id, "num_clients")  # rounds lost with the killed process come last
+    points = run.store().get_metric_history(run_id, "num_clients")  # rounds that were lost by the kill are logged last
     assert sorted(point.step for point in points) == list(range(1, ROUNDS + PRUNE_ROUNDS + 1))
     first, second = run.resumed_after()
     assert 5 <= first < second < ROUNDS
@@ -276,7 +276,7 @@ def test_a_cancelled_and_then_a_killed_run_go_on_and_end_as_if_nothing_had_been(
 
 @pytest.mark.slow
 def test_a_cancellation_is_one_whenever_it_comes(deployed: Any) -> None:
-    """Also in the middle of a round, where it was once taken for the failure of one, and MLflow's run for FAILED."""
+    """A cancellation in the middle of a round must not count as a failed round, and the MLflow run not as FAILED."""
     run, rng = Run(deployed, seed=2), random.Random(0)
     for attempt in range(6):
         run.wait_for_rounds(2)
@@ -303,7 +303,7 @@ def test_a_stopped_worker_ends_its_runs_and_leaves_nothing(deployed: Any) -> Non
 
 
 def ended(api: str, deployment: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Runs a deployment to its end; returns the final state, and all that its logs on the server say."""
+    """Runs a deployment to its end. Returns the final state, and all messages of its logs on the server."""
     made = ask(api, "GET", f"deployments/name/{deployment}/{deployment}")
     body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "enforce_parameter_schema": False}
     run_id = ask(api, "POST", f"deployments/{made['id']}/create_flow_run", **body)["id"]
@@ -311,7 +311,7 @@ def ended(api: str, deployment: str, parameters: dict[str, Any]) -> tuple[dict[s
     while (state := ask(api, "GET", f"flow_runs/{run_id}")["state"])["type"] not in ("FAILED", "COMPLETED", "CRASHED"):
         assert time.monotonic() < until, state
         time.sleep(0.2)
-    time.sleep(5)  # its process ends, and sends what it has logged every 2 s
+    time.sleep(5)  # until the process has ended and sent its logs, which it does every 2 s
     found = ask(api, "POST", "logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200)
     return state, "\n".join(line["message"] for line in found)
 

@@ -1,6 +1,6 @@
-"""What a user sees and presses in the pages of Prefect and MLflow: real servers, a real worker, a real browser.
+"""The pages of Prefect and MLflow as a user sees and clicks them: real servers, a real worker, a real browser.
 
-The pictures that the tests take lie in pytest's temporary folder `screenshots`.
+The tests write pictures of the pages into pytest's temporary folder `screenshots`.
 """
 
 import os
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium"),
 ]
 
-# A setting is a box in the boxes of its sections; each has a title, a help, and the choices of its drop-down.
+# In the form, a setting is a box inside the boxes of its sections. Each has a title, a help text, and perhaps a menu.
 READ_FORM = """
 [...document.querySelectorAll('.schema-form-property')].map(box => {
   const said = (e, part) => (e.querySelector(':scope > .p-label__header ' + part)?.innerText || '').trim();
@@ -42,7 +42,7 @@ READ_FORM = """
   };
 })
 """
-# Of the drop-downs of one title, as `Kind`, the one in the box of its section.
+# Several menus can have the same title, such as `Kind`. This takes the one in the box of the given section.
 CHOOSE = """
 ((section, title, value) => {
   const called = (e, name) => e.innerText.startsWith(name);
@@ -73,7 +73,7 @@ class Site:
         until = time.monotonic() + 60
         while True:
             answer = httpx.request(method, f"{self.api}/{path}", json=body or None, timeout=30, trust_env=False)
-            # A database that another writer holds; Prefect's own client asks again, too.
+            # 503: another writer has locked the database. Prefect's own client asks again, too.
             if answer.status_code != 503 or time.monotonic() > until:
                 break
             time.sleep(1)
@@ -142,7 +142,7 @@ def page(tmp_path_factory: Any) -> Iterator[browser.Page]:
 def test_the_form_shows_every_setting_with_its_help_and_its_choices(site: Site, page: browser.Page) -> None:
     page.open(f"{site.ui}/deployments/deployment/{site.deployment()['id']}/run")
     page.wait_for("Submit", Settings.model_fields["track"].title or "")
-    time.sleep(1)  # the helps are rendered a moment later
+    time.sleep(1)  # the help texts appear a moment later
     page.screenshot(site.pictures / "form.png")
     form = {tuple(each["path"]): each for each in page.run(READ_FORM)}
     assert [path for path in form if len(path) == 1] == [("Force",), ("Push",), ("Settings",)]
@@ -150,14 +150,14 @@ def test_the_form_shows_every_setting_with_its_help_and_its_choices(site: Site, 
         shown = form[titles(name)]
         assert shown["help"].startswith(field.description), name
         choices = [*get_args(field.annotation)] if get_origin(field.annotation) is Literal else []
-        if len(choices) != 1:  # of one choice the form says that it cannot be changed
+        if len(choices) != 1:  # a setting with one choice has no menu: the form says that it cannot be changed
             assert shown["choices"] == choices, name
     sections = {path[:-1] for path in map(titles, fields())}
     assert all(form[section]["help"] for section in sections)
 
 
 def titles(name: str) -> tuple[str, ...]:
-    """The titles of a setting and of the sections around it: ("Settings", "Federate", "Client", "Learning rate")."""
+    """Returns the titles of the sections and of the setting: ("Settings", "Federate", "Client", "Learning rate")."""
     found, section = ["Settings"], Settings
     for part in name.split("."):
         field = section.model_fields[part]
@@ -179,7 +179,7 @@ def test_the_grid_of_a_comparison_stands_before_the_many_settings(site: Site, pa
 
 @pytest.fixture(scope="module")
 def first(site: Site, page: browser.Page) -> str:
-    """The id of a run that was started in the form with another aggregator, and has ended well."""
+    """The id of a run that was started in the form with another aggregator, and has completed."""
     page.open(f"{site.ui}/deployments/deployment/{site.deployment()['id']}")
     page.click("Run", "button")
     page.click("Custom run")
@@ -199,7 +199,7 @@ def test_a_run_started_in_the_form_shows_its_steps_logs_and_artifacts(
     site: Site, page: browser.Page, first: str
 ) -> None:
     page.open(f"{site.ui}/runs/flow-run/{first}")
-    # A log line of each step's own module, with the step beside it.
+    # A log line from each step's module, next to the name of the step.
     page.wait_for(
         "1438 examples over 10 clients", "federate 3/3", "prune 5/5", "tasks.partition", "on 359 test examples"
     )
@@ -217,7 +217,7 @@ def test_a_run_started_in_the_form_shows_its_steps_logs_and_artifacts(
 
     made = site.ask("POST", "artifacts/filter", flow_runs={"id": {"any_": [first]}})
     ids = {each["key"]: each["id"] for each in made}
-    assert len(made) == len(ids)  # one of each
+    assert len(made) == len(ids)  # one artifact per key
     link = f"{site.mlflow}/#/experiments/1/runs/{site.mlflow_run(first).info.run_id}"
     for key, says in {
         "federate-rounds": ["100%"],
@@ -235,7 +235,7 @@ def test_a_run_started_in_the_form_shows_its_steps_logs_and_artifacts(
         for folder in (site.deployed.repository, site.workspace(first))
     )
     params["federate"]["aggregator"]["kind"] = "median"
-    assert run_by == params  # all else as it was registered
+    assert run_by == params  # all other settings are as registered
     logged = site.mlflow_run(first)
     assert logged.data.params["federate.aggregator.kind"] == "median"
     assert logged.data.tags["prefect.flow_run_id"] == first
@@ -246,7 +246,7 @@ def test_two_runs_stand_side_by_side_in_mlflow(site: Site, page: browser.Page, f
     site.wait_for(made["id"])
     page.open(f"{site.ui}/runs/flow-run/{made['id']}")
     page.click("Task Runs")
-    page.wait_for("preprocess\nCached", "partition\nCached")  # by the first run
+    page.wait_for("preprocess\nCached", "partition\nCached")  # the first run filled the cache
     page.screenshot(site.pictures / "run-cached.png")
     runs = [site.mlflow_run(each).info for each in (first, made["id"])]
     ids = ",".join(f'"{run.run_id}"' for run in runs)
@@ -303,7 +303,7 @@ def test_the_buttons_cancel_a_run_and_retry_it(site: Site, page: browser.Page) -
     page.wait_for("Cancel Flow Run")
     page.screenshot(site.pictures / "cancel.png")
     page.click("Confirm", "button")
-    site.wait_for(run_id, "Cancelled", 120)  # its process is gone long before: tests/test_flows_deployments.py
+    site.wait_for(run_id, "Cancelled", 120)  # its process ends long before, see tests/test_flows_deployments.py
     page.wait_for("Cancelled")
     log = site.workspace(run_id) / "models/checkpoints/federate/log.jsonl"
     reached = len(log.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""live_run.py and run_record.py with a store that is slow or away: no row is lost, and none is logged twice."""
+"""live_run.py and run_record.py with a store that is slow or does not answer: each row is logged exactly once."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ Write = Callable[[list[int]], None]
 
 @pytest.fixture
 def ended() -> list[tuple[Any, ...]]:
-    """How runs were ended in MLflow: status, and whether with the workspace's reports."""
+    """The ends of runs in MLflow: (status, whether the workspace's reports were logged)."""
     return []
 
 
@@ -24,7 +24,7 @@ def ended() -> list[tuple[Any, ...]]:
 def opened(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ended: list[tuple[Any, ...]]
 ) -> Callable[..., tuple[live_run.LiveRun, list[int]]]:
-    """(what a write of rounds does, ...) -> a live run of a store in memory, and the rounds that are there."""
+    """(function that is called at each write of rounds, ...) → a live run with a store in memory, and its rounds."""
 
     def begin(write: Write, last: int = 0) -> tuple[live_run.LiveRun, list[int]]:
         written: list[int] = []
@@ -106,7 +106,7 @@ def test_a_run_is_ended_with_the_reports_of_its_workspace_unless_they_are_of_oth
         ("FAILED", True, ["rounds.csv", "clients.csv"]),
         ("KILLED", True, ["rounds.csv", "clients.csv"]),
         ("FAILED", False, []),
-        ("FINISHED", True, []),  # logged with all the rest
+        ("FINISHED", True, []),  # logged together with the other rows
     ],
 )
 def test_a_run_that_did_not_finish_keeps_the_log_of_its_rounds(

@@ -24,13 +24,13 @@ ROUNDS, PRUNE_ROUNDS = 3, 2
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended, and what it said."""
+    """A command that ended: exit status and output."""
 
     status: int
     said: str
 
     def states(self) -> dict[str, str]:
-        """Returns the final state of each task by Prefect's lines `Task run 'x' - Finished in state Cached(...)`."""
+        """Returns task → final state, from Prefect's lines `Task run 'x' - Finished in state Cached(...)`."""
         found = {}
         for line in self.said.splitlines():
             if "Task run '" in line and "Finished in state " in line:
@@ -44,7 +44,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture(scope="module")
 def run(shell: dict[str, str], prefect_server: str) -> Run:
-    """(folder, *arguments of python -m, **environment) -> Done."""
+    """(folder, *arguments of python -m, **environment) → Done."""
 
     def call(folder: Path, *arguments: str, **environment: str) -> Done:
         done = subprocess.run(
@@ -68,7 +68,7 @@ def repository(copy_repository: Callable[..., Path], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def first(repository: Path, run: Run) -> Done:
-    """The first flow run there: nothing is in the cache."""
+    """The first flow run in the repository, when the cache is empty."""
     done = run(repository, "flows.pipeline")
     assert done.status == 0, done.said
     return done
@@ -89,7 +89,7 @@ def only_workspace(repository: Path) -> Path:
 def test_first_run_does_every_step_and_says_nothing_else(first: Done) -> None:
     assert first.states() == dict.fromkeys(TASKS, "Completed")
     assert "Traceback" not in first.said
-    assert not [line for line in first.said.splitlines() if " | " not in line]  # no chatter of DVC, MLflow, TensorFlow
+    assert not [line for line in first.said.splitlines() if " | " not in line]  # no lines of DVC, MLflow or TensorFlow
 
 
 def test_the_last_line_of_a_run_is_where_its_report_is(first: Done, repository: Path) -> None:
@@ -221,7 +221,7 @@ def test_eight_runs_at_once_share_the_cache_and_nothing_else(
         if digest.endswith(".dir"):
             wanted |= {entry["md5"] for entry in json.loads(objects[digest].read_text())}
     assert wanted <= {*objects}
-    # Equal settings, equal bytes; each logged its own run, or took that of another whose track it found in the cache.
+    # Equal settings give equal bytes. A flow run has its own MLflow run, or another's if `track` came from the cache.
     locks = [data_versions.locked(workspace / "dvc.lock") for workspace in workspaces]
     assert len({lock["models/global.h5"] for lock in locks}) == len({*seeds})
     runs = mlflow_of(repository).search_runs(["1"])
@@ -271,6 +271,6 @@ def test_the_remedy_of_a_diagnosis_is_applied(copy_repository: Callable[..., Pat
     (second,) = [each for each in (folder / ".runs").glob("[!.]*") if each != first]
     params = mlflow_of(folder).get_run(mlflow_run(folder, second)).data.params
     assert json.loads(params["federate.exclude"].replace("'", '"')) == ["03", "07"]
-    assert params["federate.faults.from_round"] == "13"  # the rest stays as it was
+    assert params["federate.faults.from_round"] == "13"  # all other settings are unchanged
     before, after = (files.read_json(each / "reports/metrics.json") for each in (first, second))
     assert after["loss"] < before["loss"]

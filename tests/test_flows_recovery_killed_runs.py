@@ -1,4 +1,4 @@
-"""Who finds out that a flow run's process was killed, and who leaves a running one alone."""
+"""A flow run whose process was killed is found and ended; a flow run that still runs is left alone."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ with killed_runs.alive(Path(sys.argv[1]), sys.argv[2]):
 
 @pytest.fixture
 def left(tmp_path: Path) -> Path:
-    """The folder of a flow run whose MLflow run was begun."""
+    """The folder of a flow run whose MLflow run has begun."""
     folder = tmp_path / ".runs" / "0b5e2f0c-6f5e-4f7b-9d0e-000000000000"
     folder.mkdir(parents=True)
     opened = connection.connect(folder)
@@ -48,7 +48,7 @@ def test_a_run_is_ended_once_its_process_was_killed_and_not_before(left: Path, p
         assert status(left) == "RUNNING"
         holder.kill()
         holder.wait()
-    with temporary_settings({PREFECT_API_URL: prefect_server}):  # which does not know it
+    with temporary_settings({PREFECT_API_URL: prefect_server}):  # the server does not know the flow run
         killed_runs.end_killed_runs(repository)
     assert status(left) == "FAILED"
     assert not run_record.is_unfinished(left)

@@ -1,4 +1,4 @@
-"""A run that was killed, started again: which folder it goes on in, and that it ends as if it had never been killed."""
+"""A killed run that is started again: the folder in which it continues, and the same result as without the kill."""
 
 import contextvars
 import os
@@ -45,7 +45,7 @@ def server(prefect_server: str) -> Iterator[None]:
 
 
 def leave(repository: Path, name: str, record: str = "some-run KILLED", params: str = PARAMS) -> Path:
-    """The folder of a run that ended as `record`, its `.mlflow-run`, says."""
+    """Makes the folder of a run that ended; `record` is its file `.mlflow-run`. Returns the folder."""
     folder = repository / ".runs" / name
     folder.mkdir(parents=True)
     (folder / ".mlflow-run").write_text(record)
@@ -55,7 +55,7 @@ def leave(repository: Path, name: str, record: str = "some-run KILLED", params: 
 
 
 def taken(repository: Path, name: str = SECOND, params: str = PARAMS) -> str:
-    """Which folder a run of `params` goes on in; empty if in none."""
+    """Returns the name of the folder in which a run with `params` continues; empty if it continues in none."""
     takeover.take_over(repository, name, takeover.identity(repository, params))
     path = repository / ".runs" / name / "left"
     return path.read_text() if path.is_file() else ""
@@ -132,7 +132,7 @@ def test_of_many_that_start_at_once_one_takes_it(repository: Path, server: None)
     leave(repository, KILLED)
     names = [f"0b5e2f0c-6f5e-4f7b-9d0e-1000000000{n:02}" for n in range(8)]
     with ThreadPoolExecutor(len(names)) as pool:
-        # Each in a copy of this context, which holds the server's address.
+        # Each thread runs in a copy of this context, which holds the server's address.
         begun = [pool.submit(contextvars.copy_context().run, taken, repository, name) for name in names]
         found = [each.result() for each in begun]
     assert sorted(found) == [""] * 7 + [KILLED]
@@ -145,7 +145,7 @@ def test_a_comparison_is_taken_once_its_last_cell_has_ended(repository: Path, se
     def cell() -> None:
         with file_lock(folder / ".locks/cell-00"):
             begins.set()
-            while not (folder / "stop").exists():  # as a cell does at the end of each round
+            while not (folder / "stop").exists():  # a cell looks for the file at the end of each round
                 time.sleep(0.05)
             time.sleep(0.5)
             ended.append(time.monotonic())
@@ -168,7 +168,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_keeps_others_out(tmp_path: Path
         with (
             file_lock(path),
             file_lock(path, seconds=0) as free,
-        ):  # of its own file, not of the removed one
+        ):  # the lock of the new file, not of the removed one
             got.append(free)
 
     with file_lock(path):
@@ -184,7 +184,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_keeps_others_out(tmp_path: Path
 def test_a_folder_that_was_taken_has_dvc_s_files_by_its_new_name(
     copy_repository: Callable[..., Path], tmp_path: Path, server: None
 ) -> None:
-    """Also where the process that took it was killed after the rename, and another takes it from there."""
+    """Also if the process that took the folder is killed after the rename, and another process takes it then."""
     from tasks.partition import partition
 
     repository = copy_repository(tmp_path / "repository")
@@ -201,8 +201,10 @@ def test_a_folder_that_was_taken_has_dvc_s_files_by_its_new_name(
     assert f"{THIRD}/.dvc/site" in (third.folder / ".dvc/config").read_text()
     before = (third.folder / "data/partition/00/x.npy").stat()
     assert third.restore("partition")
-    assert (third.folder / "data/partition/00/x.npy").stat() == before  # there already, not restored
-    # A retry of the first, whose folder is gone, has its own again.
+    assert (
+        third.folder / "data/partition/00/x.npy"
+    ).stat() == before  # the file was there already and was not restored
+    # A retry of the first run, whose folder was renamed, gets a new folder.
     assert not (Workspace.open(repository, KILLED, params, "tasks/datasets").folder / "data").exists()
 
 
@@ -219,7 +221,7 @@ def have_data(workspace: Workspace, digest: str) -> None:
 
 
 def attempt(workspace: Workspace, data: str, **tags: str) -> str:
-    """Begins the MLflow run of an attempt, which is killed then; returns its id."""
+    """Begins the MLflow run of an attempt that is killed afterwards. Returns the run's id."""
     have_data(workspace, data)
     session = Session(workspace, Settings(), tags)
     run_id = session.live().run_id

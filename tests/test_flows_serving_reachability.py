@@ -1,4 +1,4 @@
-"""flows/serving/reachability.py against a small HTTP server that answers as Prefect's does: which are refused."""
+"""flows/serving/reachability.py with a small HTTP server that answers like Prefect's: which servers are refused."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ HERE = Version(prefect.__version__)
 
 @contextmanager
 def answering(told: str) -> Iterator[str]:
-    """The API's address of a server that says of itself what it is told."""
+    """Yields the API's address of a server whose answer is always the given text."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

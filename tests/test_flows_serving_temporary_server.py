@@ -1,4 +1,4 @@
-"""The Prefect server of a command that has none: one, for this machine only, gone when the command is."""
+"""A command without a Prefect server starts exactly one. It serves this machine only, and ends with the command."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ sys.stdin.read()
 
 
 def servers(shell: dict[str, str]) -> set[int]:
-    """The processes of temporary servers of this Prefect home, ours and such as Prefect itself would start."""
+    """Returns the processes of temporary servers of this Prefect home: ours, and servers that Prefect itself starts."""
     found = set()
     for process in psutil.process_iter(["cmdline", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
@@ -41,7 +41,7 @@ def all_gone(pids: set[int], seconds: float = 15) -> bool:
 
 
 def start(shell: dict[str, str]) -> "tuple[subprocess.Popen[str], set[int]]":
-    """A process that has started a temporary server, and the server's process."""
+    """Returns a process that has started a temporary server, and the server's process."""
     before = servers(shell)
     process = subprocess.Popen(
         [sys.executable, "-c", START],

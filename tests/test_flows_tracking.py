@@ -1,4 +1,4 @@
-"""flows/tracking.py against a real MLflow store: a SQLite file in a temporary folder, filled by the real command."""
+"""flows/tracking.py with a real MLflow store: the command fills a SQLite file in a temporary folder."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from tasks.errors import RunError, UndriftError
 from tasks.settings import load, with_settings
 
 ROOT = Path(__file__).parents[1]
-ROUNDS = 300  # with these columns more points than one call to MLflow may hold (1000)
+ROUNDS = 300  # with these columns, more points than MLflow takes in one call (1000)
 COLUMNS = ("round", "phase", "train_loss", "val_loss", "num_clients", "drift", "sparsity")
 CLASSES = ["zero", "one", "two"]
 
@@ -80,7 +80,7 @@ def write_models(folder: Path) -> None:
 
 
 def lock_data(folder: Path) -> None:
-    """Writes the part of dvc.lock that says which data the run has."""
+    """Writes a dvc.lock with the hashes of the run's data and models."""
     paths = [*finished_run.DATA, *finished_run.MODEL_FILES.values()]
     outs = [{"path": path, "hash": "md5", "md5": dvc_hash(folder / path)} for path in paths]
     (folder / "dvc.lock").write_text(
@@ -102,7 +102,7 @@ def run_command(folder: Path, **environment: str) -> subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace as the other stages leave it."""
+    """A workspace with the outputs of all other stages."""
     folder = tmp_path_factory.mktemp("workspace")
     params = (ROOT / "params.yaml").read_text()
     (folder / "params.yaml").write_text(params.replace("register_as: ''", "register_as: digits"))
@@ -120,10 +120,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tracked(finished: Path) -> Path:
-    """The workspace after the command, which must have said nothing but its own lines."""
+    """The workspace after the command, whose output must have only its own two lines."""
     done = run_command(finished)
     assert (done.returncode, done.stdout) == (0, "")
-    assert len(done.stderr.splitlines()) == 2, done.stderr  # the database was made; the run was logged
+    assert len(done.stderr.splitlines()) == 2, done.stderr  # the database was created; the run was logged
     return finished
 
 
@@ -182,7 +182,7 @@ def test_final_numbers_stand_at_step_0_or_end_a_curve(
 
 
 def test_digests_are_dvc_directory_hashes(tracked: Path, run: mlflow.entities.Run) -> None:
-    # DVC's hash of a folder: md5 of the JSON list of its files' md5 sums and paths, sorted by path.
+    # DVC's hash of a folder is the md5 of a JSON list with the md5 and path of each file, sorted by path.
     listing = [
         {
             "md5": hashlib.md5(path.read_bytes()).hexdigest(),
@@ -298,7 +298,7 @@ def test_a_run_that_was_begun_gets_what_it_lacks(tracked: Path, opened: connecti
     run_id = run_content.create(mine.client, mine.experiment_id, settings, tmp_path, {"flow": "42"})
     run_content.log_settings(mine.client, run_id, settings)
     rows = files.read_rows(tracked / "reports/rounds.csv")
-    # A killed process leaves a gap, and so does a step that was restored before one that ran.
+    # The logged rounds have a gap after a kill, and if a restored step comes before a step that runs.
     assert (
         run_content.log_rounds(mine.client, run_id, [*rows[:7], rows[8]])
         == run_content.last_round(mine.client, run_id)
@@ -322,7 +322,7 @@ def copy_of(finished: Path, folder: Path) -> Path:
 def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(
     tracked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first has logged one model and begun the second; the other goes on in the same run."""
+    """The first attempt logs one model and begins the second; the next attempt continues in the same run."""
     folder = copy_of(tracked, tmp_path)
     settings, mine = load(folder / "params.yaml"), connection.connect(folder)
     run_id = run_content.create(mine.client, mine.experiment_id, settings, folder)
@@ -375,7 +375,9 @@ def test_a_run_left_by_a_killed_track_is_ended_by_the_next(finished: Path, tmp_p
     ((first, status),) = run_ids(tmp_path).items()
     assert status == "RUNNING"
     params = tmp_path / "params.yaml"
-    params.write_text(params.read_text().replace("seed: 0", "seed: 1", 1))  # its rounds may be other ones by now
+    params.write_text(
+        params.read_text().replace("seed: 0", "seed: 1", 1)
+    )  # with this seed, the killed run's rounds would be others
     done = run_command(tmp_path)
     assert done.returncode == 0, done.stderr
     second = files.read_json(tmp_path / "reports/mlflow.json")["run_id"]
@@ -392,7 +394,7 @@ def test_git_does_not_see_the_record_of_a_run() -> None:
 def test_the_record_of_a_flow_run_is_left_alone(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when `python -m flows.tracking` is called in the folder of a flow run."""
+    """The case of a user who calls `python -m flows.tracking` in the folder of a flow run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / ".runs" / "some-id"
     folder.mkdir(parents=True)
@@ -424,7 +426,7 @@ def test_a_failed_log_marks_the_run_failed(tracked: Path, opened: connection.Sto
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiments = [each.experiment_id for each in client.search_experiments()]
     assert [each.info.status for each in client.search_runs(experiments, run_view_type=ViewType.ALL)] == ["FAILED"]
-    assert not (tmp_path / "reports/mlflow.json").exists()  # which would name an earlier run
+    assert not (tmp_path / "reports/mlflow.json").exists()  # the file would name an earlier run
 
 
 def test_a_run_that_is_interrupted_is_killed_in_mlflow(opened: connection.Store) -> None:

@@ -1,4 +1,4 @@
-"""flows/workspace/dvc_commit.py: what DVC could not copy is an error, and what the cache lacks must have room."""
+"""flows/workspace/dvc_commit.py: a file that DVC cannot copy is an error, and new objects must fit onto the disk."""
 
 import errno
 import logging
@@ -12,12 +12,12 @@ import pytest
 from flows.workspace import dvc_commit
 from tasks.errors import RunError
 
-# DVC's own logger of a transfer.
+# The logger that DVC uses for transfers.
 TRANSFER = logging.getLogger("dvc_data.hashfile.transfer")
 
 
 def log_failure(exc: BaseException) -> None:
-    """Logs a file that could not be copied, as DVC does."""
+    """Logs a file that could not be copied, in the same way as DVC."""
     try:
         raise exc
     except BaseException:
@@ -58,7 +58,7 @@ def test_copying_without_a_failure_says_nothing_and_leaves_dvc_s_logger_as_it_wa
 
 @pytest.fixture
 def check_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """(free bytes, (size of an output, is it cached), ...) -> checks the space for these outputs."""
+    """(free bytes, (size of an output, whether it is cached), ...) → checks the space for these outputs."""
 
     def check(free: int, *outputs: tuple[int, bool]) -> None:
         outs = []
@@ -75,7 +75,7 @@ def check_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
 
 def test_only_what_the_cache_lacks_needs_room(check_space: Callable[..., None]) -> None:
-    # 5,000 bytes are two blocks of 4,096; the listings have 65,536.
+    # 5,000 bytes take two blocks of 4,096; the lists of folders are counted as 65,536.
     needed = 65_536 + 8192
     check_space(needed, (5000, False), (1_000_000, True))
     with pytest.raises(OSError, match=f"{needed} bytes needed, {needed - 1} free") as caught:
@@ -83,5 +83,5 @@ def test_only_what_the_cache_lacks_needs_room(check_space: Callable[..., None]) 
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(OSError, match="bytes needed"):
         check_space(needed, (5000, False), (1, False))
-    # Where nothing is lacking, a full disk is no obstacle.
+    # If the cache has all outputs, a full disk is no error.
     check_space(0, (1_000_000, True))

@@ -1,4 +1,4 @@
-"""flows/workspace/own_code.py: a run in a folder of its own knows the user's module, as `dvc repro` does."""
+"""flows/workspace/own_code.py: a run in its own folder finds the user's module, as `dvc repro` does."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ MODULES = {"own.py": "rate = 0.5\n", "package/model.py": "units = 9\n", "package
 
 @pytest.fixture
 def repository(copy_repository: Callable[..., Path], tmp_path: Path) -> Path:
-    """One whose first stage depends on a module and on a package of the user's."""
+    """A repository whose first stage depends on a module and on a package of the user."""
     folder = copy_repository(tmp_path / "repository")
     for name, text in MODULES.items():
         (folder / name).parent.mkdir(exist_ok=True)

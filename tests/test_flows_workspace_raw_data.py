@@ -1,4 +1,4 @@
-"""flows/workspace/raw_data.py: a run in a folder of its own reads the raw data that `dvc repro` reads."""
+"""flows/workspace/raw_data.py: a run in its own folder reads the same raw data as `dvc repro`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ def table(seed: int) -> str:
 
 @pytest.fixture
 def repository(copy_repository: Callable[..., Path], tmp_path: Path) -> Path:
-    """One beside which, in which and below whose .runs are tables of other rows."""
+    """A repository with tables inside it, next to it and below its .runs; all tables have different rows."""
     folder = copy_repository(
         tmp_path / "repository",
         {"data.kind": "table", "data.label_column": "label", "partition.kind": "iid", "partition.num_clients": 4},
@@ -52,8 +52,8 @@ def test_a_run_reads_the_file_that_dvc_repro_reads(path: str, repository: Path) 
     partition(load(params), repository)
     partition(settings, workspace.folder)
     assert dvc_hash(workspace.folder / "data/partition") == dvc_hash(repository / "data/partition")
-    assert not workspace.restore("partition")  # DVC takes the path, too
-    # What stays inside keeps its name, and with it the run-cache of `dvc repro`.
+    assert not workspace.restore("partition")  # DVC accepts the path, too
+    # A path inside the repository stays as it is, so that the run-cache of `dvc repro` has the run.
     assert (settings.data.path == path) == (
         path in ("./d.csv", "d.csv", "data/raw.csv", "up/d.csv", "deep/d.csv", "up/repository/d.csv")
     )
@@ -87,7 +87,7 @@ def test_only_the_path_of_params_yaml_changes(repository: Path) -> None:
     changed = yaml.safe_load(raw_data.placed(repository, text, parse(raw))[0])
     raw["data"]["path"] = changed["data"]["path"]
     assert changed == raw
-    # 1 and 1.0 are two keys to the run-cache.
+    # 1 and 1.0 are two keys of the run-cache.
     assert repr(changed) == repr(raw)
 
 

@@ -1,4 +1,4 @@
-"""flows/workspace/run_folder.py with real DVC: what a run takes from the repository, and never changes there."""
+"""flows/workspace/run_folder.py with real DVC: a run takes files from the repository and never changes them there."""
 
 import os
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tasks.settings import load
 
 @pytest.fixture(scope="module")
 def repository(copy_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whose workspaces hold hard links into the cache, in which a first run has done its first step."""
+    """A repository whose workspaces hold hard links into the cache. A first run has finished its first step there."""
     folder = copy_repository(tmp_path_factory.mktemp("repository"))
     with (folder / ".dvc/config").open("a") as config:
         config.write("[cache]\n    type = hardlink,copy\n")
@@ -72,7 +72,7 @@ def test_a_step_that_runs_over_links_leaves_the_cache_as_it_was(repository: Path
 
 
 def damage(path: Path) -> None:
-    """Flips a bit in the middle, as a bad disk does: size, time and write protection stay."""
+    """Flips a bit in the middle of the file, like a bad disk: size, time and write protection stay."""
     mode, times = path.stat().st_mode, (path.stat().st_atime_ns, path.stat().st_mtime_ns)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
@@ -84,7 +84,7 @@ def damage(path: Path) -> None:
 
 
 def fresh_repository(copy_repository: Callable[..., Path], folder: Path, link: str) -> Workspace:
-    """A repository of its own, as tests damage its cache, in which `partition` was run once."""
+    """A repository in which `partition` has run once. Each test gets its own, because tests damage the cache."""
     repository = copy_repository(folder)
     with (repository / ".dvc/config").open("a") as config:
         config.write(f"[cache]\n    type = {link}\n")
@@ -108,7 +108,7 @@ def test_a_damaged_file_of_the_cache_is_a_miss_and_is_made_anew(
     damage(cache_of(first.repository)[digest])
     second = open_workspace(first.repository, "second")
     assert not second.restore("partition")
-    # A damaged list of a folder's files may also name files that are not there: then DVC finds nothing to restore.
+    # A damaged list of a folder's files can also name missing files; then DVC finds nothing to restore.
     assert damaged == "data/partition" or [record for record in caplog.messages if "is damaged" in record]
     run_partition(second)
     second.commit("partition")
@@ -126,11 +126,11 @@ def test_an_output_damaged_in_the_workspace_is_never_taken_for_done(
 ) -> None:
     first = fresh_repository(copy_repository, tmp_path / "repository", link)
     sound = dvc_hash(first.folder / "data/partition")
-    assert first.restore("partition")  # unchanged: as a retry finds it
+    assert first.restore("partition")  # unchanged, as a retry finds it
     damage(first.folder / "data/partition/00/x.npy")
     taken = first.restore("partition")
     assert "data/partition is damaged" in caplog.text
-    assert taken == (link == "copy")  # only a copy leaves a sound one in the cache
+    assert taken == (link == "copy")  # only a copy leaves a sound object in the cache
     if not taken:
         run_partition(first)
         first.commit("partition")
