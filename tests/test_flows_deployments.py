@@ -62,7 +62,7 @@ def test_a_server_that_never_answers_is_one_line_within_its_patience(repository:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
         status, (line,) = command(repository, shell, PREFECT_API_URL=url)
     assert (status, "does not answer" in line) == (2, True), line
-    # The command waits 15 s for the server (flows/serving/reachability.py). If the machine is busy, its start takes long.
+    # The command waits 15 s for the server (flows/serving/reachability.py). Its start takes seconds on a busy machine.
     assert 15 <= time.monotonic() - began < 15 + 15
 
 
