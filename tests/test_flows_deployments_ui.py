@@ -169,7 +169,7 @@ def titles(name: str) -> tuple[str, ...]:
 
 def test_the_grid_of_a_comparison_stands_before_the_many_settings(site: Site, page: browser.Page) -> None:
     page.open(f"{site.ui}/deployments/deployment/{site.deployment('compare')['id']}/run")
-    page.wait_for("Submit", "processes at a time")
+    page.wait_for("Submit", "cells at a time")
     time.sleep(1)
     page.screenshot(site.pictures / "form-compare.png")
     first = [each for each in page.run(READ_FORM) if len(each["path"]) == 1]

@@ -91,7 +91,10 @@ def test_a_server_that_cannot_start_is_one_line(
         timeout=200,
     )
     last = done.stderr.splitlines()[-1]
-    assert (done.returncode, last.startswith("error: the temporary Prefect server ended as it started: ")) == (1, True)
+    assert (done.returncode, last.startswith("error: the temporary Prefect server ended while it started: ")) == (
+        1,
+        True,
+    )
     assert "Traceback" not in done.stderr
 
 
