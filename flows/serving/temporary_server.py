@@ -1,7 +1,7 @@
 """A temporary Prefect server for a command, if none is set. It ends with the command, however the command ends.
 
-Without it, Prefect would start a server in every process that needs one, also in each process of a pool, and a `kill
--9` of such a process would leave its server running. So the command starts one server and puts its address into the
+Without it, Prefect would start a server in every process that needs one, also in each process of a pool. A killed
+process (`kill -9`) would leave its server running. So the command starts one server and puts its address into the
 environment, where Prefect and all child processes find it. The server reads from a pipe whose other end only the
 command holds. When the command ends, the system closes the pipe, and the server ends.
 """

@@ -162,7 +162,7 @@ class Workspace:
             try:
                 with dvc_errors():
                     remember_remotes(Path())
-                    repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs may be a link to a shared folder
+                    repo = Repo(str(Path.cwd()), _wait_for_lock=True)  # .runs can be a link to a shared folder
                     with lock_repo(repo):  # reentrant: DVC's own commands, such as push, take it again
                         yield repo
             finally:
