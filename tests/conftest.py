@@ -222,7 +222,7 @@ def shell(tmp_path_factory):
     ours = ("PREFECT_", "MLFLOW_", "DVC_", "PYTHON")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Servers on this machine bypass a proxy, as README.md says.
+    # Servers on this machine are reached without a proxy.
     local = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     return {**kept, **local, "PATH": path, "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
 
