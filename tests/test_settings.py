@@ -1,8 +1,7 @@
-"""The settings: models, params.yaml, the registries of the kinds, error messages, and the table of settings."""
+"""The settings: models, params.yaml, the registries of the kinds, and error messages."""
 
 import ast
 import itertools
-import json
 import math
 import re
 import time
@@ -63,32 +62,6 @@ def names_below(mapping: dict[str, Any], prefix: str = "") -> set[str]:
         name = f"{prefix}{key}"
         found |= names_below(value, f"{name}.") if isinstance(value, dict) and name not in known else {name}
     return found
-
-
-def table() -> list[str]:
-    """The rows of the README's table of settings, as Markdown."""
-    return [
-        f"| `{name}` | {_cell(field.get_default(call_default_factory=True, validated_data={}))} | {_allowed(field)} "
-        f"| {field.description} |"
-        for name, field in fields().items()
-    ]
-
-
-def _allowed(field: Any) -> str:
-    """The allowed values of a setting: its choices, or its bounds."""
-    choices = get_args(field.annotation)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return ", ".join(choices)
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    bounds = [(signs[key], getattr(part, key)) for part in field.metadata for key in signs if hasattr(part, key)]
-    # The bound 2^31 is for NumPy only; readers of the table do not need it.
-    return ", ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound != 2**31)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return value or "''"
-    return json.dumps(value)
 
 
 def test_params_yaml_holds_every_setting_and_no_other() -> None:
@@ -401,18 +374,6 @@ def test_settings_of_the_worker_process_are_told_what_to_do(old: dict[str, Any],
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         Settings().seed = 1  # type: ignore[misc]
-
-
-def test_readme_has_a_row_for_every_setting_and_no_other() -> None:
-    rows = re.findall(r"^\| `[a-z_.0-9]+` \|.*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    of_settings = [row for row in rows if row.split("`")[1].split(".")[0] in Settings.model_fields]
-    expected = table()
-    missing = [row for row in expected if row not in of_settings]
-    wrong = [row for i, row in enumerate(of_settings) if row not in expected or row in of_settings[:i]]
-    assert not missing, "README.md: add these rows:\n" + "\n".join(missing)
-    assert not wrong, "README.md: delete these rows:\n" + "\n".join(wrong)
-    moved = [f"{row}\n    instead of {other}" for other, row in zip(of_settings, expected, strict=True) if row != other]
-    assert not moved, f"README.md: another order, first here:\n{moved[0]}"
 
 
 def test_an_exponent_is_a_number_as_dvc_writes_it() -> None:
