@@ -35,11 +35,11 @@ def candidate(cause: str, seen: Findings, **federate: object) -> Candidate:
 # The registry
 
 
-def test_registry_has_the_causes_of_the_readme_and_a_module_of_the_same_name_each() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (table,) = re.findall(r"\n\| cause \|.*\n\|.*\n((?:\|.*\n)+)", readme)
+def test_registry_has_the_causes_of_the_documents_and_a_module_of_the_same_name_each() -> None:
+    document = (ROOT / "docs/diagnosis.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\n\| cause \|.*\n\|.*\n((?:\|.*\n)+)", document)
     rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    assert sorted(rows) == sorted(CAUSES), "README.md, ### diagnose: a row for each cause in CAUSES"
+    assert sorted(rows) == sorted(CAUSES), "docs/diagnosis.md, the table of causes: a row for each cause in CAUSES"
     modules = {path.stem for path in (ROOT / "tasks/diagnose/causes").glob("*.py")}
     assert modules - {"__init__", "base", "shared"} == set(CAUSES)
 

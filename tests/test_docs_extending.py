@@ -9,8 +9,8 @@ import pytest
 
 from tasks.diagnose.causes import CAUSES
 from tasks.settings import fields
+from tests.documents import ROOT, tables
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 KINDS = {
     "An aggregator": "federate.aggregator.kind",
@@ -18,13 +18,15 @@ KINDS = {
     "A partition": "partition.kind",
     "A data source": "data.kind",
 }
-CHAPTERS = {
-    "An aggregator": "### federate",
-    "A client update": "### federate",
-    "A partition": "### partition",
-    "A data source": "## Your own data",
+EXPLAINED = {
+    "An aggregator": "docs/algorithms.md",
+    "A client update": "docs/algorithms.md",
+    "A partition": "docs/algorithms.md",
+    "A data source": "docs/data.md",
+    "A cause": "docs/diagnosis.md",
+    "A setting": "docs/settings.md",
 }
-"""Where README.md says what a kind is."""
+"""The document that says what each member of a section is."""
 MOST = 6
 
 
@@ -52,7 +54,7 @@ def members(section: str) -> list[str]:
 def test_at_most_six_files_are_touched_and_every_one_exists(section: str) -> None:
     assert 0 < len(re.findall(r"^\d+\. ", sections()[section], flags=re.MULTILINE)) <= MOST
     listed = files(section)
-    assert {"README.md"} <= set(listed)
+    assert EXPLAINED[section] in listed
     assert "tests/test_" in sections()[section]
     for path in listed:
         assert list(matching(path)), f"{section}: no {path}"
@@ -92,15 +94,21 @@ def test_every_kind_is_named_in_the_tests_of_its_section(section: str) -> None:
     assert not untested, f"{untested}: add tests to one of {sorted(path.name for path in paths)}"
 
 
-@pytest.mark.parametrize("section", KINDS)
-def test_every_kind_is_in_its_chapter_of_the_readme(section: str) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    chapter = re.split(r"^##+ ", readme.partition(f"\n{CHAPTERS[section]}\n")[2], flags=re.MULTILINE)[0]
-    missing = [kind for kind in members(section) if f"`{kind}`" not in chapter]
-    assert not missing, f"README.md, {CHAPTERS[section]}: say what {missing} are"
+@pytest.mark.parametrize("section", [*KINDS, "A cause"])
+def test_every_kind_has_a_row_in_the_document_of_its_section(section: str) -> None:
+    document = (ROOT / EXPLAINED[section]).read_text(encoding="utf-8")
+    first = [row[0] for table in tables(document) for row in table]
+    missing = [kind for kind in members(section) if not any(f"`{kind}`" in cell for cell in first)]
+    assert not missing, f"{EXPLAINED[section]}: add a row that says what {missing} are"
 
 
-def test_every_client_update_has_its_equation_in_a_row_of_the_readme() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^  \| `(\w+)` \|", readme, re.MULTILINE)
-    assert set(rows) == set(members("A client update"))
+def test_the_row_of_a_client_update_has_its_equation() -> None:
+    """An equation has a minus or a product; FedAvg adds nothing, and says so."""
+    every = tables((ROOT / EXPLAINED["A client update"]).read_text(encoding="utf-8"))
+    kinds = {f"`{kind}`" for kind in members("A client update")}
+    bare = [
+        [row[0] for row in table[1:] if not re.search("[-−·]|nothing", " ".join(row[1:]))]
+        for table in every
+        if {row[0] for row in table[1:]} == kinds
+    ]
+    assert [] in bare, f"no table of client updates with an equation for each of {bare}"
