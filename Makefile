@@ -20,7 +20,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test docs mutants lock clean
+.PHONY: help run test docs screenshots mutants lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
@@ -36,6 +36,9 @@ test: .venv/.installed  ## run lint, types and tests
 
 docs: .venv/.installed  ## write docs/settings.md from tasks/settings
 	python -m docs.settings
+
+screenshots: .venv/.installed  ## take the pictures in docs/images anew; needs chromium, and ten minutes
+	python -m docs.screenshots
 
 mutants: .venv/.installed  ## list small changes of the code that no test notices (takes hours)
 	mutmut run

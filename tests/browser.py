@@ -37,8 +37,8 @@ def find() -> str | None:
 @contextmanager
 def browser(path: str, profile: Path, size: tuple[int, int] = (1400, 2500)) -> Iterator["Page"]:
     """Yields a page of a new Chromium with the empty profile folder `profile`."""
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-    here = ["--no-proxy-server", "--disable-background-networking", "--remote-debugging-port=0"]
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
+    here = ["--no-first-run", "--no-proxy-server", "--disable-background-networking", "--remote-debugging-port=0"]
     shown = [f"--user-data-dir={profile}", "--window-size={},{}".format(*size), "about:blank"]
     with (profile.parent / "chromium.log").open("w") as log:
         process = subprocess.Popen([path, *options, *here, *shown], stdout=log, stderr=log)
@@ -132,17 +132,28 @@ class Page:
         self._ask("Input.dispatchKeyEvent", type="keyUp", key="a", modifiers=2)
         self._ask("Input.insertText", text=text)
 
-    def screenshot(self, path: Path) -> None:
-        """Writes a picture of the whole page: the window is made as high as the highest scrolling element."""
+    def resize(self, width: int, height: int, scale: float = 1) -> None:
+        """Makes the window `width` by `height` CSS pixels, each of `scale` pixels of a picture."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False
+        )
+
+    def screenshot(self, path: Path, whole: bool = True) -> None:
+        """Writes a picture of the page: of all that scrolls in it if `whole`, else of the window."""
+        if whole:
+            self._make_room()
+        answer = self._ask("Page.captureScreenshot", format="png")
+        if whole:
+            self._ask("Emulation.clearDeviceMetricsOverride")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
+
+    def _make_room(self) -> None:
+        """Makes the window as high as what scrolls in it."""
         size = self.run(
             "[innerWidth, Math.max(innerHeight, ...[document.documentElement, ...document.querySelectorAll('*')]"
             ".filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowY) || !e.parentElement)"
             ".map(e => e.scrollHeight + 20))]"
         )
-        at = {"width": size[0], "height": min(size[1], 16000), "deviceScaleFactor": 1, "mobile": False}
-        self._ask("Emulation.setDeviceMetricsOverride", **at)
+        self.resize(size[0], min(size[1], 16000))
         time.sleep(0.5)
-        answer = self._ask("Page.captureScreenshot", format="png")
-        self._ask("Emulation.clearDeviceMetricsOverride")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(answer["data"]))
