@@ -23,7 +23,7 @@ export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 .PHONY: help run test docs screenshots mutants lock clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
 run: .venv/.installed  ## run the pipeline (dvc repro), by default on the built-in digits
 	dvc repro
@@ -37,7 +37,7 @@ test: .venv/.installed  ## run lint, types and tests
 docs: .venv/.installed  ## write docs/settings.md from tasks/settings
 	python -m docs.settings
 
-screenshots: .venv/.installed  ## take the pictures in docs/images anew; needs chromium, and ten minutes
+screenshots: .venv/.installed  ## take the pictures in docs/images again; needs chromium, ten minutes
 	python -m docs.screenshots
 
 mutants: .venv/.installed  ## list small changes of the code that no test notices (takes hours)

@@ -29,12 +29,12 @@ from tests import browser
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "images"
 
-NARROW, WIDE = 800, 1300
-"""CSS pixels: the width of a text, and of an application's window."""
+NARROW, PAGE, WIDE = 800, 1000, 1300
+"""CSS pixels: the width of a terminal, of a report, and of an application's window."""
 SCALE = 1.5
 """Pixels of a picture for each CSS pixel. A README's column is 800 to 1,000 CSS pixels wide."""
-COLOURS = 128
-"""Of a picture's palette: a third of the bytes, and no difference that one can see."""
+COLOURS = 256
+"""Colours of a picture's palette: a third of the bytes of a picture without one. 128 spoil the heat maps."""
 PATIENCE = 180.0
 """Seconds until a server answers."""
 
@@ -53,11 +53,11 @@ DRILLS = 'params.`federate.faults.kind` = "reversed_update"'
 CHARTS = "^(val_loss|val_accuracy|drift)$"
 """What a user types into MLflow's search box for charts."""
 UNSHOWN = ".*/|pruned|client|balanced|macro|size"
-"""Columns that `dvc exp show` leaves out, for the table to fit the page."""
+"""Columns that `dvc exp show` leaves out, so that the table fits the page."""
 
 HIDDEN = "<style>.modebar { display: none }</style>"
-"""The buttons of MLflow's charts, which lie over small ones."""
-# What MLflow floats in the corner: the button of the same pane.
+"""The buttons of MLflow's charts: they cover a part of a small chart."""
+# The button in MLflow's corner that opens a pane to chat with a model.
 HIDE_CORNER = """
 () => {
   for (let e = document.elementFromPoint(innerWidth - 36, innerHeight - 36); e; e = e.parentElement)
@@ -72,6 +72,14 @@ CHOOSE = """
   const menu = option.closest('select');
   menu.value = option.value;
   menu.dispatchEvent(new Event('change', {bubbles: true}));
+}
+"""
+DIAGNOSED = "40 rounds: "
+"""The first words of the diagnosis in the log."""
+BOTTOM = """
+(text) => {
+  const found = [...document.querySelectorAll('*')].filter(e => e.innerText?.startsWith(text));
+  return found.pop().getBoundingClientRect().bottom;
 }
 """
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>
@@ -135,9 +143,8 @@ class Clone:
                 process.wait()
 
     def prefect_server(self) -> AbstractContextManager[str]:
-        """Yields the address of a Prefect server with pages."""
+        """Yields the address of a Prefect server. Its pages ask port 4200 unless they know the address of its API."""
         command = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}")
-        # The pages would ask port 4200.
         return self.server(*command, health="/api/health", PREFECT_UI_API_URL="http://127.0.0.1:{port}/api")
 
     def mlflow_server(self) -> AbstractContextManager[str]:
@@ -237,24 +244,24 @@ def take_terminal(page: browser.Page, transcript: Sequence[tuple[str, str]], hol
 
 
 def take_report(page: browser.Page, report: Path) -> None:
-    """Takes `report`: the top of a diagnosis, down to the charts of its replays."""
+    """Takes `report`: the top of a diagnosis, with the charts of the loss, of its replay and of the updates."""
     page.open(report.as_uri())
-    page.resize(NARROW, 1000)
-    page.wait_for("Why did the loss go up?", "Who drifted")
+    page.resize(PAGE, 1000)
+    page.wait_for("client 03")
     time.sleep(1)
-    end = "[...document.querySelectorAll('h2')].find(e => e.innerText === 'Who drifted').getBoundingClientRect().top"
-    take(page, "report", (NARROW, round(page.run(end)) - 40))
+    bottom = "Math.max(...[2, 3].map(i => document.querySelectorAll('figure')[i].getBoundingClientRect().bottom))"
+    take(page, "report", (PAGE, round(page.run(bottom)) + 16))
 
 
 def take_prefect(page: browser.Page, api: str, flow_run: str) -> None:
-    """Takes `prefect`: a flow run with its tasks, and the last lines of its log."""
-    size = (WIDE, 1035)
-    page.resize(*size, SCALE)
+    """Takes `prefect`: a flow run with its tasks, and the last lines of its log, down to the diagnosis."""
+    page.resize(WIDE, 1400, SCALE)
     page.open(f"{api}/runs/flow-run/{flow_run}")
     page.wait_for("Beginning flow run", "Newest to oldest")
     page.run(f"({CHOOSE})('Newest to oldest')")
-    page.wait_for("because the updates of client 03 are faulty")
-    take(page, "prefect", size)
+    page.wait_for("Finished in state Completed('track", DIAGNOSED)
+    time.sleep(2)  # the lines move into their places
+    take(page, "prefect", (WIDE, round(page.run(f"({BOTTOM})({json.dumps(DIAGNOSED)})")) + 12))
 
 
 def take_mlflow(page: browser.Page, mlflow: str) -> None:
@@ -269,7 +276,7 @@ def take_mlflow(page: browser.Page, mlflow: str) -> None:
     page.open(f"{mlflow}/#/experiments/1/runs?{view}")
     page.wait_for(f"{len(CURVES)} matching runs")
     page.run(f"document.head.insertAdjacentHTML('beforeend', {json.dumps(HIDDEN)})")
-    with suppress(AssertionError):  # a pane that asks for a model to chat with; older releases have none
+    with suppress(AssertionError):  # that pane; older releases have none
         page.click("Close", "button", seconds=10)
     page.click("Search metric charts", "input")
     page.type(CHARTS)
@@ -293,10 +300,9 @@ def main() -> int:
     """Takes all pictures; returns the exit status."""
     chromium = browser.find()
     if chromium is None:
-        print(
-            "error: there is no chromium on PATH, which takes the pictures: apt-get install chromium", file=sys.stderr
-        )
+        print("error: the pictures need chromium on PATH: apt-get install chromium", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers end with it
     with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         holder = Path(temporary)
         made = clone(holder)

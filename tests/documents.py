@@ -17,7 +17,7 @@ _SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", re.DOTALL)
 _LINK = re.compile(
     r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|<(?:img|a)\s[^>]*?(?:src|href)=\"([^\"]+)\""
 )
-_PLACEHOLDER = re.compile(r"<\w+>")
+_PLACEHOLDER = re.compile(r"<\w[\w ]*>")
 _SHELL = ("", "sh", "bash", "shell", "console")
 
 
