@@ -109,7 +109,7 @@ _FAULTS = [kind for kind in get_args(FaultKind) if kind != "none"]
 
 
 class FaultSettings(Section):
-    """A fire drill: some clients are made faulty, to see what that does to the model."""
+    """Planted faults: some clients are made faulty on purpose, to see what that does to the model."""
 
     kind: FaultKind = setting(
         "none",
@@ -236,7 +236,7 @@ class FederateSettings(Section):
         EarlyStoppingSettings(), title="Early stopping", description="when training ends before its last round"
     )
     runtime: RuntimeSettings = setting(RuntimeSettings(), title="Runtime", description="where the rounds are computed")
-    faults: FaultSettings = setting(FaultSettings(), title="Faults", description="a fire drill with faulty clients")
+    faults: FaultSettings = setting(FaultSettings(), title="Faults", description="faults planted in clients, to test what they do")
 
     @model_validator(mode="after")
     def _fault_happens(self) -> "FederateSettings":
