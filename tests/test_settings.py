@@ -354,7 +354,7 @@ def test_an_error_of_the_block_names_the_setting_to_change() -> None:
         raise DataError("empty")
 
 
-WENT = "went with kind worker: delete"
+WENT = "belonged to kind worker, which was removed: delete"
 NO_WORKER = "kind must be in_process, got 'worker': TFF's worker process let the whole network run code"
 
 

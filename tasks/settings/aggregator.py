@@ -105,8 +105,8 @@ class AggregatorSettings(Section):
         0.0,
         ge=0,
         title="Target epsilon",
-        description="largest epsilon of a run, with the rounds of prune; a run that would spend more is refused; 0: no "
-        "limit",
+        description="largest epsilon of a run, including the rounds of prune; a run that would spend more is refused; "
+        "0: no limit",
         used_by=("dp_mean",),
     )
     quantization_bits: int = setting(

@@ -100,7 +100,7 @@ class ClientSettings(Section):
 
     @model_validator(mode="after")
     def _pull_is_stable(self) -> "ClientSettings":
-        """Refuses a pull that diverges alone: gradient descent on curvature c does if η c ≥ 2(1 + momentum)."""
+        """Refuses a pull that diverges by itself: a descent with curvature c diverges if η c ≥ 2(1 + momentum)."""
         name = {"fedprox": "mu", "fednova": "fednova_mu", "feddyn": "alpha"}.get(self.kind)
         limit = 2 * (1 + self.momentum) / self.learning_rate
         if name and getattr(self, name) >= limit:
@@ -113,5 +113,7 @@ class ClientSettings(Section):
     @model_validator(mode="after")
     def _mime_has_momentum(self) -> "ClientSettings":
         if self.kind == "mimelite" and self.momentum == 0:
-            raise ValueError("momentum must be > 0 with kind mimelite, whose clients share it, got 0.0")
+            raise ValueError(
+                "momentum must be > 0 with kind mimelite, because its clients apply the server's momentum, got 0.0"
+            )
         return self

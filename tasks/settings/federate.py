@@ -164,7 +164,7 @@ class RuntimeSettings(Section):
         obsolete = [name for name in ("deadline", "restarts") if name in raw]
         if obsolete:
             them = "them" if len(obsolete) > 1 else "it"
-            wrong.append(f"{' and '.join(obsolete)} went with kind worker: delete {them}")
+            wrong.append(f"{' and '.join(obsolete)} belonged to kind worker, which was removed: delete {them}")
         if wrong:
             raise ValueError("; ".join(wrong))
         return raw
@@ -180,7 +180,10 @@ class EarlyStoppingSettings(Section):
         0, ge=0, title="Patience", description="training ends after so many rounds without a lower train_loss; 0: never"
     )
     min_delta: float = setting(
-        0.0, ge=0, title="Least improvement", description="train_loss counts as lower if it falls by more, in nats"
+        0.0,
+        ge=0,
+        title="Least improvement",
+        description="train_loss counts as lower if it falls by more than this, in nats",
     )
 
 
@@ -195,10 +198,10 @@ class FederateSettings(Section):
     )
     rounds: int = setting(30, ge=1, title="Rounds", description="federated rounds of training")
     evaluate_every: int = setting(
-        1, ge=1, title="Evaluate every", description="rounds from one val_loss to the next; round `rounds` has one"
+        1, ge=1, title="Evaluate every", description="n: val_loss is measured in every n-th round and in the last"
     )
     checkpoint_every: int = setting(
-        5, ge=1, title="Checkpoint every", description="rounds between two checkpoints; the last round has one"
+        5, ge=1, title="Checkpoint every", description="n: a checkpoint is written after every n-th round and the last"
     )
     guard: Literal["stop", "rollback", "continue"] = setting(
         "continue",

@@ -8,7 +8,7 @@ from tasks.settings.base import Section, setting
 class PruneSettings(Section):
     """Magnitude pruning over further federated rounds."""
 
-    rounds: int = setting(10, ge=1, title="Rounds", description="federated rounds of pruning, after those of training")
+    rounds: int = setting(10, ge=1, title="Rounds", description="federated rounds of pruning, after the training")
     initial_sparsity: float = setting(
         0.3,
         ge=0,
