@@ -335,10 +335,10 @@ def test_a_trim_that_leaves_out_nobody_is_refused(settings_of):
     settings = chosen(settings_of, {"kind": "trimmed_mean", "trim": 0.2})
     check(settings, 5)
     assert refusal(settings, 4) == (
-        "federate.aggregator.trim must be 0, or >= 1/4 and < 0.5, for it leaves out nobody of the 4 clients in a "
-        "round, got 0.2"
+        "federate.aggregator.trim must be 0, or >= 1/4 and < 0.5, got 0.2: with 4 clients in a round, this "
+        "trims no client"
     )
-    assert "must be 0, for it leaves out nobody of the 2 clients" in refusal(settings, 2)
+    assert "must be 0, got 0.2: with 2 clients in a round, this trims no client" in refusal(settings, 2)
     check(chosen(settings_of, {"kind": "trimmed_mean", "trim": 0.0}), 1)
 
 
@@ -353,8 +353,8 @@ def test_more_faulty_clients_than_krum_bears_are_refused(settings_of, kind):
     settings = chosen(settings_of, {"kind": kind, "num_faulty": 3})
     check(settings, 9)
     assert refusal(settings, 8) == (
-        f"federate.aggregator.num_faulty is too large for the 8 clients in a round, of which {kind} needs "
-        "2 * num_faulty + 3: must be <= 2, got 3"
+        f"federate.aggregator.num_faulty is too large for the 8 clients in a round: {kind} needs "
+        "2 * num_faulty + 3 clients: must be <= 2, got 3"
     )
     assert "at least 3 are needed, got 0" in refusal(chosen(settings_of, {"kind": kind, "num_faulty": 0}), 2)
 

@@ -109,9 +109,9 @@ def test_a_target_that_cannot_be_met_is_refused_with_what_would_do(settings_of):
     with pytest.raises(SettingsError) as caught:
         check(private(settings_of, noise=10.0, target=spent(25) + 1e-6), 10)
     assert str(caught.value) == (
-        f"federate.aggregator.target_epsilon cannot be met: the 40 rounds of federate and prune spend {spent(40):.4g} "
-        "at noise_multiplier 10, delta 1e-05 and 10 of 10 clients a round; set it to 0 or at least that, run at most "
-        f"25 rounds, or raise noise_multiplier, got {spent(25) + 1e-6:g}"
+        f"federate.aggregator.target_epsilon must be 0 or >= {spent(40):.4g}, got {spent(25) + 1e-6:g}: the 40 rounds "
+        "of federate and prune spend this much at noise_multiplier 10, delta 1e-05 and 10 of 10 clients a round; raise "
+        "target_epsilon, run at most 25 rounds, or raise noise_multiplier"
     )
 
 

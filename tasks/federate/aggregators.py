@@ -195,8 +195,8 @@ def _check_trim(settings: AggregatorSettings, num_clients: int) -> None:
     if settings.trim and not num_trimmed(num_clients, settings.trim):
         allowed = f"0, or >= 1/{num_clients} and < 0.5" if num_clients > 2 else "0"
         raise SettingsError(
-            f"federate.aggregator.trim must be {allowed}, for it leaves out nobody of the {num_clients} clients in a "
-            f"round, got {settings.trim}"
+            f"federate.aggregator.trim must be {allowed}, got {settings.trim}: with {num_clients} clients in a round, "
+            "this trims no client"
         )
 
 
@@ -205,8 +205,8 @@ def _check_krum(settings: AggregatorSettings, num_clients: int) -> None:
     if settings.num_faulty > most:
         allowed = f"must be <= {most}" if most >= 0 else "at least 3 are needed"
         raise SettingsError(
-            f"federate.aggregator.num_faulty is too large for the {num_clients} clients in a round, of which "
-            f"{settings.kind} needs 2 * num_faulty + 3: {allowed}, got {settings.num_faulty}"
+            f"federate.aggregator.num_faulty is too large for the {num_clients} clients in a round: "
+            f"{settings.kind} needs 2 * num_faulty + 3 clients: {allowed}, got {settings.num_faulty}"
         )
     if settings.num_selected > num_clients - settings.num_faulty:
         raise SettingsError(
@@ -223,9 +223,9 @@ def client_weights(
 
     Args:
         weighting: `examples` (N_k: FedAvg), `uniform` (1), or `inverse_variance` (1 / the variance of all entries of
-            the client's preprocessed features: a client with spread-out data counts less).
+            the client's preprocessed features; a client whose features vary more counts less).
         num_examples: each client's N_k.
-        variances: returns these variances, which the clients compute; called only for `inverse_variance`.
+        variances: a function that returns the variances, computed by the clients; called only for `inverse_variance`.
 
     Raises:
         DataError: with `inverse_variance`, all features of a client are equal: its weight would be infinite.

@@ -81,10 +81,10 @@ def check_privacy(settings: Settings, num_clients: int) -> None:
     if chosen.target_epsilon and spent(num_rounds) > chosen.target_epsilon:
         lasts = bisect_right(range(1, num_rounds + 1), chosen.target_epsilon, key=spent)
         raise SettingsError(
-            f"federate.aggregator.target_epsilon cannot be met: the {num_rounds} rounds of federate and prune spend "
-            f"{spent(num_rounds):.4g} at noise_multiplier {chosen.noise_multiplier:g}, delta {chosen.delta:g} and "
-            f"{taking_part} of {num_clients} clients a round; set it to 0 or at least that, run at most {lasts} "
-            f"rounds, or raise noise_multiplier, got {chosen.target_epsilon:g}"
+            f"federate.aggregator.target_epsilon must be 0 or >= {spent(num_rounds):.4g}, got "
+            f"{chosen.target_epsilon:g}: the {num_rounds} rounds of federate and prune spend this much at "
+            f"noise_multiplier {chosen.noise_multiplier:g}, delta {chosen.delta:g} and {taking_part} of {num_clients} "
+            f"clients a round; raise target_epsilon, run at most {lasts} rounds, or raise noise_multiplier"
         )
 
 
