@@ -34,7 +34,7 @@ FIRST = 16
 
 
 def record_as(folder, identity):
-    """Writes the run's checkpoints and log again, as those of a run with another `identity`."""
+    """Writes the run's checkpoints and log again, as if a run with the identity `identity` had written them."""
     place = checkpoints_of(folder, "federate")
     lines = [json.loads(line) for line in (place / "log.jsonl").read_text().splitlines()]
     states = {}
@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
     with pytest.raises(DataError, match=r"round_00005\.npz must be a checkpoint, got"):
         load_state(tmp_path / "round_00005.npz", ServerState(np.zeros(3), [], []))
     np.savez(tmp_path / "round_00006.npz", np.zeros(3), np.ones(3))
-    with pytest.raises(DataError, match=r"round_00006\.npz must hold 1 arrays .* got 2: it is of other clients"):
+    with pytest.raises(DataError, match=r"round_00006\.npz must hold 1 arrays .* got 2: it belongs to other clients"):
         load_state(tmp_path / "round_00006.npz", ServerState(np.zeros(3), [], []))
 
 

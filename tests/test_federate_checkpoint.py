@@ -287,7 +287,9 @@ def test_state_in_an_archive_that_was_cut_is_one_error(opened, tmp_path):
 def test_state_of_as_many_arrays_of_other_shapes_is_refused(tmp_path):
     path = tmp_path / "other.npz"
     np.savez(path, np.zeros(3), np.zeros(2))
-    with pytest.raises(DataError, match=r"must hold 2 arrays of the model's shapes, got 2: it is of other clients"):
+    with pytest.raises(
+        DataError, match=r"must hold 2 arrays of the model's shapes, got 2: it belongs to other clients"
+    ):
         load_state(path, ServerState(np.zeros(3), [np.zeros(3)], []))
 
 

@@ -412,7 +412,7 @@ def test_changed_code_starts_afresh(clients, settings_of, tmp_path, monkeypatch,
     with caplog.at_level(logging.INFO, "tasks.federate"):
         federate(settings_of(BASE), tmp_path)
     assert not any("goes on" in message for message in caplog.messages)
-    assert sum("federate begins again: its checkpoints are of other" in message for message in caplog.messages) == 1
+    assert sum("federate begins again: its checkpoints belong to other" in message for message in caplog.messages) == 1
 
 
 def test_changed_architecture_of_the_same_shapes_starts_afresh(clients, settings_of, tmp_path, monkeypatch, caplog):

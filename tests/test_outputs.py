@@ -155,7 +155,7 @@ def test_a_log_or_a_model_of_another_run_is_not_gone_on_with(finished, settings_
         partition = {"classes": ["a", "b", "c"], "clients": {f"{k:02}": {} for k in range(len(sizes))}}
         write_json(finished / "data/partition/partition.json", partition)
         for step in (prune, evaluate):
-            with pytest.raises(DataError, match=r"must be of the clients in data/clients, got client 03 with 5"):
+            with pytest.raises(DataError, match=r"must belong to the clients in data/clients, got client 03 with 5"):
                 step(settings_of(SMALL), finished)
     # A public set adds examples to every client, but the data are still the same.
     public = {"federate.shared_fraction": 0.2}

@@ -65,9 +65,9 @@ def test_a_log_that_lacks_a_column_is_refused(tmp_path, missing):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (clients_of((1, "a"), (3, "a")), "of the 2 in rounds.csv, got client 'a' of round '3' in row 2"),
+        (clients_of((1, "a"), (3, "a")), "of the 2 rounds of rounds.csv, got client 'a' of round '3' in row 2"),
         (clients_of((0, "a")), "got client 'a' of round '0'"),
-        (clients_of((1, "a"), (2, "a"), (1, "a")), "at most one row a client and round, .* in row 3"),
+        (clients_of((1, "a"), (2, "a"), (1, "a")), "at most one row for a client in each of the 2 rounds .* in row 3"),
         (clients_of(("x", "a")), "of round 'x'"),
         (clients_of((1, "../a")), "row 1: a client id must be"),
         (clients_of((1, "")), "row 1: a client id must be"),
@@ -130,5 +130,5 @@ def test_a_log_of_other_data_is_refused(tmp_path, sizes, says):
     if says is None:
         check_data(path, rows, {"a": 10, "b": 20}, "federate")
         return
-    with pytest.raises(DataError, match=rf"clients\.csv must be of the clients in data/clients, got {says}"):
+    with pytest.raises(DataError, match=rf"clients\.csv must belong to the clients in data/clients, got {says}"):
         check_data(path, rows, {"a": 10, "b": 20}, "federate")

@@ -57,8 +57,8 @@ def finish(folder: Path, phase: str) -> None:
 def saved_states(folder: Path, phase: str, identity: Identity) -> dict[int, Path]:
     """Returns the paths of a phase's checkpoints by round, for reading only; empty if they belong to another run.
 
-    They belong to the run if their identity agrees with `identity` in every key of `identity`, which can lack some
-    keys. A checkpoint whose digest does not fit the log is left out, with a warning.
+    They belong to the run if their own identity has the same value for every key of `identity`. `identity` need not
+    have all keys. A checkpoint whose digest does not fit the log is left out, with a warning.
     """
     place = checkpoints_of(folder, phase)
     saved = (_read_run(place / "run.json") or {}).get("identity", {})
@@ -90,13 +90,13 @@ def load_state(path: Path, template: ServerState) -> ServerState:
     # TensorFlow's own error for a wrong number of arrays would print every array.
     if [leaf.shape for leaf in leaves] != wanted:
         raise DataError(
-            f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(leaves)}: it is of other clients "
-            "or another model"
+            f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(leaves)}: it belongs to other "
+            "clients or another model"
         )
     return ServerState.of(**tf.nest.pack_sequence_as(template.nested, leaves))
 
 
-_NOT_OF_THIS_LOG = "log.jsonl does not hold exactly its rounds"
+_NOT_OF_THIS_LOG = "log.jsonl does not hold exactly the checkpoint's rounds"
 
 
 class Checkpoints:
@@ -109,7 +109,9 @@ class Checkpoints:
         saved = _read_run(folder / "run.json")
         if saved != run:
             if _saved(folder) and not (saved or {}).get("finished"):
-                _log.info("%s begins again: its checkpoints are of other settings, data, code or models", folder.name)
+                _log.info(
+                    "%s begins again: its checkpoints belong to other settings, data, code or models", folder.name
+                )
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(folder / "run.json", run)

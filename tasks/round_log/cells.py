@@ -83,7 +83,7 @@ def round_number(cell: str) -> int:
 
 
 def client_name(cell: str) -> str:
-    """Returns a client's id, also one that only another framework allows. A ValueError says what is allowed."""
+    """Returns a client's id, even if only another framework allows it. A ValueError says what is allowed."""
     if not cell:
         raise ValueError("a client id")
     return cell

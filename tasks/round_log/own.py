@@ -59,7 +59,7 @@ def check_data(path: Path, rows: Rows, sizes: Mapping[str, int], step: str) -> N
             wrong = len(public) > 1 or min(public) < 0
         if wrong:
             raise DataError(
-                f"{path} must be of the clients in data/clients, got client {client[:50]} with {size[:20] or 'no'} "
+                f"{path} must belong to the clients in data/clients, got client {client[:50]} with {size[:20] or 'no'} "
                 f"examples, but data/clients has {sizes.get(client, 'none')}: run the step {step} again"
             )
 
@@ -77,8 +77,9 @@ def clients_of_run(path: Path, columns: Sequence[str], num_rounds: int, step: st
         key = row["round"], row["client"]
         if row["round"] not in allowed or key in seen:
             raise DataError(
-                f"{path} must have at most one row a client and round, of the {num_rounds} in rounds.csv, got client "
-                f"{row['client'][:50]!r} of round {row['round'][:50]!r} in row {number}: run the step {step} again"
+                f"{path} must have at most one row for a client in each of the {num_rounds} rounds of rounds.csv, got "
+                f"client {row['client'][:50]!r} of round {row['round'][:50]!r} in row {number}: run the step {step} "
+                "again"
             )
         seen.add(key)
         try:

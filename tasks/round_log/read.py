@@ -1,4 +1,4 @@
-"""Reads rounds.csv and clients.csv, also if another framework wrote them.
+"""Reads rounds.csv and clients.csv, even if another framework wrote them.
 
 Columns that are needed:
 
