@@ -22,12 +22,12 @@ _MOVING = (layers.Reshape, layers.Flatten, layers.Permute)
 def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
     """Computes `model`, the federate.model `name`, on hold-out examples.
 
-    A warning says (1) that its loss is not finite, or (2) which parameters are zero and have a gradient of zero, so
-    that they stay zero.
+    A warning is logged (1) if the loss is not finite, or (2) if parameters stay zero, because they and their gradient
+    are zero; it names them.
 
     Raises:
-        SettingsError: (1) its parameters are not finite, (2) it takes whole numbers and the data are others, or (3) it
-            cannot be computed on the data.
+        SettingsError: (1) its parameters are not finite, (2) it takes whole numbers, but the data hold other values, or
+            (3) it cannot be computed on the data.
     """
     for variable in model.weights:
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
@@ -91,8 +91,8 @@ def _gets_examples(model: tf.keras.Model, layer: layers.Layer) -> bool:
 def _check_ids(name: str, what: str, size: int | None, cohort: Cohort) -> None:
     if cohort.normalize != "none":
         raise SettingsError(
-            f"preprocess.normalize must be none with federate.model {name}, whose {what} takes whole numbers, got "
-            f"{cohort.normalize}"
+            f"preprocess.normalize must be none with federate.model {name}, because its {what} takes whole numbers, "
+            f"got {cohort.normalize}"
         )
     if (cohort.test_x != np.floor(cohort.test_x)).any():
         raise SettingsError(
@@ -102,7 +102,7 @@ def _check_ids(name: str, what: str, size: int | None, cohort: Cohort) -> None:
     if size is not None and (cohort.test_x.min() < 0 or cohort.test_x.max() >= size):
         raise SettingsError(
             f"federate.model {name} must get whole numbers from 0 to {size - 1} (input_dim {size} of its {what}), got "
-            "others in the hold-out data: raise input_dim, or number the values in the data from 0 on"
+            "other values in the hold-out data: raise input_dim, or number the values in the data from 0 on"
         )
 
 

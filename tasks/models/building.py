@@ -33,8 +33,8 @@ def build(
     Raises:
         SettingsError: (1) there is no such model; (2) the builder raises or exits; (3) it returns no Keras model from
             float32 or integer examples to float32 logits (or to probabilities, if a softmax or sigmoid comes last,
-            which is left out); (4) it returns another model the second time; (5) the model needs what a round does not
-            do (see own.py); (6) it cannot be saved as H5.
+            which is left out); (4) it returns another model the second time; (5) the model needs something that a round
+            does not do (see own.py); (6) it cannot be saved as H5.
     """
     if name in BUILDERS:
         return _build(name, BUILDERS[name], input_shape, num_classes, seed, width, say)

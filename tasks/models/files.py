@@ -53,4 +53,5 @@ def load_model(path: Path, name: str, input_shape: tuple[int, ...], num_classes:
 
 
 _LONGEST_CONFIG = 1 << 20
-"""Bytes by which another description of the layers can make a file longer. More than that is not read."""
+"""Bytes that are read of a file, in addition to twice the length of the model's own file: another description of the
+layers can make a file longer."""

@@ -77,8 +77,8 @@ def check_compiled(name: str, model: Model, say: Say) -> None:
     loss = model.loss or None  # Keras turns no loss into {}
     if loss is not None and not _is_cross_entropy(loss):
         raise SettingsError(
-            f"federate.model {name} must be compiled with a cross-entropy without label_smoothing, which is what "
-            f"clients train on, got the loss {_loss_name(loss)}: leave compile out"
+            f"federate.model {name} must be compiled with a cross-entropy without label_smoothing, because "
+            f"clients train on it, got the loss {_loss_name(loss)}: leave compile out"
         )
     say(f"is compiled with {type(model.optimizer).__name__}, but clients train with SGD, as federate.client says")
 
@@ -182,7 +182,7 @@ _OPERATIONS = ("softmax", "softmax_v2", "sigmoid", "relu", "relu6", "tanh")
 
 
 def check_no_probabilities(name: str, model: Model) -> None:
-    """Refuses a model whose outputs are always between 0 and 1, also if the softmax is inside a user's own layer.
+    """Refuses a model whose outputs are always between 0 and 1, even if the softmax is inside a user's own layer.
 
     It overwrites the parameters of `model` with random ones, so `model` must not be used afterwards.
     """
@@ -201,7 +201,8 @@ def check_no_probabilities(name: str, model: Model) -> None:
 
 
 _DRAWS = 16
-"""Draws of the parameters. A logit at two examples is between 0 and 1 in all draws with a chance below 2^-32."""
+"""Number of draws of the parameters. The chance that a logit is between 0 and 1 at two examples in all draws is below
+2^-32."""
 
 
 def _outputs(model: Model) -> tuple[NDArray[np.float64], float]:

@@ -19,8 +19,8 @@ from tasks.signals import number_of
 def foreign(wanted: str) -> Iterator[None]:
     """Turns whatever the user's code in the block raises, also an exit, into a SettingsError that begins with `wanted`.
 
-    Ctrl-C and SIGTERM pass through. After the block, Keras has its floating-point type and policy of before, because
-    those that the user's code sets would also apply to later models.
+    Ctrl-C and SIGTERM pass through. After the block, Keras's floating-point type and policy are what they were
+    before it. Otherwise, changes by the user's code would also apply to later models.
     """
     before = tf.keras.backend.floatx(), tf.keras.mixed_precision.global_policy()
     try:

@@ -8,8 +8,8 @@ thread and many threads give the same bits.
 If the call of a client raises, only this client fails, not the computation. It takes no further part: its place in
 every CLIENTS-placed result holds a `Failed`, and aggregates are over the other clients.
 
-All of it runs on a thread of its own (see tasks/signals.py). So a cancellation is never raised inside a computation,
-where it would look like the failure of a client.
+The whole computation runs on a thread of its own (see tasks/signals.py). So a cancellation is never raised inside a
+computation, where it would look like the failure of a client.
 """
 
 import weakref
@@ -63,7 +63,7 @@ class InProcessContext(tff.framework.SyncContext):
 
         def run(under_way: Call[Any]) -> Any:
             self._under_way = under_way
-            return scrubbing("what the server computes failed", lambda: self._invoke(comp, arg))
+            return scrubbing("the server's computation failed", lambda: self._invoke(comp, arg))
 
         return self._apart.call(run)
 

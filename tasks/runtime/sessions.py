@@ -49,9 +49,9 @@ def session_call(block: Block) -> Callable[[Value], Value]:
 def _one_call_at_a_time(make: Callable[[], Callable[..., Value]]) -> Callable[..., Value]:
     """Returns a function that calls a callable from `make`; simultaneous calls each get a callable of their own.
 
-    Each callable of a session has its own kernels, which two simultaneous calls must not share. oneDNN's
-    FusedBatchNormV3, which Keras's LayerNormalization calls, keeps the number of channels and pointers to its tensors
-    in the kernel (TensorFlow 2.14), so one call would write past the end of the other's tensors.
+    Each callable of a session has its own kernels, and two simultaneous calls must not share a kernel. Keras's
+    LayerNormalization calls oneDNN's FusedBatchNormV3. This kernel keeps the number of channels and pointers to its
+    tensors (TensorFlow 2.14), so one call would write past the end of the other call's tensors.
     """
     idle: list[Callable[..., Value]] = []
 
