@@ -55,7 +55,7 @@ class Cohort:
     test_x: NDArray[np.float32]
     test_y: NDArray[np.int32]
     public: Examples | None = None
-    """The public examples that every client adds to its own. A client has its own examples among them twice."""
+    """The public examples, which every client adds to its own. A client trains twice on its own public examples."""
 
 
 def cohort_of(settings: Settings, folder: Path) -> Cohort:

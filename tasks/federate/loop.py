@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 Watch = Callable[[RoundRow, int, int], None]
 """(row of rounds.csv, rounds of the phase done, rounds of the phase in all) of each finished round.
 
-In the last round the two numbers are equal, also if early stopping ends the phase, so no caller has to compute that.
+In the last round the two numbers are equal, even if early stopping ends the phase.
 """
 
 
@@ -71,7 +71,7 @@ def run_rounds(
     """Trains `model` in place for the rounds of `phase`, and returns one log line a round.
 
     A killed run of the same phase with the same settings, data and code goes on from its last checkpoint, and ends with
-    the same bits. `report` gets the lines also if the rounds end with an error, so that a stopped run can be diagnosed.
+    the same bits. `report` gets the lines even if the rounds end with an error, so that a stopped run can be diagnosed.
     `watch` gets each round when it is finished.
 
     Raises:

@@ -43,8 +43,8 @@ def median(updates: Updates, weights: Vector) -> Combined:
     """Returns the median of each entry (Yin 2018, arXiv 1803.01498, Definition 1); each client has one vote.
 
     For even K it is the mean of the two in the middle. Breakdown point (⌈K/2⌉ − 1)/K, close to a half. If honest
-    clients differ, as under label skew, the median is far from their mean: a change that only the data of a minority
-    need is outvoted.
+    clients differ, as under label skew, the median is far from their mean: if only a minority's data need a
+    change, the majority outvotes it.
     """
     del weights
     return Combined(_middle(updates, (len(updates) - 1) // 2), None)

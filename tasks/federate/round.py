@@ -118,7 +118,7 @@ class _Parts:
         return tff.federated_map(self.local_update, (clients, broadcast))
 
     def returned(self, results: Traced) -> Traced:
-        """Returns the results as the host gets them: without the summands, of which only the sums are needed."""
+        """Returns the results as the host gets them: without the summands, because the server needs only their sums."""
         sent = tff.structure.name_list(self.local_update.type_signature.result)
         names = [name for name in sent if name != "summands"]
         return tff.federated_zip(OrderedDict((name, getattr(results, name)) for name in names))

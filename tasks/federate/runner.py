@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# To make a real seed takes 25 µs a client, which is much if nothing is drawn.
+# Used if nothing is drawn: computing a real seed takes 25 µs a client.
 _NO_SEED = np.zeros(2, np.int32)
 
 
@@ -59,7 +59,7 @@ class Stepped:
     failures: Mapping[str, str]
     """Each client that was left out, with the reason."""
     healthy: bool
-    """Whether no client failed, the model is finite, and so is the validation loss, if it was measured."""
+    """Whether (1) no client failed, (2) the model is finite, and (3) the validation loss, if measured, is finite."""
 
 
 def build_computations(settings: Settings, cohort: Cohort, model: tf.keras.Model, masked: bool) -> Round:
@@ -130,7 +130,7 @@ class Runner:
             computations: see `build_computations`.
             local_seed: the seed of the clients' draws (the order of their examples, epochs, augmentation, dropout).
                 The sampling of clients always follows the run's seed. None: the run's seed.
-            absent: clients that are sampled like the others, and then take no part.
+            absent: clients that are sampled like the others, but take no part.
             validate: see `build_validation`, for `model` and the cohort's hold-out data; None: built here.
         """
         self._seed, self._settings = settings.seed, settings.federate

@@ -97,9 +97,9 @@ def geometric_median_shares(
 
     It is Weiszfeld's iteration with the smoothing of RFA (Pillutla 2022, Algorithm 2): a_k ∝ w_k / max(ν, ‖Δ_k − z‖).
     Without `weights` (K,) each client has one vote. Clients with less than half of the votes can send any values while
-    the result stays bounded. For this, they must not decide where the iteration begins and ends, nor ν. So it begins at
-    the mean of the majority that is closest to the medoid, and the radius of this majority is the unit of ν and of the
-    tolerance, at which the iteration ends.
+    the result stays bounded. So these clients must not decide (1) where the iteration begins, (2) where it ends, or
+    (3) ν. It therefore begins at the mean of the majority that is closest to the medoid. The radius of this majority is
+    the unit of ν, and of the tolerance at which the iteration ends.
     """
     votes = np.ones(len(inner)) if weights is None else weights
     square = np.maximum(np.diag(inner), 0.0)

@@ -20,7 +20,7 @@ from tasks.settings import FaultSettings
 OF_DATA = ("flipped_labels", "noisy_features")
 """The faults that change a client's data. The others change the update that it sends."""
 
-# First word of the seed of the noise, so that it shares no draws: federate/schedule.py has 1 to 3, cohort.py 4.
+# First word of the seed of the noise, so that it shares no draws: schedule.py and public.py of federate have 1 to 4.
 _NOISE = 5
 
 

@@ -57,10 +57,11 @@ def build_forward(name: str, model: tf.keras.Model) -> tuple[Forward, bool]:
     value of federate.model.
 
     Raises:
-        SettingsError: a part of the model keeps a state, draws without a seed or when it predicts, or calls Python.
+        SettingsError: a part of the model (1) keeps a state, (2) draws without a seed, (3) draws when it predicts, or
+            (4) calls Python.
     """
     training, draws = _traced(name, model, training=True)
-    # A user's layer can behave differently in training, also without draws; the built-in models do not.
+    # A user's layer can behave differently in training even if it draws nothing; the built-in models do not.
     inference, draws_too = _traced(name, model, training=False) if ":" in name else (training, False)
     if draws_too:
         raise SettingsError(

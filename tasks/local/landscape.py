@@ -16,10 +16,10 @@ _POWER_STEPS = 12
 def curvature(probe: Probe, params: Params, examples: Examples) -> float:
     """Returns the largest eigenvalue of the loss's Hessian over `examples` at `params`, by power iteration.
 
-    If the learning rate times this eigenvalue is above 2, a step of gradient descent overshoots farther than it came;
-    on a parabola, descent diverges. The products with the Hessian are central differences of gradients, with a step of
-    1e-3 · max(1, ||params||). After 12 iterations the value is a lower bound, which is close if one eigenvalue is much
-    larger than the others.
+    If the learning rate times this eigenvalue is above 2, a step of gradient descent overshoots the minimum and ends
+    farther from it than it began; on a parabola, descent diverges. The products with the Hessian are central
+    differences of gradients, with a step of 1e-3 · max(1, ||params||). After 12 iterations the value is a lower bound,
+    which is close if one eigenvalue is much larger than the others.
     """
     rng = np.random.default_rng(0)
     direction = rng.standard_normal(len(params))
