@@ -1,6 +1,6 @@
 """The clients' data on disk: the ids, and how the arrays are written, read and checked.
 
-In data/partition and data/clients each client has a folder with `x.npy` and `y.npy`, and so have the hold-out data.
+In data/partition and data/clients each client has a folder with `x.npy` and `y.npy`. The hold-out data have one too.
 partition.json or preprocess.json, next to the folders, names the clients that must be there. Only this module reads and
 checks these arrays; the one exception is the graph of a client's local training (local/graph_files.py).
 """
@@ -74,8 +74,8 @@ def check_client_id(client: str) -> str:
     """Returns `client` if DVC, git and every file system keep a folder of this name.
 
     Raises:
-        DataError: the id has characters other than letters, digits and `._-`; or it begins with a dot (DVC leaves out
-            `.git`) or ends with a dot (Windows drops it); or the name has another meaning.
+        DataError: the id (1) has characters other than letters, digits and `._-`, or more than 100, (2) begins with a
+            dot (DVC leaves out `.git`), (3) ends with a dot (Windows drops it), or (4) has another meaning.
     """
     if not _CLIENT_ID.fullmatch(client):
         raise DataError(
@@ -101,7 +101,8 @@ def client_sizes(record: Any, path: Path, step: str) -> dict[str, int]:
         step: the step that writes it.
 
     Raises:
-        DataError: the file does not have the clients, or has none, or there is a folder of another name.
+        DataError: (1) the file has no clients with numbers of examples, (2) a client's id is not allowed, or (3) there
+            is a folder of another name.
     """
     with reading(f"{path} must name the clients with their numbers of examples (run the step {step} again)"):
         named = {client: _size(of_client) for client, of_client in sorted(record["clients"].items())}
@@ -143,7 +144,7 @@ def read_preprocessed(root: Path) -> Preprocessed:
 
 
 def form_of(content: Any, path: Path) -> Form:
-    """Returns the form of the clients' arrays by `content`, that of the preprocess.json at `path`.
+    """Returns the form of the clients' arrays, from `content`, the content of the preprocess.json at `path`.
 
     Raises:
         DataError: `content` has no input_shape or no num_classes.
@@ -178,8 +179,8 @@ def read_checked(folder: Path, form: Form, num_examples: int | None = None) -> E
     """Returns the examples in a client's `folder`.
 
     Raises:
-        DataError: a file is missing, damaged or empty; the arrays do not have the `form`, or not `num_examples`
-            examples (None: any number); or a feature is not finite.
+        DataError: (1) a file is missing, damaged or empty, (2) the arrays do not have the `form`, (3) they do not have
+            `num_examples` examples (None: any number), or (4) a feature is not finite.
     """
     examples = read_client(folder)
     check_arrays(folder.name, examples, form, num_examples)

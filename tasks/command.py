@@ -39,7 +39,7 @@ _TO_MEND = {
     errno.EISDIR: "move away the folder with this name",
     errno.ELOOP: "remove the links that lead in a circle",
     errno.ENAMETOOLONG: "shorten the name",
-    errno.ENOTDIR: "a file has the place of a folder in this path; move it away",
+    errno.ENOTDIR: "a part of this path must be a folder, but is a file; move the file away",
 }
 """Errors of the system that are wrong input, and what the user can do about the path."""
 
@@ -80,7 +80,7 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.INFO)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # At its end, Python would search all objects of TensorFlow and TFF for cycles: seconds for nothing.
+    # Without this, Python's end takes seconds: it searches all objects of TensorFlow and TFF for cycles.
     atexit.register(gc.freeze)
     # Undrift's own warnings are log lines. Users can do nothing about the warnings of other packages.
     warnings.simplefilter("ignore")
@@ -107,8 +107,8 @@ def loading() -> Iterator[None]:
 def run(action: Callable[[], None]) -> int:
     """Runs `action` and returns the exit status: 0 if it succeeds.
 
-    - An error that `as_error` has a message for is one line on stderr, and its `exit_status` is returned.
-    - Ctrl-C is one line, and 130 is returned.
+    - An error for which `as_error` has a message is printed as one line on stderr, and its `exit_status` is returned.
+    - Ctrl-C prints one line, and 130 is returned.
     - SIGTERM is raised as SystemExit(143).
     - Any other exception is a defect of Undrift and keeps its traceback.
     """
@@ -126,9 +126,9 @@ def run(action: Callable[[], None]) -> int:
 
 
 def as_error(exc: Exception) -> UndriftError:
-    """Returns the error with a message for the user that belongs to `exc`, which ended a run.
+    """Returns the error to show the user for `exc`, which ended a run.
 
-    1. If `exc` comes from a signal's handler, also indirectly, the handler's exception is raised.
+    1. If `exc` is the exception of a signal's handler, or a consequence of it, the handler's exception is raised.
     2. An UndriftError is returned as it is.
     3. A path that the user has to correct gives an InputError.
     4. Everything else that the system refuses (a full or read-only disk, too large a file, no memory) gives a RunError.
@@ -158,7 +158,7 @@ def end_with_parent() -> None:
 
     `kill` of `dvc repro` reaches only DVC. The step that DVC runs would go on, and write into the files of the next
     run. DVC starts a step in a shell, which waits for the step even if DVC has ended. So if the parent is a shell, the
-    parent of the shell is watched too. A process that ignores SIGHUP, as under `nohup`, is left to outlive its parent.
+    parent of the shell is watched too. A process that ignores SIGHUP, as under `nohup`, may outlive its parent.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return

@@ -27,7 +27,7 @@ _LONGEST_MESSAGE = 600
 class UndriftError(Exception):
     """Base of all errors with a message for the user: one line with the setting or file, what it must be, what it is.
 
-    For any names and values in it, the text is one printable line of at most 600 characters. The middle of a longer
+    Whatever names and values it holds, the text is one printable line of at most 600 characters. The middle of a longer
     text is left out, because the end says what to do.
     """
 

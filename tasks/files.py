@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A file is replaced in one step, a folder in two renames. If the block raises, `path` stays as it was. Readers and
     DVC never see a half-written file. A link into DVC's cache is replaced; its target is never written to. `path` is
-    added to an OSError that names no file, such as that of a full disk.
+    added to an OSError that names no file, for example the error of a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -21,9 +21,9 @@ Places = NDArray[np.int64]
 
 NOT_SAMPLED, FAILED = "#cccccc", "black"
 _LEAST_END = 2.0
-"""Least end of the colours of log2 ratios: they reach at least from a quarter to four times."""
+"""Smallest end of the colour scale, in log2 of a ratio: the colours reach at least from a quarter to four times."""
 _UNKNOWN = 2.0
-"""Mean cosine of a client without one: it is above every cosine, so such clients come last."""
+"""Replaces the mean cosine of a client without a cosine. It is above every cosine, so these clients come last."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def paint(
     A round is one unit wide, and the first round begins at `left`.
 
     Returns:
-        The image of the values, for a colour bar, and the marks of failed and of grey cells for a legend, if there are
-        such cells.
+        The image of the values, for a colour bar, and for a legend the marks of failed and of grey cells, if the
+        picture has any.
     """
     num_clients, num_rounds = values.shape
     width = column_width(num_rounds, most_columns)

@@ -85,7 +85,7 @@ def renewed(paths: Sequence[Path]) -> Iterator[None]:
 
 
 def _check_place(path: Path) -> None:
-    """Raises OSError if a file has the place of a folder above `path`, or a folder has the place of the file `path`."""
+    """Raises OSError if a folder above `path` is a file, or if the file `path` is a folder."""
     above = next((parent for parent in path.parents if os.path.lexists(parent)), None)
     if above is not None and not above.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(above))

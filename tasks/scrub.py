@@ -1,4 +1,4 @@
-"""Removes data from TensorFlow's errors, whose texts quote labels and features, and go into logs and clients.csv."""
+"""Removes data from TensorFlow's errors. Their texts quote labels and features, and go into logs and clients.csv."""
 
 import re
 from collections.abc import Callable

@@ -24,7 +24,7 @@ def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
     """Returns `model` as a TFLite file; with `quantise`, weights as 8-bit integers (dynamic range).
 
     The file takes any number of examples at once. It takes one at a time if TensorFlow Lite cannot do more: (1) with
-    recurrent layers, (2) with GroupNormalization, whose file for any number is converted but then fails.
+    recurrent layers, (2) with GroupNormalization: the conversion for any number succeeds, but the file fails.
 
     Raises:
         SettingsError: TensorFlow Lite cannot hold `model`, for example because it has no operation for a layer.

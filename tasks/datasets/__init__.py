@@ -47,7 +47,8 @@ def load_raw(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -
     Raises:
         DataError: the data are missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
             range, or of only one class; or `size` is given and the data are a table.
-        SettingsError: the column of labels is also that of clients or groups, or `data.drop_columns` has one of these.
+        SettingsError: the column of labels is also the column of clients or groups, or `data.drop_columns` has one of
+            the three.
     """
     with naming(f"data.kind {settings.kind}", f"data.path {shown(settings.path)}"):
         source = KINDS[settings.kind](settings, folder / settings.path, seed, size)

@@ -1,7 +1,7 @@
 """The kind of each column of a table (number, truth value, date or text), and the notation of its cells.
 
-Kind and notation follow from all rows, hold-out rows included, because they belong to the file's format, as the name
-does. `encoding` has all that is fitted to values.
+Kind and notation follow from all rows, hold-out rows included, because they belong to the file's format, as a
+column's name does. `encoding` has everything that is fitted to values.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def recognise(frame: pd.DataFrame, where: str) -> list[ColumnType]:
 
     Raises:
         DataError: (1) the cells have another type, (2) numbers or dates can be read in two ways, (3) a text is among
-            numbers, or (4) a column has more than MOST_CATEGORIES different texts. The error names the column and the
-            way on.
+            numbers, or (4) a column has more than MOST_CATEGORIES different texts. The error names the column
+            and says what to do.
     """
     types: list[ColumnType] = []
     unclear: dict[int, list[Notation]] = {}

@@ -44,7 +44,7 @@ class Picture:
         path: the file.
         label: its class.
         named: file or row of the CSV, as the beginning of an error.
-        place: the same as an adverb, for the error of another picture.
+        place: the same as a phrase (`in row 3`), for the error of another row that names the same file.
         client: its client's id; empty if unknown.
         group: its cell of `data.group_column`; empty without the setting.
         problem: error in its row of the CSV; empty if there is none.
@@ -73,7 +73,8 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
 
     1. If all images have the same mode of FULL_SCALE, they keep its channels, in [0, 1].
     2. 32-bit numbers keep their values.
-    3. All other images become grey if all of them are grey in kind, and RGB otherwise. Transparent areas become white.
+    3. All other images become grey if each is of the sort grey (see pixels.py), otherwise RGB. Transparent areas become
+       white.
 
     Raises:
         DataError: a file is missing, named twice, damaged or no image; a label is missing; the images differ in size

@@ -199,7 +199,7 @@ def number_labels(parts: Mapping[str, RawLabels], test: RawLabels | None, unread
 
 
 def _warn_of_ones(counts: Mapping[str, Mapping[str, int]], form: str) -> None:
-    """Warns of a client whose labels minus 1 are the labels of all others: it can count from 1, and they from 0."""
+    """Warns of a client if its labels minus 1 are the others' labels: it may count from 1, and they from 0."""
     for whose, own in counts.items() if form == "integers" and len(counts) > 2 else ():
         others = {int(name) for other, labels in counts.items() if other != whose for name in labels}
         if {int(name) - 1 for name in own} == others:

@@ -52,8 +52,8 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     Raises:
         DataError: a column is missing, unnamed, there twice, or not as `tasks.datasets.columns` says; a label, client
             or group is missing; or another value is missing and `data.missing` is `refuse`.
-        SettingsError: the column of labels is also that of clients or groups, or `data.drop_columns` has one of the
-            three columns.
+        SettingsError: the column of labels is also the column of clients or groups, or `data.drop_columns` has one of
+            the three columns.
     """
     frame = read_table(path, _wanted(settings))
     if frame.empty:

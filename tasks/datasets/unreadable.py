@@ -57,7 +57,7 @@ class Unreadable:
     """Collects the records that cannot be read while a source is read."""
 
     def __init__(self, settings: DataSettings) -> None:
-        """Without `skip_unreadable` in `settings`, the first error is raised, with `path` and the way on."""
+        """Without `skip_unreadable` in `settings`, the first error is raised, with `path` and what to do."""
         self._skip, self._path = settings.skip_unreadable, settings.path
         self._wrong: dict[str, NDArray[np.bool_]] = {}
         self._lost: dict[str, str] = {}
@@ -77,7 +77,7 @@ class Unreadable:
         """Leaves out a client whose file cannot be read.
 
         Raises:
-            DataError: `error`, with the way on, if `skip_unreadable` is false.
+            DataError: `error`, with what to do, if `skip_unreadable` is false.
         """
         self._check(str(error))
         self._lost[client] = str(error)
@@ -93,7 +93,7 @@ class Unreadable:
         return self._first or next(iter(self._lost.values()), "")
 
     def each(self, whose: str, records: Sequence[Record], read: Callable[[Record], Read]) -> list[Read]:
-        """Returns the results of `read` for those of the N records that are not left out yet.
+        """Returns the result of `read` for each of the N records that is not left out yet.
 
         A record for which `read` raises a DataError is left out.
 

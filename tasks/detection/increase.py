@@ -105,7 +105,7 @@ def find_increase(rounds: ArrayLike, losses: ArrayLike, significance: float) -> 
     **Live.** The function can be called after every round with the losses so far. These are many tests, so false alarms
     add up. Percent of runs of 30 rounds with a false alarm (150 curves per case), flat / falling: Gaussian 0 / 0; t(5)
     1 / 0; AR(1) with ρ = 0.5: 8 / 0; skewed 4 / 0. Delay of the claim of a step after 18 of 30 rounds (40 curves): of a
-    step of 20, 0 rounds in the median and at most 1 at the 95 % quantile; of a step of 10, at most 1 and 3 rounds.
+    step of 20, 0 rounds in the median and at most 1 at the 95 % quantile; of a step of 10, at most 1 and 3.
 
     Raises:
         ValueError: `rounds` and `losses` are not two arrays (N,) of the same length.

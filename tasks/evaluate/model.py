@@ -18,7 +18,7 @@ def load_logits(path: Path, name: str, form: Form, batch_size: int) -> LogitsOf:
     """Returns the model `name` with the weights in the H5 file `path`, computing `batch_size` examples at a time.
 
     Raises:
-        DataError: there is no such file, it is damaged, or it holds another model.
+        DataError: the file is missing, is damaged, or holds another model.
         SettingsError: there is no model `name`, or it cannot be built.
     """
     from tasks.models import load_model  # here, because TensorFlow takes 4 s, and metrics and pictures need none

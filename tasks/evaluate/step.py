@@ -39,8 +39,9 @@ _FROM_PRUNE = {
     "pruned_h5_size_bytes_gzip": ("size_bytes", "pruned_h5_gzip"),
     "pruned_tflite_accuracy": ("accuracy", "tflite_quantised"),
 }
-"""Key of metrics.json -> path in prune.json. `size_bytes` is the size of the trained H5 file, `pruned_size_bytes` that
-of the deployed file, 8-bit TFLite. `pruned_h5_size_bytes_gzip` next to `size_bytes_gzip` shows what the zeros save."""
+"""Key of metrics.json -> path in prune.json. `size_bytes` is the size of the trained H5 file, `pruned_size_bytes` the
+size of the deployed file, 8-bit TFLite. Compare `pruned_h5_size_bytes_gzip` with `size_bytes_gzip` to see
+how many bytes the zeros save."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read_partition(path: Path) -> tuple[list[str], list[str]]:
     """Returns the names of the classes, and the clients' ids, sorted, in partition.json.
 
     Raises:
-        DataError: there is no such file, or it does not hold them, or a client id is not allowed.
+        DataError: (1) the file is missing, (2) it does not hold classes and clients, or (3) a client id is not allowed.
     """
     raw = read_json(path)
     with reading(f"{path} must hold classes and clients"):
@@ -166,7 +167,7 @@ def numbers_of_prune(path: Path) -> dict[str, float]:
     """Returns the numbers of prune.json by their names in metrics.json.
 
     Raises:
-        DataError: there is no such file, or a number in it is missing or not finite.
+        DataError: the file is missing, or a number in it is missing or not finite.
     """
     raw = read_json(path)
     numbers = {}

@@ -115,8 +115,8 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
     """
     norms = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
     squares = norms - 2 * a @ b.T
-    # For equal rows, the subtraction leaves a rest as large as the norms' last bits. For norms below the smallest
-    # normal float, this rest is no fraction of the norm but a fixed 5e-324.
+    # For equal rows, rounding leaves a difference as large as the norms' last bits. For norms below the smallest
+    # normal float, this difference is 5e-324, however small the norm is.
     return np.where(squares > np.maximum(1e-10 * norms, np.finfo(np.float64).tiny), squares, 0)
 
 

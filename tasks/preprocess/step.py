@@ -35,8 +35,9 @@ def preprocess(settings: Settings, folder: Path) -> None:
     of all clients before it can standardise the first one. The random changes of `augment` happen during training.
 
     Raises:
-        DataError: a client's files are missing, damaged, empty, not finite or of another shape than in partition.json;
-            `augment` or `resize` is set, but the data are a table; or the images do not have the size `resize`.
+        DataError: (1) a client's files are missing, damaged, empty, not finite or of another shape than in
+            partition.json, (2) `augment` or `resize` is set, but the data are a table, or (3) the images do not have
+            the size `resize`.
     """
     with outputs.renewed(outputs.of("preprocess", folder)):
         _preprocess(settings, folder)
