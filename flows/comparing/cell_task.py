@@ -166,7 +166,7 @@ def _stage(plan: Plan, session: Session, step: str) -> bool:
 
 @contextmanager
 def _alone(plan: Plan, step: str) -> Iterator[None]:
-    """Makes other cells wait whose run of `step` would be the same; afterwards, they find its results in the cache."""
+    """Lets one cell at a time run `step` with equal settings. The others wait, then find its results in the cache."""
     stages = yaml.safe_load((plan.folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     params = yaml.safe_load(plan.params)
     names = {name for before in STEPS[: STEPS.index(step) + 1] for name in stages[before].get("params", [])}

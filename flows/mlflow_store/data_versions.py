@@ -23,7 +23,7 @@ def locked(lock: Path) -> dict[str, str]:
 
 
 def lock_of_results(lock: Path) -> str:
-    """Returns the text of dvc.lock without the stage `track`, which is of an earlier run while a run is logged."""
+    """Returns the text of dvc.lock without the stage `track`: while a run is logged, it is still an earlier run's."""
     loaded = yaml.safe_load(lock.read_text(encoding="utf-8"))
     loaded["stages"].pop("track", None)
     return str(yaml.safe_dump(loaded, sort_keys=False, allow_unicode=True))

@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
-"""Most metrics, and most parameters, that MLflow's server accepts in one call."""
+"""Most metrics and most parameters of a call, by the limits of MLflow's server."""
 
 
 def create(

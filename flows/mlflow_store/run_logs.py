@@ -37,7 +37,7 @@ class RunLogs:
 
     Attributes:
         reports: the folder with the run's logs.
-        settings: the run's settings; the defaults for those that are not known.
+        settings: the run's settings; the default of each setting that is not known.
         workspace: the folder with the run's data; None if it is not on this machine.
     """
 

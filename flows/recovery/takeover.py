@@ -1,7 +1,7 @@
 """Lets a new flow run continue an unfinished one, in the same folder and MLflow run.
 
 Each start of a flow gets a new flow run id, and so a new folder. Before that folder is made, this module looks for an
-earlier run that (1) has the same settings, code, data path and repository, (2) no process runs, and (3) is not complete
+earlier run that (1) has the same settings, code, data path and repository, (2) has no process, and (3) is not complete
 in MLflow. It renames that run's folder. How the earlier run ended does not matter: if an error stopped it, the new run
 stops at the same error.
 """

@@ -86,7 +86,7 @@ class Session:
             self._live.end(status)
 
     def mlflow(self) -> dict[str, Any]:
-        """Returns what reports/mlflow.json says of this flow run's MLflow run, or of the restored results' run."""
+        """Returns reports/mlflow.json for this flow run's MLflow run or, without one, the restored file; {} if none."""
         if self._live is not None:
             store = self._live.store
             return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}

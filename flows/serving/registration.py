@@ -53,7 +53,7 @@ def register_deployments(repository: Path, pool: str) -> None:
         _arrange(shown)
         if "settings" in shown:
             deployment.parameters = {"settings": raw}
-            shown["settings"]["default"] = raw  # the next registration compares with it: what differs, the user changed
+            shown["settings"]["default"] = raw  # so the next registration finds the user's changes
         _log.info("deployment %s/%s: %s/deployments/deployment/%s", loaded.name, name, _ui(), _apply(deployment))
 
 

@@ -2,8 +2,8 @@
 
 Without it, Prefect would start a server in every process that needs one, also in each process of a pool. A killed
 process (`kill -9`) would leave its server running. So the command starts one server and puts its address into the
-environment, where Prefect and all child processes find it. The server reads from a pipe whose other end only the
-command holds. When the command ends, the system closes the pipe, and the server ends.
+environment, where Prefect and all child processes find it. The server reads from a pipe, and only
+the command holds the other end. When the command ends, the system closes the pipe, and the server ends.
 """
 
 import atexit
@@ -27,7 +27,7 @@ _HOST = "127.0.0.1"
 _STOP_SECONDS = 5.0
 """Most seconds that the server can take to end; after that, it is killed."""
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-"""Prefect sets the same for its own temporary server: no UI, and only the services that such a server needs."""
+"""Prefect sets the same for its own temporary server: no UI, and only the services that it needs."""
 
 
 _STARTED: set[str] = set()
