@@ -69,7 +69,7 @@ def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
     assert found["with two planted, both among the first two"] == (1, 2)
     assert found["the planted clients found: one faulty"] == (1, 2)
     assert found["the planted clients found: several faulty"] == (0, 1)
-    assert found["a claim where nothing was planted"] == (1, 2)
+    assert found["a claim although nothing was planted"] == (1, 2)
     # 04 and 07, of 9 runs with 10 clients, minus the 1 + 1 + 2 + 1 + 1 + 1 planted clients.
     assert found["honest clients called faulty, in non-IID runs"] == (2, 83)
     assert score.confusion(results)["overfitting (no rise)"] == {"none": 1}

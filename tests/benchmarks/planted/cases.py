@@ -199,16 +199,17 @@ def _narrow(clients: list[str]) -> dict[str, Any]:
 
 _RATE, _SERVER_RATE = "federate.client.learning_rate", "federate.server_optimizer.learning_rate"
 _FAST, _FASTER, _SERVER = {_RATE: 0.8}, {_RATE: 0.5}, {_SERVER_RATE: 4.0}
-"""Instead of 0.05, 0.05 and 1. Pairs have a lower rate: if the loss exploded, their other cause would not matter."""
+"""Planted rates; a healthy client has 0.05 (chest: 0.01), a healthy server 1. Pairs have _FASTER: if the loss exploded,
+their other cause would not matter."""
 _FAST_LINEAR = {"digits_logistic": {_RATE: 15.0}, "synthetic": {_RATE: 1.5}}
 _FASTER_LINEAR = {"digits_logistic": {_RATE: 5.0}}
 _SERVER_LINEAR = {"digits_logistic": {_SERVER_RATE: 10.0}, "synthetic": {_SERVER_RATE: 30.0}}
-"""With lower rates, these linear models only learn faster."""
+"""Higher rates for linear models, because with the rates above they only learn faster."""
 _TWO_CLASSES = {"partition.kind": "classes", "partition.classes_per_client": 2}
 _ONE_CLASS = {"partition.kind": "classes", "partition.classes_per_client": 1}
 _DECAYING = {"federate.client.learning_rate": 0.1, "federate.client.weight_decay": 0.02}
 """With weight decay, a client forgets in every round the classes that it lacks. Without it, a client stops moving when
-it knows its own classes, and the mean of such clients is hardly worse."""
+it knows its own classes, and the mean of the clients is hardly worse."""
 _FAULTY = ("faulty_clients",)
 
 PLANTS: dict[str, Plant] = {
@@ -294,13 +295,14 @@ def _without(plant: Plant, cause: str) -> Plant:
 
 
 PLANTS |= {f"{name}-{cause}": _without(PLANTS[name], cause) for name in PAIRS for cause in PLANTS[name].causes}
-"""Plus each pair without one of its causes. The difference of the two losses shows if that cause raised the loss."""
+"""The plants, and each pair without one of its causes. The difference of the two losses shows if this cause raised the
+loss."""
 
 _NO_WIDTH = ("width", "width_flip")
 _OF_DIVISION = ("label_skew", "work", "quantity_skew")
 _NO_OVERFIT = ("digits_part", "synthetic")
-"""The bases without `overfit`: with its 3 clients, `digits_part` would be the run of `digits`; in `synthetic`, longer
-local work makes the model better."""
+"""The bases in which `overfit` is not planted. With its 3 clients, `digits_part` would be the same run as `digits`. In
+`synthetic`, longer local work makes the model better."""
 
 
 _OF_FEATURES = ("shift", "shift_client_rate", "shift_server_rate")

@@ -61,14 +61,14 @@ def rates(results: Sequence[Result]) -> dict[str, Rate]:
         "the planted clients found: several faulty": _share(
             [one for one in faulty if len(one["planted_clients"]) > 1], _exact
         ),
-        "the planted clients found, where any cause was claimed": _share(seen, _exact),
+        "the planted clients found, if any cause was claimed": _share(seen, _exact),
         "honest clients called faulty, in non-IID runs": (
             sum(_honest_called(one) for one in honest),
             sum(one["num_clients"] - len(_faulty(one)) for one in honest),
         ),
-        "a claim where nothing was planted": _share(none, lambda one: bool(one["causes"])),
-        "a rise where nothing was planted": _share(none, lambda one: one["detected"]),
-        "rise detected where one was planted": _share(rose, lambda one: one["detected"]),
+        "a claim although nothing was planted": _share(none, lambda one: bool(one["causes"])),
+        "a rise although nothing was planted": _share(none, lambda one: one["detected"]),
+        "a planted rise detected": _share(rose, lambda one: one["detected"]),
     }
 
 
@@ -121,7 +121,7 @@ def report(results: Sequence[Result]) -> str:
         [
             ["rounds from onset to detection, live", *_quantiles(late)],
             ["share of the gap that the remedy takes back", *_quantiles(taken)],
-            ["replayed rounds over those allowed (3 a round explained, of at least 15)", *_quantiles(cost)],
+            ["replayed rounds / allowed rounds (3 a round explained, of at least 15)", *_quantiles(cost)],
             ["seconds of a diagnosis", *_quantiles([one["seconds"] for one in results])],
         ],
     )
