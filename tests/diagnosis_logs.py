@@ -43,7 +43,7 @@ def round_rows(losses: Sequence[float], every: int = 1, **more: Sequence[Any]) -
 def client_rows(
     seed: int, num_rounds: int = 30, drifted: Sequence[str] = (), onset: int = 19, odd: str | None = None
 ) -> list[Row]:
-    """Ten clients; from `onset` on those in `drifted` send long updates that point back; `odd` always does a little."""
+    """Ten clients. From `onset` on, `drifted` send long updates that point back. `odd` always does so a little."""
     rng, rows = np.random.default_rng(seed), []
     for t in range(1, num_rounds + 1):
         for client in CLIENTS:

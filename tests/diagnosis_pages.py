@@ -13,7 +13,7 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """What a browser makes of the page: tags and their attributes, the text, and whether all that opens closes."""
+    """What a browser makes of the page: tags and their attributes, and the text. Fails if a tag is not closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ def chapters(text: str) -> dict[str, str]:
 
 
 def anchors(text: str) -> set[str]:
-    """What a link to a place in a document may name, by GitHub's rules."""
+    """The anchors of a document, by GitHub's rules: the names after `#` in a link."""
     seen: Counter[str] = Counter()
     found = set(re.findall(r"<\w+ [^>]*?(?:id|name)=\"([^\"]+)\"", prose(text)))
     for _, title in headings(text):
@@ -75,7 +75,7 @@ def anchors(text: str) -> set[str]:
 
 
 def links(text: str) -> list[str]:
-    """The targets of a document's links and pictures, without those of the web."""
+    """The targets of a document's links and pictures, without addresses of the web."""
     targets = ["".join(target) for target in _LINK.findall(_SPAN.sub("", prose(text)))]
     targets += re.findall(r"^\[[^\]]+\]: +(\S+)", prose(text), re.MULTILINE)
     return [target for target in targets if not re.match(r"[a-z][a-z+.-]*:", target)]
@@ -89,9 +89,10 @@ def tables(text: str) -> list[list[list[str]]]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The commands in a document's blocks and inline code, as words. With `$` before some lines, the others are output.
+    """The commands in a document's blocks and inline code, as words.
 
-    A line is cut at `&&`, `||`, `|`, `;` and `&`. The lines of a here-document are none of the shell's.
+    If some lines begin with `$`, all other lines are output. A line is cut at `&&`, `||`, `|`, `;` and `&`. The lines
+    of a here-document are no commands.
     """
     for block in blocks(text):
         if block.language in _SHELL:
@@ -123,5 +124,5 @@ def _commands(lines: Iterator[str] | list[str]) -> Iterator[list[str]]:
                     words = []
                 else:
                     words.append(word)
-        except ValueError:  # a quotation mark without its twin: prose, not a command
+        except ValueError:  # a quotation mark that is not closed: prose, not a command
             assert not re.match(r"(make|python|dvc|mlflow|prefect) ", line), line

@@ -1,6 +1,6 @@
 """A small model for each kind of layer that people use, as builders for `federate.model`.
 
-Each ends in logits, and holds its layer where training must go through it.
+Each model ends in logits. Its gradient must go through the layer.
 """
 
 import tensorflow as tf

@@ -116,7 +116,7 @@ def sentences(folder: Path) -> dict[str, Any]:
 
 
 def arrays(classes: int, label: Callable[[np.ndarray], np.ndarray]) -> Write:
-    """Returns what writes images of bytes, whose row `y` is bright, and the labels `label(y)`."""
+    """Returns a function that writes an .npz of uint8 images with a bright row `y`, and the labels `label(y)`."""
 
     def write(folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(3)
@@ -136,7 +136,7 @@ def arrays(classes: int, label: Callable[[np.ndarray], np.ndarray]) -> Write:
 
 
 def rows(column: str, cell: Callable[[int], str], separator: str = ",", **chosen: Any) -> Write:
-    """Returns what writes a table of sixty rows with `cell(n)` in `column`, and settings of `data`."""
+    """Returns a function that writes a table of 60 rows with `cell(n)` in `column`; `chosen` are settings of `data`."""
 
     def write(folder: Path) -> dict[str, Any]:
         rng = np.random.default_rng(6)

@@ -101,7 +101,7 @@ def integers(input_shape, num_classes):
 
 
 def own_layers(input_shape, num_classes):
-    """Two layers of a user's own beside one that is normalised."""
+    """A layer with normalisation, and then two layers of a user's own."""
     inner = layers.Dense(12, "relu"), layers.LayerNormalization(), Mix(), Scale()
     return model(input_shape, layers.Flatten(), *inner, units=num_classes)
 

@@ -40,12 +40,12 @@ EVERYTHING = {
 
 
 def a_client(client: str, **changes: object) -> ClientFinding:
-    """A client that is honest but for `changes`."""
+    """An honest client with `changes`."""
     return replace(HONEST, client=client, **changes)  # type: ignore[arg-type]
 
 
 def findings(*changed: ClientFinding, num_clients: int = 5, cleared: tuple[str, ...] = (), **run: float) -> Findings:
-    """The findings of honest clients, some of them `changed`, in a run that speaks for no cause but by `run`."""
+    """The findings of honest clients, some `changed`. The run's own numbers fit no cause; `run` changes them."""
     clients = {f"{k:02}": a_client(f"{k:02}") for k in range(num_clients)}
     clients |= {client.client: client for client in changed}
     calm = {"label_skew": 0.1, "size_skew": 0.0, "steepness": 0.5, "train_trend": 0.3, "val_trend": 0.3}
@@ -55,7 +55,7 @@ def findings(*changed: ClientFinding, num_clients: int = 5, cleared: tuple[str, 
 
 
 def everything() -> Findings:
-    """Findings that speak for every cause."""
+    """Findings with evidence for every cause."""
     odd = (
         a_client("00", failed=20, first_broken=4),
         a_client("02", **WRONG_LABELS),

@@ -21,7 +21,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def file_of(module: str, script: Path) -> Path | None:
-    """The file of a module of this repository, or of one that lies beside the script; None for a library's."""
+    """The file of a module of this repository, or of a module in the script's folder; None for a library's."""
     for root in (ROOT, script.parent):
         base = root.joinpath(*module.split("."))
         for path in (base.with_suffix(".py"), base / "__init__.py"):

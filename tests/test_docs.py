@@ -65,7 +65,7 @@ def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
 
 
 def broken(document: Path, link: str) -> str:
-    """What is wrong with a link; empty if nothing is."""
+    """Says what is wrong with a link; empty if it is right."""
     path, _, anchor = link.partition("#")
     target = (document.parent / path).resolve() if path else document
     if not target.exists() or not target.is_relative_to(ROOT):
@@ -206,7 +206,7 @@ def test_every_output_that_a_document_names_is_one(document: Path) -> None:
 
 
 def is_output(name: str) -> bool:
-    """Whether a run makes what a document calls `name`, which may hold a * or a <placeholder>."""
+    """Whether `name` in a document is an output of a run; it may hold a * or a <placeholder>."""
     pattern = re.sub(r"<[\w ]+>", "*", name)
     if any(fnmatch(out, pattern) or f"{out}/".startswith(f"{name}/") for out in outputs()):
         return True
@@ -223,8 +223,8 @@ def test_every_output_of_dvc_yaml_is_in_a_table_of_a_document() -> None:
 def names_output(row: list[str], out: str) -> bool:
     """Whether the code words of a row name an output.
 
-    They do by its path, which may hold a *; by its folder; by its name, after another file of its folder; or by its
-    suffix, after its name with another suffix.
+    They name it by (1) its path, which may hold a *, (2) its folder, (3) its name, if another word is in its folder, or
+    (4) its suffix, if another word is its path with another suffix.
     """
     folder, _, name = out.rpartition("/")
     if any(fnmatch(out, word.rstrip("/")) or word.rstrip("/") == folder for word in row if "/" in word):

@@ -23,7 +23,7 @@ LAYERS = (
     {"prefect_flows"},
     {"pipeline", "compare", "diagnose", "deployments", "tracking"},
 )
-"""The modules and packages of flows/, from those that import no other to the commands."""
+"""The modules and packages of flows/ in layers: a layer imports only earlier layers. The commands are last."""
 FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
