@@ -37,7 +37,7 @@ _WORDS = {
     "train_loss: on the clients' training data.",
     "Noise": "Ups and downs of the loss that mean nothing. A rise counts only if noise alone would hardly cause it.",
     "Replay": "The rounds are run again from the model before the rise. One thing is changed. All else stays the same, "
-    "also the random numbers. A cause is proven only if at least half of the rise goes away without it, and if "
+    "including the random numbers. A cause is proven only if at least half of the rise goes away without it, and if "
     "other random numbers (seeds) confirm this.",
 }
 
