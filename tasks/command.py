@@ -29,8 +29,9 @@ INTERRUPTED = 130
 
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "ash", "busybox"}
 _LOOK_EVERY = 0.2
+"""Seconds between two checks whether the parent is alive."""
 _GRACE = 5.0
-"""Seconds between two checks of the parent, and seconds that an orderly end can take."""
+"""Seconds from SIGTERM to a forced exit, after the parent has ended."""
 
 _log = logging.getLogger(__name__)
 

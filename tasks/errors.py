@@ -20,8 +20,9 @@ from typing import Any
 from tasks.signals import masked
 
 _LONGEST = 300
+"""Most characters of the text of another library's error."""
 _LONGEST_MESSAGE = 600
-"""Most characters of a foreign error's text, and of a whole message, in a terminal or a Prefect state."""
+"""Most characters of a whole message, in a terminal or a Prefect state."""
 
 
 class UndriftError(Exception):

@@ -15,6 +15,7 @@ from tasks.errors import RunError, SettingsError, one_line
 from tasks.signals import masked
 
 _BATCH = 256
+"""Most examples that a file predicts at a time. It bounds the memory."""
 _SAME_LOGITS = 1e-3
 """Largest difference between a logit of the float TFLite file and of Keras that the order of additions explains,
 relative to the largest absolute logit, or to 1 if that is larger."""

@@ -147,7 +147,7 @@ def test_rows_and_columns_without_cells_at_the_end_are_left_out(tmp_path: Path) 
 
 def test_a_row_of_too_many_cells_is_refused_by_its_line(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, "a,label\n1,x\n1,5,y\n"))
-    assert "Expected 2 fields in line 3, saw 3: mend the line, or put the cell that holds the separator" in message
+    assert "Expected 2 fields in line 3, saw 3: correct the line, or put the cell that holds the separator" in message
 
 
 def test_columns_of_one_name_in_parquet_are_named(tmp_path: Path) -> None:

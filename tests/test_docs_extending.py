@@ -28,6 +28,7 @@ EXPLAINED = {
 }
 """The document that says what each member of a section is."""
 MOST = 6
+"""Most files that a new kind may need."""
 
 
 def sections() -> dict[str, str]:

@@ -21,6 +21,7 @@ SEED = "seed"
 """The setting whose values are repetitions. Cells that differ only in this setting are a group."""
 _CLIENTS = ("data.", "partition.")
 _MOST_CELLS = 1000
+"""Most cells of a comparison."""
 _LONGEST = 200
 """Most characters of a --grid text in a message."""
 

@@ -20,10 +20,11 @@ from tasks.settings import Settings
 _log = logging.getLogger(__name__)
 
 _EVERY = 1.0
+"""Fewest seconds to the next write, after a write that succeeded."""
 _AFTER_FAILURE = 15.0
-"""Least seconds between two writes, after a write that succeeded and after one that failed."""
+"""Fewest seconds to the next write, after a write that failed."""
 _PATIENCE = {"FINISHED": 60.0, "FAILED": 60.0, "KILLED": 5.0}
-"""Most seconds to wait at the end for a store that does not answer. After a cancellation, the user waits for them."""
+"""Most seconds to wait at the end for a store that does not answer. After a cancellation, the user waits."""
 
 
 class LiveRun:

@@ -24,8 +24,9 @@ from tasks.settings import Settings, fields, value_at
 Item = TypeVar("Item")
 
 METRICS_PER_CALL = 1000
+"""Most metrics that MLflow's server accepts in one call."""
 PARAMS_PER_CALL = 100
-"""Most metrics and most parameters of a call, by the limits of MLflow's server."""
+"""Most parameters that MLflow's server accepts in one call."""
 
 
 def create(

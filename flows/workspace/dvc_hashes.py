@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 _BLOCK = 1 << 20
+"""Bytes of a file that are hashed at a time."""
 _OID = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 

@@ -38,7 +38,7 @@ FEWEST_ROWS = 20
 MOST_DISTINCT = 0.95
 """A column is an id or free text if it has more different values than this share of its cells."""
 _MIXED = 20
-"""Most different values of a column of categories that are partly numbers, such as 0, 1, 2, 3+."""
+"""Most different values of a column of numbers and texts that is read as categories, such as 0, 1, 2, 3+."""
 
 
 class ColumnType(BaseModel):
@@ -177,8 +177,8 @@ def _refuse_mixed(cells: ColumnCells, present: Sequence[str], where: str) -> Non
         return
     wrong = set(texts)
     raise RowsError(
-        f"{where} must hold numbers, got {shown(texts[0])} in row {cells.index(texts[0]) + 1}: mend the cell, leave it "
-        "empty (data.missing), or leave the column out (data.drop_columns)",
+        f"{where} must hold numbers, got {shown(texts[0])} in row {cells.index(texts[0]) + 1}: correct the cell, leave "
+        "it empty (data.missing), or leave the column out (data.drop_columns)",
         np.array([cell in wrong for cell in cells]),
     )
 

@@ -241,7 +241,7 @@ def _leave_out_strange(
     leave_out(
         wrong,
         f"{part.where} must hold labels in the range of the others, {_listed(classes)}, got {name} in example {worst}"
-        f"{f' and {wrong.sum() - 1} more' if wrong.sum() > 1 else ''} ({nobody} has it): mend these labels, or, if "
+        f"{f' and {wrong.sum() - 1} more' if wrong.sum() > 1 else ''} ({nobody} has it): correct these labels, or, if "
         "they are classes, number the classes without a gap",
     )
 

@@ -30,6 +30,7 @@ _GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
 """The first bytes of such files, for any file name."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _BLOCK = 2**20
+"""Bytes that are unpacked at a time, to find the size of a packed file."""
 
 
 def read_table(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
@@ -73,7 +74,7 @@ def read_table(path: Path, wanted: Mapping[str, str]) -> pd.DataFrame:
                 "(iconv -f CP1252 -t UTF-8)"
             ) from exc
         if "Expected" in str(exc):  # pandas: Expected 3 fields in line 62, saw 4
-            raise DataError(f"{exc}: mend the line, or put the cell that holds the separator in quotes") from exc
+            raise DataError(f"{exc}: correct the line, or put the cell that holds the separator in quotes") from exc
         raise
 
 

@@ -8,7 +8,7 @@ from tasks.errors import DataError
 from tasks.partition.shares import Indices, cut, dirichlet_logits, dirichlet_shares, gather
 
 MOST_SHARDS = 1_000_000
-"""Most shards of a division. Each is an array; so many take a second or two, and 100 MB."""
+"""Most shards of a division. Each is an array: a million take a second or two, and 100 MB."""
 
 
 def dirichlet(y: NDArray[np.int32], num_clients: int, alpha: float, rng: np.random.Generator) -> list[Indices]:

@@ -19,7 +19,7 @@ Parsed = TypeVar("Parsed")
 
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _DIGITS = 15
-"""Most digits of the number of a round."""
+"""Most digits of a round's number."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from tests.benchmarks.round_variants import BATCH, LEARNING_RATE
 
 NUM_CLIENTS, CLASSES = 100, 10
 GOAL, ROBUST_GOAL = 1.3, 1.5
+"""Most seconds of a round, as a multiple of FedAvg's: of any kind, and of the rules in robust.py."""
 FEDAVG = "FedAvg"
 CLIENTS: dict[str, dict[str, Any]] = {
     "fedprox": {"kind": "fedprox"},

@@ -54,7 +54,9 @@ from tests.oracle import oracle
 
 SHAPE, CLASSES, EXAMPLES = (28, 28, 1), 10, 100
 NEVER = 10**6
+"""More rounds than any run has, for settings that name every n-th round."""
 MAX_ROUNDS = 200
+"""Most timed rounds of a variant."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ MODELS = {
     "emnist_cnn": Goal({10: 1.0, 100: 1.0}, 2.5),
 }
 RECORDING_GOAL = 0.05
+"""Largest fraction of our round that recording may take."""
 
 
 def write_data(folder: Path, num_clients: int) -> None:

@@ -96,6 +96,7 @@ def _harmful(cause: str, planted: Planted) -> bool:
 
 
 _OWN_WINDOW = 3
+"""Losses of a client whose mean is compared, on either side of the onset."""
 
 
 def _own_rise(log: ClientLog, client: str, onset: int | None) -> float:
