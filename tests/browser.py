@@ -149,7 +149,7 @@ class Page:
         path.write_bytes(base64.b64decode(answer["data"]))
 
     def _make_room(self) -> None:
-        """Makes the window as high as what scrolls in it."""
+        """Makes the window as high as its scrolled content."""
         size = self.run(
             "[innerWidth, Math.max(innerHeight, ...[document.documentElement, ...document.querySelectorAll('*')]"
             ".filter(e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowY) || !e.parentElement)"

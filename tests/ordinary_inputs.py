@@ -1,4 +1,4 @@
-"""Raw data as people bring it, with what is often odd about it: each function writes it and returns its settings."""
+"""Raw data as people bring them, with common irregularities. Each function writes data and returns their settings."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models as people bring them, each with what federated training does not know of by itself."""
+"""Models as people bring them. Each has a part that federated training must handle specially."""
 
 import numpy as np
 from tensorflow.keras import Model, Sequential, layers

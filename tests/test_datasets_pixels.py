@@ -91,7 +91,7 @@ def test_images_of_one_mode_keep_its_channels(
         (with_palette(INK), "png"),
         (with_palette(INK), "gif"),
         (ink("CMYK"), "tif"),
-        (ink("CMYK"), "jpg"),  # Adobe and Pillow write such JPEGs with inverted values
+        (ink("CMYK"), "jpg"),  # Adobe and Pillow write CMYK JPEGs with inverted values
     ],
 )
 def test_images_of_several_modes_become_rgb(tmp_path: Path, image: Image.Image, suffix: str) -> None:

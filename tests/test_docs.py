@@ -42,7 +42,7 @@ KINDS = (
 EXPLAINED = [
     path for path in GUIDES if relative(path).startswith("docs/") and path.stem not in ("settings", "benchmarks")
 ]
-"""Where the tables of kinds are: docs/settings.md has the names alone, and docs/benchmarks.md what was measured."""
+"""The documents with tables of kinds, without docs/settings.md (only names) and docs/benchmarks.md (only measurements)."""
 
 
 @cache

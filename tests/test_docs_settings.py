@@ -18,7 +18,7 @@ ROWS = {
     "federate.aggregator.zeroing": "`false` | `true`, `false` | `clipped_mean` |",
     "track.register_as": '`""` | text |',
 }
-"""setting → its default, what is allowed and, if its section has such settings, the kinds that use it."""
+"""setting → its default, what is allowed and, if its section has kinds, the kinds that use it."""
 
 
 def test_settings_page_is_what_make_docs_writes() -> None:

@@ -408,7 +408,7 @@ def test_early_stopping_ends_the_phase_and_pruning_goes_on_from_there(clients, s
     federate(settings, clients.write(tmp_path))
     rounds = reports(tmp_path)[0]
     losses = [float(row["train_loss"]) for row in rounds]
-    # The first round that ends three rounds in a row whose loss is not below the lowest loss before them.
+    # The last of the first three rounds in a row without a loss below the lowest loss before them.
     ends = next(t for t in range(1, 31) if stops_early(settings.federate.early_stopping, losses[:t]))
     assert len(rounds) == ends < 30
     assert min(losses[-3:]) >= min(losses[:-3])
@@ -499,7 +499,7 @@ def test_candidate_that_cannot_measure_its_loss_is_drawn_and_named(clients, sett
     assert [int(row["round"]) for row in rows if row["client"] == "01" and row["failure"]] == candidates
 
 
-# What the guard remembers, over rounds whose losses are given.
+# What the guard remembers, over rounds with given losses.
 
 
 class Scripted:

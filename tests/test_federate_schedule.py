@@ -110,7 +110,7 @@ def test_stratified_covers_as_many_labels_as_it_can(counts, drawn, seed, round_n
     assert len(clients) == min(drawn, len(sizes))
     held = sum(labels.values()) > 0
     covered = sum(labels[client] for client in clients) > 0
-    # As long as a label that somebody holds is not covered, each draw takes a client that holds such a label.
+    # While a label that a client has is not covered, each draw takes a client with an uncovered label.
     assert covered.sum() >= min(drawn, held.sum())
     assert sample(settings, dict(reversed(sizes.items())), seed, round_num, labels) == clients
 

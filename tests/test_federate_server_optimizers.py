@@ -46,7 +46,7 @@ def reddi_algorithm_2(settings, params, updates):
 
 @pytest.fixture(scope="module")
 def updates():
-    # From far below to far above τ, and such that v − Δ² has both signs (Yogi).
+    # From far below to far above τ. Some values give v − Δ² > 0, others < 0 (Yogi).
     return np.random.default_rng(0).normal(size=(6, 8)) * np.logspace(-4, 1, 8)
 
 

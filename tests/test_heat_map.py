@@ -40,7 +40,7 @@ def test_a_log_s_rows_stand_at_their_clients_and_rounds() -> None:
 
 def test_ratios_are_log2_of_the_value_over_the_median_of_its_round() -> None:
     norms = np.array([[1, 4.0, NAN, 0], [2, NAN, NAN, 0], [8, 4, NAN, 0]])
-    # Medians 2, 4, none, 0. A round in which nobody moves is no drift.
+    # Medians 2, 4, none, 0. A round in which no client moves is no drift.
     np.testing.assert_allclose(log2_ratios(norms), [[-1, 0, NAN, 0], [0, NAN, NAN, 0], [2, 0, NAN, 0]])
 
 

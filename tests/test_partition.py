@@ -22,7 +22,7 @@ from tasks.settings import PartitionKind, PartitionSettings
 KINDS = get_args(PartitionKind)
 SEEDS = st.integers(0, 2**31 - 1)
 LABELS = st.lists(st.integers(0, 11), min_size=2, max_size=200)
-# All allowed values of such a setting: finite and > 0, up to the ends of the floats.
+# All allowed values of a setting that must be > 0: finite, up to the ends of the floats.
 POSITIVE = st.floats(min_value=5e-324, max_value=1.7e308, exclude_max=True)
 
 

@@ -66,8 +66,8 @@ class Workspace:
         and compared with their hashes. A damaged file is removed, from the cache too, and the step must run.
 
         Returns:
-            Whether the outputs are restored. If not, no run with this code, data and settings is in the cache, or it is
-            damaged there.
+            Whether the outputs are restored. They are not if (1) no run with this code, data and settings is in the
+            cache, (2) it is damaged there, or (3) a dependency of the step is missing.
 
         Raises:
             RunError: the files cannot be read or written.

@@ -24,7 +24,7 @@ TIME = "%H:%M:%S.%f"
 """The format of a time without a date. Its day is 1900-01-01."""
 _LIKE_DATE = re.compile(r"[0-9]{1,4}([./-])[0-9]{1,2}\1[0-9]{1,4}([ T].*)?")
 _FIRST = 20
-"""Number of texts from which the possible formats are found."""
+"""Most texts from which `nearest_format` finds the formats to try."""
 _LONGEST = 40
 """Most characters of a date with a time."""
 
@@ -32,7 +32,8 @@ _LONGEST = 40
 def date_formats(texts: Sequence[str]) -> list[str]:
     """Returns the formats in which all `texts` are dates; of formats with the same dates, only the first.
 
-    For ISO 8601 (2020-01-31, with or without a time and an offset), it is the only format. In dates with dots, such as
+    If the first text begins as in ISO 8601 (2020-01-31, with or without a time and an offset), this is the only format
+    that is tried. In dates with dots, such as
     31.01.2020, the day comes first if this is possible.
     """
     if not texts or not re.search("[0-9]{4}|[0-9]:[0-9]{2}", texts[0]) or any(len(text) > _LONGEST for text in texts):

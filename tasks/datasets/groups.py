@@ -20,7 +20,8 @@ def whole_groups(
 
     The distance from this fraction is the sum of (held - fraction · n)² / n, over the n examples of each class and over
     all n = N examples. The groups are visited in a random order. A group is held out if (1) this makes the distance
-    smaller, and (2) each class keeps a training example. The order with the smallest distance is used, of up to ORDERS.
+    smaller, and (2) each class keeps a training example. Up to ORDERS orders are tried, and the one with the smallest
+    distance is used.
 
     Rejected: scikit-learn's GroupShuffleSplit takes a fraction of the groups, not of the examples;
     StratifiedGroupKFold has only fractions 1/k; neither keeps a training example of each class.

@@ -72,8 +72,8 @@ def draw_drift(grid: Grid, prune_from: int | None) -> Figure:
     four times), so that one client's large norm does not hide the others. The lower map shows the cosine of each update
     to the round's aggregate.
 
-    Of more than 100 clients, the map shows the 100 that failed most often, then the clients with the lowest mean
-    cosine. Of more than 200 rounds, a column shows the worst of several rounds.
+    Of more than 100 clients, the map shows 100: first the clients that failed most often, then the clients with the
+    lowest mean cosine. Of more than 200 rounds, a column shows the worst of several rounds.
     """
     rows = worst_clients(grid, "update_cosine", _MOST_CLIENTS)
     names, failed = [grid.clients[row] for row in rows], grid.failed[rows]

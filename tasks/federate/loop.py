@@ -41,7 +41,7 @@ def ignore(row: RoundRow, done: int, total: int) -> None:
     """Does nothing: the `Watch` of a caller that needs no progress."""
 
 
-# Most rollbacks of a run for which no client is to blame. Such a rollback leaves out nobody, so the next rounds can go
+# Most rollbacks of a run after rounds in which no client failed. They leave out no client, so the next rounds can go
 # wrong again.
 _MAX_MODEL_ROLLBACKS = 3
 _SIGNIFICANCE = 0.001

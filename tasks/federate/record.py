@@ -26,7 +26,7 @@ class RoundLine:
         row: its row of rounds.csv.
         clients: its rows of clients.csv.
         excluded: the clients that the guard leaves out of all later rounds, sorted.
-        model_rollbacks: the guard's rollbacks so far for which no client was to blame.
+        model_rollbacks: the guard's rollbacks so far after rounds in which no client failed.
         watched_from: the first round whose loss the guard tests from now on.
     """
 

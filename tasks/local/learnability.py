@@ -9,13 +9,13 @@ from tasks.parameters import Params
 _EPOCHS = 20
 """Passes over the first half."""
 _FEWEST = 8
-"""Fewest examples on which a model is trained."""
+"""Fewest examples of a client. Half of them train the model."""
 
 
 def learnable(
     probe: Probe, params: Params, examples: Examples, learning_rate: float, batch: int
 ) -> tuple[float, float]:
-    """Returns (accuracy on the second half after training on the first, share of its most frequent label).
+    """Returns (accuracy on the second half after training on the first, share of the second half's commonest label).
 
     If the data are unusual but consistent, training on one half helps on the other half. On noise it does not help.
     The result is (0, 1) for fewer than 8 examples.

@@ -68,7 +68,7 @@ def change_for(settings: PartitionSettings, x: Features, seed: int) -> FeatureCh
                 f"got a table of {x.shape[1]} features an example: use feature_noise"
             )
         case "feature_shift":
-            # Images of 8-bit files are in [0, 1]. Other images are clipped at the limits of the data.
+            # Images of 8-bit files are in [0, 1]. For other images, the limits widen to the data's limits.
             limits = min(0.0, float(x.min())), max(1.0, float(x.max()))
             return partial(_shifted, settings, seed, limits)
         case _:

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from tasks.runtime.in_process import in_process
 from tasks.settings import RuntimeSettings
 
-# A computation outside of `runtime` is a mistake: TFF's default context would start a worker that nobody ends.
+# A computation outside of `runtime` is a mistake: TFF's default context would start a worker process and never end it.
 tff.test.set_no_default_context()
 
 

@@ -4,7 +4,7 @@
 #     "dm-haiku==0.0.12", "fedjax==0.0.17", "jax==0.4.25", "jaxlib==0.4.25", "numpy<2", "optax==0.2.2", "scipy<1.13",
 # ]
 # ///
-"""FedJAX's FedAvg, FedProx, MimeLite and FedAvgM against ours: `uv run` this file with what peer_ours.py wrote.
+"""FedJAX's FedAvg, FedProx, MimeLite and FedAvgM against ours: `uv run` this file with the file of peer_ours.py.
 
 FedJAX 0.0.17 pads the last batch of a client to the full size; here it gets our batches.
 """

@@ -5,7 +5,7 @@
 # override-dependencies = ["torchvision ; sys_platform == 'never'"]
 # ///
 # ruff: noqa: E402 - one module has to be replaced before the imports
-"""FedLab's FedAvg, FedProx, SCAFFOLD, FedNova and FedDyn against ours: `uv run` this file with what peer_ours.py wrote.
+"""FedLab's FedAvg, FedProx, SCAFFOLD, FedNova and FedDyn against ours: `uv run` this file with peer_ours.py's file.
 
 FedLab 1.3.0 gives every client the same weight. Its FedDyn departs from the paper (Acar 2021, Algorithm 1) in two
 places. It is run twice, as it is and mended:

@@ -6,7 +6,7 @@
 # version = "0.9.6"
 # requires-dist = []
 # ///
-"""FedML's FedNova, the authors' own optimiser, against ours: `uv run` this file with what peer_ours.py wrote.
+"""FedML's FedNova, the authors' own optimiser, against ours: `uv run` this file with the file of peer_ours.py.
 
 FedML 0.9.6 contains the optimiser of the paper's authors (github.com/JYWa/FedNova) with its momentum and proximal
 variants. To import the package would start its platform, so the two files that are needed are loaded by path.

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11,<3.14"
 # dependencies = ["flwr==1.41.0", "numpy"]
 # ///
-"""Flower's server strategies and aggregation rules against ours: `uv run` this file with what peer_ours.py wrote.
+"""Flower's server strategies and aggregation rules against ours: `uv run` this file with the file of peer_ours.py.
 
 Flower has no client training: the clients' SGD is ours in NumPy, in float64. If Flower departs from a paper, it is run
 twice, as it is and mended:

@@ -2,7 +2,7 @@
 # requires-python = ">=3.11"
 # dependencies = ["geom-median==0.1.0", "numpy"]
 # ///
-"""The geometric median of RFA's authors against ours: `uv run` this file with what peer_ours.py wrote.
+"""The geometric median of RFA's authors against ours: `uv run` this file with the file of peer_ours.py.
 
 geom-median 0.1.0 (Pillutla 2022) stops after 100 iterations by default; here it can make as many as it needs. The
 clients' SGD is ours in NumPy, in float64.

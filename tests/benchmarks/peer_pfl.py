@@ -2,7 +2,7 @@
 # requires-python = ">=3.11,<3.12"
 # dependencies = ["numpy", "pfl==0.6.0", "torch>=2.1,<2.14"]
 # ///
-"""pfl-research's FedAvg, FedProx and SCAFFOLD against ours: `uv run` this file with what peer_ours.py wrote.
+"""pfl-research's FedAvg, FedProx and SCAFFOLD against ours: `uv run` this file with the file of peer_ours.py.
 
 All clients have the same weight. SCAFFOLD of pfl 0.6.0 has a wrong sign of its control variates, in both options. It
 computes c_k from y − x; the paper (Karimireddy 2020, Algorithm 1 and equation 4) has x − y. So c_k is the negative of a

@@ -330,7 +330,7 @@ def cases(seeds: list[int]) -> list[Case]:
                 if (base == "synthetic") != (plant == "none") and plant.startswith("none"):
                     continue
                 found.append(Case(plant, base, seed))
-    # Cases share a healthy run if its settings and data are the same, so such cases follow each other.
+    # Cases with the same healthy settings and data share a healthy run, so they follow each other.
     return sorted(found, key=_healthy_run)
 
 
