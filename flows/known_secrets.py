@@ -17,7 +17,7 @@ from urllib.parse import unquote, unquote_plus
 from flows.addresses import HIDDEN, without_password
 
 _SHORTEST = 4
-"""Characters of the shortest secret that is hidden. A shorter text is part of many words by chance."""
+"""Fewest characters of a secret that is hidden. A shorter text is part of many words by chance."""
 _LONGEST_LINE = 300
 """Most characters of an error's line."""
 _READ_BY = ("MLFLOW_", "PREFECT_", "DVC_", "AWS_", "AZURE_", "DATABRICKS_", "GOOGLE_")

@@ -46,7 +46,7 @@ def to_tflite(model: tf.keras.Model, quantise: bool) -> bytes:
     lacking = re.search(r"TF Select ops: (.+)|'tf\.(\w+)' op", str(refused))
     got = f"one that needs {lacking[1] or lacking[2]}: leave it out" if lacking else one_line(refused)
     raise SettingsError(
-        f"federate.model must be a model that TensorFlow Lite can hold, for prune exports it, got {got}"
+        f"federate.model must be a model that TensorFlow Lite can hold, because prune exports it, got {got}"
     ) from refused
 
 

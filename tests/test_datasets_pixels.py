@@ -213,7 +213,7 @@ def test_modes_and_sizes_are_said_once(tmp_path: Path, caplog: pytest.LogCapture
         read(home, (2, 3))
     assert [record.getMessage() for record in caplog.records] == [
         "5 images of mode RGB (3), RGBA (2) and size [4, 5] (3), [4, 6] (2): read as RGB of [2, 3]; "
-        "what is transparent becomes white"
+        "transparent areas become white"
     ]
 
 

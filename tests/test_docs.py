@@ -42,7 +42,7 @@ KINDS = (
 EXPLAINED = [
     path for path in GUIDES if relative(path).startswith("docs/") and path.stem not in ("settings", "benchmarks")
 ]
-"""The documents with tables of kinds, without docs/settings.md (only names) and docs/benchmarks.md (only measurements)."""
+"""The documents that explain kinds. docs/settings.md only names them, and docs/benchmarks.md only measures them."""
 
 
 @cache

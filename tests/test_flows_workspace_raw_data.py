@@ -64,7 +64,7 @@ def test_a_run_reads_the_file_that_dvc_repro_reads(path: str, repository: Path) 
 )
 def test_what_the_pipeline_writes_is_no_raw_data(path: str, repository: Path) -> None:
     text = (repository / "params.yaml").read_text().replace("path: tasks/datasets", f"path: {path}")
-    with pytest.raises(InputError, match=r"^data.path must not overlap with what the pipeline writes"):
+    with pytest.raises(InputError, match=r"^data.path must not overlap with the pipeline's outputs"):
         raw_data.placed(repository, text, parse(yaml.safe_load(text)))
 
 

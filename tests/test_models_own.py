@@ -297,7 +297,7 @@ HOLD_OUT = SimpleNamespace(test_x=np.full((4, *SHAPE), 9.0, np.float32), test_y=
 def test_a_model_that_begins_with_nan_is_refused():
     nan = tf.keras.initializers.Constant(np.nan)
     model = Sequential([layers.Input(SHAPE), layers.Flatten(), layers.Dense(3, kernel_initializer=nan, name="last")])
-    with pytest.raises(SettingsError, match="must begin with finite parameters, got last/kernel:0 with others"):
+    with pytest.raises(SettingsError, match="must begin with finite parameters, got NaN or infinity in last/kernel:0"):
         check_fit("own:model", model, HOLD_OUT)
 
 

@@ -357,7 +357,10 @@ def test_a_model_that_cannot_take_many_examples_at_once_is_exported_for_one(own_
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("pooled", "must be a model that TensorFlow Lite can hold, for prune exports it, got one that needs MaxPool3D"),
+        (
+            "pooled",
+            "must be a model that TensorFlow Lite can hold, because prune exports it, got one that needs MaxPool3D",
+        ),
     ],
 )
 def test_a_model_that_prune_cannot_take_is_refused_before_training(

@@ -149,6 +149,6 @@ def _spell(value: float) -> float | int:
 
 
 def _curve(log: Path, rows: Rows, name: str) -> dict[int, float]:
-    """Returns round → the number in the column `name` of the rounds.csv `log`, for the rounds where it is finite."""
+    """Returns round → the number in the column `name` of the rounds.csv `log`, for the rounds in which it is finite."""
     numbers = measurements(log, rows, name).values.tolist()
     return {int(row["round"]): number for row, number in zip(rows, numbers, strict=True) if math.isfinite(number)}

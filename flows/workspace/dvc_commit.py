@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 _BLOCK = 4096
 """Assumed size of a disk block, in bytes; a file takes whole blocks."""
 _SPARE = 64 * 1024
-"""Bytes that the lists of folders and the run-cache's entry can take."""
+"""Most bytes of the lists of folders and the run-cache's entry together."""
 
 
 def commit(repo: "Repo", stage: "Stage", is_sound: bool = False) -> None:

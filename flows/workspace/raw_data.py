@@ -29,7 +29,7 @@ def placed(repository: Path, params: str, settings: Settings) -> tuple[str, Sett
         if target == out or target in out.parents or out in target.parents:
             shown = out.relative_to(repository.resolve())
             raise InputError(
-                f"data.path must not overlap with what the pipeline writes, got {path!r}, which overlaps with {shown}"
+                f"data.path must not overlap with the pipeline's outputs, got {path!r}, which overlaps with {shown}"
             )
     if is_inside(path):
         return params, settings

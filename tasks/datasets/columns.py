@@ -207,7 +207,7 @@ def _check_categories(cells: ColumnCells, name: str, where: str) -> None:
         )
     if different > MOST_CATEGORIES:
         raise DataError(
-            f"{where} must have at most {MOST_CATEGORIES} different texts, each of which becomes a feature, got "
+            f"{where} must have at most {MOST_CATEGORIES} different texts, because each becomes a feature, got "
             f"{different}, such as {shown(present[0])}: put the rare ones together, or {advice}"
         )
     longest = max(present, key=len, default="")

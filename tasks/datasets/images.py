@@ -260,7 +260,7 @@ def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> No
         _counted(sizes),
         WORDS.get(wanted, wanted),
         list(size),
-        "; what is transparent becomes white" if white else "",
+        "; transparent areas become white" if white else "",
     )
 
 

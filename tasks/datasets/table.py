@@ -171,8 +171,8 @@ def _warn_of_ids(frame: pd.DataFrame, values: pd.DataFrame, columns: Sequence[Co
     ids = [name for name in numbers if distinct_integers(frame[name], values[name].to_numpy())]
     if ids:
         _log.warning(
-            "%s: whole numbers that differ in nearly every row are taken as features: %s; leave out what is an id "
-            "(data.drop_columns)",
+            "%s: whole numbers that differ in nearly every row are taken as features: %s; "
+            "leave out ids (data.drop_columns)",
             path.name,
             _listed(ids),
         )

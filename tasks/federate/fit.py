@@ -32,8 +32,8 @@ def check_fit(name: str, model: tf.keras.Model, cohort: Cohort) -> None:
     for variable in model.weights:
         if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all():
             raise SettingsError(
-                f"federate.model {name} must begin with finite parameters, got {variable.name} with others: check its "
-                "initialiser, or the file that the builder loads"
+                f"federate.model {name} must begin with finite parameters, got NaN or infinity in {variable.name}: "
+                "check its initialiser, or the file that the builder loads"
             )
     for layer in model._flatten_layers():
         if isinstance(layer, layers.Embedding) and _gets_examples(model, layer):

@@ -123,7 +123,7 @@ def _check_same(name: str, first: Model, again: Model) -> None:
     values = layout.values(saved)
     if values is None:
         raise SettingsError(
-            f"federate.model {name} must build the same layers in each call, got others the second time"
+            f"federate.model {name} must build the same layers in each call, got other layers the second time"
         )
     for place, value in zip(layout.variables, values, strict=True):
         if place.variable.numpy().tobytes() != value.tobytes():

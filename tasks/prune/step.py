@@ -50,7 +50,9 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     cohort = cohort_of(settings, folder)
     model = load_model(folder / "models" / "global.h5", settings.federate.model, cohort.input_shape, cohort.num_classes)
     if not np.isfinite(flatten(model)).all():
-        raise DataError("models/global.h5 must hold finite parameters, got others: run the step federate again")
+        raise DataError(
+            "models/global.h5 must hold finite parameters, got NaN or infinity: run the step federate again"
+        )
     rounds, clients = _log_of_training(folder / "reports" / "federate", settings, cohort)
     trained = len(rounds)  # not federate.rounds, because early stopping can end training earlier
     before = _logits(model, cohort)
