@@ -70,8 +70,8 @@ def recognise(frame: pd.DataFrame, where: str) -> list[ColumnType]:
 
     Raises:
         DataError: (1) the cells have another type, (2) numbers or dates can be read in two ways, (3) a text is among
-            numbers, or (4) a column has more than MOST_CATEGORIES different texts. The error names the column
-            and says what to do.
+            numbers, or (4) a column has more than MOST_CATEGORIES different texts. The error names the column and
+            says what to do.
     """
     types: list[ColumnType] = []
     unclear: dict[int, list[Notation]] = {}

@@ -33,8 +33,7 @@ def date_formats(texts: Sequence[str]) -> list[str]:
     """Returns the formats in which all `texts` are dates; of formats with the same dates, only the first.
 
     If the first text begins as in ISO 8601 (2020-01-31, with or without a time and an offset), this is the only format
-    that is tried. In dates with dots, such as
-    31.01.2020, the day comes first if this is possible.
+    that is tried. In dates with dots, such as 31.01.2020, the day comes first if this is possible.
     """
     if not texts or not re.search("[0-9]{4}|[0-9]:[0-9]{2}", texts[0]) or any(len(text) > _LONGEST for text in texts):
         return []

@@ -232,7 +232,9 @@ class Loop:
         now.excluded |= set(done.failures)
         now.model_rollbacks += not done.failures
         if now.model_rollbacks > _MAX_MODEL_ROLLBACKS:
-            return GuardStop(f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks with no client failed")
+            return GuardStop(
+                f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks without a failed client"
+            )
         best = best_checkpoint(self._checkpoints.rounds(), [*self.lines, done.line])
         _log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
