@@ -239,7 +239,9 @@ class FederateSettings(Section):
         EarlyStoppingSettings(), title="Early stopping", description="when training ends before its last round"
     )
     runtime: RuntimeSettings = setting(RuntimeSettings(), title="Runtime", description="where the rounds are computed")
-    faults: FaultSettings = setting(FaultSettings(), title="Faults", description="faults planted in clients, to test what they do")
+    faults: FaultSettings = setting(
+        FaultSettings(), title="Faults", description="faults planted in clients, to test what they do"
+    )
 
     @model_validator(mode="after")
     def _fault_happens(self) -> "FederateSettings":
