@@ -20,9 +20,12 @@ INTRODUCTION = """\
 
 `make docs` writes this page from the models in `tasks/settings/`. Change a description there, not here.
 
-A setting has its value in [params.yaml](../params.yaml). Change the file, or change single values on the command line:
-`-S federate.client.learning_rate=0.1`. The options `-S` of `dvc exp run`, `python -m flows.pipeline` and
-`python -m flows.compare` work alike.
+A setting has its value in [params.yaml](../params.yaml). Change the file, or change single values on the command line
+with `-S federate.client.learning_rate=0.1`:
+
+- `-S` of `python -m flows.pipeline` and `python -m flows.compare` is for this run only.
+- `-S` of `dvc exp run` changes params.yaml, and the file stays changed, also if the run fails.
+  `git checkout params.yaml` undoes it.
 
 The column "kinds" says for which kinds of its section a setting has an effect. With any other kind it must keep its
 default. Before a run starts, Undrift checks all settings and refuses, by name:
