@@ -211,7 +211,11 @@ def test_a_run_started_in_the_form_shows_its_steps_logs_and_artifacts(
     page.screenshot(site.pictures / "run-tasks.png")
     page.click("Artifacts")
     page.wait_for(
-        "federate: rounds 1 to 3", "prune: rounds 4 to 5", "the round log", "diagnosis and scores", "in MLflow"
+        "federate: 3 of 3 rounds, the last is 3",
+        "prune: 2 of 2 rounds, the last is 5",
+        "the round log",
+        "diagnosis and scores",
+        "in MLflow",
     )
     page.screenshot(site.pictures / "run-artifacts.png")
 

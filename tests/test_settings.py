@@ -83,6 +83,7 @@ def test_every_setting_has_a_title_and_a_description(section: type[Section]) -> 
         assert field.title[0].isupper(), name
         assert field.description, name
         assert not field.description.endswith("."), name
+        assert not re.search(r"[`*<\[|]", field.description), f"{name}: the form in Prefect shows help as Markdown"
 
 
 @pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)

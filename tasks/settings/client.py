@@ -27,7 +27,7 @@ class ScheduleSettings(Section):
         gt=0,
         le=1,
         title="Decay",
-        description="factor per round (exponential), or every `every` rounds (step); 1: constant rate",
+        description="factor per round (exponential), or once in as many rounds as every says (step); 1: constant rate",
         used_by=("exponential", "step"),
     )
     every: int = setting(10, ge=1, title="Every", description="rounds until the next decay", used_by=("step",))

@@ -42,8 +42,8 @@ class SamplingSettings(Section):
         title="Kind",
         description="all: every client; all other kinds draw clients without replacement: uniform, with equal chances; "
         "by_examples, in proportion to their examples; stratified, so that all labels are covered; power_of_choice, "
-        "the highest losses of `candidates` clients drawn by examples. The kinds by_examples and power_of_choice go "
-        "with weighting uniform, or a client's size counts twice",
+        "the highest losses among the candidates, which are drawn by examples. The kinds by_examples and "
+        "power_of_choice go with weighting uniform, or a client's size counts twice",
     )
     clients_per_round: int = setting(
         5,
