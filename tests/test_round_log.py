@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import DataError
+from tasks.evaluate.curves import read_updates
 from tasks.files import write_rows
 from tasks.round_log.own import check_data, clients_of_run, rounds_of_run
 from tasks.round_log.read import read_clients, read_rounds
@@ -132,3 +133,12 @@ def test_a_log_of_other_data_is_refused(tmp_path, sizes, says):
         return
     with pytest.raises(DataError, match=rf"clients\.csv must belong to the clients in data/clients, got {says}"):
         check_data(path, rows, {"a": 10, "b": 20}, "federate")
+
+
+@pytest.mark.parametrize(
+    "read", [read_clients, lambda path: read_updates(path, ["a"], 3)], ids=["diagnose", "evaluate"]
+)
+def test_clients_without_a_row_are_refused(tmp_path, read):
+    (tmp_path / "clients.csv").write_text("round,client,update_norm,update_cosine,finite\n")
+    with pytest.raises(DataError, match=r"clients\.csv holds no row below its header"):
+        read(tmp_path / "clients.csv")

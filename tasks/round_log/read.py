@@ -80,7 +80,8 @@ def read_rounds(path: Path) -> RoundLog:
         DataError: (1) the file is missing, (2) a column is missing, (3) a cell is not a number, (4) a round has two
             rows, or (5) there is no round.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
+    _check_not_empty(path, rows)
     _require(path, rows, ["round"], LOSS_COLUMNS)
     rounds = np.array(parsed_column(path, rows, "round", round_number), dtype=np.int64)
     order = np.argsort(rounds, kind="stable")
@@ -103,7 +104,8 @@ def read_clients(path: Path) -> ClientLog:
         DataError: (1) the file is missing, (2) a column is missing, (3) a cell is not a number, (4) a client's id is
             empty, (5) a client has two rows in one round, or (6) there is no row.
     """
-    rows = _rows(path)
+    rows = read_rows(path)
+    _check_not_empty(path, rows)
     both = {"loss_before", "loss_after"}
     needed = [name for name in SIGNAL_COLUMNS if name not in both or both <= rows[0].keys()]
     _require(path, rows, ["round", "client"], needed)
@@ -112,6 +114,7 @@ def read_clients(path: Path) -> ClientLog:
 
 def client_log(path: Path, rows: Rows) -> ClientLog:
     """Returns the log of the `rows` of the clients.csv at `path`. See `read_clients` for the errors."""
+    _check_not_empty(path, rows)
     rounds, clients = parsed_column(path, rows, "round", round_number), parsed_column(path, rows, "client", client_name)
     _check_once_a_round(path, rounds, clients)
     order = np.lexsort((np.array(clients), np.array(rounds)))
@@ -133,11 +136,9 @@ def client_log(path: Path, rows: Rows) -> ClientLog:
     )
 
 
-def _rows(path: Path) -> Rows:
-    rows = read_rows(path)
+def _check_not_empty(path: Path, rows: Rows) -> None:
     if not rows:
         raise DataError(f"{path} holds no row below its header: at least one round is needed")
-    return rows
 
 
 def _require(path: Path, rows: Rows, all_of: Sequence[str], one_of: Sequence[str]) -> None:
