@@ -139,7 +139,9 @@ def _environment() -> Iterator[Known]:
 
 def _named(name: str, value: str) -> Iterator[Known]:
     """Yields the secrets in an environment variable or a DVC option of this name."""
-    if "://" in value or name.upper().endswith(("_URI", "_URL", "_PROXY")) or name == "url":
+    # A remote of DVC can be a folder: it has no secret, and its last part can be a common word of the messages.
+    is_remote = name == "url" and any(sign in value for sign in ":@?#")
+    if "://" in value or name.upper().endswith(("_URI", "_URL", "_PROXY")) or is_remote:
         yield value, True
     elif _SECRET_NAME.search(name) and not _NO_SECRET.fullmatch(value):
         yield value, False

@@ -143,6 +143,21 @@ def test_a_secret_that_the_end_of_a_long_line_would_cut_is_not_there_in_part() -
     assert "abcd" not in known_secrets.safe_line(OSError("x" * 280 + "abcdefgh" * 4))
 
 
+@pytest.mark.parametrize("folder", ["/srv/undrift", "../shared/remote", "remote"])
+def test_the_folder_of_a_remote_hides_no_word(folder: str) -> None:
+    secrets = known_secrets.KnownSecrets()
+    secrets.remember_config(f"['remote \"store\"']\n    url = {folder}\n")
+    said = f"69 files of experiment undrift pushed to DVC's remote {folder}"
+    assert secrets.without_secrets(said) == said
+
+
+@pytest.mark.parametrize("url", ["s3:/AKIA77:s3cret77@bucket/x", "host.example/x?token=s3cret77"])
+def test_a_remote_whose_address_is_wrong_hides_its_secret(url: str) -> None:
+    secrets = known_secrets.KnownSecrets()
+    secrets.remember_config(f"url = {url}\n")
+    assert "s3cret77" not in secrets.without_secrets(f"no {url}, s3cret77")
+
+
 def test_remotes_of_dvc_are_known_also_from_a_file_that_dvc_refuses() -> None:
     known_secrets.IN_USE.remember_config(
         """[core]
