@@ -38,7 +38,7 @@ COLOURS = 256
 PATIENCE = 180.0
 """Seconds until a server answers."""
 
-DRILL = {
+PLANTED_FAULT = {
     "federate.faults.kind": "reversed_update",
     "federate.faults.clients": '["03"]',
     "federate.faults.from_round": "15",
@@ -48,7 +48,7 @@ MORE_WORK = {"federate.local_work.epochs": "5"}
 AGGREGATORS = ("mean", "median", "geometric_median")
 CURVES = ("#1f77b4", "#2ca02c", "#d62728")
 """A colour for each aggregator."""
-DRILLS = 'params.`federate.faults.kind` = "reversed_update"'
+FAULTY_RUNS = 'params.`federate.faults.kind` = "reversed_update"'
 """What a user types into MLflow's search box to see the runs with faulty clients."""
 CHARTS = "^(val_loss|val_accuracy|drift)$"
 """What a user types into MLflow's search box for charts."""
@@ -266,13 +266,13 @@ def take_prefect(page: browser.Page, api: str, flow_run: str) -> None:
 
 def take_mlflow(page: browser.Page, mlflow: str) -> None:
     """Takes `mlflow`: the curves of the runs with faulty clients, one for each aggregator."""
-    found = _ask(f"{mlflow}/api/2.0/mlflow/runs/search", experiment_ids=["1"], filter=DRILLS)["runs"]
+    found = _ask(f"{mlflow}/api/2.0/mlflow/runs/search", experiment_ids=["1"], filter=FAULTY_RUNS)["runs"]
     for run, colour in zip(found, CURVES, strict=True):  # MLflow's own may be alike
         set_tag = f"{mlflow}/api/2.0/mlflow/runs/set-tag"
         _ask(set_tag, run_id=run["info"]["run_id"], key="mlflow.runColor", value=colour)
     size = (WIDE, 680)
     page.resize(*size, SCALE)
-    view = f"workflowType=machine_learning&compareRunsMode=CHART&searchFilter={urllib.parse.quote(DRILLS)}"
+    view = f"workflowType=machine_learning&compareRunsMode=CHART&searchFilter={urllib.parse.quote(FAULTY_RUNS)}"
     page.open(f"{mlflow}/#/experiments/1/runs?{view}")
     page.wait_for(f"{len(CURVES)} matching runs")
     page.run(f"document.head.insertAdjacentHTML('beforeend', {json.dumps(HIDDEN)})")
@@ -308,7 +308,9 @@ def main() -> int:
         made = clone(holder)
         compared = run_by_dvc(made)
         api = stack.enter_context(made.prefect_server())
-        faulty, *_ = [run_by_prefect(made, api, DRILL, {"federate.aggregator.kind": kind}) for kind in AGGREGATORS]
+        faulty, *_ = [
+            run_by_prefect(made, api, PLANTED_FAULT, {"federate.aggregator.kind": kind}) for kind in AGGREGATORS
+        ]
         mlflow = stack.enter_context(made.mlflow_server())
         page = stack.enter_context(browser.browser(chromium, holder / "profile"))
         take_terminal(page, compared, holder)

@@ -9,9 +9,9 @@ import pytest
 
 from tasks.diagnose.causes import CAUSES
 from tasks.settings import fields
-from tests.documents import ROOT, tables
+from tests.documents import ROOT, chapters, tables
 
-TEXT = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+SECTIONS = chapters((ROOT / "docs/extending.md").read_text(encoding="utf-8"))
 KINDS = {
     "An aggregator": "federate.aggregator.kind",
     "A client update": "federate.client.kind",
@@ -31,14 +31,9 @@ MOST = 6
 """Most files that a new kind may need."""
 
 
-def sections() -> dict[str, str]:
-    titles = re.split(r"^## (.+)$", TEXT, flags=re.MULTILINE)[1:]
-    return dict(zip(titles[::2], titles[1::2], strict=True))
-
-
 def files(section: str) -> list[str]:
     """The paths of the numbered list of a section; its other paths are explanations."""
-    items = re.split(r"^\d+\. ", sections()[section], flags=re.MULTILINE)[1:]
+    items = re.split(r"^\d+\. ", SECTIONS[section], flags=re.MULTILINE)[1:]
     return [path for item in items for path in re.findall(r"`([\w./<>]+[/.][\w/<>]*)`", item.partition(":")[0])]
 
 
@@ -53,10 +48,10 @@ def members(section: str) -> list[str]:
 
 @pytest.mark.parametrize("section", [*KINDS, "A cause", "A setting"])
 def test_at_most_six_files_are_touched_and_every_one_exists(section: str) -> None:
-    assert 0 < len(re.findall(r"^\d+\. ", sections()[section], flags=re.MULTILINE)) <= MOST
+    assert 0 < len(re.findall(r"^\d+\. ", SECTIONS[section], flags=re.MULTILINE)) <= MOST
     listed = files(section)
     assert EXPLAINED[section] in listed
-    assert "tests/test_" in sections()[section]
+    assert "tests/test_" in SECTIONS[section]
     for path in listed:
         assert list(matching(path)), f"{section}: no {path}"
 
