@@ -5,26 +5,24 @@ It needs a Chromium on PATH, and some minutes. Its servers listen on free ports 
 
 import html
 import json
-import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from tests import browser
+from tests import browser, servers
 
 ROOT = Path(__file__).parents[1]
 IMAGES = Path(__file__).parent / "images"
@@ -35,8 +33,6 @@ SCALE = 1.5
 """Pixels of a picture for each CSS pixel. A README's column is 800 to 1,000 CSS pixels wide."""
 COLOURS = 256
 """Colours of a picture's palette: a third of the bytes of a picture without one. 128 spoil the heat maps."""
-PATIENCE = 180.0
-"""Seconds until a server answers."""
 
 PLANTED_FAULT = {
     "federate.faults.kind": "reversed_update",
@@ -114,81 +110,22 @@ class Clone:
         )
         return done.stdout
 
-    @contextmanager
-    def server(self, *command: str, health: str, **environment: str) -> Iterator[str]:
-        """Yields the address of a server; `{port}` in the command and in the environment is its port."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        given = {name: value.format(port=port) for name, value in environment.items()}
-        words = [word.format(port=port) for word in command]
-        with (self.folder.parent / f"server-{port}.log").open("w") as log:
-            process = subprocess.Popen(
-                words,
-                cwd=self.folder,
-                env={**self.environment, **given},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        try:
-            _wait_for(f"http://127.0.0.1:{port}{health}", process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def prefect_server(self) -> AbstractContextManager[str]:
-        """Yields the address of a Prefect server. Its pages ask port 4200 unless they know the address of its API."""
-        command = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", "{port}")
-        return self.server(*command, health="/api/health", PREFECT_UI_API_URL="http://127.0.0.1:{port}/api")
-
-    def mlflow_server(self) -> AbstractContextManager[str]:
-        """Yields the address of an MLflow server on the clone's store."""
-        command = ("mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--host", "127.0.0.1")
-        more = ("--port", "{port}", "--workers", "1")
-        return self.server(*command, *more, health="/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-
 
 def clone(holder: Path) -> Clone:
     """Clones the committed code into the empty folder `holder`."""
-    ours = ("PREFECT_", "MLFLOW_", "DVC_", "GIT_", "PYTHON")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    shell = {name: value for name, value in servers.user_environment(holder / "prefect").items() if name[:4] != "GIT_"}
     made = Clone(
         holder / "undrift",
         {
-            **kept,
-            **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
+            **shell,
+            **servers.QUIET,
             **dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME", "LOGNAME", "USER"), "undrift"),
             **dict.fromkeys(("GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"), "undrift@example.org"),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PREFECT_HOME": str(holder / "prefect"),
-            "DO_NOT_TRACK": "1",
-            "DVC_NO_ANALYTICS": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         },
     )
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(made.folder)], check=True)
     made.run("git", "checkout", "--quiet", "-B", "main")  # DVC's table shows the branch
     return made
-
-
-def _wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            _direct().open(url, timeout=5).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"no server answers at {url}") from None
-            time.sleep(0.3)
 
 
 def overrides(*settings: Mapping[str, str]) -> list[str]:
@@ -287,13 +224,8 @@ def take_mlflow(page: browser.Page, mlflow: str) -> None:
 
 def _ask(url: str, **body: Any) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with _direct().open(request, timeout=60) as answer:
+    with servers.direct().open(request, timeout=60) as answer:
         return json.load(answer)
-
-
-def _direct() -> urllib.request.OpenerDirector:
-    """Opens addresses of this machine, whatever proxy the user has."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def main() -> int:
@@ -307,11 +239,11 @@ def main() -> int:
         holder = Path(temporary)
         made = clone(holder)
         compared = run_by_dvc(made)
-        api = stack.enter_context(made.prefect_server())
+        api = stack.enter_context(servers.prefect_server(made.environment, holder / "prefect.log"))
         faulty, *_ = [
             run_by_prefect(made, api, PLANTED_FAULT, {"federate.aggregator.kind": kind}) for kind in AGGREGATORS
         ]
-        mlflow = stack.enter_context(made.mlflow_server())
+        mlflow = stack.enter_context(servers.mlflow_server(made.environment, holder / "mlflow.log", made.folder))
         page = stack.enter_context(browser.browser(chromium, holder / "profile"))
         take_terminal(page, compared, holder)
         take_report(page, made.folder / ".runs" / faulty / "reports/diagnosis.html")

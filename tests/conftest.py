@@ -3,11 +3,9 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ import yaml
 from tasks.clients import TEST, write_client
 from tasks.files import write_json
 from tasks.settings import parse
+from tests import servers
 
 # TensorFlow reads these once, when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -219,50 +218,14 @@ def copy_repository():
 @pytest.fixture(scope="session")
 def shell(tmp_path_factory):
     """The environment of a user's shell: this Python first, its own Prefect home, and no server."""
-    ours = ("PREFECT_", "MLFLOW_", "DVC_", "PYTHON")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Servers on this machine are reached without a proxy.
-    local = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
-    return {**kept, **local, "PATH": path, "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect"))}
+    return servers.user_environment(tmp_path_factory.mktemp("prefect"))
 
 
 @pytest.fixture(scope="session")
 def prefect_server(shell, tmp_path_factory):
     """The API address of a Prefect server that runs during all tests."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    said = tmp_path_factory.mktemp("server") / "log"
-    off = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
-    off["PREFECT_UI_API_URL"] = url  # without it, the pages use port 4200
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with said.open("w") as log:
-        server = subprocess.Popen(command, env={**shell, **off}, stdout=log, stderr=log, start_new_session=True)
-    try:
-        _wait_for(f"{url}/health", server, said)
-        yield url
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def _wait_for(url, process, said, seconds=180):
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            direct.open(url, timeout=5).close()
-            return
-        except OSError:
-            assert process.poll() is None, said.read_text()
-            assert time.monotonic() < until, said.read_text()
-            time.sleep(0.3)
+    with servers.prefect_server(shell, tmp_path_factory.mktemp("server") / "log") as url:
+        yield f"{url}/api"
 
 
 @dataclass

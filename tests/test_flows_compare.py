@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from mlflow.entities import Run
 from flows.mlflow_store import run_content
 from tasks import files
 from tasks.settings import load
+from tests.servers import free_port
 
 RATE = "federate.client.learning_rate"
 # With this learning rate, no update is finite: every client fails in the first round.
@@ -338,12 +338,6 @@ def test_a_cell_whose_process_dies_is_tried_again_and_costs_no_other(compare: Sh
     for row in compare.rows():
         points = compare.mlflow().get_metric_history(row["mlflow_run_id"], "val_loss")
         assert sorted(point.step for point in points) == list(range(1, 22 + 2 + 1))
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

@@ -3,9 +3,6 @@
 The tests write pictures of the pages into pytest's temporary folder `screenshots`.
 """
 
-import os
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +18,7 @@ import yaml
 from mlflow import MlflowClient
 
 from tasks.settings import STEPS, Settings, fields
+from tests.servers import mlflow_server
 
 CHROMIUM = browser.find()
 pytestmark = [
@@ -101,35 +99,9 @@ class Site:
 @pytest.fixture(scope="module")
 def site(copy_repository: Any, deploy: Any, shell: dict[str, str], tmp_path_factory: Any) -> Iterator[Site]:
     folder = copy_repository(tmp_path_factory.mktemp("site"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    url, said = f"http://127.0.0.1:{port}", tmp_path_factory.mktemp("mlflow") / "log"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db"]
-    command += ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    off = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with said.open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env={**shell, **off}, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        with deploy(folder, MLFLOW_TRACKING_URI=url) as deployed:
-            until = time.monotonic() + 180
-            while not _answers(f"{url}/health"):
-                assert server.poll() is None, said.read_text()
-                assert time.monotonic() < until, said.read_text()
-                time.sleep(0.5)
-            yield Site(deployed, deployed.api, url, tmp_path_factory.mktemp("screenshots"))
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
+    log = tmp_path_factory.mktemp("mlflow") / "log"
+    with mlflow_server(shell, log, folder) as url, deploy(folder, MLFLOW_TRACKING_URI=url) as deployed:
+        yield Site(deployed, deployed.api, url, tmp_path_factory.mktemp("screenshots"))
 
 
 @pytest.fixture(scope="module")
