@@ -4,13 +4,13 @@ import builtins
 import itertools
 import json
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from tasks.settings import Section, Settings
+from tasks.settings import Section, fields, sections
 from tasks.settings.base import default_of, used_by
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -44,21 +44,9 @@ _INT32 = 2**31
 def page() -> str:
     """Returns docs/settings.md as Markdown."""
     chapters = [
-        f"## {name or 'seed'}\n\n{_purpose(section, name)}{_table(section, name)}" for name, section in _sections()
+        f"## {name or 'seed'}\n\n{_purpose(section, name)}{_table(section, name)}" for name, section in sections()
     ]
     return "\n".join([INTRODUCTION, *chapters])
-
-
-def _sections(section: type[Section] = Settings, name: str = "") -> Iterator[tuple[str, type[Section]]]:
-    """Yields each section with its dotted name, in the order of params.yaml; the whole file's is empty."""
-    yield name, section
-    for key, field in section.model_fields.items():
-        if _is_section(field):
-            yield from _sections(field.annotation, f"{name}.{key}".lstrip("."))  # type: ignore[arg-type]
-
-
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 
 
 def _purpose(section: type[Section], name: str) -> str:
@@ -68,15 +56,13 @@ def _purpose(section: type[Section], name: str) -> str:
 
 
 def _table(section: type[Section], name: str) -> str:
-    fields = {key: field for key, field in section.model_fields.items() if not _is_section(field)}
-    with_kinds = any(used_by(field) for field in fields.values())
+    settings = {full: field for full, field in fields().items() if full.rpartition(".")[0] == name}
+    with_kinds = any(used_by(field) for field in settings.values())
     head = ["setting", "default", "allowed", *(["kinds"] if with_kinds else []), "meaning"]
     rows = [head, ["---"] * len(head)]
-    for key, field in fields.items():
+    for full, field in settings.items():
         kinds = [_kinds(section, field)] if with_kinds else []
-        rows.append(
-            [f"`{f'{name}.{key}'.lstrip('.')}`", _default(field), _allowed(field), *kinds, str(field.description)]
-        )
+        rows.append([f"`{full}`", _default(field), _allowed(field), *kinds, str(field.description)])
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in rows)
 
 

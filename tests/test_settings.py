@@ -13,7 +13,18 @@ import pytest
 import yaml
 
 from tasks.errors import DataError, RunError, SettingsError
-from tasks.settings import Section, Settings, fields, load, naming, parse, switch_kind, value_at, with_settings
+from tasks.settings import (
+    Section,
+    Settings,
+    fields,
+    load,
+    naming,
+    parse,
+    sections,
+    switch_kind,
+    value_at,
+    with_settings,
+)
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -32,9 +43,9 @@ def look_up(mapping: Any, dotted: str) -> Any:
 
 def changed(dotted: str, value: Any) -> dict[str, Any]:
     settings = raw()
-    *sections, name = dotted.split(".")
+    *outer, name = dotted.split(".")
     section = settings
-    for part in sections:
+    for part in outer:
         section = section[part]
     section[name] = value
     return settings
@@ -46,13 +57,6 @@ def refusal(settings: Any) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
-
-
-def sections(section: type[Section] = Settings) -> Iterator[type[Section]]:
-    yield section
-    for field in section.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from sections(field.annotation)
 
 
 def names_below(mapping: dict[str, Any], prefix: str = "") -> set[str]:
@@ -76,7 +80,7 @@ def test_params_yaml_and_the_models_have_the_same_defaults() -> None:
         assert isinstance(in_model, tuple) or type(in_file) is type(in_model), name
 
 
-@pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", [section for _, section in sections()], ids=lambda section: section.__name__)
 def test_every_setting_has_a_title_and_a_description(section: type[Section]) -> None:
     for name, field in section.model_fields.items():
         assert field.title, name
@@ -86,7 +90,7 @@ def test_every_setting_has_a_title_and_a_description(section: type[Section]) -> 
         assert not re.search(r"[`*<\[|]", field.description), f"{name}: the form in Prefect shows help as Markdown"
 
 
-@pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", [section for _, section in sections()], ids=lambda section: section.__name__)
 def test_what_only_some_kinds_use_names_kinds_that_exist(section: type[Section]) -> None:
     for name, field in section.model_fields.items():
         if field.json_schema_extra:

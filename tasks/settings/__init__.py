@@ -25,7 +25,7 @@ from tasks.settings.partition import PartitionKind, PartitionSettings
 from tasks.settings.preprocess import PreprocessSettings
 from tasks.settings.prune import PruneSettings
 from tasks.settings.reading import load, parse
-from tasks.settings.whole import Settings, fields
+from tasks.settings.whole import Settings, fields, sections
 
 __all__ = [
     "STEPS",
@@ -56,6 +56,7 @@ __all__ = [
     "load",
     "naming",
     "parse",
+    "sections",
     "switch_kind",
     "value_at",
     "with_settings",

@@ -1,6 +1,9 @@
 """All settings of a run, and every setting by its dotted name."""
 
+from collections.abc import Iterator
 from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from tasks.settings.base import Section, setting
 from tasks.settings.data import DataSettings
@@ -43,8 +46,22 @@ def fields(section: type[Section] = Settings, prefix: str = "") -> dict[str, Any
     """Returns {dotted name: pydantic's FieldInfo} of every setting; sections are walked and not listed."""
     by_name: dict[str, Any] = {}
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            by_name |= fields(field.annotation, f"{prefix}{name}.")
+        if inner := _section_of(field):
+            by_name |= fields(inner, f"{prefix}{name}.")
         else:
             by_name[prefix + name] = field
     return by_name
+
+
+def sections(section: type[Section] = Settings, name: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Yields (dotted name, model) of each section, in the order of params.yaml; first the whole file, with name ""."""
+    yield name, section
+    for key, field in section.model_fields.items():
+        if inner := _section_of(field):
+            yield from sections(inner, f"{name}.{key}".lstrip("."))
+
+
+def _section_of(field: FieldInfo) -> type[Section] | None:
+    """Returns the model of a field that is a section; None if the field is a setting."""
+    model = field.annotation
+    return model if isinstance(model, type) and issubclass(model, Section) else None
