@@ -111,6 +111,7 @@ def read_arguments() -> Iterator[Callable[[str, list[str]], str]]:
 
         def read(module: str, arguments: list[str]) -> str:
             patch.setattr(sys, "argv", [module, *arguments])
+            patch.delitem(sys.modules, f"{module}.__main__", raising=False)  # runpy warns of a module that is imported
             said = io.StringIO()
             try:
                 with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
