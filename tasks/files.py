@@ -2,14 +2,15 @@
 
 import csv
 import errno
-import io
+import itertools
 import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 from tasks.errors import DataError, reading, shown
 
 _format: Any = np.lib.format  # NumPy does not annotate it
+_BLOCK = 20_000
+"""Rows of a CSV that are in memory as text at a time: 20 MB for clients.csv."""
 
 
 def as_size(value: Any) -> int:
@@ -108,36 +111,81 @@ def check_regular(path: Path) -> None:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a CSV. Floats get the fewest digits that read back as the same number; None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n", extrasaction="raise")
-    writer.writeheader()
-    writer.writerows(rows)
-    with replacing(path) as fresh:
-        fresh.write_text(text.getvalue(), encoding="utf-8")
+    """Writes a CSV, row by row. Floats get the fewest digits that read back as the same number; None is an empty cell.
+
+    `rows` is read once, and only one row is in memory.
+    """
+    with replacing(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, fieldnames=list(columns), lineterminator="\n", extrasaction="raise")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Returns the rows of a CSV as text by column.
+@dataclass(frozen=True)
+class Block:
+    """Some successive rows of a CSV, as text.
+
+    Attributes:
+        header: the columns' names.
+        first: the number of the first row; the row below the header has the number 1.
+        rows: the cells of each row, as many as the header has names.
+    """
+
+    header: list[str]
+    first: int
+    rows: list[list[str]]
+
+    def column(self, name: str) -> list[str]:
+        """Returns the cells of the column `name`, which must be in the header."""
+        place = self.header.index(name)
+        return [row[place] for row in self.rows]
+
+
+def read_blocks(path: Path, columns: Sequence[str] = ()) -> Iterator[Block]:
+    """Yields the rows of a CSV, at most 20,000 at a time, so that a long file is never in memory as a whole.
+
+    A file without a row gives one block without a row.
 
     Raises:
         DataError: (1) the file is missing, (2) it is not a CSV in UTF-8 with a header, (3) it has two columns of the
-            same name, (4) a row does not have as many cells as the header, or (5) one of `columns` is missing.
+            same name, (4) one of `columns` is missing, or (5) a row does not have as many cells as the header.
     """
-    with reading(f"{path} must be a CSV file in UTF-8"), _existing(path) as opened:
-        reader = csv.DictReader(opened)
-        header, rows = reader.fieldnames, list(reader)
-    if header is None:
-        raise DataError(f"{path} is empty: run the step that makes it again")
-    if len(set(header)) < len(header):
-        raise DataError(f"{path} must have each column once, got {', '.join(header)[:300]}")
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise DataError(f"{path}: row {number} must have as many cells as the header")
-    for name in columns:
-        if name not in header:
-            raise DataError(f"{path} has no column {name}, got {', '.join(header)[:300]}")
-    return rows
+    damaged = f"{path} must be a CSV file in UTF-8"
+    with ExitStack() as stack:
+        with reading(damaged):
+            reader = csv.reader(stack.enter_context(_existing(path)))
+            header = next(reader, None)
+        if header is None:
+            raise DataError(f"{path} is empty: run the step that makes it again")
+        if len(set(header)) < len(header):
+            raise DataError(f"{path} must have each column once, got {', '.join(header)[:300]}")
+        for name in columns:
+            if name not in header:
+                raise DataError(f"{path} has no column {name}, got {', '.join(header)[:300]}")
+        filled, first = filter(None, reader), 1  # a blank line is no row
+        while True:
+            with reading(damaged):
+                rows = list(itertools.islice(filled, _BLOCK))
+            for number, row in enumerate(rows, start=first):
+                if len(row) != len(header):
+                    raise DataError(f"{path}: row {number} must have as many cells as the header")
+            if rows or first == 1:
+                yield Block(header, first, rows)
+            if len(rows) < _BLOCK:
+                return
+            first += len(rows)
+
+
+def iterate_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+    """Yields the rows of a CSV as text by column. Raises the errors of `read_blocks`."""
+    for block in read_blocks(path, columns):
+        for row in block.rows:
+            yield dict(zip(block.header, row, strict=True))
+
+
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Returns the rows of a CSV as text by column, for a file of few rows. Raises the errors of `read_blocks`."""
+    return list(iterate_rows(path, columns))
 
 
 def write_npy(path: Path, array: NDArray[Any]) -> None:

@@ -55,24 +55,28 @@ def ratio_colours(ratios: Floats) -> Colours:
     return Colours(max(_LEAST_END, float(np.percentile(sizes, 99)) if sizes.size else 0.0), "RdBu_r", np.fmax)
 
 
-def grid_of(log: ClientLog, clients: Iterable[str] = (), rounds: Iterable[int] = ()) -> Grid:
+def grid_of(
+    log: ClientLog, clients: Iterable[str] = (), rounds: Iterable[int] = (), signals: Iterable[str] | None = None
+) -> Grid:
     """Returns the log's signals by client and round, both ascending.
 
     Args:
         log: clients.csv.
         clients: clients that get a row even if the log does not have them.
         rounds: rounds that get a column even if the log does not have them.
+        signals: the signals of the grid; None: all of the log.
     """
-    names = sorted({*clients, *log.clients})
+    names = sorted({*clients, *log.ids})
     numbers = np.unique([*rounds, *log.rounds.tolist()]).astype(np.int64)
     row_of = {client: row for row, client in enumerate(names)}
-    places = np.array([row_of[client] for client in log.clients], np.int64), np.searchsorted(numbers, log.rounds)
+    rows = np.array([row_of[client] for client in log.ids], np.int64)
+    places = rows[log.codes], np.searchsorted(numbers, log.rounds)
     failed = np.zeros((len(names), len(numbers)), dtype=np.bool_)
     failed[places] = log.failed
-    signals = {name: np.full(failed.shape, np.nan) for name in log.signals}
-    for name, values in log.signals.items():
-        signals[name][places] = values
-    return Grid(names, numbers, signals, failed)
+    by_name = {name: np.full(failed.shape, np.nan) for name in (log.signals if signals is None else signals)}
+    for name, values in by_name.items():
+        values[places] = log.signals[name]
+    return Grid(names, numbers, by_name, failed)
 
 
 def worst_clients(grid: Grid, cosine: str | None, most: int, first: Sequence[str] = ()) -> Places:

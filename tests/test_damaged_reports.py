@@ -30,7 +30,7 @@ def write_reports(folder: Path) -> None:
     ]
     write_rows(folder / "reports/rounds.csv", ROUND_COLUMNS, rows)
     clients = [
-        dict.fromkeys(CLIENT_COLUMNS, 0.5) | {"round": number, "client": site, "finite": True, "failure": ""}
+        dict.fromkeys(CLIENT_COLUMNS, 0.5) | {"round": number, "client": site, "num_examples": 20, "finite": True, "failure": ""}
         for number in rounds
         for site in SITES
     ]
@@ -54,9 +54,9 @@ def read_all(folder: Path) -> list[str]:
     found = []
     for reading in (
         lambda: own.rounds_of_run(reports / "rounds.csv", ROUND_COLUMNS, ["federate", "prune"], "federate"),
-        lambda: own.clients_of_run(reports / "clients.csv", CLIENT_COLUMNS, TRAINED + PRUNED, "federate"),
+        lambda: list(own.clients_of_run(reports / "clients.csv", CLIENT_COLUMNS, TRAINED + PRUNED, "federate")),
         lambda: curves.read_curves(reports / "rounds.csv"),
-        lambda: curves.read_updates(reports / "clients.csv", SITES, TRAINED + PRUNED),
+        lambda: curves.read_updates(reports / "clients.csv", dict.fromkeys(SITES, 20), TRAINED + PRUNED),
         lambda: read.read_rounds(reports / "rounds.csv"),
         lambda: read.read_clients(reports / "clients.csv"),
         lambda: json.dumps(numbers_of_prune(reports / "prune.json"), allow_nan=False),

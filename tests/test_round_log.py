@@ -5,8 +5,8 @@ import pytest
 
 from tasks.errors import DataError
 from tasks.evaluate.curves import read_updates
-from tasks.files import write_rows
-from tasks.round_log.own import check_data, clients_of_run, rounds_of_run
+from tasks.files import Block, write_rows
+from tasks.round_log.own import checked_data, clients_of_run, rounds_of_run
 from tasks.round_log.read import read_clients, read_rounds
 from tasks.round_log.write import write_log
 
@@ -77,7 +77,7 @@ def test_a_log_that_lacks_a_column_is_refused(tmp_path, missing):
 def test_clients_that_no_run_writes_are_refused(tmp_path, rows, says):
     write_rows(tmp_path / "clients.csv", CLIENTS, rows)
     with pytest.raises(DataError, match=says) as caught:
-        clients_of_run(tmp_path / "clients.csv", ["finite"], 2, "federate")
+        list(clients_of_run(tmp_path / "clients.csv", ["finite"], 2, "federate"))
     assert str(tmp_path / "clients.csv") in str(caught.value)
     assert "run the step federate again" in str(caught.value)
 
@@ -85,11 +85,8 @@ def test_clients_that_no_run_writes_are_refused(tmp_path, rows, says):
 def test_clients_of_a_round_in_which_not_all_took_part_are_read(tmp_path):
     rows = clients_of((1, "a"), (1, "b"), (2, "b"))
     write_rows(tmp_path / "clients.csv", CLIENTS, rows)
-    assert [row["client"] for row in clients_of_run(tmp_path / "clients.csv", ["finite"], 2, "prune")] == [
-        "a",
-        "b",
-        "b",
-    ]
+    (block,) = clients_of_run(tmp_path / "clients.csv", ["finite"], 2, "prune")
+    assert block.column("client") == ["a", "b", "b"]
 
 
 def test_what_is_written_is_read_the_same_after_the_rows_of_an_earlier_step(tmp_path):
@@ -126,17 +123,16 @@ def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
     ],
 )
 def test_a_log_of_other_data_is_refused(tmp_path, sizes, says):
-    rows = [{"client": client, "num_examples": size} for client, size in sizes.items()]
-    path = tmp_path / "clients.csv"
+    path, blocks = tmp_path / "clients.csv", [Block(["client", "num_examples"], 1, [list(row) for row in sizes.items()])]
     if says is None:
-        check_data(path, rows, {"a": 10, "b": 20}, "federate")
+        assert list(checked_data(path, blocks, {"a": 10, "b": 20}, "federate")) == blocks
         return
     with pytest.raises(DataError, match=rf"clients\.csv must belong to the clients in data/clients, got {says}"):
-        check_data(path, rows, {"a": 10, "b": 20}, "federate")
+        list(checked_data(path, blocks, {"a": 10, "b": 20}, "federate"))
 
 
 @pytest.mark.parametrize(
-    "read", [read_clients, lambda path: read_updates(path, ["a"], 3)], ids=["diagnose", "evaluate"]
+    "read", [read_clients, lambda path: read_updates(path, {"a": 10}, 3)], ids=["diagnose", "evaluate"]
 )
 def test_clients_without_a_row_are_refused(tmp_path, read):
     (tmp_path / "clients.csv").write_text("round,client,update_norm,update_cosine,finite\n")

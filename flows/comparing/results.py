@@ -150,5 +150,5 @@ def _spell(value: float) -> float | int:
 
 def _curve(log: Path, rows: Rows, name: str) -> dict[int, float]:
     """Returns round → the number in the column `name` of the rounds.csv `log`, for the rounds in which it is finite."""
-    numbers = measurements(log, rows, name).values.tolist()
+    numbers = measurements(log, name, [row[name] for row in rows]).values.tolist()
     return {int(row["round"]): number for row, number in zip(rows, numbers, strict=True) if math.isfinite(number)}

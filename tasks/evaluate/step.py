@@ -18,9 +18,8 @@ from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import LogitsOf, load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
-from tasks.files import read_json, read_rows, write_json
+from tasks.files import read_json, write_json
 from tasks.local.on_examples import on_examples
-from tasks.round_log.own import check_data
 from tasks.runtime.carry import at_clients
 from tasks.runtime.failed import Failed
 from tasks.settings import Settings
@@ -69,10 +68,9 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     reports = folder / "reports"
     classes, clients = read_partition(folder / "data" / "partition" / "partition.json")
     curves = read_curves(reports / "rounds.csv")
-    updates = read_updates(reports / "clients.csv", clients, len(curves.rounds))
     of_prune = numbers_of_prune(reports / "prune.json")
     preprocessed = _read_preprocessed(folder / CLIENTS, classes, clients)
-    check_data(reports / "clients.csv", read_rows(reports / "clients.csv", ["client"]), preprocessed.sizes, "federate")
+    updates = read_updates(reports / "clients.csv", preprocessed.sizes, len(curves.rounds))
     x, y = read_hold_out(preprocessed)
     model, batch_size = settings.federate.model, settings.evaluate.batch_size
     models = {

@@ -1,7 +1,8 @@
 """The result of one round, as rows of rounds.csv and clients.csv."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -150,11 +151,11 @@ def write_lines(
     folder: Path,
     lines: Sequence[RoundLine],
     earlier_rounds: Sequence[Mapping[str, object]] = (),
-    earlier_clients: Sequence[Mapping[str, object]] = (),
+    earlier_clients: Iterable[Mapping[str, object]] = (),
 ) -> None:
     """Writes rounds.csv and clients.csv into `folder`: the rows of an earlier step, and then the rows of `lines`."""
-    own = [row for line in lines for row in line.clients]
-    write_log(folder, [*earlier_rounds, *(line.row for line in lines)], [*earlier_clients, *own])
+    own = (row for line in lines for row in line.clients)
+    write_log(folder, [*earlier_rounds, *(line.row for line in lines)], itertools.chain(earlier_clients, own))
 
 
 def _average(clients: Sequence[ClientRow], measured: Callable[[ClientRow], float | None]) -> float | None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.loop import Watch, ignore, run_rounds
 from tasks.federate.record import RoundLine, write_lines
 from tasks.federate.runner import Phase
-from tasks.files import replacing, write_json
+from tasks.files import iterate_rows, replacing, write_json
 from tasks.models import load_model, save_model
 from tasks.parameters import flatten, prunable, unpruned
 from tasks.prune.masks import PruningMasks
 from tasks.round_log.cells import Rows
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
-from tasks.round_log.own import check_data, clients_of_run, rounds_of_run
+from tasks.round_log.own import checked_data, clients_of_run, rounds_of_run
 from tasks.scrub import scrubbing
 from tasks.settings import Settings
 from tasks.tflite import checked_difference, sizes, tflite_logits, to_tflite
@@ -53,7 +53,8 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
         raise DataError(
             "models/global.h5 must hold finite parameters, got NaN or infinity: run the step federate again"
         )
-    rounds, clients = _log_of_training(folder / "reports" / "federate", settings, cohort)
+    trained_log = folder / "reports" / "federate"
+    rounds = _log_of_training(trained_log, settings, cohort)
     trained = len(rounds)  # not federate.rounds, because early stopping can end training earlier
     before = _logits(model, cohort)
     masks = PruningMasks(settings.prune, model)
@@ -62,7 +63,7 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
         return masks.update(round_num - trained, params)
 
     def report(lines: Sequence[RoundLine]) -> None:
-        write_lines(folder / "reports", lines, rounds, clients)
+        write_lines(folder / "reports", lines, rounds, iterate_rows(trained_log / "clients.csv"))
 
     phase = Phase("prune", trained + 1, trained + settings.prune.rounds, next_mask)
     run_rounds(settings, folder, cohort, model, phase, report, watch)
@@ -81,24 +82,30 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     )
 
 
-def _log_of_training(reports: Path, settings: Settings, cohort: Cohort) -> tuple[Rows, Rows]:
-    """Returns the rows of rounds.csv and clients.csv of `federate`, in the columns that this step writes."""
+def _log_of_training(reports: Path, settings: Settings, cohort: Cohort) -> Rows:
+    """Returns the rows of rounds.csv of `federate`. Checks clients.csv, whose rows can be many, without keeping them.
+
+    Both files must have the columns that this step writes.
+    """
     rounds = rounds_of_run(reports / "rounds.csv", ROUND_COLUMNS, ["federate"], "federate")
-    clients = clients_of_run(reports / "clients.csv", CLIENT_COLUMNS, len(rounds), "federate")
-    for name, columns, rows in (("rounds.csv", ROUND_COLUMNS, rounds), ("clients.csv", CLIENT_COLUMNS, clients)):
-        unknown = [column for row in rows[:1] for column in row if column not in columns]
-        if unknown:
-            raise DataError(f"{reports / name} has an unknown column {unknown[0][:50]!r}: run the step federate again")
-    chosen = settings.federate
+    _check_columns(reports / "rounds.csv", rounds[0], ROUND_COLUMNS)
+    chosen, path = settings.federate, reports / "clients.csv"
     if len(rounds) > chosen.rounds or (len(rounds) < chosen.rounds and not chosen.early_stopping.patience):
         raise DataError(
             f"{reports / 'rounds.csv'} must have the {chosen.rounds} rounds of federate.rounds, got {len(rounds)}: run "
             "the step federate again"
         )
     sizes = {client: info.num_examples for client, info in cohort.clients.items()}
-    left_out = {*cohort.broken, *chosen.exclude}
-    check_data(reports / "clients.csv", [row for row in clients if row["client"] not in left_out], sizes, "federate")
-    return rounds, clients
+    blocks = clients_of_run(path, CLIENT_COLUMNS, len(rounds), "federate")
+    for block in checked_data(path, blocks, sizes, "federate", left_out={*cohort.broken, *chosen.exclude}):
+        _check_columns(path, block.header, CLIENT_COLUMNS)
+    return rounds
+
+
+def _check_columns(path: Path, got: Iterable[str], known: Collection[str]) -> None:
+    unknown = [column for column in got if column not in known]
+    if unknown:
+        raise DataError(f"{path} has an unknown column {unknown[0][:50]!r}: run the step federate again")
 
 
 def _logits(model: tf.keras.Model, cohort: Cohort) -> Any:

@@ -1,10 +1,10 @@
 """Turns cells of rounds.csv and clients.csv into values. An empty cell is a value that was not measured."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,31 +39,65 @@ class Measurements:
         return Measurements(self.values[places], self.given[places])
 
 
-def measurements(path: Path, rows: Rows, name: str) -> Measurements:
-    """Returns the numbers in the column `name`: NaN for an empty cell, infinity for a number beyond ±1e100.
+def joined(parts: Sequence[Measurements]) -> Measurements:
+    """Returns the measurements of all `parts`, one after the other."""
+    return Measurements(np.concatenate([p.values for p in parts]), np.concatenate([p.given for p in parts]))
+
+
+def measurements(path: Path, name: str, cells: Sequence[str], first: int = 1) -> Measurements:
+    """Returns numbers: NaN for an empty cell, infinity for a number beyond ±1e100.
+
+    Args:
+        path: the file, for the error.
+        name: the column, for the error.
+        cells: (N,) the column's cells.
+        first: the number of the first cell's row.
 
     Raises:
         DataError: a cell is not a number.
     """
-    numbers = parsed_column(path, rows, name, _number)
-    values = np.array([math.nan if number is None else number for number in numbers], dtype=np.float64)
-    measured = np.array([number is not None for number in numbers], dtype=np.bool_)
-    return Measurements(np.where(np.abs(values) > LARGEST, np.inf, values), measured)
+    try:
+        values, given = np.array(list(map(float, cells)), dtype=np.float64), np.ones(len(cells), dtype=np.bool_)
+    except ValueError:  # an empty cell, or an error
+        numbers = [_parsed(path, name, row, cell, _number) for row, cell in enumerate(cells, start=first)]
+        values = np.array([math.nan if number is None else number for number in numbers], dtype=np.float64)
+        given = np.array([number is not None for number in numbers], dtype=np.bool_)
+    return Measurements(np.where(np.abs(values) > LARGEST, np.inf, values), given)
 
 
-def parsed_column(path: Path, rows: Rows, name: str, parse: Callable[[str], Parsed]) -> list[Parsed]:
-    """Returns the column `name`, each cell parsed by `parse`, which gets the cell without blanks around it.
+@dataclass
+class Values(Generic[Parsed]):
+    """Parses the cells of a column with few different cells: equal cells are parsed once, and share their value.
 
-    Raises:
-        DataError: `parse` raised a ValueError. The text of the ValueError says what is allowed.
+    Attributes:
+        path: the file, for the error.
+        name: the column.
+        parse: gets a cell without blanks around it. The text of its ValueError says what is allowed.
     """
-    parsed = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            parsed.append(parse(row[name].strip()))
-        except ValueError as exc:
-            raise DataError(f"{path}: row {number}, column {name} must be {exc}, got {row[name][:50]!r}") from exc
-    return parsed
+
+    path: Path
+    name: str
+    parse: Callable[[str], Parsed]
+    known: dict[str, Parsed] = field(default_factory=dict)
+
+    def of(self, cells: Sequence[str], first: int = 1) -> list[Parsed]:
+        """Returns the values of `cells`; `first` is the number of the first cell's row.
+
+        Raises:
+            DataError: `parse` raised a ValueError.
+        """
+        known = self.known
+        for row, cell in enumerate(cells, start=first):
+            if cell not in known:
+                known[cell] = _parsed(self.path, self.name, row, cell, self.parse)
+        return [known[cell] for cell in cells]
+
+
+def _parsed(path: Path, name: str, row: int, cell: str, parse: Callable[[str], Parsed]) -> Parsed:
+    try:
+        return parse(cell.strip())
+    except ValueError as exc:
+        raise DataError(f"{path}: row {row}, column {name} must be {exc}, got {cell[:50]!r}") from exc
 
 
 def _number(cell: str) -> float | None:

@@ -16,26 +16,29 @@ are not finite.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.arrays import Bools, Floats
+from tasks.arrays import Bools, Floats, Ints
 from tasks.errors import DataError
-from tasks.files import read_rows
-from tasks.round_log.cells import Measurements, Rows, client_name, measurements, parsed_column, round_number, truth
+from tasks.files import Block, read_blocks
+from tasks.round_log.cells import Measurements, Values, client_name, joined, measurements, round_number, truth
 from tasks.round_log.columns import LOSS_COLUMNS, SIGNAL_COLUMNS, WORK_COLUMNS
+
+_ONE_OF = (("update_norm",), ("update_cosine",), ("update_cosine_robust",), ("loss_before", "loss_after"))
+"""Columns of clients.csv of which all in one group are needed."""
 
 
 @dataclass(frozen=True)
 class RoundLog:
     """rounds.csv, rounds ascending: `rounds` (R,), `phases` (R,), `losses` by column name, `sparsity` if present."""
 
-    rounds: NDArray[np.int64]
+    rounds: Ints
     phases: tuple[str, ...]
     losses: dict[str, Measurements]
     sparsity: Measurements | None
@@ -50,18 +53,29 @@ class RoundLog:
 class ClientLog:
     """clients.csv, M rows by round and client: `signals` (M,) by column name, NaN if missing or not finite."""
 
-    rounds: NDArray[np.int64]
+    rounds: Ints
     clients: tuple[str, ...]
     signals: dict[str, Floats]
     failed: Bools
     not_finite: Bools
     """(M,) true if the client failed and the log says that its update was not finite, or gives no reason."""
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """(K,) the ids of the clients with a row, sorted."""
+        return self._codes[0]
+
+    @property
+    def codes(self) -> Ints:
+        """(M,) the place of each row's client in `ids`."""
+        return self._codes[1]
+
     def of(self, *clients: str) -> Bools:
         """Returns (M,) true for the rows of `clients`."""
-        return np.isin(self._names, clients)
+        wanted = np.array([client in clients for client in self.ids], dtype=np.bool_)
+        return wanted[self.codes]
 
-    def without(self, rounds: NDArray[np.int64]) -> "ClientLog":
+    def without(self, rounds: Ints) -> "ClientLog":
         """Returns the log without the rows of `rounds`."""
         kept = ~np.isin(self.rounds, rounds)
         clients = tuple(itertools.compress(self.clients, kept))
@@ -69,8 +83,8 @@ class ClientLog:
         return ClientLog(self.rounds[kept], clients, signals, self.failed[kept], self.not_finite[kept])
 
     @cached_property
-    def _names(self) -> NDArray[np.str_]:
-        return np.array(self.clients)
+    def _codes(self) -> tuple[tuple[str, ...], Ints]:
+        return codes_of(self.clients)
 
 
 def read_rounds(path: Path) -> RoundLog:
@@ -80,23 +94,25 @@ def read_rounds(path: Path) -> RoundLog:
         DataError: (1) the file is missing, (2) a column is missing, (3) a cell is not a number, (4) a round has two
             rows, or (5) there is no round.
     """
-    rows = read_rows(path)
-    _check_not_empty(path, rows)
-    _require(path, rows, ["round"], LOSS_COLUMNS)
-    rounds = np.array(parsed_column(path, rows, "round", round_number), dtype=np.int64)
-    order = np.argsort(rounds, kind="stable")
-    twice = rounds[order][1:][np.diff(rounds[order]) == 0]
+    columns = _read(path, read_blocks(path), ["round"], [[name] for name in LOSS_COLUMNS], (*LOSS_COLUMNS, "sparsity"), {"phase": str})
+    order = np.argsort(columns.rounds, kind="stable")
+    rounds = columns.rounds[order]
+    twice = rounds[1:][np.diff(rounds) == 0]
     if len(twice):
         raise DataError(f"{path}: round {twice[0]} has two rows; one row is allowed")
-    phases = [row.get("phase", "") for row in rows]
-    columns = _columns(path, rows, (*LOSS_COLUMNS, "sparsity"))
-    ordered = {name: column.at(order) for name, column in columns.items()}
+    phases = columns.texts.get("phase") or [""] * len(rounds)
+    ordered = {name: column.at(order) for name, column in columns.numbers.items()}
     sparsity = ordered.pop("sparsity", None)
-    return RoundLog(rounds[order], tuple(phases[place] for place in order), ordered, sparsity)
+    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity)
 
 
 def read_clients(path: Path) -> ClientLog:
-    """Returns the clients.csv at `path`.
+    """Returns the clients.csv at `path`; see `client_log`."""
+    return client_log(path, read_blocks(path))
+
+
+def client_log(path: Path, blocks: Iterable[Block]) -> ClientLog:
+    """Returns the clients.csv in `blocks`. `path` is for the errors.
 
     A client failed in a round if `finite` is false, or if a number in one of the columns above is not finite.
 
@@ -104,58 +120,82 @@ def read_clients(path: Path) -> ClientLog:
         DataError: (1) the file is missing, (2) a column is missing, (3) a cell is not a number, (4) a client's id is
             empty, (5) a client has two rows in one round, or (6) there is no row.
     """
-    rows = read_rows(path)
-    _check_not_empty(path, rows)
-    both = {"loss_before", "loss_after"}
-    needed = [name for name in SIGNAL_COLUMNS if name not in both or both <= rows[0].keys()]
-    _require(path, rows, ["round", "client"], needed)
-    return client_log(path, rows)
-
-
-def client_log(path: Path, rows: Rows) -> ClientLog:
-    """Returns the log of the `rows` of the clients.csv at `path`. See `read_clients` for the errors."""
-    _check_not_empty(path, rows)
-    rounds, clients = parsed_column(path, rows, "round", round_number), parsed_column(path, rows, "client", client_name)
-    _check_once_a_round(path, rounds, clients)
-    order = np.lexsort((np.array(clients), np.array(rounds)))
-    columns = _columns(path, rows, (*SIGNAL_COLUMNS, *WORK_COLUMNS))
-    failed = np.zeros(len(rows), dtype=np.bool_)
-    if "finite" in rows[0]:
-        failed |= ~np.array(parsed_column(path, rows, "finite", truth), dtype=np.bool_)
-    for column in columns.values():
+    names: dict[str, Callable[[str], Any]] = {"client": client_name, "finite": truth, "failure": str}
+    columns = _read(path, blocks, ["round", "client"], _ONE_OF, (*SIGNAL_COLUMNS, *WORK_COLUMNS), names)
+    clients, num_rows = columns.texts["client"], len(columns.rounds)
+    codes = codes_of(clients)[1]
+    order = np.lexsort((codes, columns.rounds))
+    same = (np.diff(columns.rounds[order]) == 0) & (np.diff(codes[order]) == 0)
+    if same.any():
+        row = int(order[1:][same].min())
+        round_num, client = columns.rounds[row], clients[row][:50]
+        raise DataError(f"{path}: client {client} has two rows in round {round_num}; one row is allowed")
+    failed = np.zeros(num_rows, dtype=np.bool_)
+    if "finite" in columns.texts:
+        failed |= ~np.array(columns.texts["finite"], dtype=np.bool_)
+    for column in columns.numbers.values():
         failed |= column.not_finite
-    finite = {name: np.where(np.isfinite(column.values), column.values, np.nan) for name, column in columns.items()}
-    reasons = [row.get("failure", "") for row in rows]
-    not_finite = failed & np.array([not reason or "not finite" in reason for reason in reasons], dtype=np.bool_)
+    not_finite = failed
+    if "failure" in columns.texts:
+        says = [not reason or "not finite" in reason for reason in columns.texts["failure"]]
+        not_finite = failed & np.array(says, dtype=np.bool_)
+    signals = {
+        name: np.where(np.isfinite(column.values), column.values, np.nan)[order]
+        for name, column in columns.numbers.items()
+    }
     return ClientLog(
-        np.array(rounds, dtype=np.int64)[order],
-        tuple(clients[place] for place in order),
-        {name: values[order] for name, values in finite.items()},
-        failed[order],
-        not_finite[order],
+        columns.rounds[order], tuple(clients[place] for place in order), signals, failed[order], not_finite[order]
     )
 
 
-def _check_not_empty(path: Path, rows: Rows) -> None:
-    if not rows:
+def codes_of(clients: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
+    """Returns the different `clients`, sorted, and (M,) the place of each of `clients` among them."""
+    ids = tuple(sorted(set(clients)))
+    place = {client: code for code, client in enumerate(ids)}
+    return ids, np.fromiter(map(place.__getitem__, clients), dtype=np.int64, count=len(clients))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a file that are used: M rows in the order of the file."""
+
+    rounds: Ints
+    numbers: dict[str, Measurements]
+    texts: dict[str, list[Any]]
+
+
+def _read(
+    path: Path,
+    blocks: Iterable[Block],
+    all_of: Sequence[str],
+    one_of: Sequence[Sequence[str]],
+    numbers: Sequence[str],
+    texts: Mapping[str, Callable[[str], Any]],
+) -> _Columns:
+    """Returns the columns `numbers` and `texts` that the file has.
+
+    It must have the columns `all_of`, and the columns of one of `one_of`.
+    """
+    measured: dict[str, list[Measurements]] = {}
+    parsers = {name: Values(path, name, parse) for name, parse in {"round": round_number, **texts}.items()}
+    parsed: dict[str, list[Any]] = {}
+    for block in blocks:
+        if block.first == 1:
+            _require(path, block, all_of, one_of)
+        for name in [name for name in parsers if name in block.header]:
+            parsed.setdefault(name, []).extend(parsers[name].of(block.column(name), block.first))
+        for name in [name for name in numbers if name in block.header]:
+            measured.setdefault(name, []).append(measurements(path, name, block.column(name), block.first))
+    rounds = np.array(parsed.pop("round"), dtype=np.int64)
+    return _Columns(rounds, {name: joined(parts) for name, parts in measured.items()}, parsed)
+
+
+def _require(path: Path, block: Block, all_of: Sequence[str], one_of: Sequence[Sequence[str]]) -> None:
+    if not block.rows:
         raise DataError(f"{path} holds no row below its header: at least one round is needed")
-
-
-def _require(path: Path, rows: Rows, all_of: Sequence[str], one_of: Sequence[str]) -> None:
-    missing = [name for name in all_of if name not in rows[0]]
-    if missing:
-        raise DataError(f"{path} has no column {missing[0]}, got {', '.join(rows[0])[:300]}")
-    if not any(name in rows[0] for name in one_of):
-        raise DataError(f"{path} needs one of the columns {', '.join(one_of)}, got {', '.join(rows[0])[:300]}")
-
-
-def _columns(path: Path, rows: Rows, names: Sequence[str]) -> dict[str, Measurements]:
-    return {name: measurements(path, rows, name) for name in names if name in rows[0]}
-
-
-def _check_once_a_round(path: Path, rounds: Sequence[int], clients: Sequence[str]) -> None:
-    seen: set[tuple[int, str]] = set()
-    for round_num, client in zip(rounds, clients, strict=True):
-        if (round_num, client) in seen:
-            raise DataError(f"{path}: client {client[:50]} has two rows in round {round_num}; one row is allowed")
-        seen.add((round_num, client))
+    got = ", ".join(block.header)[:300]
+    for name in all_of:
+        if name not in block.header:
+            raise DataError(f"{path} has no column {name}, got {got}")
+    if not any(set(names) <= set(block.header) for names in one_of):
+        raise DataError(f"{path} needs one of the columns {', '.join(map(' and '.join, one_of))}, got {got}")

@@ -1,14 +1,16 @@
 """Writes rounds.csv and clients.csv."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tasks.files import write_rows
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 
 
-def write_log(folder: Path, rounds: Sequence[Mapping[str, object]], clients: Sequence[Mapping[str, object]]) -> None:
+def write_log(folder: Path, rounds: Iterable[Mapping[str, object]], clients: Iterable[Mapping[str, object]]) -> None:
     """Writes rounds.csv and clients.csv into `folder`. A column that a row does not have is an empty cell.
+
+    `rounds` and `clients` are read once, row by row: 10,000 clients over 100 rounds are a million rows.
 
     Raises:
         ValueError: a row has a key that is not a column.
