@@ -30,7 +30,8 @@ def write_reports(folder: Path) -> None:
     ]
     write_rows(folder / "reports/rounds.csv", ROUND_COLUMNS, rows)
     clients = [
-        dict.fromkeys(CLIENT_COLUMNS, 0.5) | {"round": number, "client": site, "num_examples": 20, "finite": True, "failure": ""}
+        dict.fromkeys(CLIENT_COLUMNS, 0.5)
+        | {"round": number, "client": site, "num_examples": 20, "finite": True, "failure": ""}
         for number in rounds
         for site in SITES
     ]

@@ -7,8 +7,14 @@ from scipy.stats import t as student
 
 from tasks.diagnose.observe.own_losses import client_rises, common, polished
 from tasks.diagnose.observe.short_series import heights, noise_sd
+from tasks.round_log.read import codes_of
 
 SIGNIFICANCE = 0.0025
+
+
+def rises_of(clients, rounds, losses, significance):
+    """Returns the rises of the clients that have these ids in the rows."""
+    return client_rises(*codes_of(clients.tolist()), rounds, losses, significance)
 
 
 def panel(rng, clients=20, rounds=30, share=0.3, noise=0.3, falling=True):
@@ -51,7 +57,7 @@ def test_a_few_clients_whose_loss_jumps_are_named_and_dated():
         clients, rounds, losses = panel(rng, share=0.5)
         planted = {"03", "11"}
         hit = np.isin(clients, sorted(planted)) & (rounds >= 16)
-        found = client_rises(clients, rounds, np.where(hit, 12 * losses, losses), SIGNIFICANCE)
+        found = rises_of(clients, rounds, np.where(hit, 12 * losses, losses), SIGNIFICANCE)
         assert {one.client for one in found} <= planted
         named += len(found)
         for one in found:
@@ -117,7 +123,7 @@ def test_client_whose_loss_is_small_and_steady_is_found_beside_noisy_ones():
     noisy = 0.1 * np.exp(2 * rng.standard_normal(len(rows)) - 1)
     steady = 0.07 * np.exp(0.1 * rng.standard_normal(len(rows)))
     losses = np.where(clients == "07", np.where(rounds >= 16, 10, 1) * steady, noisy)
-    (found,) = client_rises(clients, rounds, losses, SIGNIFICANCE)
+    (found,) = rises_of(clients, rounds, losses, SIGNIFICANCE)
     assert (found.client, found.round) == ("07", 16)
 
 
@@ -135,13 +141,13 @@ def test_a_brief_rise_is_found_and_a_slower_fall_is_none():
     rng = np.random.default_rng(3)
     clients, rounds, losses = panel(rng, share=1.0, noise=0.1)
     brief = (clients == "05") & (rounds >= 16) & (rounds < 20)
-    (found,) = client_rises(clients, rounds, np.where(brief, 4 * losses, losses), SIGNIFICANCE)
+    (found,) = rises_of(clients, rounds, np.where(brief, 4 * losses, losses), SIGNIFICANCE)
     assert (found.client, found.round, found.until) == ("05", 16, 19)
     # The client's loss stays as in round 10, and the others' losses fall. It rises relative to them, but not by itself.
     stuck = (clients == "05") & (rounds > 10)
     level = 0.5 + 2 * np.exp(-np.array([10, 1]) / 8)
     flat = np.where(stuck, losses / (0.5 + 2 * np.exp(-rounds / 8)) * level[0], losses)
-    assert client_rises(clients, rounds, flat, SIGNIFICANCE) == []
+    assert rises_of(clients, rounds, flat, SIGNIFICANCE) == []
 
 
 @pytest.mark.parametrize(("onset", "named"), [(6, ["05"]), (5, [])])
@@ -149,23 +155,23 @@ def test_a_rise_is_dated_from_the_sixth_round_on(onset, named):
     # The first 5 rounds are left out: from its first weights, a model moves towards most clients.
     clients, rounds, losses = panel(np.random.default_rng(9), clients=8, share=1.0, noise=0.1, falling=False)
     hit = (clients == "05") & (rounds >= onset)
-    rises = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), SIGNIFICANCE)
+    rises = rises_of(clients, rounds, np.where(hit, 20 * losses, losses), SIGNIFICANCE)
     assert [(rise.client, rise.round) for rise in rises] == [(client, onset) for client in named]
 
 
 def test_a_rise_of_all_clients_is_not_one_of_a_few():
     rng = np.random.default_rng(4)
     clients, rounds, losses = panel(rng, share=0.5, noise=0.1)
-    assert client_rises(clients, rounds, np.where(rounds >= 16, 5 * losses, losses), SIGNIFICANCE) == []
+    assert rises_of(clients, rounds, np.where(rounds >= 16, 5 * losses, losses), SIGNIFICANCE) == []
 
 
 @pytest.mark.parametrize("num_rounds", range(1, 12))
 def test_logs_of_any_length_can_be_tested(num_rounds):
     rounds, clients = np.repeat(np.arange(1, num_rounds + 1), 4), np.tile(list("abcd"), num_rounds)
     losses = 1 + 0.1 * np.random.default_rng(num_rounds).random(len(rounds))
-    assert client_rises(clients, rounds, losses, SIGNIFICANCE) == []
+    assert rises_of(clients, rounds, losses, SIGNIFICANCE) == []
     late = (clients == "b") & (rounds == num_rounds)  # the last loss, with at least three before it
-    found = client_rises(clients, rounds, np.where(late, 1e6, losses), SIGNIFICANCE)
+    found = rises_of(clients, rounds, np.where(late, 1e6, losses), SIGNIFICANCE)
     assert [one.client for one in found] in ([], ["b"])
     assert not found or (num_rounds > 5 and found[0].round == num_rounds)
 
@@ -175,7 +181,7 @@ def test_a_small_significance_can_be_reached():
     rng = np.random.default_rng(8)
     clients, rounds, losses = panel(rng, clients=6, rounds=20, share=1.0, noise=0.1)
     hit = (clients == "02") & (rounds >= 14)
-    (found,) = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), 0.0001)
+    (found,) = rises_of(clients, rounds, np.where(hit, 20 * losses, losses), 0.0001)
     assert (found.client, found.round) == ("02", 14)
     assert 1 - found.confidence < 0.0001
 
@@ -184,7 +190,7 @@ def test_long_logs_are_tested_in_blocks():
     rng = np.random.default_rng(6)
     clients, rounds, losses = panel(rng, clients=6, rounds=250, share=1.0, falling=False)
     hit = (clients == "02") & (rounds >= 130)
-    (found,) = client_rises(clients, rounds, np.where(hit, 2 * losses, losses), SIGNIFICANCE)
+    (found,) = rises_of(clients, rounds, np.where(hit, 2 * losses, losses), SIGNIFICANCE)
     # 250 losses make 83 blocks of 3. The 44th block is rounds 130 to 132. The rise is dated to it or to a neighbour.
     assert (found.client, found.round in {127, 130, 133}) == ("02", True)
 
@@ -196,7 +202,7 @@ def test_noise_is_claimed_no_more_often_than_promised(share, falling):
     claims = 0
     for seed in range(100):
         rows = panel(np.random.default_rng([7, seed]), clients=8, share=share, falling=falling)
-        claims += bool(client_rises(*rows, 0.04))
+        claims += bool(rises_of(*rows, 0.04))
     assert claims <= 10
 
 
@@ -204,9 +210,9 @@ def test_order_of_rows_and_unit_of_the_loss_do_not_matter():
     rng = np.random.default_rng(5)
     clients, rounds, losses = panel(rng, share=0.5)
     losses = np.where((clients == "04") & (rounds >= 16), 9 * losses, losses)
-    found = client_rises(clients, rounds, losses, SIGNIFICANCE)
+    found = rises_of(clients, rounds, losses, SIGNIFICANCE)
     shuffled = rng.permutation(len(losses))
-    assert found == client_rises(clients[shuffled], rounds[shuffled], 1e3 * losses[shuffled], SIGNIFICANCE)
+    assert found == rises_of(clients[shuffled], rounds[shuffled], 1e3 * losses[shuffled], SIGNIFICANCE)
     assert [one.client for one in found] == ["04"]
 
 
@@ -215,7 +221,7 @@ def test_order_of_rows_and_unit_of_the_loss_do_not_matter():
 )
 def test_too_few_equal_and_falling_losses_are_no_rise(losses, rounds):
     clients = np.array(["00"] * len(losses) + ["01"] * len(losses))
-    assert client_rises(clients, np.array([*rounds, *rounds]), np.array([*losses, *losses]), SIGNIFICANCE) == []
+    assert rises_of(clients, np.array([*rounds, *rounds]), np.array([*losses, *losses]), SIGNIFICANCE) == []
 
 
 @pytest.mark.parametrize(("num_rounds", "first", "last"), [(100, 61, 100), (101, 61, 99), (202, 61, 199)])
@@ -225,7 +231,7 @@ def test_rounds_of_a_rise_are_the_first_of_their_blocks(num_rounds, first, last)
     # block of 2 and of a block of 3.
     clients, rounds, losses = panel(np.random.default_rng(6), 3, num_rounds, 1.0, 0.1, falling=False)
     hit = (clients == "02") & (rounds >= 61)
-    (found,) = client_rises(clients, rounds, np.where(hit, 20 * losses, losses), 0.05)
+    (found,) = rises_of(clients, rounds, np.where(hit, 20 * losses, losses), 0.05)
     assert (found.client, found.round, found.until) == ("02", first, last)
 
 

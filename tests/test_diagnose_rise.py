@@ -69,7 +69,7 @@ def test_a_rise_of_few_clients_has_their_levels_and_half_of_the_significance() -
     own = clients.signals["loss_before"][clients.of("03")]
     assert rise.loss_before == pytest.approx(own[11:15].mean())  # of rounds 12 to 15
     assert rise.loss_after == pytest.approx(own[15:].mean())
-    (alone,) = client_rises(np.array(clients.clients), clients.rounds, clients.signals["loss_before"], 0.005)
+    (alone,) = client_rises(clients.ids, clients.codes, clients.rounds, clients.signals["loss_before"], 0.005)
     assert 1 - rise.confidence == pytest.approx(2 * (1 - alone.confidence))
 
 

@@ -123,7 +123,10 @@ def test_a_number_s_row_in_an_error_is_its_row_in_the_file(tmp_path):
     ],
 )
 def test_a_log_of_other_data_is_refused(tmp_path, sizes, says):
-    path, blocks = tmp_path / "clients.csv", [Block(["client", "num_examples"], 1, [list(row) for row in sizes.items()])]
+    path, blocks = (
+        tmp_path / "clients.csv",
+        [Block(["client", "num_examples"], 1, [list(row) for row in sizes.items()])],
+    )
     if says is None:
         assert list(checked_data(path, blocks, {"a": 10, "b": 20}, "federate")) == blocks
         return

@@ -57,8 +57,9 @@ def measurements(path: Path, name: str, cells: Sequence[str], first: int = 1) ->
         DataError: a cell is not a number.
     """
     try:
-        values, given = np.array(list(map(float, cells)), dtype=np.float64), np.ones(len(cells), dtype=np.bool_)
-    except ValueError:  # an empty cell, or an error
+        values = np.array([float(cell or "nan") for cell in cells], dtype=np.float64)
+        given = np.array(list(map(bool, cells)), dtype=np.bool_)
+    except ValueError:  # a cell of blanks, or an error
         numbers = [_parsed(path, name, row, cell, _number) for row, cell in enumerate(cells, start=first)]
         values = np.array([math.nan if number is None else number for number in numbers], dtype=np.float64)
         given = np.array([number is not None for number in numbers], dtype=np.bool_)

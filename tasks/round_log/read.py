@@ -94,7 +94,14 @@ def read_rounds(path: Path) -> RoundLog:
         DataError: (1) the file is missing, (2) a column is missing, (3) a cell is not a number, (4) a round has two
             rows, or (5) there is no round.
     """
-    columns = _read(path, read_blocks(path), ["round"], [[name] for name in LOSS_COLUMNS], (*LOSS_COLUMNS, "sparsity"), {"phase": str})
+    columns = _read(
+        path,
+        read_blocks(path),
+        ["round"],
+        [[name] for name in LOSS_COLUMNS],
+        (*LOSS_COLUMNS, "sparsity"),
+        {"phase": str},
+    )
     order = np.argsort(columns.rounds, kind="stable")
     rounds = columns.rounds[order]
     twice = rounds[1:][np.diff(rounds) == 0]

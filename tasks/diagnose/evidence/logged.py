@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.arrays import Floats
 from tasks.diagnose.observe.drift import BEFORE
-from tasks.diagnose.observe.own_losses import common
+from tasks.diagnose.observe.own_losses import common, rows_by_client
 from tasks.round_log.read import ClientLog
 
 Row = Mapping[str, Any]
@@ -61,12 +61,13 @@ def usual_losses(log: ClientLog, first: int) -> dict[str, float]:
     usable = (log.rounds < first) & (log.rounds >= first - BEFORE) & np.isfinite(losses) & (losses > 0)
     if not usable.any():
         return {}
-    clients, rounds = np.array(log.clients)[usable], log.rounds[usable]
+    clients, rounds = log.codes[usable], log.rounds[usable]
     least = _FLOOR * float(np.median(losses[usable]))
     at, level = common(clients, rounds, losses[usable], least)
     apart = np.log((losses[usable] + least) / level[np.searchsorted(at, rounds)])
     now = float(np.median(level[-_LEVEL:]))
-    usual = {client: now * np.exp(np.median(apart[clients == client][-_RECENT:])) for client in np.unique(clients)}
+    mine = rows_by_client(clients)
+    usual = {log.ids[client]: now * np.exp(np.median(apart[rows][-_RECENT:])) for client, rows in mine.items()}
     return {client: max(float(loss) - least, 0.0) for client, loss in usual.items()}
 
 

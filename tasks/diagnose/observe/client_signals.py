@@ -59,9 +59,11 @@ def _failures(observation: Observation) -> Iterator[ClientSignal]:
 
 def _drifts(observation: Observation) -> Iterator[ClientSignal]:
     most_drifted = tuple(dict.fromkeys(drift.client for drift in observation.drifts))[:_SHOWN]
+    by_client: dict[str, list[Drift]] = {}
+    for drift in observation.drifts:
+        by_client.setdefault(drift.client, []).append(drift)
     for client in observation.unusual or most_drifted:
-        of_client = [drift for drift in observation.drifts if drift.client == client]
-        for drift in [drift for drift in of_client if drift.unusual] or of_client[:1]:
+        for drift in [drift for drift in by_client[client] if drift.unusual] or by_client[client][:1]:
             yield ClientSignal(**vars(drift), rounds=observation.window or (), says=_says(drift))
 
 

@@ -1,12 +1,13 @@
 """Which clients drifted most while the loss rose, against the other clients and against themselves before."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.arrays import Bools, Floats
+from tasks.arrays import Bools, Floats, Ints
+from tasks.diagnose.observe.own_losses import rows_by_client
 from tasks.round_log.read import ClientLog
 
 BEFORE = 20
@@ -101,61 +102,63 @@ def drift(log: ClientLog, first: int, last: int, significance: float) -> list[Dr
     limit is a heuristic for evidence, no test: in the 450 runs of `ranking`, 75 % of the planted clients were above
     it, and 3.3 % of the honest clients.
     """
-    names = np.array(log.clients)
     during = (log.rounds >= first) & (log.rounds <= last) & ~log.failed
     before = (log.rounds < first) & (log.rounds >= first - BEFORE) & ~log.failed
     by_name = signals(log)
-    bound = limit(len(set(log.clients)), len(by_name), significance)
+    bound = limit(len(log.ids), len(by_name), significance)
     drifts = []
     for name, values in by_name.items():
         finite = np.isfinite(values)
-        rows = _Rows(names, log.rounds, during & finite, before & finite)
+        rows = _Rows(log, during & finite, before & finite)
         drifts += _signal(name, values, rows, bound)
     return sorted(drifts, key=lambda each: (-each.score, each.client, each.signal))
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows (M,) of one signal: client, round, and masks of the rows in the rise and before it."""
+    """The rows of one signal: masks (M,) of the rows in the rise and before it."""
 
-    names: NDArray[np.str_]
-    rounds: NDArray[np.int64]
+    log: ClientLog
     during: Bools
     before: Bools
 
-    def of(self, client: str) -> tuple[Bools, Bools]:
-        mine = self.names == client
-        return self.during & mine, self.before & mine
+    def by_client(self, mask: Bools) -> dict[str, Ints]:
+        """Returns the rows of `mask` by client, sorted by id."""
+        places = np.flatnonzero(mask)
+        mine = rows_by_client(self.log.codes[places])
+        return {self.log.ids[client]: places[rows] for client, rows in mine.items()}
 
 
 def _signal(name: str, values: Floats, rows: _Rows, bound: float) -> list[Drift]:
     x = np.log(np.maximum(values, 1e-12)) if name in _RATIOS else values
     centres = _cohort_medians(x, rows)
     rest = x if centres is None else x - centres
-    scores = _scores(rest, rows, DIRECTIONS[name], with_cohort=centres is not None)
+    during, before = rows.by_client(rows.during), rows.by_client(rows.before)
+    scores = _scores(rest, during, before, DIRECTIONS[name], with_cohort=centres is not None)
     drifts = []
     for client, score in scores.items():
-        during, before = rows.of(client)
-        expected = None
+        mine, expected = during[client], None
         if centres is not None:
-            expected = float((np.exp(centres[during]) if name in _RATIOS else centres[during]).mean())
-        usual = float(np.median(values[before])) if before.any() else None
-        drifts.append(Drift(client, name, float(values[during].mean()), expected, usual, score, score > bound))
+            expected = float((np.exp(centres[mine]) if name in _RATIOS else centres[mine]).mean())
+        usual = float(np.median(values[before[client]])) if client in before else None
+        drifts.append(Drift(client, name, float(values[mine].mean()), expected, usual, score, score > bound))
     return drifts
 
 
-def _scores(rest: Floats, rows: _Rows, worse: int, with_cohort: bool) -> dict[str, float]:
+def _scores(
+    rest: Floats, during: Mapping[str, Ints], before: Mapping[str, Ints], worse: int, with_cohort: bool
+) -> dict[str, float]:
     """Client to score, of the clients with a row in the rise and something to be compared with."""
-    clients = [str(client) for client in np.unique(rows.names[rows.during])]
-    mean = {client: float(rest[rows.of(client)[0]].mean()) for client in clients}
-    usual = {client: float(np.median(rest[rows.of(client)[1]])) for client in clients if rows.of(client)[1].any()}
-    scatter = np.concatenate([rest[rows.of(client)[1]] - usual[client] for client in usual] or [np.empty(0)])
+    mean = {client: float(rest[rows].mean()) for client, rows in during.items()}
+    usual = {client: float(np.median(rest[before[client]])) for client in during if client in before}
+    scatter = np.concatenate([rest[before[client]] - usual[client] for client in usual] or [np.empty(0)])
     means = np.array(list(mean.values()))
+    middle, spread, own_spread = float(np.median(means)) if len(means) else np.nan, _scale(means), _scale(scatter)
     scores = {}
-    for client in clients:
-        both = [_z(mean[client] - float(np.median(means)), _scale(means), worse)] if with_cohort else []
+    for client in during:
+        both = [_z(mean[client] - middle, spread, worse)] if with_cohort else []
         if client in usual and len(scatter) >= _LEAST_RESIDUALS:
-            both.append(_z(mean[client] - usual[client], _scale(scatter), worse))
+            both.append(_z(mean[client] - usual[client], own_spread, worse))
         if both:
             scores[client] = min(both)
     return scores
@@ -163,12 +166,13 @@ def _scores(rest: Floats, rows: _Rows, worse: int, with_cohort: bool) -> dict[st
 
 def _cohort_medians(x: Floats, rows: _Rows) -> Floats | None:
     """(M,) the median of x over the clients of the same round; None if the median round of the rise has under 3."""
-    sizes = np.unique(rows.rounds[rows.during], return_counts=True)[1]
+    all_rounds = rows.log.rounds
+    sizes = np.unique(all_rounds[rows.during], return_counts=True)[1]
     if not len(sizes) or np.median(sizes) < _LEAST_COHORT:
         return None
     used, centres = rows.during | rows.before, np.full(len(x), np.nan)
-    for round_num in np.unique(rows.rounds[used]):
-        here = used & (rows.rounds == round_num)
+    for round_num in np.unique(all_rounds[used]):
+        here = used & (all_rounds == round_num)
         centres[here] = np.median(x[here])
     return centres
 

@@ -131,7 +131,7 @@ def _test(log: RoundLog, clients: ClientLog, name: str, rows: Bools, significanc
     usable = usable_rows(clients) & np.isin(clients.rounds, log.rounds[rows & log.losses[name].given])
     if not usable.any():
         return _test_column(log, name, rows, significance)
-    rounds, level = common(np.array(clients.clients)[usable], clients.rounds[usable], client_losses(clients)[usable])
+    rounds, level = common(clients.codes[usable], clients.rounds[usable], client_losses(clients)[usable])
     increase = find_increase(rounds, level, significance)
     return _in_units_of(log, name, rows, increase) if increase.detected else increase
 

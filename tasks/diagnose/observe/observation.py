@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Observation:
     train_trend: float
     val_trend: float
 
-    @property
+    @cached_property
     def unusual(self) -> tuple[str, ...]:
         """Clients with an unusual signal, most drifted first."""
         unusual = {drift.client for drift in self.drifts if drift.unusual}
@@ -51,7 +52,8 @@ class Observation:
     @property
     def healthy(self) -> tuple[str, ...]:
         """Clients that never failed and had no unusual signal."""
-        return tuple(c for c in self.clients if c not in self.failures and c not in self.unusual)
+        unhealthy = {*self.failures, *self.unusual}
+        return tuple(client for client in self.clients if client not in unhealthy)
 
 
 def observe(
@@ -74,7 +76,7 @@ def observe(
         window,
         tuple(sorted(drifts, key=lambda each: (place[each.client], -each.score, each.signal))),
         _failures(clients),
-        tuple(sorted(set(clients.clients))),
+        clients.ids,
         _trend(rounds, "train_loss", rise),
         _trend(rounds, "val_loss", rise),
     )

@@ -1,10 +1,9 @@
 """Did the loss of a few clients rise, which the mean of all hides? Short series, one a client, tested together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.arrays import Floats, Ints
 from tasks.detection.null import draws_for
@@ -46,11 +45,14 @@ class ClientRise:
     confidence: float
 
 
-def client_rises(clients: NDArray[np.str_], rounds: Ints, losses: Floats, significance: float) -> list[ClientRise]:
+def client_rises(
+    ids: Sequence[str], clients: Ints, rounds: Ints, losses: Floats, significance: float
+) -> list[ClientRise]:
     """Returns the clients whose loss rose, sorted by id: one that stayed up, or a single one far out of line.
 
     Args:
-        clients: (M,) ids, one row for each round that a client took part in.
+        ids: (K,) the clients' ids, sorted.
+        clients: (M,) places in `ids`, one row for each round that a client took part in.
         rounds: (M,) rounds.
         losses: (M,) losses, > 0.
         significance: probability of claiming any client where there is only noise.
@@ -92,11 +94,11 @@ def client_rises(clients: NDArray[np.str_], rounds: Ints, losses: Floats, signif
         alarm = next((i for i in ends if clearest(z[:i], d[:i], noise, law)[0] <= significance), end)
         middle = (d[:split].mean() + d[split:end].mean()) / 2
         until = int(at[max(end - 1, int(np.flatnonzero(d > middle)[-1]))])
-        rises.append(ClientRise(client, int(at[split]), until, int(at[alarm - 1]), 1 - p))
+        rises.append(ClientRise(ids[client], int(at[split]), until, int(at[alarm - 1]), 1 - p))
     return rises
 
 
-def common(clients: NDArray[np.str_], rounds: Ints, losses: Floats, least: float | None = None) -> tuple[Ints, Floats]:
+def common(clients: Ints, rounds: Ints, losses: Floats, least: float | None = None) -> tuple[Ints, Floats]:
     """Returns the rounds (R,) and the loss (R,) of the mean client in each, whichever clients took part.
 
     The loss of round t is exp of b_t in z_kt = a_k + b_t + noise, fitted by least squares with Σ_k a_k = 0. z_kt is the
@@ -119,7 +121,7 @@ def _logarithm(losses: Floats) -> Floats:
     return np.asarray(np.log(losses + _FLOOR * np.median(losses)))
 
 
-def polished(clients: NDArray[np.str_], rounds: Ints, z: Floats) -> tuple[Floats, Floats]:
+def polished(clients: Ints, rounds: Ints, z: Floats) -> tuple[Floats, Floats]:
     """Returns what is typical of each row's round, and the factor of each row's client, both (M,) on the logarithm.
 
     The two are fitted in turn, three times. What is typical of a round is the median of the log losses, without the
@@ -130,26 +132,33 @@ def polished(clients: NDArray[np.str_], rounds: Ints, z: Floats) -> tuple[Floats
     order = np.argsort(at, kind="stable")
     ends = np.searchsorted(at[order], np.arange(len(which) + 1))
     near = [order[ends[max(0, i - _AROUND)] : ends[min(len(which), i + _AROUND + 1)]] for i in range(len(which))]
-    _, whose = np.unique(clients, return_inverse=True)
-    mine = [np.flatnonzero(whose == client) for client in range(whose.max() + 1)]
+    mine = rows_by_client(clients)
     factor = np.zeros(len(z))
     for _ in range(_POLISHED):
         rest = z - factor
         typical = np.array([np.median(rest[rows]) for rows in near])[at]
-        for rows in mine:
-            factor[rows] = np.median((z - typical)[rows])
+        own = z - typical
+        for rows in mine.values():
+            factor[rows] = np.median(own[rows])
     return typical, factor
 
 
-def _apart(clients: NDArray[np.str_], rounds: Ints, z: Floats) -> dict[str, OwnSeries]:
+def rows_by_client(clients: Ints) -> dict[int, Ints]:
+    """Returns the rows of each of `clients` (M,), ascending, by client, ascending. Each row is looked at once."""
+    order = np.argsort(clients, kind="stable")
+    different, starts = np.unique(clients[order], return_index=True)
+    return dict(zip(different.tolist(), np.split(order, starts[1:]), strict=False))  # np.split of no row has one part
+
+
+def _apart(clients: Ints, rounds: Ints, z: Floats) -> dict[int, OwnSeries]:
     typical, factor = polished(clients, rounds, z)
-    order = np.lexsort((rounds, clients))
-    ids, starts = np.unique(clients[order], return_index=True)
-    parts = zip(ids, np.split(order, starts[1:]), strict=True)
-    return {str(client): (rounds[rows], z[rows], (z - typical - factor)[rows]) for client, rows in parts}
+    d = z - typical - factor
+    order = np.argsort(rounds, kind="stable")
+    parts = {client: order[rows] for client, rows in rows_by_client(clients[order]).items()}
+    return {client: (rounds[rows], z[rows], d[rows]) for client, rows in parts.items()}
 
 
-def _blocks(series: Mapping[str, OwnSeries]) -> dict[str, OwnSeries]:
+def _blocks(series: Mapping[int, OwnSeries]) -> dict[int, OwnSeries]:
     size = -(-max(len(z) for _, z, _ in series.values()) // _LONGEST)
     if size == 1:
         return dict(series)

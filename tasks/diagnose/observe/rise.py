@@ -165,9 +165,8 @@ def _rises_in_training(log: RoundLog, clients: ClientLog, significance: float) -
     usable = usable_rows(clients) & ~np.isin(clients.rounds, log.rounds[log.pruning])
     if not usable.any():
         return []
-    return client_rises(
-        np.array(clients.clients)[usable], clients.rounds[usable], client_losses(clients)[usable], significance
-    )
+    losses = client_losses(clients)[usable]
+    return client_rises(clients.ids, clients.codes[usable], clients.rounds[usable], losses, significance)
 
 
 def _of_clients(loss: str, log: RoundLog, clients: ClientLog, rises: Sequence[ClientRise], share: float) -> _Outcome:

@@ -68,7 +68,7 @@ def draw_maps(log: ClientLog, rise: Rise, named: Sequence[str]) -> list[Map]:
 
 def drawn_size(log: ClientLog) -> tuple[int, int, int]:
     """Returns how many clients a map shows, how many there are, and how many rounds share a column."""
-    clients = len(set(log.clients))
+    clients = len(log.ids)
     return min(clients, MOST_ROWS), clients, column_width(len(np.unique(log.rounds)), _MOST_COLUMNS)
 
 
