@@ -6,7 +6,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from tasks.diagnose.observe.own_losses import client_rises, common, polished
-from tasks.diagnose.observe.short_series import heights, noise_sd
+from tasks.diagnose.observe.short_series import PooledLaw, heights, noise_sd, panel_law, pooled_law, simulated_law, tail
 from tasks.round_log.read import codes_of
 
 SIGNIFICANCE = 0.0025
@@ -242,3 +242,31 @@ def test_statistic_of_a_series_does_not_depend_on_the_series_beside_it():
     alone = [list(heights(row[None], row[None], noise[:1])) for row in (d[0], d[1] - 1e8)]
     for (width, both), (_, one), (_, two) in zip(heights(d, d, noise), *alone, strict=True):
         np.testing.assert_allclose(both, np.concatenate([one, two]), rtol=1e-6, err_msg=str(width))
+
+
+def test_law_of_a_large_panel_is_that_of_whole_panels():
+    # 60 clients with 6, 12 or 20 losses: few enough to simulate 6,000 panels as a whole. The 1 % of them that are
+    # highest are 60 panels, whose number has a standard error of 13 %.
+    lengths = (6,) * 20 + (12,) * 20 + (20,) * 20
+    whole, pooled = simulated_law(lengths, 6_000), pooled_law(lengths)
+    for share in (0.1, 0.01):
+        single, lasting = (float(np.quantile(maxima, 1 - share)) for maxima in (whole.single, whole.lasting))
+        found = [pooled.of_its_kind(single, 1), pooled.of_its_kind(lasting, 2)]
+        np.testing.assert_allclose(found, share, rtol=0.4)
+        np.testing.assert_allclose(pooled.p_value(float(np.quantile(whole.smallest, share))), share, rtol=0.4)
+
+
+def test_law_of_one_series_goes_on_exponentially_beyond_all_simulated_heights():
+    # Heights with the law P(height >= h) = exp(-h). Beyond the 99 % quantile, ln 100, the mean excess is 1.
+    law = tail(-np.log((np.arange(100_000) + 0.5) / 100_000))
+    for height in (1.0, 4.0, 14.0, 20.0):
+        np.testing.assert_allclose(law.beyond(height), np.exp(-height), rtol=0.05)
+    # The clearest of 1,000 such heights is below h with the probability (1 - exp(-h))^1000.
+    panel = PooledLaw(1_000, law, law)
+    np.testing.assert_allclose(panel.of_its_kind(10.0, 1), 1 - (1 - np.exp(-10)) ** 1000, rtol=0.05)
+    assert panel.p_value(0.25) == 1 - 0.75**2
+
+
+def test_large_panels_have_the_law_of_independent_series():
+    assert isinstance(panel_law((8,) * 101, 4_000), PooledLaw)
+    assert not isinstance(panel_law((8,) * 100, 4_000), PooledLaw)
