@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 
 from tasks.arrays import Bools, Floats
 from tasks.round_log.read import ClientLog
-
-Places = NDArray[np.int64]
+from tasks.shown_clients import QUANTILES, Places, mean_of_known, quantiles, shown_clients
 
 NOT_SAMPLED, FAILED = "#cccccc", "black"
 _LEAST_END = 2.0
 """Smallest end of the colour scale, in log2 of a ratio: the colours reach at least from a quarter to four times."""
-_UNKNOWN = 2.0
-"""Replaces the mean cosine of a client without a cosine. It is above every cosine, so these clients come last."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +76,64 @@ def grid_of(
     return Grid(names, numbers, by_name, failed)
 
 
-def worst_clients(grid: Grid, cosine: str | None, most: int, first: Sequence[str] = ()) -> Places:
-    """Returns the rows to show, at most `most`: `first`, then the worst of the other clients in the order of their ids.
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a heat map: clients, and above them quantiles over all clients if some clients are left out.
 
-    Worst are the clients that failed most often, then the clients with the lowest mean of the signal `cosine`.
+    Attributes:
+        places: of the clients in the grid.
+        num_clients: clients of the grid.
     """
-    row_of = {client: row for row, client in enumerate(grid.clients)}
-    leading = [row_of[client] for client in dict.fromkeys(first) if client in row_of][:most]
-    mean = np.full(len(grid.clients), _UNKNOWN)
-    if cosine is not None:
-        measured = np.isfinite(grid.signals[cosine])
-        total = np.where(measured, grid.signals[cosine], 0).sum(axis=1)
-        mean = np.where(measured.any(axis=1), total / np.maximum(measured.sum(axis=1), 1), mean)
-    worst_first = np.lexsort((mean, -grid.failed.sum(axis=1)))
-    others = worst_first[~np.isin(worst_first, leading)][: most - len(leading)]
-    return np.array([*leading, *np.sort(others)], dtype=np.int64)
+
+    places: Places
+    num_clients: int
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the picture does not show every client."""
+        return len(self.places) < self.num_clients
+
+    def names(self, clients: Sequence[str]) -> list[str]:
+        """Returns the name of each row; `clients` (K,) are the ids."""
+        return [*(QUANTILES if self.left_out else ()), *(clients[place] for place in self.places)]
+
+    def of(self, values: Floats) -> Floats:
+        """Returns the rows of `values` (K, R)."""
+        return np.vstack([quantiles(values), values[self.places]]) if self.left_out else values[self.places]
+
+    def of_failed(self, failed: Bools) -> Bools:
+        """Returns the rows of `failed` (K, R); no quantile failed."""
+        nobody = np.zeros((len(QUANTILES) if self.left_out else 0, failed.shape[1]), dtype=np.bool_)
+        return np.vstack([nobody, failed[self.places]])
+
+    def separate(self, axes: Axes) -> None:
+        """Draws a line between the quantiles and the clients."""
+        if self.left_out:
+            axes.axhline(len(QUANTILES) - 0.5, color="black", linewidth=1.5)
+
+
+def rows_of(grid: Grid, deviations: Sequence[Floats], most: int, first: Sequence[str] = ()) -> Rows:
+    """Returns the rows of a heat map with at most `most` clients; see `shown_clients` for their choice.
+
+    Args:
+        grid: the clients.
+        deviations: see `shown_clients`.
+        most: most clients.
+        first: ids of clients that come first, as far as the grid has them.
+    """
+    place = {client: row for row, client in enumerate(grid.clients)}
+    leading = [place[client] for client in first if client in place]
+    return Rows(shown_clients(deviations, grid.failed.sum(axis=1), most, leading), len(grid.clients))
+
+
+def from_the_median(ratios: Floats) -> Floats:
+    """Returns (K,) how far a client is from the median of its rounds: the mean of |log2 ratio|; see `log2_ratios`."""
+    return mean_of_known(np.abs(ratios))
+
+
+def from_the_mean(cosines: Floats) -> Floats:
+    """Returns (K,) how far a client's updates point away from the mean of its rounds: 1 - the mean cosine."""
+    return 1 - mean_of_known(cosines)
 
 
 def log2_ratios(values: Floats) -> Floats:

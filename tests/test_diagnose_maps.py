@@ -28,8 +28,8 @@ def test_named_clients_are_the_first_rows_of_a_map_and_bold() -> None:
         drawn = draw_maps(log, RISE, ["150", "007", "unknown"])
         svg = to_svg(drawn[0].figure, "map", "a map")
     assert drawn_size(log) == (40, 200, 1)
-    assert labels_of(svg)[:2] == ["150", "007"]
-    assert len(labels_of(svg)) == 40
-    assert [re.search("bold|700", text) is not None for text in re.findall(r"<text[^>]*text-anchor: end", svg)[:3]] == [
-        True, True, False,
-    ]  # fmt: skip
+    # Above the clients stand quantiles over all 200.
+    assert labels_of(svg)[:5] == ["all: 95 %", "all: median", "all: 5 %", "150", "007"]
+    assert len(labels_of(svg)) == 43
+    styles = re.findall(r"<text[^>]*text-anchor: end", svg)[3:6]
+    assert [re.search("bold|700", text) is not None for text in styles] == [True, True, False]

@@ -174,7 +174,7 @@ def test_the_updates_say_who_was_not_sampled_and_who_failed(tmp_path):
     path.write_text(
         "round,client,update_norm,update_cosine,finite\n1,a,0.5,0.9,True\n1,b,,,False\n3,a,nan,,True\n3,c,2.0,-0.5,1\n"
     )
-    updates = read_updates(path, ["a", "b", "d"], 4)
+    updates = read_updates(path, dict.fromkeys("abcd", 10), 4)
     assert updates.clients == ["a", "b", "c", "d"]
     assert updates.rounds.tolist() == [1, 2, 3, 4]
     nan = np.nan
@@ -285,11 +285,13 @@ def test_drift_picture_of_too_many_clients_and_rounds_keeps_the_worst(tmp_path):
     figure = draw_drift(updates, 400)
     drawn(figure, tmp_path)
     norms, cosines = figure.axes[:2]
-    assert figure.get_suptitle().startswith("100 of 300 clients")
+    assert figure.get_suptitle().startswith("30 of 300 clients")
     # 450 rounds in blocks of 3: 150 columns, each the lowest cosine of its block.
     shown = np.asarray(cosines.images[0].get_array())
-    assert shown.shape == (100, 150)
+    assert shown.shape == (33, 150)  # three quantiles over all clients, then 30 clients
     assert (shown == -0.9).all(axis=1).sum() == 1
+    of_all = [np.fmin.reduce(np.quantile(updates.signals["update_cosine"], q, axis=0)[:3]) for q in (0.95, 0.5, 0.05)]
+    np.testing.assert_allclose(shown[:3, 0], of_all)
     assert np.nansum(norms.images[1].get_array()) == 1
 
 

@@ -8,12 +8,14 @@ from tasks.heat_map import (
     COSINES,
     Grid,
     column_width,
+    from_the_mean,
+    from_the_median,
     grid_of,
     log2_ratios,
     paint,
     ratio_colours,
     ratio_labels,
-    worst_clients,
+    rows_of,
 )
 from tasks.round_log.read import ClientLog
 
@@ -49,20 +51,30 @@ def test_the_colours_of_ratios_end_at_a_quarter_and_four_times_at_least(ratios, 
     assert ratio_colours(np.array(ratios)).end == end
 
 
-def test_the_clients_shown_failed_most_often_or_have_the_lowest_mean_cosine() -> None:
-    # Means 0.4, 0.1 (one value), none, 0.3, 0.2; client 3 failed once.
-    cosines = [[0.5, 0.3], [0.1, NAN], [NAN, NAN], [0.3, 0.3], [0.2, 0.2]]
-    of = grid(cosines, {3: 1})
-    assert worst_clients(of, "update_cosine", 2).tolist() == [1, 3]
-    assert worst_clients(of, "update_cosine", 4).tolist() == [0, 1, 3, 4]
-    assert worst_clients(of, "update_cosine", 5).tolist() == [0, 1, 2, 3, 4]
-    assert worst_clients(of, None, 2).tolist() == [0, 3]
+def test_a_map_of_all_clients_has_their_rows_in_their_order() -> None:
+    cosines = [[0.5, 0.3], [0.1, NAN], [NAN, NAN]]
+    of = grid(cosines, {1: 1})
+    rows = rows_of(of, [from_the_mean(of.signals["update_cosine"])], 3)
+    assert (rows.places.tolist(), rows.left_out, rows.names(of.clients)) == ([0, 1, 2], False, ["00", "01", "02"])
+    np.testing.assert_array_equal(rows.of(of.signals["update_cosine"]), cosines)
+    np.testing.assert_array_equal(rows.of_failed(of.failed), of.failed)
 
 
-def test_clients_that_must_come_first_do_once_and_in_their_order() -> None:
-    of = grid([[0.5], [0.1], [0.2], [0.3]])
-    assert worst_clients(of, "update_cosine", 3, ["03", "00", "unknown", "03"]).tolist() == [3, 0, 1]
-    assert worst_clients(of, "update_cosine", 1, ["03", "00"]).tolist() == [3]
+def test_a_map_of_some_clients_shows_quantiles_over_all_above_them() -> None:
+    # The cosines of round 1 are 0.00, 0.01, ... 1.00: the quantiles are 0.95, 0.50 and 0.05. In round 2, no one took
+    # part. Client 00 is farthest from the mean; client 99 failed.
+    of = grid(np.stack([np.arange(101) / 100, np.full(101, NAN)], axis=1), {99: 1})
+    rows = rows_of(of, [from_the_mean(of.signals["update_cosine"])], 3, ["07"])
+    assert rows.names(of.clients) == ["all: 95 %", "all: median", "all: 5 %", "07", "00", "99"]
+    shown = rows.of(of.signals["update_cosine"])
+    np.testing.assert_allclose(shown[:, 0], [0.95, 0.5, 0.05, 0.07, 0.0, 0.99])
+    assert np.isnan(shown[:, 1]).all()
+    assert rows.of_failed(of.failed).tolist() == [[False, False]] * 5 + [[True, False]]
+
+
+def test_a_client_s_deviation_is_the_mean_over_its_rounds() -> None:
+    np.testing.assert_allclose(from_the_median(np.array([[-2.0, 4], [1, NAN], [NAN, NAN]])), [3, 1, NAN])
+    np.testing.assert_allclose(from_the_mean(np.array([[-0.5, 0.5], [1, NAN], [NAN, NAN]])), [1, 0, NAN])
 
 
 def test_rounds_that_share_a_column_show_the_worst() -> None:

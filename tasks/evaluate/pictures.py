@@ -15,17 +15,23 @@ from tasks.heat_map import (
     COSINES,
     Grid,
     column_width,
+    from_the_mean,
+    from_the_median,
     log2_ratios,
     paint,
     ratio_colours,
     ratio_labels,
-    worst_clients,
+    rows_of,
 )
 
 _WIDTH = 8.0
 """Width of every picture, in inches."""
 _MOST_CLIENTS = 100
-"""Most rows of a heat map; at this size, more cannot be distinguished."""
+"""Most clients of whom all are shown: a row is then 4.5 pixels high, and fewer cannot be distinguished."""
+_CHOSEN = 30
+"""Clients that are shown of more: each row can have its name."""
+_NAME = 0.17
+"""Height of a name beside a row, in inches."""
 _MOST_COLUMNS = 200
 """Most columns of a heat map; at this size, more cannot be distinguished."""
 _MOST_COUNTS = 12
@@ -72,29 +78,33 @@ def draw_drift(grid: Grid, prune_from: int | None) -> Figure:
     four times), so that one client's large norm does not hide the others. The lower map shows the cosine of each update
     to the round's aggregate.
 
-    Of more than 100 clients, the map shows 100: first the clients that failed most often, then the clients with the
-    lowest mean cosine. Of more than 200 rounds, a column shows the worst of several rounds.
+    Of more than 100 clients, the maps show 30, and the median, the 5 % and the 95 % quantile over all clients. The 30
+    are clients that failed most often (at most 15), then the clients whose norms are farthest from the median or whose
+    mean cosine is lowest. Of more than 200 rounds, a column shows the worst of several rounds.
     """
-    rows = worst_clients(grid, "update_cosine", _MOST_CLIENTS)
-    names, failed = [grid.clients[row] for row in rows], grid.failed[rows]
-    height = min(max(0.22 * len(rows), 1.4), 3.8)
+    ratios = log2_ratios(grid.signals["update_norm"])
+    apart = from_the_median(ratios), from_the_mean(grid.signals["update_cosine"])
+    rows = rows_of(grid, apart, _MOST_CLIENTS if len(grid.clients) <= _MOST_CLIENTS else _CHOSEN)
+    names, failed = rows.names(grid.clients), rows.of_failed(grid.failed)
+    height = _NAME * (len(names) + 0.5) if rows.left_out else min(max(0.22 * len(names), 1.4), 3.8)
     figure = Figure(figsize=(_WIDTH, 2 * height + 1.5), layout="constrained")
     norms, cosines = figure.subplots(2, 1, sharex=True)
-    ratios = log2_ratios(grid.signals["update_norm"])
     left = grid.rounds[0] - 0.5
-    above, marks = paint(norms, ratios[rows], failed, ratio_colours(ratios), _MOST_COLUMNS, left)
-    below, _ = paint(cosines, grid.signals["update_cosine"][rows], failed, COSINES, _MOST_COLUMNS, left)
+    above, marks = paint(norms, rows.of(ratios), failed, ratio_colours(ratios), _MOST_COLUMNS, left)
+    below, _ = paint(cosines, rows.of(grid.signals["update_cosine"]), failed, COSINES, _MOST_COLUMNS, left)
     for axes, image, ticks in ((norms, above, ratio_labels(6)), (cosines, below, None)):
         bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=height / 0.14, format=ticks)
         bar.locator = MaxNLocator(4, integer=ticks is not None)
         _thin_ticks(axes, names, height)
+        rows.separate(axes)
         if prune_from is not None:
             axes.axvline(prune_from - 0.5, color="black", linestyle="--", linewidth=1)
     norms.set(title="Norm of the update / median of its round", ylabel="client")
     cosines.set(title="Cosine of the update to the aggregate", ylabel="client", xlabel=_round_label(grid, prune_from))
     cosines.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if len(rows) < len(grid.clients):
-        figure.suptitle(f"{len(rows)} of {len(grid.clients)} clients: most failures, then lowest mean cosine")
+    if rows.left_out:
+        shown = f"{len(rows.places)} of {rows.num_clients:,} clients"
+        figure.suptitle(f"{shown}: most failures, norms farthest from the median, lowest cosines; all: clients.csv")
     figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
@@ -139,7 +149,7 @@ def _mark_prune_phase(axes: Axes, curves: Curves) -> None:
 
 
 def _thin_ticks(axes: Axes, names: Sequence[str], height: float) -> None:
-    every = -(-len(names) // max(1, int(height / 0.17)))
+    every = -(-len(names) // max(1, int(height / _NAME)))
     axes.set_yticks(range(0, len(names), every), [_short(name) for name in names[::every]], fontsize=8)
 
 

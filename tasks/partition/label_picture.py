@@ -12,6 +12,9 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from tasks.arrays import Floats
+from tasks.shown_clients import QUANTILES, quantiles, shown_clients
+
 TICKS = 25
 """Most names along an axis. With more clients or classes, every 2nd, 5th, 10th, … is named."""
 
@@ -22,11 +25,21 @@ NUMBERED = 20, 25
 """Most clients and most classes of a picture with a number in each cell."""
 
 
+MOST_CLIENTS = 300
+"""Most clients of whom all are drawn: a column is then 3 pixels wide."""
+
+CHOSEN = 22
+"""Clients that are drawn of more, beside three quantiles: each column can have its name."""
+
+
 def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[str], classes: Sequence[str]) -> None:
     """Writes a PNG with a heat map of the examples by class (down) and client (across), and the clients' sizes on top.
 
     The colour follows the square root of the number, so that ten examples next to a thousand can still be seen. A cell
     is white if the client has no example of the class. Small pictures show the number in each cell.
+
+    Of more than 300 clients, 22 are drawn: the clients whose share of each class is farthest from that of all data, and
+    the largest and smallest clients. Beside them stand quantiles over all clients, of each class and of the sizes.
 
     Args:
         path: the file.
@@ -34,11 +47,17 @@ def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[s
         clients: K ids.
         classes: C names.
     """
-    num_clients, num_classes = counts.shape
+    total, num_classes = counts.shape
+    sizes = counts.sum(axis=1)
+    if total > MOST_CLIENTS:
+        places = shown_clients(_apart(counts), np.zeros(total, dtype=np.int64), CHOSEN)
+        sizes, counts = (np.concatenate([_whole(each), each[places]]) for each in (sizes, counts))
+        clients = [*QUANTILES, *(clients[place] for place in places)]
+    num_clients = len(clients)
     figure = Figure(figsize=(9, min(9.0, 3.4 + 0.25 * num_classes)), dpi=120, layout="constrained")
     top, middle = figure.subplots(2, 1, sharex=True, height_ratios=[1, max(2.0, min(5.0, 0.25 * num_classes))])
 
-    top.bar(range(num_clients), counts.sum(axis=1), width=0.8 if num_clients <= 50 else 1.0, color="#2f6fab")
+    top.bar(range(num_clients), sizes, width=0.8 if num_clients <= 50 else 1.0, color="#2f6fab")
     top.set_ylabel("examples")
     top.spines[["top", "right"]].set_visible(False)
     top.tick_params(axis="x", length=0)
@@ -58,12 +77,28 @@ def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[s
     _name(middle.xaxis, clients)
     _name(middle.yaxis, classes)
     middle.tick_params(axis="x", rotation=0 if max(map(len, clients)) <= 3 else 90)
-    middle.set_xlabel(f"client ({num_clients} in all)")
+    if num_clients == total:
+        middle.set_xlabel(f"client ({total} in all)")
+    else:
+        left = f"{CHOSEN} of {total:,} clients: labels or size farthest from the others; all: partition.json"
+        middle.set_xlabel(left)
+        middle.axvline(len(QUANTILES) - 0.5, color="black", linewidth=1.5)
     middle.set_ylabel("class")
     # Written in memory first: if the disk is full, the error that Pillow raises has no errno.
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     path.write_bytes(drawn.getvalue())
+
+
+def _whole(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The quantiles over the clients, rounded to whole examples."""
+    return np.rint(quantiles(counts.astype(np.float64))).astype(np.int64)
+
+
+def _apart(counts: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """(K,) how far each client's shares of the classes are from those of all data, and its size from the median."""
+    sizes, whole = np.maximum(counts.sum(axis=1), 1), counts.sum(axis=0) / max(1, int(counts.sum()))
+    return np.abs(counts / sizes[:, None] - whole).sum(axis=1), np.abs(np.log2(sizes / np.median(sizes)))
 
 
 def _name(axis: Axis, names: Sequence[str]) -> None:

@@ -11,12 +11,15 @@ from matplotlib.figure import Figure
 
 from tasks.arrays import Floats
 from tasks.diagnose.report.svg import BLUE, GREY, INK, WIDTH, new, short
+from tasks.shown_clients import quantiles
 
 MOST_DRAWN = 12
 """Most clients whose labels are drawn."""
 _NUMBERED = 10
 """Most classes for which each cell shows its number."""
 _MOST_TICKS = 20
+_MOST_DOTS = 300
+"""Most clients that are drawn as single dots."""
 MEASURES = {
     "num_examples": "examples",
     "earth_mover": "labels",
@@ -77,7 +80,8 @@ def read_holdings(partition: Any) -> Holdings | None:
 
 def chosen(held: Holdings, named: Sequence[str]) -> list[str]:
     """Returns the named clients, at most MOST_DRAWN; if the file has none, the five whose labels differ most."""
-    holders = [client for client in dict.fromkeys(named) if client in held.clients]
+    known = set(held.clients)
+    holders = [client for client in dict.fromkeys(named) if client in known]
     if holders:
         return holders[:MOST_DRAWN]
     distance = np.abs(held.shares - held.whole).sum(axis=1)
@@ -113,7 +117,11 @@ def draw_labels(held: Holdings, clients: Sequence[str]) -> Figure:
 
 
 def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
-    """Returns a row for each measure, scaled to at most 1: all clients as grey dots, `clients` as blue diamonds."""
+    """Returns a row for each measure, scaled to at most 1: all clients as grey dots, `clients` as blue diamonds.
+
+    More than 300 clients are a grey band from the 5 % to the 95 % quantile with the median, because each dot is 100
+    bytes of the page.
+    """
     names = [name for name in MEASURES if name in held.measures]
     figure, axes = new(0.42 * len(names) + 1.2)
     chosen = np.isin(np.array(held.clients, dtype=object), list(clients))
@@ -123,15 +131,14 @@ def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
         scaled = values / largest if largest > 0 else values
         axes.axhline(row, color=GREY, alpha=0.3, linewidth=1)
         places = np.full(len(values), float(row))
-        axes.plot(
-            scaled[~chosen],
-            places[~chosen],
-            "o",
-            color=GREY,
-            alpha=0.6,
-            markersize=5,
-            label="_" * row + "other clients",
-        )
+        if len(values) <= _MOST_DOTS:
+            dots, label = scaled[~chosen], "_" * row + "other clients"
+            axes.plot(dots, places[~chosen], "o", color=GREY, alpha=0.6, markersize=5, label=label)
+        else:
+            upper, median, lower = quantiles(scaled)
+            label = "_" * row + "5 % to 95 % of all clients, with the median"
+            axes.plot([lower, upper], [row, row], "-", color=GREY, alpha=0.6, linewidth=6, label=label)
+            axes.plot([median], [row], "|", color=INK, markersize=12)
         axes.plot(
             scaled[chosen], places[chosen], "D", color=BLUE, markersize=6, label="_" * row + "the clients of the table"
         )

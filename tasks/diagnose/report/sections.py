@@ -76,8 +76,9 @@ def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
         text += "The clients that this report names are on top, in bold. "
     if drawn < total:
         text += (
-            f"{drawn} of {total} clients are shown: first the named clients, then the clients that failed most often, "
-            "then the clients whose updates agreed least."
+            f"{drawn} of {total:,} clients are shown: first the named clients, then clients that failed most often, "
+            "then the clients that are farthest from the others. The rows on top are quantiles over all clients, round "
+            "by round. All clients are in clients.csv."
         )
     return text.strip()
 
