@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from tasks.arrays import Floats
 from tasks.diagnose.causes import evidence_for, fault_of
 from tasks.diagnose.diagnosis import (
     Budget,
@@ -22,6 +25,7 @@ from tasks.diagnose.observe.client_signals import client_signals
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.effect import Effect
 from tasks.settings import Settings
+from tasks.shown_clients import QUANTILES, quantiles, shown_clients
 
 _OF_A_CLIENT = (
     "loss",
@@ -41,7 +45,9 @@ _OF_A_CLIENT = (
     "left_out",
     "sent_over_trained",
 )
-"""The numbers of `ClientFinding` that diagnosis.json holds of every client."""
+"""The numbers of `ClientFinding` that diagnosis.json holds of a client."""
+MOST_CLIENTS = 100
+"""Most clients whose numbers diagnosis.json holds: 100 KB."""
 _OF_ALL = ("label_skew", "size_skew", "steepness", "dissimilarity", "objective_gap", "train_trend", "val_trend")
 """The numbers of `Findings` that diagnosis.json holds."""
 
@@ -76,7 +82,7 @@ def compose(
             replays.window,
             replays.reproduced,
         ),
-        _signals(replays.findings),
+        _signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
     )
 
 
@@ -127,13 +133,33 @@ def _remedy(tried: Tried) -> TriedRemedy:
     return TriedRemedy(remedy.settings, remedy.says, _share(tried.recovers), _number(tried.loss), tried.against)
 
 
-def _signals(findings: Findings) -> dict[str, Any]:
-    """All that was measured, from which the evidence was picked."""
-    return {
-        "clients": {client.client: _of_client(client, findings) for client in findings.clients},
+def _signals(findings: Findings, blamed: Sequence[str]) -> dict[str, Any]:
+    """All that was measured, from which the evidence was picked.
+
+    Of more than MOST_CLIENTS clients, it holds the blamed and the suspected ones, then those farthest from the others
+    in loss or update, and under `all_clients` quantiles over all.
+    """
+    clients = {client.client: client for client in findings.clients}
+    numbers = {name: np.array([getattr(each, name) for each in clients.values()], np.float64) for name in _OF_A_CLIENT}
+    places = {client: place for place, client in enumerate(clients)}
+    first = [places[client] for client in (*blamed, *findings.faulty()) if client in places]
+    apart = [np.abs(numbers[name] - _middle(numbers[name])) for name in ("loss", "norm", "cosine")]
+    failures = np.array([client.failed is not None for client in clients.values()], dtype=np.int64)
+    shown = set(shown_clients(apart, failures, MOST_CLIENTS, first).tolist())
+    signals: dict[str, Any] = {
+        "clients": {name: _of_client(clients[name], findings) for name, place in places.items() if place in shown},
         "local_drift": _series(findings.local_drift),
         **{name: _number(getattr(findings, name)) for name in _OF_ALL},
     }
+    if len(shown) < len(clients):
+        of_all = {name: [_number(float(value)) for value in quantiles(numbers[name])] for name in numbers}
+        signals["all_clients"] = {name: dict(zip(QUANTILES, each, strict=True)) for name, each in of_all.items()}
+    return signals
+
+
+def _middle(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else np.nan
 
 
 def _of_client(client: ClientFinding, findings: Findings) -> dict[str, Any]:

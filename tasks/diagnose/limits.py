@@ -6,6 +6,7 @@ from pathlib import Path
 from tasks.detection.noise import FEWEST
 from tasks.detection.null import MOST_DRAWS
 from tasks.diagnose.investigation import Investigation
+from tasks.diagnose.observe.client_signals import MOST_SHOWN
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import SHARES, Rise
@@ -116,6 +117,13 @@ def _of_the_test(rise: Rise) -> Iterator[str]:
 
 
 def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[str]:
+    failed, unusual = len(observation.failures), len(observation.unusual)
+    if max(failed, unusual) > MOST_SHOWN:
+        yield (
+            f"{count(failed, 'client')} failed and {count(unusual, 'client')} had unusual signals. This report shows "
+            f"at most {MOST_SHOWN} of each: those that failed most often, and those that drifted most. All clients are "
+            "in clients.csv."
+        )
     if not observation.rise.detected:
         yield "The loss did not rise, so the clients were checked for failed updates only."
         return

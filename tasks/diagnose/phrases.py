@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 _NAMED = 5
 """Most clients named in one sentence."""
+MOST_LISTED = 30
+"""Most clients that are listed."""
 
 
 def who(clients: Sequence[str]) -> str:
@@ -15,7 +17,9 @@ def who(clients: Sequence[str]) -> str:
 
 
 def every_client(clients: Sequence[str]) -> str:
-    """Returns `client 03` or `clients 03, 05 and 07`, however many there are."""
+    """Returns `client 03` or `clients 03, 05 and 07`; of more than 30, the first five `and 26 more`."""
+    if len(clients) > MOST_LISTED:
+        return who(clients)
     return f"{'client' if len(clients) == 1 else 'clients'} {joined(clients)}"
 
 

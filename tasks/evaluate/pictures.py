@@ -104,7 +104,11 @@ def draw_drift(grid: Grid, prune_from: int | None) -> Figure:
     cosines.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if rows.left_out:
         shown = f"{len(rows.places)} of {rows.num_clients:,} clients"
-        figure.suptitle(f"{shown}: most failures, norms farthest from the median, lowest cosines; all: clients.csv")
+        figure.suptitle(
+            f"{shown}: most failures, norms farthest from the median, lowest cosines.\n"
+            "The top rows are quantiles over all clients. All clients are in clients.csv.",
+            fontsize=10,
+        )
     figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False)
     return figure
 

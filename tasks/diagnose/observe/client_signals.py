@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.phrases import figure
+from tasks.errors import listed
 
 _SHOWN = 3
 """Clients that are shown if none is unusual."""
+MOST_SHOWN = 30
+"""Most clients with failures, and most clients with unusual signals, that a report shows: more are no longer read."""
+_ROUNDS = 20
+"""Most rounds that one sentence lists."""
 _SAYS = {
     "update_norm": "sent updates of length {0}",
     "update_cosine": "sent updates with cosine {0} to the mean update",
@@ -46,14 +51,21 @@ class ClientSignal:
 
 
 def client_signals(observation: Observation) -> tuple[ClientSignal, ...]:
-    """Returns the failures, then all unusual signals; if none is unusual, one signal of the three that drifted most."""
+    """Returns the failures, then all unusual signals; if none is unusual, one signal of the three that drifted most.
+
+    Of more than MOST_SHOWN clients with failures, those with the most are shown; of more than MOST_SHOWN unusual
+    clients, those that drifted most.
+    """
     return (*_failures(observation), *_drifts(observation))
 
 
 def _failures(observation: Observation) -> Iterator[ClientSignal]:
-    for client, rounds in observation.failures.items():
-        listed = ("round " if len(rounds) == 1 else "rounds ") + ", ".join(map(str, rounds))
-        says = f"Client {client} failed in {listed}: the server left its update out of the average."
+    failures = observation.failures
+    most = sorted(failures, key=lambda client: (-len(failures[client]), client))[:MOST_SHOWN]
+    for client in sorted(most):
+        rounds = failures[client]
+        when = ("round " if len(rounds) == 1 else "rounds ") + listed([str(number) for number in rounds], _ROUNDS)
+        says = f"Client {client} failed in {when}: the server left its update out of the average."
         yield ClientSignal(client, "finite", len(rounds), 0, None, None, True, rounds, says)
 
 
@@ -62,7 +74,7 @@ def _drifts(observation: Observation) -> Iterator[ClientSignal]:
     by_client: dict[str, list[Drift]] = {}
     for drift in observation.drifts:
         by_client.setdefault(drift.client, []).append(drift)
-    for client in observation.unusual or most_drifted:
+    for client in observation.unusual[:MOST_SHOWN] or most_drifted:
         for drift in [drift for drift in by_client[client] if drift.unusual] or by_client[client][:1]:
             yield ClientSignal(**vars(drift), rounds=observation.window or (), says=_says(drift))
 

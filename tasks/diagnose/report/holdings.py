@@ -18,7 +18,7 @@ MOST_DRAWN = 12
 _NUMBERED = 10
 """Most classes for which each cell shows its number."""
 _MOST_TICKS = 20
-_MOST_DOTS = 300
+MOST_DOTS = 300
 """Most clients that are drawn as single dots."""
 MEASURES = {
     "num_examples": "examples",
@@ -131,7 +131,7 @@ def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
         scaled = values / largest if largest > 0 else values
         axes.axhline(row, color=GREY, alpha=0.3, linewidth=1)
         places = np.full(len(values), float(row))
-        if len(values) <= _MOST_DOTS:
+        if len(values) <= MOST_DOTS:
             dots, label = scaled[~chosen], "_" * row + "other clients"
             axes.plot(dots, places[~chosen], "o", color=GREY, alpha=0.6, markersize=5, label=label)
         else:

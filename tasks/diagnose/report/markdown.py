@@ -33,7 +33,7 @@ def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
     yield "Evidence", [part for cause in diagnosis.causes for part in _evidence(cause, diagnosis)]
     yield "Remedy", list(_remedy(diagnosis))
     yield "Causes tried and not proven", list(_ruled_out(diagnosis))
-    yield "Clients with nothing unusual", [f"{escape(', '.join(diagnosis.healthy)) or 'None'}."]
+    yield "Clients with nothing unusual", [f"{escape(wording.healthy(diagnosis.healthy)) or 'None'}."]
     limits = "\n".join(f"- {escape(sentence)}" for sentence in diagnosis.limits)
     yield "Limits of this diagnosis", [limits or "None."]
 

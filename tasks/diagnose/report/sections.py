@@ -14,6 +14,7 @@ from tasks.diagnose.report.svg import to_svg
 from tasks.diagnose.report.vocabulary import LOSSES
 from tasks.round_log.read import ClientLog, RoundLog
 
+_DOTS, _BAND = "Each mark is a client.", "The grey band holds 90 % of the clients; each diamond is a client."
 _LISTED = 30
 """Most client ids that are shown without a click."""
 
@@ -84,7 +85,7 @@ def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
 
 
 def _healthy(clients: Sequence[str]) -> Markup:
-    listed = ", ".join(clients) or "none"
+    listed = wording.healthy(clients) or "none"
     text = f"Nothing unusual was found at {count(len(clients), 'client')}"
     return folded(text, paragraph(listed)) if len(clients) > _LISTED else paragraph(f"{text} ({listed}).")
 
@@ -114,8 +115,8 @@ def holdings_of(diagnosis: Diagnosis, held: Holdings | None) -> Iterator[Markup]
                 features, "features", "Dot chart: how far the data of each client are from the data of all clients."
             ),
             "Amount, labels and inputs",
-            "Each mark is a client. For labels and inputs, it shows the distance to the data of all clients. A diamond "
-            "to the right of the dots is a client whose data differ.",
+            f"{_DOTS if len(held.clients) <= holdings.MOST_DOTS else _BAND} For labels and inputs, a mark shows the "
+            "distance to the data of all clients. A diamond to the right of the grey is a client whose data differ.",
         ),
         class_="charts",
     )

@@ -19,7 +19,10 @@ from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, joined, percent, span, who
 from tasks.diagnose.report.patch import flags
 from tasks.diagnose.report.vocabulary import SIGNALS
+from tasks.errors import listed
 
+_HEALTHY = 100
+"""Most ids of clients with nothing unusual that a report lists."""
 _PHASES = {"prune": "while pruning"}
 
 
@@ -44,6 +47,12 @@ def observed(measured: ClientSignal) -> list[str]:
     """Returns the row of a table: the client, the signal, its value, the others', the client's before, and words."""
     figures = [figure(value) for value in (measured.value, measured.expected, measured.before)]
     return [measured.client, signal(measured), *figures, "yes" if measured.unusual else "no", measured.says]
+
+
+def healthy(clients: Sequence[str]) -> str:
+    """Returns the ids of clients, of more than 100 the first and how many more; empty for none."""
+    more = " (all are in diagnosis.json)" if len(clients) > _HEALTHY else ""
+    return listed(clients, _HEALTHY) + more
 
 
 def because(cause: Cause) -> str:
