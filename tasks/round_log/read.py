@@ -72,8 +72,13 @@ class ClientLog:
 
     def of(self, *clients: str) -> Bools:
         """Returns (M,) true for the rows of `clients`."""
-        wanted = np.array([client in clients for client in self.ids], dtype=np.bool_)
+        named = set(clients)
+        wanted = np.array([client in named for client in self.ids], dtype=np.bool_)
         return wanted[self.codes]
+
+    def rows(self, client: str) -> Ints:
+        """Returns the rows of one client, ascending."""
+        return self._rows.get(client, np.zeros(0, dtype=np.int64))
 
     def without(self, rounds: Ints) -> "ClientLog":
         """Returns the log without the rows of `rounds`."""
@@ -85,6 +90,10 @@ class ClientLog:
     @cached_property
     def _codes(self) -> tuple[tuple[str, ...], Ints]:
         return codes_of(self.clients)
+
+    @cached_property
+    def _rows(self) -> dict[str, Ints]:
+        return {self.ids[code]: rows for code, rows in rows_by_client(self.codes).items()}
 
 
 def read_rounds(path: Path) -> RoundLog:
@@ -160,6 +169,15 @@ def codes_of(clients: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
     ids = tuple(sorted(set(clients)))
     place = {client: code for code, client in enumerate(ids)}
     return ids, np.fromiter(map(place.__getitem__, clients), dtype=np.int64, count=len(clients))
+
+
+def rows_by_client(clients: Ints) -> dict[int, Ints]:
+    """Returns the rows of each of `clients` (M,), ascending, by client, ascending. Each row is looked at once."""
+    if not len(clients):
+        return {}
+    order = np.argsort(clients, kind="stable")
+    different, starts = np.unique(clients[order], return_index=True)
+    return dict(zip(different.tolist(), np.split(order, starts[1:]), strict=True))
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,11 @@ class _Before:
         failures = {client: logged.first_failure(log, client, self.first) for client in self.views}
         failed = [client for client, round_num in failures.items() if round_num is not None]
         broken = replays.at_clients(lambda _, examples: self._path(examples, _BROKEN_EPOCHS).first_broken, failed)
-        own = {}
+        own, by_client = {}, dict[str, list[logged.Row]]()
+        for row in rows:
+            by_client.setdefault(row["client"], []).append(row)
         for client, seen in self.views.items():
-            mine = [row for row in rows if row["client"] == client]
+            mine = by_client.get(client, [])
             expected_loss, expected_accuracy = expected(seen.fit, reference)
             own[client] = ClientFinding(
                 client=client,
@@ -139,7 +141,8 @@ class _Before:
         """The findings of the clients, with what they send."""
         unusual = [client for client, data in own.items() if data.shifted and data.changed]
         reference = reference_of(sent, [client for client, data in own.items() if not data.in_conflict])
-        gauge = Gauge(self._of_objectives(gradients), self.log, self.first, reference)
+        decay = self.replays.settings.federate.client.weight_decay * self.replays.params
+        gauge = Gauge(self._of_objectives(gradients), decay, self.log, self.first, reference)
         updates = {client: gauge.measure(client, [sent]) for client in own}
         once = [replace(data, **vars(updates[client])) for client, data in own.items()]
         suspects = [c.client for c in once if c.odd and not c.in_conflict and c.client in sent.updates]
@@ -178,15 +181,15 @@ class _Before:
         rate, batch_size = settings.learning_rate, settings.batch_size
         return local_path(self.probe, self.replays.params, examples, rate, batch_size, num_epochs)
 
-    def _of_objectives(self, gradients: Mapping[str, Floats]) -> dict[str, Floats]:
-        """The gradients of what the clients minimise; none where they follow more than their own data's gradient."""
+    def _of_objectives(self, gradients: Mapping[str, Floats]) -> Mapping[str, Floats]:
+        """The gradients of the loss; none where the clients follow more than their own data's gradient."""
         federate = self.replays.settings.federate
         client = federate.client
         clipped = client.clip_norm > 0 and client.weight_decay > 0  # the loss's part only
         # Other client updates begin downhill on the client's own loss; what the server sends turns these.
         if CLIENT_UPDATES[client.kind].shared or federate.shared_fraction > 0 or clipped:
             return {}
-        return {name: gradient + client.weight_decay * self.replays.params for name, gradient in gradients.items()}
+        return gradients
 
     def landscapes(self) -> tuple[list[float], list[Floats]]:
         """The largest curvature of some clients' losses, and how far each of their local steps leads away."""

@@ -12,7 +12,9 @@ def dissimilarity(gradients: Sequence[Floats], shares: Floats) -> float:
 
     1 where all gradients agree; infinite where they cancel.
     """
-    mean = np.sum([share * g for share, g in zip(shares, gradients, strict=True)], axis=0)
+    mean = np.zeros(len(gradients[0]))
+    for share, g in zip(shares, gradients, strict=True):
+        mean += share * g
     squares = float(np.sum([share * (g @ g) for share, g in zip(shares, gradients, strict=True)]))
     length = float(mean @ mean)
     return float(np.sqrt(squares / length)) if length > 0 else np.inf

@@ -9,6 +9,8 @@ from tasks.diagnose.replay.engine import Replayer
 from tasks.local.probe import Probe
 from tasks.parameters import Params
 
+_MOST_LEFT_OUT = 50
+"""Most honest clients whose harm is computed; each needs a sum over all clients."""
 _WORST = 1e6
 """Most that a hold-out loss counts, nats; a loss that is not finite counts as that."""
 
@@ -27,7 +29,8 @@ def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[
     """Returns the suspects whose updates raise the hold-out loss more than the median honest client's do.
 
     With H the honest clients and L(S) the hold-out loss of the mean model of the clients S, the harm of suspect s is
-    ln L(H and s) - ln L(H), and the harm of an honest client h is ln L(H) - ln L(H without h).
+    ln L(H and s) - ln L(H), and the harm of an honest client h is ln L(H) - ln L(H without h). Of more than 50 honest
+    clients, the median is that of 50, evenly spread.
     """
     test = (replays.cohort.test_x, replays.cohort.test_y)
     honest = {c: u for c, u in sent.updates.items() if c not in suspects}
@@ -38,30 +41,54 @@ def harmful(replays: Replayer, probe: Probe, sent: Captured, suspects: Sequence[
         value = probe.fit(params, test).loss
         return float(np.log(min(value, _WORST))) if np.isfinite(value) else float(np.log(_WORST))
 
-    clean, without = left_out_losses(loss, sent.params, honest, sent.weights)
+    clean, without = left_out_losses(loss, sent.params, honest, sent.weights, _MOST_LEFT_OUT)
     limit = max(0.0, float(np.median([clean - value for value in without.values()])))
-    guilty = []
-    for client in suspects:
-        if client in sent.updates:
-            together = {**honest, client: sent.updates[client]}
-            if left_out_losses(loss, sent.params, together, sent.weights)[0] - clean > limit:
-                guilty.append(client)
-    return tuple(guilty)
+    weight = sum(sent.weights[client] for client in honest)
+    mean = _mean(honest, sent.weights)
+
+    def with_suspect(client: str) -> Params:
+        share = sent.weights[client] / (weight + sent.weights[client])
+        return np.asarray(sent.params + (1 - share) * mean + share * sent.updates[client], np.float32)
+
+    there = [client for client in suspects if client in sent.updates]
+    return tuple(client for client in there if loss(with_suspect(client)) - clean > limit)
 
 
 def left_out_losses(
-    loss: Callable[[Params], float], params: Params, updates: Mapping[str, Params], weights: Mapping[str, float]
+    loss: Callable[[Params], float],
+    params: Params,
+    updates: Mapping[str, Params],
+    weights: Mapping[str, float],
+    most: int | None = None,
 ) -> tuple[float, dict[str, float]]:
     """Returns the loss of a round's weighted mean model, and by client the loss of the mean without that client.
 
-    With only one client, the mean without it is `params`, the model that the round began with.
+    With only one client, the mean without it is `params`, the model that the round began with. Each mean is added up
+    anew: an update of 1e20 would not leave a sum from which it is subtracted.
+
+    Args:
+        loss: of a model (P,).
+        params: (P,) the model that the round began with.
+        updates: client to its update (P,).
+        weights: client to its weight.
+        most: most clients that are left out, evenly spread over `updates`; None: each of them.
     """
 
     def mean_without(client: str | None) -> Params:
-        left = [c for c in updates if c != client]
-        total = sum(weights[c] for c in left)
-        if not left or total == 0:
+        left = {c: update for c, update in updates.items() if c != client}
+        if not left or sum(weights[c] for c in left) == 0:
             return params
-        return np.asarray(params + np.sum([weights[c] / total * updates[c] for c in left], axis=0), np.float32)
+        return np.asarray(params + _mean(left, weights), np.float32)
 
-    return loss(mean_without(None)), {client: loss(mean_without(client)) for client in updates}
+    left_out = list(updates)[:: 1 if most is None else -(-len(updates) // most)]
+    return loss(mean_without(None)), {client: loss(mean_without(client)) for client in left_out}
+
+
+def _mean(updates: Mapping[str, Params], weights: Mapping[str, float]) -> Params:
+    """The weighted mean (P,), without an array of all updates."""
+    total = sum(weights[client] for client in updates)
+    mean = np.zeros_like(next(iter(updates.values())))
+    if total > 0:
+        for client, update in updates.items():
+            mean += weights[client] / total * update
+    return mean

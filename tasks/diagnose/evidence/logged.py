@@ -7,8 +7,8 @@ import numpy as np
 
 from tasks.arrays import Floats
 from tasks.diagnose.observe.drift import BEFORE
-from tasks.diagnose.observe.own_losses import common, rows_by_client
-from tasks.round_log.read import ClientLog
+from tasks.diagnose.observe.own_losses import common
+from tasks.round_log.read import ClientLog, rows_by_client
 
 Row = Mapping[str, Any]
 
@@ -46,8 +46,11 @@ def objective_gap(rows: Sequence[Row], weights: Mapping[str, float]) -> float:
         weights: aggregation weight by client.
     """
     gaps = []
-    for round_num in {row["round"] for row in rows}:
-        here = [row for row in rows if row["round"] == round_num and row.get("num_steps") and row["finite"]]
+    by_round: dict[int, list[Row]] = {row["round"]: [] for row in rows}
+    for row in rows:
+        if row.get("num_steps") and row["finite"]:
+            by_round[row["round"]].append(row)
+    for here in by_round.values():
         if here:
             share = np.array([weights.get(row["client"], 0.0) for row in here])
             meant, effective = share / share.sum(), share * np.array([row["num_steps"] for row in here])
@@ -73,7 +76,8 @@ def usual_losses(log: ClientLog, first: int) -> dict[str, float]:
 
 def first_failure(log: ClientLog, client: str, first: int) -> int | None:
     """Returns the first round from `first` on in which the client failed; None if it did not."""
-    failed = log.rounds[log.of(client) & log.failed & (log.rounds >= first)]
+    rows = log.rows(client)
+    failed = log.rounds[rows][log.failed[rows] & (log.rounds[rows] >= first)]
     return int(failed.min()) if len(failed) else None
 
 
@@ -81,7 +85,8 @@ def before(log: ClientLog, name: str, client: str, first: int) -> Floats:
     """Returns the client's finite values of a signal in the 20 rounds before `first`."""
     if name not in log.signals:
         return np.zeros(0)
-    values = log.signals[name][log.of(client) & (log.rounds < first) & (log.rounds >= first - BEFORE)]
+    rows = log.rows(client)
+    values = log.signals[name][rows[(log.rounds[rows] < first) & (log.rounds[rows] >= first - BEFORE)]]
     return np.asarray(values[np.isfinite(values)])
 
 

@@ -106,7 +106,8 @@ def risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> Cl
     last = max(number for number, memory in enumerate(compared) if memory.changed)
     if last + 1 == len(compared) or not compared[last].now >= WORSE * compared[last].logged:
         return None
-    mine = log.of(client) & np.isfinite(log.signals["loss_before"]) & ~log.failed
+    mine = log.rows(client)
+    mine = mine[np.isfinite(log.signals["loss_before"][mine]) & ~log.failed[mine]]
     rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
     since, until = compared[last].round, compared[last + 1].round
     places = [i for i in range(1, len(rounds)) if since < rounds[i] <= until]

@@ -7,8 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from tasks.arrays import Bools, Floats, Ints
-from tasks.diagnose.observe.own_losses import rows_by_client
-from tasks.round_log.read import ClientLog
+from tasks.round_log.read import ClientLog, rows_by_client
 
 BEFORE = 20
 """Rounds before the rise that show how a client usually is."""

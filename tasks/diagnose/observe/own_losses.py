@@ -8,6 +8,7 @@ import numpy as np
 from tasks.arrays import Floats, Ints
 from tasks.detection.null import draws_for
 from tasks.diagnose.observe.short_series import FEWEST_AFTER, FEWEST_BEFORE, clearest, noise_sd, panel_law
+from tasks.round_log.read import rows_by_client
 
 OwnSeries = tuple[Ints, Floats, Floats]
 """Of one client (n,): rounds, log losses, and how far they are from what is typical of their rounds and of it."""
@@ -141,13 +142,6 @@ def polished(clients: Ints, rounds: Ints, z: Floats) -> tuple[Floats, Floats]:
         for rows in mine.values():
             factor[rows] = np.median(own[rows])
     return typical, factor
-
-
-def rows_by_client(clients: Ints) -> dict[int, Ints]:
-    """Returns the rows of each of `clients` (M,), ascending, by client, ascending. Each row is looked at once."""
-    order = np.argsort(clients, kind="stable")
-    different, starts = np.unique(clients[order], return_index=True)
-    return dict(zip(different.tolist(), np.split(order, starts[1:]), strict=False))  # np.split of no row has one part
 
 
 def _apart(clients: Ints, rounds: Ints, z: Floats) -> dict[int, OwnSeries]:

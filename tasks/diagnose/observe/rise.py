@@ -188,8 +188,9 @@ def _with_own_levels(increase: Increase, log: ClientLog, clients: Sequence[str])
     """The increase with the mean loss of the clients in the rounds before it, up to 4 of each, and in it."""
     before, during = [], []
     for client in clients:
-        finite = log.of(client) & np.isfinite(log.signals["loss_before"])
-        rounds, losses = log.rounds[finite], log.signals["loss_before"][finite]
+        mine = log.rows(client)
+        mine = mine[np.isfinite(log.signals["loss_before"][mine])]
+        rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
         before += losses[rounds < (increase.round or 0)][-RECENT:].tolist()
         during += losses[(rounds >= (increase.round or 0)) & (rounds <= (increase.until or 0))].tolist()
     return replace(increase, loss_before=float(np.mean(before)), loss_after=float(np.mean(during)))
