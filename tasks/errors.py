@@ -125,9 +125,9 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def listed(names: Sequence[str], most: int) -> str:
-    """Returns the first `most` names in one text, and the number of further names."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def listed(names: Sequence[str], most: int = 10, between: str = ", ") -> str:
+    """Returns the first `most` names in one text, and the number of further names: a run can have 10,000 clients."""
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class _Short(reprlib.Repr):

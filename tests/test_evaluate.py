@@ -471,7 +471,9 @@ def test_evaluate_names_a_client_with_broken_files_and_goes_on(workspace, caplog
     assert sorted(evaluation["left_out"]) == ["01", "02"]
     assert "labels must be 0 to 2, as preprocess.json says, got 7 others" in evaluation["left_out"]["01"]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("tasks")]
-    assert [message.split(":")[0] for message in said] == ["client 01", "client 02"]
+    (message,) = said
+    assert message.startswith("2 clients are left out of the scores over clients: client 01: ")
+    assert "; client 02: " in message
     assert list(evaluation["global"]["clients"]) == ["00"]
     assert metrics["client_accuracy_worst"] == metrics["client_accuracy_mean"] == metrics["client_accuracy_p10"]
     assert metrics["accuracy"] == whole["accuracy"]

@@ -77,7 +77,7 @@ def _held(source: Source, settings: DataSettings, seed: int) -> NDArray[np.bool_
     if source.clients is not None:
         gone = sorted(set(source.clients.tolist()) - set(source.clients[~held].tolist()))
         if gone:
-            _log.warning("%d clients have hold-out examples only and do not train: %s", len(gone), ", ".join(gone))
+            _log.warning("%d clients have hold-out examples only and do not train: %s", len(gone), listed(gone, _NAMED))
     return held
 
 

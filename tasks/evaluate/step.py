@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks import outputs
 from tasks.clients import CLIENTS, Examples, Preprocessed, check_client_id, read_hold_out, read_preprocessed
-from tasks.errors import DataError, reading
+from tasks.errors import DataError, listed, reading
 from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
 from tasks.evaluate.model import LogitsOf, load_logits
@@ -142,10 +142,12 @@ def _score_clients(
     for client, answer in answers.items():
         if isinstance(answer, Failed):
             left_out[client] = f"client {client}: {answer.reason.removeprefix(f'client {client}: ')}"
-            _log.warning("%s: left out of the scores over clients", left_out[client])
             continue
         for name, of_client in answer.items():
             scores[name][client] = of_client
+    if left_out:
+        said = listed(list(left_out.values()), between="; ")
+        _log.warning("%d clients are left out of the scores over clients: %s", len(left_out), said)
     return scores, left_out
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.errors import NoClientLeft, SettingsError
+from tasks.errors import NoClientLeft, SettingsError, listed
 from tasks.federate import schedule
 from tasks.federate.aggregators import aggregator
 from tasks.federate.client_updates import CLIENT_UPDATES
@@ -294,5 +294,5 @@ def _reason(result: ClientResult | Failed) -> str:
 
 
 def with_reasons(failures: Mapping[str, str]) -> str:
-    """Returns the clients with their reasons, for a message."""
-    return "; ".join(f"{client} ({reason})" for client, reason in failures.items())
+    """Returns the first clients with their reasons, for a message."""
+    return listed([f"{client} ({reason})" for client, reason in failures.items()], between="; ")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import SettingsError
+from tasks.errors import SettingsError, listed
 from tasks.settings import (
     EarlyStoppingSettings,
     FederateSettings,
@@ -168,6 +168,4 @@ def check_clients(settings: FederateSettings, clients: Iterable[str]) -> None:
     for name, named in named_by.items():
         unknown = sorted(set(named) - set(ids))
         if unknown:
-            raise SettingsError(
-                f"federate.{name} names {', '.join(unknown)}, which the data does not have: {', '.join(ids)}"
-            )
+            raise SettingsError(f"federate.{name} names {listed(unknown)}, which the data does not have: {listed(ids)}")

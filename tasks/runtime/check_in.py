@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tasks.clients import Examples, Form, Preprocessed, read_hold_out, read_preprocessed
-from tasks.errors import DataError, SettingsError
+from tasks.errors import DataError, SettingsError, listed
 from tasks.local.description import Description, describe_today, read_descriptions
 from tasks.runtime.carry import at_clients
 from tasks.runtime.failed import Failed
@@ -91,17 +91,20 @@ def _not_excluded(clients: Sequence[str], exclude: Collection[str]) -> list[str]
     unknown = sorted(set(exclude) - set(clients))
     if unknown:
         raise SettingsError(
-            f"federate.exclude names {', '.join(unknown)}, which the data does not have: {', '.join(clients)}"
+            f"federate.exclude names {listed(unknown)}, which the data does not have: {listed(clients)}"
         )
-    left = [client for client in clients if client not in set(exclude)]
+    left_out = set(exclude)
+    left = [client for client in clients if client not in left_out]
     if not left:
-        raise SettingsError(f"federate.exclude must leave a client, got all of them: {', '.join(clients)}")
+        raise SettingsError(f"federate.exclude must leave a client, got all of them: {listed(clients)}")
     return left
 
 
 def _check_usable(clients: Mapping[str, Description], broken: Mapping[str, str]) -> None:
     if not clients:
-        raise DataError(f"no client can be used: {'; '.join(f'{c}: {reason}' for c, reason in broken.items())}")
+        raise DataError(
+            f"no client can be used: {listed([f'{c}: {reason}' for c, reason in broken.items()], between='; ')}"
+        )
 
 
 def _to_publish(reason: str, folder: Path) -> str:

@@ -136,7 +136,7 @@ def draw_features(held: Holdings, clients: Sequence[str]) -> Figure:
             axes.plot(dots, places[~chosen], "o", color=GREY, alpha=0.6, markersize=5, label=label)
         else:
             upper, median, lower = quantiles(scaled)
-            label = "_" * row + "5 % to 95 % of all clients, with the median"
+            label = "_" * row + "90 % of all clients"
             axes.plot([lower, upper], [row, row], "-", color=GREY, alpha=0.6, linewidth=6, label=label)
             axes.plot([median], [row], "|", color=INK, markersize=12)
         axes.plot(

@@ -14,7 +14,10 @@ from tasks.diagnose.report.svg import to_svg
 from tasks.diagnose.report.vocabulary import LOSSES
 from tasks.round_log.read import ClientLog, RoundLog
 
-_DOTS, _BAND = "Each mark is a client.", "The grey band holds 90 % of the clients; each diamond is a client."
+_DOTS, _BAND = (
+    "Each mark is a client.",
+    "The grey band holds 90 % of the clients, with the median; a diamond is a client.",
+)
 _LISTED = 30
 """Most client ids that are shown without a click."""
 
@@ -78,8 +81,8 @@ def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
     if drawn < total:
         text += (
             f"{drawn} of {total:,} clients are shown: first the named clients, then clients that failed most often, "
-            "then the clients that are farthest from the others. The rows on top are quantiles over all clients, round "
-            "by round. All clients are in clients.csv."
+            "then the clients that are farthest from the others. The first three rows are quantiles over all clients, "
+            "round by round. All clients are in clients.csv."
         )
     return text.strip()
 
