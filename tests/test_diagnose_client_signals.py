@@ -4,7 +4,7 @@ import math
 
 from diagnosis_values import RISE
 
-from tasks.diagnose.observe.client_signals import client_signals
+from tasks.diagnose.observe.client_signals import MOST_SHOWN, client_signals
 from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
 
@@ -48,3 +48,14 @@ def test_if_none_is_unusual_the_first_signal_of_three_clients_is_shown_as_usual(
 def test_without_a_cohort_or_a_past_nothing_is_compared() -> None:
     (signal,) = client_signals(observation(Drift("03", "update_cosine", 0.5, None, None, 5.0, True)))
     assert signal.says == "Client 03 sent updates with cosine 0.5 to the mean update. This is unusual."
+
+
+def test_of_many_clients_those_with_the_most_failures_and_the_largest_drift_are_shown() -> None:
+    # Client 000 fails once, 001 twice, ...; 100 is the most drifted client, 101 the next, ...
+    failures = {f"{k:03}": tuple(range(1, k + 2)) for k in range(2 * MOST_SHOWN)}
+    drifts = [drift(f"{100 + k}", "update_norm", 9.0 - k / 100, unusual=True) for k in range(2 * MOST_SHOWN)]
+    signals = client_signals(observation(*drifts, failures=failures))
+    failed = [f"{k:03}" for k in range(MOST_SHOWN, 2 * MOST_SHOWN)]
+    assert [each.client for each in signals] == [*failed, *(f"{100 + k}" for k in range(MOST_SHOWN))]
+    # The first 20 of the 60 rounds in which the last one failed are listed.
+    assert "18, 19, 20 and 40 more: the server" in signals[MOST_SHOWN - 1].says

@@ -9,7 +9,7 @@ from diagnosis_values import RISE
 from plain_findings import a_client
 
 from tasks.diagnose.causes import Candidate, Remedy
-from tasks.diagnose.compose import compose
+from tasks.diagnose.compose import MOST_CLIENTS, compose
 from tasks.diagnose.diagnosis import Diagnosis, Evidence, Removed
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.local_models import LocalModel
@@ -169,3 +169,18 @@ def test_a_client_has_the_numbers_of_its_memory_and_of_its_own_local_model() -> 
     assert {name: trained[name] for name in expected} == expected
     assert list(trained["recalls"]) == ["0", "1"]
     assert trained["loss"] == 0.3  # the loss of the client's own finding stays
+
+
+def test_of_many_clients_the_blamed_and_the_farthest_have_numbers_and_all_have_quantiles() -> None:
+    # The losses are 0, 1, ..., 200 with the median 100: the farthest clients are the first and the last ones.
+    clients = tuple(a_client(f"{k:03}", loss=float(k)) for k in range(201))
+    cause = proof("label_skew", 0.9, 0.9)
+    cause = replace(cause, candidate=replace(cause.candidate, clients=("100",)))
+    signals = composed(cause, findings=replace(FINDINGS, clients=clients)).signals
+    assert signals is not None
+    assert len(signals["clients"]) == MOST_CLIENTS
+    assert {"000", "100", "200"} <= signals["clients"].keys()
+    assert signals["all_clients"]["loss"] == {"all: 95 %": 190.0, "all: median": 100.0, "all: 5 %": 10.0}
+    few = composed(findings=replace(FINDINGS, clients=clients[:MOST_CLIENTS])).signals
+    assert few is not None
+    assert (len(few["clients"]), "all_clients" in few) == (MOST_CLIENTS, False)

@@ -39,3 +39,11 @@ def test_clients_that_the_partition_does_not_know_are_said_to_be_missing() -> No
 def test_partition_of_another_form_is_not_known(held: Any) -> None:
     assert read_holdings(held) is None
     assert "are not known" in page_of(diagnosis(), partition=held)
+
+
+def test_many_clients_are_a_band_and_not_a_mark_each() -> None:
+    sizes = [
+        len(page_of(diagnosis(), partition=partition([f"{k:04}" for k in range(number)], ["cat", "dog"])))
+        for number in (301, 3_000)
+    ]
+    assert abs(sizes[1] - sizes[0]) < 2_000

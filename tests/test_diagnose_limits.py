@@ -105,3 +105,10 @@ def test_the_least_significance_is_that_of_one_of_40_001_ranks(significance: flo
     # the smallest share of a loss is 0.2: 2 / 40,001 / 0.2 = 2.499938e-4. 40,000 ranks would give 2.5e-4, and 40,002
     # ranks 2.499875e-4.
     assert ("At a level below 0.00025" in limits(replace(NO_RISE, noise=0.03, significance=significance))) is says
+
+
+def test_a_report_that_leaves_clients_out_says_so() -> None:
+    failures = {f"{k:02}": (1,) for k in range(31)}
+    observation = Observation(RISE, None, (DRIFT,), failures, tuple(failures), np.nan, np.nan)
+    said, *_ = limits_of_logs(observation, round_log(LOSSES), client_log(["03", "00"], 12))
+    assert said.startswith("31 clients failed and 1 client had unusual signals. This report shows at most 30 of each")

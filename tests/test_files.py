@@ -1,5 +1,6 @@
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import DataError, SettingsError, reading, shown
-from tasks.files import read_json, read_rows, replacing, write_json, write_npy, write_rows
+from tasks.files import read_blocks, read_json, read_rows, replacing, write_json, write_npy, write_rows
 from tasks.settings import load
 
 
@@ -181,3 +182,37 @@ def test_an_error_that_quotes_a_file_stays_one_line(tmp_path: Path) -> None:
     (tmp_path / "rounds.csv").write_text('"rou\nnd",b\u2028c\r\n1,2\r\n')
     with pytest.raises(DataError, match=r"has no column a, got rou nd, b c$"):
         read_rows(tmp_path / "rounds.csv", ["a"])
+
+
+def test_a_long_csv_is_read_in_blocks_whose_rows_are_counted_through(tmp_path: Path) -> None:
+    path = tmp_path / "clients.csv"
+    write_rows(path, ("round", "client"), ({"round": number, "client": "a"} for number in range(1, 45_001)))
+    blocks = list(read_blocks(path, ["client"]))
+    assert [(block.first, len(block.rows)) for block in blocks] == [(1, 20_000), (20_001, 20_000), (40_001, 5_000)]
+    assert [cell for block in blocks for cell in block.column("round")] == [str(n) for n in range(1, 45_001)]
+    with path.open("a") as opened:
+        opened.write("45001\n")
+    with pytest.raises(DataError, match="row 45001 must have as many cells as the header"):
+        list(read_blocks(path))
+
+
+def test_a_csv_without_a_row_is_one_block(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b\n\n")
+    (block,) = read_blocks(tmp_path / "a.csv")
+    assert (block.header, block.rows, block.column("b")) == (["a", "b"], [], [])
+
+
+def test_rows_are_written_as_they_come_and_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    write_rows(path, ("a",), [{"a": 1}])
+
+    def failing() -> Iterator[dict[str, int]]:
+        yield {"a": 2}
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        write_rows(path, ("a",), failing())
+    with pytest.raises(ValueError, match="dict contains fields not in fieldnames"):
+        write_rows(path, ("a",), iter([{"b": 1}]))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.csv"]
+    assert path.read_text() == "a\n1\n"

@@ -15,7 +15,7 @@ from tasks.errors import DataError
 from tasks.files import read_json
 from tasks.partition import partition
 from tasks.partition.division import divide
-from tasks.partition.label_picture import draw_label_counts
+from tasks.partition.label_picture import draw_label_counts, drawn_clients
 from tasks.settings import Settings, parse
 
 
@@ -205,7 +205,7 @@ def test_step_replaces_the_clients_of_an_earlier_run(tmp_path: Path) -> None:
     assert folders(tmp_path / "data" / "partition") == ["00", "01", "02"]
 
 
-@pytest.mark.parametrize(("num_clients", "num_classes"), [(1, 2), (2, 100), (100, 2), (100, 100), (10, 10)])
+@pytest.mark.parametrize(("num_clients", "num_classes"), [(1, 2), (2, 100), (100, 2), (100, 100), (10, 10), (400, 10)])
 def test_picture_of_labels_is_drawn_for_any_number(num_clients: int, num_classes: int, tmp_path: Path) -> None:
     counts = np.random.default_rng(0).integers(0, 3, (num_clients, num_classes))
     counts[0, 0] = 1
@@ -224,3 +224,15 @@ def test_partition_seed_keeps_the_clients_while_the_runs_seed_changes(tmp_path: 
     a, b, c = (contents(tmp_path / name / "data") for name in "abc")
     assert a == b
     assert a != c
+
+
+def test_a_picture_of_too_many_clients_shows_quantiles_and_the_farthest() -> None:
+    names = [f"{k:03}" for k in range(301)]
+    counts = np.full((301, 2), 10)
+    counts[17], counts[200] = (0, 20), (5_000, 5_000)  # one class only; by far the largest
+    drawn, sizes, shown = drawn_clients(counts, names)
+    assert (shown[:3], len(shown)) == (["all: 95 %", "all: median", "all: 5 %"], 25)
+    assert (drawn[:3].tolist(), sizes[:3].tolist()) == ([[10, 10]] * 3, [20] * 3)
+    assert (drawn[shown.index("017")].tolist(), sizes[shown.index("200")]) == ([0, 20], 10_000)
+    drawn, sizes, shown = drawn_clients(counts[:300], names[:300])
+    assert (drawn.tolist(), sizes.tolist(), shown) == (counts[:300].tolist(), counts[:300].sum(1).tolist(), names[:300])

@@ -1,5 +1,7 @@
 """rounds.csv and clients.csv: they are written and read, and a file that no run writes is refused in one line."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -141,3 +143,53 @@ def test_clients_without_a_row_are_refused(tmp_path, read):
     (tmp_path / "clients.csv").write_text("round,client,update_norm,update_cosine,finite\n")
     with pytest.raises(DataError, match=r"clients\.csv holds no row below its header"):
         read(tmp_path / "clients.csv")
+
+
+def long_log(path, last):
+    """Writes 20,002 rows, more than are read at a time: two clients, and `last` as the last row."""
+    rows = ({"round": k // 2 + 1, "client": "ab"[k % 2], "update_norm": k, "finite": True} for k in range(20_001))
+    write_rows(path, ("round", "client", "update_norm", "finite"), itertools.chain(rows, [last]))
+
+
+@pytest.mark.parametrize(
+    ("last", "says"),
+    [
+        ({"round": "x", "client": "b"}, "row 20002, column round must be a whole number >= 0, got 'x'"),
+        ({"round": 10_001, "client": ""}, "row 20002, column client must be a client id, got ''"),
+        (
+            {"round": 10_001, "client": "b", "update_norm": "1,5", "finite": True},
+            "row 20002, column update_norm must be a number or em",
+        ),
+        ({"round": 10_001, "client": "b", "finite": "maybe"}, "row 20002, column finite must be True or False, got 'm"),
+        ({"round": 7, "client": "a", "finite": True}, "client a has two rows in round 7; one row is allowed"),
+    ],
+)
+def test_an_error_far_below_names_its_row_and_column(tmp_path, last, says):
+    long_log(tmp_path / "clients.csv", last)
+    with pytest.raises(DataError, match=says):
+        read_clients(tmp_path / "clients.csv")
+
+
+def test_a_long_log_has_its_rows_by_client(tmp_path):
+    long_log(tmp_path / "clients.csv", {"round": 10_001, "client": "b", "update_norm": " ", "finite": "0"})
+    log = read_clients(tmp_path / "clients.csv")
+    assert (log.ids, len(log.rounds)) == (("a", "b"), 20_002)
+    # Client a has the even numbers of `update_norm`, in the order of its rounds; b's last one is missing.
+    np.testing.assert_array_equal(log.signals["update_norm"][log.rows("a")], np.arange(0, 20_001, 2))
+    np.testing.assert_array_equal(log.signals["update_norm"][log.rows("b")], [*range(1, 20_000, 2), np.nan])
+    assert log.of("b").sum() == 10_001
+    assert np.flatnonzero(log.failed).tolist() == log.rows("b")[-1:].tolist()
+    assert log.rows("unknown").tolist() == []
+
+
+def test_a_row_of_a_run_that_comes_again_in_a_later_block_is_refused(tmp_path):
+    long_log(tmp_path / "clients.csv", {"round": 7, "client": "a", "finite": True})
+    with pytest.raises(DataError, match="got client 'a' of round '7' in row 20002: run the step federate again"):
+        list(clients_of_run(tmp_path / "clients.csv", ["finite"], 10_001, "federate"))
+
+
+def test_a_log_is_written_from_rows_that_come_once(tmp_path):
+    clients = ({"round": 1, "client": client, "update_norm": 0.5, "finite": True} for client in "ab")
+    write_log(tmp_path, iter([{"round": 1, "val_loss": 0.5}]), clients)
+    assert read_clients(tmp_path / "clients.csv").clients == ("a", "b")
+    assert read_rounds(tmp_path / "rounds.csv").rounds.tolist() == [1]

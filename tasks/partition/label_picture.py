@@ -48,11 +48,7 @@ def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[s
         classes: C names.
     """
     total, num_classes = counts.shape
-    sizes = counts.sum(axis=1)
-    if total > MOST_CLIENTS:
-        places = shown_clients(_apart(counts), np.zeros(total, dtype=np.int64), CHOSEN)
-        sizes, counts = (np.concatenate([_whole(each), each[places]]) for each in (sizes, counts))
-        clients = [*QUANTILES, *(clients[place] for place in places)]
+    counts, sizes, clients = drawn_clients(counts, clients)
     num_clients = len(clients)
     figure = Figure(figsize=(9, min(9.0, 3.4 + 0.25 * num_classes)), dpi=120, layout="constrained")
     top, middle = figure.subplots(2, 1, sharex=True, height_ratios=[1, max(2.0, min(5.0, 0.25 * num_classes))])
@@ -88,6 +84,21 @@ def draw_label_counts(path: Path, counts: NDArray[np.int64], clients: Sequence[s
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", metadata={"Software": None})
     path.write_bytes(drawn.getvalue())
+
+
+def drawn_clients(
+    counts: NDArray[np.int64], clients: Sequence[str]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Returns the columns of the picture: the examples by class (N, C), the sizes (N,), and the names.
+
+    N is K, or for more than 300 clients the three quantiles and 22 clients.
+    """
+    sizes = counts.sum(axis=1)
+    if len(clients) <= MOST_CLIENTS:
+        return counts, sizes, list(clients)
+    places = shown_clients(_apart(counts), np.zeros(len(clients), dtype=np.int64), CHOSEN)
+    counts, sizes = (np.concatenate([_whole(each), each[places]]) for each in (counts, sizes))
+    return counts, sizes, [*QUANTILES, *(clients[place] for place in places)]
 
 
 def _whole(counts: NDArray[np.int64]) -> NDArray[np.int64]:
