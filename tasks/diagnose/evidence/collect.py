@@ -17,6 +17,7 @@ from tasks.diagnose.evidence.local_models import local_models, sent_model
 from tasks.diagnose.evidence.remembered import memories_of
 from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.evidence.sent import Captured, Gauge, capture, reference_of
+from tasks.diagnose.evidence.vectors import Vectors
 from tasks.diagnose.replay.engine import Replayer
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.local.features import correlation
@@ -61,7 +62,15 @@ def find(
     """
     cohort = replays.cohort
     params, test = replays.params, (cohort.test_x, cohort.test_y)
-    views = replays.at_clients(lambda _, examples: view(probe, params, cohort.num_classes, examples))
+    gradients = Vectors()
+
+    def seen_by(client: str, examples: Examples) -> View:
+        seen = view(probe, params, cohort.num_classes, examples)
+        if np.isfinite(seen.gradient).all():
+            gradients.add(client, seen.gradient)
+        return replace(seen, gradient=np.zeros(0))
+
+    views = replays.at_clients(seen_by)
     before = _Before(replays, probe, log, first, views, test)
     rows = logged.rows_of(log, first, first + _ROUNDS - 1)
     some = {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
@@ -71,7 +80,6 @@ def find(
         lambda client, examples: probe.fit(sent_model(sent.params, some[client]), examples).loss, some
     )
     local = local_models(probe, sent.params, some, sent.weights, sent.steps, fits, after, test)
-    gradients = {client: seen.gradient for client, seen in views.items() if np.isfinite(seen.gradient).all()}
     curvatures, paths = before.landscapes()
     return Findings(
         clients=before.findings(own, gradients, sent),
@@ -219,7 +227,7 @@ def _dissimilarity(replays: Replayer, gradients: Mapping[str, Floats]) -> float:
     if not gradients:
         return np.nan
     shares = np.array([replays.cohort.clients[client].weight for client in gradients])
-    return dissimilarity(list(gradients.values()), shares / shares.sum())
+    return dissimilarity(gradients.values(), shares / shares.sum())
 
 
 def _spread(clients: list[str]) -> list[str]:
