@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.arrays import Features, as_float32
 from tasks.errors import DataError, reading
 from tasks.files import as_size, check_regular, read_json, read_npy, write_npy
 
@@ -153,26 +154,26 @@ def form_of(content: Any, path: Path) -> Form:
         return Form(tuple(map(as_size, content["input_shape"])), as_size(content["num_classes"]))
 
 
-def write_client(folder: Path, x: NDArray[np.float32], y: NDArray[np.int32]) -> None:
-    """Writes one client's `x.npy` (N, ...) float32 and `y.npy` (N,) int32, C order, into `folder`."""
+def write_client(folder: Path, x: Features, y: NDArray[np.int32]) -> None:
+    """Writes one client's `x.npy` (N, ...) uint8 or float32 and `y.npy` (N,) int32, C order, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_npy(folder / "x.npy", np.ascontiguousarray(x, dtype=np.float32))
+    write_npy(folder / "x.npy", x if x.dtype == np.uint8 else np.ascontiguousarray(x, dtype=np.float32))
     write_npy(folder / "y.npy", np.ascontiguousarray(y, dtype=np.int32))
 
 
 def read_client(folder: Path) -> Examples:
-    """Returns one client's x (N, ...) float32 and y (N,) int32.
+    """Returns one client's x (N, ...) float32 and y (N,) int32; a stored uint8 value v becomes v / 255.
 
     Raises:
         DataError: a file is missing, cut short, pickled, or not of these types and lengths.
     """
     x, y = _read_array(folder, "x.npy"), _read_array(folder, "y.npy")
-    if x.dtype != np.float32 or y.dtype != np.int32 or x.ndim < 1 or y.ndim != 1 or len(x) != len(y):
+    if x.dtype not in (np.float32, np.uint8) or y.dtype != np.int32 or x.ndim < 1 or y.ndim != 1 or len(x) != len(y):
         raise DataError(
-            f"client {folder.name}: x must be float32 (N, ...) and y int32 (N,), "
+            f"client {folder.name}: x must be float32 or uint8 (N, ...) and y int32 (N,), "
             f"got {x.dtype} {x.shape} and {y.dtype} {y.shape}"
         )
-    return x, y
+    return as_float32(x), y
 
 
 def read_checked(folder: Path, form: Form, num_examples: int | None = None) -> Examples:

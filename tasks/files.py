@@ -209,18 +209,37 @@ def read_npy(opened: IO[bytes], size: int) -> NDArray[Any]:
         ValueError: the format's version is not 1.0 or 2.0, the objects are pickled, or the header promises more or
             fewer bytes than there are. So a damaged header cannot make the program allocate terabytes.
     """
+    npy_form(opened, size)
+    opened.seek(0)
+    array: NDArray[Any] = _format.read_array(opened, allow_pickle=False)
+    return array
+
+
+@dataclass(frozen=True)
+class NpyForm:
+    """The header of a .npy: the shape, the type, and whether the first axis is the fastest (Fortran order)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+
+
+def npy_form(opened: IO[bytes], size: int) -> NpyForm:
+    """Returns the header of a .npy of `size` bytes; `opened` is then at the first value.
+
+    Raises:
+        ValueError: see `read_npy`.
+    """
     version = _format.read_magic(opened)
     if version not in _HEADERS:
         raise ValueError(f"version {version[0]}.{version[1]} of the format, but only 1.0 and 2.0 can be read")
-    shape, _, dtype = _HEADERS[version](opened)
+    shape, fortran, dtype = _HEADERS[version](opened)
     if dtype.hasobject:
         raise ValueError("pickled objects")
     promised, present = math.prod(shape) * dtype.itemsize, size - opened.tell()
     if promised != present or min(shape, default=0) < 0:
         raise ValueError(f"{present} bytes of data where the header promises {promised} (shape {shape}, {dtype})")
-    opened.seek(0)
-    array: NDArray[Any] = _format.read_array(opened, allow_pickle=False)
-    return array
+    return NpyForm(shape, dtype, fortran)
 
 
 _HEADERS = {(1, 0): _format.read_array_header_1_0, (2, 0): _format.read_array_header_2_0}

@@ -1,6 +1,7 @@
 """The raw data: one module for each `data.kind`, and the choice of the hold-out data.
 
-`read(settings, path, seed, size)` of each module returns a `Source`. It resizes images to `size` while it reads them.
+`read(settings, path, seed, size, scratch)` of each module returns a `Source`. It resizes images to `size` while it
+reads them, and keeps what can be larger than the memory in a scratch file in the folder `scratch`.
 scikit-learn, pandas and Pillow are imported only when they are needed. Pickled data are never loaded.
 """
 
@@ -21,7 +22,7 @@ from tasks.settings import DataKind, DataSettings, naming
 
 __all__ = ["KINDS", "RawExamples", "load_raw"]
 
-KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size], Source]] = {
+KINDS: dict[DataKind, Callable[[DataSettings, Path, int, Size, Path], Source]] = {
     "digits": digits.read,
     "npz": npz.read,
     "clients": client_archives.read,
@@ -42,7 +43,8 @@ def load_raw(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -
 
     If the source has no test set, a part of its examples is held out (`tasks.datasets.hold_out`). The same settings,
     seed and files give the same examples in the same order. Images are resized to the height and width `size`; an empty
-    `size` leaves them unchanged.
+    `size` leaves them unchanged. The features of `images`, `npz` and `clients` are in a scratch file without a name in
+    the workspace `folder`, not in memory.
 
     Raises:
         DataError: the data are missing, empty, unlabelled, pickled, of mixed shapes or a wrong type, not finite, out of
@@ -51,7 +53,7 @@ def load_raw(settings: DataSettings, seed: int, folder: Path, size: Size = ()) -
             the three.
     """
     with naming(f"data.kind {settings.kind}", f"data.path {shown(settings.path)}"):
-        source = KINDS[settings.kind](settings, folder / settings.path, seed, size)
+        source = KINDS[settings.kind](settings, folder / settings.path, seed, size, folder / "data")
         if len(source.classes) < 2:
             raise DataError(
                 f"the labels at data.path {shown(settings.path)} must be of at least two classes, got only "

@@ -4,21 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.clients import TEST, check_client_id
-from tasks.datasets.archive import read_array
-from tasks.datasets.checks import Raw, check_alike
+from tasks.datasets.archive import opened
+from tasks.datasets.checks import Shaped, check_alike
 from tasks.datasets.examples import Source, unfitted
 from tasks.datasets.labels import RawLabels, number_labels, read_labelled
 from tasks.datasets.listing import entries
-from tasks.datasets.resize import Size, resized
+from tasks.datasets.resize import Size
+from tasks.datasets.spool import Spool
 from tasks.datasets.unreadable import LeaveOut, Unreadable
 from tasks.errors import DataError
 from tasks.settings import DataSettings
 
 
-def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size, scratch: Path) -> Source:
     """Returns the examples of each `<client id>.npz` (arrays `x` and `y`), sorted by id, and of `test.npz` if any.
 
     A client need not have examples of every class. With `data.skip_unreadable`, a client whose file cannot be read is
@@ -38,36 +38,39 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     if not files:
         raise DataError(f"{path} must hold a file <client id>.npz for each client, got none")
 
-    unreadable = Unreadable(settings)
+    unreadable, spool, test_spool = Unreadable(settings), Spool(scratch), Spool(scratch)
     read: dict[str, _Read] = {}
     for client in sorted(files):
+        before = len(spool)
         try:
-            read[client] = _read(files[client], f"client {client} ({files[client]})", unreadable.of(client), size)
+            where = f"client {client} ({files[client]})"
+            read[client] = _read(files[client], where, unreadable.of(client), size, spool)
         except DataError as exc:
+            spool.cut(before)
             unreadable.lose(client, exc)
     if not read:
         raise DataError(
             f"{path} must hold a file of a client that can be read, got none; the first: {unreadable.first}"
         )
-    test = _read(test_file, str(test_file), unreadable.of(TEST), size) if test_file else None
+    test = _read(test_file, str(test_file), unreadable.of(TEST), size, test_spool) if test_file else None
     first, *others = read
     resizing = bool(size)
     for client in others:
         where = f"client {client} ({files[client]})"
-        check_alike(read[first].raw, read[client].raw, f"client {first}", where, resizing)
+        check_alike(read[first].x, read[client].x, f"client {first}", where, resizing)
     if test:
-        check_alike(read[first].raw, test.raw, f"client {first}", str(test_file), resizing)
+        check_alike(read[first].x, test.x, f"client {first}", str(test_file), resizing)
 
     numbered = number_labels(
         {client: of_client.labels for client, of_client in read.items()}, test.labels if test else None, unreadable
     )
-    parts = [unreadable.take(client, of_client.x, numbered.y[client]) for client, of_client in read.items()]
-    held_out = unreadable.take(TEST, test.x, numbered.y[TEST]) if test else None
+    held_out = unreadable.take(TEST, test_spool.written(), numbered.y[TEST]) if test else None
+    kept = ~np.concatenate([unreadable.wrong(client, len(numbered.y[client])) for client in read])
     return Source(
-        y=np.concatenate([part.y for part in parts]),
-        features=unfitted(np.concatenate([part.x for part in parts])),
+        y=np.concatenate([numbered.y[client] for client in read])[kept],
+        features=unfitted(spool.written().select(kept)),
         classes=numbered.classes,
-        clients=np.repeat(np.array(list(read)), [len(part.y) for part in parts]),
+        clients=np.repeat(np.array(list(read)), [len(numbered.y[client]) for client in read])[kept],
         test=held_out,
         skipped=unreadable.skipped(),
     )
@@ -86,15 +89,11 @@ def _is_client(file: Path) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    raw: Raw
-    x: NDArray[np.float32]
+    x: Shaped
     labels: RawLabels
 
 
-def _read(file: Path, where: str, leave_out: LeaveOut, size: Size) -> _Read:
-    try:
-        x, y = read_array(file, "x"), read_array(file, "y")
-    except DataError as exc:
-        raise DataError(f"{where}: {exc}") from exc
-    features, labels = read_labelled(x, y, f"{where}: x", f"{where}: y", leave_out)
-    return _Read(x, resized(features, size), labels)
+def _read(file: Path, where: str, leave_out: LeaveOut, size: Size, spool: Spool) -> _Read:
+    with opened(file, f"{where}: ") as archive:
+        x, y = archive.stored("x"), archive.read("y")
+        return _Read(x, read_labelled(x, y, f"{where}: x", f"{where}: y", leave_out, size, spool))

@@ -9,7 +9,7 @@ from tasks.datasets.resize import Size, resized
 from tasks.settings import DataSettings
 
 
-def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size, scratch: Path) -> Source:
     """Returns x (1797, 8, 8, 1), or of `size`, in [0, 1]; the data's range 0 to 16 is divided by 16. No test set."""
     from sklearn.datasets import load_digits
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.clients import TEST
+from tasks.datasets.spool import SourceArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,11 +16,13 @@ class Labelled:
     """N examples and their labels.
 
     Attributes:
-        x: float32, C order, finite: tables (N, F), images (N, H, W, C), also with C = 1.
+        x: tables (N, F), images (N, H, W, C), also with C = 1; finite. Images of 8 bits are uint8, and all other
+            features float32 (`tasks.arrays.as_float32`). `x[indices]` is an array in C order; x itself can be larger
+            than the memory (`tasks.datasets.spool`).
         y: int32 (N,), from 0 to the number of classes - 1.
     """
 
-    x: NDArray[np.float32]
+    x: SourceArray
     y: NDArray[np.int32]
 
 
@@ -34,7 +37,7 @@ class SourceFeatures:
         filled: number of missing cells of each example that were filled, (N,); None if no cell can be missing.
     """
 
-    x: NDArray[np.float32]
+    x: SourceArray
     names: tuple[str, ...] = ()
     fitted: Mapping[str, Any] = field(default_factory=dict)
     filled: NDArray[np.int64] | None = None
@@ -94,7 +97,7 @@ class Source:
     skipped: Skipped | None = None
 
 
-def unfitted(x: NDArray[np.float32]) -> Callable[[NDArray[np.bool_]], SourceFeatures]:
+def unfitted(x: SourceArray) -> Callable[[NDArray[np.bool_]], SourceFeatures]:
     """Returns `features` of a source whose features `x` do not depend on the hold-out data."""
     return lambda held: SourceFeatures(x)
 
@@ -104,13 +107,12 @@ class RawExamples:
     """The raw data of a run: N training examples and M hold-out examples, of the same classes.
 
     Attributes:
-        x: float32, C order, finite: tables (N, F), images (N, H, W, C), also with C = 1. Images of 8-bit files or
-            arrays are in [0, 1].
+        x: as in `Labelled`, (N, ...).
         y: int32 (N,), from 0 to len(classes) - 1; each class has a training example.
         classes: name of each label, at least two.
         clients: id of each example's client, text (N,); None if the data name no clients. Each id can name a folder
             (`tasks.clients.check_client_id`).
-        test_x: float32 (M, ...), M >= 1: the source's test set, or the examples that were held out.
+        test_x: as x, (M, ...), M >= 1: the source's test set, or the examples that were held out.
         test_y: int32 (M,); classes can be missing.
         feature_names: names of a table's F features; empty for other data.
         fitted: fit to the training examples, as JSON; empty if nothing was fitted.
@@ -120,11 +122,11 @@ class RawExamples:
         held_out: hold-out clients and numbers of groups, for partition.json; empty if single examples are held out.
     """
 
-    x: NDArray[np.float32]
+    x: SourceArray
     y: NDArray[np.int32]
     classes: tuple[str, ...]
     clients: NDArray[np.str_] | None
-    test_x: NDArray[np.float32]
+    test_x: SourceArray
     test_y: NDArray[np.int32]
     feature_names: tuple[str, ...] = ()
     fitted: Mapping[str, Any] = field(default_factory=dict)

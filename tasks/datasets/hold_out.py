@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tasks.datasets.examples import Labelled, RawExamples, Source
 from tasks.datasets.groups import whole_groups
+from tasks.datasets.spool import select
 from tasks.errors import DataError, listed
 from tasks.settings import DataSettings, naming
 
@@ -39,10 +40,10 @@ def hold_out(source: Source, settings: DataSettings, seed: int) -> RawExamples:
     held = _held(source, settings, seed)
     described = _described(source, settings, held)
     features = source.features(held)
-    test = source.test or Labelled(features.x[held], source.y[held])
+    test = source.test or Labelled(select(features.x, held), source.y[held])
     filled = features.filled
     return RawExamples(
-        x=features.x if source.test else features.x[~held],
+        x=features.x if source.test else select(features.x, ~held),
         y=source.y[~held],
         classes=source.classes,
         clients=None if source.clients is None else source.clients[~held],

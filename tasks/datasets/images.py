@@ -1,7 +1,6 @@
 """`images`: a folder of images for each class, or a CSV with images, their labels and their clients."""
 
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,14 +9,15 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import as_float32
 from tasks.clients import check_client_id
-from tasks.datasets.checks import check_memory, named_classes
+from tasks.datasets.checks import named_classes
 from tasks.datasets.examples import Source, unfitted
 from tasks.datasets.listing import entries
 from tasks.datasets.pixels import CHANNELS, FULL_SCALE, Header, header, pixels, target
-from tasks.datasets.resize import Size, resize_images
+from tasks.datasets.resize import Size, resized_blocks
+from tasks.datasets.spool import Spool, Spooled
 from tasks.datasets.table_file import read_text_rows
 from tasks.datasets.unreadable import Unreadable
 from tasks.errors import DataError, listed, reading, shown
@@ -36,7 +36,7 @@ LIST = "labels.csv"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """An image file with its label.
 
@@ -59,7 +59,7 @@ class Picture:
     problem: str = ""
 
 
-def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size, scratch: Path) -> Source:
     """Returns x (N, H, W, C) of the images at `path`, and no test set.
 
     `path` is one of these:
@@ -71,10 +71,12 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
     The classes are the sorted labels. Rotation marks of cameras (EXIF) are not applied. If `size` is given, each image
     is resized while it is read. The images' modes decide the channels:
 
-    1. If all images have the same mode of FULL_SCALE, they keep its channels, in [0, 1].
+    1. If all images have the same mode of FULL_SCALE, they keep its channels.
     2. 32-bit numbers keep their values.
     3. All other images become grey if each is of the sort grey (see pixels.py), otherwise RGB. Transparent areas become
        white.
+
+    x is uint8 if all images have 1 or 8 bits, and otherwise float32, in [0, 1] except for 32-bit numbers.
 
     Raises:
         DataError: a file is missing, named twice, damaged or no image; a label is missing; the images differ in size
@@ -99,7 +101,7 @@ def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Sour
         pictures = _in_folders(path)
     unreadable = Unreadable(settings)
     _refuse_twice(unreadable.each("", pictures, _check))
-    x = _stack([picture.path for picture in pictures], size, unreadable)
+    x = _spooled([picture.path for picture in pictures], size, unreadable, Spool(scratch))
     owners = np.array([picture.client for picture in pictures])
     has_clients = bool((owners != "").any())
     kept = ~unreadable.wrong("", len(pictures))
@@ -214,25 +216,24 @@ def _refuse_twice(pictures: Sequence[Picture]) -> None:
             raise DataError(f"{picture.named} must occur once, got it {first}")
 
 
-def _stack(paths: Sequence[Path], size: Size, unreadable: Unreadable) -> NDArray[np.float32]:
-    """Returns the readable images (N, H, W, C), in the size and mode that follow from all headers."""
+def _spooled(paths: Sequence[Path], size: Size, unreadable: Unreadable, spool: Spool) -> Spooled:
+    """Returns the readable images (N, H, W, C), in the size, mode and type that follow from all headers."""
     read = unreadable.each("", paths, lambda path: (path, header(path)))
     named, headers = [path for path, _ in read], [of_path for _, of_path in read]
     wanted = target(headers, named)
-    height, width = size or _one_size(headers, named)
-    shape = (len(headers), height, width, CHANNELS.get(wanted, 1))
-    check_memory(
-        4 * math.prod(shape), f"{len(headers)} images of {'preprocess.resize ' if size else ''}{list(shape[1:3])}"
-    )
-    _report(headers, wanted, (height, width))
-    stacked = np.empty(shape, dtype=np.float32)
-    rows = iter(stacked)
+    shape = (*(size or _one_size(headers, named)), CHANNELS.get(wanted, 1))
+    dtype = np.dtype(np.uint8 if all(each.is_bytes for each in headers) else np.float32)
+    where = f"{len(headers)} images of {'preprocess.resize ' if size else ''}{list(shape[:2])}"
+    spool.expect(len(headers), shape, dtype, where)
+    _report(headers, wanted, shape[:2])
 
-    def fill(path: Path) -> None:
-        image = resize_images(pixels(path, wanted)[np.newaxis], (height, width))[0]
-        next(rows)[...] = image
+    def add(path: Path) -> None:
+        image = pixels(path, wanted)[np.newaxis]
+        for resized in resized_blocks(image if dtype == np.uint8 else as_float32(image), shape[:2]):
+            spool.append(resized)
 
-    return stacked[: len(unreadable.each("", paths, fill))]
+    unreadable.each("", paths, add)
+    return spool.written()
 
 
 def _one_size(headers: Sequence[Header], paths: Sequence[Path]) -> tuple[int, int]:
@@ -247,7 +248,7 @@ def _one_size(headers: Sequence[Header], paths: Sequence[Path]) -> tuple[int, in
     return most
 
 
-def _report(headers: Sequence[Header], wanted: str, size: tuple[int, int]) -> None:
+def _report(headers: Sequence[Header], wanted: str, size: tuple[int, ...]) -> None:
     """Logs modes and sizes in one line, unless all images keep theirs."""
     modes, sizes = Counter(each.mode for each in headers), Counter(each.size for each in headers)
     if wanted in FULL_SCALE and set(sizes) == {size}:

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.clients import TEST
-from tasks.datasets.checks import Raw, as_features, dtype_name, named_classes
+from tasks.datasets.archive import Stored
+from tasks.datasets.checks import (
+    Raw,
+    check_features,
+    dtype_name,
+    example_shape,
+    features_of,
+    is_bytes,
+    named_classes,
+)
+from tasks.datasets.resize import Size, resized_blocks, resized_shape
+from tasks.datasets.spool import Spool
 from tasks.datasets.unreadable import LeaveOut, Unreadable, few_or_none
 from tasks.errors import DataError, reading, shown
 
@@ -45,19 +56,25 @@ class RawLabels:
 
 
 def read_labelled(
-    x: Raw, y: Raw, where_x: str, where_y: str, leave_out: LeaveOut
-) -> tuple[NDArray[np.float32], RawLabels]:
-    """Returns the features by `as_features` and the labels by `read_labels`.
+    x: Stored, y: Raw, where_x: str, where_y: str, leave_out: LeaveOut, size: Size, spool: Spool
+) -> RawLabels:
+    """Returns the labels by `read_labels`; writes the features by `features_of`, resized to `size`, to `spool`.
+
+    Features of another form than the examples in `spool` are checked and not written: `check_alike` refuses them.
 
     Raises:
-        DataError: see these two; or the lengths differ.
+        DataError: see these functions; or the lengths differ, or the features do not fit on the disk.
     """
-    features = as_features(x, where_x, leave_out)
-    if y.ndim and len(features) != len(y):
-        raise DataError(
-            f"{where_x} and {where_y} must be of one length, got {len(features)} examples and {len(y)} labels"
-        )
-    return features, read_labels(y, where_y, leave_out)
+    check_features(x, where_x)
+    dtype = np.dtype(np.uint8 if is_bytes(x) else np.float32)
+    spool.expect(x.shape[0], resized_shape(example_shape(x), size), dtype, where_x)
+    for features in features_of(x.blocks(), where_x, leave_out):
+        for block in resized_blocks(features, size):
+            if spool.takes(block):
+                spool.append(block)
+    if y.ndim and x.shape[0] != len(y):
+        raise DataError(f"{where_x} and {where_y} must be of one length, got {x.shape[0]} examples and {len(y)} labels")
+    return read_labels(y, where_y, leave_out)
 
 
 def read_labels(raw: Raw, where: str, leave_out: LeaveOut) -> RawLabels:

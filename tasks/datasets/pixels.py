@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tasks.arrays import Features
 from tasks.datasets.checks import check_memory
 from tasks.errors import DataError, reading
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 # Only these decoders are tried, for any file name: Pillow's EPS decoder would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
-FULL_SCALE = {"1": 1, "L": 255, "LA": 255, "RGB": 255, "RGBA": 255, "I;16": 65535}
-"""Pillow's modes that are kept if all images have the same one, and the pixel value that becomes 1."""
+FULL_SCALE = {"1", "L", "LA", "RGB", "RGBA", "I;16"}
+"""Pillow's modes that are kept if all images have the same one."""
 CHANNELS = {"LA": 2, "RGB": 3, "RGBA": 4, "colour": 3}
 """Number of channels by the result of `target`; all others have one."""
 DEEP = {"I;16", "I;16B", "I;16L", "I"}
@@ -33,7 +33,7 @@ SORTS: dict[str, Sort] = {
 """Pillow's modes that are read, and the sort of each. A palette of greys only is grey (see `_sort`)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """An image before it is decoded: (height, width), Pillow's mode, the sort, and whether it has transparency."""
 
@@ -41,6 +41,11 @@ class Header:
     mode: str
     sort: Sort
     transparent: bool
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether a value has at most 8 bits."""
+        return self.mode not in DEEP and self.sort != "numbers"
 
 
 def header(path: Path) -> Header:
@@ -84,10 +89,11 @@ def target(headers: Sequence[Header], paths: Sequence[Path]) -> str:
     return "numbers" if "numbers" in sorts else "colour"
 
 
-def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
-    """Returns the image at `path` as (H, W, C), divided by its mode's full scale into [0, 1]; `numbers` are unchanged.
+def pixels(path: Path, wanted: str) -> Features:
+    """Returns the image at `path` as (H, W, C): 1 and 8 bits as uint8, 16 bits in [0, 1], `numbers` unchanged.
 
-    `wanted` is the result of `target`. For `grey` (C = 1) and `colour` (C = 3), transparent areas become white.
+    `wanted` is the result of `target`. For `grey` (C = 1) and `colour` (C = 3), transparent areas become white. Images
+    of 1 bit become 0 and 255.
 
     Raises:
         DataError: the file is damaged, or has a number that is not finite.
@@ -95,9 +101,7 @@ def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
     with reading(_whole(path)), _opened(path) as image:
         # 5 bytes: a byte and a float32. An image within Pillow's own limit of pixels can be too large for this machine.
         check_memory(5 * image.width * image.height * CHANNELS.get(wanted, 1), str(path))
-        raw, scale = _raw(image, wanted)
-    x = raw.astype(np.float32)
-    x /= np.float32(scale)
+        x = _values(image, wanted)
     if wanted == "numbers" and not np.isfinite(x).all():
         raise DataError(f"{path} must hold finite numbers, got nan or infinity")
     if x.ndim == 2:
@@ -105,8 +109,8 @@ def pixels(path: Path, wanted: str) -> NDArray[np.float32]:
     match wanted:
         case "grey":
             return x[..., :1]
-        case "colour":
-            return np.broadcast_to(x, (*x.shape[:2], 3))
+        case "colour" if x.shape[2] == 1:  # 16 bits, which are grey
+            return x.repeat(3, axis=2)
         case _:
             return x
 
@@ -136,15 +140,13 @@ def _sort(image: "Image.Image") -> Sort | None:
     return SORTS.get(image.mode)
 
 
-def _raw(image: "Image.Image", wanted: str) -> tuple[NDArray[np.generic], int]:
-    """Returns the pixels, and the pixel value that becomes 1."""
-    if wanted in FULL_SCALE:
-        return np.asarray(image), FULL_SCALE[wanted]
+def _values(image: "Image.Image", wanted: str) -> Features:
     if wanted == "numbers":
-        return np.asarray(image), 1
+        return np.asarray(image).astype(np.float32)
     if image.mode in DEEP:
-        return np.asarray(image), 65535
-    return np.asarray(_on_white(image)), 255
+        return np.asarray(image).astype(np.float32) / np.float32(65535)
+    raw = np.asarray(image if wanted in FULL_SCALE else _on_white(image))
+    return raw.astype(np.uint8) * np.uint8(255) if raw.dtype == np.bool_ else raw.astype(np.uint8, copy=False)
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":

@@ -17,7 +17,7 @@ SYNTHETIC_STREAM = 0x5E7
 """The seed's random stream that draws the data."""
 
 
-def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size, scratch: Path) -> Source:
     """Returns Synthetic(α, β) of FedProx (Li et al. 2020, arXiv 1812.06127, appendix), each example with its client.
 
     Client k of K draws u_k ~ N(0, α), B_k ~ N(0, β), v_k ~ N(B_k, 1) (60), W_k ~ N(u_k, 1) (60, 10), b_k ~ N(u_k, 1)

@@ -40,7 +40,7 @@ _Texts: TypeAlias = "NDArray[np.object_]"
 _log = logging.getLogger(__name__)
 
 
-def read(settings: DataSettings, path: Path, seed: int, size: Size = ()) -> Source:
+def read(settings: DataSettings, path: Path, seed: int, size: Size, scratch: Path) -> Source:
     """Returns the rows in the file's order, and no test set.
 
     Each column becomes one feature or more, except the columns of labels, clients and groups and `data.drop_columns`.

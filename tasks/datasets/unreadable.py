@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tasks.clients import TEST
 from tasks.datasets.examples import Labelled, Skipped
+from tasks.datasets.spool import SourceArray, select
 from tasks.errors import DataError, listed, shown
 from tasks.settings import DataSettings
 
@@ -116,7 +117,7 @@ class Unreadable:
         """Returns (N,) which of the N records are left out so far."""
         return self._wrong.setdefault(whose, np.zeros(num_records, dtype=np.bool_))
 
-    def take(self, whose: str, x: NDArray[np.float32], y: NDArray[np.int32]) -> Labelled:
+    def take(self, whose: str, x: SourceArray, y: NDArray[np.int32]) -> Labelled:
         """Returns the readable examples; a client can have none.
 
         Raises:
@@ -125,8 +126,7 @@ class Unreadable:
         wrong = self.wrong(whose, len(y))
         if whose == TEST and wrong.all():
             raise DataError(f"no example of the test set can be read; the first: {self.first}")
-        # Without wrong records, no copy: a copy doubles the memory.
-        return Labelled(x[~wrong], y[~wrong]) if wrong.any() else Labelled(x, y)
+        return Labelled(select(x, ~wrong), y[~wrong])
 
     def skipped(self, owners: NDArray[np.str_] | None = None) -> Skipped | None:
         """Returns the records that were left out, and warns of them; None if `skip_unreadable` is false.

@@ -8,14 +8,13 @@ The whole is the data of all clients together. Features are divided by a scale:
    a pixel at the edge that is lit in one of a thousand images would count as much as the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.arrays import Floats
-from tasks.partition.features import Features
+from tasks.arrays import Features, Floats, Ints, as_float32
+from tasks.local.moments import BLOCK_VALUES, Moments, merged, moments
 
 CLIENT_SAMPLE = 100
 """Most examples of a client in its maximum mean discrepancy."""
@@ -25,86 +24,107 @@ WHOLE_SAMPLE = 300
 
 
 @dataclass(frozen=True, eq=False)
-class ClientMoments:
-    """Means and variances (over n, not n - 1) of the features: (K, F) of the clients, (F,) of the whole; scale (F,)."""
+class Whole:
+    """Means, variances (over n, not n - 1) and scales of the whole's features, each (F,)."""
 
-    means: Floats
-    variances: Floats
     mean: Floats
     variance: Floats
     scale: Floats
 
 
-def client_moments(xs: Sequence[Features], images: bool) -> ClientMoments:
-    """Returns the moments of the features `xs` of K clients, each (n_k, ...) with n_k >= 1, and of the whole.
+def whole_moments(xs: Iterable[Features], images: bool) -> Whole:
+    """Returns the moments of the whole, from the features `xs` of K clients, each (n_k, ...) with n_k >= 1.
 
-    The variance of a constant feature is exactly 0. The scale of a feature that is left out is 0.
+    One client's features are in memory at a time. The variance of a constant feature is exactly 0. The scale of a
+    feature that is left out is 0.
     """
-    rows = [x.reshape(len(x), -1) for x in xs]
-    means = np.array([x.mean(axis=0, dtype=np.float64) for x in rows])
-    variances = np.array([x.var(axis=0, dtype=np.float64) for x in rows])
-    shares = np.array([len(x) for x in rows], dtype=np.float64)
-    shares /= shares.sum()
-    mean = shares @ means
-    variance = shares @ (variances + (means - mean) ** 2)
-    # By rounding, a constant feature has a variance of about 1e-34, and the distances are divided by it.
-    lowest = np.min([x.min(axis=0) for x in rows], axis=0)
-    highest = np.max([x.max(axis=0) for x in rows], axis=0)
-    variance = np.where(lowest == highest, 0, variance)
-    scale = np.sqrt(np.full_like(variance, variance.mean()) if images else variance)
-    return ClientMoments(means, variances, mean, variance, scale)
+    total = merged(map(_moments, xs))
+    variance = total.m2 / total.count
+    return Whole(total.mean, variance, np.sqrt(np.full_like(variance, variance.mean()) if images else variance))
 
 
-def moment_distances(of: ClientMoments) -> tuple[Floats, Floats]:
-    """Returns the distances (K,) of the clients' means from the whole's means, and the same (K,) of the variances.
+def moment_distances(x: Features, whole: Whole) -> tuple[float, float]:
+    """Returns the distance of the means of one client's features `x` from the whole's, and the same of the variances.
 
     They are sqrt(mean_f ((mean_kf - mean_f) / s_f)^2) and sqrt(mean_f ((var_kf - var_f) / s_f^2)^2) over the features f
     whose scale s_f is not 0. A mean distance of 1 is one standard deviation of the whole. In a table, a client with
     twice the whole's variances has a variance distance of 1. Both distances are 0 if no feature varies.
     """
-    used = of.scale > 0
+    used = whole.scale > 0
     if not used.any():
-        return np.zeros(len(of.means)), np.zeros(len(of.means))
-    means = (of.means - of.mean)[:, used] / of.scale[used]
-    variances = (of.variances - of.variance)[:, used] / of.scale[used] ** 2
-    return np.sqrt((means**2).mean(axis=1)), np.sqrt((variances**2).mean(axis=1))
+        return 0.0, 0.0
+    own, scale = _moments(x), whole.scale[used]
+    means = (own.mean - whole.mean)[used] / scale
+    variances = (own.m2 / own.count - whole.variance)[used] / scale**2
+    return float(np.sqrt((means**2).mean())), float(np.sqrt((variances**2).mean()))
 
 
-def maximum_mean_discrepancies(xs: Sequence[Features], of: ClientMoments, rng: np.random.Generator) -> Floats:
-    """Returns the squared maximum mean discrepancies (K,) between each client's features and the whole's.
+def _moments(x: Features) -> Moments:
+    rows = x.reshape(len(x), -1)
+    size = max(1, BLOCK_VALUES // rows.shape[1])
+    return merged(moments(as_float32(rows[start : start + size])) for start in range(0, len(rows), size))
+
+
+@dataclass(frozen=True, eq=False)
+class WholeSample:
+    """At most WHOLE_SAMPLE examples of the whole, with which each client's examples are compared.
+
+    Attributes:
+        ids: ascending numbers of the M examples, if the examples of all clients are counted one client after the other.
+        rows: their scaled features, (M, F), and `norms` their squared norms, (M,).
+        width: w of the kernel, the median distance; 0 if all examples are equal.
+        within: mean of the kernel over the pairs of different examples.
+    """
+
+    moments: Whole
+    ids: Ints
+    rows: Floats
+    norms: Floats
+    width: float
+    within: float
+
+
+def whole_sample(xs: Sequence[Features], sizes: Ints, moments: Whole, rng: np.random.Generator) -> WholeSample:
+    """Returns examples of the whole that `rng` draws; `sizes` (K,) are the numbers of examples of the K clients."""
+    starts = np.cumsum(sizes) - sizes
+    ids = np.sort(rng.choice(sizes.sum(), min(WHOLE_SAMPLE, sizes.sum()), replace=False))
+    owners = np.searchsorted(starts, ids, side="right") - 1
+    rows = np.concatenate([_scaled(xs[k], ids[owners == k] - starts[k], moments) for k in np.unique(owners).tolist()])
+    norms = (rows**2).sum(axis=1)
+    distances = _squared_distances(rows, norms, rows, norms)
+    apart = distances[distances > 0]
+    if not len(apart):
+        return WholeSample(moments, ids, rows, norms, 0.0, 1.0)
+    width = float(np.median(np.sqrt(apart)))
+    return WholeSample(moments, ids, rows, norms, width, _mean_of_pairs(distances, width, len(ids)))
+
+
+def maximum_mean_discrepancy(x: Features, start: int, whole: WholeSample, rng: np.random.Generator) -> float:
+    """Returns the squared maximum mean discrepancy between one client's features `x` and the whole's.
 
     This is the unbiased estimator of MMD^2 (Gretton et al. 2012, JMLR 13, equation 3) on scaled features, with
     k(a, b) = exp(-|a - b|^2 / (2 w^2)). w is the median distance between two different examples of the whole. For a
     client that is like the whole it is 0 on average, for any size of the client, and can be negative. It is at most 2.
 
-    It uses at most CLIENT_SAMPLE examples of the client and WHOLE_SAMPLE of the whole. The whole includes the client's
-    examples, so the cross term leaves out the pairs of an example with itself, too. A client with one example gets 0,
-    because one example has no distribution.
-    """
-    sizes = np.array([len(x) for x in xs])
-    starts = np.cumsum(sizes) - sizes
-    whole_ids = np.sort(rng.choice(sizes.sum(), min(WHOLE_SAMPLE, sizes.sum()), replace=False))
-    owners = np.searchsorted(starts, whole_ids, side="right") - 1
-    whole = np.concatenate(
-        [_scaled(xs[k], whole_ids[owners == k] - starts[k], of) for k in range(len(xs)) if (owners == k).any()]
-    )
-    distances = squared_distances(whole, whole)
-    apart = distances[distances > 0]
-    if not len(apart):
-        return np.zeros(len(xs))
-    width = float(np.median(np.sqrt(apart)))
+    It uses at most CLIENT_SAMPLE examples of the client, which `rng` draws. The whole includes the client's examples,
+    so the cross term leaves out the pairs of an example with itself, too. A client with one example gets 0, because one
+    example has no distribution.
 
-    squares = np.zeros(len(xs))
-    within_whole = _mean_of_pairs(_kernel(distances, width), whole_ids, whole_ids)
-    for k, x in enumerate(xs):
-        if sizes[k] < 2:
-            continue
-        chosen = np.sort(rng.choice(sizes[k], min(CLIENT_SAMPLE, sizes[k]), replace=False))
-        own, own_ids = _scaled(x, chosen, of), chosen + starts[k]
-        within = _mean_of_pairs(_kernel(squared_distances(own, own), width), own_ids, own_ids)
-        across = _mean_of_pairs(_kernel(squared_distances(own, whole), width), own_ids, whole_ids)
-        squares[k] = within - 2 * across + within_whole
-    return squares
+    Args:
+        x: (n, ...).
+        start: number of the client's first example, counted as in `WholeSample.ids`.
+        whole: sample of the whole.
+        rng: draws the examples.
+    """
+    if len(x) < 2 or not whole.width:
+        return 0.0
+    chosen = np.sort(rng.choice(len(x), min(CLIENT_SAMPLE, len(x)), replace=False))
+    own = _scaled(x, chosen, whole.moments)
+    norms = (own**2).sum(axis=1)
+    shared = int(np.isin(whole.ids, chosen + start, assume_unique=True).sum())
+    within = _mean_of_pairs(_squared_distances(own, norms, own, norms), whole.width, len(own))
+    across = _mean_of_pairs(_squared_distances(own, norms, whole.rows, whole.norms), whole.width, shared)
+    return within - 2 * across + whole.within
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
@@ -113,24 +133,30 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
     A squared distance also becomes 0 if it is below 1e-10 of the sum of the rows' squared norms, or below the smallest
     normal float.
     """
-    norms = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    squares = norms - 2 * a @ b.T
+    return _squared_distances(a, (a**2).sum(axis=1), b, (b**2).sum(axis=1))
+
+
+def _squared_distances(a: Floats, norms_a: Floats, b: Floats, norms_b: Floats) -> Floats:
+    norms = norms_a[:, None] + norms_b
+    squares = norms - 2 * (a @ b.T)
     # For equal rows, rounding leaves a difference as large as the norms' last bits. For norms below the smallest
     # normal float, this difference is 5e-324, however small the norm is.
     return np.where(squares > np.maximum(1e-10 * norms, np.finfo(np.float64).tiny), squares, 0)
 
 
-def _scaled(x: Features, chosen: NDArray[np.int64], of: ClientMoments) -> Floats:
-    used = of.scale > 0
-    rows = x[chosen].reshape(len(chosen), -1)[:, used]
-    return np.asarray((rows - of.mean[used]) / of.scale[used])
+def _scaled(x: Features, chosen: Ints, whole: Whole) -> Floats:
+    used = whole.scale > 0
+    rows = as_float32(x[chosen]).reshape(len(chosen), -1)
+    if used.all():
+        return np.asarray((rows - whole.mean) / whole.scale)
+    return np.asarray((rows[:, used] - whole.mean[used]) / whole.scale[used])
 
 
-def _kernel(squares: Floats, width: float) -> Floats:
-    return np.asarray(np.exp(-squares / (2 * width**2)))
+def _mean_of_pairs(squares: Floats, width: float, num_same: int) -> float:
+    """Returns the mean of the kernel over all pairs of different examples, from the squared distances of all pairs.
 
-
-def _mean_of_pairs(kernel: Floats, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> float:
-    """Returns the mean of the kernel over all pairs of different examples; there is at least one pair."""
-    different = rows[:, None] != columns
-    return float(kernel[different].mean())
+    In `num_same` of the pairs, an example is paired with itself. Its distance is exactly 0 and its kernel 1. There is
+    at least one pair of different examples.
+    """
+    kernel = np.exp(squares * (-1 / (2 * width**2)))
+    return float((kernel.sum() - num_same) / (kernel.size - num_same))

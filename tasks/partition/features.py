@@ -1,5 +1,6 @@
 """Feature skew: IID examples, to which each client adds its own noise, brightness, contrast and rotation."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -7,18 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tasks.arrays import Features, as_float32
+from tasks.datasets.spool import SourceArray
 from tasks.errors import DataError
+from tasks.local.moments import BLOCK_VALUES
 from tasks.settings import PartitionSettings
 
 FEATURE_STREAM = 22
 """Separates these draws from all others of the same seed."""
 
-Features = NDArray[np.float32]
 FeatureChange = Callable[[Features, int], tuple[Features, dict[str, float]]]
-"""(features of client k, k = 0..K-1) -> the changed features, and the changes by name."""
+"""(features of client k, k = 0..K-1) -> the changed features, and the changes by name.
+
+Changed features are float32: rounding them to 8 bits would remove small changes.
+"""
 
 
-def noise(x: Features, variance: float, rng: np.random.Generator) -> Features:
+def noise(x: NDArray[np.float32], variance: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Returns x plus Gaussian noise of mean 0 and this variance, in squared units of x; variance 0 changes nothing.
 
     Client i = 1..K gets the variance sigma · i / K, which is Gau(sigma · i / K) of NIID-Bench (Li et al., arXiv
@@ -31,8 +37,12 @@ def noise(x: Features, variance: float, rng: np.random.Generator) -> Features:
 
 
 def shift(
-    x: Features, brightness: float, contrast: float, rotation: float, limits: tuple[float, float] = (0.0, 1.0)
-) -> Features:
+    x: NDArray[np.float32],
+    brightness: float,
+    contrast: float,
+    rotation: float,
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> NDArray[np.float32]:
     """Returns images (N, H, W, C) that are rotated first, and then changed in contrast and brightness.
 
     Args:
@@ -51,7 +61,7 @@ def shift(
     return np.asarray(np.clip(changed, low, high), dtype=np.float32)
 
 
-def change_for(settings: PartitionSettings, x: Features, seed: int) -> FeatureChange:
+def change_for(settings: PartitionSettings, x: SourceArray, seed: int) -> FeatureChange:
     """Returns the change of each client's features by `partition.kind`; most kinds change nothing.
 
     The draws depend on the seed and the client's number only: feature_shift is the same for 10 and for 100 clients.
@@ -68,11 +78,19 @@ def change_for(settings: PartitionSettings, x: Features, seed: int) -> FeatureCh
                 f"got a table of {x.shape[1]} features an example: use feature_noise"
             )
         case "feature_shift":
-            # Images of 8-bit files are in [0, 1]. For other images, the limits widen to the data's limits.
-            limits = min(0.0, float(x.min())), max(1.0, float(x.max()))
-            return partial(_shifted, settings, seed, limits)
+            return partial(_shifted, settings, seed, _limits(x))
         case _:
             return _unchanged
+
+
+def _limits(x: SourceArray) -> tuple[float, float]:
+    """Returns the darkest and lightest value of a pixel: 0 and 1, or the data's own where they are beyond these."""
+    low, high = 0.0, 1.0
+    size = max(1, BLOCK_VALUES // math.prod(x.shape[1:]))
+    for start in range(0, len(x) if x.dtype != np.uint8 else 0, size):
+        block = x[start : start + size]
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+    return low, high
 
 
 def _unchanged(x: Features, k: int) -> tuple[Features, dict[str, float]]:
@@ -81,7 +99,7 @@ def _unchanged(x: Features, k: int) -> tuple[Features, dict[str, float]]:
 
 def _noisy(settings: PartitionSettings, seed: int, x: Features, k: int) -> tuple[Features, dict[str, float]]:
     variance = settings.sigma * ((k + 1) / settings.num_clients)
-    fresh = noise(x, variance, np.random.default_rng([seed, FEATURE_STREAM, k]))
+    fresh = noise(as_float32(x), variance, np.random.default_rng([seed, FEATURE_STREAM, k]))
     if not np.isfinite(fresh).all():
         raise DataError(f"partition.sigma is too large for float32 features, got {settings.sigma}")
     return fresh, {"noise_variance": variance}
@@ -96,4 +114,4 @@ def _shifted(
         "contrast": rng.uniform(1 - settings.contrast, 1 + settings.contrast),
         "rotation": rng.uniform(-settings.rotation, settings.rotation),
     }
-    return shift(x, **drawn, limits=limits), drawn
+    return shift(as_float32(x), **drawn, limits=limits), drawn

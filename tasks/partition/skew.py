@@ -8,14 +8,10 @@ maximum mean discrepancy has no such bias.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.arrays import Floats
-from tasks.partition.discrepancy import client_moments, maximum_mean_discrepancies, moment_distances
-from tasks.partition.features import Features
+from tasks.arrays import Features, Floats, Ints
+from tasks.partition.discrepancy import maximum_mean_discrepancy, moment_distances, whole_moments, whole_sample
 from tasks.skew import earth_mover, gini
-
-Integers = NDArray[np.int64]
 
 
 def jensen_shannon(p: Floats, q: Floats) -> Floats:
@@ -40,18 +36,18 @@ def hellinger(p: Floats, q: Floats) -> Floats:
     return np.asarray(np.sqrt(((np.sqrt(p) - np.sqrt(q)) ** 2).sum(axis=-1) / 2))
 
 
-def coefficient_of_variation(sizes: Integers) -> float:
+def coefficient_of_variation(sizes: Ints) -> float:
     """Returns the standard deviation (over K, not K - 1) of the sizes, divided by their mean; 0 if all are equal."""
     return float(sizes.std() / sizes.mean())
 
 
 def skew_by_client(
-    xs: Sequence[Features], counts: Integers, images: bool, rng: np.random.Generator
+    xs: Sequence[Features], counts: Ints, images: bool, rng: np.random.Generator
 ) -> list[dict[str, float]]:
     """Returns how much each client's data differ from the whole.
 
     Args:
-        xs: K arrays (n_k, ...), n_k >= 1.
+        xs: K arrays (n_k, ...), n_k >= 1. One is used at a time, so a sequence can read each when it is needed.
         counts: (K, C) number of examples of each class.
         images: whether all features share one unit (see `discrepancy`).
         rng: draws the examples of the maximum mean discrepancy.
@@ -60,22 +56,28 @@ def skew_by_client(
         For each client `earth_mover`, `jensen_shannon`, `hellinger`, `missing_classes` (number of classes that the
         whole has but the client has not), `mean_distance`, `variance_distance` and `mmd_squared`.
     """
-    mixes, whole = counts / counts.sum(axis=1, keepdims=True), counts.sum(axis=0) / counts.sum()
-    of = client_moments(xs, images)
-    mean_distance, variance_distance = moment_distances(of)
-    measures: dict[str, NDArray[np.float64] | Integers] = {
-        "earth_mover": earth_mover(mixes, whole),
-        "jensen_shannon": jensen_shannon(mixes, whole),
-        "hellinger": hellinger(mixes, whole),
-        "missing_classes": ((counts == 0) & (whole > 0)).sum(axis=1),
+    sizes, mix = counts.sum(axis=1), counts.sum(axis=0) / counts.sum()
+    mixes = counts / sizes[:, None]
+    whole = whole_moments(xs, images)
+    sample = whole_sample(xs, sizes, whole, rng)
+    of_features = [
+        (*moment_distances(x, whole), maximum_mean_discrepancy(x, start, sample, rng))
+        for x, start in zip(xs, (np.cumsum(sizes) - sizes).tolist(), strict=True)
+    ]
+    mean_distance, variance_distance, mmd_squared = np.array(of_features).T
+    measures: dict[str, Floats | Ints] = {
+        "earth_mover": earth_mover(mixes, mix),
+        "jensen_shannon": jensen_shannon(mixes, mix),
+        "hellinger": hellinger(mixes, mix),
+        "missing_classes": ((counts == 0) & (mix > 0)).sum(axis=1),
         "mean_distance": mean_distance,
         "variance_distance": variance_distance,
-        "mmd_squared": maximum_mean_discrepancies(xs, of, rng),
+        "mmd_squared": mmd_squared,
     }
-    return [{name: values[k].item() for name, values in measures.items()} for k in range(len(xs))]
+    return [{name: values[k].item() for name, values in measures.items()} for k in range(len(counts))]
 
 
-def summary(by_client: Sequence[dict[str, float]], sizes: Integers) -> dict[str, float]:
+def summary(by_client: Sequence[dict[str, float]], sizes: Ints) -> dict[str, float]:
     """Returns `size_gini`, `size_cv`, and each measure's `_mean` (unweighted) and `_max` over the clients."""
     summarised = {"size_gini": gini(sizes), "size_cv": coefficient_of_variation(sizes)}
     for name in by_client[0]:

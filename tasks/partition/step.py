@@ -2,19 +2,19 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
+from tasks.arrays import Features
 from tasks.clients import TEST, write_client
 from tasks.datasets import RawExamples, load_raw
 from tasks.files import replacing, write_json
-from tasks.partition.division import divide
-from tasks.partition.features import change_for
+from tasks.partition.division import Division, divide
+from tasks.partition.features import FeatureChange, change_for
 from tasks.partition.label_picture import draw_label_counts
 from tasks.partition.skew import skew_by_client, summary
 from tasks.settings import Settings, naming
@@ -44,38 +44,68 @@ def partition(settings: Settings, folder: Path) -> None:
 def _partition(settings: Settings, folder: Path) -> None:
     seed = settings.seed if settings.partition.seed < 0 else settings.partition.seed
     data = load_raw(settings.data, seed, folder, settings.preprocess.resize)
-    clients: dict[str, _Client] = {}
     with naming("partition.kind"):
         change = change_for(settings.partition, data.x, seed)
         division = divide(data, settings.partition, seed)
-        for k, (name, part) in enumerate(zip(division.ids, division.parts, strict=True)):
-            if len(part):
-                x, changes = change(data.x[part], k)
-                filled = None if data.filled is None else data.filled[part]
-                clients[name] = _Client(x, data.y[part], changes | _filled(filled))
-
-    counts = np.array([_counts(client.y, data.classes) for client in clients.values()])
-    record = _record(settings.partition.kind, seed, data, clients, counts)
-    record["dropped"] = [name for name in division.ids if name not in clients]
-    if data.held_out:
-        record["held_out"] = dict(data.held_out)
-    if data.skipped:
-        record["unreadable"] = data.skipped.described()
+    clients = _Clients(data, division, change)
+    counts = np.array([_counts(data.y[part], data.classes) for part in clients.parts])
+    by_client = skew_by_client(clients, counts, data.x.ndim == 4, np.random.default_rng([seed, SKEW_STREAM]))
+    described = {}
     with replacing(folder / "data" / "partition") as fresh:
-        for name, client in clients.items():
-            write_client(fresh / name, client.x, client.y)
-        write_client(fresh / TEST, data.test_x, data.test_y)
+        for place, name in enumerate(clients.names):
+            x, changes = clients.read(place)
+            y = data.y[clients.parts[place]]
+            write_client(fresh / name, x, y)
+            described[name] = {
+                "num_examples": len(y),
+                "counts": counts[place].tolist(),
+                **changes,
+                **_filled(None if data.filled is None else data.filled[clients.parts[place]]),
+                **by_client[place],
+            }
+        write_client(fresh / TEST, data.test_x[:], data.test_y)
+        record = _record(settings.partition.kind, seed, data, described) | {
+            "dropped": [name for name in division.ids if name not in described],
+            "skew": summary(by_client, counts.sum(axis=1)),
+        }
         write_json(fresh / "partition.json", record)
         with replacing(folder / "reports" / "labels.png") as picture:
-            draw_label_counts(picture, counts, list(clients), data.classes)
+            draw_label_counts(picture, counts, clients.names, data.classes)
     _report(record)
 
 
-@dataclass(frozen=True, eq=False)
-class _Client:
-    x: NDArray[np.float32]
-    y: NDArray[np.int32]
-    described: dict[str, Any]
+class _Clients(Sequence[Features]):
+    """The features of the clients that have examples, in the order of their ids; each is read when it is needed.
+
+    Attributes:
+        names: K ids, sorted.
+        parts: each client's examples.
+    """
+
+    def __init__(self, data: RawExamples, division: Division, change: FeatureChange) -> None:
+        numbers = [k for k, part in enumerate(division.parts) if len(part)]
+        self.names = [division.ids[k] for k in numbers]
+        self.parts = [division.parts[k] for k in numbers]
+        self._numbers, self._x, self._change = numbers, data.x, change
+
+    def read(self, place: int) -> tuple[Features, dict[str, float]]:
+        """Returns the features of the client at `place`, and how `partition.kind` changed them."""
+        with naming("partition.kind"):
+            return self._change(self._x[self.parts[place]], self._numbers[place])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, place: int) -> Features: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Features]: ...
+
+    def __getitem__(self, place: int | slice) -> Features | Sequence[Features]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        return self.read(place)[0]
 
 
 def _filled(cells: NDArray[np.int64] | None) -> dict[str, int]:
@@ -86,30 +116,28 @@ def _counts(y: NDArray[np.int32], classes: Sequence[str]) -> NDArray[np.int64]:
     return np.bincount(y, minlength=len(classes))
 
 
-def _record(
-    kind: str, seed: int, data: RawExamples, clients: dict[str, _Client], counts: NDArray[np.int64]
-) -> dict[str, Any]:
-    images = data.x.ndim == 4
-    rng = np.random.default_rng([seed, SKEW_STREAM])
-    by_client = skew_by_client([client.x for client in clients.values()], counts, images, rng)
-    return {
+def _record(kind: str, seed: int, data: RawExamples, clients: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    record = {
         "kind": kind,
         "seed": seed,
         "input_shape": list(data.x.shape[1:]),
-        "images": images,
+        "images": data.x.ndim == 4,
         "classes": list(data.classes),
         "num_examples": len(data.y),
-        "clients": {
-            name: {"num_examples": len(client.y), "counts": row.tolist(), **client.described, **measures}
-            for (name, client), row, measures in zip(clients.items(), counts, by_client, strict=True)
-        },
+        "clients": clients,
         "test": {
             "num_examples": len(data.test_y),
             "counts": _counts(data.test_y, data.classes).tolist(),
             **_filled(data.test_filled),
         },
-        "skew": summary(by_client, counts.sum(axis=1)),
-    } | ({"features": {"names": list(data.feature_names), **data.fitted}} if data.feature_names else {})
+    }
+    if data.feature_names:
+        record["features"] = {"names": list(data.feature_names), **data.fitted}
+    if data.held_out:
+        record["held_out"] = dict(data.held_out)
+    if data.skipped:
+        record["unreadable"] = data.skipped.described()
+    return record
 
 
 def _report(record: dict[str, Any]) -> None:
