@@ -17,10 +17,11 @@ from tasks.datasets.groups import whole_groups
 from tasks.errors import DataError, SettingsError
 from tasks.partition import partition
 from tasks.settings import DataKind, DataSettings, PartitionKind, PartitionSettings, Settings
+from tests.raw_examples import as_numbers
 
 
 def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> RawExamples:
-    return load_raw(DataSettings(kind=kind, path=str(path), **fields), seed, Path("/nowhere"))
+    return as_numbers(load_raw(DataSettings(kind=kind, path=str(path), **fields), seed, Path("/nowhere")))
 
 
 def table(folder: Path, rows: int = 40) -> Path:

@@ -16,10 +16,11 @@ from tasks.datasets.labels import read_labels
 from tasks.datasets.unreadable import refuse
 from tasks.errors import DataError
 from tasks.settings import DataKind, DataSettings
+from tests.raw_examples import as_numbers
 
 
 def read(kind: DataKind, path: Path, **fields: Any) -> RawExamples:
-    return load_raw(DataSettings(kind=kind, path=str(path), **fields), 0, Path("/nowhere"))
+    return as_numbers(load_raw(DataSettings(kind=kind, path=str(path), **fields), 0, Path("/nowhere")))
 
 
 def npz(folder: Path, y: Any, y_test: Any = None) -> Path:

@@ -9,11 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.arrays import as_float32
 from tasks.datasets import load_raw
 from tasks.datasets.resize import Size, resize_images
 from tasks.errors import DataError
 from tasks.partition import partition
 from tasks.settings import DataSettings, parse
+from tests.raw_examples import as_numbers, in_memory
 
 INK = (200, 100, 50)
 
@@ -39,7 +41,7 @@ def read(home: Path, size: Size = ()) -> dict[tuple[float, ...], int]:
 
 
 def images_of(home: Path, size: Size = ()) -> NDArray[np.float32]:
-    examples = load_raw(DataSettings(kind="images", path=str(home)), 0, Path("/nowhere"), size)
+    examples = as_numbers(load_raw(DataSettings(kind="images", path=str(home)), 0, Path("/nowhere"), size))
     return np.concatenate([examples.x, examples.test_x])
 
 
@@ -192,8 +194,7 @@ def test_images_of_several_sizes_are_resized_as_they_are_read(tmp_path: Path) ->
     home = save(tmp_path, *((noise(*shape, seed), "png") for seed, shape in enumerate(shapes)))
     expected = set()
     for seed, shape in enumerate(shapes):
-        x = np.asarray(noise(*shape, seed))[np.newaxis].astype(np.float32) / np.float32(255)
-        expected.add(resize_images(x, (6, 7)).tobytes())
+        expected.add(as_float32(resize_images(np.asarray(noise(*shape, seed))[np.newaxis], (6, 7))).tobytes())
     assert {x.tobytes() for x in images_of(home, (6, 7))} == expected
 
 
@@ -227,7 +228,7 @@ def test_images_of_arrays_are_resized_too(tmp_path: Path, kind: str) -> None:
     settings = DataSettings.model_validate(
         {"kind": kind} | ({} if kind == "digits" else {"path": {"npz": "data.npz", "clients": "raw"}[kind]})
     )
-    plain, resized = load_raw(settings, 0, tmp_path), load_raw(settings, 0, tmp_path, (5, 4))
+    plain, resized = in_memory(load_raw(settings, 0, tmp_path)), in_memory(load_raw(settings, 0, tmp_path, (5, 4)))
     np.testing.assert_array_equal(resized.x, resize_images(plain.x, (5, 4)))
     np.testing.assert_array_equal(resized.test_x, resize_images(plain.test_x, (5, 4)))
     np.testing.assert_array_equal(resized.y, plain.y)
@@ -251,10 +252,11 @@ def test_arrays_of_several_sizes_are_resized_as_they_are_read(tmp_path: Path, ki
     settings = arrays_of_sizes(tmp_path, kind, one, two)
     with pytest.raises(DataError, match=r"\(9, 7, 1\) .*, got \(4, 11, 1\): set preprocess.resize, such as \[9, 7\]"):
         load_raw(settings, 0, tmp_path)
-    data = load_raw(settings, 0, tmp_path, (5, 4))
+    data = in_memory(load_raw(settings, 0, tmp_path, (5, 4)))
     other = data.x[6:] if kind == "clients" else data.test_x
     for images, raw in ((data.x[:6], one), (other, two)):
-        np.testing.assert_array_equal(images, resize_images((raw / np.float32(255))[..., np.newaxis], (5, 4)))
+        assert images.dtype == np.uint8
+        np.testing.assert_array_equal(images, resize_images(raw[..., np.newaxis], (5, 4)))
 
 
 @pytest.mark.parametrize("kind", ["npz", "clients"])
@@ -264,14 +266,13 @@ def test_resizing_makes_no_image_of_other_channels(tmp_path: Path, kind: str) ->
         load_raw(settings, 0, tmp_path, (5, 4))
 
 
-def test_more_images_than_memory_holds_are_refused(tmp_path: Path) -> None:
+def test_more_images_than_disk_or_memory_hold_are_refused(tmp_path: Path) -> None:
     home = save(tmp_path, (plain("L", 0), "png"))
     small = load_raw(DataSettings(), 0, tmp_path)
     images = DataSettings(kind="images", path=str(home))
-    for settings, number in ((images, 4), (DataSettings(), len(small.y) + len(small.test_y))):
-        with pytest.raises(
-            DataError, match=rf"^{number} images of preprocess.resize \[\d+, \d+\] must fit into memory"
-        ):
+    both = len(small.y) + len(small.test_y)
+    for settings, number, place in ((images, 4, "on the disk of /"), (DataSettings(), both, "into memory")):
+        with pytest.raises(DataError, match=rf"^{number} images of preprocess.resize \[\d+, \d+\] must fit {place}"):
             load_raw(settings, 0, tmp_path, (2**20, 2**20))
 
 

@@ -13,10 +13,13 @@ from tasks.datasets import RawExamples, load_raw
 from tasks.errors import DataError
 from tasks.partition import partition
 from tasks.settings import DataKind, DataSettings, PartitionSettings, Settings
+from tests.raw_examples import as_numbers
 
 
 def read(kind: DataKind, path: Path, skip: bool = True, **fields: Any) -> RawExamples:
-    return load_raw(DataSettings(kind=kind, path=str(path), skip_unreadable=skip, **fields), 0, Path("/nowhere"))
+    return as_numbers(
+        load_raw(DataSettings(kind=kind, path=str(path), skip_unreadable=skip, **fields), 0, Path("/nowhere"))
+    )
 
 
 def features(n: int, *broken: int) -> Any:

@@ -11,10 +11,11 @@ from scipy.spatial import distance
 
 from tasks.partition.discrepancy import (
     CLIENT_SAMPLE,
-    client_moments,
-    maximum_mean_discrepancies,
+    maximum_mean_discrepancy,
     moment_distances,
     squared_distances,
+    whole_moments,
+    whole_sample,
 )
 from tasks.partition.skew import coefficient_of_variation, hellinger, jensen_shannon, skew_by_client, summary
 from tasks.skew import earth_mover, gini
@@ -24,7 +25,16 @@ SIZES = st.lists(st.integers(1, 10_000), min_size=1, max_size=30).map(np.array)
 
 
 def mmd(xs: list[np.ndarray], images: bool = False, seed: int = 0) -> np.ndarray:
-    return maximum_mean_discrepancies(xs, client_moments(xs, images), np.random.default_rng(seed))
+    rng, sizes = np.random.default_rng(seed), np.array([len(x) for x in xs])
+    sample = whole_sample(xs, sizes, whole_moments(xs, images), rng)
+    starts = np.cumsum(sizes) - sizes
+    return np.array([maximum_mean_discrepancy(x, start, sample, rng) for x, start in zip(xs, starts, strict=True)])
+
+
+def distances(xs: list[np.ndarray], images: bool) -> np.ndarray:
+    """The distances of the means and of the variances, (2, K)."""
+    whole = whole_moments(xs, images)
+    return np.array([moment_distances(x, whole) for x in xs]).T
 
 
 # Labels
@@ -93,12 +103,12 @@ def test_coefficient_of_variation_is_sd_over_mean() -> None:
 def test_moments_of_the_whole_are_those_of_the_pooled_examples() -> None:
     rng = np.random.default_rng(0)
     xs = [rng.normal(k, k + 1, size=(n, 2, 3, 1)).astype(np.float32) for k, n in enumerate((1, 7, 30))]
-    of = client_moments(xs, images=False)
+    of = whole_moments(xs, images=False)
     pooled = np.concatenate(xs).reshape(38, 6).astype(np.float64)
     np.testing.assert_allclose(of.mean, pooled.mean(axis=0))
     np.testing.assert_allclose(of.variance, pooled.var(axis=0))
     np.testing.assert_allclose(of.scale, pooled.std(axis=0))
-    np.testing.assert_allclose(client_moments(xs, images=True).scale, np.sqrt(pooled.var(axis=0).mean()))
+    np.testing.assert_allclose(whole_moments(xs, images=True).scale, np.sqrt(pooled.var(axis=0).mean()))
 
 
 @pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1e-3, 1e6 / 3])
@@ -106,12 +116,12 @@ def test_feature_that_never_varies_has_no_variance_and_no_scale(value: float) ->
     # The computed mean of many equal floats can be another float; then the variance is about 1e-34.
     rng = np.random.default_rng(0)
     xs = [np.column_stack([np.full(n, value), rng.normal(size=n)]).astype(np.float32) for n in (1, 3, 7, 100, 999)]
-    of = client_moments(xs, images=False)
+    of = whole_moments(xs, images=False)
     assert (of.variance[0], of.scale[0]) == (0, 0)
     assert of.scale[1] > 0.5
     # A feature that differs in one example varies.
     xs[0][0, 0] += 1
-    assert client_moments(xs, images=False).scale[0] > 0
+    assert whole_moments(xs, images=False).scale[0] > 0
 
 
 def test_moment_distances_of_two_opposite_clients() -> None:
@@ -122,10 +132,10 @@ def test_moment_distances_of_two_opposite_clients() -> None:
     xs = [np.full((4, 2), sign, np.float32) for sign in (-1, 1)]
     for x in xs:
         x[:, 1] = 0.1
-    table_means, table_variances = moment_distances(client_moments(xs, images=False))
+    table_means, table_variances = distances(xs, images=False)
     np.testing.assert_allclose(table_means, [1, 1])
     np.testing.assert_allclose(table_variances, [1, 1])
-    pixel_means, pixel_variances = moment_distances(client_moments(xs, images=True))
+    pixel_means, pixel_variances = distances(xs, images=True)
     np.testing.assert_allclose(pixel_means, [1, 1], rtol=1e-6)
     np.testing.assert_allclose(pixel_variances, [np.sqrt(2)] * 2, rtol=1e-6)
 
@@ -135,8 +145,8 @@ def test_moment_distances_do_not_depend_on_a_table_features_unit() -> None:
     xs = [rng.normal(k, 1, size=(20, 3)).astype(np.float32) for k in range(3)]
     scaled = [x * np.array([1, 1024, 2**-10], np.float32) + np.float32(0) for x in xs]
     for one, other in zip(
-        moment_distances(client_moments(xs, images=False)),
-        moment_distances(client_moments(scaled, images=False)),
+        distances(xs, images=False),
+        distances(scaled, images=False),
         strict=True,
     ):
         np.testing.assert_allclose(one, other)
@@ -145,7 +155,7 @@ def test_moment_distances_do_not_depend_on_a_table_features_unit() -> None:
 @pytest.mark.parametrize("images", [False, True])
 def test_feature_measures_of_data_that_never_varies_are_zero(images: bool) -> None:
     xs = [np.full((n, 4), 0.1, np.float32) for n in (1, 3, 100)]
-    means, variances = moment_distances(client_moments(xs, images))
+    means, variances = distances(xs, images)
     assert not means.any()
     assert not variances.any()
     assert not mmd(xs, images).any()
