@@ -217,15 +217,17 @@ def number_labels(parts: Mapping[str, RawLabels], test: RawLabels | None, unread
 
 def _warn_of_ones(counts: Mapping[str, Mapping[str, int]], form: str) -> None:
     """Warns of a client if its labels minus 1 are the others' labels: it may count from 1, and they from 0."""
-    for whose, own in counts.items() if form == "integers" and len(counts) > 2 else ():
-        others = {int(name) for other, labels in counts.items() if other != whose for name in labels}
-        if {int(name) - 1 for name in own} == others:
+    numbers = {whose: set(map(int, own)) for whose, own in counts.items()} if form == "integers" else {}
+    having = Counter(number for own in numbers.values() for number in own)
+    for whose, own in numbers.items() if len(numbers) > 2 else ():
+        others = {number for number, clients in having.items() if clients > (number in own)}
+        if {number - 1 for number in own} == others:
             _log.warning(
                 "client %s has the labels %s, all others have %s: if it counts the same classes from another "
                 "number, number them as the others do",
                 whose,
-                _listed(sorted(own, key=int)),
-                _listed(sorted(map(str, others), key=int)),
+                _listed(list(map(str, sorted(own)))),
+                _listed(list(map(str, sorted(others)))),
             )
 
 

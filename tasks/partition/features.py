@@ -1,7 +1,7 @@
 """Feature skew: IID examples, to which each client adds its own noise, brightness, contrast and rotation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -86,11 +86,23 @@ def change_for(settings: PartitionSettings, x: SourceArray, seed: int) -> Featur
 def _limits(x: SourceArray) -> tuple[float, float]:
     """Returns the darkest and lightest value of a pixel: 0 and 1, or the data's own where they are beyond these."""
     low, high = 0.0, 1.0
-    size = max(1, BLOCK_VALUES // math.prod(x.shape[1:]))
-    for start in range(0, len(x) if x.dtype != np.uint8 else 0, size):
-        block = x[start : start + size]
+    for rows in _blocks(x) if x.dtype != np.uint8 else ():
+        block = x[rows]
         low, high = min(low, float(block.min())), max(high, float(block.max()))
     return low, high
+
+
+def _blocks(x: SourceArray) -> Iterator[slice]:
+    """Yields the examples, as many at a time as BLOCK_VALUES allows: both changes make temporary arrays of float64."""
+    size = max(1, BLOCK_VALUES // math.prod(x.shape[1:]))
+    return (slice(start, start + size) for start in range(0, len(x), size))
+
+
+def _changed(x: Features, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:
+    changed = np.empty(x.shape, dtype=np.float32)
+    for rows in _blocks(x):
+        changed[rows] = change(as_float32(x[rows]))
+    return changed
 
 
 def _unchanged(x: Features, k: int) -> tuple[Features, dict[str, float]]:
@@ -99,7 +111,9 @@ def _unchanged(x: Features, k: int) -> tuple[Features, dict[str, float]]:
 
 def _noisy(settings: PartitionSettings, seed: int, x: Features, k: int) -> tuple[Features, dict[str, float]]:
     variance = settings.sigma * ((k + 1) / settings.num_clients)
-    fresh = noise(as_float32(x), variance, np.random.default_rng([seed, FEATURE_STREAM, k]))
+    # The blocks' draws, one after the other, are the draws of all examples at once.
+    rng = np.random.default_rng([seed, FEATURE_STREAM, k])
+    fresh = _changed(x, lambda block: noise(block, variance, rng))
     if not np.isfinite(fresh).all():
         raise DataError(f"partition.sigma is too large for float32 features, got {settings.sigma}")
     return fresh, {"noise_variance": variance}
@@ -114,4 +128,4 @@ def _shifted(
         "contrast": rng.uniform(1 - settings.contrast, 1 + settings.contrast),
         "rotation": rng.uniform(-settings.rotation, settings.rotation),
     }
-    return shift(as_float32(x), **drawn, limits=limits), drawn
+    return _changed(x, lambda block: shift(block, **drawn, limits=limits)), drawn

@@ -38,7 +38,8 @@ class PreprocessSettings(Section):
         (),
         max_length=2,
         title="Resize",
-        description="height and width of the images, in pixels; one number: square; empty: images are not resized",
+        description="height and width of the images, in pixels; one number: square; empty: images are not resized; "
+        "pixels of 8-bit images are rounded to whole numbers from 0 to 255",
     )
     normalize: Literal["none", "global", "client"] = setting(
         "global",
