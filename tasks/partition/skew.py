@@ -8,6 +8,7 @@ maximum mean discrepancy has no such bias.
 from collections.abc import Sequence
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from tasks.arrays import Features, Floats, Ints
 from tasks.partition.discrepancy import maximum_mean_discrepancy, moment_distances, whole_moments, whole_sample
@@ -59,11 +60,13 @@ def skew_by_client(
     sizes, mix = counts.sum(axis=1), counts.sum(axis=0) / counts.sum()
     mixes = counts / sizes[:, None]
     whole = whole_moments(xs, images)
-    sample = whole_sample(xs, sizes, whole, rng)
-    of_features = [
-        (*moment_distances(x, whole), maximum_mean_discrepancy(x, start, sample, rng))
-        for x, start in zip(xs, (np.cumsum(sizes) - sizes).tolist(), strict=True)
-    ]
+    # One thread: a client's products are small, so a second thread mostly waits, and longer if the cores are busy.
+    with threadpool_limits(1, "blas"):
+        sample = whole_sample(xs, sizes, whole, rng)
+        of_features = [
+            (*moment_distances(x, whole), maximum_mean_discrepancy(x, start, sample, rng))
+            for x, start in zip(xs, (np.cumsum(sizes) - sizes).tolist(), strict=True)
+        ]
     mean_distance, variance_distance, mmd_squared = np.array(of_features).T
     measures: dict[str, Floats | Ints] = {
         "earth_mover": earth_mover(mixes, mix),
