@@ -182,6 +182,20 @@ def test_a_photograph_with_a_preview_is_the_photograph(tmp_path: Path) -> None:
     assert read(home) == {(51,): 4, (102,): 1}
 
 
+@pytest.mark.parametrize(
+    ("others", "dtype"),
+    [
+        ([], np.uint8),
+        ([(plain("1", 1), "png"), (ink("CMYK"), "jpg")], np.uint8),
+        ([(plain("I;16", 9), "png")], np.float32),
+    ],
+)
+def test_images_are_bytes_unless_one_has_more_bits(tmp_path: Path, others: Any, dtype: Any) -> None:
+    home = save(tmp_path, *others, (plain("RGB", INK), "png"))
+    data = load_raw(DataSettings(kind="images", path=str(home)), 0, tmp_path)
+    assert data.x.dtype == data.test_x.dtype == data.x[:].dtype == dtype
+
+
 # Sizes
 
 

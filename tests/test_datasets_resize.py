@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tasks.arrays import as_float32
 from tasks.datasets.resize import resize_images, triangle_weights
 
 
@@ -26,6 +27,31 @@ def test_resize_agrees_with_pillow(size):
     resized = resize_images(images, size)
     assert resized.dtype == np.float32
     np.testing.assert_allclose(resized, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 16), (5, 47), (33, 31), (1, 1)])
+def test_resized_bytes_are_the_nearest_to_pillows_floats(size):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 30, 1), dtype=np.uint8)
+    resized = resize_images(images, size)
+    assert resized.dtype == np.uint8
+    for image, found in zip(images, resized, strict=True):
+        plane = Image.fromarray(image[..., 0].astype(np.float32))
+        exact = np.asarray(plane.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        # Half a step of 1/255, and Pillow's rounding to float32.
+        assert np.abs(found[..., 0] - exact.astype(np.float64)).max() <= 0.5 + 1e-4
+
+
+def test_resized_bytes_differ_from_resized_numbers_by_at_most_a_510th():
+    images = np.random.default_rng(1).integers(0, 256, (2, 23, 9, 3), dtype=np.uint8)
+    numbers = resize_images(as_float32(images), (7, 11))
+    difference = np.abs(as_float32(resize_images(images, (7, 11))) - numbers).max()
+    assert 1 / 600 < difference <= 1 / 510 + 1e-6
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(0, 255))
+def test_resize_of_a_constant_image_of_bytes_stays_constant(height, width, new_height, new_width, value):
+    images = np.full((1, height, width, 1), value, np.uint8)
+    assert (resize_images(images, (new_height, new_width)) == value).all()
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.floats(0, 1, width=32))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial import distance
 
+from tasks.arrays import as_float32
 from tasks.partition.discrepancy import (
     CLIENT_SAMPLE,
     maximum_mean_discrepancy,
@@ -138,6 +139,30 @@ def test_moment_distances_of_two_opposite_clients() -> None:
     pixel_means, pixel_variances = distances(xs, images=True)
     np.testing.assert_allclose(pixel_means, [1, 1], rtol=1e-6)
     np.testing.assert_allclose(pixel_variances, [np.sqrt(2)] * 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_moment_distances_agree_with_the_pooled_examples(images: bool) -> None:
+    rng = np.random.default_rng(6)
+    xs = [rng.normal(1e3 + k, k + 1, size=(n, 5)).astype(np.float32) for k, n in enumerate((1, 6, 40))]
+    pooled = np.concatenate(xs).astype(np.float64)
+    variance = pooled.var(axis=0)
+    scale = np.sqrt(np.full(5, variance.mean()) if images else variance)
+    means, variances = distances(xs, images)
+    for k, x in enumerate(xs):
+        own = x.astype(np.float64)
+        off = (own.mean(axis=0) - pooled.mean(axis=0)) / scale
+        np.testing.assert_allclose(means[k], np.sqrt((off**2).mean()), rtol=1e-9)
+        off = (own.var(axis=0) - variance) / scale**2
+        np.testing.assert_allclose(variances[k], np.sqrt((off**2).mean()), rtol=1e-9)
+
+
+def test_measures_of_bytes_are_those_of_the_numbers_that_they_mean() -> None:
+    rng = np.random.default_rng(7)
+    xs = [rng.integers(0, 100 + 50 * k, size=(9 + k, 4, 3, 1), dtype=np.uint8) for k in range(3)]
+    counts = np.array([[3, 6 + k] for k in range(3)])
+    of_bytes = skew_by_client(xs, counts, True, np.random.default_rng(0))
+    assert of_bytes == skew_by_client([as_float32(x) for x in xs], counts, True, np.random.default_rng(0))
 
 
 def test_moment_distances_do_not_depend_on_a_table_features_unit() -> None:

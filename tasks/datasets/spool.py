@@ -46,7 +46,7 @@ class Spooled:
         places = self._places[chosen]
         order = np.argsort(places, kind="stable")
         rows = np.empty((len(places), *self.shape[1:]), dtype=self.dtype)
-        self._fill(rows.reshape(len(rows), -1).view(np.uint8), places[order])
+        self._fill(rows.reshape(len(rows), math.prod(self.shape[1:])).view(np.uint8), places[order])
         if (np.diff(order) == 1).all():
             return rows
         back = np.empty_like(order)
