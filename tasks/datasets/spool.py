@@ -56,14 +56,15 @@ class Spooled:
     def _fill(self, rows: NDArray[np.uint8], places: Ints) -> None:
         """Reads the ascending `places` of the file into `rows`, (n, bytes of an example)."""
         width = rows.shape[1]
-        far = np.flatnonzero(np.diff(places) > 1 + _GAP // width) + 1
+        steps = np.diff(places)
+        far, once = np.flatnonzero(steps > 1 + _GAP // width) + 1, (steps > 0).all()
         start, most = 0, max(1, _WINDOW // width)
         for end in [*far.tolist(), len(places)]:
             while start < end:
                 first = int(places[start])
                 stop = start + int(np.searchsorted(places[start:end], first + most)) if end - start > 1 else end
                 span = int(places[stop - 1]) + 1 - first
-                if span == stop - start:
+                if once and span == stop - start:
                     self._read(rows[start:stop], first * width)
                 else:
                     window = np.empty((span, width), dtype=np.uint8)
