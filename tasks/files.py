@@ -2,15 +2,18 @@
 
 import csv
 import errno
+import io
 import itertools
 import json
 import math
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -41,29 +44,51 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A file is replaced in one step, a folder in two renames. If the block raises, `path` stays as it was. Readers and
     DVC never see a half-written file. A link into DVC's cache is replaced; its target is never written to. `path` is
-    added to an OSError that names no file, for example the error of a full disk.
+    added to an OSError that names no file, for example the error of a full disk. Missing folders above `path` are made,
+    and removed if the block raises and they are empty.
     """
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        fresh = holder / path.name
-        yield fresh
-        if fresh.is_file():
-            with fresh.open("rb+") as written:
-                os.fsync(written.fileno())
-        if fresh.is_dir() and path.exists():
-            path.rename(holder / "old")
-        try:
-            os.replace(fresh, path)
-        except OSError:
-            if (holder / "old").exists():
-                (holder / "old").rename(path)
-            raise
-    except OSError as exc:
-        exc.filename = exc.filename or str(path)
-        raise
+        with naming_path(path):
+            fresh = holder / path.name
+            yield fresh
+            if fresh.is_file():
+                with fresh.open("rb+") as written:
+                    os.fsync(written.fileno())
+            if fresh.is_dir() and path.exists():
+                path.rename(holder / "old")
+            try:
+                os.replace(fresh, path)
+            except OSError:
+                if (holder / "old").exists():
+                    (holder / "old").rename(path)
+                raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+        with suppress(OSError):  # a folder is not empty
+            for folder in made:
+                folder.rmdir()
+
+
+@contextmanager
+def naming_path(path: Path | None) -> Iterator[None]:
+    """Adds `path` to an OSError that names no file, for example the error of a full disk."""
+    try:
+        yield
+    except OSError as exc:
+        exc.filename = exc.filename or (None if path is None else str(path))
+        raise
+
+
+def scratch_file(folder: Path | None) -> IO[bytes]:
+    """Returns a new file without a name in `folder` (None: the system's folder for temporary files).
+
+    It goes when it is closed, however the process ends.
+    """
+    with naming_path(folder):
+        return tempfile.TemporaryFile(dir=folder)
 
 
 def remove(path: Path) -> None:
@@ -188,16 +213,13 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     return list(iterate_rows(path, columns))
 
 
-def write_npy(path: Path, array: NDArray[Any]) -> None:
-    """Writes the bytes of `np.save` in C order.
-
-    Rejected: `np.save` itself. It uses `fwrite`, so its OSError for a full disk has no errno.
-    """
-    array = np.ascontiguousarray(array)
-    header = _format.header_data_from_array_1_0(array)
-    with path.open("wb") as opened:
-        _format.write_array_header_1_0(opened, header)
-        opened.write(array.data)
+@lru_cache(maxsize=1024)
+def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """Returns the header with which `np.save` begins the .npy of an array in C order."""
+    opened = io.BytesIO()
+    descr = _format.dtype_to_descr(dtype)
+    _format.write_array_header_1_0(opened, {"descr": descr, "fortran_order": False, "shape": shape})
+    return opened.getvalue()
 
 
 def read_npy(opened: IO[bytes], size: int) -> NDArray[Any]:
@@ -206,12 +228,12 @@ def read_npy(opened: IO[bytes], size: int) -> NDArray[Any]:
     Call this within `reading`, because NumPy's exceptions for a damaged header cannot be listed.
 
     Raises:
-        ValueError: the format's version is not 1.0 or 2.0, the objects are pickled, or the header promises more or
-            fewer bytes than there are. So a damaged header cannot make the program allocate terabytes.
+        ValueError: see `npy_form`.
     """
     npy_form(opened, size)
     opened.seek(0)
-    array: NDArray[Any] = _format.read_array(opened, allow_pickle=False)
+    with _PARSING:
+        array: NDArray[Any] = _format.read_array(opened, allow_pickle=False)
     return array
 
 
@@ -228,12 +250,14 @@ def npy_form(opened: IO[bytes], size: int) -> NpyForm:
     """Returns the header of a .npy of `size` bytes; `opened` is then at the first value.
 
     Raises:
-        ValueError: see `read_npy`.
+        ValueError: the format's version is not 1.0 or 2.0, the objects are pickled, or the header promises more or
+            fewer bytes than there are. So a damaged header cannot make the program allocate terabytes.
     """
     version = _format.read_magic(opened)
     if version not in _HEADERS:
         raise ValueError(f"version {version[0]}.{version[1]} of the format, but only 1.0 and 2.0 can be read")
-    shape, fortran, dtype = _HEADERS[version](opened)
+    with _PARSING:
+        shape, fortran, dtype = _HEADERS[version](opened)
     if dtype.hasobject:
         raise ValueError("pickled objects")
     promised, present = math.prod(shape) * dtype.itemsize, size - opened.tell()
@@ -241,5 +265,8 @@ def npy_form(opened: IO[bytes], size: int) -> NpyForm:
         raise ValueError(f"{present} bytes of data where the header promises {promised} (shape {shape}, {dtype})")
     return NpyForm(shape, dtype, fortran)
 
+
+_PARSING = threading.Lock()
+"""NumPy parses a header as Python code. In Python 3.11 two threads that do so at once can get a SystemError."""
 
 _HEADERS = {(1, 0): _format.read_array_header_1_0, (2, 0): _format.read_array_header_2_0}

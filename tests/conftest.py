@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from tasks.clients import TEST, write_client
+from tasks.clients import TEST
 from tasks.files import write_json
 from tasks.settings import parse
 from tests import servers
+from tests.shards import write_sites
 
 # TensorFlow reads these once, when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -57,8 +58,7 @@ class Clients:
     def write(self, folder: Path):
         """Writes data/clients into the workspace `folder`, and returns `folder`."""
         shape = self.data[TEST][0].shape[1:]
-        for site, (x, y) in self.data.items():
-            write_client(folder / "data" / "clients" / site, x, y)
+        write_sites(folder / "data" / "clients", self.data)
         sd = {site: list(self.sd.get(site, [1.0] * shape[-1])) for site in self.data}
         described = {
             "input_shape": list(shape),
@@ -67,7 +67,7 @@ class Clients:
             "classes": [f"class {c}" for c in range(self.num_classes)],
             "images": len(shape) == 3,
             "normalize": "none",
-            "statistics": {site: {"mean": [0.0] * shape[-1], "sd": sd[site]} for site in self.data},
+            "statistics": {"by_client": {site: {"mean": [0.0] * shape[-1], "sd": sd[site]} for site in self.data}},
         }
         write_json(folder / "data" / "clients" / "preprocess.json", described)
         return folder
@@ -101,12 +101,13 @@ def computations():
 
 @pytest.fixture(scope="session")
 def client_input():
-    """(folder, number of examples, order of visits, changes) -> the input of one client's round."""
+    """(x, y, order of visits, changes) -> the input of one client's round."""
 
-    def given(folder, num_examples, order, **changes):
+    def given(x, y, order, **changes):
         told = OrderedDict(
-            folder=str(folder),
-            num_examples=np.int32(num_examples),
+            x=np.asarray(x, np.float32),
+            y=np.asarray(y, np.int32),
+            num_examples=np.int32(len(y)),
             order=np.asarray(order, np.int32),
             weight=np.float32(1),
             share=np.float32(1),

@@ -19,6 +19,7 @@ import grpc  # type: ignore[import-untyped]
 import tensorflow_federated as tff
 
 from tasks.federate import loop
+from tasks.runtime.taking import taken
 from tasks.settings import RuntimeSettings
 
 # Holds one end of a pipe; the tests' process holds the other. However this process ends, `read` then returns, and the
@@ -45,12 +46,47 @@ def oracle(threads: int) -> Iterator[Any]:
             remote.set_cardinalities(cardinalities)
             return remote
 
-        yield tff.framework.SyncExecutionContext(
-            executor_fn=tff.framework.ResourceManagingExecutorFactory(executor),
-            compiler_fn=tff.backends.native.desugar_and_transform_to_native,
-            transform_args=tff.tensorflow.transform_args,
-            transform_result=tff.tensorflow.transform_result,
+        yield _Taking(
+            tff.framework.SyncExecutionContext(
+                executor_fn=tff.framework.ResourceManagingExecutorFactory(executor),
+                compiler_fn=tff.backends.native.desugar_and_transform_to_native,
+                transform_args=tff.tensorflow.transform_args,
+                transform_result=tff.tensorflow.transform_result,
+            )
         )
+
+
+class _Taking(tff.framework.SyncContext):  # type: ignore[misc]
+    """TFF's own context, with the clients' inputs all at once, and `take` after the whole computation."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def invoke(self, comp: Any, arg: Any) -> Any:
+        take, signature = taken(), comp.type_signature
+        return _each_client(take, self._inner.invoke(comp, _listed(arg, signature.parameter)), signature.result)
+
+
+def _at_clients(signature: Any) -> bool:
+    return isinstance(signature, tff.FederatedType) and signature.placement is tff.CLIENTS and not signature.all_equal
+
+
+def _listed(value: Any, signature: Any) -> Any:
+    if _at_clients(signature):
+        return [*value]
+    if isinstance(value, tff.structure.Struct):
+        pairs = zip(tff.structure.iter_elements(value), tff.structure.iter_elements(signature), strict=True)
+        return tff.structure.Struct([(name, _listed(part, of_part)) for (name, part), (_, of_part) in pairs])
+    return value
+
+
+def _each_client(take: Any, value: Any, signature: Any) -> Any:
+    if _at_clients(signature):
+        return [take(part) for part in value]
+    if isinstance(value, tuple) and isinstance(signature, tff.StructType):
+        parts = zip(value, tff.structure.iter_elements(signature), strict=True)
+        return tuple(_each_client(take, part, of_part) for part, (_, of_part) in parts)
+    return value
 
 
 @contextmanager

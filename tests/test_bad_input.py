@@ -324,7 +324,7 @@ def test_a_full_disk_while_committing_leaves_the_cache_whole(
     assert_whole(tiny_disk / "cache")
     assert not (tiny_disk / "cache/runs").exists()  # no other run finds these outputs
     assert "partition" not in workspace.hashes()
-    assert (workspace.folder / "data/partition/00/x.npy").exists()  # the computed files are not lost
+    assert (workspace.folder / "data/partition/clients_000.npz").exists()  # the computed files are not lost
 
 
 @pytest.mark.slow

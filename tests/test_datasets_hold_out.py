@@ -18,6 +18,7 @@ from tasks.errors import DataError, SettingsError
 from tasks.partition import partition
 from tasks.settings import DataKind, DataSettings, PartitionKind, PartitionSettings, Settings
 from tests.raw_examples import as_numbers
+from tests.shards import read_client
 
 
 def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> RawExamples:
@@ -106,7 +107,7 @@ def test_patients_of_a_table_are_whole_and_counted(tmp_path: Path, kind: Partiti
     record = json.loads((home / "partition.json").read_text())
     assert record["held_out"] == {"groups": {"column": "patient", "train": 8, "test": 2}}
     assert record["test"]["counts"] == [4, 4]
-    test = np.load(home / "test" / "x.npy")
+    test = read_client(home, "test")[0]
     # Two patients with four rows each. The patient is no feature.
     assert test.shape == (8, 1 if kind == "natural" else 2)
     assert sorted(np.unique(test[:, 0] // 4, return_counts=True)[1].tolist()) == [4, 4]
@@ -180,8 +181,8 @@ def test_whole_clients_are_held_out_and_named(tmp_path: Path, kind: PartitionKin
     record = json.loads((written / "partition.json").read_text())
     assert record["held_out"] == {"clients": ["a", "b"]}
     # The features are 0 for client a, 1 for b and 2 for c.
-    np.testing.assert_array_equal(np.load(written / "test" / "x.npy")[:, 0], [0, 0, 0, 1, 1])
-    trained = np.concatenate([np.load(written / client / "x.npy") for client in record["clients"]])
+    np.testing.assert_array_equal(read_client(written, "test")[0][:, 0], [0, 0, 0, 1, 1])
+    trained = np.concatenate([read_client(written, client)[0] for client in record["clients"]])
     np.testing.assert_array_equal(trained, np.full((4, 2), 2))
 
 

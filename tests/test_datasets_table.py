@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from tasks.clients import TEST, read_client
+from tasks.clients import TEST
 from tasks.datasets import RawExamples, load_raw
 from tasks.datasets.encoding import encode
 from tasks.errors import DataError, SettingsError, UndriftError
 from tasks.files import read_json
 from tasks.partition import partition
 from tasks.settings import DataSettings, parse
+from tests.shards import read_client
 
 ROWS = 40
 
@@ -510,7 +511,7 @@ def test_the_features_are_rebuilt_from_partition_json(tmp_path: Path) -> None:
     features = read_json(kept / "partition.json")["features"]
     assert features["names"] == ["number", "amount", "day", "wet", "kind=u", "kind=v", "kind=w"]
     again = {row.tobytes() for row in encode(path, json.loads(json.dumps(features)))}
-    written = np.concatenate([read_client(kept / client)[0] for client in ("00", "01", TEST)])
+    written = np.concatenate([read_client(kept, client)[0] for client in ("00", "01", TEST)])
     assert len(written) == ROWS
     assert {row.tobytes() for row in written} == again
 

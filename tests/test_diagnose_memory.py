@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tasks.clients import CLIENTS, TEST, read_client, write_client
+from tasks.clients import CLIENTS, TEST
 from tasks.diagnose.changed_data import data_changed
 from tasks.diagnose.diagnosis import to_json
 from tasks.diagnose.evidence.memory import Memory, as_trained, relabelling_in_words, relabellings, same
@@ -23,6 +23,7 @@ from tasks.federate.state import ServerState
 from tasks.files import read_json, read_rows, write_json, write_rows
 from tasks.local.probe import Probe
 from tasks.round_log.read import ClientLog, read_clients, read_rounds
+from tests.shards import put, read_client, write_client, write_sites
 
 SETTINGS = {
     "federate.model": "logistic",
@@ -45,7 +46,7 @@ def record_as(folder, identity):
     checkpoints = Checkpoints(place, identity)
     checkpoints.save(0, states[0])
     for line in lines:
-        checkpoints.append(line)
+        checkpoints.log.append(line)
         if line["round"] in states:
             checkpoints.save(line["round"], states[line["round"]])
     checkpoints.close()
@@ -67,8 +68,8 @@ def remembered(folder, settings, computations):
 
 def changed(run, to, client, change):
     shutil.copytree(run, to)
-    x, y = change(*read_client(to / CLIENTS / client))
-    write_client(to / CLIENTS / client, x, y)
+    x, y = change(*read_client(to / CLIENTS, client))
+    write_client(to / CLIENTS, client, x, y)
     described = read_json(to / CLIENTS / "preprocess.json")
     described["clients"][client] = len(y)  # as a new run of preprocess would write
     write_json(to / CLIENTS / "preprocess.json", described)
@@ -124,15 +125,15 @@ def test_losses_with_dropout_and_a_penalty_are_given_again_too(
     ],
 )
 def test_labels_that_were_mixed_up_are_known(change, words, run, settings_of, tmp_path, computations):
-    classes = 1 + max(int(read_client(run / CLIENTS / f"{k:02}")[1].max()) for k in range(6))
+    classes = 1 + max(int(read_client(run / CLIENTS, f"{k:02}")[1].max()) for k in range(6))
     assert classes > 2
     folder = changed(run, tmp_path / "run", "02", lambda x, y: (x, change(y, classes).astype(np.int32)))
     found = remembered(folder, settings_of(SETTINGS), computations)
     assert [client for client, memory in found.items() if memory.changed] == ["02"]
     then = found["02"].relabelling
     assert relabelling_in_words(then) == words.format(last=classes - 1, classes=classes)
-    back = labels_changed_back({"02": then})({"02": read_client(folder / CLIENTS / "02")})
-    np.testing.assert_array_equal(back["02"][1], read_client(run / CLIENTS / "02")[1])
+    back = labels_changed_back({"02": then})({"02": read_client(folder / CLIENTS, "02")})
+    np.testing.assert_array_equal(back["02"][1], read_client(run / CLIENTS, "02")[1])
 
 
 def test_other_features_are_a_change_and_no_relabelling(run, settings_of, tmp_path, computations):
@@ -189,19 +190,23 @@ def test_checkpoints_of_another_run_are_not_used(run, settings_of, tmp_path, com
         assert replays.saved == [0]
 
 
-def _rename(folder, client, other):
-    """Renames a client as a new run of preprocess would."""
-    (folder / CLIENTS / client).rename(folder / CLIENTS / other)
+def _clients(folder, change):
+    """Changes the clients, {id: (x, y)}, as a new run of preprocess would."""
     described = read_json(folder / CLIENTS / "preprocess.json")
-    described["clients"].pop(client, None)
-    described["clients"][other] = len(read_client(folder / CLIENTS / other)[1])
+    sites = {client: read_client(folder / CLIENTS, client) for client in [*described["clients"], TEST]}
+    clients = {client: examples for client, examples in sites.items() if client != TEST}
+    change(clients)
+    for path in (folder / CLIENTS).glob("*.npz"):
+        path.unlink()
+    write_sites(folder / CLIENTS, {**clients, TEST: sites[TEST]})
+    described["clients"] = {client: len(y) for client, (_, y) in clients.items()}
     write_json(folder / CLIENTS / "preprocess.json", described)
 
 
 def test_checkpoints_of_other_clients_are_not_used(run, settings_of, tmp_path, computations):
     # The states of SCAFFOLD and FedDyn are stored by place, so other clients would get the wrong states.
     folder = shutil.copytree(run, tmp_path / "run")
-    _rename(folder, "02", "0X")
+    _clients(folder, lambda clients: clients.update({"0X": clients.pop("02")}))
     with replayer(settings_of(SETTINGS), folder, computations) as replays:
         assert replays.saved == [0]
 
@@ -212,12 +217,11 @@ def test_what_clients_keep_goes_to_no_other_client(change, make_clients, setting
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
     federate(settings, folder)
     if change == "broken":
-        (folder / CLIENTS / "02" / "x.npy").write_bytes(b"no array")
+        put(folder / CLIENTS, "02", x=b"no array")
     elif change == "added":
-        shutil.copytree(folder / CLIENTS / "02", folder / CLIENTS / "02b")
-        _rename(folder, "02b", "01b")
+        _clients(folder, lambda clients: clients.update({"01b": clients["02"]}))
     else:
-        _rename(folder, "02", "0X")
+        _clients(folder, lambda clients: clients.update({"0X": clients.pop("02")}))
     with replayer(settings, folder, computations) as replays:
         assert replays.saved == [0]
         replays.go_to(7)
@@ -231,8 +235,8 @@ def test_clients_that_train_a_part_of_the_model_are_not_compared(make_clients, s
     federate(settings, folder)
     assert sorted(remembered(folder, settings, computations)) == ["00", "01", "03", "04", "05"]
     for client in ("02", "03"):  # both have changed; for client 02 this cannot be seen
-        x, y = read_client(folder / CLIENTS / client)
-        write_client(folder / CLIENTS / client, 3 * x, y)
+        x, y = read_client(folder / CLIENTS, client)
+        write_client(folder / CLIENTS, client, 3 * x, y)
     assert [client for client, memory in remembered(folder, settings, computations).items() if memory.changed] == ["03"]
     assert risen_with_their_data(settings, folder, read_clients(folder / "reports/clients.csv"), computations) == []
 
@@ -242,7 +246,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path):
     with pytest.raises(DataError, match=r"round_00005\.npz must be a checkpoint, got"):
         load_state(tmp_path / "round_00005.npz", ServerState(np.zeros(3), [], []))
     np.savez(tmp_path / "round_00006.npz", np.zeros(3), np.ones(3))
-    with pytest.raises(DataError, match=r"round_00006\.npz must hold 1 arrays .* got 2: it belongs to other clients"):
+    with pytest.raises(DataError, match=r"round_00006\.npz must hold 1 arrays .* got 2: it belongs to another model"):
         load_state(tmp_path / "round_00006.npz", ServerState(np.zeros(3), [], []))
 
 
@@ -267,14 +271,14 @@ def changed_in_between(make_clients, settings_of, tmp_path_factory):
     """A run in which the labels of client 02 were reversed before round 13, in its data and its log."""
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path_factory.mktemp("between"))
     for client in [f"{k:02}" for k in range(6)] + [TEST]:  # labels that a model can learn
-        x, y = read_client(folder / CLIENTS / client)
+        x, y = read_client(folder / CLIENTS, client)
         x[np.arange(len(y)), y] += 2
-        write_client(folder / CLIENTS / client, x, y)
+        write_client(folder / CLIENTS, client, x, y)
     fault = {"kind": "flipped_labels", "clients": ["02"], "from_round": 13}
     federate(settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}}), folder)
-    x, y = read_client(folder / CLIENTS / "02")
+    x, y = read_client(folder / CLIENTS, "02")
     classes = read_json(folder / CLIENTS / "preprocess.json")["num_classes"]
-    write_client(folder / CLIENTS / "02", x, (classes - 1 - y).astype(np.int32))
+    write_client(folder / CLIENTS, "02", x, (classes - 1 - y).astype(np.int32))
     # The identity of the run stays, except that no fault was simulated.
     identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
     begun_with = settings_of(SETTINGS).model_dump(mode="json", include=set(identity["settings"]))
@@ -346,11 +350,11 @@ def test_data_as_they_were_are_not_looked_at_twice(run, settings_of, monkeypatch
 
 def test_a_client_that_could_not_be_read_changes_no_data(make_clients, settings_of, tmp_path):
     folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path)
-    (folder / CLIENTS / "02" / "x.npy").write_bytes(b"no array")
+    put(folder / CLIENTS, "02", x=b"no array")
     federate(settings_of(SETTINGS), folder)
     assert not data_changed(settings_of(SETTINGS), folder)
-    x, y = read_client(folder / CLIENTS / "03")
-    write_client(folder / CLIENTS / "03", -x, y)
+    x, y = read_client(folder / CLIENTS, "03")
+    write_client(folder / CLIENTS, "03", -x, y)
     assert data_changed(settings_of(SETTINGS), folder)
 
 
@@ -382,16 +386,16 @@ def test_labels_of_whom_the_model_cannot_do_without_are_changed_back(make_client
     folder = make_clients(sizes=(80, 80, 120, 80, 80), num_test=120).write(tmp_path)
     rng = np.random.default_rng(3)
     for client in [f"{k:02}" for k in range(5)] + [TEST]:
-        x, y = read_client(folder / CLIENTS / client)
+        x, y = read_client(folder / CLIENTS, client)
         y = np.where(rng.random(len(y)) < 0.5, 0, 2).astype(np.int32) if client == "02" else y
         y = y if client in ("02", TEST) else np.ones_like(y)
         x[np.arange(len(y)), y] += 0.5
-        write_client(folder / CLIENTS / client, x, y)
+        write_client(folder / CLIENTS, client, x, y)
     settings = settings_of(SETTINGS)
     fault = {"kind": "flipped_labels", "clients": ["02"], "from_round": 13}
     federate(settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}}), folder)
-    x, y = read_client(folder / CLIENTS / "02")
-    write_client(folder / CLIENTS / "02", x, (2 - y).astype(np.int32))
+    x, y = read_client(folder / CLIENTS, "02")
+    write_client(folder / CLIENTS, "02", x, (2 - y).astype(np.int32))
     identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
     identity["settings"]["federate"]["faults"] = settings.federate.faults.model_dump(mode="json")
     record_as(folder, identity)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 
-from tasks.clients import TEST, write_client
+from tasks.clients import TEST
 from tasks.errors import DataError
 from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, area_under_roc, mean_cross_entropy, over_clients, predict, score
@@ -18,6 +18,7 @@ from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, sav
 from tasks.files import read_json, read_rows, write_json, write_rows
 from tasks.heat_map import Grid
 from tasks.settings import parse
+from tests.shards import damage, npy, put, read_client, rewrite, sites_of, write_client, write_folders, write_sites
 
 LN = math.log
 
@@ -323,9 +324,9 @@ SIZES = {"global_h5": 900, "pruned_h5": 890, "pruned_tflite": 300}
 
 
 def describe(folder, shape, num_classes):
-    """Writes preprocess.json for the clients' folders that are there."""
+    """Writes preprocess.json for the clients that are there."""
     clients = folder / "data" / "clients"
-    sizes = {path.name: len(np.load(path / "y.npy")) for path in clients.iterdir() if (path / "y.npy").is_file()}
+    sizes = {client: len(y) for client, (_, y) in sites_of(clients).items()}
     del sizes[TEST]
     write_json(clients / "preprocess.json", {"input_shape": list(shape), "num_classes": num_classes, "clients": sizes})
 
@@ -344,11 +345,13 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(0)
     sizes = {"00": 12, "01": 7, "02": 1, TEST: 10}
+    sites = {}
     for site, n in sizes.items():
         y = np.arange(n) % 3
         x = rng.normal(0, 0.1, (n, 8, 8, 1))
         x[np.arange(n), y] += 1
-        write_client(folder / "data" / "clients" / site, x, y)
+        sites[site] = x, y
+    write_sites(folder / "data" / "clients", sites)
     write_json(
         folder / "data" / "partition" / "partition.json",
         {"classes": ["zero", "one", "two"], "clients": {site: {} for site in sizes if site != TEST}},
@@ -406,7 +409,7 @@ def reference(folder, model, site):
         opened["model_weights"].visititems(
             lambda name, item: found.update({name.split("/")[-1]: item[()]}) if hasattr(item, "shape") else None
         )
-    x, y = (np.load(folder / "data" / "clients" / site / f"{name}.npy") for name in "xy")
+    x, y = read_client(folder / "data" / "clients", site)
     logits = x.reshape(len(x), -1).astype(float) @ found["kernel:0"].astype(float) + found["bias:0"]
     losses = [LN(np.exp(row).sum()) - row[label] for row, label in zip(logits, y, strict=True)]
     return np.mean(losses), np.mean(logits.argmax(axis=1) == y)
@@ -463,9 +466,8 @@ def test_evaluate_writes_the_same_bytes_twice(workspace):
 
 def test_evaluate_names_a_client_with_broken_files_and_goes_on(workspace, caplog):
     whole, _ = run(workspace)
-    x = workspace / "data" / "clients" / "02" / "x.npy"
-    x.write_bytes(x.read_bytes()[:150])
-    np.save(workspace / "data" / "clients" / "01" / "y.npy", np.full(7, 3, np.int32))
+    damage(workspace / "data" / "clients", "02", "x", lambda content: content[:150])
+    put(workspace / "data" / "clients", "01", y=npy(np.full(7, 3, np.int32)))
     with caplog.at_level(logging.WARNING):
         metrics, evaluation = run(workspace)
     assert sorted(evaluation["left_out"]) == ["01", "02"]
@@ -480,7 +482,7 @@ def test_evaluate_names_a_client_with_broken_files_and_goes_on(workspace, caplog
 
 
 def test_evaluate_names_a_client_with_another_number_of_examples(workspace):
-    write_client(workspace / "data" / "clients" / "00", np.zeros((5, 8, 8, 1)), np.zeros(5))
+    write_client(workspace / "data" / "clients", "00", np.zeros((5, 8, 8, 1)), np.zeros(5))
     _, evaluation = run(workspace)
     assert evaluation["left_out"] == {"00": "client 00: must hold the 12 examples of preprocess.json, got 5"}
 
@@ -500,8 +502,8 @@ def test_evaluate_names_a_client_that_the_model_fails_on_and_goes_on(workspace, 
     monkeypatch.syspath_prepend(workspace)
     for name in ("global", "pruned"):
         save_model(build("ids:small", (8, 8, 1), 3, seed=0), workspace / "models" / f"{name}.h5")
-    x = np.load(workspace / "data" / "clients" / "02" / "x.npy")
-    np.save(workspace / "data" / "clients" / "02" / "x.npy", np.full_like(x, 99))
+    x, y = read_client(workspace / "data" / "clients", "02")
+    write_client(workspace / "data" / "clients", "02", np.full_like(x, 99), y)
     evaluate(parse({"federate": {"model": "ids:small"}}), workspace)
     evaluation = read_json(workspace / "reports" / "evaluation.json")
     assert sorted(evaluation["global"]["clients"]) == sorted(evaluation["pruned"]["clients"]) == ["00", "01"]
@@ -511,8 +513,8 @@ def test_evaluate_names_a_client_that_the_model_fails_on_and_goes_on(workspace, 
 
 
 def test_evaluate_without_any_readable_client_still_scores_the_test_set(workspace):
-    for client in ("00", "01", "02"):
-        shutil.rmtree(workspace / "data" / "clients" / client)
+    for shard in (workspace / "data" / "clients").glob("clients_*.npz"):
+        shard.unlink()
     metrics, evaluation = run(workspace)
     assert sorted(evaluation["left_out"]) == ["00", "01", "02"]
     assert "accuracy" in metrics
@@ -520,16 +522,14 @@ def test_evaluate_without_any_readable_client_still_scores_the_test_set(workspac
 
 
 def test_evaluate_of_two_classes_has_the_auc(workspace):
-    for client in ("01", "02"):
-        shutil.rmtree(workspace / "data" / "clients" / client)
     log = workspace / "reports" / "clients.csv"
     write_rows(log, CLIENTS, [row for row in read_rows(log) if row["client"] == "00"])
     for name, sign in (("global", 1), ("pruned", -1)):
         save_logistic(workspace, name, (1,), np.array([[0.0, sign]]), np.zeros(2))
     write_json(workspace / "data" / "partition" / "partition.json", {"classes": ["no", "yes"], "clients": {"00": {}}})
-    for site in ("00", TEST):
-        # Pairs (negative, positive) of 0, 2 and 1, 3: 3 of 4 in order.
-        write_client(workspace / "data" / "clients" / site, np.array([[0], [2], [1], [3]]), np.array([0, 0, 1, 1]))
+    # Pairs (negative, positive) of 0, 2 and 1, 3: 3 of 4 in order.
+    examples = np.array([[0], [2], [1], [3]]), np.array([0, 0, 1, 1])
+    rewrite(workspace / "data" / "clients", {"00": examples, TEST: examples})
     describe(workspace, (1,), 2)
     metrics, _ = run(workspace)
     assert metrics["auc"] == 3 / 4
@@ -566,9 +566,13 @@ def without_pruning(folder):
         (lambda folder: (folder / "reports" / "rounds.csv").unlink(), "rounds.csv is missing"),
         (lambda folder: (folder / "reports" / "clients.csv").unlink(), "clients.csv is missing"),
         (lambda folder: write_json(folder / "reports" / "prune.json", {}), "prune.json must hold a number at sparsity"),
-        (lambda folder: shutil.rmtree(folder / "data" / "clients" / TEST), "client test: cannot read"),
+        (lambda folder: (folder / "data" / "clients" / "test.npz").unlink(), "client test: cannot read"),
         (
-            lambda folder: write_client(folder / "data" / "clients" / TEST, np.zeros((2, 9, 8, 1)), np.zeros(2)),
+            lambda folder: write_folders(folder / "data" / "clients", sites_of(folder / "data" / "clients")),
+            r"got 4 more \(00, 01, 02, test\): run the step preprocess again",
+        ),
+        (
+            lambda folder: write_client(folder / "data" / "clients", TEST, np.zeros((2, 9, 8, 1)), np.zeros(2)),
             r"client test: x must be \(N, 8, 8, 1\), .* got \(2, 9, 8, 1\)",
         ),
         (lambda folder: describe(folder, (9, 8, 1), 3), r"x must be \(N, 9, 8, 1\), .* as preprocess.json says"),

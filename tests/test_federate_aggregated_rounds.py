@@ -226,9 +226,9 @@ def test_clients_csv_says_whom_krum_chose(clients, settings_of, tmp_path):
 
 def test_a_client_that_fails_is_left_out_of_the_rule_and_has_no_influence(clients, settings_of, tmp_path):
     folder = clients.write(tmp_path)
-    x_path = folder / "data" / "clients" / "02" / "x.npy"
+    shard = folder / "data" / "clients" / "clients_002.npz"
     settings = settings_of({**BASE, "federate.rounds": 2, **aggregator_settings("geometric_median")})
-    federate(settings, folder, lambda row, *_: x_path.unlink(missing_ok=True))
+    federate(settings, folder, lambda row, *_: shard.unlink(missing_ok=True))
     last = {row["client"]: row for row in read_rows(folder / "reports" / "clients.csv") if row["round"] == "2"}
     assert (last["02"]["influence"], last["02"]["finite"]) == ("", "False")
     assert sum(float(row["influence"]) for row in last.values() if row["influence"]) == pytest.approx(1, abs=1e-5)

@@ -1,3 +1,4 @@
+import logging
 import math
 from typing import get_args
 
@@ -7,9 +8,11 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tasks.errors import DataError, SettingsError
-from tasks.federate.aggregators import FACTORIES, RULES, aggregator, check, client_weights, weighting_of
+from tasks.federate import federate
+from tasks.federate.aggregators import FACTORIES, RULES, aggregator, bytes_at_once, check, client_weights, weighting_of
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.state import ServerState
+from tasks.memory import available
 from tasks.settings import WEIGHTED, AggregatorSettings
 
 
@@ -322,7 +325,7 @@ def test_the_state_of_an_aggregator_comes_back_from_a_checkpoint(one_thread, tmp
 
 def refusal(settings, num_clients):
     with pytest.raises(SettingsError) as caught:
-        check(settings, num_clients)
+        check(settings, num_clients, 1000)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -333,13 +336,13 @@ def chosen(settings_of, dotted):
 
 def test_a_trim_that_leaves_out_nobody_is_refused(settings_of):
     settings = chosen(settings_of, {"kind": "trimmed_mean", "trim": 0.2})
-    check(settings, 5)
+    check(settings, 5, 1000)
     assert refusal(settings, 4) == (
         "federate.aggregator.trim must be 0, or >= 1/4 and < 0.5, got 0.2: with 4 clients in a round, this "
         "trims no client"
     )
     assert "must be 0, got 0.2: with 2 clients in a round, this trims no client" in refusal(settings, 2)
-    check(chosen(settings_of, {"kind": "trimmed_mean", "trim": 0.0}), 1)
+    check(chosen(settings_of, {"kind": "trimmed_mean", "trim": 0.0}), 1, 1000)
 
 
 @pytest.mark.parametrize("trim", [0.5, 0.7, -0.1])
@@ -351,7 +354,7 @@ def test_a_trim_that_leaves_nobody_is_refused(settings_of, trim):
 @pytest.mark.parametrize("kind", ["krum", "multi_krum"])
 def test_more_faulty_clients_than_krum_bears_are_refused(settings_of, kind):
     settings = chosen(settings_of, {"kind": kind, "num_faulty": 3})
-    check(settings, 9)
+    check(settings, 9, 1000)
     assert refusal(settings, 8) == (
         f"federate.aggregator.num_faulty is too large for the 8 clients in a round: {kind} needs "
         "2 * num_faulty + 3 clients: must be <= 2, got 3"
@@ -367,12 +370,12 @@ def test_krum_is_checked_against_the_clients_of_a_round_not_of_the_run(settings_
         "federate.sampling.clients_per_round": 6,
     }
     assert "for the 6 clients in a round" in refusal(settings_of(dotted), 100)
-    check(settings_of(dotted | {"federate.sampling.clients_per_round": 7}), 100)
+    check(settings_of(dotted | {"federate.sampling.clients_per_round": 7}), 100, 1000)
 
 
 def test_more_selected_than_are_not_faulty_is_refused(settings_of):
     settings = chosen(settings_of, {"kind": "multi_krum", "num_selected": 8, "num_faulty": 2})
-    check(settings, 10)
+    check(settings, 10, 1000)
     assert refusal(settings, 9) == (
         "federate.aggregator.num_selected must be <= 7, the 9 clients in a round minus num_faulty (2): with more, a "
         "faulty client is always selected, got 8"
@@ -381,4 +384,35 @@ def test_more_selected_than_are_not_faulty_is_refused(settings_of):
 
 @pytest.mark.parametrize("kind", ["mean", "median", "geometric_median", "clipped_mean", "compressed_mean"])
 def test_other_kinds_take_any_number_of_clients(settings_of, kind):
-    check(chosen(settings_of, {"kind": kind}), 1)
+    check(chosen(settings_of, {"kind": kind}), 1, 1000)
+
+
+@pytest.mark.parametrize("kind", ["median", "trimmed_mean", "geometric_median", "krum", "multi_krum"])
+def test_updates_that_do_not_fit_into_memory_at_once_are_refused_with_their_bytes(kind, settings_of):
+    settings, there = chosen(settings_of, {"kind": kind}), available()
+    # 4 bytes for each of K · P values; rules on pairs of clients need three matrices (K, K) of 8 bytes more.
+    pairs = 0 if kind in ("median", "trimmed_mean") else 3 * 8 * 100**2
+    fits = (there - pairs) // 400
+    check(settings, 100, fits)
+    needed = 400 * (fits + 1) + pairs
+    with pytest.raises(SettingsError, match=rf"^federate.aggregator.kind {kind} needs .*: {needed:,} bytes.*sampling"):
+        check(settings, 100, fits + 1)
+    # What counts is the clients of one round.
+    sampled = {"federate.aggregator.kind": kind, "federate.sampling.kind": "uniform"}
+    check(settings_of({**sampled, "federate.sampling.clients_per_round": 10}), 100, fits + 1)
+
+
+@pytest.mark.parametrize("kind", ["mean", "clipped_mean", "compressed_mean"])
+def test_sums_need_no_memory_for_all_updates(kind, settings_of):
+    check(chosen(settings_of, {"kind": kind}), 100_000, available())
+
+
+def test_bytes_of_all_updates_are_logged_before_the_first_round(make_clients, settings_of, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = make_clients(sizes=(9, 4, 7)).write(tmp_path)
+    settings = settings_of({"federate.model": "logistic", "federate.rounds": 1, "federate.aggregator.kind": "median"})
+    federate(settings, folder)
+    assert bytes_at_once(settings, 3, 30) == 4 * 3 * 30
+    lines = [record.getMessage() for record in caplog.records]
+    said = lines.index("median holds all updates of a round: 0.0 MB")
+    assert said < next(place for place, line in enumerate(lines) if line.startswith("1 rounds, 3 clients"))

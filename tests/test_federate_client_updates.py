@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.clients import write_client
 from tasks.federate import federate
 from tasks.federate.aggregators import mean
 from tasks.federate.client_updates import CLIENT_UPDATES
@@ -27,6 +26,8 @@ from tasks.local.descent import LocalTraining
 from tasks.models import build
 from tasks.parameters import flatten
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
+from tests.rounds import next_round
+from tests.shards import alone
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for path in (ROOT / "tasks/federate/client_updates").glob("*.py") if path.stem != "__init__")
@@ -66,14 +67,14 @@ class Quadratics:
 
     def __init__(self, folder):
         rng = np.random.default_rng(5)
-        self.folders, self.hessian, self.minimum = [], [], []
+        self.data, self.stored, self.hessian, self.minimum = [], [], [], []
         for k, size in enumerate(SIZES):
             a = rng.normal(size=(size, DIM)).astype(np.float32)
             a /= np.sqrt(np.linalg.eigvalsh(a.T @ a / size).max())  # the largest curvature is 1
             b = (a @ rng.normal(size=DIM) * 2 + rng.normal(size=size)).astype(np.float32)
-            write_client(folder / str(k), np.column_stack([a, b]), np.zeros(size, np.int32))
+            self.data.append((np.column_stack([a, b]), np.zeros(size, np.int32)))
             a, b = a.astype(np.float64), b.astype(np.float64)
-            self.folders.append(folder / str(k))
+            self.stored.append(alone(folder / str(k), str(k), *self.data[k]))
             self.hessian.append(a.T @ a / size)
             self.minimum.append(np.linalg.solve(a.T @ a, a.T @ b))
         self.share = np.array(SIZES) / sum(SIZES)
@@ -132,8 +133,7 @@ def play(quadratics, client_input):
                 weight, share = np.float32(SIZES[k]), np.float32(quadratics.share[k])
                 given.append(
                     client_input(
-                        quadratics.folders[k],
-                        SIZES[k],
+                        *quadratics.data[k],
                         order,
                         weight=weight,
                         share=share,
@@ -141,7 +141,7 @@ def play(quadratics, client_input):
                         **more,
                     )
                 )
-            state, results = computations.next(state, given)
+            state, results = next_round(computations, state, given)
             for k, result in zip(clients, results, strict=True):
                 assert result.num_steps == num_steps[k]
                 kept[k] = 0 if result.kept is None else result.kept
@@ -223,7 +223,7 @@ def test_when_a_client_leaves_the_others_end_at_their_own_minimum(kind, changes,
         }
     )
     clients = {
-        str(k): Client(str(quadratics.folders[k]), n, n, n / sum(SIZES), np.zeros(0, np.float32), np.array([n]))
+        str(k): Client(quadratics.stored[k], n, n, n / sum(SIZES), np.zeros(0, np.float32), np.array([n]))
         for k, n in enumerate(SIZES)
     }
     none = np.zeros((0, DIM + 1), np.float32), np.zeros(0, np.int32)

@@ -1,19 +1,20 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tasks.clients import TEST, write_client
+from tasks.clients import CLIENTS, TEST
 from tasks.errors import DataError, SettingsError
 from tasks.federate.cohort import cohort_of
 from tasks.settings import parse
+from tests.shards import damage, members_of, npy, put, shard_of, write_client
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,10 +28,6 @@ def cohort_in(folder, *, weighting="examples", brightness=0.0, shared_fraction=0
     federate = {"aggregator": {"weighting": weighting}, "shared_fraction": shared_fraction, "exclude": list(exclude)}
     augment = {"brightness": brightness}
     return cohort_of(parse({"seed": seed, "preprocess": {"augment": augment}, "federate": federate}), folder)
-
-
-def site(folder, client):
-    return folder / "data" / "clients" / client
 
 
 def test_cohort_holds_every_client_and_the_hold_out_data(clients, tmp_path):
@@ -63,70 +60,92 @@ def test_brightness_is_divided_by_each_clients_own_sd(clients, tmp_path):
     assert cohort_in(tmp_path).clients["01"].brightness.shape == (0,)
 
 
-def _promise_more(file):
-    content = file.read_bytes()
-    file.write_bytes(content.replace(b"(8,", b"(80000000000,").replace(b" " * 10 + b"\n", b"\n"))
+def _promise_more(content):
+    return content.replace(b"(8,", b"(80000000000,").replace(b" " * 10 + b"\n", b"\n")
 
 
-def _link_in_a_circle(folder):
-    shutil.rmtree(folder)
-    folder.symlink_to(folder)
+def _compress(root):
+    shard = shard_of(root, "01")
+    members = members_of(shard)
+    with zipfile.ZipFile(shard, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+
+
+def _shard(change):
+    def applied(root, x, y):
+        shard = shard_of(root, "01")
+        content = shard.read_bytes()
+        shard.unlink()
+        change(shard, content)
+
+    return applied
+
+
+def _examples(change):
+    return lambda root, x, y: write_client(root, "01", *change(x, y))
+
+
+def _flip(shard, content):
+    """Changes a bit of x without its checksum."""
+    place = content.index(b"NUMPY") + 130
+    shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
 
 
 BREAK = {
-    "no folder": lambda folder, x, y: shutil.rmtree(folder),
-    "a file for a folder": lambda folder, x, y: (shutil.rmtree(folder), folder.write_text("")),
-    "a link in a circle": lambda folder, x, y: _link_in_a_circle(folder),
-    "a link to nothing": lambda folder, x, y: (shutil.rmtree(folder), folder.symlink_to("nowhere")),
-    "a folder for a file": lambda folder, x, y: ((folder / "x.npy").unlink(), (folder / "x.npy").mkdir()),
-    "a link of a file in a circle": lambda folder, x, y: (
-        (folder / "y.npy").unlink(),
-        (folder / "y.npy").symlink_to("y.npy"),
-    ),
-    "an example more": lambda folder, x, y: write_client(folder, np.concatenate([x, x[:1]]), np.append(y, y[0])),
-    "an example less": lambda folder, x, y: write_client(folder, x[1:], y[1:]),
-    "a header that promises more": lambda folder, x, y: _promise_more(folder / "x.npy"),
-    "no x.npy": lambda folder, x, y: (folder / "x.npy").unlink(),
-    "no y.npy": lambda folder, x, y: (folder / "y.npy").unlink(),
-    "an empty folder": lambda folder, x, y: (shutil.rmtree(folder), folder.mkdir()),
-    "x cut short": lambda folder, x, y: (folder / "x.npy").write_bytes((folder / "x.npy").read_bytes()[:-5]),
-    "an empty file": lambda folder, x, y: (folder / "x.npy").write_bytes(b""),
-    "not an array": lambda folder, x, y: (folder / "x.npy").write_bytes(b"hello"),
-    "a pickle": lambda folder, x, y: np.save(folder / "y.npy", np.array(list(y), dtype=object), allow_pickle=True),
-    "float64": lambda folder, x, y: np.save(folder / "x.npy", x.astype(np.float64)),
-    "int64 labels": lambda folder, x, y: np.save(folder / "y.npy", y.astype(np.int64)),
-    "big-endian": lambda folder, x, y: np.save(folder / "x.npy", x.astype(">f4")),
-    "Fortran order": lambda folder, x, y: np.save(folder / "x.npy", np.asfortranarray(x)),
-    "other lengths": lambda folder, x, y: write_client(folder, x[:-1], y),
-    "another shape": lambda folder, x, y: write_client(folder, x.reshape(len(x), 3, 4, 2), y),
-    "no example": lambda folder, x, y: write_client(folder, x[:0], y[:0]),
-    "a label too large": lambda folder, x, y: write_client(folder, x, np.append(y[:-1], 77)),
-    "a negative label": lambda folder, x, y: write_client(folder, x, np.append(y[:-1], -77)),
-    "NaN": lambda folder, x, y: write_client(folder, np.where(x == x.max(), np.nan, x), y),
-    "infinity": lambda folder, x, y: write_client(folder, np.where(x == x.max(), np.inf, x), y),
+    "no shard": _shard(lambda shard, content: None),
+    "a folder for a shard": _shard(lambda shard, content: shard.mkdir()),
+    "a pipe for a shard": _shard(lambda shard, content: os.mkfifo(shard)),
+    "a link in a circle": _shard(lambda shard, content: shard.symlink_to(shard)),
+    "a link to nothing": _shard(lambda shard, content: shard.symlink_to("nowhere")),
+    "an empty shard": _shard(lambda shard, content: shard.write_bytes(b"")),
+    "a shard that is no archive": _shard(lambda shard, content: shard.write_bytes(b"hello")),
+    "a shard cut short": _shard(lambda shard, content: shard.write_bytes(content[:-5])),
+    "a flipped bit": _shard(_flip),
+    "a compressed shard": lambda root, x, y: _compress(root),
+    "an example more": _examples(lambda x, y: (np.concatenate([x, x[:1]]), np.append(y, y[0]))),
+    "an example less": _examples(lambda x, y: (x[1:], y[1:])),
+    "a header that promises more": lambda root, x, y: damage(root, "01", "x", _promise_more),
+    "no x.npy": lambda root, x, y: put(root, "01", x=None),
+    "no y.npy": lambda root, x, y: put(root, "01", y=None),
+    "x cut short": lambda root, x, y: damage(root, "01", "x", lambda content: content[:-5]),
+    "an empty member": lambda root, x, y: put(root, "01", x=b""),
+    "not an array": lambda root, x, y: put(root, "01", x=b"hello"),
+    "a pickle": lambda root, x, y: put(root, "01", y=npy(np.array(list(y), dtype=object), allow_pickle=True)),
+    "float64": lambda root, x, y: put(root, "01", x=npy(x.astype(np.float64))),
+    "int64 labels": lambda root, x, y: put(root, "01", y=npy(y.astype(np.int64))),
+    "big-endian": lambda root, x, y: put(root, "01", x=npy(x.astype(">f4"))),
+    "Fortran order": lambda root, x, y: put(root, "01", x=npy(np.asfortranarray(x))),
+    "other lengths": _examples(lambda x, y: (x[:-1], y)),
+    "another shape": _examples(lambda x, y: (x.reshape(len(x), 3, 4, 2), y)),
+    "no example": _examples(lambda x, y: (x[:0], y[:0])),
+    "a label too large": _examples(lambda x, y: (x, np.append(y[:-1], 77))),
+    "a negative label": _examples(lambda x, y: (x, np.append(y[:-1], -77))),
+    "NaN": _examples(lambda x, y: (np.where(x == x.max(), np.nan, x), y)),
+    "infinity": _examples(lambda x, y: (np.where(x == x.max(), np.inf, x), y)),
 }
 
 
 def test_a_client_that_may_not_be_read_is_left_out_with_a_reason(clients):
-    # Root can read everything, so another user reads the files, in a folder that this user can enter.
+    # Root can read everything, so another user reads the files, in a folder that this user can enter. zipfile needs
+    # cp437, which this user may not be able to import.
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom tasks.runtime.check_in import check_in\n"
+        "import encodings.cp437, os, sys\nfrom pathlib import Path\nfrom tasks.runtime.check_in import check_in\n"
         "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
         "print(dict(check_in(Path(sys.argv[1])).broken))"
     )
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        os.chmod(site(clients.write(Path(folder)), "01"), 0)
-        command = [sys.executable, "-c", script, site(Path(folder), "")]
+        root = clients.write(Path(folder)) / CLIENTS
+        os.chmod(shard_of(root, "01"), 0)
+        command = [sys.executable, "-c", script, root]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        os.chmod(site(Path(folder), "01"), 0o700)
-    assert done.stdout == "{'01': 'cannot read x.npy: Permission denied'}\n", done.stderr
+    assert done.stdout == "{'01': 'cannot read clients_001.npz: Permission denied'}\n", done.stderr
 
 
 @pytest.mark.parametrize("fault", BREAK)
 def test_client_that_cannot_be_used_is_left_out_with_a_reason_to_publish(fault, clients, tmp_path):
-    folder = site(clients.write(tmp_path), "01")
-    BREAK[fault](folder, *clients.data["01"])
+    BREAK[fault](clients.write(tmp_path) / CLIENTS, *clients.data["01"])
     cohort = cohort_in(tmp_path)
     assert sorted(cohort.clients) == ["00", "02"]
     (reason,) = (cohort.broken["01"],)
@@ -140,14 +159,14 @@ def test_client_that_cannot_be_used_is_left_out_with_a_reason_to_publish(fault, 
 def test_no_usable_client_is_an_error_that_says_why(clients, tmp_path):
     clients.write(tmp_path)
     for client in clients.ids:
-        (site(tmp_path, client) / "y.npy").unlink()
+        put(tmp_path / CLIENTS, client, y=None)
     with pytest.raises(DataError, match=r"no client can be used: .*00.*y.npy.*01.*02"):
         cohort_in(tmp_path)
 
 
 def test_unusable_hold_out_data_is_an_error(clients, tmp_path):
     x, y = clients.data[TEST]
-    write_client(site(clients.write(tmp_path), TEST), x, y + 1)
+    write_client(clients.write(tmp_path) / CLIENTS, TEST, x, y + 1)
     with pytest.raises(DataError, match="test: labels must be 0 to 2"):
         cohort_in(tmp_path)
 
@@ -164,16 +183,16 @@ def test_digest_follows_every_byte_that_the_rounds_read(clients, make_clients, t
     first = digest() if clients.write(tmp_path) else None
     assert digest() == first
     x, y = clients.data["02"]
-    write_client(site(tmp_path, "02"), np.where(x == x.max(), 0, x), y)
+    write_client(tmp_path / CLIENTS, "02", np.where(x == x.max(), 0, x), y)
     changed_x = digest()
-    write_client(site(tmp_path, "02"), x, (y + 1) % 3)
+    write_client(tmp_path / CLIENTS, "02", x, (y + 1) % 3)
     changed_y = digest()
-    write_client(site(tmp_path, "02"), x, y)
+    write_client(tmp_path / CLIENTS, "02", x, y)
     assert digest() == first
     clients.data["03"] = clients.data.pop("02")
     renamed = cohort_in(clients.write(tmp_path / "renamed")).digest
     test_x, test_y = clients.data[TEST]
-    write_client(site(tmp_path, TEST), test_x + 1, test_y)
+    write_client(tmp_path / CLIENTS, TEST, test_x + 1, test_y)
     assert len({first, changed_x, changed_y, renamed, digest()}) == 5
 
 
@@ -218,7 +237,7 @@ def test_preprocess_json_without_an_sd_is_an_error_where_that_is_needed(clients,
     path = clients.write(tmp_path) / "data/clients/preprocess.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"statistics": {}}))
     assert cohort_in(tmp_path).clients
-    with pytest.raises(DataError, match="must say client 00's sd"):
+    with pytest.raises(DataError, match="must say client 00's mean and sd"):
         cohort_in(tmp_path, brightness=0.1)
 
 
@@ -228,9 +247,9 @@ def test_preprocess_json_without_an_sd_is_an_error_where_that_is_needed(clients,
 def test_an_sd_that_nothing_can_be_divided_by_is_an_error(sd, clients, tmp_path):
     path = clients.write(tmp_path) / "data/clients/preprocess.json"
     described = json.loads(path.read_text())
-    described["statistics"]["01"]["sd"] = sd
+    described["statistics"]["by_client"]["01"]["sd"] = sd
     path.write_text(json.dumps(described))
-    with pytest.raises(DataError, match=r"must say client 01's sd \(run the step preprocess again\), got"):
+    with pytest.raises(DataError, match=r"must say client 01's mean and sd \(run the step preprocess again\), got"):
         cohort_in(tmp_path, brightness=0.1)
 
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-import shutil
 from contextlib import closing
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.clients import TEST, write_client
+from tasks.clients import CLIENTS, TEST
 from tasks.detection import find_increase
 from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
@@ -26,6 +25,7 @@ from tasks.files import read_rows
 from tasks.models import build
 from tasks.parameters import flatten
 from tasks.prune import prune
+from tests.shards import damage, members_of, npy, put, shard_of, write_client, write_members
 
 BASE = {
     "federate.model": "logistic",
@@ -39,10 +39,6 @@ BASE = {
 @pytest.fixture
 def clients(make_clients):
     return make_clients(sizes=(7, 4, 11, 5, 8))
-
-
-def site(folder, client):
-    return folder / "data" / "clients" / client
 
 
 def load_params(folder):
@@ -71,13 +67,13 @@ def blow_up(clients, client):
 
 def break_four(folder, clients):
     """Breaks clients 00 to 03 in four ways; 04 stays."""
-    (site(folder, "00") / "x.npy").unlink()
-    path = site(folder, "01") / "x.npy"
-    path.write_bytes(path.read_bytes()[:-10])
+    root = folder / CLIENTS
+    shard_of(root, "00").unlink()
+    shard = shard_of(root, "01")
+    shard.write_bytes(shard.read_bytes()[:-400])
     x, y = clients.data["02"]
-    write_client(site(folder, "02"), x, np.append(y[:-1], 77))
-    path = site(folder, "03") / "x.npy"
-    path.write_bytes(path.read_bytes()[:8] + b"\xff\xff" + b"Doe,77;" * 40)  # a header longer than the file
+    write_client(root, "02", x, np.append(y[:-1], 77))
+    damage(root, "03", "x", lambda npy: npy[:8] + b"\xff\xff" + b"Doe,77;" * 40)  # a header longer than the array
 
 
 def assert_four_are_named(folder):
@@ -94,9 +90,8 @@ def assert_four_are_named(folder):
         assert row["failure"].isprintable()
         assert row["failure"]
         assert str(folder) not in row["failure"]
-    assert "x.npy" in last["00"]["failure"]
-    assert "No such file" in last["00"]["failure"]
-    assert "labels must be 0 to 2" in last["02"]["failure"]
+    assert "clients_000.npz: No such file" in last["00"]["failure"]
+    assert "changed since" in last["02"]["failure"]
     assert not any("77" in row["failure"] for row in last.values())
     # The average is the update of the one client that is left.
     assert (last["04"]["weight"], last["04"]["finite"], last["04"]["failure"]) == ("1.0", "True", "")
@@ -136,7 +131,7 @@ def test_round_in_which_every_client_fails_ends_the_run(clients, settings_of, tm
 
     def break_all():
         for client in clients.ids:
-            (site(tmp_path, client) / "y.npy").unlink()
+            put(tmp_path / CLIENTS, client, y=None)
 
     with pytest.raises(NoClientLeft, match=r"round 3: every client failed: 00 \(.*y.npy.*\); 01 .*04") as caught:
         federate(settings_of(BASE), tmp_path, after(2, break_all))
@@ -159,7 +154,7 @@ def test_round_whose_sampled_clients_all_fail_ends_the_run(clients, settings_of,
 
 
 def break_one(folder, client="01"):
-    return lambda: (site(folder, client) / "x.npy").unlink()
+    return lambda: put(folder / CLIENTS, client, x=None)
 
 
 def test_guard_stop_ends_the_run_and_keeps_its_log(clients, settings_of, tmp_path):
@@ -173,14 +168,14 @@ def test_guard_stop_ends_the_run_and_keeps_its_log(clients, settings_of, tmp_pat
 
 
 def test_guard_continue_goes_on_and_tries_the_client_again(clients, settings_of, tmp_path):
-    clients.write(tmp_path)
-    x, y = clients.data["01"]
+    shard = shard_of(clients.write(tmp_path) / CLIENTS, "01")
+    content = shard.read_bytes()
 
     def watch(row, *_):
         if row["round"] == 2:
-            (site(tmp_path, "01") / "x.npy").unlink()
+            shard.unlink()
         if row["round"] == 4:
-            write_client(site(tmp_path, "01"), x, y)
+            shard.write_bytes(content)
 
     federate(settings_of(BASE), tmp_path, watch)
     rounds, rows = reports(tmp_path)
@@ -287,20 +282,22 @@ def test_client_that_is_broken_from_the_beginning_is_named_once(clients, setting
     assert str(tmp_path) not in row["failure"]
 
 
-def test_a_client_whose_folder_is_gone_since_preprocess_is_named(clients, settings_of, tmp_path, caplog):
-    shutil.rmtree(clients.write(tmp_path) / "data/clients/01")
+def test_a_client_whose_shard_is_gone_since_preprocess_is_named(clients, settings_of, tmp_path, caplog):
+    (clients.write(tmp_path) / "data/clients/clients_001.npz").unlink()
     federate(settings_of({**BASE, "federate.rounds": 2}), tmp_path)
     rounds, rows = reports(tmp_path)
     assert [(row["num_clients"], row["num_failed"]) for row in rounds] == [("5", "1"), ("4", "0")]
     (row,) = (row for row in rows if row["client"] == "01")
-    assert row["failure"] == "cannot read x.npy: No such file or directory"
-    assert "01: left out: cannot read x.npy: No such file or directory" in caplog.messages
+    assert row["failure"] == "cannot read clients_001.npz: No such file or directory"
+    assert "01: left out: cannot read clients_001.npz: No such file or directory" in caplog.messages
 
 
 def test_a_client_that_preprocess_did_not_write_ends_federate_before_it_begins(clients, settings_of, tmp_path):
     folder = clients.write(tmp_path)
-    shutil.copytree(folder / "data/clients/01", folder / "data/clients/07")
-    with pytest.raises(DataError, match=r"got 1 more \(07\): run the step preprocess again"):
+    shard = shard_of(folder / CLIENTS, "01")
+    x, y = map(npy, clients.data["01"])
+    write_members(shard, {**members_of(shard), "07/x.npy": x, "07/y.npy": y})
+    with pytest.raises(DataError, match=r"got 2 more members \(07/x.npy, 07/y.npy\): run the step preprocess again"):
         federate(settings_of(BASE), folder)
     assert [path.name for path in folder.iterdir()] == ["data"]
 
@@ -536,7 +533,7 @@ def scripted(settings_of, tmp_path):
                 loop.run()
             except KeyboardInterrupt:
                 assert cut
-        return loop.lines
+            return [RoundLine.of(line) for line in checkpoints.log]
 
     return run
 
@@ -590,8 +587,8 @@ def test_guard_does_not_go_back_from_a_rise_that_is_over(scripted):
     assert rollbacks(scripted(losses_of(1.0, 1.0, 1.0, 50.0, 50.0, 1.0, 1.0, 1.0, 1.0, 1.0))) == []
 
 
-def lines_of(*train_losses):
-    return [RoundLine(t, {"train_loss": loss}, []) for t, loss in enumerate(train_losses, start=1)]
+def rows_of(*train_losses):
+    return [{"round": t, "train_loss": loss} for t, loss in enumerate(train_losses, start=1)]
 
 
 @pytest.mark.parametrize(
@@ -609,4 +606,4 @@ def lines_of(*train_losses):
     ],
 )
 def test_best_checkpoint_has_the_lowest_training_loss_that_was_measured(rounds, train_losses, best):
-    assert best_checkpoint(rounds, lines_of(*train_losses)) == best
+    assert best_checkpoint(rounds, rows_of(*train_losses)) == best

@@ -105,9 +105,9 @@ def test_sampling_nearly_all_never_costs_more_than_sampling_all(settings_of, sam
 def test_a_target_that_cannot_be_met_is_refused_with_what_would_do(settings_of):
     spent = epsilon(private(settings_of, noise=10.0), 10)
     # 30 rounds of federate and 10 of prune.
-    check(private(settings_of, noise=10.0, target=spent(40) + 0.01), 10)
+    check(private(settings_of, noise=10.0, target=spent(40) + 0.01), 10, 1000)
     with pytest.raises(SettingsError) as caught:
-        check(private(settings_of, noise=10.0, target=spent(25) + 1e-6), 10)
+        check(private(settings_of, noise=10.0, target=spent(25) + 1e-6), 10, 1000)
     assert str(caught.value) == (
         f"federate.aggregator.target_epsilon must be 0 or >= {spent(40):.4g}, got {spent(25) + 1e-6:g}: the 40 rounds "
         "of federate and prune spend this much at noise_multiplier 10, delta 1e-05 and 10 of 10 clients a round; raise "
@@ -117,20 +117,20 @@ def test_a_target_that_cannot_be_met_is_refused_with_what_would_do(settings_of):
 
 def test_a_delta_that_promises_nothing_is_refused(settings_of):
     dotted = {"federate.aggregator.kind": "dp_mean", "federate.aggregator.delta": 0.05}
-    check(settings_of(dotted), 19)
+    check(settings_of(dotted), 19, 1000)
     with pytest.raises(SettingsError) as caught:
-        check(settings_of(dotted), 20)
+        check(settings_of(dotted), 20, 1000)
     assert str(caught.value) == "federate.aggregator.delta must be < 1 / 20 clients = 0.05, got 0.05"
 
 
 def test_no_target_is_no_limit(settings_of):
-    check(private(settings_of, noise=0.01), 10)
+    check(private(settings_of, noise=0.01), 10, 1000)
 
 
 def test_adaptive_clipping_whose_count_cannot_be_noised_enough_is_refused(settings_of):
-    check(private(settings_of, noise=0.99, clipping="adaptive"), 10)
+    check(private(settings_of, noise=0.99, clipping="adaptive"), 10, 1000)
     with pytest.raises(SettingsError) as caught:
-        check(private(settings_of, noise=1.0, clipping="adaptive"), 10)
+        check(private(settings_of, noise=1.0, clipping="adaptive"), 10, 1000)
     assert str(caught.value) == (
         "federate.aggregator.noise_multiplier must be < 1 with adaptive clipping and 10 clients in a round, got 1"
     )

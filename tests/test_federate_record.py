@@ -5,6 +5,7 @@ import pytest
 
 from tasks.federate.record import Outcome, client_rows, round_row
 from tasks.federate.state import ClientResult
+from tasks.federate.updates import updates_of
 from tasks.runtime.failed import Failed
 
 
@@ -26,9 +27,15 @@ def result(update, weight, loss, **more):
 def rows_of(results, failures=None, before=(1.0, 1.0), after=(1.0, 1.0), validation=None, prunable=(True, True)):
     """(rows of clients.csv by client, row of rounds.csv) of round 7."""
     params = [np.array(values, np.float32) for values in (before, after)]
-    outcome = Outcome(7, "federate", results, failures or {}, dict.fromkeys(results, 5), *params)
-    clients, statistics = client_rows(outcome)
-    row = round_row(outcome, clients, statistics, validation, np.array(prunable))
+    failures = failures or {}
+    averaged = [client for client in results if client not in failures]
+    with updates_of(len(results), len(params[0]), None) as updates:
+        for client in averaged:
+            updates.add(results[client].update, results[client].weight)
+        sizes = dict.fromkeys(results, 5)
+        outcome = Outcome(7, "federate", results, failures, sizes, averaged, updates, *params)
+        clients, statistics = client_rows(outcome)
+        row = round_row(outcome, clients, statistics, validation, np.array(prunable))
     return {one["client"]: one for one in clients}, row
 
 

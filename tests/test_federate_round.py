@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tasks.clients import write_client
 from tasks.federate.aggregators import aggregator
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.round import build_round
@@ -18,6 +17,7 @@ from tasks.models import build, num_params
 from tasks.parameters import assign, flatten
 from tasks.runtime.failed import Failed
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
+from tests.rounds import next_round
 
 SHAPE, CLASSES, RATE = (3, 3, 1), 3, 0.1
 
@@ -38,7 +38,7 @@ def clients(make_clients, tmp_path_factory):
 @pytest.fixture
 def client_inputs(clients, client_input):
     """(round, epochs) -> the round's clients."""
-    made, root = clients
+    made = clients[0]
 
     def inputs(round_num=1, num_epochs=1):
         given = {}
@@ -46,7 +46,7 @@ def client_inputs(clients, client_input):
             num = len(made.data[client][1])
             order = visits(num, num_epochs, client_rng(0, round_num, client))
             rate, weight = np.float32(RATE), np.float32(num)
-            given[client] = client_input(root / client, num, order, weight=weight, learning_rate=rate)
+            given[client] = client_input(*made.data[client], order, weight=weight, learning_rate=rate)
         return given
 
     return inputs
@@ -77,7 +77,7 @@ def logistic():
 def test_round_is_the_weighted_mean_of_the_local_updates(clients, logistic, logistic_reference, client_inputs):
     model, computations = logistic
     inputs, params = client_inputs(), flatten(model)
-    state, results = computations.next(computations.initialize(params), list(inputs.values()))
+    state, results = next_round(computations, computations.initialize(params), list(inputs.values()))
     expected = {}
     for client, given in inputs.items():
         x, y = clients[0].data[client]
@@ -96,8 +96,8 @@ def test_order_of_the_clients_changes_only_the_rounding(client_inputs, logistic)
     model, computations = logistic
     start = computations.initialize(flatten(model))
     inputs = list(client_inputs().values())
-    there, results = computations.next(start, inputs)
-    back, reversed_results = computations.next(start, inputs[::-1])
+    there, results = next_round(computations, start, inputs)
+    back, reversed_results = next_round(computations, start, inputs[::-1])
     np.testing.assert_allclose(there.params, back.params, atol=1e-6)
     for one, other in zip(results, reversed_results[::-1], strict=True):
         np.testing.assert_array_equal(one.update, other.update)
@@ -107,9 +107,9 @@ def test_client_that_fails_is_left_out_of_the_average(client_inputs, logistic):
     model, computations = logistic
     start = computations.initialize(flatten(model))
     inputs = client_inputs()
-    without, _ = computations.next(start, [given for client, given in inputs.items() if client != "02"])
-    inputs["02"]["folder"] += "-gone"
-    found, results = computations.next(start, list(inputs.values()))
+    without, _ = next_round(computations, start, [given for client, given in inputs.items() if client != "02"])
+    inputs["02"] = None  # its examples cannot be read
+    found, results = next_round(computations, start, list(inputs.values()))
     assert [isinstance(result, Failed) for result in results] == [False, False, True, False]
     np.testing.assert_array_equal(found.params, without.params)
 
@@ -118,9 +118,9 @@ def test_client_whose_update_is_not_finite_is_left_out_of_the_average(client_inp
     model, computations = logistic
     start = computations.initialize(flatten(model))
     inputs = client_inputs()
-    without, _ = computations.next(start, [given for client, given in inputs.items() if client != "02"])
+    without, _ = next_round(computations, start, [given for client, given in inputs.items() if client != "02"])
     inputs["02"]["learning_rate"] = np.float32(np.inf)
-    found, results = computations.next(start, list(inputs.values()))
+    found, results = next_round(computations, start, list(inputs.values()))
     assert [bool(result.finite) for result in results] == [True, True, False, True]
     np.testing.assert_allclose(found.params, without.params, atol=1e-7)
 
@@ -129,9 +129,7 @@ def test_round_without_any_result_leaves_the_model_alone(client_inputs, logistic
     model, computations = logistic
     start = computations.initialize(flatten(model))
     inputs = client_inputs()
-    for given in inputs.values():
-        given["folder"] += "-gone"
-    state, results = computations.next(start, list(inputs.values()))
+    state, results = next_round(computations, start, [None] * len(inputs))
     assert all(isinstance(result, Failed) for result in results)
     np.testing.assert_array_equal(state.params, flatten(model))
 
@@ -143,13 +141,13 @@ def test_masks_hold_through_local_training_and_the_server_optimizer(kind, client
     computations = make_round(model, masked=True, server=server, momentum=0.9, weight_decay=0.1)
     params = flatten(model)
     state = computations.initialize(params)
-    state, _ = computations.next(state, list(client_inputs().values()))
+    state, _ = next_round(computations, state, list(client_inputs().values()))
     assert np.count_nonzero(state.params) == params.size
     # The model is pruned after a round without masks, so the server's moments of the pruned parameters are not zero.
     mask = (np.arange(params.size) % 3 != 0).astype(np.float32)
     state = replace(state, mask=mask, params=state.params * mask)
     for round_num in (2, 3):
-        state, results = computations.next(state, list(client_inputs(round_num, 2).values()))
+        state, results = next_round(computations, state, list(client_inputs(round_num, 2).values()))
         for result in results:
             np.testing.assert_array_equal(result.update[mask == 0], 0)
         np.testing.assert_array_equal(state.params[mask == 0], 0)
@@ -202,7 +200,7 @@ def test_every_model_trains_as_keras_does(name, clients, tmp_path, monkeypatch, 
     sys.modules.pop("our_round_model", None)
     params, computations = flatten(model), make_round(model)
     inputs = client_inputs()
-    _, results = computations.next(computations.initialize(params), list(inputs.values()))
+    _, results = next_round(computations, computations.initialize(params), list(inputs.values()))
     for (client, given), result in zip(inputs.items(), results, strict=True):
         expected = eager_sgd(model, params, *clients[0].data[client], given["order"], 4)
         # Relative to the largest entry of the update: convolutions add up in another order.
@@ -215,11 +213,11 @@ def test_state_can_be_cut_and_put_together_again(client_inputs, logistic):
     computations = make_round(model, server=ServerOptimizerSettings(kind="yogi", learning_rate=0.1))
     fresh = computations.initialize(flatten(model))
     inputs = [list(client_inputs(round_num).values()) for round_num in (1, 2)]
-    after_one, _ = computations.next(fresh, inputs[0])
+    after_one, _ = next_round(computations, fresh, inputs[0])
     leaves = [np.array(leaf) for leaf in tf.nest.flatten(after_one.nested)]
     copied = ServerState.of(**tf.nest.pack_sequence_as(fresh.nested, leaves))
-    expected, _ = computations.next(after_one, inputs[1])
-    found, _ = computations.next(copied, inputs[1])
+    expected, _ = next_round(computations, after_one, inputs[1])
+    found, _ = next_round(computations, copied, inputs[1])
     assert found.params.tobytes() == expected.params.tobytes()
 
 
@@ -237,10 +235,9 @@ def test_uneven_rounds_need_no_other_computation(clients, logistic, tmp_path, lo
     for num, num_epochs in ((1, 1), (2, 3), (21, 2)):
         rng = np.random.default_rng(num)
         x, y = rng.random((num, *SHAPE), dtype=np.float32), rng.integers(0, CLASSES, num).astype(np.int32)
-        write_client(tmp_path / str(num), x, y)
         given = client_inputs()["00"]
         order = visits(num, num_epochs, rng)
-        given |= {"folder": str(tmp_path / str(num)), "num_examples": np.int32(num), "order": order}
-        state, _ = computations.next(start, [given])
+        given |= {"x": x, "y": y, "num_examples": np.int32(num), "order": order}
+        state, _ = next_round(computations, start, [given])
         local = logistic_reference(params, x, y, order, num_classes=CLASSES, batch_size=4, learning_rate=RATE)
         np.testing.assert_allclose(state.params, local.params, atol=1e-5)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from tasks.federate.cohort import cohort_of
-from tasks.federate.runner import Phase, Runner, build_computations
+from tasks.federate.computations import build_computations
+from tasks.federate.runner import Phase, Runner
 from tasks.models import build
+from tests.rounds import kept_of
 
 SIZES = (7, 4, 11)
 # The batch holds all data, so the order of the examples does not matter. Client 02 has noise for features.
@@ -44,6 +46,7 @@ def runner_of(make_clients, settings_of, one_thread, tmp_path_factory):
 def assert_same(one, other):
     """Asserts that two states have the same bits; `np.testing.assert_equal` compares dictionaries, lists and arrays."""
     np.testing.assert_equal(one.nested, other.nested)
+    np.testing.assert_equal(dict(one.kept or {}), dict(other.kept or {}))
 
 
 @pytest.mark.parametrize("round_num", [1, 2, 3])
@@ -70,7 +73,7 @@ def test_server_vector_of_those_that_are_left_is_their_weighted_mean(runner_of):
     fresh = runner.fresh()
     size = len(fresh.params)
     kept = {client: np.full(size, value, np.float32) for client, value in (("00", 1), ("01", 2), ("02", 4))}
-    state = replace(fresh, kept=kept)
+    state = replace(fresh, kept=kept_of(kept))
     # 7, 4 and 11 examples: (7 · 1 + 4 · 2 + 11 · 4) / 22, (7 · 1 + 11 · 4) / 18, and 4.
     for left, expected in ((["00", "01", "02"], 59 / 22), (["00", "02"], 51 / 18), (["02"], 4)):
         settled = runner.settled(state, left)

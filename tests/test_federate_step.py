@@ -21,6 +21,7 @@ from tasks.errors import SettingsError
 from tasks.federate import federate
 from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.loop import ignore
+from tasks.federate.run_log import RunLog
 from tasks.federate.schedule import client_rng, epochs, learning_rate_factor, sample, visits
 from tasks.files import read_json, read_rows
 from tasks.models import build
@@ -318,16 +319,16 @@ def cut_after(round_num):
 
 def cut_append(monkeypatch):
     """Ends the run when half of the line of round 6 is on disk."""
-    append = Checkpoints.append
+    append = RunLog.append
 
     def cut(self, line):
         if line["round"] == 6:
-            self._log.write('{"round": 6, "row": {"tra')
-            self._log.flush()
+            self._file.write(b'{"round": 6, "row": {"tra')
+            self._file.flush()
             raise Cut
         append(self, line)
 
-    monkeypatch.setattr(Checkpoints, "append", cut)
+    monkeypatch.setattr(RunLog, "append", cut)
 
 
 def cut_save(monkeypatch):
@@ -475,3 +476,28 @@ def test_run_killed_with_sigkill_ends_with_the_same_bytes(clients, settings_of, 
     assert any("goes on after round" in message for message in caplog.messages)
     federate(settings, clients.write(tmp_path / "whole"))
     assert outputs(killed) == outputs(tmp_path / "whole")
+
+
+_ON_CORES = """
+import hashlib, os, sys
+os.sched_setaffinity(0, range(int(sys.argv[1])))
+from pathlib import Path
+from tasks.federate import federate
+from tasks.settings import parse
+folder = Path(sys.argv[2])
+federate(parse({"federate": {"model": "cnn", "rounds": 2}}), folder)
+print(hashlib.sha256((folder / "models" / "global.h5").read_bytes()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_convolutions_have_the_same_bits_on_one_core_and_on_two(make_clients, tmp_path):
+    clients = make_clients(sizes=(40,) * 9, shape=(28, 28, 1))  # two blocks of clients
+    digests = set()
+    for cores in ("1", "2"):
+        folder = clients.write(tmp_path / cores)
+        done = subprocess.run(
+            [sys.executable, "-c", _ON_CORES, cores, str(folder)], capture_output=True, text=True, check=True
+        )
+        digests.add(done.stdout.split()[-1])
+    assert len(digests) == 1

@@ -243,7 +243,7 @@ def test_what_a_run_pushed_comes_back_in_a_fresh_clone_by_its_mlflow_artifacts(
         client.download_artifacts(mlflow_run(repository, workspace), name, str(tmp_path / "clone"))
     pulled = run(tmp_path / "clone", "dvc", "pull", "--allow-missing")
     assert pulled.status == 0, pulled.said
-    for path in ("models/global.h5", "data/clients/00/x.npy", "reports/rounds.csv"):
+    for path in ("models/global.h5", "data/clients/clients_000.npz", "reports/rounds.csv"):
         assert (tmp_path / "clone" / path).read_bytes() == (workspace / path).read_bytes()
 
 

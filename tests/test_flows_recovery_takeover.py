@@ -199,10 +199,10 @@ def test_a_folder_that_was_taken_has_dvc_s_files_by_its_new_name(
     takeover.take_over(repository, THIRD, identity)
     third = Workspace.open(repository, THIRD, params, "tasks/datasets")
     assert f"{THIRD}/.dvc/site" in (third.folder / ".dvc/config").read_text()
-    before = (third.folder / "data/partition/00/x.npy").stat()
+    before = (third.folder / "data/partition/clients_000.npz").stat()
     assert third.restore("partition")
     assert (
-        third.folder / "data/partition/00/x.npy"
+        third.folder / "data/partition/clients_000.npz"
     ).stat() == before  # the file was there already and was not restored
     # A retry of the first run, whose folder was renamed, gets a new folder.
     assert not (Workspace.open(repository, KILLED, params, "tasks/datasets").folder / "data").exists()

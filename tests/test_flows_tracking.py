@@ -18,9 +18,9 @@ from mlflow.entities import ViewType
 from flows.mlflow_store import connection, data_versions, finished_run, logged_models, run_content
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
-from tasks.clients import write_client
 from tasks.errors import RunError, UndriftError
 from tasks.settings import load, with_settings
+from tests.shards import write_sites
 
 ROOT = Path(__file__).parents[1]
 ROUNDS = 300  # with these columns, more points than MLflow takes in one call (1000)
@@ -31,16 +31,20 @@ CLASSES = ["zero", "one", "two"]
 def write_data(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for kind in ("partition", "clients"):
-        for client in ("00", "01", "test"):
-            x, y = rng.random((6, 4, 4, 1), np.float32), rng.integers(0, 3, 6, np.int32)
-            write_client(folder / "data" / kind / client, x, y)
+        sites = {
+            client: (rng.random((6, 4, 4, 1), np.float32), rng.integers(0, 3, 6, np.int32))
+            for client in ("00", "01", "test")
+        }
+        write_sites(folder / "data" / kind, sites)
     clients = {client: {"num_examples": 6, "counts": [2, 2, 2]} for client in ("00", "01")}
     shape = {"input_shape": [4, 4, 1], "images": True, "classes": CLASSES}
     files.write_json(
         folder / "data/partition/partition.json",
         {**shape, "kind": "iid", "num_examples": 12, "clients": clients, "test": {"num_examples": 6}},
     )
-    files.write_json(folder / "data/clients/preprocess.json", {**shape, "num_classes": 3})
+    files.write_json(
+        folder / "data/clients/preprocess.json", {**shape, "num_classes": 3, "clients": {"00": 6, "01": 6}}
+    )
 
 
 def write_reports(folder: Path) -> None:

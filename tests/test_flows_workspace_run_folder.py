@@ -55,7 +55,7 @@ def test_another_attempt_runs_the_code_of_now(repository: Path) -> None:
 def test_restored_outputs_are_links_if_the_repository_says_so(repository: Path) -> None:
     second = open_workspace(repository, "second")
     assert second.restore("partition")
-    path = second.folder / "data/partition/00/x.npy"
+    path = second.folder / "data/partition/clients_000.npz"
     assert path.samefile(cache_of(repository)[dvc_hash(path)])
 
 
@@ -64,9 +64,9 @@ def test_a_step_that_runs_over_links_leaves_the_cache_as_it_was(repository: Path
     assert third.restore("partition")
     params = third.folder / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: 1", 1))
-    before = (third.folder / "data/partition/00/y.npy").read_bytes()
+    before = (third.folder / "data/partition/clients_000.npz").read_bytes()
     run_partition(third)
-    assert (third.folder / "data/partition/00/y.npy").read_bytes() != before
+    assert (third.folder / "data/partition/clients_000.npz").read_bytes() != before
     for name, path in cache_of(repository).items():
         assert dvc_hash(path) == name.removesuffix(".dir")
 
@@ -98,7 +98,7 @@ LINKS = ("copy", "hardlink", "symlink")
 
 
 @pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize("damaged", ["data/partition/00/x.npy", "reports/labels.png", "data/partition"])
+@pytest.mark.parametrize("damaged", ["data/partition/clients_000.npz", "reports/labels.png", "data/partition"])
 def test_a_damaged_file_of_the_cache_is_a_miss_and_is_made_anew(
     link: str, damaged: str, copy_repository: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,7 +127,7 @@ def test_an_output_damaged_in_the_workspace_is_never_taken_for_done(
     first = fresh_repository(copy_repository, tmp_path / "repository", link)
     sound = dvc_hash(first.folder / "data/partition")
     assert first.restore("partition")  # unchanged, as a retry finds it
-    damage(first.folder / "data/partition/00/x.npy")
+    damage(first.folder / "data/partition/clients_000.npz")
     taken = first.restore("partition")
     assert "data/partition is damaged" in caplog.text
     assert taken == (link == "copy")  # only a copy leaves a sound object in the cache
@@ -142,7 +142,7 @@ def test_a_forced_run_replaces_what_is_damaged_in_the_cache(
     link: str, copy_repository: Callable[..., Path], tmp_path: Path
 ) -> None:
     first = fresh_repository(copy_repository, tmp_path / "repository", link)
-    path = "data/partition/00/x.npy"
+    path = "data/partition/clients_000.npz"
     sound = dvc_hash(first.folder / path)
     damage(cache_of(first.repository)[sound])
     forced = open_workspace(first.repository, "forced")

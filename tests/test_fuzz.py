@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tasks.clients import TEST, write_client
+from tasks.clients import TEST
 from tasks.datasets import load_raw
 from tasks.errors import UndriftError
 from tasks.federate.cohort import cohort_of
@@ -26,6 +26,7 @@ from tasks.runtime.check_in import check_in
 from tasks.settings import DataKind, DataSettings, parse
 from tasks.settings import load as load_settings
 from tests.mutations import mutated
+from tests.shards import write_sites
 
 ROOT = Path(__file__).parents[1]
 MANY, FEW = 2000, 50
@@ -151,8 +152,7 @@ def _parquet(folder: Path) -> None:
 
 
 def _partition(folder: Path) -> None:
-    for site in ("00", "01", TEST):
-        write_client(folder / "data/partition" / site, X, Y.astype(np.int32))
+    write_sites(folder / "data/partition", dict.fromkeys(("00", "01", TEST), (X, Y)))
     sizes = {site: {"num_examples": 12, "counts": [4, 4, 4]} for site in ("00", "01")}
     described = {"classes": ["a", "b", "c"], "images": False, "input_shape": [3], "clients": sizes}
     write_json(folder / "data/partition/partition.json", described)
@@ -180,7 +180,7 @@ def _read_clients(folder: Path) -> None:
 
 
 PARTITION, CLIENTS = "data/partition", "data/clients"
-ARRAYS = tuple(f"{site}/{name}.npy" for site in ("01", TEST) for name in "xy")
+SHARDS = ("clients_001.npz", "test.npz")
 KINDS = {
     "params.yaml": Kind(
         _settings, ("params.yaml",), lambda folder: load_settings(folder / "params.yaml"), _mutated_tree
@@ -196,13 +196,18 @@ KINDS = {
     "bmp": Kind(_images("bmp"), ("raw/a/0.bmp", "raw/b/1.bmp"), _load("images", "raw")),
     "csv": Kind(_csv, ("table.csv",), _load("table", "table.csv", client_column="site")),
     "parquet": Kind(_parquet, ("table.parquet",), _load("table", "table.parquet", client_column="site")),
-    "partition's arrays": Kind(
-        _partition, tuple(f"{PARTITION}/{name}" for name in ARRAYS), lambda folder: preprocess(parse({}), folder)
+    "partition's shards": Kind(
+        _partition,
+        tuple(f"{PARTITION}/{name}" for name in SHARDS),
+        lambda folder: preprocess(parse({}), folder),
+        _mutated_in_zip,
     ),
     "partition.json": Kind(
         _partition, (f"{PARTITION}/partition.json",), lambda folder: preprocess(parse({}), folder), _mutated_tree
     ),
-    "clients' arrays": Kind(_preprocessed, tuple(f"{CLIENTS}/{name}" for name in ARRAYS), _read_clients),
+    "clients' shards": Kind(
+        _preprocessed, tuple(f"{CLIENTS}/{name}" for name in SHARDS), _read_clients, _mutated_in_zip
+    ),
     "preprocess.json": Kind(
         _preprocessed,
         (f"{CLIENTS}/preprocess.json",),
@@ -249,7 +254,8 @@ def faults(kind: Kind, folder: Path, cases: range) -> Iterator[str]:
 def _names(text: str, name: str) -> bool:
     """Whether an error names the file, its client or its setting. For params.yaml, the wrong setting is enough."""
     file = Path(name)
-    words = [name, f"client {file.parent.name}", "data.path", *([file.name] if file.suffix == ".json" else [])]
+    held = {"clients_001.npz": "client 01", "test.npz": "client test"}.get(file.name)
+    words = [name, "data.path", *([file.name] if file.suffix == ".json" else []), *([held] if held else [])]
     return name == "params.yaml" or any(word in text for word in words)
 
 

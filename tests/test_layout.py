@@ -29,9 +29,16 @@ LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich",
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
 TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras"}
 CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/diagnose/evidence", "tasks/diagnose/replay")
-READERS_OF_EXAMPLES = {"read_client", "read_checked", "read_npy"}
-"""Functions of tasks.clients and tasks.files that read arrays."""
-CLIENTS_SIDE = ("tasks/local/", "tasks/datasets/", "tasks/partition/", "tasks/preprocess/", "tasks/clients.py")
+READERS_OF_EXAMPLES = {"read_client", "read_checked", "read_raw", "read_raw_checked", "read_member", "read_npy"}
+"""Functions of tasks.clients, tasks.npz and tasks.files that read arrays."""
+CLIENTS_SIDE = (
+    "tasks/local/",
+    "tasks/datasets/",
+    "tasks/partition/",
+    "tasks/preprocess/",
+    "tasks/clients/",
+    "tasks/npz.py",
+)
 """Code that runs where a client's data are, or that writes these data."""
 AT_THE_SERVER = {
     "tasks/diagnose/replay/variants.py": "simulated counterfactuals, which move examples between clients",

@@ -18,6 +18,7 @@ from tasks.local.descent import LocalTraining
 from tasks.models import build, num_params
 from tasks.parameters import assign, flatten
 from tasks.settings import AggregatorSettings, ClientSettings, ServerOptimizerSettings
+from tests.rounds import next_round
 
 SHAPE, CLASSES = (4, 4, 1), 3
 
@@ -107,9 +108,8 @@ def test_narrow_model_computes_what_keras_does_with_the_held_parameters(name):
     assert np.count_nonzero(put) == len(architecture.held)
 
 
-def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, client_input, tmp_path):
+def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, client_input):
     clients = make_clients(sizes=(8, 5, 11), shape=SHAPE)
-    root = clients.write(tmp_path) / "data" / "clients"
     model = build("mlp", SHAPE, CLASSES, seed=0)
     shapes = {1.0: model} | {w: build("mlp", SHAPE, CLASSES, seed=0, width=w) for w in (0.25, 0.5)}
     architectures = [whole("mlp", model), *(narrower("mlp", model, shapes[w]) for w in (0.25, 0.5))]
@@ -121,12 +121,10 @@ def test_each_parameter_is_averaged_over_the_clients_that_hold_it(make_clients, 
     # Client 00 trains a quarter, 01 a half; 02 trains a half in the first round and the whole model in the second.
     for last in (2, 0):
         given = [
-            client_input(
-                root / c, len(orders[c]) // 2, orders[c], weight=np.float32(w), architecture=np.int32(architecture)
-            )
+            client_input(*clients.data[c], orders[c], weight=np.float32(w), architecture=np.int32(architecture))
             for c, w, architecture in zip(clients.ids, (8, 5, 11), (1, 2, last), strict=True)
         ]
-        state, results = computations.next(computations.initialize(params), given)
+        state, results = next_round(computations, computations.initialize(params), given)
         total, weight = np.zeros(len(params)), np.zeros(len(params))
         for c, w, index, result in zip(clients.ids, (8, 5, 11), (1, 2, last), results, strict=True):
             held = np.arange(len(params)) if index == 0 else architectures[index].held

@@ -10,7 +10,7 @@ import oracle
 import pytest
 import tensorflow as tf
 
-from tasks.clients import write_client
+from tasks.clients import CLIENTS
 from tasks.errors import GuardStop, SettingsError
 from tasks.federate import federate
 from tasks.federate.client_updates import CLIENT_UPDATES
@@ -22,6 +22,7 @@ from tasks.local.update import build_local_update, build_measure, client_type
 from tasks.models import build
 from tasks.parameters import flatten
 from tasks.settings import AggregatorSettings, ClientKind, ClientSettings, FaultKind, FaultSettings
+from tests.shards import write_client
 
 OUTPUTS = ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv")
 KINDS = [kind for kind in get_args(FaultKind) if kind != "none"]
@@ -121,15 +122,15 @@ def local_training(kind, drill=None):
 
 
 @pytest.fixture
-def train(tmp_path, client_input, one_thread):
+def train(client_input, one_thread):
     """Runs one round of a client with X, Y. `faulty` None: no fault is simulated."""
 
     def run(training, x=X, y=Y, order=tuple(range(7)), mask=None, params=PARAMS, faulty=None, **changes):
-        write_client(tmp_path / "client", x, y)
         told = {} if faulty is None else {"faulty": np.bool_(faulty)}
         num_public = 0 if training.public is None else len(training.public[1])
         kept = {"kept": np.linspace(-1, 1, SIZE, dtype=np.float32)} if training.algorithm.kept else {}
-        client = client_input(tmp_path / "client", len(y) + num_public, order, **told, **changes, **kept)
+        client = client_input(x, y, order, **told, **changes, **kept)
+        client["num_examples"] = np.int32(len(y) + num_public)
         broadcast = OrderedDict(params=params)
         if mask is not None:
             broadcast["mask"] = mask
@@ -231,18 +232,14 @@ def test_noise_has_mean_and_sd_of_the_features_and_nothing_else_of_them():
     np.testing.assert_array_equal(labels, y)
 
 
-def test_loss_that_a_client_measures_is_that_of_its_faulty_data(tmp_path, client_input, one_thread):
+def test_loss_that_a_client_measures_is_that_of_its_faulty_data(client_input, one_thread):
     # `power_of_choice` uses this measurement.
     architecture = Architecture(linear, ((DIM, CLASSES), (CLASSES,)))
     drill = local_training("sgd", FaultSettings(kind="flipped_labels", clients=("a",)))
-    write_client(tmp_path / "drill", X, Y)
-    write_client(tmp_path / "flipped", X, 2 - Y)
     with one_thread():
-        told = client_input(tmp_path / "drill", 7, range(7), faulty=np.bool_(True))
+        told = client_input(X, Y, range(7), faulty=np.bool_(True))
         loss = build_measure(architecture, drill)(told, PARAMS)
-        by_hand = build_measure(architecture, local_training("sgd"))(
-            client_input(tmp_path / "flipped", 7, range(7)), PARAMS
-        )
+        by_hand = build_measure(architecture, local_training("sgd"))(client_input(X, 2 - Y, range(7)), PARAMS)
     assert loss == by_hand
 
 
@@ -286,7 +283,7 @@ def test_flipped_labels_are_those_of_hand_flipped_files(changes, clients, settin
     federate(settings_of(drill), clients.write(tmp_path / "drill"))
     by_hand = clients.write(tmp_path / "by hand")
     x, y = clients.data["01"]
-    write_client(by_hand / "data" / "clients" / "01", x, 2 - y)
+    write_client(by_hand / CLIENTS, "01", x, 2 - y)
     federate(settings_of({**BASE, **changes}), by_hand)
     assert outputs(tmp_path / "drill") == outputs(by_hand)
 
@@ -298,7 +295,7 @@ def test_noise_is_the_same_in_every_round(clients, settings_of, tmp_path):
     x, y = clients.data["01"]
     seed = faults.inputs(drill.federate.faults, drill.seed, 1, "01")["noise_seed"]
     noise = x.mean() + x.std() * tf.random.stateless_normal(x.shape, seed).numpy()
-    write_client(by_hand / "data" / "clients" / "01", noise.astype(np.float32), y)
+    write_client(by_hand / CLIENTS, "01", noise.astype(np.float32), y)
     federate(settings_of(BASE), by_hand)
     np.testing.assert_allclose(load_params(tmp_path / "drill"), load_params(by_hand), atol=1e-6)
 

@@ -28,6 +28,7 @@ from tasks.partition import partition
 from tasks.preprocess import preprocess
 from tasks.prune import prune
 from tasks.settings import Settings
+from tests.shards import read_client
 
 ROOT = Path(__file__).parents[1]
 STEPS = (partition, preprocess, federate, prune, evaluate, diagnose)
@@ -81,8 +82,8 @@ class Run:
 
     def examples(self, stage: str = "partition", *sites: str) -> tuple[np.ndarray, np.ndarray]:
         """The examples of `sites`, or of all clients if none is given."""
-        parts = [self.folder / "data" / stage / site for site in sites or self.partition["clients"]]
-        x, y = (np.concatenate([np.load(part / f"{array}.npy") for part in parts]) for array in "xy")
+        parts = [read_client(self.folder / "data" / stage, site) for site in sites or self.partition["clients"]]
+        x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return x, y
 
     def model(self, file: str = "global.h5") -> Any:

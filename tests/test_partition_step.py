@@ -1,5 +1,6 @@
 """The step `partition`: its files, and that it writes none if it fails."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.clients import TEST, read_client
+from tasks.clients import TEST
 from tasks.datasets import load_raw
 from tasks.errors import DataError
 from tasks.files import read_json
@@ -17,6 +18,7 @@ from tasks.partition import partition
 from tasks.partition.division import divide
 from tasks.partition.label_picture import draw_label_counts, drawn_clients
 from tasks.settings import Settings, parse
+from tests.shards import read_client, sites_of
 
 
 def run(folder: Path, seed: int = 0, **chosen: Any) -> Settings:
@@ -25,9 +27,9 @@ def run(folder: Path, seed: int = 0, **chosen: Any) -> Settings:
     return settings
 
 
-def folders(written: Path) -> list[str]:
-    """The sorted clients with a folder."""
-    return sorted(entry.name for entry in written.iterdir() if entry.is_dir() and entry.name != TEST)
+def clients_in(written: Path) -> list[str]:
+    """The sorted clients in the shards."""
+    return [site for site in sites_of(written) if site != TEST]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -39,17 +41,20 @@ def test_step_writes_each_clients_examples_in_the_order_of_the_data(tmp_path: Pa
     data = load_raw(settings.data, settings.seed, tmp_path)
     divided = divide(data, settings.partition, settings.seed)
     written = tmp_path / "data" / "partition"
-    assert folders(written) == divided.ids == [f"{k:02}" for k in range(10)]
+    record = read_json(written / "partition.json")
+    assert clients_in(written) == divided.ids == [f"{k:02}" for k in range(10)]
     for client, part in zip(divided.ids, divided.parts, strict=True):
-        x, y = read_client(written / client)
+        x, y = read_client(written, client)
         np.testing.assert_array_equal(x, data.x[part])
         np.testing.assert_array_equal(y, data.y[part])
-        assert x.flags.c_contiguous
-    x, y = read_client(written / "test")
+        # The digest is of the client's own bytes, whatever shard they are in.
+        expected = hashlib.md5(x.tobytes() + y.tobytes()).hexdigest()
+        assert record["clients"][client]["digest"] == expected
+    x, y = read_client(written, "test")
     np.testing.assert_array_equal(x, data.test_x)
     np.testing.assert_array_equal(y, data.test_y)
     # There is nothing else, and no temporary folder.
-    names = {*divided.ids, "test", "partition.json"}
+    names = {*(f"clients_{shard:03}.npz" for shard in range(10)), "test.npz", "partition.json"}
     assert {entry.name for entry in written.iterdir()} == names
     assert {entry.name for entry in tmp_path.iterdir()} == {"data", "reports"}
     assert [entry.name for entry in (tmp_path / "reports").iterdir()] == ["labels.png"]
@@ -63,10 +68,10 @@ def test_step_records_what_it_wrote(tmp_path: Path) -> None:
     assert (record["kind"], record["seed"], record["images"]) == ("classes", 3, True)
     assert record["classes"] == [str(digit) for digit in range(10)]
     assert record["dropped"] == []
-    assert sorted(record["clients"]) == folders(written)
+    assert sorted(record["clients"]) == clients_in(written)
     total = 0
-    for client in folders(written):
-        x, y = read_client(written / client)
+    for client in clients_in(written):
+        x, y = read_client(written, client)
         described = record["clients"][client]
         assert described["counts"] == np.bincount(y, minlength=10).tolist()
         assert described["num_examples"] == len(y)
@@ -74,7 +79,7 @@ def test_step_records_what_it_wrote(tmp_path: Path) -> None:
         assert record["input_shape"] == list(x.shape[1:])
         total += len(y)
     assert record["num_examples"] == total
-    test_y = read_client(written / "test")[1]
+    test_y = read_client(written, "test")[1]
     assert record["test"] == {"num_examples": len(test_y), "counts": np.bincount(test_y, minlength=10).tolist()}
     # Five clients have two of ten classes each, and no class in common. A class has a share of about 0.1 of the whole
     # and of 0.5 of its client, so the distance is 2 · 0.4 + 8 · 0.1.
@@ -100,19 +105,19 @@ def test_step_changes_features_of_clients_only(tmp_path: Path) -> None:
     written = tmp_path / "data" / "partition"
     record = read_json(written / "partition.json")
     for k, (client, part) in enumerate(zip(divided.ids, divided.parts, strict=True)):
-        noise = read_client(written / client)[0].astype(np.float64) - data.x[part]
+        noise = read_client(written, client)[0].astype(np.float64) - data.x[part]
         # The variance is sigma · (k + 1) / 4. Its estimate from n draws has the relative sd sqrt(2 / n). Bound: 6 sd.
         assert noise.var() == pytest.approx(0.5 * (k + 1) / 4, rel=6 * np.sqrt(2 / noise.size))
         assert record["clients"][client]["noise_variance"] == pytest.approx(0.5 * (k + 1) / 4)
-    np.testing.assert_array_equal(read_client(written / "test")[0], data.test_x)
+    np.testing.assert_array_equal(read_client(written, "test")[0], data.test_x)
 
 
 def test_step_keeps_shifted_images_in_range_and_says_the_shift(tmp_path: Path) -> None:
     run(tmp_path, kind="feature_shift", brightness=1.0, contrast=0.9, rotation=180.0)
     written = tmp_path / "data" / "partition"
     record = read_json(written / "partition.json")
-    for client in folders(written):
-        x = read_client(written / client)[0]
+    for client in clients_in(written):
+        x = read_client(written, client)[0]
         assert x.min() >= 0
         assert x.max() <= 1
         assert {"brightness", "contrast", "rotation"} <= set(record["clients"][client])
@@ -124,10 +129,10 @@ def test_step_drops_and_reports_empty_clients(tmp_path: Path, caplog: pytest.Log
         run(tmp_path, num_clients=100, alpha=0.01, min_examples=0)
     written = tmp_path / "data" / "partition"
     record = read_json(written / "partition.json")
-    kept = folders(written)
+    kept = clients_in(written)
     assert sorted(kept + record["dropped"]) == [f"{k:02}" for k in range(100)]
     assert record["dropped"]
-    assert sum(len(read_client(written / client)[1]) for client in kept) == record["num_examples"]
+    assert sum(len(read_client(written, client)[1]) for client in kept) == record["num_examples"]
     levels = [entry.levelname for entry in caplog.records]
     assert levels == ["WARNING", "INFO"]
     assert f"{len(record['dropped'])} clients got no example" in caplog.messages[0]
@@ -159,7 +164,7 @@ def test_step_keeps_the_datas_own_clients(tmp_path: Path) -> None:
         "ward-b": 20,
     }
     assert record["images"] is False
-    x = read_client(tmp_path / "data" / "partition" / "ward-b")[0]
+    x = read_client(tmp_path / "data" / "partition", "ward-b")[0]
     np.testing.assert_array_equal(x, np.load(tmp_path / "raw" / "ward-b.npz")["x"])
 
 
@@ -202,7 +207,7 @@ def test_step_that_fails_leaves_the_earlier_result_as_it_was(tmp_path: Path) -> 
 def test_step_replaces_the_clients_of_an_earlier_run(tmp_path: Path) -> None:
     run(tmp_path, num_clients=12, kind="iid")
     run(tmp_path, num_clients=3, kind="iid")
-    assert folders(tmp_path / "data" / "partition") == ["00", "01", "02"]
+    assert clients_in(tmp_path / "data" / "partition") == ["00", "01", "02"]
 
 
 @pytest.mark.parametrize(("num_clients", "num_classes"), [(1, 2), (2, 100), (100, 2), (100, 100), (10, 10), (400, 10)])

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.errors import DataError, RunError, SettingsError
 from tasks.files import read_json, read_rows
+from tests.shards import read_client
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +138,8 @@ def test_the_log_goes_on_where_training_ended(pruned):
 def test_tflite_predicts_what_keras_predicts(pruned):
     import tensorflow as tf
 
-    from tasks.clients import read_client
-
     folder, _, _ = pruned
-    x, _ = read_client(folder / "data/clients/test")
+    x, _ = read_client(folder / "data/clients", "test")
     expected = tf.keras.models.load_model(folder / "models/pruned.h5", compile=False)(x).numpy()
     interpreter = tf.lite.Interpreter(str(folder / "models/pruned_float.tflite"))
     (given,), (result,) = interpreter.get_input_details(), interpreter.get_output_details()

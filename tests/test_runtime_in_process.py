@@ -1,12 +1,17 @@
 import threading
+import weakref
 from collections import OrderedDict, namedtuple
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tasks.errors import DataError
 from tasks.runtime.failed import Failed
+from tasks.runtime.sums import BLOCK
+from tasks.runtime.taking import taking
 
 Point = namedtuple("Point", "x y")
 PAIR = tff.types.to_type(OrderedDict(a=np.float32, b=np.int32))
@@ -31,6 +36,21 @@ def greeting(name):
 def root_of_positive(value):
     with tf.control_dependencies([tf.debugging.Assert(value > 0, ["not positive"])]):
         return tf.sqrt(value)
+
+
+@tff.tensorflow.computation(np.float32)
+def half(value):
+    return value / 2
+
+
+@tff.tensorflow.computation(np.float32, np.float32)
+def difference(value, other):
+    return value - other
+
+
+@tff.tensorflow.computation(tff.TensorType(np.float32, [None]))
+def first(vector):
+    return vector[0]
 
 
 @tff.tensorflow.computation(np.int32)
@@ -161,6 +181,97 @@ def test_many_threads_give_the_bits_of_one_and_the_order_of_the_arguments(one_th
             assert found == [float(i) for i in range(1, 40)]
             failed = roots([(-1.0) ** i for i in range(20)])[0]
             assert [isinstance(value, Failed) for value in failed] == [False, True] * 10
+
+
+@tff.federated_computation(at_clients(np.float32))
+def total_and_halves(values):
+    return tff.federated_sum(values), tff.federated_mean(values), tff.federated_map(half, values)
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 9, 24, 61])
+def test_sum_is_of_blocks_of_eight_that_are_added_in_their_order(num):
+    values = (np.random.default_rng(num).standard_normal(num) * 1e6).astype(np.float32)
+    expected = np.float32(0)
+    for begin in range(0, num, BLOCK):
+        block = np.float32(0)
+        for value in values[begin : begin + BLOCK]:
+            block = np.float32(block + value)
+        expected = block if begin == 0 else np.float32(expected + block)
+    total, mean, _ = total_and_halves(list(values))
+    assert total == expected
+    assert mean == np.float32(expected / np.float32(num))
+
+
+class OneAtATime(Sequence):
+    """Values that are made when they are asked for, and counted as long as they live."""
+
+    def __init__(self, num):
+        self.num, self.alive, self.most, self.asked = num, 0, 0, []
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return self.num
+
+    def __getitem__(self, place):
+        value = np.full(100_000, place, np.float32)
+        with self._lock:
+            self.asked.append(place)
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+        weakref.finalize(value, self._gone)
+        return value
+
+    def _gone(self):
+        with self._lock:
+            self.alive -= 1
+
+
+VECTORS = at_clients(tff.TensorType(np.float32, [None]))
+
+
+@tff.federated_computation(VECTORS)
+def copies(vectors):
+    return tff.federated_map(first, vectors), tff.federated_sum(tff.federated_map(first, vectors))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_clients_values_are_asked_for_when_they_are_needed_and_dropped_then(threads, one_thread):
+    values, taken = OneAtATime(200), []
+
+    def take(result):
+        taken.append((float(result), len(values.asked)))
+        return float(result)
+
+    with one_thread(threads), taking(take):
+        found, total = copies(values)
+    assert found == [float(place) for place in range(200)]  # in their order, once each
+    assert total == sum(range(200))
+    assert sorted(values.asked) == list(range(200))
+    assert values.most <= 2 * threads + threads + 1
+    assert taken[0][1] < 200  # taken while others have not been asked for
+
+
+def test_client_whose_value_cannot_be_made_has_failed():
+    class Broken(OneAtATime):
+        def __getitem__(self, place):
+            if place == 3:
+                raise DataError("its files are gone")
+            return super().__getitem__(place)
+
+    found, total = copies(Broken(6))
+    assert found[3] == Failed("its files are gone")
+    assert total == 0 + 1 + 2 + 4 + 5
+
+
+@tff.federated_computation(at_clients(np.float32))
+def deviations(values):
+    mean = tff.federated_broadcast(tff.federated_mean(values))
+    apart = tff.federated_map(difference, tff.federated_zip((values, mean)))
+    return apart, tff.federated_sum(apart), tff.federated_mean(values)
+
+
+def test_clients_can_wait_for_a_sum_over_the_clients():
+    assert deviations([1.0, 2.0, 6.0]) == ([-2.0, -1.0, 3.0], 0.0, 3.0)
 
 
 def test_no_thread_is_left_after_the_block(one_thread):

@@ -12,13 +12,21 @@ from scipy.spatial import distance
 from tasks.arrays import as_float32
 from tasks.partition.discrepancy import (
     CLIENT_SAMPLE,
-    maximum_mean_discrepancy,
+    PRODUCT_ERROR,
+    maximum_mean_discrepancies,
     moment_distances,
     squared_distances,
     whole_moments,
     whole_sample,
 )
-from tasks.partition.skew import coefficient_of_variation, hellinger, jensen_shannon, skew_by_client, summary
+from tasks.partition.skew import (
+    BATCH_VALUES,
+    coefficient_of_variation,
+    hellinger,
+    jensen_shannon,
+    skew_by_client,
+    summary,
+)
 from tasks.skew import earth_mover, gini
 
 MIXES = hnp.arrays(np.int64, 6, elements=st.integers(0, 50)).filter(np.any).map(lambda counts: counts / counts.sum())
@@ -29,7 +37,7 @@ def mmd(xs: list[np.ndarray], images: bool = False, seed: int = 0) -> np.ndarray
     rng, sizes = np.random.default_rng(seed), np.array([len(x) for x in xs])
     sample = whole_sample(xs, sizes, whole_moments(xs, images), rng)
     starts = np.cumsum(sizes) - sizes
-    return np.array([maximum_mean_discrepancy(x, start, sample, rng) for x, start in zip(xs, starts, strict=True)])
+    return np.array(maximum_mean_discrepancies(xs, starts, sample, rng))
 
 
 def distances(xs: list[np.ndarray], images: bool) -> np.ndarray:
@@ -212,6 +220,36 @@ def test_mmd_agrees_with_the_slow_definition() -> None:
     rng = np.random.default_rng(4)
     xs = [rng.normal(k, 1 + k, size=(n, 3)).astype(np.float32) for k, n in enumerate((2, 9, 15))]
     np.testing.assert_allclose(mmd(xs), slow_mmd(xs), atol=1e-10)
+
+
+def test_mmd_of_many_features_agrees_with_the_slow_definition() -> None:
+    rng = np.random.default_rng(5)
+    xs = [rng.normal(k, 1 + k, size=(n, 300)).astype(np.float32) for k, n in enumerate((2, 9, 15))]
+    np.testing.assert_allclose(mmd(xs), slow_mmd(xs), atol=PRODUCT_ERROR)
+
+
+def test_mmd_of_near_examples_that_are_far_from_the_mean_agrees_with_the_slow_definition() -> None:
+    # Most pairs are of one client, so the kernel's width is their distance: 1e-4 of their distance from the mean. The
+    # squared norms in float32 are rounded by more than the square of this width.
+    rng = np.random.default_rng(5)
+    xs = [rng.normal(mean, 1e-4, size=(n, 256)).astype(np.float32) for mean, n in ((-1, 20), (1, 6))]
+    np.testing.assert_allclose(mmd(xs), slow_mmd(xs), atol=PRODUCT_ERROR)
+
+
+@pytest.mark.parametrize("num_features", [3, 2**13])
+def test_mmd_of_a_client_does_not_depend_on_the_clients_measured_with_it(num_features: int) -> None:
+    rng = np.random.default_rng(6)
+    sizes = np.array([20, 1, 2, 50, 1, 7])
+    xs = [rng.normal(k / 9, 1, size=(n, num_features)).astype(np.float32) for k, n in enumerate(sizes)]
+    starts, counts = np.cumsum(sizes) - sizes, sizes[:, None]
+    draws = np.random.default_rng(0)
+    sample = whole_sample(xs, sizes, whole_moments(xs, False), draws)
+    alone = [maximum_mean_discrepancies([x], starts[k : k + 1], sample, draws)[0] for k, x in enumerate(xs)]
+    together = [of["mmd_squared"] for of in skew_by_client(xs, counts, False, np.random.default_rng(0))]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert (together[1], together[4]) == (0, 0)
+    # With 2^13 features, the clients that begin at examples 0 to 31 are measured together, and then the last two.
+    assert BATCH_VALUES == 32 * 2**13
 
 
 def test_mmd_of_two_clients_that_are_points() -> None:

@@ -15,8 +15,7 @@ from mlflow.types import Schema, TensorSpec
 
 from flows.mlflow_store import run_content
 from flows.mlflow_store.connection import Store
-from tasks.clients import form_of
-from tasks.files import read_json
+from tasks.clients import CLIENTS, read_preprocessed
 from tasks.settings import Settings
 
 NEEDS = ("tensorflow-cpu", "numpy")
@@ -27,13 +26,13 @@ def load_models(settings: Settings, folder: Path, paths: Mapping[str, str]) -> d
     """Returns name → Keras model, for the H5 files `paths` (name → path in the workspace `folder`).
 
     Raises:
-        DataError: a file is damaged, or holds another model than `federate.model` with the data's shape and classes.
+        DataError: (1) `data/clients` cannot be used, or (2) a file is damaged, or holds another model than
+            `federate.model` with the data's shape and classes.
         SettingsError: the model cannot be built.
     """
     from tasks.models import load_model
 
-    path = folder / "data/clients/preprocess.json"
-    form = form_of(read_json(path), path)
+    form = read_preprocessed(folder / CLIENTS).form
     model = settings.federate.model
     return {name: load_model(folder / path, model, form.input_shape, form.num_classes) for name, path in paths.items()}
 

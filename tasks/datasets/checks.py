@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tasks.arrays import Features
 from tasks.datasets.unreadable import LeaveOut, refuse
 from tasks.errors import DataError, shown
+from tasks.memory import available
 
 _log = logging.getLogger(__name__)
 
@@ -140,10 +141,10 @@ def check_memory(num_bytes: int, where: str) -> None:
     Raises:
         DataError: `num_bytes` is more than the machine's whole memory.
     """
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if num_bytes > available:
+    there = available()
+    if num_bytes > there:
         raise DataError(
-            f"{where} must fit into memory ({available / 2**30:.0f} GB), got {num_bytes / 2**30:,.0f} GB when unpacked"
+            f"{where} must fit into memory ({there / 2**30:.0f} GB), got {num_bytes / 2**30:,.0f} GB when unpacked"
         )
 
 

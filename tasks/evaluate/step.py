@@ -5,6 +5,7 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
+from tasks.arrays import LogitsOf
 from tasks.clients import CLIENTS, Examples, Preprocessed, check_client_id, read_hold_out, read_preprocessed
 from tasks.errors import DataError, listed, reading
 from tasks.evaluate.curves import Curves, read_curves, read_updates
 from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
-from tasks.evaluate.model import LogitsOf, load_logits
+from tasks.evaluate.model import load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
 from tasks.files import read_json, write_json
 from tasks.local.on_examples import on_examples
@@ -129,14 +131,12 @@ def _score_clients(
     models: Mapping[str, LogitsOf], preprocessed: Preprocessed
 ) -> tuple[dict[str, dict[str, ClientScores]], dict[str, str]]:
     """Returns each model's scores by client, and the reason for each client left out: unreadable, or a model fails."""
-    form, sizes = preprocessed.form, preprocessed.sizes
 
     def scores_of(examples: Examples) -> dict[str, ClientScores]:
         x, y = examples
         return {name: score_client(y, logits(x)) for name, logits in models.items()}
 
-    folders = {client: preprocessed.root / client for client in sizes}
-    answers = at_clients(lambda folder: on_examples(scores_of, form, sizes[folder.name], folder), folders)
+    answers = at_clients(partial(on_examples, scores_of), preprocessed.stored)
     scores: dict[str, dict[str, ClientScores]] = {name: {} for name in models}
     left_out = {}
     for client, answer in answers.items():

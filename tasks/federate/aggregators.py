@@ -18,6 +18,7 @@ from tasks.federate.privacy import check_privacy
 from tasks.federate.robust import Rule, geometric_median, median, multi_krum, num_trimmed, trimmed_mean
 from tasks.federate.schedule import clients_per_round
 from tasks.local.tff_names import Traced
+from tasks.memory import available
 from tasks.settings import WEIGHTED, AggregatorSettings, Settings
 
 Factory = Any
@@ -162,6 +163,10 @@ RULES: dict[str, Callable[[AggregatorSettings], Rule]] = {
 }
 
 
+_PAIRWISE = ("geometric_median", "krum", "multi_krum")
+"""Rules that compare all pairs of updates; three matrices (K, K) of them exist at a time."""
+
+
 def aggregator(settings: AggregatorSettings, num_clients: int) -> Factory | Rule:
     """Returns the factory or the rule that `settings.kind` names, for rounds of `num_clients` clients."""
     if settings.kind in RULES:
@@ -174,13 +179,15 @@ def weighting_of(settings: AggregatorSettings) -> str:
     return settings.weighting if settings.kind in WEIGHTED else "uniform"
 
 
-def check(settings: Settings, num_clients: int) -> None:
-    """Checks, before the first round, that the aggregator can work with a cohort of `num_clients` clients.
+def check(settings: Settings, num_clients: int, num_params: int) -> None:
+    """Checks, before the first round, that the aggregator can work with `num_clients` clients and P parameters.
 
     Raises:
-        SettingsError: (1) a round has too few clients for the settings, or (2) see `check_privacy`.
+        SettingsError: (1) a round has too few clients for the settings, (2) the aggregator needs all updates at once,
+            and they do not fit into memory, or (3) see `check_privacy`.
     """
     chosen, taking_part = settings.federate.aggregator, clients_per_round(settings.federate.sampling, num_clients)
+    _check_memory(settings, num_clients, num_params)
     match chosen.kind:
         case "trimmed_mean":
             _check_trim(chosen, taking_part)
@@ -188,6 +195,25 @@ def check(settings: Settings, num_clients: int) -> None:
             _check_krum(chosen, taking_part)
         case "dp_mean":
             check_privacy(settings, num_clients)
+
+
+def bytes_at_once(settings: Settings, num_clients: int, num_params: int) -> int:
+    """Returns the bytes that the aggregator holds of a round's updates at once; 0 if it adds them up as they come."""
+    kind, taking_part = settings.federate.aggregator.kind, clients_per_round(settings.federate.sampling, num_clients)
+    if kind not in RULES:
+        return 0
+    return 4 * taking_part * num_params + (3 * 8 * taking_part**2 if kind in _PAIRWISE else 0)
+
+
+def _check_memory(settings: Settings, num_clients: int, num_params: int) -> None:
+    kind, taking_part = settings.federate.aggregator.kind, clients_per_round(settings.federate.sampling, num_clients)
+    needed, there = bytes_at_once(settings, num_clients, num_params), available()
+    if needed > there:
+        raise SettingsError(
+            f"federate.aggregator.kind {kind} needs the updates of all clients of a round at once, {taking_part} of "
+            f"{num_params} parameters: {needed:,} bytes, and there are {there:,} bytes of memory: choose a kind that "
+            f"adds them up ({', '.join(FACTORIES)}), or draw fewer clients a round (federate.sampling)"
+        )
 
 
 def _check_trim(settings: AggregatorSettings, num_clients: int) -> None:

@@ -3,8 +3,9 @@
 The folder `models/checkpoints/<phase>/` holds:
 
 - `run.json`: what identifies the run. Other settings, data, code or another model begin a new run.
-- `round_<n>.npz`: the state of the server after round n. It is written whole or not at all.
-- `log.jsonl`: one line a round.
+- `round_<n>.npz`: the state of the server after round n. It is written whole or not at all. What clients keep is
+  written, and read, one client's vector at a time.
+- `log.jsonl`: one line a round (run_log.py).
 
 None of these files is an output of the DVC stage, because DVC deletes the outputs before it runs a stage again.
 
@@ -14,13 +15,10 @@ that was cut, doubled or mixed with the log of another process, (2) a checkpoint
 run.
 """
 
-import hashlib
-import io
-import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +26,19 @@ import numpy as np
 import tensorflow as tf
 
 from tasks.errors import DataError, reading
+from tasks.federate.kept import Kept, Vectors
+from tasks.federate.run_log import Identity, RunLog, digests
 from tasks.federate.state import ServerState
 from tasks.files import read_json, remove, replacing, write_json
+from tasks.npz import check_member, locate, members, writing_npz
 
 _log = logging.getLogger(__name__)
 
-Identity = dict[str, Any]
-"""What identifies a run, in JSON: its settings, data, model and code."""
-
-Line = dict[str, Any]
-"""A line of log.jsonl, in JSON: the fields of a `RoundLine`."""
-
+_LOG = "log.jsonl"
 _DIGEST = "log"
 """Name of the array that holds the digest of a checkpoint; the arrays of the state are `arr_0`, `arr_1`, …"""
+_KEPT, _KEEPERS = "kept", "kept_clients"
+"""Names of the arrays with the vectors that clients keep (K, P), and with the clients' ids (K,)."""
 
 
 def checkpoints_of(folder: Path, phase: str) -> Path:
@@ -64,7 +62,7 @@ def saved_states(folder: Path, phase: str, identity: Identity) -> dict[int, Path
     saved = (_read_run(place / "run.json") or {}).get("identity", {})
     if not isinstance(saved, dict) or {name: saved.get(name) for name in identity} != identity:
         return {}
-    expected = {digest for _, digest in _prefixes(saved, _read_lines(place / "log.jsonl"))}
+    expected = {digest for _, digest in digests(place / _LOG, saved)}
     counting = {}
     for round_num, path in _saved(place).items():
         try:
@@ -82,18 +80,32 @@ def load_state(path: Path, template: ServerState) -> ServerState:
     """Returns the state in the checkpoint `path`, in the structure of `template`.
 
     Raises:
-        DataError: the file is damaged, or belongs to a run with other clients or another model.
+        DataError: the file is damaged, or belongs to a run with another model or other settings.
     """
     with reading(f"{path} must be a checkpoint"), np.load(path, allow_pickle=False) as arrays:
-        leaves = [arrays[name] for name in arrays.files if name != _DIGEST]
+        leaves = [arrays[name] for name in arrays.files if name not in (_DIGEST, _KEPT, _KEEPERS)]
+        keepers = arrays[_KEEPERS].tolist() if _KEEPERS in arrays.files else None
     wanted = [np.shape(leaf) for leaf in tf.nest.flatten(template.nested)]
     # TensorFlow's own error for a wrong number of arrays would print every array.
-    if [leaf.shape for leaf in leaves] != wanted:
+    if [leaf.shape for leaf in leaves] != wanted or (keepers is None) != (template.kept is None):
         raise DataError(
-            f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(leaves)}: it belongs to other "
-            "clients or another model"
+            f"{path} must hold {len(wanted)} arrays of the model's shapes, got {len(leaves)}: it belongs to another "
+            "model or other settings"
         )
-    return ServerState.of(**tf.nest.pack_sequence_as(template.nested, leaves))
+    kept = None if template.kept is None else _kept(path, template.kept, keepers or [])
+    return ServerState.of(**tf.nest.pack_sequence_as(template.nested, leaves), kept=kept)
+
+
+def _kept(path: Path, template: Kept, keepers: Sequence[str]) -> Kept:
+    with reading(f"{path} must be a checkpoint"):
+        member = members(path)[f"{_KEPT}.npy"]
+        descriptor = os.open(path, os.O_RDONLY)
+        vectors = Vectors(descriptor, template.num_params)  # closes the file if the next lines raise
+        place = locate(descriptor, f"{_KEPT}.npy", member)
+        if place.shape != (len(keepers), template.num_params) or place.dtype != np.float32 or place.fortran:
+            raise ValueError(f"vectors of shape {place.shape} for {len(keepers)} clients")
+        check_member(descriptor, place, member)
+    return template.read_from(vectors.at(place.begin), keepers)
 
 
 _NOT_OF_THIS_LOG = "log.jsonl does not hold exactly the checkpoint's rounds"
@@ -115,15 +127,14 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             write_json(folder / "run.json", run)
-        self._digest = _begun(identity)
-        self._log = (folder / "log.jsonl").open("a", encoding="utf-8")
+        self.log = RunLog(folder / _LOG, identity)
 
     def close(self) -> None:
         """Closes the log."""
-        self._log.close()
+        self.log.close()
 
-    def resume(self, before: int, template: ServerState) -> tuple[int, ServerState, list[Line]] | None:
-        """Returns the newest checkpoint that counts: its round, its state, and the log's lines up to its round.
+    def resume(self, before: int, template: ServerState) -> tuple[int, ServerState] | None:
+        """Returns the newest checkpoint that counts: its round and its state. `log` then ends with its round.
 
         The later lines are deleted, and so are the newer checkpoints, which do not count. A warning names each of them.
 
@@ -134,21 +145,19 @@ class Checkpoints:
         Returns:
             None if no checkpoint counts. Then all lines and all checkpoints are deleted.
         """
-        lines = _read_lines(self._folder / "log.jsonl")
-        digests = dict(_prefixes(self._identity, lines))
+        expected = dict(digests(self.log.path, self._identity))
         for round_num, path in sorted(_saved(self._folder).items(), reverse=True):
             try:
-                if _digest_in(path) != digests.get(round_num - before):
+                if _digest_in(path) != expected.get(round_num - before):
                     raise DataError(f"{path}: {_NOT_OF_THIS_LOG}")
                 state = load_state(path, template)
             except DataError as exc:
                 _log.warning("a checkpoint is not used: %s", exc)
                 remove(path)
                 continue
-            kept = lines[: round_num - before]
-            self._keep(kept)
-            return round_num, state, [json.loads(line) for line in kept]
-        self._keep([])
+            self.log.cut(round_num - before)
+            return round_num, state
+        self.log.cut(0)
         return None
 
     def rounds(self) -> list[int]:
@@ -157,57 +166,22 @@ class Checkpoints:
 
     def save(self, round_num: int, state: ServerState) -> None:
         """Writes the state after `round_num`, after the log up to this round is on disk."""
-        self._log.flush()
-        os.fsync(self._log.fileno())
-        # The archive is first made in memory: if a full disk stops np.savez, the broken archive prints a traceback when
-        # Python collects it.
-        archive = io.BytesIO()
-        digest = np.frombuffer(self._digest.digest(), np.uint8)
-        np.savez(archive, *tf.nest.flatten(state.nested), **{_DIGEST: digest})
-        with replacing(self._path(round_num)) as fresh:
-            fresh.write_bytes(archive.getbuffer())
+        digest = np.frombuffer(self.log.synced(), np.uint8)
+        with replacing(self._path(round_num)) as fresh, writing_npz(fresh) as npz:
+            for number, leaf in enumerate(tf.nest.flatten(state.nested)):
+                npz.write(f"arr_{number}", np.asarray(leaf))
+            npz.write(_DIGEST, digest)
+            if (kept := state.kept) is not None:
+                npz.write(_KEEPERS, np.array(kept.written, np.str_))
+                shape = len(kept.written), kept.num_params
+                npz.write_blocks(_KEPT, shape, np.float32, (kept[client] for client in kept.written))
 
     def load(self, round_num: int, template: ServerState) -> ServerState:
         """Returns the state after `round_num`, in the structure of `template`."""
         return load_state(self._path(round_num), template)
 
-    def append(self, line: Line) -> None:
-        """Appends a round to the log."""
-        text = json.dumps(line)
-        self._log.write(text + "\n")
-        self._log.flush()
-        self._digest.update(_bytes(text))
-
-    def _keep(self, lines: Sequence[str]) -> None:
-        """Replaces the log by `lines`."""
-        path = self._folder / "log.jsonl"
-        self._log.close()
-        with replacing(path) as fresh:
-            fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        self._log = path.open("a", encoding="utf-8")
-        self._digest = _begun(self._identity)
-        for line in lines:
-            self._digest.update(_bytes(line))
-
     def _path(self, round_num: int) -> Path:
         return self._folder / f"round_{round_num:05}.npz"
-
-
-def _begun(identity: Identity) -> "hashlib._Hash":
-    return hashlib.sha256(_bytes(json.dumps(identity, sort_keys=True)))
-
-
-def _bytes(line: str) -> bytes:
-    return line.encode() + b"\n"
-
-
-def _prefixes(identity: Identity, lines: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-    """Yields n, and the digest of the identity and the first n lines, for n = 0, 1, …, len(lines)."""
-    digest = _begun(identity)
-    yield 0, digest.digest()
-    for number, line in enumerate(lines, start=1):
-        digest.update(_bytes(line))
-        yield number, digest.digest()
 
 
 def _digest_in(path: Path) -> bytes:
@@ -231,12 +205,3 @@ def _read_run(path: Path) -> dict[str, Any] | None:
     except DataError:
         return None
     return content if isinstance(content, dict) else None
-
-
-def _read_lines(path: Path) -> list[str]:
-    """Returns the log's complete lines. A killed run can leave a last line that is cut short; it is left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return text.split("\n")[:-1]

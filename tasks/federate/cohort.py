@@ -1,4 +1,4 @@
-"""The clients of a run as the rounds need them: folder, number of examples, weight.
+"""The clients of a run as the rounds need them: where their data are, number of examples, weight.
 
 The server knows about a client's data only what the client's description says. The one exception is a public set
 (public.py).
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.clients import CLIENTS, Examples
-from tasks.errors import DataError, reading, shown
+from tasks.clients import CLIENTS, Examples, Stored, mean_and_sd, statistics_of
+from tasks.errors import DataError
 from tasks.federate.aggregators import client_weights, weighting_of
 from tasks.federate.public import public_examples
 from tasks.local.description import feature_variance
@@ -28,7 +28,7 @@ from tasks.settings import Settings
 class Client:
     """One client of the run."""
 
-    folder: str
+    stored: Stored
     num_examples: int
     weight: float
     share: float
@@ -45,7 +45,7 @@ class Cohort:
 
     clients: Mapping[str, Client]
     broken: Mapping[str, str]
-    """The clients whose files cannot be used, each with the reason."""
+    """The clients whose examples cannot be used, each with the reason."""
     input_shape: tuple[int, ...]
     num_classes: int
     normalize: str
@@ -87,8 +87,8 @@ def cohort_from(settings: Settings, checked_in: CheckedIn) -> Cohort:
 
 
 def _cohort(checked_in: CheckedIn, weighting: str, brightness: float, shared_fraction: float, seed: int) -> Cohort:
-    form, folders = checked_in.form, checked_in.folders
-    public = public_examples(folders.values(), form, shared_fraction, seed) if shared_fraction else None
+    form, stored = checked_in.form, checked_in.stored
+    public = public_examples(stored.values(), shared_fraction, seed) if shared_fraction else None
     num_public = 0 if public is None else len(public[1])
     sizes = {client: description.num_examples + num_public for client, description in checked_in.clients.items()}
     weights = client_weights(weighting, sizes, lambda: _variances(checked_in, public))
@@ -96,7 +96,7 @@ def _cohort(checked_in: CheckedIn, weighting: str, brightness: float, shared_fra
     content = checked_in.preprocessed.content
     clients = {
         client: Client(
-            folder=str(folders[client]),
+            stored=stored[client],
             num_examples=sizes[client],
             weight=weights[client],
             share=weights[client] / total,
@@ -119,9 +119,9 @@ def _cohort(checked_in: CheckedIn, weighting: str, brightness: float, shared_fra
 
 
 def _variances(checked_in: CheckedIn, public: Examples | None) -> dict[str, float]:
-    compute = partial(feature_variance, form=checked_in.form, public=public)
+    compute = partial(feature_variance, public=public)
     variances = {}
-    for client, answer in at_clients(compute, checked_in.folders).items():
+    for client, answer in at_clients(compute, checked_in.stored).items():
         if isinstance(answer, Failed):
             raise DataError(answer.reason)
         variances[client] = answer
@@ -131,8 +131,5 @@ def _variances(checked_in: CheckedIn, public: Examples | None) -> dict[str, floa
 def _brightness(preprocessed: Mapping[str, Any], client: str, brightness: float) -> NDArray[np.float32]:
     if not brightness:
         return np.zeros(0, np.float32)
-    with reading(f"preprocess.json must say client {client}'s sd (run the step preprocess again)"):
-        sd = np.asarray(preprocessed["statistics"][client]["sd"], np.float64)
-        if sd.shape != (preprocessed["input_shape"][-1],) or not (np.isfinite(sd) & (sd > 0)).all():
-            raise ValueError(f"{shown(sd.tolist())} for {preprocessed['input_shape'][-1]} channels")
-        return np.asarray(brightness / sd, np.float32)
+    _, sd = mean_and_sd(statistics_of(preprocessed, client), client, preprocessed["input_shape"][-1])
+    return np.asarray(brightness / sd, np.float32)

@@ -3,9 +3,9 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,25 @@ from tasks import timings
 from tasks.detection import Increase, find_increase
 from tasks.errors import GuardStop
 from tasks.federate import schedule
-from tasks.federate.aggregators import check
-from tasks.federate.checkpoint import Checkpoints, Identity, checkpoints_of
+from tasks.federate.aggregators import bytes_at_once, check
+from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort
+from tasks.federate.computations import build_computations
 from tasks.federate.progress import RoundProgress
 from tasks.federate.record import RoundLine
-from tasks.federate.runner import Phase, Runner, Stepped, build_computations, with_reasons
+from tasks.federate.run_log import Identity, Line
+from tasks.federate.runner import Phase, Runner, Stepped, with_reasons
 from tasks.federate.state import ServerState
+from tasks.models import num_params
 from tasks.parameters import assign, digest, flatten
-from tasks.round_log.columns import RoundRow
+from tasks.round_log.columns import ClientRow, RoundRow
 from tasks.runtime.kinds import runtime
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+Report = Callable[[Sequence[RoundRow], Iterable[ClientRow]], None]
+"""Gets the rows of rounds.csv and, one after the other, the rows of clients.csv of all rounds that were run."""
 
 Watch = Callable[[RoundRow, int, int], None]
 """(row of rounds.csv, rounds of the phase done, rounds of the phase in all) of each finished round.
@@ -65,13 +71,13 @@ def run_rounds(
     cohort: Cohort,
     model: tf.keras.Model,
     phase: Phase,
-    report: Callable[[Sequence[RoundLine]], None],
+    report: Report,
     watch: Watch = ignore,
-) -> list[RoundLine]:
-    """Trains `model` in place for the rounds of `phase`, and returns one log line a round.
+) -> list[RoundRow]:
+    """Trains `model` in place for the rounds of `phase`, and returns the row of rounds.csv of each round.
 
     A killed run of the same phase with the same settings, data and code goes on from its last checkpoint, and ends with
-    the same bits. `report` gets the lines even if the rounds end with an error, so that a stopped run can be diagnosed.
+    the same bits. `report` gets the rows even if the rounds end with an error, so that a stopped run can be diagnosed.
     `watch` gets each round when it is finished.
 
     Raises:
@@ -81,19 +87,22 @@ def run_rounds(
         NoClientLeft: every client of a round failed, or none is left.
     """
     schedule.check_clients(settings.federate, [*cohort.clients, *cohort.broken, *settings.federate.exclude])
-    check(settings, len(cohort.clients))
+    check(settings, len(cohort.clients), num_params(model))
+    at_once = bytes_at_once(settings, len(cohort.clients), num_params(model))
+    if at_once:
+        _log.info("%s holds all updates of a round: %.1f MB", settings.federate.aggregator.kind, at_once / 1e6)
     computations = build_computations(settings, cohort, model, masked=phase.next_mask is not None)
     identity = {**identity_of(settings, cohort, model, phase), "code": _code()}
     checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity)
     with closing(checkpoints), runtime(settings.federate.runtime):
-        runner = Runner(settings, cohort, model, phase, computations)
+        runner = Runner(settings, cohort, model, phase, computations, scratch=folder / "models")
         loop = Loop(settings, folder, cohort, runner, phase, checkpoints, watch)
         try:
             assign(model, loop.run().params)
         finally:
             loop.close()
-            report(loop.lines)
-    return loop.lines
+            report(loop.rows, (row for line in checkpoints.log for row in RoundLine.of(line).clients))
+    return loop.rows
 
 
 def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> Identity:
@@ -115,14 +124,16 @@ def _code() -> str:
     """
     digest = hashlib.sha256(f"{tf.__version__} {tff.__version__} {np.__version__}".encode())
     tasks = Path(__file__).parents[1]
-    packages = [path for name in ("federate", "local", "prune", "runtime") for path in (tasks / name).rglob("*.py")]
+    packages = [
+        path for name in ("clients", "federate", "local", "prune", "runtime") for path in (tasks / name).rglob("*.py")
+    ]
     for path in sorted([*tasks.glob("*.py"), *packages]):
         digest.update(path.relative_to(tasks).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
 class Loop:
-    """Runs the rounds of a phase in their order; `lines` holds one log line a round."""
+    """Runs the rounds of a phase in their order; `rows` holds the row of rounds.csv of each round."""
 
     def __init__(
         self,
@@ -138,14 +149,14 @@ class Loop:
         self._runner, self._checkpoints, self._watch = runner, checkpoints, watch
         self._seconds: list[float] = []
         self._begun = phase.first
-        self.lines: list[RoundLine] = []
+        self.rows: list[RoundRow] = []
 
     def run(self) -> ServerState:
         """Returns the state after the last round."""
         phase, settings = self._phase, self._settings
         now = self._start()
-        self._begun = phase.first + len(self.lines)
-        with RoundProgress(phase.name, len(self.lines), phase.last - phase.first + 1) as progress:
+        self._begun = phase.first + len(self.rows)
+        with RoundProgress(phase.name, len(self.rows), phase.last - phase.first + 1) as progress:
             for round_num in range(self._begun, phase.last + 1):
                 if self._stops_early():
                     _log.info("%s ends after round %d: federate.early_stopping", phase.name, round_num - 1)
@@ -161,8 +172,8 @@ class Loop:
                     model_rollbacks=now.model_rollbacks,
                     watched_from=now.watched_from,
                 )
-                self.lines.append(line)
-                self._checkpoints.append(asdict(line))
+                self.rows.append(line.row)
+                self._checkpoints.log.append(line.json())
                 if stop is not None:
                     raise stop
                 last = round_num == phase.last or self._stops_early()
@@ -172,7 +183,7 @@ class Loop:
                 # Without the first round, which also compiles.
                 left = float(np.median(self._seconds[1:] or self._seconds)) * (phase.last - round_num)
                 progress.show(line.row, phase.last, left, done.failures)
-                done_rounds = len(self.lines)
+                done_rounds = len(self.rows)
                 self._watch(line.row, done_rounds, done_rounds if last else phase.last - phase.first + 1)
         return now.state
 
@@ -181,7 +192,7 @@ class Loop:
         timings.record(self._folder, self._phase.name, rounds=self._seconds, first_round=self._begun)
 
     def _start(self) -> _Progress:
-        """Returns the progress at the last checkpoint, or at the beginning; `lines` becomes the log up to there."""
+        """Returns the progress at the last checkpoint, or at the beginning; `rows` becomes the log up to there."""
         fresh = self._runner.fresh()
         before = self._phase.first - 1
         resumed = self._checkpoints.resume(before, fresh)
@@ -190,19 +201,20 @@ class Loop:
         if resumed is None:
             self._checkpoints.save(before, fresh)
             return _Progress(fresh)
-        done, state, lines = resumed
-        self.lines = [RoundLine(**line) for line in lines]
+        done, state = resumed
+        last: Line = {}
+        for last in self._checkpoints.log:
+            self.rows.append(last["row"])
         if done == before:
             return _Progress(state)
         _log.info("%s goes on after round %d, from its checkpoint", self._phase.name, done)
-        last = self.lines[-1]
-        return _Progress(state, set(last.excluded), last.model_rollbacks, last.watched_from)
+        return _Progress(state, set(last["excluded"]), last["model_rollbacks"], last["watched_from"])
 
     def _stops_early(self) -> bool:
         settings = self._settings.early_stopping
         if not settings.patience or self._phase.next_mask is not None:
             return False
-        return schedule.stops_early(settings, [line.row["train_loss"] for line in self.lines])
+        return schedule.stops_early(settings, [row["train_loss"] for row in self.rows])
 
     def _wrong(self, now: _Progress, done: Stepped) -> str:
         """Returns what went wrong in a round, or "". It tests for a rise of val_loss only if the guard acts on one."""
@@ -210,15 +222,15 @@ class Loop:
             return f"clients failed: {with_reasons(done.failures)}"
         if not done.healthy:
             return "the loss or the model is not finite"
-        rise = self._rise(now, done.line) if self._settings.guard != "continue" else Increase(detected=False)
+        rise = self._rise(now, done.line.row) if self._settings.guard != "continue" else Increase(detected=False)
         if not rise.detected or rise.until != done.line.round:
             return ""
         return f"val_loss has risen since round {rise.round}, from {rise.loss_before:.4g} to {rise.loss_after:.4g}"
 
-    def _rise(self, now: _Progress, line: RoundLine) -> Increase:
-        rows = [each.row for each in [*self.lines, line] if each.round >= now.watched_from]
+    def _rise(self, now: _Progress, last: RoundRow) -> Increase:
+        rows = [row for row in [*self.rows, last] if row["round"] >= now.watched_from]
         measured = [(row["round"], row["val_loss"]) for row in rows if row["val_loss"] is not None]
-        if not measured or line.row["val_loss"] is None or self._phase.next_mask is not None:
+        if not measured or last["val_loss"] is None or self._phase.next_mask is not None:
             return Increase(detected=False)  # pruning is expected to raise the loss
         return find_increase([r for r, _ in measured], [loss for _, loss in measured], _SIGNIFICANCE)
 
@@ -235,18 +247,18 @@ class Loop:
             return GuardStop(
                 f"round {round_num}: {what}, after {_MAX_MODEL_ROLLBACKS} rollbacks without a failed client"
             )
-        best = best_checkpoint(self._checkpoints.rounds(), [*self.lines, done.line])
+        best = best_checkpoint(self._checkpoints.rounds(), [*self.rows, done.line.row])
         _log.warning("round %d: %s: back to the model after round %d", round_num, what, best)
         now.state = self._checkpoints.load(best, now.state)
         now.watched_from = round_num + 1
         return None
 
 
-def best_checkpoint(rounds: Sequence[int], lines: Sequence[RoundLine]) -> int:
+def best_checkpoint(rounds: Sequence[int], rows: Sequence[RoundRow]) -> int:
     """Returns the round of the checkpoint with the lowest training loss, or the last checkpoint if no loss is finite.
 
     Round t + 1 measures the training loss of the model after round t.
     """
-    losses = {line.round - 1: line.row["train_loss"] for line in lines}
+    losses = {row["round"] - 1: row["train_loss"] for row in rows}
     finite = {r: loss for r in rounds if (loss := losses.get(r)) is not None and np.isfinite(loss)}
     return min(finite, key=lambda r: (finite[r], -r)) if finite else rounds[-1]

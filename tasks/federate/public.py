@@ -1,30 +1,29 @@
-"""The public examples of `federate.shared_fraction`. Only here does the server read the clients' examples.
+"""The public examples of `federate.shared_fraction`. Only here does the server read the clients' examples, all at once.
 
 The setting simulates a public data set: it is drawn from the clients. In a real federation it comes from elsewhere.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
-from tasks.clients import Examples, Form, read_checked
+from tasks.clients import Examples, Stored, read_checked
 from tasks.errors import SettingsError
 
 # First word of the seed of the draw; schedule.py has 1 to 3, local/faults.py 5.
 _PUBLIC = 4
 
 
-def public_examples(folders: Iterable[Path], form: Form, fraction: float, seed: int) -> Examples:
+def public_examples(stored: Iterable[Stored], fraction: float, seed: int) -> Examples:
     """Returns round(fraction · N) of the N training examples of all clients (Zhao 2018, arXiv 1806.00582).
 
     Each label gets the same number of examples, up to a difference of one. A label with fewer gives all of them.
 
     Raises:
         SettingsError: `fraction` is too small for one example of each label.
-        DataError: a client's files cannot be used.
+        DataError: a client's examples cannot be used.
     """
-    clients = [read_checked(folder, form) for folder in folders]
+    clients = [read_checked(of_client) for of_client in stored]
     x, y = np.concatenate([own for own, _ in clients]), np.concatenate([own for _, own in clients])
     present = np.unique(y)
     size = round(fraction * len(y))

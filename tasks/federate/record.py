@@ -1,20 +1,19 @@
 """The result of one round, as rows of rounds.csv and clients.csv."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.federate.state import ClientResult
-from tasks.federate.statistics import UpdateStatistics, gram, update_statistics
+from tasks.federate.state import ClientReport
+from tasks.federate.statistics import UpdateStatistics, gram
+from tasks.federate.updates import FewUpdates, ManyUpdates
 from tasks.parameters import Params
-from tasks.round_log.columns import ClientRow, RoundRow
-from tasks.round_log.write import write_log
+from tasks.round_log.columns import CLIENT_COLUMNS, ClientRow, RoundRow
 from tasks.runtime.failed import Failed
 
 
@@ -38,46 +37,50 @@ class RoundLine:
     model_rollbacks: int = 0
     watched_from: int = 1
 
+    def json(self) -> dict[str, Any]:
+        """Returns the line for JSON. The clients' rows are in columns, which take half of the bytes."""
+        columns = {name: [row[name] for row in self.clients] for name in CLIENT_COLUMNS}  # type: ignore[literal-required]
+        return {**vars(self), "clients": columns}
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> "RoundLine":
+        """Returns the line from `json`."""
+        columns = line["clients"]
+        rows: list[Any] = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+        return cls(**{**line, "clients": rows})
+
 
 @dataclass(frozen=True)
 class Outcome:
     """One finished round.
 
     Attributes:
-        results: the result of each sampled client.
+        reports: the report of each sampled client.
         failures: the reason for each client that was left out.
         num_examples: the number of examples of each sampled client.
+        averaged: the clients in the average, in the order of `updates`.
+        updates: their updates (P,).
         params_before: (P,) the global model that the round began with.
         params_after: (P,) the global model after it.
     """
 
     round_num: int
     phase: str
-    results: Mapping[str, ClientResult | Failed]
+    reports: Mapping[str, ClientReport | Failed]
     failures: Mapping[str, str]
     num_examples: Mapping[str, int]
+    averaged: Sequence[str]
+    updates: FewUpdates | ManyUpdates
     params_before: Params
     params_after: Params
-
-    @property
-    def averaged(self) -> dict[str, ClientResult]:
-        """The results that are in the average, by client."""
-        return {
-            client: result
-            for client, result in self.results.items()
-            if client not in self.failures and isinstance(result, ClientResult)
-        }
 
 
 def client_rows(outcome: Outcome) -> tuple[list[ClientRow], UpdateStatistics]:
     """Returns a row per sampled client, and the statistics over the averaged clients."""
-    averaged = outcome.averaged
-    weights = np.array([result.weight for result in averaged.values()], np.float64)
-    share = weights / weights.sum()
-    statistics = update_statistics(gram([result.update for result in averaged.values()]), share)
-    places = {client: place for place, client in enumerate(averaged)}
+    share, statistics = outcome.updates.statistics()
+    places = {client: place for place, client in enumerate(outcome.averaged)}
     rows = []
-    for client in sorted({*outcome.results, *outcome.failures}):
+    for client in sorted({*outcome.reports, *outcome.failures}):
         row = _empty_row(outcome, client)
         if client in places:
             place = places[client]
@@ -86,15 +89,15 @@ def client_rows(outcome: Outcome) -> tuple[list[ClientRow], UpdateStatistics]:
             row["update_cosine"] = _number(statistics.cosine[place])
             row["update_cosine_robust"] = _number(statistics.cosine_robust[place])
             row["distance"] = _number(statistics.distance[place])
-            row["influence"] = _influence(averaged[client])
+            row["influence"] = _influence(outcome.reports[client])
         rows.append(row)
     return rows, statistics
 
 
 def _empty_row(outcome: Outcome, client: str) -> ClientRow:
     """Returns a client's row with its own numbers; the columns that compare its update with the others are empty."""
-    result = outcome.results.get(client)
-    sent = result if isinstance(result, ClientResult) else None
+    report = outcome.reports.get(client)
+    sent = report if isinstance(report, ClientReport) else None
     return {
         "round": outcome.round_num,
         "client": client,
@@ -147,17 +150,6 @@ def round_row(
     }
 
 
-def write_lines(
-    folder: Path,
-    lines: Sequence[RoundLine],
-    earlier_rounds: Sequence[Mapping[str, object]] = (),
-    earlier_clients: Iterable[Mapping[str, object]] = (),
-) -> None:
-    """Writes rounds.csv and clients.csv into `folder`: the rows of an earlier step, and then the rows of `lines`."""
-    own = (row for line in lines for row in line.clients)
-    write_log(folder, [*earlier_rounds, *(line.row for line in lines)], itertools.chain(earlier_clients, own))
-
-
 def _average(clients: Sequence[ClientRow], measured: Callable[[ClientRow], float | None]) -> float | None:
     """Returns the mean of one measurement over the averaged clients, with the weights of their updates."""
     pairs = [(row["weight"] or 0.0, measured(row)) for row in clients if row["finite"]]
@@ -166,8 +158,8 @@ def _average(clients: Sequence[ClientRow], measured: Callable[[ClientRow], float
     return _number(sum(weight * value for weight, value in used) / total) if total else None
 
 
-def _influence(result: ClientResult) -> float | None:
-    return None if result.influence is None else _loss(result.influence)
+def _influence(report: ClientReport | Failed) -> float | None:
+    return None if isinstance(report, Failed) or report.influence is None else _loss(report.influence)
 
 
 def _number(value: float) -> float | None:

@@ -4,34 +4,32 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.errors import NoClientLeft, SettingsError, listed
+from tasks.errors import NoClientLeft, listed
 from tasks.federate import schedule
-from tasks.federate.aggregators import aggregator
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
+from tasks.federate.computations import widths
+from tasks.federate.kept import Kept, KeptWriter
 from tasks.federate.privacy import epsilon
 from tasks.federate.record import Outcome, RoundLine, client_rows, round_row
-from tasks.federate.round import Round, build_round
-from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
-from tasks.federate.state import ClientInput, ClientResult, ServerState
+from tasks.federate.round import Round
+from tasks.federate.state import ClientInput, ClientReport, ClientResult, ServerState
+from tasks.federate.updates import FewUpdates, ManyUpdates, updates_of
 from tasks.federate.validation import build_validation
 from tasks.local import faults
-from tasks.local.architecture import Architecture, narrower, whole
-from tasks.local.descent import LocalTraining
-from tasks.models import build, num_params
+from tasks.local.own_examples import own_examples
 from tasks.parameters import Params, flatten, prunable
 from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 # Used if nothing is drawn: computing a real seed takes 25 µs a client.
 _NO_SEED = np.zeros(2, np.int32)
@@ -62,50 +60,6 @@ class Stepped:
     """Whether (1) no client failed, (2) the model is finite, and (3) the validation loss, if measured, is finite."""
 
 
-def build_computations(settings: Settings, cohort: Cohort, model: tf.keras.Model, masked: bool) -> Round:
-    """Returns a run's computations, which do not depend on the client learning rate, local work, weights and data."""
-    federate = settings.federate
-    return build_round(
-        _architectures(settings, cohort, model),
-        _local_training(settings, cohort, model),
-        aggregator(federate.aggregator, schedule.clients_per_round(federate.sampling, len(cohort.clients))),
-        SERVER_OPTIMIZERS[federate.server_optimizer.kind](federate.server_optimizer),
-        masked=masked,
-    )
-
-
-def _local_training(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> LocalTraining:
-    client, augment = settings.federate.client, settings.preprocess.augment
-    return LocalTraining(
-        input_shape=cohort.input_shape,
-        num_classes=cohort.num_classes,
-        num_params=num_params(model),
-        batch_size=client.batch_size,
-        algorithm=CLIENT_UPDATES[client.kind](client),
-        flip=augment.flip,
-        brightness=augment.brightness > 0,
-        public=cohort.public,
-        faults=settings.federate.faults,
-    )
-
-
-def _widths(by_client: Mapping[str, float]) -> list[float]:
-    """Returns the widths of the architectures, the whole model's first."""
-    return [1.0, *sorted({width for width in by_client.values() if width < 1})]
-
-
-def _architectures(settings: Settings, cohort: Cohort, model: tf.keras.Model) -> list[Architecture]:
-    name, shape = settings.federate.model, cohort.input_shape
-    architectures = [whole(name, model)]
-    for width in _widths(settings.federate.width)[1:]:
-        try:
-            narrow = build(name, shape, cohort.num_classes, settings.seed, width)
-            architectures.append(narrower(name, model, narrow))
-        except (TypeError, ValueError) as exc:
-            raise SettingsError(f"federate.model {name} has no width {width:g} (federate.width): {exc}") from exc
-    return architectures
-
-
 class Runner:
     """Runs the rounds of one phase, one at a time; call its methods inside a runtime's context."""
 
@@ -119,6 +73,7 @@ class Runner:
         local_seed: int | None = None,
         absent: Collection[str] = (),
         validate: Callable[[Params], tuple[float, float]] | None = None,
+        scratch: Path | None = None,
     ) -> None:
         """Prepares the rounds.
 
@@ -127,17 +82,19 @@ class Runner:
             cohort: its clients.
             model: the global model. A fresh state has its parameters; validation overwrites them.
             phase: which rounds. A learning rate schedule runs from the first to the last round of the phase.
-            computations: see `build_computations`.
+            computations: see `tasks.federate.computations`.
             local_seed: the seed of the clients' draws (the order of their examples, epochs, augmentation, dropout).
                 The sampling of clients always follows the run's seed. None: the run's seed.
             absent: clients that are sampled like the others, but take no part.
             validate: see `build_validation`, for `model` and the cohort's hold-out data; None: built here.
+            scratch: the folder for files without a name, which hold what does not fit into memory; None: the system's
+                folder for temporary files.
         """
         self._seed, self._settings = settings.seed, settings.federate
         self._local_seed = settings.seed if local_seed is None else local_seed
         self._cohort, self._phase, self._computations, self._model = cohort, phase, computations, model
-        self._absent = frozenset(absent)
-        self._prunable, self._widths = prunable(model), _widths(settings.federate.width)
+        self._absent, self._scratch = frozenset(absent), scratch
+        self._prunable, self._widths = prunable(model), widths(settings.federate.width)
         augment = settings.preprocess.augment
         self._draws = computations.draws or augment.flip or augment.brightness > 0
         self.validate = validate or build_validation(model, cohort.test_x, cohort.test_y)
@@ -148,7 +105,7 @@ class Runner:
         """Returns the state before the first round, from the model's parameters."""
         fresh = self._computations.initialize(flatten(self._model))
         if CLIENT_UPDATES[self._settings.client.kind].kept:
-            return replace(fresh, kept={client: np.zeros_like(fresh.params) for client in self._cohort.clients})
+            return replace(fresh, kept=Kept(self._cohort.clients, len(fresh.params), self._scratch))
         return fresh
 
     def step(self, state: ServerState, round_num: int, excluded: Collection[str] = ()) -> Stepped:
@@ -157,41 +114,47 @@ class Runner:
         Raises:
             NoClientLeft: every client of the round failed, or no client is left.
         """
+        gone = self._absent.union(excluded)
         sampled = [client for client in self._sample(state, round_num, excluded) if client not in self._absent]
         if not sampled:
             raise NoClientLeft(f"round {round_num}: every client that was drawn is left out")
-        left = [client for client in self._cohort.clients if client not in {*excluded, *self._absent}]
+        left = [client for client in self._cohort.clients if client not in gone]
         if state.kept is not None and len(left) < len(self._cohort.clients):
             state = self.settled(state, left)
-        whole = self._whole(left)
-        inputs = {client: self._client_input(state, client, round_num, whole) for client in sampled}
-        proposed, in_order = self._computations.next(state, list(inputs.values()))
-        results = dict(zip(inputs, in_order, strict=True))
-        failures = {client: reason for client, result in results.items() if (reason := _reason(result))}
-        if len(failures) == len(sampled):
-            raise NoClientLeft(f"round {round_num}: every client failed: {with_reasons(failures)}")
-        if round_num == self._phase.first:
-            failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
-        proposed = self._prune(proposed, round_num)
-        finite = bool(np.isfinite(proposed.params).all())
-        sizes = {client: int(sent["num_examples"]) for client, sent in inputs.items()}
-        outcome = Outcome(
-            round_num,
-            self._phase.name,
-            results,
-            failures,
-            sizes,
-            params_before=state.params,
-            params_after=proposed.params if finite else state.params,
-        )
-        after = _with_kept(proposed, outcome.averaged) if finite else state
-        for client, reason in failures.items():
-            _log.warning("round %d: client %s left out: %s", round_num, client, reason)
-        if not finite:
-            _log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
-        validation = self._validation(after.params, round_num)
-        healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
-        return Stepped(after, self._line(outcome, validation), failures, bool(healthy))
+        inputs = self._inputs(state, sampled, round_num, self._whole(left))
+        kept: KeptWriter | None = None if state.kept is None else state.kept.writer()
+        with updates_of(len(sampled), len(state.params), self._scratch) as updates:
+            taken = _Taken(sampled, updates, kept)
+            proposed, in_order = self._computations.next(state, inputs, taken)
+            reports = dict(zip(sampled, in_order, strict=True))
+            failures = {client: reason for client, report in reports.items() if (reason := _reason(report))}
+            if len(failures) == len(sampled):
+                raise NoClientLeft(f"round {round_num}: every client failed: {with_reasons(failures)}")
+            if round_num == self._phase.first:
+                failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
+            proposed = self._prune(proposed, round_num)
+            finite = bool(np.isfinite(proposed.params).all())
+            after = proposed if finite else state
+            if finite and kept is not None and proposed.kept is not None:
+                after = replace(proposed, kept=proposed.kept.updated(kept))
+            for client, reason in failures.items():
+                _log.warning("round %d: client %s left out: %s", round_num, client, reason)
+            if not finite:
+                _log.warning("round %d: the averaged model is not finite; the model before it is kept", round_num)
+            outcome = Outcome(
+                round_num,
+                self._phase.name,
+                reports,
+                failures,
+                {client: self._cohort.clients[client].num_examples for client in sampled},
+                taken.averaged,
+                updates,
+                params_before=state.params,
+                params_after=after.params,
+            )
+            validation = self._validation(after.params, round_num)
+            healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
+            return Stepped(after, self._line(outcome, validation), failures, bool(healthy))
 
     def _line(self, outcome: Outcome, validation: tuple[float, float] | None) -> RoundLine:
         clients, statistics = client_rows(outcome)
@@ -205,9 +168,11 @@ class Runner:
         With it, the fixed point of SCAFFOLD and FedDyn is the minimum of the loss of the clients that are left. Without
         it, the vector of a client that has left would stay in every step of all later rounds.
         """
-        whole, kept = self._whole(left), state.kept or {}
-        vector = sum(self._cohort.clients[client].share / whole * kept[client] for client in left)
-        return replace(state, shared=np.asarray(vector, np.float32))
+        whole, vector = self._whole(left), np.zeros(len(state.params))
+        for client in left:
+            if state.kept is not None:
+                vector += self._cohort.clients[client].share / whole * state.kept[client]
+        return replace(state, shared=vector.astype(np.float32))
 
     def _whole(self, left: Collection[str]) -> float:
         """Returns the sum of the shares of the clients in `left`."""
@@ -217,8 +182,9 @@ class Runner:
 
     def updates(self, state: ServerState, round_num: int, clients: Iterable[str]) -> dict[str, ClientResult | Failed]:
         """Returns the result that each of `clients` would send in round `round_num` if it took part."""
-        inputs = {client: self._client_input(state, client, round_num) for client in clients}
-        return _by_client(self._computations.train, state, inputs)
+        names = list(clients)
+        results = self._computations.train(state, self._inputs(state, names, round_num))
+        return dict(zip(names, results, strict=True))
 
     def order(self, client: str, round_num: int) -> NDArray[np.int32]:
         """Returns the order (E·N,) in which the client visits its examples in round `round_num`."""
@@ -235,17 +201,22 @@ class Runner:
         sampled = schedule.sample(sampling, sizes, self._seed, round_num, labels)
         if sampling.kind != "power_of_choice" or len(sampled) <= sampling.clients_per_round:
             return sampled
-        inputs = {client: self._client_input(state, client, round_num) for client in sampled}
-        measured = _by_client(self._computations.measure, state, inputs)
-        losses = {client: np.nan if isinstance(loss, Failed) else loss for client, loss in measured.items()}
+        measured = self._computations.measure(state, self._inputs(state, sampled, round_num))
+        numbers = [np.nan if isinstance(loss, Failed) else loss for loss in measured]
+        losses = dict(zip(sampled, numbers, strict=True))
         return schedule.highest(losses, sampling.clients_per_round)
 
-    def _client_input(self, state: ServerState, client: str, round_num: int, whole: float = 1.0) -> ClientInput:
+    def _inputs(self, state: ServerState, clients: Sequence[str], round_num: int, whole: float = 1.0) -> "_Inputs":
+        return _Inputs(clients, lambda client: self._client_input(state, client, round_num, whole))
+
+    def _client_input(self, state: ServerState, client: str, round_num: int, whole: float) -> ClientInput:
         info, settings = self._cohort.clients[client], self._settings
         step, steps = round_num - self._phase.first + 1, self._phase.last - self._phase.first + 1
         factor = schedule.learning_rate_factor(settings.client.schedule, step, steps)
+        x, y = own_examples(info.stored)
         inputs = OrderedDict(
-            folder=info.folder,
+            x=x,
+            y=y,
             num_examples=np.int32(info.num_examples),
             order=self.order(client, round_num),
             weight=np.float32(info.weight),
@@ -270,27 +241,41 @@ class Runner:
         return self.validate(params)
 
 
-def _by_client(
-    compute: Callable[[ServerState, Sequence[ClientInput]], list[T]],
-    state: ServerState,
-    inputs: Mapping[str, ClientInput],
-) -> dict[str, T]:
-    return dict(zip(inputs, compute(state, list(inputs.values())), strict=True))
+class _Inputs(Sequence[ClientInput]):
+    """The clients' inputs. Each is made when it is asked for, on the thread that computes the client."""
+
+    def __init__(self, clients: Sequence[str], make: Callable[[str], ClientInput]) -> None:
+        self._clients, self._make = clients, make
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._make(self._clients[place])
 
 
-def _with_kept(state: ServerState, results: Mapping[str, ClientResult]) -> ServerState:
-    """Returns the state with the new vectors of the round's clients; the other clients' vectors stay."""
-    if state.kept is None:
-        return state
-    fresh = {client: result.kept for client, result in results.items() if result.kept is not None}
-    return replace(state, kept={**state.kept, **fresh})
+class _Taken:
+    """Takes the vectors of each result before they are dropped."""
+
+    def __init__(self, clients: Sequence[str], updates: FewUpdates | ManyUpdates, kept: KeptWriter | None) -> None:
+        self._clients, self._updates, self._kept = clients, updates, kept
+        self.averaged: list[str] = []
+
+    def __call__(self, place: int, result: ClientResult) -> None:
+        if not result.finite:
+            return
+        client = self._clients[place]
+        self.averaged.append(client)
+        self._updates.add(result.update, result.weight)
+        if self._kept is not None and result.kept is not None:
+            self._kept.write(client, result.kept)
 
 
-def _reason(result: ClientResult | Failed) -> str:
+def _reason(report: ClientReport | Failed) -> str:
     """Returns why a client's result cannot be used; empty if it can."""
-    if isinstance(result, Failed):
-        return result.reason
-    return "" if result.finite else "its update is not finite"
+    if isinstance(report, Failed):
+        return report.reason
+    return "" if report.finite else "its update is not finite"
 
 
 def with_reasons(failures: Mapping[str, str]) -> str:

@@ -2,9 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from tasks.federate.kept import Kept
 from tasks.parameters import Params
 
 OptimizerState = Any
@@ -28,7 +29,7 @@ class ServerState:
         mask: (P,) ones and zeros of pruning; None without pruning.
         shared: (P,) the server's vector of the client update (SCAFFOLD's c, FedDyn's h, MimeLite's m), or None.
         kept: by client, the vector (P,) that it keeps until its next round (SCAFFOLD's and FedDyn's c_k), or None. The
-            clients are simulated, so the checkpoints hold their vectors too.
+            clients are simulated, so the server keeps their vectors, on disk, and the checkpoints hold them too.
     """
 
     params: Params
@@ -36,7 +37,7 @@ class ServerState:
     aggregator: AggregatorState
     mask: Params | None = None
     shared: Params | None = None
-    kept: Mapping[str, Params] | None = None
+    kept: Kept | None = None
 
     @property
     def server(self) -> OrderedDict[str, Any]:
@@ -46,26 +47,20 @@ class ServerState:
 
     @property
     def nested(self) -> OrderedDict[str, Any]:
-        """The whole state in mappings. A checkpoint holds the arrays in their order."""
-        nested = OrderedDict(server=self.server, aggregator=self.aggregator)
-        if self.kept is not None:
-            nested["kept"] = dict(self.kept)
-        return nested
+        """The state in mappings, without `kept`. A checkpoint holds the arrays in their order."""
+        return OrderedDict(server=self.server, aggregator=self.aggregator)
 
     @classmethod
-    def of(
-        cls, server: Mapping[str, Any], aggregator: AggregatorState, kept: Mapping[str, Params] | None = None
-    ) -> "ServerState":
+    def of(cls, server: Mapping[str, Any], aggregator: AggregatorState, kept: Kept | None = None) -> "ServerState":
         """Returns the state of these parts; see `server` and `nested`."""
         return cls(server["params"], server["optimizer"], aggregator, server.get("mask"), server.get("shared"), kept)
 
 
-@dataclass(frozen=True)
-class ClientResult:
-    """The result that a client sends after its local training; losses are in nats per example.
+@dataclass(frozen=True, kw_only=True)
+class ClientReport:
+    """What the server keeps of a client's result after the round; losses are in nats per example.
 
     Attributes:
-        update: (P,) local − global; all zero if not `finite`.
         weight: its weight in the average; 0 if not `finite`.
         finite: whether the update and the losses are finite, and the full gradient, if the client update needs one.
         loss_before: mean loss of the first batch under the global model.
@@ -73,11 +68,9 @@ class ClientResult:
         loss_mean: mean loss of all visits.
         num_steps: number of local steps.
         normalizer: FedNova's ‖a‖₁; else 1.
-        kept: (P,) the vector that the client keeps until its next round, or None.
         influence: share in the combined update, if a rule decides it, or None.
     """
 
-    update: Params
     weight: float
     finite: bool
     loss_before: float
@@ -85,20 +78,37 @@ class ClientResult:
     loss_mean: float
     num_steps: int
     normalizer: float
-    kept: Params | None = None
     influence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientResult(ClientReport):
+    """The result that a client sends after its local training.
+
+    Attributes:
+        update: (P,) local − global; all zero if not `finite`.
+        kept: (P,) the vector that the client keeps until its next round, or None.
+    """
+
+    update: Params
+    kept: Params | None = None
+
+    @property
+    def report(self) -> ClientReport:
+        """The result without its vectors."""
+        return ClientReport(**{each.name: getattr(self, each.name) for each in fields(ClientReport)})
 
     @classmethod
     def of(cls, sent: Mapping[str, Any]) -> "ClientResult":
         """Returns the result in `sent`, the output of `tasks.local.update`."""
         return cls(
-            sent["update"],
-            float(sent["weight"]),
-            bool(sent["finite"]),
-            float(sent["loss_before"]),
-            float(sent["loss_after"]),
-            float(sent["loss_mean"]),
-            int(sent["num_steps"]),
-            float(sent["normalizer"]),
-            sent.get("kept"),
+            update=sent["update"],
+            weight=float(sent["weight"]),
+            finite=bool(sent["finite"]),
+            loss_before=float(sent["loss_before"]),
+            loss_after=float(sent["loss_after"]),
+            loss_mean=float(sent["loss_mean"]),
+            num_steps=int(sent["num_steps"]),
+            normalizer=float(sent["normalizer"]),
+            kept=sent.get("kept"),
         )

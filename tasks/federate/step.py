@@ -1,8 +1,9 @@
 """The step `federate`: data/clients in, models/global.h5 and the round log out."""
 
 import logging
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -12,10 +13,12 @@ from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.fit import check_fit
 from tasks.federate.loop import Watch, ignore, run_rounds
-from tasks.federate.record import RoundLine, write_lines
 from tasks.federate.runner import Phase
+from tasks.files import replacing
 from tasks.models import BUILDERS, build, num_params, save_model
 from tasks.parameters import kernels, unpruned
+from tasks.round_log.columns import ClientRow, RoundRow
+from tasks.round_log.write import LOGS, write_log
 from tasks.settings import Settings
 from tasks.tflite import to_tflite
 
@@ -46,17 +49,20 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
         check_fit(settings.federate.model, model, cohort)
         _check_for_prune(settings.federate.model, model)
 
-    def report(lines: Sequence[RoundLine]) -> None:
-        for reports in (folder / "reports" / "federate", folder / "reports"):
-            write_lines(reports, lines)
+    def report(rounds: Sequence[RoundRow], clients: Iterable[ClientRow]) -> None:
+        own = folder / "reports" / "federate"
+        write_log(own, rounds, clients)
+        for name in LOGS:
+            with replacing(folder / "reports" / name) as fresh:
+                shutil.copyfile(own / name, fresh)
 
-    lines = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report, watch)
+    rows = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report, watch)
     save_model(model, folder / "models" / "global.h5")
     finish(folder, "federate")
-    row = lines[-1].row
+    row = rows[-1]
     _log.info(
         "%d rounds, %d clients, %d parameters: loss %s, accuracy %s in %.1f s",
-        len(lines),
+        len(rows),
         len(cohort.clients),
         num_params(model),
         row["val_loss"],

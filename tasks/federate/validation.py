@@ -29,10 +29,10 @@ def build_validation(
         hits = tf.argmax(logits, 1, tf.int32) == labels
         return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
 
-    batches = [(tf.constant(x[i : i + _BATCH]), tf.constant(y[i : i + _BATCH])) for i in range(0, len(x), _BATCH)]
-
     def measured() -> list[list[float]]:
-        return [[float(part) for part in batch_sums(*batch)] for batch in batches]
+        # One batch after the other: all hold-out data as tensors would take their memory twice.
+        batches = (slice(begin, begin + _BATCH) for begin in range(0, len(x), _BATCH))
+        return [[float(part) for part in batch_sums(tf.constant(x[at]), tf.constant(y[at]))] for at in batches]
 
     def validate(params: Params) -> tuple[float, float]:
         assign(model, params)

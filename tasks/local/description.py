@@ -1,6 +1,5 @@
 """The description of a client's data before the first round: the number of examples of each class, and a digest."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tasks.clients import Examples, Form, check_arrays, check_values, read_checked, read_client
+from tasks.clients import Examples, Form, Raw, Stored, check_arrays, check_values, digest_of, read_checked, read_raw
 from tasks.errors import reading
 from tasks.files import as_size, read_json, write_json
 
 FILE = "descriptions.json"
-"""Name of the file with all descriptions, in data/clients next to the clients' folders."""
+"""Name of the file with all descriptions, in data/clients next to the shards."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Description:
 
     Attributes:
         labels: (C,) number of examples of each class.
-        digest: md5 of the bytes of x and then of y, in hexadecimal.
+        digest: md5 of the stored bytes of x and then of y, in hexadecimal.
     """
 
     labels: tuple[int, ...]
@@ -34,8 +33,8 @@ class Description:
         return sum(self.labels)
 
 
-def describe(client: str, examples: Examples, form: Form) -> Description:
-    """Returns the description of a client's examples.
+def describe(client: str, examples: Raw, form: Form) -> Description:
+    """Returns the description of a client's examples, as they are stored.
 
     Raises:
         DataError: the examples do not have the form `form`, or are not finite.
@@ -45,37 +44,29 @@ def describe(client: str, examples: Examples, form: Form) -> Description:
     return Description(tuple(np.bincount(examples[1], minlength=form.num_classes).tolist()), digest_of(examples))
 
 
-def describe_today(folder: Path, form: Form, num_examples: int, written: Description | None) -> Description:
-    """Returns the description of the data that a client's `folder` holds today.
+def describe_today(stored: Stored, written: Description | None) -> Description:
+    """Returns the description of the data that a client holds today.
 
     If the digest is the one in `written`, the description that the step preprocess wrote, then `written` is still
     right: preprocess checked and counted the same bytes.
 
     Raises:
-        DataError: the files cannot be used; see `read_checked`.
+        DataError: the examples cannot be used; see `read_raw_checked`.
     """
-    examples = read_client(folder)
-    check_arrays(folder.name, examples, form, num_examples)
+    examples, form = read_raw(stored), stored.form
+    check_arrays(stored.client, examples, form, stored.num_examples)
     if written is not None and len(written.labels) == form.num_classes and written.digest == digest_of(examples):
         return written
-    return describe(folder.name, examples, form)
+    return describe(stored.client, examples, form)
 
 
-def digest_of(examples: Examples) -> str:
-    """Returns the md5 of the bytes of x and then of y, in hexadecimal."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for array in examples:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def feature_variance(folder: Path, form: Form, public: Examples | None) -> float:
+def feature_variance(stored: Stored, public: Examples | None) -> float:
     """Returns the variance of all entries of a client's features and of the `public` examples' features together.
 
     Raises:
-        DataError: the files cannot be used; see `read_checked`.
+        DataError: the examples cannot be used; see `read_checked`.
     """
-    x, _ = read_checked(folder, form)
+    x, _ = read_checked(stored)
     whole = x if public is None else np.concatenate([x, public[0]])
     return float(np.var(whole, dtype=np.float64))
 

@@ -27,11 +27,11 @@ class Moments:
     """(C,) sum of squared deviations from the mean"""
 
 
-def moments(x: NDArray[np.float32], block_values: int = BLOCK_VALUES) -> Moments:
+def moments(x: NDArray[np.float32] | NDArray[np.uint8], block_values: int = BLOCK_VALUES) -> Moments:
     """Returns the moments of one client's x (N, ..., C) over all axes except the last; N > 0.
 
     The first value of each channel is subtracted before anything is summed. So a constant channel has exactly its value
-    as mean, and exactly 0 as m2.
+    as mean, and exactly 0 as m2. A pixel v of uint8 has the value v / 255, rounded to float32.
     """
     rows = x.reshape(-1, x.shape[-1])
     size = max(1, block_values // rows.shape[1])
@@ -43,7 +43,9 @@ def merged(parts: Iterable[Moments]) -> Moments:
     return reduce(_merge, parts)
 
 
-def _block_moments(rows: NDArray[np.float32]) -> Moments:
+def _block_moments(rows: NDArray[np.float32] | NDArray[np.uint8]) -> Moments:
+    if rows.dtype == np.uint8:
+        rows = rows / np.float32(255)
     first = rows[0].astype(np.float64)
     shifted = rows - first
     shift = shifted.mean(axis=0)

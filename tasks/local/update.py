@@ -1,8 +1,9 @@
 """What one client computes in a round: local SGD from the global model, and statistics of the steps.
 
-The client reads its own files inside the graph. Only an update and a few numbers leave it, no example does. All steps
-are one `tf.while_loop` over slices of the client's tensors. The host gives the order in which to visit the examples;
-the length of this order is the amount of local work, so unequal local work needs no other graph.
+The client's own examples are a part of its input; they are read where the client is (own_examples.py). Only an update
+and a few numbers leave it, no example does. All steps are one `tf.while_loop` over slices of the client's tensors. The
+host gives the order in which to visit the examples; the length of this order is the amount of local work, so unequal
+local work needs no other graph.
 """
 
 from collections import OrderedDict
@@ -17,14 +18,13 @@ from tasks.local import faults
 from tasks.local.architecture import Architecture
 from tasks.local.client_update import NamedTensors, Trained
 from tasks.local.descent import PASS_BATCH, LocalTraining, descend, full_gradient, losses_of, mean_gradient
-from tasks.local.graph_files import read_examples
 from tasks.local.tff_names import Computation, TffType
 
 
 def client_type(training: LocalTraining) -> TffType:
-    """Returns the type of the input that the host sends a client.
+    """Returns the type of a client's input: its examples, and what the host sends it.
 
-    - `folder`: where its data are.
+    - `x` (N, ...) and `y` (N,): its own examples.
     - `num_examples`: N, with the public examples.
     - `order`: the examples to visit (E·N,), for E epochs.
     - `weight`: its weight in the average; `share`: its share of the weight of all clients.
@@ -35,7 +35,8 @@ def client_type(training: LocalTraining) -> TffType:
     - What faults.py adds, and `kept` (P,) if the client update keeps a vector.
     """
     members = OrderedDict(
-        folder=tff.TensorType(np.str_),
+        x=tff.TensorType(np.float32, [None, *training.input_shape]),
+        y=tff.TensorType(np.int32, [None]),
         num_examples=np.int32,
         order=tff.TensorType(np.int32, [None]),
         weight=np.float32,
@@ -113,10 +114,7 @@ def build_measure(architecture: Architecture, training: LocalTraining) -> Comput
 
 
 def _examples(client: NamedTensors, training: LocalTraining) -> tuple[tf.Tensor, tf.Tensor]:
-    num_public = 0 if training.public is None else len(training.public[1])
-    own = client["num_examples"] - num_public
-    x, y = read_examples(client["folder"], own, training.input_shape, training.num_classes)
-    x, y = faults.faulty_examples(training.faults, client, x, y, training.num_classes)
+    x, y = faults.faulty_examples(training.faults, client, client["x"], client["y"], training.num_classes)
     if training.public is None:
         return x, y
     public_x, public_y = training.public

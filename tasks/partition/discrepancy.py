@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.arrays import Features, Floats, Ints, as_float32
 from tasks.local.moments import BLOCK_VALUES, Moments, merged, moments
@@ -21,6 +22,15 @@ CLIENT_SAMPLE = 100
 
 WHOLE_SAMPLE = 300
 """Most examples of the whole in a maximum mean discrepancy."""
+
+PRODUCT_FEATURES = 128
+"""Features whose products are summed in float32. With fewer features in all, float32 would save no time."""
+
+PRODUCT_ERROR = 2e-5
+"""Largest error that products in float32 may add to a squared maximum mean discrepancy. A bound for all roundings.
+
+The errors of 10,000 clients of 20 images were below 1e-8.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +81,7 @@ class WholeSample:
 
     Attributes:
         ids: ascending numbers of the M examples, if the examples of all clients are counted one client after the other.
-        rows: their scaled features, (M, F), and `norms` their squared norms, (M,).
+        rows: their scaled features, (M, F), `single` the same as float32, and `norms` their squared norms, (M,).
         width: w of the kernel, the median distance; 0 if all examples are equal.
         within: mean of the kernel over the pairs of different examples.
     """
@@ -79,6 +89,7 @@ class WholeSample:
     moments: Whole
     ids: Ints
     rows: Floats
+    single: NDArray[np.float32]
     norms: Floats
     width: float
     within: float
@@ -90,41 +101,79 @@ def whole_sample(xs: Sequence[Features], sizes: Ints, moments: Whole, rng: np.ra
     ids = np.sort(rng.choice(sizes.sum(), min(WHOLE_SAMPLE, sizes.sum()), replace=False))
     owners = np.searchsorted(starts, ids, side="right") - 1
     rows = np.concatenate([_scaled(xs[k], ids[owners == k] - starts[k], moments) for k in np.unique(owners).tolist()])
-    norms = (rows**2).sum(axis=1)
+    norms, single = _squared_norms(rows), rows.astype(np.float32)
     distances = _squared_distances(rows, norms, rows, norms)
     apart = distances[distances > 0]
     if not len(apart):
-        return WholeSample(moments, ids, rows, norms, 0.0, 1.0)
+        return WholeSample(moments, ids, rows, single, norms, 0.0, 1.0)
     width = float(np.median(np.sqrt(apart)))
-    return WholeSample(moments, ids, rows, norms, width, _mean_of_pairs(distances, width, len(ids)))
+    return WholeSample(moments, ids, rows, single, norms, width, _mean_of_pairs(distances, width, len(ids)))
 
 
-def maximum_mean_discrepancy(x: Features, start: int, whole: WholeSample, rng: np.random.Generator) -> float:
-    """Returns the squared maximum mean discrepancy between one client's features `x` and the whole's.
+def maximum_mean_discrepancies(
+    xs: Sequence[Features], starts: Ints, whole: WholeSample, rng: np.random.Generator
+) -> list[float]:
+    """Returns the squared maximum mean discrepancy between each client's features and the whole's.
 
     This is the unbiased estimator of MMD^2 (Gretton et al. 2012, JMLR 13, equation 3) on scaled features, with
     k(a, b) = exp(-|a - b|^2 / (2 w^2)). w is the median distance between two different examples of the whole. For a
     client that is like the whole it is 0 on average, for any size of the client, and can be negative. It is at most 2.
 
-    It uses at most CLIENT_SAMPLE examples of the client, which `rng` draws. The whole includes the client's examples,
+    It uses at most CLIENT_SAMPLE examples of a client, which `rng` draws. The whole includes the client's examples,
     so the cross term leaves out the pairs of an example with itself, too. A client with one example gets 0, because one
     example has no distribution.
 
     Args:
-        x: (n, ...).
-        start: number of the client's first example, counted as in `WholeSample.ids`.
+        xs: the features of some clients, each (n, ...). Small clients take less time together than one by one.
+        starts: number of each client's first example, counted as in `WholeSample.ids`.
         whole: sample of the whole.
         rng: draws the examples.
     """
-    if len(x) < 2 or not whole.width:
-        return 0.0
-    chosen = np.sort(rng.choice(len(x), min(CLIENT_SAMPLE, len(x)), replace=False))
-    own = _scaled(x, chosen, whole.moments)
-    norms = (own**2).sum(axis=1)
-    shared = int(np.isin(whole.ids, chosen + start, assume_unique=True).sum())
-    within = _mean_of_pairs(_squared_distances(own, norms, own, norms), whole.width, len(own))
-    across = _mean_of_pairs(_squared_distances(own, norms, whole.rows, whole.norms), whole.width, shared)
-    return within - 2 * across + whole.within
+    found, measured = [0.0] * len(xs), [k for k, x in enumerate(xs) if len(x) > 1]
+    if not measured or not whole.width:
+        return found
+    chosen = [np.sort(rng.choice(len(xs[k]), min(CLIENT_SAMPLE, len(xs[k])), replace=False)) for k in measured]
+    shared = [_num_shared(whole.ids, its + starts[k]) for k, its in zip(measured, chosen, strict=True)]
+    rows = np.concatenate([_scaled(xs[k], its, whole.moments) for k, its in zip(measured, chosen, strict=True)])
+    ends = np.cumsum([len(its) for its in chosen])
+    norms = _squared_norms(rows)
+    from_whole = _distances_from_whole(rows, norms, ends, whole, np.array(shared))
+    for k, start, end, same in zip(measured, [0, *ends[:-1]], ends, shared, strict=True):
+        own, of_own = rows[start:end], norms[start:end]
+        within = _mean_of_pairs(_squared_distances(own, of_own, own, of_own), whole.width, len(own))
+        found[k] = within - 2 * _mean_of_pairs(from_whole[start:end], whole.width, same) + whole.within
+    return found
+
+
+def _num_shared(ids: Ints, others: Ints) -> int:
+    """Returns how many of the ascending numbers `others` are among the ascending `ids`."""
+    places = np.searchsorted(ids, others)
+    return int(np.count_nonzero(ids[np.minimum(places, len(ids) - 1)] == others))
+
+
+def _distances_from_whole(rows: Floats, norms: Floats, ends: Ints, whole: WholeSample, shared: Ints) -> Floats:
+    """Returns the squared distances (n, M) between the `rows` (n, F) of some clients and those of `whole`.
+
+    `ends` are the ends of the clients' rows, and `shared` their numbers of examples that are in `whole`, too.
+
+    These products take most of the time of the step partition, and float32 halves it. They are used if they cannot
+    change a client's result by more than PRODUCT_ERROR: sums of K = PRODUCT_FEATURES products are wrong by at most
+    (K + 2) u |a| |b|, with u = 2^-24, because each row is rounded once and each sum K times, in any order (Higham 2002,
+    section 3.1). A squared distance has twice this error, and the kernel's slope is at most 1 / (2 w^2). The mean of
+    the kernels counts twice in MMD^2. Rows that are far from the mean and near each other need float64.
+    """
+    num_features = rows.shape[1]
+    if num_features >= PRODUCT_FEATURES:
+        starts = np.array([0, *ends[:-1]])
+        pairs = (ends - starts) * len(whole.rows) - shared
+        lengths = (np.add.reduceat(np.sqrt(norms), starts) * np.sqrt(whole.norms).sum() / pairs).max()
+        if 2 * (PRODUCT_FEATURES + 2) * 2**-24 * lengths <= PRODUCT_ERROR * whole.width**2:
+            single, products = rows.astype(np.float32), np.zeros((len(rows), len(whole.rows)))
+            for start in range(0, num_features, PRODUCT_FEATURES):
+                some = slice(start, start + PRODUCT_FEATURES)
+                products += single[:, some] @ whole.single[:, some].T
+            return np.maximum(norms[:, None] + whole.norms - 2 * products, 0)
+    return _squared_distances(rows, norms, whole.rows, whole.norms)
 
 
 def squared_distances(a: Floats, b: Floats) -> Floats:
@@ -133,7 +182,11 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
     A squared distance also becomes 0 if it is below 1e-10 of the sum of the rows' squared norms, or below the smallest
     normal float.
     """
-    return _squared_distances(a, (a**2).sum(axis=1), b, (b**2).sum(axis=1))
+    return _squared_distances(a, _squared_norms(a), b, _squared_norms(b))
+
+
+def _squared_norms(rows: Floats) -> Floats:
+    return np.asarray(np.einsum("nf,nf->n", rows, rows))
 
 
 def _squared_distances(a: Floats, norms_a: Floats, b: Floats, norms_b: Floats) -> Floats:

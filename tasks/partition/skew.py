@@ -11,8 +11,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tasks.arrays import Features, Floats, Ints
-from tasks.partition.discrepancy import maximum_mean_discrepancy, moment_distances, whole_moments, whole_sample
+from tasks.partition.discrepancy import maximum_mean_discrepancies, moment_distances, whole_moments, whole_sample
 from tasks.skew import earth_mover, gini
+
+BATCH_VALUES = 2**18
+"""Values of small clients that are measured together: 2 MB in float64."""
 
 
 def jensen_shannon(p: Floats, q: Floats) -> Floats:
@@ -48,7 +51,8 @@ def skew_by_client(
     """Returns how much each client's data differ from the whole.
 
     Args:
-        xs: K arrays (n_k, ...), n_k >= 1. One is used at a time, so a sequence can read each when it is needed.
+        xs: K arrays (n_k, ...), n_k >= 1. A sequence can read each when it is needed: at most BATCH_VALUES values, or
+            one client more, are in use at a time.
         counts: (K, C) number of examples of each class.
         images: whether all features share one unit (see `discrepancy`).
         rng: draws the examples of the maximum mean discrepancy.
@@ -59,15 +63,17 @@ def skew_by_client(
     """
     sizes, mix = counts.sum(axis=1), counts.sum(axis=0) / counts.sum()
     mixes = counts / sizes[:, None]
+    starts = np.cumsum(sizes) - sizes
     whole = whole_moments(xs, images)
     # One thread: a client's products are small, so a second thread mostly waits, and longer if the cores are busy.
     with threadpool_limits(1, "blas"):
         sample = whole_sample(xs, sizes, whole, rng)
-        of_features = [
-            (*moment_distances(x, whole), maximum_mean_discrepancy(x, start, sample, rng))
-            for x, start in zip(xs, (np.cumsum(sizes) - sizes).tolist(), strict=True)
-        ]
-    mean_distance, variance_distance, mmd_squared = np.array(of_features).T
+        of_moments, mmd_squared = [], []
+        for places in _batches(sizes, max(1, BATCH_VALUES // whole.mean.size)):
+            some = [xs[place] for place in places.tolist()]
+            of_moments += [moment_distances(x, whole) for x in some]
+            mmd_squared += maximum_mean_discrepancies(some, starts[places], sample, rng)
+    mean_distance, variance_distance = np.array(of_moments).T
     measures: dict[str, Floats | Ints] = {
         "earth_mover": earth_mover(mixes, mix),
         "jensen_shannon": jensen_shannon(mixes, mix),
@@ -75,9 +81,15 @@ def skew_by_client(
         "missing_classes": ((counts == 0) & (mix > 0)).sum(axis=1),
         "mean_distance": mean_distance,
         "variance_distance": variance_distance,
-        "mmd_squared": mmd_squared,
+        "mmd_squared": np.array(mmd_squared),
     }
     return [{name: values[k].item() for name, values in measures.items()} for k in range(len(counts))]
+
+
+def _batches(sizes: Ints, most: int) -> list[Ints]:
+    """Returns the places of all clients in groups of neighbours, which begin within `most` examples of each other."""
+    groups = (np.cumsum(sizes) - sizes) // most
+    return np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(groups)) + 1)
 
 
 def summary(by_client: Sequence[dict[str, float]], sizes: Ints) -> dict[str, float]:

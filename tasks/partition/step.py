@@ -1,7 +1,7 @@
 """The step `partition`: divides the raw data over the clients and measures the skew."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tasks import outputs
 from tasks.arrays import Features
-from tasks.clients import TEST, write_client
+from tasks.clients import TEST, Form, digest_of, find, read_raw, writing
 from tasks.datasets import RawExamples, load_raw
 from tasks.files import replacing, write_json
-from tasks.partition.division import Division, divide
-from tasks.partition.features import FeatureChange, change_for
+from tasks.partition.division import divide
+from tasks.partition.features import change_for
 from tasks.partition.label_picture import draw_label_counts
 from tasks.partition.skew import skew_by_client, summary
 from tasks.settings import Settings, naming
@@ -47,54 +47,58 @@ def _partition(settings: Settings, folder: Path) -> None:
     with naming("partition.kind"):
         change = change_for(settings.partition, data.x, seed)
         division = divide(data, settings.partition, seed)
-    clients = _Clients(data, division, change)
-    counts = np.array([_counts(data.y[part], data.classes) for part in clients.parts])
-    by_client = skew_by_client(clients, counts, data.x.ndim == 4, np.random.default_rng([seed, SKEW_STREAM]))
-    described = {}
+    numbers = {division.ids[k]: k for k, part in enumerate(division.parts) if len(part)}
+    counts = np.array([_counts(data.y[division.parts[k]], data.classes) for k in numbers.values()])
+    described: dict[str, dict[str, Any]] = {}
     with replacing(folder / "data" / "partition") as fresh:
-        for place, name in enumerate(clients.names):
-            x, changes = clients.read(place)
-            y = data.y[clients.parts[place]]
-            write_client(fresh / name, x, y)
-            described[name] = {
-                "num_examples": len(y),
-                "counts": counts[place].tolist(),
-                **changes,
-                **_filled(None if data.filled is None else data.filled[clients.parts[place]]),
-                **by_client[place],
-            }
-        write_client(fresh / TEST, data.test_x[:], data.test_y)
+        with writing(fresh, list(numbers)) as write:
+            for name, k in numbers.items():
+                part = division.parts[k]
+                with naming("partition.kind"):
+                    x, changes = change(data.x[part], k)
+                y = data.y[part]
+                write(name, x, y)
+                described[name] = {
+                    "num_examples": len(y),
+                    "counts": _counts(y, data.classes).tolist(),
+                    "digest": digest_of((x, y)),
+                    **changes,
+                    **_filled(None if data.filled is None else data.filled[part]),
+                }
+            write(TEST, data.test_x[:], data.test_y)
+        by_client = skew_by_client(
+            _Written(fresh, data, {name: len(division.parts[k]) for name, k in numbers.items()}),
+            counts,
+            data.x.ndim == 4,
+            np.random.default_rng([seed, SKEW_STREAM]),
+        )
+        for name, measures in zip(numbers, by_client, strict=True):
+            described[name] |= measures
         record = _record(settings.partition.kind, seed, data, described) | {
             "dropped": [name for name in division.ids if name not in described],
             "skew": summary(by_client, counts.sum(axis=1)),
         }
         write_json(fresh / "partition.json", record)
         with replacing(folder / "reports" / "labels.png") as picture:
-            draw_label_counts(picture, counts, clients.names, data.classes)
+            draw_label_counts(picture, counts, list(numbers), data.classes)
     _report(record)
 
 
-class _Clients(Sequence[Features]):
-    """The features of the clients that have examples, in the order of their ids; each is read when it is needed.
+class _Written(Sequence[Features]):
+    """The features of the clients as they were written, in the order of their ids; each is read when it is needed.
 
-    Attributes:
-        names: K ids, sorted.
-        parts: each client's examples.
+    A shard is read from its beginning to its end. In the raw data, a client's examples are anywhere, and
+    `partition.kind` would have to change them again.
     """
 
-    def __init__(self, data: RawExamples, division: Division, change: FeatureChange) -> None:
-        numbers = [k for k, part in enumerate(division.parts) if len(part)]
-        self.names = [division.ids[k] for k in numbers]
-        self.parts = [division.parts[k] for k in numbers]
-        self._numbers, self._x, self._change = numbers, data.x, change
-
-    def read(self, place: int) -> tuple[Features, dict[str, float]]:
-        """Returns the features of the client at `place`, and how `partition.kind` changed them."""
-        with naming("partition.kind"):
-            return self._change(self._x[self.parts[place]], self._numbers[place])
+    def __init__(self, root: Path, data: RawExamples, sizes: Mapping[str, int]) -> None:
+        """`root` has the shards, and `sizes` the number of examples of each client, sorted by id."""
+        form = Form(data.x.shape[1:], len(data.classes), "partition.json")
+        found = find(root, sizes, form, lambda _: None, "partition")
+        self._stored = [found[client] for client in sizes]
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self._stored)
 
     @overload
     def __getitem__(self, place: int) -> Features: ...
@@ -105,7 +109,7 @@ class _Clients(Sequence[Features]):
     def __getitem__(self, place: int | slice) -> Features | Sequence[Features]:
         if isinstance(place, slice):
             return [self[each] for each in range(len(self))[place]]
-        return self.read(place)[0]
+        return read_raw(self._stored[place])[0]
 
 
 def _filled(cells: NDArray[np.int64] | None) -> dict[str, int]:

@@ -1,14 +1,14 @@
 """Standardisation by mean and sd, computed from the clients' moments."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.clients import TEST
-from tasks.local.moments import BLOCK_VALUES, Moments, merged
+from tasks.local.moments import BLOCK_VALUES, Moments, merged, moments
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,13 @@ class Standardisation:
     sd: NDArray[np.float64]
 
 
-def standardisations(
-    normalize: Literal["none", "global", "client"], sites: Mapping[str, Moments]
-) -> dict[str, Standardisation]:
+Normalize = Literal["none", "global", "client"]
+
+
+def standardisations(normalize: Normalize, sites: Iterable[tuple[str, NDArray[Any]]]) -> dict[str, Standardisation]:
     """Returns the mean and sd with which each site (client id, or `test`) standardises its own values.
+
+    `sites` has each site's x (N, ..., C), float32 or pixels of uint8; one x is needed at a time.
 
     `global`: mean and sd of all clients' values, from their moments. The test set uses them and does not contribute.
     `client`: each site's own. The test set uses its own, as a hospital that joins after training would.
@@ -30,12 +33,20 @@ def standardisations(
     """
     match normalize:
         case "none":
-            return {site: _identity(len(own.mean)) for site, own in sites.items()}
+            return {site: _identity(x.shape[-1]) for site, x in sites}
         case "client":
-            return {site: _from_moments(own) for site, own in sites.items()}
+            return {site: _from_moments(moments(x)) for site, x in sites}
         case "global":
-            shared = _from_moments(merged(own for site, own in sites.items() if site != TEST))
-            return dict.fromkeys(sites, shared)
+            names: list[str] = []
+
+            def of_clients() -> Iterator[Moments]:
+                for site, x in sites:
+                    names.append(site)
+                    if site != TEST:
+                        yield moments(x)
+
+            shared = _from_moments(merged(of_clients()))
+            return dict.fromkeys(names, shared)
 
 
 def standardise(x: NDArray[np.float32], by: Standardisation, block_values: int = BLOCK_VALUES) -> NDArray[np.float32]:

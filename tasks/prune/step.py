@@ -1,5 +1,6 @@
 """The step `prune`: it reads the trained model, and writes a sparse one and its TFLite files."""
 
+import itertools
 import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
@@ -15,18 +16,21 @@ from tasks.errors import DataError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.loop import Watch, ignore, run_rounds
-from tasks.federate.record import RoundLine, write_lines
 from tasks.federate.runner import Phase
 from tasks.files import iterate_rows, replacing, write_json
-from tasks.models import load_model, save_model
+from tasks.models import load_model, logits_of, save_model
 from tasks.parameters import flatten, prunable, unpruned
 from tasks.prune.masks import PruningMasks
 from tasks.round_log.cells import Rows
-from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
+from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS, ClientRow, RoundRow
 from tasks.round_log.own import checked_data, clients_of_run, rounds_of_run
+from tasks.round_log.write import write_log
 from tasks.scrub import scrubbing
 from tasks.settings import Settings
 from tasks.tflite import checked_difference, sizes, tflite_logits, to_tflite
+
+_BATCH = 1024
+"""Examples that are predicted at a time; it bounds the memory."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,8 +66,12 @@ def _prune(settings: Settings, folder: Path, watch: Watch) -> None:
     def next_mask(round_num: int, params: NDArray[np.float32]) -> NDArray[np.float32] | None:
         return masks.update(round_num - trained, params)
 
-    def report(lines: Sequence[RoundLine]) -> None:
-        write_lines(folder / "reports", lines, rounds, iterate_rows(trained_log / "clients.csv"))
+    def report(own_rounds: Sequence[RoundRow], own_clients: Iterable[ClientRow]) -> None:
+        write_log(
+            folder / "reports",
+            [*rounds, *own_rounds],
+            itertools.chain(iterate_rows(trained_log / "clients.csv"), own_clients),
+        )
 
     phase = Phase("prune", trained + 1, trained + settings.prune.rounds, next_mask)
     run_rounds(settings, folder, cohort, model, phase, report, watch)
@@ -110,9 +118,7 @@ def _check_columns(path: Path, got: Iterable[str], known: Collection[str]) -> No
 
 def _logits(model: tf.keras.Model, cohort: Cohort) -> Any:
     """Returns the logits (N, C) of the hold-out data."""
-    return scrubbing(
-        "the model failed on the hold-out data", lambda: model.predict(cohort.test_x, batch_size=1024, verbose=0)
-    )
+    return scrubbing("the model failed on the hold-out data", lambda: logits_of(model, _BATCH)(cohort.test_x))
 
 
 def _export(

@@ -6,6 +6,9 @@ from pathlib import Path
 from tasks.files import write_rows
 from tasks.round_log.columns import CLIENT_COLUMNS, ROUND_COLUMNS
 
+ROUNDS, CLIENTS = LOGS = ("rounds.csv", "clients.csv")
+"""Names of the two files."""
+
 
 def write_log(folder: Path, rounds: Iterable[Mapping[str, object]], clients: Iterable[Mapping[str, object]]) -> None:
     """Writes rounds.csv and clients.csv into `folder`. A column that a row does not have is an empty cell.
@@ -15,5 +18,5 @@ def write_log(folder: Path, rounds: Iterable[Mapping[str, object]], clients: Ite
     Raises:
         ValueError: a row has a key that is not a column.
     """
-    write_rows(folder / "rounds.csv", ROUND_COLUMNS, rounds)
-    write_rows(folder / "clients.csv", CLIENT_COLUMNS, clients)
+    write_rows(folder / ROUNDS, ROUND_COLUMNS, rounds)
+    write_rows(folder / CLIENTS, CLIENT_COLUMNS, clients)

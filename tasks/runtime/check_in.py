@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from tasks.clients import Examples, Form, Preprocessed, read_hold_out, read_preprocessed
+import numpy as np
+
+from tasks.clients import Examples, Form, Preprocessed, Stored, read_hold_out, read_preprocessed, to_publish
 from tasks.errors import DataError, SettingsError, listed
 from tasks.local.description import Description, describe_today, read_descriptions
 from tasks.runtime.carry import at_clients
@@ -20,8 +22,8 @@ class CheckedIn:
     Attributes:
         preprocessed: the content of preprocess.json.
         clients: the description of each usable client, N > 0.
-        broken: the reason for each client of preprocess.json whose files are missing, cannot be used, or hold another
-            number of examples.
+        broken: the reason for each client of preprocess.json whose examples are missing, cannot be used, or are of
+            another number.
         test: the hold-out examples, which belong to the server.
     """
 
@@ -36,17 +38,21 @@ class CheckedIn:
         return self.preprocessed.form
 
     @property
-    def folders(self) -> dict[str, Path]:
-        """The folder of each usable client's data."""
-        return {client: self.preprocessed.root / client for client in self.clients}
+    def stored(self) -> dict[str, Stored]:
+        """Each usable client's examples."""
+        return {client: self.preprocessed.stored[client] for client in self.clients}
 
     @cached_property
     def digest(self) -> str:
-        """The md5 of every usable client's id and digest, followed by the bytes of the hold-out data."""
+        """The md5 of every usable client's id and digest, followed by the bytes of the normalised hold-out data.
+
+        Images of the same bytes with another normalisation have another digest, because the hold-out data have others.
+        """
         digest = hashlib.md5(usedforsecurity=False)
         for client, description in self.clients.items():
             digest.update(f"{client}\0{description.digest}".encode())
-        digest.update(self.test[0].tobytes() + self.test[1].tobytes())
+        for array in self.test:
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def without(self, exclude: Collection[str]) -> "CheckedIn":
@@ -67,19 +73,16 @@ def check_in(root: Path, exclude: Collection[str] = ()) -> CheckedIn:
     """Returns the clients of preprocess.json in `root`, without `exclude`, with descriptions of their present data.
 
     Raises:
-        DataError: (1) no client can be used, (2) the hold-out data cannot be used, (3) there is a folder that
-            preprocess.json does not name, or (4) preprocess.json is missing or incomplete.
+        DataError: (1) no client can be used, (2) the hold-out data cannot be used, (3) there is a file,
+            folder or client that preprocess.json does not name, or (4) preprocess.json is missing or incomplete.
         SettingsError: `exclude` names an unknown client or all clients.
     """
     preprocessed, written = read_preprocessed(root), read_descriptions(root)
-    form, sizes = preprocessed.form, preprocessed.sizes
-    folders = {client: root / client for client in _not_excluded(list(sizes), exclude)}
-    answers = at_clients(
-        lambda folder: describe_today(folder, form, sizes[folder.name], written.get(folder.name)), folders
-    )
+    stored = {client: preprocessed.stored[client] for client in _not_excluded(list(preprocessed.sizes), exclude)}
+    answers = at_clients(lambda examples: describe_today(examples, written.get(examples.client)), stored)
     clients = {client: answer for client, answer in answers.items() if isinstance(answer, Description)}
     broken = {
-        client: _to_publish(answer.reason, folders[client])
+        client: to_publish(answer.reason, stored[client])
         for client, answer in answers.items()
         if isinstance(answer, Failed)
     }
@@ -105,9 +108,3 @@ def _check_usable(clients: Mapping[str, Description], broken: Mapping[str, str])
         raise DataError(
             f"no client can be used: {listed([f'{c}: {reason}' for c, reason in broken.items()], between='; ')}"
         )
-
-
-def _to_publish(reason: str, folder: Path) -> str:
-    """Returns the reason for clients.csv: without the client's id, which has its own column, and without its path."""
-    reason = reason.removeprefix(f"client {folder.name}: ")
-    return " ".join(reason.replace(f"{folder}/", "").replace(str(folder), "its files").split())

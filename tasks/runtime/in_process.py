@@ -2,8 +2,9 @@
 
 TFF's own compiler brings a computation into its native form: a lambda over calls to intrinsics and TensorFlow blocks.
 This context walks the native form and runs each TensorFlow block in a session of this process, the clients on a few
-threads. Each block runs on its caller's thread, and the results are added up in the order of the arguments. So one
-thread and many threads give the same bits.
+threads. Each block runs on its caller's thread. The results are added up in the order of the arguments, in blocks of a
+fixed number of clients (sums.py). So one thread and many threads give the same bits. Only a few clients' results exist
+at a time (taking.py).
 
 If the call of a client raises, only this client fails, not the computation. It takes no further part: its place in
 every CLIENTS-placed result holds a `Failed`, and aggregates are over the other clients.
@@ -13,16 +14,19 @@ computation, where it would look like the failure of a client.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import tensorflow_federated as tff
 
+from tasks.errors import DataError
 from tasks.runtime.failed import Failed
 from tasks.runtime.native import Compiled
-from tasks.runtime.values import Value, embed, extract, num_clients
+from tasks.runtime.taking import taken
+from tasks.runtime.values import Value
 from tasks.scrub import scrubbed, scrubbing
 from tasks.signals import Apart, Call
 
@@ -43,7 +47,9 @@ class InProcessContext(tff.framework.SyncContext):
     def __init__(self, threads: int) -> None:
         """Computes at most `threads` >= 1 clients at a time."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client") if threads > 1 else None
-        self._compiled: weakref.WeakKeyDictionary[Any, Callable[[int], Value]] = weakref.WeakKeyDictionary()
+        # Clients whose results are computed ahead of the one that is added up.
+        self._ahead = 2 * threads
+        self._compiled: weakref.WeakKeyDictionary[Any, Compiled] = weakref.WeakKeyDictionary()
         self._apart = Apart("computations", self._end)
 
     def close(self) -> None:
@@ -60,36 +66,45 @@ class InProcessContext(tff.framework.SyncContext):
         Raises:
             RunError: a part that runs on the server's side failed.
         """
+        take = taken()
 
         def run(under_way: Call[Any]) -> Any:
             self._under_way = under_way
-            return scrubbing("the server's computation failed", lambda: self._invoke(comp, arg))
+            return scrubbing("the server's computation failed", lambda: self._compile(comp)(arg, self._each, take))
 
         return self._apart.call(run)
 
-    def _invoke(self, comp: Any, arg: Any) -> Any:
+    def _compile(self, comp: Any) -> Compiled:
         if comp not in self._compiled:
-            self._compiled[comp] = Compiled(comp, self._map)
-        signature = comp.type_signature
-        if signature.parameter is None:
-            return extract(self._compiled[comp](0)(None), signature.result)
-        embedded = embed(arg, signature.parameter)
-        return extract(self._compiled[comp](num_clients(embedded))(embedded), signature.result)
+            self._compiled[comp] = Compiled(comp, self._attempt)
+        return self._compiled[comp]
 
-    def _map(self, function: Callable[[Value], Value], values: Sequence[Value]) -> list[Value]:
-        under_way = self._under_way
+    def _each(self, num: int, compute: Callable[[int], list[Value]], take: Callable[[int, list[Value]], None]) -> None:
+        """See `tasks.runtime.native.Each`."""
+        if self._pool is None or num < 2:
+            for place in range(num):
+                take(place, compute(place))
+            return
+        running: deque[Future[list[Value]]] = deque()
+        try:
+            for place in range(num + self._ahead):
+                if place < num:
+                    running.append(self._pool.submit(compute, place))
+                if place >= self._ahead:
+                    take(place - self._ahead, running.popleft().result())
+        finally:
+            for future in running:
+                future.cancel()
 
-        def call(value: Value) -> Value:
-            under_way.check()  # after a cancellation, only clients that have begun run to their end
-            if isinstance(value, Failed):
-                return value
-            try:
-                return function(value)
-            except Exception as exc:
-                # Every exception, because no list of what a client's data or a user's model can cause is complete.
-                return Failed(scrubbed(exc))
-
-        if self._pool is None or len(values) < 2:
-            return [call(value) for value in values]
-        futures = [self._pool.submit(call, value) for value in values]
-        return [future.result() for future in futures]
+    def _attempt(self, function: Callable[[Value], Value], value: Value) -> Value:
+        """See `tasks.runtime.values.Attempt`."""
+        self._under_way.check()  # after a cancellation, only clients that have begun run to their end
+        if isinstance(value, Failed):
+            return value
+        try:
+            return function(value)
+        except DataError as exc:
+            return Failed(str(exc))
+        except Exception as exc:
+            # Every exception, because no list of what a client's data or a user's model can cause is complete.
+            return Failed(scrubbed(exc))

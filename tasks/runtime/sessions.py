@@ -20,7 +20,7 @@ def session_call(block: Block) -> Callable[[Value], Value]:
     fetched = _tensor_names(block.result)
     if not fetched:
         # The empty state of an aggregator, as in TFF's DP and encoded sums. A session needs something to fetch.
-        return lambda _: _pack(block.result, iter(()))
+        return lambda _: _packer(block.result)(iter(()))
     graph_def = tf.compat.v1.GraphDef()
     block.graph_def.Unpack(graph_def)
     with tf.Graph().as_default() as graph:
@@ -39,11 +39,38 @@ def session_call(block: Block) -> Callable[[Value], Value]:
     # Session.make_callable is public, but with run options it looks them up again in every call.
     call = _one_call_at_a_time(lambda: session._make_callable_from_options(options))
 
+    pack = _packer(block.result)
+
     def run(argument: Value) -> Value:
-        results = iter(call(*_leaves(argument)))
-        return _pack(block.result, results)
+        return pack(iter(call(*_leaves(argument))))
 
     return run
+
+
+def only_adds(block: Block) -> bool:
+    """Returns whether a block takes two values of one structure and returns their sum, entry by entry.
+
+    TFF's sums over the clients consist of such blocks, and a session takes ten times as long as NumPy for a small one.
+    """
+    pair = block.parameter.struct.element if block.HasField("parameter") else ()
+    if len(pair) != 2:
+        return False
+    graph_def = tf.compat.v1.GraphDef()
+    block.graph_def.Unpack(graph_def)
+    nodes = {node.name: node for node in graph_def.node}
+
+    def source(tensor: str) -> Any:
+        node = nodes[tensor.partition(":")[0]]
+        return source(node.input[0]) if node.op == "Identity" else node
+
+    left, right, results = map(_tensor_names, (*pair, block.result))
+    if not len(left) == len(right) == len(results) or block.initialize_op:
+        return False
+    for one, other, result in zip(left, right, results, strict=True):
+        node = source(result)
+        if node.op != "AddV2" or [source(name).name for name in node.input] != [source(one).name, source(other).name]:
+            return False
+    return True
 
 
 def _one_call_at_a_time(make: Callable[[], Callable[..., Value]]) -> Callable[..., Value]:
@@ -85,7 +112,9 @@ def _leaves(value: Value) -> list[Any]:
     return [value]
 
 
-def _pack(binding: Binding, leaves: Iterator[Any]) -> Value:
-    if binding.WhichOneof("binding") == "struct":
-        return tuple(_pack(element, leaves) for element in binding.struct.element)
-    return next(leaves)
+def _packer(binding: Binding) -> Callable[[Iterator[Any]], Value]:
+    """Returns the function that puts the leaves of a structure, in their order, into their places."""
+    if binding.WhichOneof("binding") != "struct":
+        return next
+    parts = [_packer(element) for element in binding.struct.element]
+    return lambda leaves: tuple([part(leaves) for part in parts])

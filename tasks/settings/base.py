@@ -13,7 +13,7 @@ STEPS = ("partition", "preprocess", "federate", "prune", "evaluate", "diagnose")
 
 
 MOST_CLIENTS = 100_000
-"""Most clients of a run; each has a folder. If fewer are too many for the data or the memory, a later check says so."""
+"""Most clients of a run. If fewer are too many for the data or the memory, a later check says so."""
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 

@@ -227,8 +227,8 @@ class FederateSettings(Section):
         lt=1,
         title="Shared fraction",
         description="size of a public set that every client adds to its own data, as a fraction of all training "
-        "examples; it is drawn from the clients' examples, evenly over the labels; all clients see it, and the owners "
-        "of its examples visit them twice an epoch; 0: none",
+        "examples; it is drawn from the clients' examples, which are read into one place, evenly over the labels; all "
+        "clients see it, and the owners of its examples visit them twice an epoch; 0: none",
     )
     width: dict[str, Annotated[float, Field(gt=0, le=1)]] = setting(
         {},

@@ -21,9 +21,8 @@ import tensorflow as tf
 import yaml
 from peer_case import Case, flat, write
 
-from tasks.clients import read_client
+from tasks.clients import CLIENTS, read_client, read_preprocessed
 from tasks.federate import federate, schedule
-from tasks.files import read_json
 from tasks.models import build
 from tasks.parameters import flatten
 from tasks.partition import partition
@@ -116,8 +115,8 @@ def dotted(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def run(name: str, settings: Settings, folder: Path) -> Case:
     """Runs the step `federate` in the workspace `folder`."""
     federate(settings, folder)
-    held = folder / "data" / "clients"
-    clients = {client: read_client(held / client) for client in read_json(held / "preprocess.json")["clients"]}
+    stored = read_preprocessed(folder / CLIENTS).stored
+    clients = {client: read_client(of_client) for client, of_client in stored.items()}
     sizes = {client: len(y) for client, (_, y) in clients.items()}
     x = next(iter(clients.values()))[0]
     model = build(settings.federate.model, x.shape[1:], 10, settings.seed)

@@ -23,7 +23,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,15 +37,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorflow.keras import Model
 
-from tasks.clients import CLIENTS, TEST, write_client
+from tasks.clients import CLIENTS, TEST, writing
 from tasks.federate import loop, runner
-from tasks.federate.checkpoint import Checkpoints
 from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.run_log import RunLog
 from tasks.federate.validation import build_validation
 from tasks.files import write_json
 from tasks.models import BUILDERS, build, num_params
 from tasks.parameters import flatten
-from tasks.round_log.columns import RoundRow
+from tasks.round_log.columns import ClientRow, RoundRow
 from tasks.runtime.in_process import in_process
 from tasks.settings import Settings, parse
 from tests.benchmarks import round_variants
@@ -82,10 +82,11 @@ def write_data(folder: Path, num_clients: int) -> None:
     prototypes = rng.random((CLASSES, *SHAPE), np.float32)
     width = max(2, len(str(num_clients - 1)))
     clients = [f"{k:0{width}}" for k in range(num_clients)]
-    for client in [*clients, TEST]:
-        y = rng.integers(0, CLASSES, EXAMPLES * (10 if client == TEST else 1), np.int32)
-        x = 0.3 * prototypes[y] + 0.7 * rng.random((len(y), *SHAPE), np.float32)
-        write_client(folder / CLIENTS / client, x, y)
+    with writing(folder / CLIENTS, clients) as write:
+        for client in [*clients, TEST]:
+            y = rng.integers(0, CLASSES, EXAMPLES * (10 if client == TEST else 1), np.int32)
+            x = 0.3 * prototypes[y] + 0.7 * rng.random((len(y), *SHAPE), np.float32)
+            write(client, x, y)
     sizes = dict.fromkeys(clients, EXAMPLES)
     write_json(
         folder / CLIENTS / "preprocess.json", {"input_shape": list(SHAPE), "num_classes": CLASSES, "clients": sizes}
@@ -113,7 +114,7 @@ class Stopwatch:
         with (
             mock.patch.object(runner, "client_rows", self.timed(runner.client_rows)),
             mock.patch.object(runner, "round_row", self.timed(runner.round_row)),
-            mock.patch.object(Checkpoints, "append", self.timed(Checkpoints.append)),
+            mock.patch.object(RunLog, "append", self.timed(RunLog.append)),
         ):
             yield
 
@@ -159,7 +160,7 @@ def measure(name: str, num_clients: int, least: int, seconds: float, folder: Pat
 def _check_first_round(
     others: dict[str, Variant], settings: Settings, folder: Path, cohort: Cohort, model: Model, initial: Any
 ) -> None:
-    loop.run_rounds(settings, folder / "check", cohort, model, runner.Phase("check", 1, 1), lambda lines: None)
+    loop.run_rounds(settings, folder / "check", cohort, model, runner.Phase("check", 1, 1), lambda *logs: None)
     ours = flatten(model)
     model.set_weights(initial)
     for variant in others.values():
@@ -212,8 +213,14 @@ def _interleave(
 
     with stopwatch.on_recording():
         phase = runner.Phase("federate", 1, last)
-        lines = loop.run_rounds(settings, folder, cohort, model, phase, lambda lines: None, watch)
-    return timed, recording, sum(row["num_steps"] for row in lines[-1].clients)
+        steps: dict[int, int] = {}
+
+        def report(rounds: object, clients: Iterable[ClientRow]) -> None:
+            for row in clients:
+                steps[row["round"]] = steps.get(row["round"], 0) + (row["num_steps"] or 0)
+
+        loop.run_rounds(settings, folder, cohort, model, phase, report, watch)
+    return timed, recording, steps[last]
 
 
 def _check_last_round(found: dict[str, NDArray[np.float32]], cohort: Cohort, model: Model, initial: Any) -> None:

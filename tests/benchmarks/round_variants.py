@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from tasks.federate.round import build_round
 from tasks.federate.server_optimizers import SERVER_OPTIMIZERS
 from tasks.local.architecture import whole
 from tasks.local.descent import LocalTraining
+from tasks.local.own_examples import own_examples
 from tasks.models import num_params
 from tasks.settings import Settings
 
@@ -77,7 +77,7 @@ class Unrecorded:
     def round(self, round_num: int) -> None:
         inputs = [
             OrderedDict(
-                folder=client.folder,
+                zip("xy", own_examples(client.stored), strict=True),
                 num_examples=np.int32(client.num_examples),
                 order=visits(self._seed, round_num, name, client.num_examples),
                 weight=np.float32(client.weight),
@@ -90,7 +90,7 @@ class Unrecorded:
             for name, client in self._clients
         ]
         with _installed(self._context):
-            self._state, _ = self._computations.next(self._state, inputs)
+            self._state, _ = self._computations.next(self._state, inputs, lambda place, result: None)
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -102,7 +102,7 @@ class HandWritten:
 
     def __init__(self, settings: Settings, cohort: Cohort, model: Model) -> None:
         self._model, self._seed = tf.keras.models.clone_model(model), settings.seed
-        self._data = {c: tuple(map(tf.constant, read_client(Path(i.folder)))) for c, i in cohort.clients.items()}
+        self._data = {c: tuple(map(tf.constant, read_client(i.stored))) for c, i in cohort.clients.items()}
         self._step = self._build_step()
         self.num_steps = 0
 
@@ -148,7 +148,7 @@ class Stock:
 
     def __init__(self, settings: Settings, cohort: Cohort, model: Model, context: Any) -> None:
         self._context = context
-        data = {c: read_client(Path(i.folder)) for c, i in cohort.clients.items()}
+        data = {c: read_client(i.stored) for c, i in cohort.clients.items()}
         orders = {c: visits(settings.seed, 1, c, len(y)) for c, (_, y) in data.items()}
         self._in_our_order = [_batches(x[orders[c]], y[orders[c]]) for c, (x, y) in data.items()]
         self._shuffled = [_batches(x, y, shuffle=True) for x, y in data.values()]

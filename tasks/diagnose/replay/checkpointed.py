@@ -9,6 +9,7 @@ import numpy as np
 
 from tasks.federate.checkpoint import checkpoints_of, load_state, saved_states
 from tasks.federate.cohort import Cohort
+from tasks.federate.record import RoundLine
 from tasks.federate.state import ServerState
 from tasks.files import read_rows
 
@@ -33,7 +34,7 @@ class CheckpointedStates:
         """
         self._fresh = fresh
         self._paths = saved_states(folder, phase, dict(identity))
-        if not self._paths and _logged_as_reported(folder, phase, cohort, by_place=fresh.kept is not None):
+        if not self._paths and _logged_as_reported(folder, phase, cohort, all_of_them=fresh.kept is not None):
             others = {name: value for name, value in identity.items() if name != "data"}
             self._paths = saved_states(folder, phase, others)
         self._loaded: tuple[int, ServerState] | None = None
@@ -57,24 +58,27 @@ class CheckpointedStates:
         return self._loaded[1]
 
 
-def _logged_as_reported(folder: Path, phase: str, cohort: Cohort, by_place: bool) -> bool:
-    """Whether the log beside the checkpoints is the one of reports/rounds.csv, and of the cohort's clients.
+def _logged_as_reported(folder: Path, phase: str, cohort: Cohort, all_of_them: bool) -> bool:
+    """Whether the log next to the checkpoints is the one of reports/rounds.csv, and of the cohort's clients.
 
-    If it is not, the checkpoints are of another run. What clients keep between rounds is stored `by_place` among all
-    clients: if these are others, it would go to the wrong ones.
+    If it is not, the checkpoints are of another run. If clients keep vectors, the server's vector is their sum: the log
+    must be of `all_of_them`, and of no others.
     """
     log, reported = checkpoints_of(folder, phase) / "log.jsonl", folder / "reports/rounds.csv"
     if not log.is_file() or not reported.is_file():
         return False
     rows = {row["round"]: row.get("train_loss", "") for row in read_rows(reported)}
+    took_part: set[str] = set()
+    pairs = []
     try:
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        took_part = {row["client"] for line in lines for row in line["clients"] if row["finite"]}
-        reported_lines = [(line["row"]["train_loss"], rows.get(str(line["round"]))) for line in lines]
-        pairs = [(loss, float(text)) for loss, text in reported_lines if text]
-    except (ValueError, KeyError, TypeError):
+        with log.open(encoding="utf-8") as lines:
+            for line in map(RoundLine.of, map(json.loads, lines)):
+                took_part |= {row["client"] for row in line.clients if row["finite"]}
+                if text := rows.get(str(line.round)):
+                    pairs.append((line.row["train_loss"], float(text)))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
-    same = took_part == {*cohort.clients} if by_place else took_part <= {*cohort.clients, *cohort.broken}
+    same = took_part == {*cohort.clients} if all_of_them else took_part <= {*cohort.clients, *cohort.broken}
     return bool(pairs and same) and all(
         loss is not None and np.isclose(loss, other, rtol=1e-5, equal_nan=True) for loss, other in pairs
     )

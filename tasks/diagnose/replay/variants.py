@@ -1,25 +1,25 @@
 """A run, and the same run with one factor changed: its settings, clients' data, computations and first state."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.clients import CLIENTS, TEST, Examples, read_client, write_client
+from tasks.clients import CLIENTS, TEST, Examples, Stored, read_client, read_raw, writing
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.errors import RunError
 from tasks.federate.aggregators import check
 from tasks.federate.cohort import Cohort, cohort_from, cohort_of
+from tasks.federate.computations import build_computations
 from tasks.federate.round import Round
-from tasks.federate.runner import Phase, Runner, build_computations
+from tasks.federate.runner import Phase, Runner
 from tasks.federate.state import ServerState
-from tasks.files import read_json, write_json
+from tasks.files import write_json
 from tasks.local import faults
 from tasks.local.on_examples import on_examples
-from tasks.models import build
+from tasks.models import build, num_params
 from tasks.parameters import digest
 from tasks.runtime.carry import at_clients
 from tasks.runtime.check_in import check_in
@@ -63,7 +63,7 @@ class Variants:
         self._folder, self._holder, self._cache = folder, holder, cache
         self._cohorts: dict[str, Cohort] = {}
         computations = self._computations(self.settings, self.cohort)
-        self.unchanged = Runner(self.settings, self.cohort, self.model, self.phase, computations)
+        self.unchanged = Runner(self.settings, self.cohort, self.model, self.phase, computations, scratch=holder)
 
     def at_clients(self, compute: Callable[[str, Examples], T], clients: Iterable[str]) -> dict[str, T]:
         """Returns what a client computation gives at each of `clients`, by client.
@@ -78,14 +78,15 @@ class Variants:
         """
         simulated, seed, form = self.settings.federate.faults, self.settings.seed, self._checked_in.form
 
-        def with_fault(folder: Path) -> T:
+        def with_fault(stored: Stored) -> T:
             def compute_on(examples: Examples) -> T:
-                faulty = faults.with_fault(simulated, seed, folder.name, examples, form.num_classes)
-                return compute(folder.name, faulty)
+                faulty = faults.with_fault(simulated, seed, stored.client, examples, form.num_classes)
+                return compute(stored.client, faulty)
 
-            return on_examples(compute_on, form, None, folder)
+            return on_examples(compute_on, stored)
 
-        results = at_clients(with_fault, {client: self._folder / CLIENTS / client for client in clients})
+        stored = self._checked_in.preprocessed.stored
+        results = at_clients(with_fault, {client: stored[client] for client in clients})
         for client, result in results.items():
             if isinstance(result, Failed):
                 raise RunError(f"client {client}: {result.reason}")
@@ -94,10 +95,9 @@ class Variants:
     def _sites(self) -> dict[str, Examples]:
         """The clients' examples in one place: a simulation may move them between clients, a federation could not."""
         simulated, seed, num_classes = self.settings.federate.faults, self.settings.seed, self.cohort.num_classes
-        folders = {client: self._folder / CLIENTS / client for client in self.cohort.clients}
         return {
-            client: faults.with_fault(simulated, seed, client, read_client(folder), num_classes)
-            for client, folder in folders.items()
+            client: faults.with_fault(simulated, seed, client, read_client(info.stored), num_classes)
+            for client, info in self.cohort.clients.items()
         }
 
     @property
@@ -121,7 +121,7 @@ class Variants:
             # The fault is already in the data on which the surgery was done.
             settings = with_settings(settings, {"federate.faults": FaultSettings().model_dump(mode="json")})
         cohort = self._cohort(settings, change)
-        check(settings, len(cohort.clients))
+        check(settings, len(cohort.clients), num_params(self.model))
         runner = Runner(
             settings,
             cohort,
@@ -131,6 +131,7 @@ class Variants:
             local_seed=self.settings.seed + seed * _SEED_STEP,
             absent=change.without,
             validate=self.unchanged.validate,
+            scratch=self._holder,
         )
         return runner, self._first_state(settings, cohort, runner, state)
 
@@ -179,13 +180,14 @@ class Variants:
         sites: Mapping[str, Examples] = self._sites()
         for surgery in change.surgery.values():
             sites = surgery(sites)
-        for client, (x, y) in sites.items():
-            write_client(folder / CLIENTS / client, x, y)
-        shutil.copytree(self._folder / CLIENTS / TEST, folder / CLIENTS / TEST)
-        described = read_json(self._folder / CLIENTS / "preprocess.json")
+        preprocessed = self._checked_in.preprocessed
         # Clients that are excluded or broken stay named, so that they are here what they were in the run.
-        described["clients"] |= {client: len(y) for client, (_, y) in sites.items()}
-        write_json(folder / CLIENTS / "preprocess.json", described)
+        sizes = {**preprocessed.sizes, **{client: len(y) for client, (_, y) in sites.items()}}
+        with writing(folder / CLIENTS, list(sizes)) as write:
+            for client in sorted(sites):
+                write(client, *sites[client])
+            write(TEST, *read_raw(preprocessed.test))
+        write_json(folder / CLIENTS / "preprocess.json", {**preprocessed.content, "clients": sizes})
         return folder
 
     def _computations(self, settings: Settings, cohort: Cohort) -> Round:

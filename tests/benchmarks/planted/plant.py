@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,21 @@ import numpy as np
 import yaml
 from cases import ONSET, PLANTS, ROUNDS, Case, Operation
 
-from tasks.clients import CLIENTS, read_client, write_client
+from tasks.clients import CLIENTS, TEST, read_client, read_preprocessed, read_raw, writing
 from tasks.errors import NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
+from tasks.federate.computations import build_computations
 from tasks.federate.loop import identity_of
-from tasks.federate.record import RoundLine, write_lines
+from tasks.federate.record import RoundLine
 from tasks.federate.round import Round
-from tasks.federate.runner import Phase, Runner, build_computations
+from tasks.federate.runner import Phase, Runner
 from tasks.federate.state import ServerState
-from tasks.files import read_json, write_json
+from tasks.files import read_json, replacing, write_json
 from tasks.models import build
 from tasks.partition import partition
 from tasks.preprocess import preprocess
+from tasks.round_log.write import write_log
 from tasks.settings import Settings, parse
 
 PHASE = Phase("federate", 1, ROUNDS)
@@ -86,7 +88,7 @@ class Planter:
         every = settings.federate.checkpoint_every
         due = {*range(every, ONSET, every), ONSET - 1}
         for line in healthy.lines[: ONSET - 1]:
-            checkpoints.append(asdict(line))
+            checkpoints.log.append(line.json())
             if line.round in due:
                 checkpoints.save(line.round, _carried(healthy, settings, fresh, line.round))
         state, lines = _carried(healthy, settings, fresh, ONSET - 1), healthy.lines[: ONSET - 1]
@@ -96,11 +98,12 @@ class Planter:
             except NoClientLeft:
                 break
             state, lines = stepped.state, [*lines, stepped.line]
-            checkpoints.append(asdict(stepped.line))
+            checkpoints.log.append(stepped.line.json())
             if round_num % every == 0:
                 checkpoints.save(round_num, state)
         checkpoints.close()
-        write_lines(workspace / "reports", lines)
+        rows = [line.row for line in lines]
+        write_log(workspace / "reports", rows, (row for line in lines for row in line.clients))
         (workspace / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
         without = {
             cause: self.plant(other, self._folder / "without" / "workspace").lines
@@ -182,24 +185,28 @@ def _sizes(root: Path) -> dict[str, int]:
 
 def _unchanged(before: Path, after: Path, clients: list[str]) -> list[str]:
     """Returns the clients whose data the operation did not change: reversing the labels keeps the middle label."""
+    then, now = (read_preprocessed(root).stored for root in (before, after))
     return [
         client
         for client in clients
-        if all(
-            np.array_equal(*pair)
-            for pair in zip(read_client(before / client), read_client(after / client), strict=True)
-        )
+        if all(np.array_equal(*pair) for pair in zip(read_client(then[client]), read_client(now[client]), strict=True))
     ]
 
 
 def _change(root: Path, clients: Iterable[str], operation: Operation, seed: int) -> None:
-    described = read_json(root / "preprocess.json")
-    for client in clients:
-        rng = np.random.default_rng([78, seed, *client.encode()])
-        x, y = operation(*read_client(root / client), described["num_classes"], rng)
-        write_client(root / client, x, y)
-        described["clients"][client] = len(y)
-    write_json(root / "preprocess.json", described)
+    preprocessed, changed = read_preprocessed(root), {*clients}
+    sizes = dict(preprocessed.sizes)
+    with replacing(root) as fresh:
+        with writing(fresh, list(sizes)) as write:
+            for client, stored in preprocessed.stored.items():
+                x, y = read_raw(stored)
+                if client in changed:
+                    rng = np.random.default_rng([78, seed, *client.encode()])
+                    x, y = operation(*read_client(stored), preprocessed.form.num_classes, rng)
+                write(client, x, y)
+                sizes[client] = len(y)
+            write(TEST, *read_raw(preprocessed.test))
+        write_json(fresh / "preprocess.json", {**preprocessed.content, "clients": sizes})
 
 
 def _carried(healthy: Healthy, settings: Settings, fresh: ServerState, done: int) -> ServerState:

@@ -1,0 +1,19 @@
+"""A round with all that its clients sent, and vectors that clients keep."""
+
+from tasks.federate.kept import Kept
+
+
+def next_round(computations, state, clients):
+    """(the state after the round, each client's whole result or `Failed`)."""
+    taken = {}
+    after, reports = computations.next(state, list(clients), taken.__setitem__)
+    return after, [taken.get(place, report) for place, report in enumerate(reports)]
+
+
+def kept_of(vectors):
+    """What clients keep, from each client's vector (P,)."""
+    kept = Kept(vectors, len(next(iter(vectors.values()))))
+    writer = kept.writer()
+    for client, vector in vectors.items():
+        writer.write(client, vector)
+    return kept.updated(writer)
