@@ -10,9 +10,9 @@ def next_round(computations, state, clients):
     return after, [taken.get(place, report) for place, report in enumerate(reports)]
 
 
-def kept_of(vectors):
-    """What clients keep, from each client's vector (P,)."""
-    kept = Kept(vectors, len(next(iter(vectors.values()))))
+def kept_of(vectors, clients=None):
+    """What `clients` keep (None: those with a vector), from the vectors (P,) by client."""
+    kept = Kept(clients or vectors, len(next(iter(vectors.values()))))
     writer = kept.writer()
     for client, vector in vectors.items():
         writer.write(client, vector)

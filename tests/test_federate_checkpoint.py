@@ -101,7 +101,7 @@ VECTORS = {client: np.arange(5, dtype=np.float32) + k for k, client in enumerate
 
 
 def with_kept(vectors, clients=("00", "01", "02", "x-1")):
-    return replace(make_state(), kept=kept_of(vectors).of_clients(clients))
+    return replace(make_state(), kept=kept_of(vectors, clients))
 
 
 def test_vectors_that_clients_keep_come_back_by_client(opened, tmp_path):

@@ -106,10 +106,6 @@ class Kept(Mapping[str, Params]):
         """Returns a writer for the vectors of one round."""
         return KeptWriter(self._folder)
 
-    def of_clients(self, clients: Iterable[str]) -> "Kept":
-        """Returns the same for other clients; a client that is new here has zeros."""
-        return Kept(clients, self.num_params, self._folder, self._places)
-
     def read_from(self, vectors: Vectors, clients: Sequence[str]) -> "Kept":
         """Returns the vectors of `clients`, in this order in a file; clients that this run does not have are left out.
 

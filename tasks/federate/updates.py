@@ -148,11 +148,6 @@ def updates_of(num_clients: int, num_params: int, folder: Path | None) -> FewUpd
     return FewUpdates() if few(num_clients, num_params) else ManyUpdates(num_params, folder)
 
 
-def num_bytes(num_clients: int, num_params: int) -> int:
-    """Returns the bytes of the updates (P,) of all clients."""
-    return 4 * num_clients * num_params
-
-
 def _squares(vectors: Vector) -> Vector:
     return np.array([vector @ vector for vector in vectors])
 
