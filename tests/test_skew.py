@@ -294,9 +294,10 @@ def test_mmd_finds_the_client_whose_features_moved() -> None:
 @example(a=np.array([[1e6] * 3, *[[7.87235141e-162] * 3] * 3]), b=np.full((5, 3), 7.87235141e-162))
 def test_squared_distances_are_those_of_the_differences(a: np.ndarray, b: np.ndarray) -> None:
     slow = ((a[:, None] - b) ** 2).sum(axis=2)
-    norms = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    assert (abs(squared_distances(a, b) - slow) <= 2e-10 * norms + np.finfo(np.float64).tiny).all()
-    assert not np.diag(squared_distances(a, a)).any()
+    of_a, of_b = (a**2).sum(axis=1), (b**2).sum(axis=1)
+    norms = of_a[:, None] + of_b
+    assert (abs(squared_distances(a, of_a, b, of_b) - slow) <= 2e-10 * norms + np.finfo(np.float64).tiny).all()
+    assert not np.diag(squared_distances(a, of_a, a, of_a)).any()
 
 
 # All together

@@ -102,7 +102,7 @@ def whole_sample(xs: Sequence[Features], sizes: Ints, moments: Whole, rng: np.ra
     owners = np.searchsorted(starts, ids, side="right") - 1
     rows = np.concatenate([_scaled(xs[k], ids[owners == k] - starts[k], moments) for k in np.unique(owners).tolist()])
     norms, single = _squared_norms(rows), rows.astype(np.float32)
-    distances = _squared_distances(rows, norms, rows, norms)
+    distances = squared_distances(rows, norms, rows, norms)
     apart = distances[distances > 0]
     if not len(apart):
         return WholeSample(moments, ids, rows, single, norms, 0.0, 1.0)
@@ -140,7 +140,7 @@ def maximum_mean_discrepancies(
     from_whole = _distances_from_whole(rows, norms, ends, whole, np.array(shared))
     for k, start, end, same in zip(measured, [0, *ends[:-1]], ends, shared, strict=True):
         own, of_own = rows[start:end], norms[start:end]
-        within = _mean_of_pairs(_squared_distances(own, of_own, own, of_own), whole.width, len(own))
+        within = _mean_of_pairs(squared_distances(own, of_own, own, of_own), whole.width, len(own))
         found[k] = within - 2 * _mean_of_pairs(from_whole[start:end], whole.width, same) + whole.within
     return found
 
@@ -173,28 +173,30 @@ def _distances_from_whole(rows: Floats, norms: Floats, ends: Ints, whole: WholeS
                 some = slice(start, start + PRODUCT_FEATURES)
                 products += single[:, some] @ whole.single[:, some].T
             return np.maximum(norms[:, None] + whole.norms - 2 * products, 0)
-    return _squared_distances(rows, norms, whole.rows, whole.norms)
+    return squared_distances(rows, norms, whole.rows, whole.norms)
 
 
-def squared_distances(a: Floats, b: Floats) -> Floats:
+def squared_distances(a: Floats, norms_a: Floats, b: Floats, norms_b: Floats) -> Floats:
     """Returns the squared distances (M, N) between the rows of a (M, F) and b (N, F); exactly 0 for equal rows.
 
     A squared distance also becomes 0 if it is below 1e-10 of the sum of the rows' squared norms, or below the smallest
     normal float.
+
+    Args:
+        a: rows.
+        norms_a: their squared norms, (M,).
+        b: rows.
+        norms_b: their squared norms, (N,).
     """
-    return _squared_distances(a, _squared_norms(a), b, _squared_norms(b))
-
-
-def _squared_norms(rows: Floats) -> Floats:
-    return np.asarray(np.einsum("nf,nf->n", rows, rows))
-
-
-def _squared_distances(a: Floats, norms_a: Floats, b: Floats, norms_b: Floats) -> Floats:
     norms = norms_a[:, None] + norms_b
     squares = norms - 2 * (a @ b.T)
     # For equal rows, rounding leaves a difference as large as the norms' last bits. For norms below the smallest
     # normal float, this difference is 5e-324, however small the norm is.
     return np.where(squares > np.maximum(1e-10 * norms, np.finfo(np.float64).tiny), squares, 0)
+
+
+def _squared_norms(rows: Floats) -> Floats:
+    return np.asarray(np.einsum("nf,nf->n", rows, rows))
 
 
 def _scaled(x: Features, chosen: Ints, whole: Whole) -> Floats:
