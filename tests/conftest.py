@@ -37,6 +37,14 @@ def _nested(dotted):
     return raw
 
 
+@pytest.fixture(autouse=True)
+def diagnoses_do_not_contradict_themselves(caplog):
+    """Fails each test in which a written diagnosis contradicts itself."""
+    yield
+    said = [each.getMessage() for each in caplog.records if "contradicts itself" in each.getMessage()]
+    assert not said, said
+
+
 @pytest.fixture(scope="session")
 def settings_of():
     """{"federate.rounds": 3, ...} -> Settings with these values and the defaults of all others."""

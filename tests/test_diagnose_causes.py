@@ -46,8 +46,8 @@ def test_registry_has_the_causes_of_the_documents_and_a_module_of_the_same_name_
 
 # Cause: the clients through which it acts in `everything()`, and its flags; the most specific cause first.
 EXPECTED: dict[str, tuple[tuple[str, ...], set[str]]] = {
-    "non_finite": (("00",), set()),
-    "faulty_clients": (("02",), {"evident", "beside_another", "changed_data"}),
+    "non_finite": (("00",), {"fault_of_clients"}),
+    "faulty_clients": (("02",), {"evident", "beside_another", "changed_data", "fault_of_clients"}),
     "architecture_variation": (("01",), {"evident", "beside_another"}),
     "unequal_local_work": (("04",), {"evident", "beside_another"}),
     "feature_shift": (("03",), {"evident", "beside_another", "changed_data"}),

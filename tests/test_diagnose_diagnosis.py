@@ -51,6 +51,7 @@ def test_json_of_a_run_without_a_rise() -> None:
             "loss_after": None,
             "confidence": 0.0,
         },
+        "harm": None,
         "causes": [],
         "healthy": ["00"],
         "limits": ["Nothing."],
@@ -69,6 +70,15 @@ def test_json_of_a_run_without_a_rise() -> None:
         },
         "observations": [],
     }
+
+
+def test_harm_is_the_rise_with_the_noise_in_the_unit_of_the_loss() -> None:
+    # A noise of 4 % of a loss of 0.5 is 0.02 nats.
+    answer = with_rise(diagnosis(), loss_before=0.5, loss_after=0.8, noise=0.04, relative=True)
+    assert to_json(answer)["harm"] == {"loss": 0.8, "reference": 0.5, "noise": 0.02}
+    assert to_json(with_rise(answer, relative=False))["harm"]["noise"] == 0.04
+    assert to_json(with_rise(answer, loss_before=None))["harm"] == {"loss": 0.8, "reference": None, "noise": None}
+    assert to_json(with_rise(answer, loss_after=None))["harm"]["loss"] is None
 
 
 def test_json_of_a_proven_cause() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tasks.arrays import Floats
-from tasks.diagnose.causes import evidence_for, fault_of
+from tasks.diagnose.causes import CAUSES, evidence_for, fault_of
 from tasks.diagnose.diagnosis import (
     Budget,
     Cause,
@@ -63,12 +63,13 @@ def compose(
         settings: of the run.
         replays: what the replays showed; None if nothing was replayed, so that no cause is proven.
     """
-    healthy, signals = observation.healthy, client_signals(observation)
+    signals = client_signals(observation)
     if replays is None:
-        return Diagnosis(observation.rise, healthy, signals, tuple(limits))
+        return Diagnosis(observation.rise, observation.healthy, signals, tuple(limits))
+    at_fault = {client for proof in replays.causes for client in proof.candidate.clients if _is_fault(proof)}
     return Diagnosis(
         observation.rise,
-        healthy,
+        tuple(client for client in observation.healthy if client not in at_fault),
         signals,
         tuple(limits),
         tuple(_cause(proof, replays, settings) for proof in replays.causes),
@@ -84,6 +85,10 @@ def compose(
         ),
         _signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
     )
+
+
+def _is_fault(proof: Proof) -> bool:
+    return CAUSES[proof.candidate.cause].fault_of_clients
 
 
 def _cause(proof: Proof, replays: Investigation, settings: Settings) -> Cause:

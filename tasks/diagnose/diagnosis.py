@@ -153,12 +153,27 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Harm:
+    """How much worse the loss is than it was.
+
+    Attributes:
+        loss: the loss at its height, nats per example; None if it is not finite.
+        reference: the loss before the rise; None if it is not known.
+        noise: standard deviation of the loss of one round around its level, nats per example; None if not estimated.
+    """
+
+    loss: float | None
+    reference: float | None
+    noise: float | None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The answer: what rose, who drifted, the proven causes and their remedies.
 
     Attributes:
         rise: of the loss, or that there is none.
-        healthy: clients that never failed and showed nothing unusual.
+        healthy: clients that never failed, showed nothing unusual and are not at fault.
         observations: what the logs show of single clients.
         limits: what the data could not tell, a sentence each.
         causes: proven, the first to be believed first.
@@ -182,6 +197,16 @@ class Diagnosis:
     def verdict(self) -> str:
         """The first cause; `none` if none is proven."""
         return self.causes[0].cause if self.causes else "none"
+
+    @property
+    def harm(self) -> Harm | None:
+        """What is to be explained; None if nothing rose."""
+        rise = self.rise
+        if not rise.detected:
+            return None
+        unit = rise.loss_before if rise.relative else 1.0
+        noise = None if rise.noise is None or unit is None else float(f"{rise.noise * unit:.6g}")
+        return Harm(rise.loss_after, rise.loss_before, noise)
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -225,6 +250,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     content: dict[str, Any] = {
         "verdict": diagnosis.verdict,
         "increase": _fields(diagnosis.rise, "detected", "round", "until", "loss_before", "loss_after", "confidence"),
+        "harm": None if diagnosis.harm is None else asdict(diagnosis.harm),
         "causes": [_cause(cause) for cause in diagnosis.causes],
         "healthy": diagnosis.healthy,
         "limits": diagnosis.limits,

@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks import outputs
 from tasks.diagnose.changed_data import rises_with_changed_data
 from tasks.diagnose.compose import compose
+from tasks.diagnose.consistency import contradictions
 from tasks.diagnose.diagnosis import Diagnosis, to_json
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
@@ -47,7 +48,10 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
         answer = diagnosis(rounds, clients, settings, workspace)
         _write_text(reports / "diagnosis.md", to_markdown(answer))
         _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace))
-        write_json(reports / "diagnosis.json", to_json(answer))
+        content = to_json(answer)
+        write_json(reports / "diagnosis.json", content)
+        for sentence in contradictions(content):
+            _log.warning("this diagnosis contradicts itself, please report it: %s", sentence)
         _log.info("%d rounds: %s", len(rounds.rounds), headline(answer))
     return answer
 

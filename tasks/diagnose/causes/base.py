@@ -131,6 +131,7 @@ class CauseKind:
             may not: they are judged before all other causes.
         skew: it is a difference that the clients' data have had from the start.
         changed_data: it is a change of the clients' data in the course of the run.
+        fault_of_clients: its clients are at fault. In the other causes, honest clients can be named.
     """
 
     words: Words
@@ -142,3 +143,4 @@ class CauseKind:
     beside_another: bool = False
     skew: bool = False
     changed_data: bool = False
+    fault_of_clients: bool = False

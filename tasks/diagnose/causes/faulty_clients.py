@@ -148,4 +148,5 @@ FAULTY_CLIENTS = CauseKind(
     evident=True,
     beside_another=True,
     changed_data=True,
+    fault_of_clients=True,
 )

@@ -49,4 +49,5 @@ NON_FINITE = CauseKind(
     candidates=_candidates,
     evidence=_evidence,
     remedies=_remedies,
+    fault_of_clients=True,
 )

@@ -1,0 +1,74 @@
+"""The rules of a diagnosis: a sound one keeps all of them, and each rule finds what it forbids."""
+
+from dataclasses import replace
+
+import pytest
+from diagnosis_values import MINIMAL, NO_RISE, SCAFFOLD, diagnosis, with_cause, with_replay, with_rise
+
+from tasks.diagnose.consistency import contradictions
+from tasks.diagnose.diagnosis import Diagnosis, Removed, RuledOut, to_json
+
+SOUND = diagnosis()
+
+
+@pytest.mark.parametrize("sound", [SOUND, MINIMAL])
+def test_sound_diagnosis_has_no_contradiction(sound: Diagnosis) -> None:
+    assert contradictions(to_json(sound)) == []
+
+
+def test_content_of_an_older_version_is_no_contradiction() -> None:
+    content = to_json(SOUND)
+    del content["harm"], content["ruled_out"], content["replays"]
+    assert contradictions(content) == []
+
+
+def _ruled_out(says: str, removes: float) -> Diagnosis:
+    return replace(SOUND, ruled_out=(RuledOut("label_skew", says, removes),))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (with_rise(SOUND, until=None), "increase.detected is True"),
+        (with_rise(SOUND, round=13, until=12), "begins in round 13"),
+        (with_rise(SOUND, loss_before=2.52, loss_after=2.46), "rose from 2.52 to 2.46"),
+        (with_rise(SOUND, loss_before=2.301, loss_after=2.302), "both of its levels are shown as 2.3"),
+        (replace(SOUND, rise=NO_RISE), "causes or remedies were tried"),
+        (with_replay(SOUND, removes=Removed(0.4, 0.3, 0.5)), "only 40% of the harm is gone"),
+        (_ruled_out("the same rounds", 1.0), "label_skew is ruled out, but"),
+        (replace(SOUND, ruled_out=(RuledOut("faulty_clients", "the same rounds without client 03", 0.1),)), "is both"),
+        (replace(SOUND, causes=SOUND.causes * 2), "claimed twice"),
+        (replace(SOUND, budget=replace(SOUND.budget, rounds=61, allowed=45)), "61 rounds of 45"),
+        (replace(SOUND, budget=replace(SOUND.budget, seeds=1)), "with 3 seeds, but replays.seeds is 1"),
+        (replace(SOUND, budget=replace(SOUND.budget, reproduced=False)), "did not reproduce the run"),
+        (replace(SOUND, remedies=()), "not among the remedies"),
+        (with_cause(replace(SOUND, remedies=(replace(SCAFFOLD, recovers=0.0),)), remedy=None), ""),
+        (with_cause(SOUND, remedy=replace(SCAFFOLD, recovers=0.0)), "takes back 0%"),
+        (replace(SOUND, healthy=("00", "03")), "Client 03 is named by a cause"),
+        (replace(SOUND, healthy=("00", "03")), "Client 03 has an unusual signal"),
+        (replace(SOUND, limits=("So no cause is proven.",)), "a limit says that none is"),
+        (replace(SOUND, limits=("The loss did not rise, so …",)), "a limit says that it did not"),
+    ],
+)
+def test_contradiction_is_found(wrong: Diagnosis, words: str) -> None:
+    found = contradictions(to_json(wrong))
+    assert any(words in sentence for sentence in found) if words else found == []
+
+
+def test_verdict_is_the_first_cause() -> None:
+    assert contradictions({**to_json(SOUND), "verdict": "label_skew"}) == [
+        "The verdict is label_skew, but the first proven cause is faulty_clients."
+    ]
+    assert "The verdict is overfitting, but the first proven cause is none." in contradictions(
+        {**to_json(MINIMAL), "verdict": "overfitting"}
+    )
+
+
+def test_harm_is_above_its_reference() -> None:
+    content = to_json(SOUND)
+    assert contradictions({**content, "harm": None}) == ["The loss rose, but there is no harm."]
+    turned = {"loss": 0.3, "reference": 0.4, "noise": None}
+    assert contradictions({**content, "harm": turned}) == ["The harm is a loss of 0.3, which is not above 0.4."]
+    assert contradictions({**to_json(MINIMAL), "harm": {**turned, "loss": 0.5}}) == [
+        "Nothing rose, but there is a harm."
+    ]
