@@ -17,6 +17,7 @@ from tasks.files import read_json
 from tasks.partition import partition
 from tasks.partition.division import divide
 from tasks.partition.label_picture import draw_label_counts, drawn_clients
+from tasks.preprocess import preprocess
 from tasks.settings import Settings, parse
 from tests.shards import read_client, sites_of
 
@@ -110,6 +111,20 @@ def test_step_changes_features_of_clients_only(tmp_path: Path) -> None:
         assert noise.var() == pytest.approx(0.5 * (k + 1) / 4, rel=6 * np.sqrt(2 / noise.size))
         assert record["clients"][client]["noise_variance"] == pytest.approx(0.5 * (k + 1) / 4)
     np.testing.assert_array_equal(read_client(written, "test")[0], data.test_x)
+
+
+@pytest.mark.parametrize("kind", ["feature_shift", "feature_noise"])
+def test_changed_pixels_of_8_bits_can_be_preprocessed(kind: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 4, 4, 1), dtype=np.uint8)
+    np.savez(
+        tmp_path / "data.npz", x_train=pixels[:48], y_train=np.arange(48) % 2, x_test=pixels[48:], y_test=[0, 1] * 6
+    )
+    described = {"data": {"kind": "npz", "path": str(tmp_path / "data.npz")}}
+    settings = parse({**described, "partition": {"kind": kind, "num_clients": 3, "min_examples": 1}})
+    partition(settings, tmp_path)
+    np.testing.assert_array_equal(read_client(tmp_path / "data/partition", "test")[0], pixels[48:] / np.float32(255))
+    preprocess(settings, tmp_path)
+    assert (tmp_path / "data/clients/preprocess.json").is_file()
 
 
 def test_step_keeps_shifted_images_in_range_and_says_the_shift(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import outputs
-from tasks.arrays import Features
+from tasks.arrays import Features, as_float32
 from tasks.clients import TEST, Form, digest_of, find, read_raw, writing
 from tasks.datasets import RawExamples, load_raw
 from tasks.files import replacing, write_json
@@ -65,7 +65,9 @@ def _partition(settings: Settings, folder: Path) -> None:
                     **changes,
                     **_filled(None if data.filled is None else data.filled[part]),
                 }
-            write(TEST, data.test_x[:], data.test_y)
+            # Changed pixels are float32. The hold-out data have the same type, so that one model reads both.
+            test_x = data.test_x[:] if x.dtype == np.uint8 else as_float32(data.test_x[:])
+            write(TEST, test_x, data.test_y)
         by_client = skew_by_client(
             _Written(fresh, data, {name: len(division.parts[k]) for name, k in numbers.items()}),
             counts,
