@@ -7,7 +7,7 @@ UndriftError
 │   └── DataError      the raw data, or the files of an earlier step
 └── RunError           the run began and could not be finished: exit status 1
     ├── GuardStop      `federate.guard` ended the run (a failed client, a loss that is not finite or rises)
-    ├── NoClientLeft   every client of a round failed
+    ├── NoClientLeft   every client of a round failed, or none is left
     └── TrackingLost   MLflow did not answer, or refused
 ```
 """
@@ -65,7 +65,15 @@ class GuardStop(RunError):
 
 
 class NoClientLeft(RunError):
-    """Every client of a round failed, so there is nothing to average."""
+    """A round without an update to average: every client failed, or no client is left.
+
+    Attributes:
+        line: the round's `tasks.federate.record.RoundLine`; None if nothing is to be logged.
+    """
+
+    def __init__(self, message: str, line: Any = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class TrackingLost(RunError):

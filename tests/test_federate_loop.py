@@ -136,8 +136,30 @@ def test_round_in_which_every_client_fails_ends_the_run(clients, settings_of, tm
     with pytest.raises(NoClientLeft, match=r"round 3: every client failed: 00 \(.*y.npy.*\); 01 .*04") as caught:
         federate(settings_of(BASE), tmp_path, after(2, break_all))
     assert str(tmp_path) not in str(caught.value)
-    assert len(reports(tmp_path)[0]) == 2
+    (_, second, last), rows = reports(tmp_path)
+    assert [last[name] for name in ("round", "num_clients", "num_failed")] == ["3", "5", "5"]
+    assert last["failure"] == "every client failed"
+    # The model stays, and so does its loss. Nothing was averaged.
+    assert (last["val_loss"], last["server_update_norm"]) == (second["val_loss"], "0.0")
+    assert {last[name] for name in ("train_loss", "drift", "update_norm_max", "gradient_diversity")} == {""}
+    failed = [row for row in rows if row["round"] == "3"]
+    assert [row["client"] for row in failed] == clients.ids
+    assert {(row["finite"], row["weight"]) for row in failed} == {("False", "0.0")}
+    assert all("y.npy" in row["failure"] and str(tmp_path) not in row["failure"] for row in failed)
     assert not (tmp_path / "models" / "global.h5").exists()
+
+
+def test_a_run_that_ended_is_repeated_with_the_same_log(clients, settings_of, tmp_path):
+    clients.write(tmp_path)
+    # With a step of 1e38 times the gradient, the second step's loss is not finite.
+    settings = settings_of({**BASE, "federate.client.learning_rate": 1e38, "federate.local_work.epochs": 3})
+    logs = []
+    for _ in range(2):
+        with pytest.raises(NoClientLeft, match="every client failed"):
+            federate(settings, tmp_path)
+        logs.append([(tmp_path / "reports" / name).read_bytes() for name in ("rounds.csv", "clients.csv")])
+    assert logs[0] == logs[1]
+    assert b"every client failed" in logs[0][0]
 
 
 def test_round_whose_sampled_clients_all_fail_ends_the_run(clients, settings_of, tmp_path):
@@ -163,6 +185,7 @@ def test_guard_stop_ends_the_run_and_keeps_its_log(clients, settings_of, tmp_pat
         federate(settings, clients.write(tmp_path), after(2, break_one(tmp_path)))
     rounds, rows = reports(tmp_path)
     assert [row["round"] for row in rounds] == ["1", "2", "3"]
+    assert [row["failure"] for row in rounds] == ["", "", "federate.guard: clients failed"]
     assert [row["client"] for row in rows if row["failure"]] == ["01"]
     assert not (tmp_path / "models" / "global.h5").exists()
 
@@ -240,6 +263,8 @@ def test_guard_stop_ends_the_run_when_the_model_is_not_finite(clients, settings_
     settings = settings_of({**BASE, **HUGE_STEPS, "federate.guard": "stop"})
     with pytest.raises(GuardStop, match=r"round 1: the loss or the model is not finite; federate\.guard is stop"):
         federate(settings, clients.write(tmp_path))
+    (row,) = reports(tmp_path)[0]
+    assert row["failure"] == "federate.guard: the loss or the model is not finite"
 
 
 def test_guard_rollback_of_the_model_is_bounded_also_when_the_run_was_killed_between(clients, settings_of, tmp_path):

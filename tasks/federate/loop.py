@@ -14,7 +14,7 @@ import tensorflow_federated as tff
 
 from tasks import timings
 from tasks.detection import Increase, find_increase
-from tasks.errors import GuardStop
+from tasks.errors import GuardStop, NoClientLeft
 from tasks.federate import schedule
 from tasks.federate.aggregators import bytes_at_once, check
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
@@ -162,18 +162,16 @@ class Loop:
                     _log.info("%s ends after round %d: federate.early_stopping", phase.name, round_num - 1)
                     break
                 began = time.perf_counter()
-                done = self._runner.step(now.state, round_num, now.excluded)
+                try:
+                    done = self._runner.step(now.state, round_num, now.excluded)
+                except NoClientLeft as exc:
+                    self._log(now, exc.line)
+                    raise
                 now.state = done.state
                 what = self._wrong(now, done)
                 stop = self._guard(now, done, what) if what else None
-                line = replace(
-                    done.line,
-                    excluded=sorted(now.excluded),
-                    model_rollbacks=now.model_rollbacks,
-                    watched_from=now.watched_from,
-                )
-                self.rows.append(line.row)
-                self._checkpoints.log.append(line.json())
+                failure = f"federate.guard: {'clients failed' if done.failures else what}" if stop else None
+                line = self._log(now, replace(done.line, row={**done.line.row, "failure": failure}))
                 if stop is not None:
                     raise stop
                 last = round_num == phase.last or self._stops_early()
@@ -186,6 +184,15 @@ class Loop:
                 done_rounds = len(self.rows)
                 self._watch(line.row, done_rounds, done_rounds if last else phase.last - phase.first + 1)
         return now.state
+
+    def _log(self, now: _Progress, line: RoundLine) -> RoundLine:
+        """Logs a round; returns its line with the guard's fields."""
+        line = replace(
+            line, excluded=sorted(now.excluded), model_rollbacks=now.model_rollbacks, watched_from=now.watched_from
+        )
+        self.rows.append(line.row)
+        self._checkpoints.log.append(line.json())
+        return line
 
     def close(self) -> None:
         """Writes the seconds of each round, once for all rounds: one write takes as long as a small round."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.federate.state import ClientReport
-from tasks.federate.statistics import UpdateStatistics, gram
+from tasks.federate.statistics import UpdateStatistics, gram, no_statistics
 from tasks.federate.updates import FewUpdates, ManyUpdates
 from tasks.parameters import Params
 from tasks.round_log.columns import CLIENT_COLUMNS, ClientRow, RoundRow
@@ -76,8 +76,8 @@ class Outcome:
 
 
 def client_rows(outcome: Outcome) -> tuple[list[ClientRow], UpdateStatistics]:
-    """Returns a row per sampled client, and the statistics over the averaged clients."""
-    share, statistics = outcome.updates.statistics()
+    """Returns a row per sampled client, and the statistics over the averaged clients, of whom there may be none."""
+    share, statistics = outcome.updates.statistics() if outcome.averaged else ((), no_statistics())
     places = {client: place for place, client in enumerate(outcome.averaged)}
     rows = []
     for client in sorted({*outcome.reports, *outcome.failures}):
@@ -124,8 +124,19 @@ def round_row(
     validation: tuple[float, float] | None,
     prunable: NDArray[np.bool_],
     epsilon: float | None = None,
+    failure: str | None = None,
 ) -> RoundRow:
-    """Returns the row of rounds.csv; `validation` is (loss, accuracy), None if it was not measured."""
+    """Returns the row of rounds.csv.
+
+    Args:
+        outcome: the round.
+        clients: its rows of clients.csv.
+        statistics: over the averaged clients.
+        validation: (loss, accuracy); None if it was not measured.
+        prunable: (P,) whether pruning may set the parameter to zero.
+        epsilon: of differential privacy, spent so far; None without it.
+        failure: why the run ends in this round; None if it goes on.
+    """
     norms, cosines = statistics.norm.tolist(), [value for value in statistics.cosine.tolist() if math.isfinite(value)]
     changed = outcome.params_after - outcome.params_before
     num_zero, num_prunable = np.count_nonzero(prunable & (outcome.params_after == 0)), np.count_nonzero(prunable)
@@ -137,8 +148,8 @@ def round_row(
         "val_accuracy": None if validation is None else _number(validation[1]),
         "num_clients": len(clients),
         "num_failed": len(outcome.failures),
-        "update_norm_mean": _number(fmean(norms)),
-        "update_norm_max": _number(max(norms)),
+        "update_norm_mean": _number(fmean(norms)) if norms else None,
+        "update_norm_max": _number(max(norms)) if norms else None,
         "update_cosine_mean": _number(fmean(cosines)) if cosines else None,
         "update_cosine_min": _number(min(cosines)) if cosines else None,
         "drift": _number(statistics.drift),
@@ -147,6 +158,7 @@ def round_row(
         "sparsity": _number(num_zero / num_prunable) if num_prunable else 0.0,
         "local_loss": _average(clients, lambda row: row["loss_mean"]),
         "epsilon": None if epsilon is None else _loss(epsilon),
+        "failure": failure,
     }
 
 

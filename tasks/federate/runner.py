@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tasks.errors import NoClientLeft, listed
+from tasks.errors import NoClientLeft, RunError, listed
 from tasks.federate import schedule
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
@@ -112,7 +112,7 @@ class Runner:
         """Runs round `round_num` from `state` without the clients in `excluded`; changes neither argument.
 
         Raises:
-            NoClientLeft: every client of the round failed, or no client is left.
+            NoClientLeft: every client of the round failed, or no client is left. It has the round's log line.
         """
         gone = self._absent.union(excluded)
         sampled = [client for client in self._sample(state, round_num, excluded) if client not in self._absent]
@@ -128,10 +128,11 @@ class Runner:
             proposed, in_order = self._computations.next(state, inputs, taken)
             reports = dict(zip(sampled, in_order, strict=True))
             failures = {client: reason for client, report in reports.items() if (reason := _reason(report))}
-            if len(failures) == len(sampled):
-                raise NoClientLeft(f"round {round_num}: every client failed: {with_reasons(failures)}")
+            ended = len(failures) == len(sampled)
             if round_num == self._phase.first:
                 failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
+            if ended:
+                raise self._ended(state, round_num, "every client failed", reports, failures)
             proposed = self._prune(proposed, round_num)
             finite = bool(np.isfinite(proposed.params).all())
             after = proposed if finite else state
@@ -156,11 +157,43 @@ class Runner:
             healthy = finite and not failures and (validation is None or np.isfinite(validation[0]))
             return Stepped(after, self._line(outcome, validation), failures, bool(healthy))
 
-    def _line(self, outcome: Outcome, validation: tuple[float, float] | None) -> RoundLine:
+    def _line(self, outcome: Outcome, validation: tuple[float, float] | None, failure: str | None = None) -> RoundLine:
         clients, statistics = client_rows(outcome)
-        epsilon = None if self._epsilon is None else self._epsilon(outcome.round_num)
-        row = round_row(outcome, clients, statistics, validation, self._prunable, epsilon)
+        # A round without an update tells nobody anything, so it spends no privacy.
+        epsilon = None if self._epsilon is None or failure else self._epsilon(outcome.round_num)
+        row = round_row(outcome, clients, statistics, validation, self._prunable, epsilon, failure)
         return RoundLine(outcome.round_num, row, clients)
+
+    def _ended(
+        self,
+        state: ServerState,
+        round_num: int,
+        failure: str,
+        reports: Mapping[str, ClientReport | Failed],
+        failures: Mapping[str, str],
+    ) -> NoClientLeft:
+        """Returns the error of a round without an update, with its log line; the model stays as it was."""
+        with updates_of(0, len(state.params), self._scratch) as nothing:
+            outcome = Outcome(
+                round_num,
+                self._phase.name,
+                reports,
+                failures,
+                {client: self._cohort.clients[client].num_examples for client in reports},
+                (),
+                nothing,
+                params_before=state.params,
+                params_after=state.params,
+            )
+            try:
+                validation = self.validate(state.params)
+            except (
+                RunError
+            ):  # the model that fails at the clients can fail on the hold-out data; the clients come first
+                validation = None
+            line = self._line(outcome, validation, failure)
+        reasons = f": {with_reasons(failures)}" if failures else ""
+        return NoClientLeft(f"round {round_num}: {failure}{reasons}", line)
 
     def settled(self, state: ServerState, left: Collection[str]) -> ServerState:
         """Returns `state` with the server's vector Σ p_k c_k over the clients in `left`, their shares p_k summing to 1.
@@ -195,7 +228,7 @@ class Runner:
     def _sample(self, state: ServerState, round_num: int, excluded: Collection[str]) -> list[str]:
         left = {c: info for c, info in self._cohort.clients.items() if c not in excluded}
         if not left:
-            raise NoClientLeft(f"round {round_num}: every client has failed and been left out")
+            raise self._ended(state, round_num, "every client has failed and been left out", {}, {})
         sampling = self._settings.sampling
         sizes, labels = {c: i.num_examples for c, i in left.items()}, {c: i.labels for c, i in left.items()}
         sampled = schedule.sample(sampling, sizes, self._seed, round_num, labels)

@@ -66,6 +66,12 @@ class UpdateStatistics:
     """Σ ‖Δ_k‖² / ‖Σ Δ_k‖² (Yin 2018, definition 1); 1/K if all agree, 1 if orthogonal, NaN if they cancel."""
 
 
+def no_statistics() -> UpdateStatistics:
+    """Returns the statistics of a round without an update: K = 0, and NaN for the round."""
+    none: Vector = np.zeros(0)
+    return UpdateStatistics(none, none, none, none, math.nan, math.nan)
+
+
 def gram(updates: Sequence[NDArray[np.float32]]) -> Vector:
     """Returns the inner products (K, K) of K updates (P,), in float64.
 

@@ -29,6 +29,8 @@ class RoundRow(TypedDict):
     """Σ p_k loss_mean_k: mean loss over the local training."""
     epsilon: float | None
     """ε of differential privacy that was spent since the run's first round (federate/privacy.py)."""
+    failure: str | None
+    """Why the run failed in this round, in a few words. None: it went on, or it was finished, killed or cancelled."""
 
 
 class ClientRow(TypedDict):

@@ -8,7 +8,7 @@ Columns that are needed:
 
 Columns that are used if they are present:
 
-- rounds.csv: `phase`, `sparsity`.
+- rounds.csv: `phase`, `sparsity`, `failure`.
 - clients.csv: `finite`, `failure`, `num_examples`, `num_steps`.
 
 All other columns are ignored. An empty cell is a value that was not measured. `nan`, `inf` and `-inf` are values that
@@ -36,12 +36,21 @@ _ONE_OF = (("update_norm",), ("update_cosine",), ("update_cosine_robust",), ("lo
 
 @dataclass(frozen=True)
 class RoundLog:
-    """rounds.csv, rounds ascending: `rounds` (R,), `phases` (R,), `losses` by column name, `sparsity` if present."""
+    """rounds.csv, rounds ascending.
+
+    Attributes:
+        rounds: (R,) their numbers.
+        phases: (R,) "" if not known.
+        losses: by column name.
+        sparsity: None if the file has no such column.
+        failure: why the run ended in the last round; "" if the file does not say that it did.
+    """
 
     rounds: Ints
     phases: tuple[str, ...]
     losses: dict[str, Measurements]
     sparsity: Measurements | None
+    failure: str = ""
 
     @property
     def pruning(self) -> Bools:
@@ -109,7 +118,7 @@ def read_rounds(path: Path) -> RoundLog:
         ["round"],
         [[name] for name in LOSS_COLUMNS],
         (*LOSS_COLUMNS, "sparsity"),
-        {"phase": str},
+        {"phase": str, "failure": str},
     )
     order = np.argsort(columns.rounds, kind="stable")
     rounds = columns.rounds[order]
@@ -119,7 +128,8 @@ def read_rounds(path: Path) -> RoundLog:
     phases = columns.texts.get("phase") or [""] * len(rounds)
     ordered = {name: column.at(order) for name, column in columns.numbers.items()}
     sparsity = ordered.pop("sparsity", None)
-    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity)
+    failure = columns.texts["failure"][order[-1]] if "failure" in columns.texts else ""
+    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity, failure)
 
 
 def read_clients(path: Path) -> ClientLog:
