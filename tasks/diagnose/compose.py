@@ -14,11 +14,13 @@ from tasks.diagnose.diagnosis import (
     Curve,
     Diagnosis,
     Evidence,
+    Question,
     Removed,
     ReplayResult,
     RuledOut,
     TriedRemedy,
 )
+from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
 from tasks.diagnose.investigation import Investigation, Proof, Tried
 from tasks.diagnose.observe.client_signals import client_signals
@@ -53,7 +55,11 @@ _OF_ALL = ("label_skew", "size_skew", "steepness", "dissimilarity", "objective_g
 
 
 def compose(
-    observation: Observation, limits: Sequence[str], settings: Settings, replays: Investigation | None = None
+    observation: Observation,
+    limits: Sequence[str],
+    settings: Settings,
+    replays: Investigation | None = None,
+    ending: Ending | None = None,
 ) -> Diagnosis:
     """Returns the diagnosis.
 
@@ -62,17 +68,22 @@ def compose(
         limits: what the data could not tell, a sentence each.
         settings: of the run.
         replays: what the replays showed; None if nothing was replayed, so that no cause is proven.
+        ending: how the run ended; None if it did not end early.
     """
     signals = client_signals(observation)
+    question: Question = "ended" if ending else "rise"
     if replays is None:
-        return Diagnosis(observation.rise, observation.healthy, signals, tuple(limits))
+        rise, healthy = observation.rise, observation.healthy
+        return Diagnosis(rise, healthy, signals, tuple(limits), question=question, ending=ending)
     at_fault = {client for proof in replays.causes for client in proof.candidate.clients if _is_fault(proof)}
+    of_ending = ending is not None and observation.rise.kind == "ended"
+    rounds = (ending.since, ending.round) if ending and of_ending else replays.window
     return Diagnosis(
         observation.rise,
         tuple(client for client in observation.healthy if client not in at_fault),
         signals,
         tuple(limits),
-        tuple(_cause(proof, replays, settings) for proof in replays.causes),
+        tuple(_cause(proof, replays, settings, rounds) for proof in replays.causes),
         tuple(_ruled_out(proof) for proof in replays.ruled_out),
         tuple(_remedy(tried) for tried in replays.tried),
         Budget(
@@ -82,8 +93,11 @@ def compose(
             max((len(proof.effect.by_seed) for proof in replays.causes), default=1),
             replays.window,
             replays.reproduced,
+            _number(replays.chance),
         ),
         _signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
+        question,
+        ending,
     )
 
 
@@ -91,7 +105,7 @@ def _is_fault(proof: Proof) -> bool:
     return CAUSES[proof.candidate.cause].fault_of_clients
 
 
-def _cause(proof: Proof, replays: Investigation, settings: Settings) -> Cause:
+def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tuple[int, int]) -> Cause:
     cause, clients, effect = proof.candidate.cause, proof.candidate.clients, proof.effect
     remedy = replays.proposed.get(cause)
     return Cause(
@@ -99,7 +113,7 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings) -> Cause:
         max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
         clients,
         fault_of(cause, clients, replays.findings),
-        replays.window,
+        rounds,
         tuple(
             Evidence(signal, _number(value), _number(expected), says)
             for signal, value, expected, says in evidence_for(cause, clients, replays.findings, settings)

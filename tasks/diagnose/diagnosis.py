@@ -6,10 +6,13 @@ known or not finite is None: JSON cannot hold it.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
+from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
+
+Question = Literal["rise", "ended"]
 
 Curve = tuple[float | None, ...]
 """A loss per round, nats per example; None where it is not finite."""
@@ -141,7 +144,8 @@ class Budget:
         allowed: number of rounds that they may take.
         seeds: the most seeds of any cause.
         compared: rounds whose losses are compared, first and last.
-        reproduced: whether the loss rose again with nothing changed.
+        reproduced: whether the loss rose again, or the run ended again, with nothing changed.
+        chance: of a run that ended, the loss of a model that does not look at its inputs, nats per example.
     """
 
     from_round: int
@@ -150,6 +154,7 @@ class Budget:
     seeds: int
     compared: tuple[int, int]
     reproduced: bool
+    chance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,8 @@ class Diagnosis:
         remedies: tried, the best first.
         budget: of the replays; None if nothing was replayed.
         signals: what was measured of all clients, by name; None if nothing was replayed.
+        question: what is answered: why the loss rose, or why the run ended before its last round.
+        ending: how the run ended; None if it did not end early.
     """
 
     rise: Rise
@@ -192,6 +199,8 @@ class Diagnosis:
     remedies: tuple[TriedRemedy, ...] = ()
     budget: Budget | None = None
     signals: Mapping[str, Any] | None = None
+    question: Question = "rise"
+    ending: Ending | None = None
 
     @property
     def verdict(self) -> str:
@@ -244,11 +253,12 @@ class Diagnosis:
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """Returns diagnosis.json, in nothing but JSON's types.
 
-    The keys of the contract, and `detection` (how the rise was tested) and `observations`. If rounds were replayed,
-    also `ruled_out`, `remedies`, `replays` and `signals`.
+    The keys of the contract, and `detection` (how the rise was tested) and `observations`. If the run ended early, also
+    `ending`. If rounds were replayed, also `ruled_out`, `remedies`, `replays` and `signals`.
     """
     content: dict[str, Any] = {
         "verdict": diagnosis.verdict,
+        "question": diagnosis.question,
         "increase": _fields(diagnosis.rise, "detected", "round", "until", "loss_before", "loss_after", "confidence"),
         "harm": None if diagnosis.harm is None else asdict(diagnosis.harm),
         "causes": [_cause(cause) for cause in diagnosis.causes],
@@ -258,6 +268,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         | _fields(diagnosis.rise, "correlation", "visible", "significance", "clients"),
         "observations": [asdict(observation) for observation in diagnosis.observations],
     }
+    if diagnosis.ending is not None:
+        content["ending"] = _fields(diagnosis.ending, "round", "since", "failure", "by_guard", "failed")
     if diagnosis.budget is not None:
         content |= {
             "ruled_out": [asdict(cause) for cause in diagnosis.ruled_out],

@@ -47,6 +47,7 @@ class Investigation:
         findings: of the clients.
         spent: rounds that the replays for causes took.
         allowed: rounds that they may take.
+        chance: of a run that ended, the loss of a model that does not look at its inputs, nats per example.
     """
 
     from_round: int
@@ -59,3 +60,4 @@ class Investigation:
     findings: Findings
     spent: int
     allowed: int
+    chance: float | None = None

@@ -1,4 +1,4 @@
-"""Why did the loss go up? What rose, who drifted, which cause a replay proves, and which remedy."""
+"""Why did the loss go up, or the run end? What happened, who drifted, which cause a replay proves, which remedy."""
 
 import logging
 import os
@@ -10,11 +10,14 @@ from tasks.diagnose.changed_data import rises_with_changed_data
 from tasks.diagnose.compose import compose
 from tasks.diagnose.consistency import contradictions
 from tasks.diagnose.diagnosis import Diagnosis, to_json
+from tasks.diagnose.ended.ending import Ending, as_rise, find_ending
+from tasks.diagnose.ended.limits import limits_of_ending, unfinished, why_not_proven, why_not_replayed
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
 from tasks.diagnose.limits import FROM_DATA, limits_of_logs, not_proven, not_replayed, replay_failed
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
 from tasks.diagnose.observe.own_losses import ClientRise
+from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.report.markdown import to_markdown
 from tasks.diagnose.report.wording import headline
@@ -74,11 +77,41 @@ def diagnosis(
     from_data = []
     if data_rises and not observation.rise.detected:
         observation, from_data = observe(rounds, clients, significance, data_rises), [FROM_DATA]
+    ending = find_ending(rounds, clients)
     replays, unproven = None, list[str]()
-    if observation.rise.detected:
+    if ending and not (ending.by_rise and observation.rise.detected):
+        observation, from_data = as_rise(observation, ending), []
+        replays, unproven = _ended(observation.rise, ending, rounds, training, settings, workspace, cache)
+    elif observation.rise.detected:
         replays, unproven = _replayed(observation, data_rises, rounds, training, settings, workspace, cache)
-    limits = [*unproven, *from_data, *limits_of_logs(observation, rounds, clients)]
-    return compose(observation, limits, settings, replays)
+    if not ending:
+        unproven = [*unproven, *unfinished(rounds, settings, workspace)]
+    is_rise = observation.rise.kind != "ended"
+    of_logs = limits_of_logs(observation, rounds, clients) if is_rise else limits_of_ending(observation)
+    limits = [*unproven, *from_data, *of_logs]
+    return compose(observation, limits, settings, replays, ending)
+
+
+def _ended(
+    rise: Rise,
+    ending: Ending,
+    rounds: RoundLog,
+    clients: ClientLog,
+    settings: Settings,
+    workspace: Path | None,
+    cache: ComputationCache,
+) -> tuple[Investigation | None, list[str]]:
+    """What the replays of a run that ended showed, and why they prove no cause, if they prove none."""
+    reasons = why_not_replayed(rise, ending, workspace, rounds, settings.federate.rounds)
+    if reasons or workspace is None:
+        return None, reasons
+    from tasks.diagnose.ended.investigate import investigate_ending
+
+    try:
+        replays = investigate_ending(settings, workspace, ending, clients, settings.diagnose.budget, cache)
+    except UndriftError as exc:
+        return None, replay_failed(exc)
+    return replays, why_not_proven(replays)
 
 
 def _replayed(

@@ -128,6 +128,19 @@ loss's rise, and LASTING. Origin: tuned."""
 NOTHING_HALFWAY = 0.02
 """A second change that lowers the log loss by less than this halfway is dropped. Origin: tuned."""
 
+# A run that ended.
+STILL_SOUND = 1.1
+"""A model is as good as ever if its val_loss is at most this times the lowest so far. Origin: by hand; not measured."""
+BLOWN_UP = 2.0
+"""Something is wrong from the round on whose val_loss is above this times the lowest so far; it decides a date only.
+Origin: by hand; not measured."""
+OWN_STEEP = 10.0
+"""One client's steps overshoot because of its data if its steepness is above STEEP, and above this times the median
+client's. Origin: by hand; among honest clients of the digits the largest steepness was 2.1 times the median."""
+HALF_AS_GOOD = 0.5
+"""A more specific cause is believed if its replay gets at least this share as far below chance as the best replay does.
+Origin: by hand; not measured."""
+
 # The scale of a rise.
 WORST = 1e4
 """A loss counts as at most this times the level before the rise, and as at least 1 over this; also a loss that is not

@@ -187,10 +187,8 @@ class Runner:
             )
             try:
                 validation = self.validate(state.params)
-            except (
-                RunError
-            ):  # the model that fails at the clients can fail on the hold-out data; the clients come first
-                validation = None
+            except RunError:
+                validation = None  # a model that fails at every client can fail on the hold-out data too
             line = self._line(outcome, validation, failure)
         reasons = f": {with_reasons(failures)}" if failures else ""
         return NoClientLeft(f"round {round_num}: {failure}{reasons}", line)

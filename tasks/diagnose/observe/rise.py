@@ -37,7 +37,7 @@ class Rise:
         loss_after: the loss at its height; None if not finite.
         confidence: 1 - the probability of a rise as clear by noise alone.
         alarm: the round after which the rise was sure; None if there is none.
-        kind: `none`, `level`, `not_finite`, as tasks/detection names it.
+        kind: `none`, `level`, `not_finite`, as tasks/detection names it; `ended` for the rounds before a run's end.
         noise: sd of the loss's noise, as a fraction of the loss (see `relative`); None if not estimated.
         correlation: lag-1 correlation of that noise; None if not estimated.
         visible: the least lasting rise that the test would have seen, in the unit of `noise`; None if there is none.
@@ -58,7 +58,7 @@ class Rise:
     loss_after: float | None
     confidence: float
     alarm: int | None
-    kind: Literal["none", "level", "not_finite"]
+    kind: Literal["none", "level", "not_finite", "ended"]
     noise: float | None
     correlation: float | None
     visible: float | None

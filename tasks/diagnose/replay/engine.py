@@ -76,9 +76,9 @@ class Replay:
                 done = self.runner.step(self.state, self.next_round)
                 self.state = done.state
                 self.lines.append(done.line)
-            except NoClientLeft:
-                # If the change leaves out every client that was drawn, the model stays. Else it is past saving.
-                self.broken = not self.change.without
+            except NoClientLeft as exc:
+                # If the change leaves out every client that was drawn, nothing is logged, and the model stays.
+                self.broken = exc.line is not None
         for name, losses in self.losses.items():
             losses.append(self._loss(name))
         self.next_round += 1

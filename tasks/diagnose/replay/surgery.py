@@ -1,6 +1,6 @@
 """The clients' data with one difference between them taken away: what no federation can do, and a replay can."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,31 @@ def labels_changed_back(then: Mapping[str, Sequence[int]]) -> Surgery:
         return {**sites, **changed}
 
     return change_back
+
+
+def features_like_the_others(clients: Collection[str]) -> Surgery:
+    """Returns a surgery that gives the features of `clients` the mean and sd a channel of all other clients' features.
+
+    Limiting case: a client whose features have that mean and sd already keeps them.
+    """
+
+    def align(sites: Sites) -> Sites:
+        others = [x.reshape(-1, x.shape[-1]) for client, (x, _) in sites.items() if client not in clients]
+        mean, sd = _mean_and_sd(np.concatenate(others))
+        aligned = dict(sites)
+        for client in clients:
+            x, y = sites[client]
+            own_mean, own_sd = _mean_and_sd(x.reshape(-1, x.shape[-1]))
+            aligned[client] = ((x - own_mean) / own_sd * sd + mean).astype(np.float32), y
+        return aligned
+
+    return align
+
+
+def _mean_and_sd(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The mean and sd (C,) of values (N, C); an sd of 0 is 1."""
+    sd = rows.std(axis=0, dtype=np.float64)
+    return rows.mean(axis=0, dtype=np.float64), np.where(sd > 0, sd, 1.0)
 
 
 def features_aligned(sites: Sites) -> Sites:

@@ -21,6 +21,11 @@ _MARKED = 60
 """Most losses that are drawn as points too."""
 
 
+def shaded(rise: Rise) -> str:
+    """Returns what the shaded rounds are."""
+    return "the first sign to the end of the run" if rise.kind == "ended" else "the rise"
+
+
 def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     """Returns the tested loss and the other one over the rounds, the rise shaded, the level before it dotted.
 
@@ -30,20 +35,22 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     first = rise.loss
     at = rounds.rounds.astype(np.float64)
     if rise.rounds:
-        axes.axvspan(rise.rounds[0] - 0.5, rise.rounds[-1] + 0.5, color=RISE, alpha=0.28, linewidth=0, label="the rise")
+        axes.axvspan(
+            rise.rounds[0] - 0.5, rise.rounds[-1] + 0.5, color=RISE, alpha=0.28, linewidth=0, label=shaded(rise)
+        )
     for name in sorted(rounds.losses, key=lambda name: name == first):
         measured = rounds.losses[name].given
         colour, width, dash = (BLUE, 2.0, "-") if name == first else (GREY, 1.2, "--")
         _plot(axes, at[measured], rounds.losses[name].values[measured], LOSSES[name], colour, width, dash)
     drawn = [column.values for column in rounds.losses.values()]
-    if rise.clients and rise.kind != "not_finite" and "loss_before" in clients.signals:
+    if rise.clients and rise.kind == "level" and "loss_before" in clients.signals:
         own = clients.of(*rise.clients)
         sampled = np.unique(clients.rounds[own])
         means = [clients.signals["loss_before"][own & (clients.rounds == t)].mean() for t in sampled]
         drawn.append(np.array(means))
         _plot(axes, sampled.astype(np.float64), drawn[-1], f"loss of {who(rise.clients)}", ORANGE, 2.0, "-")
     if rise.loss_before is not None:
-        label = f"before the rise: {digits(rise.loss_before)}"
+        label = f"before {shaded(rise)}: {digits(rise.loss_before)}"
         axes.axhline(rise.loss_before, color=INK, linestyle=":", linewidth=1.2, label=label)
     _lost(axes, at, rounds.losses[first].not_finite)
     pruning = rounds.rounds[rounds.pruning].tolist()

@@ -18,7 +18,7 @@ _LEADING = re.compile(r"^(\s*\d*)([#>+.)-])(?=\s)")
 def to_markdown(diagnosis: Diagnosis) -> str:
     """Returns diagnosis.md: the content of diagnosis.html without the pictures."""
     before, flags, after = wording.answer(diagnosis)
-    parts = ["# Why did the loss go up?", f"{escape(before)}{_code(flags)}{escape(after)}"]
+    parts = [f"# {wording.title(diagnosis)}", f"{escape(before)}{_code(flags)}{escape(after)}"]
     facts = list(wording.facts(diagnosis))
     if facts:
         parts.append(_table(("", ""), facts))
@@ -64,14 +64,15 @@ def _losses(replay: ReplayResult) -> str:
 def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
     for causes, remedy in diagnosis.proposed:
         against = f"{wording.against(causes)}: " if len(diagnosis.causes) > 1 else "Proposed: "
-        yield f"{escape(against)}**{escape(remedy.says)}.** {wording.effect(remedy)}"
+        yield f"{escape(against)}**{escape(remedy.says)}.** {wording.effect(remedy, diagnosis)}"
         if flags := patch.flags(remedy.settings):
             yield _block("sh", flags)
         yield _block("yaml", patch.patch(remedy.settings))
     yield from map(escape, wording.without_remedy(diagnosis))
     if diagnosis.not_proposed:
         yield "Other remedies that were tried:" if diagnosis.remedy else "Remedies that were tried:"
-        yield _table(("remedy", "rise removed", "mean loss", "settings"), map(_tried, diagnosis.not_proposed))
+        heads = ("remedy", wording.removes(diagnosis), wording.loss_heading(diagnosis), "settings")
+        yield _table(heads, map(_tried, diagnosis.not_proposed))
 
 
 def _tried(remedy: TriedRemedy) -> Sequence[str]:
@@ -82,7 +83,7 @@ def _tried(remedy: TriedRemedy) -> Sequence[str]:
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.ruled_out:
         rows = [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out]
-        yield _table(("cause", "replay", "rise removed"), rows)
+        yield _table(("cause", "replay", wording.removes(diagnosis)), rows)
     if diagnosis.budget:
         yield wording.spent(diagnosis.budget)
 

@@ -1,6 +1,6 @@
 """diagnosis.html: the diagnosis for someone who knows neither the papers nor the statistics, in one file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from tasks.diagnose.report.svg import style
 from tasks.diagnose.report.wording import name_of
 from tasks.round_log.read import ClientLog, RoundLog
 
-TITLE = "Why did the loss go up?"
 _WORDS = {
     "Client": "A place that trains on its own data, for example a hospital or a bank. The data stay there.",
     "Round": "The server sends the global model to clients. The clients train it on their data. The server averages "
@@ -55,7 +54,7 @@ def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partitio
     with style():
         body = together(
             [
-                tag("header", tag("h1", TITLE), together(_answer(diagnosis))),
+                tag("header", tag("h1", wording.title(diagnosis)), together(_answer(diagnosis))),
                 *_sections(diagnosis, rounds, clients, holdings.read_holdings(partition)),
             ]
         )
@@ -64,7 +63,7 @@ def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partitio
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{TITLE}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
+        f"<title>{wording.title(diagnosis)}</title>\n<style>\n{css}</style>\n</head>\n<body>\n"
         f"<main>\n{text(body)}\n</main>\n</body>\n</html>\n"
     )
 
@@ -124,21 +123,19 @@ def _remedy(diagnosis: Diagnosis) -> Iterator[Markup]:
     for causes, remedy in diagnosis.proposed:
         if len(diagnosis.causes) > 1:
             yield tag("h3", wording.against(causes))
-        yield from _proposed(remedy)
+        yield from _proposed(remedy, diagnosis)
     for sentence in wording.without_remedy(diagnosis):
         yield paragraph(sentence)
     if not diagnosis.causes:
         yield paragraph("No remedy is proposed, because no cause is proven.")
     if diagnosis.not_proposed:
         yield tag("h3", "Other remedies that were tried" if diagnosis.remedy else "Remedies that were tried")
-        yield _tried(
-            "These remedies were tried in a replay and are not proposed. The best is first.", diagnosis.not_proposed
-        )
+        yield _tried("These remedies were tried in a replay and are not proposed. The best is first.", diagnosis)
 
 
-def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
+def _proposed(remedy: TriedRemedy, diagnosis: Diagnosis) -> Iterator[Markup]:
     yield paragraph(tag("strong", remedy.says))
-    yield paragraph(wording.effect(remedy))
+    yield paragraph(wording.effect(remedy, diagnosis))
     flags = patch.flags(remedy.settings)
     if flags:
         yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
@@ -147,13 +144,17 @@ def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
     yield code(patch.patch(remedy.settings))
 
 
-def _tried(caption: str, remedies: Sequence[TriedRemedy]) -> Markup:
-    columns = [Column("remedy"), Column("rise removed", "number"), Column("mean loss", "number")]
+def _tried(caption: str, diagnosis: Diagnosis) -> Markup:
+    columns = [Column("remedy"), Column(wording.removes(diagnosis), "number")]
+    columns.append(Column(wording.loss_heading(diagnosis), "number"))
     columns.append(Column("settings", "says"))
     return table(
         caption,
         columns,
-        [[remedy.says, percent(remedy.recovers), figure(remedy.loss_after), _settings(remedy)] for remedy in remedies],
+        [
+            [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), _settings(remedy)]
+            for remedy in diagnosis.not_proposed
+        ],
     )
 
 
@@ -164,8 +165,10 @@ def _settings(remedy: TriedRemedy) -> Markup:
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
     if diagnosis.ruled_out:
         yield table(
-            "The share of the rise that went away when each cause was removed in a replay.",
-            [Column("cause"), Column("replay", "says"), Column("rise removed", "number")],
+            "In how many seeds the run trains if a cause is removed in a replay."
+            if diagnosis.question == "ended" and diagnosis.rise.kind == "ended"
+            else "The share of the rise that went away when each cause was removed in a replay.",
+            [Column("cause"), Column("replay", "says"), Column(wording.removes(diagnosis), "number")],
             [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out],
         )
     else:

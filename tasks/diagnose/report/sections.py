@@ -28,7 +28,9 @@ def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterat
     label = f"Line chart of the loss by round. {wording.headline(diagnosis)}"
     loss = to_svg(charts.draw_loss(rise, rounds, clients), "loss", label)
     shaded = (
-        f"Shaded: the rise, {span(rise.round, rise.until)}." if rise.detected else "It did not rise beyond its noise."
+        f"Shaded: {charts.shaded(rise)}, {span(rise.round, rise.until)}."
+        if rise.detected
+        else "It did not rise beyond its noise."
     )
     title = f"The recorded loss: {LOSSES[rise.loss]}"
     replays = [_replay(number, cause, rise, rounds) for number, cause in enumerate(diagnosis.causes)]

@@ -14,9 +14,11 @@ from tasks.diagnose.diagnosis import (
     ReplayResult,
     TriedRemedy,
 )
+from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, joined, percent, span, who
+from tasks.diagnose.report import ended_wording
 from tasks.diagnose.report.patch import flags
 from tasks.diagnose.report.vocabulary import SIGNALS
 from tasks.errors import listed
@@ -29,6 +31,21 @@ _PHASES = {"prune": "while pruning"}
 def name_of(cause: str) -> str:
     """Returns how the cause is called in a sentence."""
     return CAUSES[cause].words.name
+
+
+def title(diagnosis: Diagnosis) -> str:
+    """Returns the question that the report answers."""
+    return "Why did the run end?" if diagnosis.question == "ended" else "Why did the loss go up?"
+
+
+def removes(diagnosis: Diagnosis) -> str:
+    """Returns the heading of a column: what a change in a replay takes away."""
+    return "seeds that train" if ended_wording.is_ended(diagnosis.rise) else "rise removed"
+
+
+def loss_heading(diagnosis: Diagnosis) -> str:
+    """Returns the heading of a column: which loss a remedy leads to."""
+    return "final val_loss" if ended_wording.is_ended(diagnosis.rise) else "mean loss"
 
 
 def heading(cause: Cause) -> str:
@@ -74,6 +91,9 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
     if not remedy:
         return f"{_finding(diagnosis)}.", "", ""
     command = flags(remedy.settings)
+    if ended_wording.is_ended(diagnosis.rise):
+        end = f"{'' if command else 'the settings below'}), with which {ended_wording.trains(remedy, diagnosis)}."
+        return f"{_finding(diagnosis)}; remedy: {remedy.says} (", command, end
     end = (
         f"{'' if command else 'the settings below'}), which removes {percent(remedy.recovers)} of the "
         f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}."
@@ -82,6 +102,22 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
 
 
 def _finding(diagnosis: Diagnosis) -> str:
+    rise, ending = diagnosis.rise, diagnosis.ending
+    if ending is not None and ended_wording.is_ended(rise):
+        return _ended(diagnosis, ending)
+    if ending is not None:
+        return f"{ended_wording.how(ending)}. {_risen(diagnosis)}"
+    return _risen(diagnosis)
+
+
+def _ended(diagnosis: Diagnosis, ending: Ending) -> str:
+    if not diagnosis.causes or diagnosis.budget is None:
+        return f"{ended_wording.finding(ending, [], '')}{ended_wording.unproven(diagnosis.budget)}"
+    proof = ended_wording.proof(diagnosis.causes[0], diagnosis.budget)
+    return ended_wording.finding(ending, [because(cause) for cause in diagnosis.causes], proof)
+
+
+def _risen(diagnosis: Diagnosis) -> str:
     rise = diagnosis.rise
     if not rise.detected:
         return _no_rise(rise)
@@ -102,6 +138,9 @@ def _finding(diagnosis: Diagnosis) -> str:
 def facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     """Yields (title, text) of what is known: when, how far, how sure, why, proof, remedy. Nothing without a rise."""
     rise = diagnosis.rise
+    if ended_wording.is_ended(rise):
+        yield from ended_wording.facts(diagnosis, [name_of(cause.cause) for cause in diagnosis.causes])
+        return
     if rise.detected:
         finite = rise.kind != "not_finite"
         yield "When", span(rise.round, rise.until)
@@ -133,6 +172,8 @@ def facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
 
 def replayed(cause: Cause, rise: Rise) -> str:
     """Returns what the replay of a cause showed."""
+    if ended_wording.is_ended(rise):
+        return ended_wording.replayed(cause)
     replay = cause.replay
     changed, unchanged = during(replay, rise)
     loss = "loss" if replay.loss == rise.loss else replay.loss
@@ -157,14 +198,18 @@ def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
         tried = any(cause.cause in remedy.against for remedy in diagnosis.remedies)
         if not tried:
             yield f"{against([cause.cause])}, no remedy was found."
+        elif ended_wording.is_ended(diagnosis.rise):
+            yield ended_wording.without_remedy(against([cause.cause]))
         elif diagnosis.remedy:
             yield f"{against([cause.cause])}, no setting that was tried in addition removes more of the rise."
         else:
             yield f"{against([cause.cause])}, no setting that was tried removes any of the rise."
 
 
-def effect(remedy: TriedRemedy) -> str:
+def effect(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
     """Returns what a remedy does, in a sentence."""
+    if ended_wording.is_ended(diagnosis.rise):
+        return f"In the replay, {ended_wording.trains(remedy, diagnosis)}."
     loss = "." if remedy.loss_after is None else f": the mean loss is then {figure(remedy.loss_after)}."
     return (
         f"In the replay, this removes {percent(remedy.recovers)} of the "
@@ -174,6 +219,8 @@ def effect(remedy: TriedRemedy) -> str:
 
 def spent(budget: Budget) -> str:
     """Returns what the replays cost."""
+    if budget.chance is not None:
+        return ended_wording.spent(budget)
     rounds, seeds = count(budget.rounds, "round"), count(budget.seeds, "seed")
     return (
         f"A cause is proven if (1) at least half of the rise goes away without it, (2) other seeds confirm this, and "

@@ -1,0 +1,67 @@
+"""What counts as a run that trains: plain numbers in, a decision out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.thresholds import HALF_AS_GOOD, STILL_SOUND
+
+FINAL = 3
+"""Rounds at the end of a replay whose mean val_loss is its final loss: one round alone is noisy."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """The rounds of one replay.
+
+    Attributes:
+        losses: val_loss after each round, nats per example; infinite where it is not finite, or no round was run.
+        failures: clients that failed in these rounds, each round counted.
+        ended: whether the run's settings would have ended it in these rounds.
+    """
+
+    losses: tuple[float, ...]
+    failures: int
+    ended: bool
+
+    @property
+    def final(self) -> float:
+        """Mean val_loss of the last three rounds; infinite if the replay ended."""
+        return float("inf") if self.ended else float(np.mean(self.losses[-FINAL:]))
+
+
+def chance(labels: NDArray[np.int32]) -> float:
+    """Returns the lowest loss (nats) of a model that does not look at its inputs: the entropy of the labels (N,).
+
+    Such a model gives every example the same probabilities, and the labels' own frequencies are the best ones.
+    """
+    shares = np.bincount(labels) / len(labels)
+    shares = shares[shares > 0]
+    return float(-np.sum(shares * np.log(shares)))
+
+
+def bar(chance_loss: float, start_loss: float) -> float:
+    """Returns the loss below which a replay trains: chance, and about the loss of the model that it starts from."""
+    return min(chance_loss, STILL_SOUND * start_loss) if np.isfinite(start_loss) else chance_loss
+
+
+def trains(course: Course, below: float) -> bool:
+    """Returns whether a replay trains: it does not end, no client fails, and its final loss is lower than `below`."""
+    return not course.ended and not course.failures and course.final < below
+
+
+def effect_of(unchanged: Sequence[Course], changed: Sequence[Course], below: float) -> Effect:
+    """Returns in which seeds the change lets the run train: 1 or 0 for each seed that does not train without it."""
+    pairs = zip(unchanged, changed, strict=True)
+    return Effect(tuple(float(trains(after, below)) for before, after in pairs if not trains(before, below)))
+
+
+def good_enough(final: float, best: float, below: float) -> bool:
+    """Returns whether a replay gets at least half as far below `below` as the best replay does.
+
+    A change that only keeps the run alive would otherwise come before the change that lets it learn.
+    """
+    return below - final >= HALF_AS_GOOD * (below - best)

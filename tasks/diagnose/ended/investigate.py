@@ -1,0 +1,146 @@
+"""From a run that ended to the causes that replays prove, and to settings with which the run trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from tasks.diagnose.causes import Candidate
+from tasks.diagnose.ended.course import good_enough, trains
+from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.ended.remedies import treated
+from tasks.diagnose.ended.survival import Survival
+from tasks.diagnose.ended.suspects import Steepness, steepness_of, suspects
+from tasks.diagnose.evidence.collect import find
+from tasks.diagnose.evidence.findings import Findings
+from tasks.diagnose.evidence.sent import capture
+from tasks.diagnose.investigation import Investigation, Proof
+from tasks.diagnose.replay.change import NO_CHANGE
+from tasks.diagnose.replay.computations import ComputationCache
+from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.replay.engine import Replayer, replayer
+from tasks.diagnose.window import LEAST, LONGEST, allowed_rounds
+from tasks.local.probe import Probe
+from tasks.round_log.read import ClientLog
+from tasks.settings import Settings
+
+_IN_PAIRS = 3
+"""Most candidates of which pairs are made, if none alone lets the run train."""
+
+
+def investigate_ending(
+    settings: Settings,
+    folder: Path,
+    ending: Ending,
+    clients: ClientLog,
+    budget: float,
+    cache: ComputationCache | None = None,
+) -> Investigation:
+    """Replays the run from its last sound model with one factor after the other changed.
+
+    A cause is proven if the run trains without it, with every seed with which it does not train otherwise.
+
+    Args:
+        settings: of the run.
+        folder: its workspace.
+        ending: of the run.
+        clients: clients.csv.
+        budget: rounds that the replays for causes may take, over the rounds of one replay.
+        cache: of computations; None: an own one.
+
+    Raises:
+        UndriftError: the data are missing, or the replays cannot begin.
+    """
+    with replayer(settings, folder, cache) as replays:
+        replays.go_to(ending.sound_after)
+        probe = Probe(replays.model)
+        steepness = steepness_of(replays, probe)
+        findings = _findings(replays, probe, ending, clients, steepness)
+        start = replays.from_round
+        last = min(max(start + LONGEST, ending.round + LEAST - 1), replays.last_round)
+        survival = Survival(replays, last, strict=settings.federate.guard == "stop")
+        allowed = allowed_rounds(budget, last - start)
+        unchanged = survival.run(NO_CHANGE)
+        again = unchanged is not None and not trains(unchanged, survival.below)
+        search = _Search(survival, allowed)
+        if again:
+            for candidate in suspects(ending, findings, steepness, replays.settings, start):
+                search.enter(candidate)
+        proven = search.proven() if again else []
+        spent = survival.spent
+        tried, proposed = treated(survival, proven, replays.settings, findings, steepness)
+        claimed = {proof.candidate.cause for proof in proven}
+        return Investigation(
+            from_round=start,
+            window=(start + 1, last),
+            reproduced=again,
+            causes=tuple(proven),
+            ruled_out=tuple(search.proof(each) for each in search.entered if each.cause not in claimed),
+            tried=tried,
+            proposed=proposed,
+            findings=findings,
+            spent=spent,
+            allowed=allowed,
+            chance=survival.chance,
+        )
+
+
+def _findings(replays: Replayer, probe: Probe, ending: Ending, clients: ClientLog, steepness: Steepness) -> Findings:
+    """What is known of the clients at the last sound model; the steepness is that of more clients than usual."""
+    sent = capture(replays, replays.from_round + 1)
+    findings = find(replays, probe, sent, clients, ending.since, (np.nan, np.nan))
+    return replace(findings, steepness=steepness.median)
+
+
+@dataclass
+class _Search:
+    """The candidates that were replayed, and what came of them."""
+
+    survival: Survival
+    allowed: int
+    not_tried: bool = False
+
+    def __post_init__(self) -> None:
+        self.entered: list[Candidate] = []
+
+    def enter(self, candidate: Candidate) -> None:
+        """Replays a candidate; its other change too, if the run does not train with the first."""
+        for change in (candidate.change, candidate.instead):
+            if change is None or self.survival.run(change) is None:
+                continue
+            self.entered.append(replace(candidate, change=change, instead=None))
+            if self.survival.trains(change):
+                return
+
+    def proven(self) -> list[Proof]:
+        """Returns the proven causes: one, or two that let the run train only together; none if no replay trains."""
+        return self._first_confirmed([[each] for each in self.entered]) or self._first_confirmed(self._pairs())
+
+    def proof(self, candidate: Candidate) -> Proof:
+        """Returns what the replays showed of a candidate."""
+        effect = self.survival.effect(candidate.change)
+        return Proof(candidate, effect, "val_loss", *self.survival.series(candidate.change))
+
+    def _pairs(self) -> list[list[Candidate]]:
+        """Two changes at once, of different causes, where no change alone is enough."""
+        able = list({each.cause: each for each in self.entered}.values())[-_IN_PAIRS:]
+        pairs = []
+        for first, second in combinations(able, 2):
+            both = first.change | second.change
+            if self.survival.run(both) is not None:
+                pairs.append([replace(first, change=both), replace(second, change=both)])
+        return pairs
+
+    def _first_confirmed(self, options: Sequence[Sequence[Candidate]]) -> list[Proof]:
+        """The first of the options that lets the run train with all seeds, and about as well as the best one does."""
+        finals = {id(option): self.survival.final(option[0].change) for option in options}
+        able = [option for option in options if self.survival.trains(option[0].change)]
+        best = min((finals[id(option)] for option in able), default=np.inf)
+        close = [option for option in able if good_enough(finals[id(option)], best, self.survival.below)]
+        for option in close:
+            effect: Effect = self.survival.confirmed(option[0].change)
+            if effect.proven:
+                return [self.proof(each) for each in option]
+        return []

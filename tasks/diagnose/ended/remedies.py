@@ -1,0 +1,112 @@
+"""Settings with which a run that ended trains: tried in replays, the one with the lowest hold-out loss is proposed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tasks.diagnose.causes import Remedy, remedies
+from tasks.diagnose.ended.survival import Survival
+from tasks.diagnose.ended.suspects import Steepness, rate_settings
+from tasks.diagnose.evidence.findings import Findings
+from tasks.diagnose.investigation import Proof, Tried
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.surgery import features_aligned
+from tasks.settings import Settings
+
+_RATE = "federate.client.learning_rate"
+_WORSE = 2
+"""Client rates in a row with a higher loss than the best one, after which no lower rate is tried."""
+_CONFIRMED = 3
+"""Most remedies that are replayed with other seeds, the best first, until one trains with all of them."""
+
+
+def treated(
+    survival: Survival, proven: Sequence[Proof], settings: Settings, findings: Findings, steepness: Steepness
+) -> tuple[tuple[Tried, ...], dict[str, Tried]]:
+    """Returns the remedies that were tried, the best first, and the one that is proposed against each cause.
+
+    The proposed remedy trains with every seed with which the run does not train without it.
+
+    Args:
+        survival: the replays in which the causes were proven.
+        proven: the causes; there may be none.
+        settings: of the run.
+        findings: of the clients.
+        steepness: of the clients' losses, which bounds the client rates.
+    """
+    if not proven:
+        return (), {}
+    causes = tuple(proof.candidate.cause for proof in proven)
+    changes = _replayed(survival, _options(proven, settings, findings, survival.start))
+    if "client_learning_rate" in causes:
+        others = {} if len(proven) == 1 else _without_rate(proven)
+        changes += _rates(survival, steepness, others)
+    ranked = sorted(changes, key=lambda pair: (not survival.trains(pair[1]), survival.final(pair[1])))
+    proposed = next((pair for pair in ranked[:_CONFIRMED] if survival.confirmed(pair[1]).proven), None)
+    tried = [_tried(survival, *pair, causes) for pair in ranked]
+    tried.sort(key=lambda each: (-each.recovers, each.loss))
+    if proposed is None:
+        return tuple(tried), {}
+    chosen = next(each for each in tried if each.remedy is proposed[0])
+    return tuple(tried), dict.fromkeys(causes, chosen)
+
+
+def _options(proven: Sequence[Proof], settings: Settings, findings: Findings, start: int) -> list[Remedy]:
+    """The remedies of each cause; of two causes that end the run together, each remedy of one with each of the other.
+
+    Lower client rates are tried elsewhere: `_rates`.
+    """
+    by_cause = [
+        [
+            remedy
+            for remedy in remedies(proof.candidate.cause, settings, proof.candidate.clients, findings, start)
+            if _RATE not in remedy.settings
+        ]
+        for proof in proven
+    ]
+    if len(by_cause) == 1:
+        return by_cause[0]
+    first, second = by_cause
+    joint = [one | other for one in first for other in second]
+    return [remedy for remedy in joint if remedy is not None]
+
+
+def _without_rate(proven: Sequence[Proof]) -> dict[str, object]:
+    """The settings of the changes that prove two causes, without the client rate."""
+    both = proven[0].candidate.change.settings
+    return {name: value for name, value in both.items() if name != _RATE}
+
+
+def _replayed(survival: Survival, options: Sequence[Remedy]) -> list[tuple[Remedy, Change]]:
+    pairs = [(remedy, _change(remedy)) for remedy in options]
+    return [pair for pair in pairs if survival.run(pair[1]) is not None]
+
+
+def _rates(survival: Survival, steepness: Steepness, others: dict[str, object]) -> list[tuple[Remedy, Change]]:
+    """Replays lower client rates, beside the settings `others`; it ends where lower rates only learn more slowly."""
+    found: list[tuple[Remedy, Change]] = []
+    best, worse = np.inf, 0
+    for rate in steepness.rates():
+        says = f"set the client learning rate to {rate:g}" + (" beside the other change" if others else "")
+        remedy = Remedy(says, {**others, **rate_settings(rate)})
+        pair = remedy, _change(remedy)
+        if survival.run(pair[1]) is None:
+            continue
+        found.append(pair)
+        final = survival.final(pair[1])
+        better = survival.trains(pair[1]) and final < best
+        worse = 0 if better else worse + np.isfinite(best)
+        best = final if better else best
+        if worse == _WORSE:
+            break
+    return found
+
+
+def _change(remedy: Remedy) -> Change:
+    surgery = {"features standardised by each client": features_aligned} if remedy.aligned else {}
+    return Change(remedy.says, remedy.settings, surgery=surgery)
+
+
+def _tried(survival: Survival, remedy: Remedy, change: Change, causes: tuple[str, ...]) -> Tried:
+    effect = survival.effect(change)
+    return Tried(remedy, effect.mean if effect.by_seed else 0.0, survival.final(change), causes)

@@ -1,0 +1,111 @@
+"""Replays of a run that ended: with nothing changed, and with changes that may let it train."""
+
+import json
+import logging
+
+import numpy as np
+
+from tasks.diagnose.ended.course import Course, bar, chance, effect_of, trains
+from tasks.diagnose.replay.change import NO_CHANGE, Change
+from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.replay.engine import Replay, Replayer
+from tasks.diagnose.verdict import SEEDS
+from tasks.errors import SettingsError
+
+_log = logging.getLogger(__name__)
+
+
+class Survival:
+    """Runs replays from a sound model to one round, and says which of them train.
+
+    Two changes that change the same are one, so nothing is run twice.
+
+    Attributes:
+        start: round of the model that the replays start from.
+        last: round to which they run.
+        chance: loss of a model that does not look at its inputs, nats per example.
+        below: final loss below which a replay trains.
+    """
+
+    def __init__(self, replays: Replayer, last: int, strict: bool) -> None:
+        """Prepares the replays.
+
+        Args:
+            replays: at the model that the replays start from.
+            last: round to which they run.
+            strict: whether a client that fails ends the run, as with `federate.guard: stop`.
+        """
+        self._replays, self._strict = replays, strict
+        self.start, self.last = replays.from_round, last
+        self.chance = chance(replays.cohort.test_y)
+        self.below = bar(self.chance, replays.loss)
+        self._begun: dict[tuple[str, int], Replay] = {}
+
+    @property
+    def spent(self) -> int:
+        """Rounds that the replays have taken so far."""
+        return self._replays.spent
+
+    def run(self, change: Change, seed: int = 0) -> Course | None:
+        """Returns the replay of a change, to the last round; None if the settings or the data do not allow it."""
+        key = _key(change), seed
+        if key not in self._begun:
+            try:
+                self._begun[key] = self._replays.begin(change, seed)
+            except SettingsError as exc:
+                _log.info("no replay (%s): %s", change.says, exc)
+                return None
+            again = f", seed {seed + 1}" if seed else ""
+            _log.info("replay from round %d: %s%s", self.start, change.says or "nothing changed", again)
+            self._replays.advance(self._begun[key], self.last)
+        return self._course(self._begun[key])
+
+    def trains(self, change: Change, seed: int = 0) -> bool:
+        """Returns whether the run trains with a change."""
+        course = self.run(change, seed)
+        return course is not None and trains(course, self.below)
+
+    def confirmed(self, change: Change) -> Effect:
+        """Returns the effect of a change over all seeds; it ends with the first seed that does not train."""
+        for seed in range(SEEDS):
+            self.run(NO_CHANGE, seed)
+            if not self.trains(change, seed):
+                break
+        return self.effect(change)
+
+    def effect(self, change: Change) -> Effect:
+        """Returns the effect of a change over the seeds that were run with it."""
+        seeds = self._seeds(change)
+        without, with_change = (
+            [self._course(self._begun[_key(each), seed]) for seed in seeds] for each in (NO_CHANGE, change)
+        )
+        return effect_of(without, with_change, self.below)
+
+    def final(self, change: Change) -> float:
+        """Returns the final loss with a change, mean over the seeds that were run; infinite if one ended."""
+        return float(np.mean([self._course(self._begun[_key(change), seed]).final for seed in self._seeds(change)]))
+
+    def series(self, change: Change) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns (with nothing changed, with the change): val_loss of each round, mean over the change's seeds."""
+        seeds = self._seeds(change)
+        both = [[self._begun[_key(each), seed].losses["val_loss"] for seed in seeds] for each in (NO_CHANGE, change)]
+        unchanged, changed = (tuple(float(loss) for loss in np.mean(losses, axis=0)) for losses in both)
+        return unchanged, changed
+
+    def _seeds(self, change: Change) -> list[int]:
+        both = [{seed for of, seed in self._begun if of == _key(each)} for each in (NO_CHANGE, change)]
+        return sorted(both[0] & both[1])
+
+    def _course(self, replay: Replay) -> Course:
+        losses, settings = replay.losses["val_loss"], replay.change.settings
+        gone = {*replay.change.without, *settings.get("federate.exclude", ())}
+        broken = [client for client in self._replays.cohort.broken if client not in gone]
+        # A client that is broken from the beginning is logged in round 1 only, and is no harm without the guard.
+        failures = sum(line.row["num_failed"] for line in replay.lines) - len(broken) * (self.start == 0)
+        wrong = failures > 0 or bool(broken) or not np.isfinite(losses).all()
+        return Course(tuple(losses), max(0, failures), replay.broken or (self._strict and wrong))
+
+
+def _key(change: Change) -> str:
+    """What a change changes, as text."""
+    return json.dumps(change.described(), sort_keys=True)

@@ -1,0 +1,125 @@
+"""The possible causes of a run's end, and the changes that take them away."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tasks.clients import Examples
+from tasks.diagnose.causes import Candidate, candidates
+from tasks.diagnose.causes.base import Situation
+from tasks.diagnose.causes.shared import leave_out, without
+from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.evidence.findings import Findings
+from tasks.diagnose.phrases import every_client
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.engine import Replayer
+from tasks.diagnose.replay.surgery import features_like_the_others
+from tasks.diagnose.thresholds import OWN_STEEP, STEEP
+from tasks.local.landscape import curvature
+from tasks.local.probe import Probe
+from tasks.settings import Settings
+
+_EXAMPLES = 200
+"""Most examples of a client on which the curvature is computed."""
+_CLIENTS = 50
+"""Most clients whose curvature is computed."""
+_FROM_EVIDENCE = ("non_finite", "faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift")
+"""Causes that are proposed as for a rise. The skews are not: data of other labels or sizes make no step overflow."""
+_FACTORS = (3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+"""By which the client rate is divided, one after the other."""
+
+
+@dataclass(frozen=True)
+class Steepness:
+    """The client rate times the largest curvature of each client's loss at one model, without unit.
+
+    Attributes:
+        by_client: client to the absolute value; clients without a finite value are left out.
+        rate: the client rate.
+    """
+
+    by_client: Mapping[str, float]
+    rate: float
+
+    @property
+    def median(self) -> float:
+        """Median over the clients; NaN without clients."""
+        return float(np.median([*self.by_client.values()])) if self.by_client else np.nan
+
+    @property
+    def outliers(self) -> tuple[str, ...]:
+        """The clients whose steps overshoot because of their own data: above STEEP, and OWN_STEEP times the median."""
+        limit = max(STEEP, OWN_STEEP * self.median)
+        return tuple(client for client, steep in self.by_client.items() if steep > limit)
+
+    def rates(self) -> list[float]:
+        """Returns the lower client rates at which the median client's steps do not overshoot, the highest first."""
+        rates = [float(f"{self.rate / factor:.3g}") for factor in _FACTORS]
+        return [rate for rate in rates if not rate / self.rate * self.median >= STEEP]
+
+
+def steepness_of(replays: Replayer, probe: Probe) -> Steepness:
+    """Returns the steepness at the model that the replays start from, of some clients."""
+    clients = list(replays.cohort.clients)
+    some = clients[:: -(-len(clients) // _CLIENTS)]
+
+    def curved(_: str, examples: Examples) -> float:
+        few = examples[0][:_EXAMPLES], examples[1][:_EXAMPLES]
+        with np.errstate(all="ignore"):
+            return abs(curvature(probe, replays.params, few)) if len(few[1]) else np.nan
+
+    rate = replays.settings.federate.client.learning_rate
+    found = replays.at_clients(curved, some)
+    return Steepness({client: rate * value for client, value in found.items() if np.isfinite(value)}, rate)
+
+
+def suspects(
+    ending: Ending, findings: Findings, steepness: Steepness, settings: Settings, start: int
+) -> Iterator[Candidate]:
+    """Yields the possible causes, the most specific first; the client rate, which is always possible, is the last.
+
+    Args:
+        ending: of the run.
+        findings: of the clients.
+        steepness: of the clients.
+        settings: of the run.
+        start: round of the model that the replays start from.
+    """
+    at = Situation(findings, settings, start)
+    unusable = tuple(client for client in ending.failed if client not in ending.not_finite)
+    if 0 < len(unusable) < ending.num_clients / 2:
+        settings_without = leave_out(unusable, at).settings
+        yield Candidate("faulty_clients", Change(f"without {every_client(unusable)}", settings_without), unusable)
+    steep = steepness.outliers
+    proposed = candidates(findings, settings, start)
+    yield from (each for each in proposed if each.cause in _FROM_EVIDENCE and each.clients != steep)
+    if at.is_minority(steep):
+        says = f"the features of {every_client(steep)} brought to the mean and standard deviation of all others"
+        aligned = Change(f"with {says}", surgery={says: features_like_the_others(steep)})
+        yield Candidate("feature_shift", aligned, steep)
+        yield Candidate("faulty_clients", without(steep), steep)
+    yield from (each for each in proposed if each.cause == "server_learning_rate")
+    rates = steepness.rates()
+    if rates:
+        yield _rate(rates[0], rates[min(2, len(rates) - 1)])
+
+
+def _rate(first: float, then: float) -> Candidate:
+    changes = [Change(f"at a client learning rate of {rate:g}", rate_settings(rate)) for rate in (first, then)]
+    return Candidate("client_learning_rate", changes[0], instead=changes[1])
+
+
+def rate_settings(rate: float) -> dict[str, float]:
+    """Returns the settings of a client rate."""
+    return {"federate.client.learning_rate": rate}
+
+
+def by_order(causes: Sequence[Candidate]) -> list[Candidate]:
+    """Returns both changes of each candidate, one after the other."""
+    return [
+        Candidate(each.cause, change, each.clients)
+        for each in causes
+        for change in (each.change, each.instead)
+        if change is not None
+    ]
