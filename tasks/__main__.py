@@ -4,10 +4,12 @@ import argparse
 import importlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 try:
-    from tasks import command, lock, timings
+    from tasks import command, end_of_run, lock, timings
+    from tasks.errors import UndriftError
     from tasks.settings import STEPS, load
 except ModuleNotFoundError as missing:
     sys.exit(f"error: {sys.executable} lacks {missing.name}: activate the environment first (. .venv/bin/activate)")
@@ -40,6 +42,12 @@ def run_step(step: str, folder: Path) -> None:
         timings.record(folder, step, time.monotonic() - start)
 
 
+def explained(step: str, error: UndriftError, folder: Path) -> Sequence[str]:
+    """Diagnoses the run in `folder` if `error` ended it in `step`; returns the answer in a few lines, else none."""
+    answer = end_of_run.diagnosed(step, error, folder)
+    return () if answer is None else end_of_run.lines(answer)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     listing = "\n".join(f"  {step:<11} {PURPOSE[step]}" for step in STEPS)
@@ -53,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     step = parser.parse_args(arguments).step
     command.prepare()
     command.end_with_parent()
-    return command.run(lambda: run_step(step, Path()))
+    return command.run(lambda: run_step(step, Path()), lambda error: explained(step, error, Path()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -105,10 +105,11 @@ def loading() -> Iterator[None]:
             gc.enable()
 
 
-def run(action: Callable[[], None]) -> int:
+def run(action: Callable[[], None], explain: Callable[[UndriftError], Iterable[str]] = lambda error: ()) -> int:
     """Runs `action` and returns the exit status: 0 if it succeeds.
 
     - An error for which `as_error` has a message is printed as one line on stderr, and its `exit_status` is returned.
+      The lines of `explain` follow.
     - Ctrl-C prints one line, and 130 is returned.
     - SIGTERM is raised as SystemExit(143).
     - Any other exception is a defect of Undrift and keeps its traceback.
@@ -118,7 +119,9 @@ def run(action: Callable[[], None]) -> int:
             action()
         except Exception as exc:
             error = as_error(exc)
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            for line in explain(error):
+                print(line, file=sys.stderr)
             return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

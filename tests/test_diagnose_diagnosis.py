@@ -43,6 +43,7 @@ def test_remedy_is_that_of_the_first_cause_that_has_one() -> None:
 def test_json_of_a_run_without_a_rise() -> None:
     assert to_json(replace(MINIMAL, healthy=("00",), limits=("Nothing.",))) == {
         "verdict": "none",
+        "question": "rise",
         "increase": {
             "detected": False,
             "round": None,

@@ -21,7 +21,7 @@ from flows.steps import TASKS
 from flows.workspace import overrides, raw_data
 from flows.workspace.repository import RUNS, find_repository
 from flows.workspace.run_folder import Workspace
-from tasks import command
+from tasks import command, end_of_run
 from tasks.errors import SettingsError, UndriftError
 from tasks.settings import Settings, parse
 
@@ -119,7 +119,7 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
         state = task(session, force, return_state=True)
         if not state.is_completed():
             ui_artifacts.rounds(session)
-            raise _error(step, state)
+            raise _error(step, error_of(state), session)
         ui_artifacts.publish(step, session)
     if push:
         _log.info("%d files pushed to DVC's remote", session.workspace.push())
@@ -127,10 +127,18 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
     return Completed(message=f"report {report}, MLflow run {session.mlflow()['run_id']}")
 
 
-def _error(step: str, state: State[Any]) -> UndriftError:
-    """Returns the error of a step's failed state, with the step's name in front."""
-    error = error_of(state)
-    return type(error)(f"{step}: {error}")
+def _error(step: str, error: UndriftError, session: Session) -> UndriftError:
+    """Returns the error of a step with the step's name in front and, if the error ended the run, the reason behind.
+
+    The diagnosis of such a run is written, logged and published.
+    """
+    answer = end_of_run.diagnosed(step, error, session.workspace.folder)
+    if answer is None:
+        return type(error)(f"{step}: {error}")
+    for line in end_of_run.lines(answer):
+        _log.error("%s", line)
+    ui_artifacts.diagnosis(session)
+    return type(error)(f"{step}: {error}. The cause: {end_of_run.summary(answer)}")
 
 
 pipeline = pipeline_flow()

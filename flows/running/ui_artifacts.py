@@ -41,6 +41,12 @@ def rounds(session: Session) -> None:
     create_table_artifact(table, key="rounds", description="the round log, reports/rounds.csv")
 
 
+def diagnosis(session: Session) -> None:
+    """Creates the artifact with the diagnosis of a run that ended, which has no scores."""
+    text = (session.workspace.folder / "reports/diagnosis.md").read_text(encoding="utf-8")
+    create_markdown_artifact(text, key="report", description="why the run ended")
+
+
 def _report(session: Session) -> None:
     reports = session.workspace.folder / "reports"
     scores = read_json(reports / "metrics.json")

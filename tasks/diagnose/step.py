@@ -46,6 +46,13 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
 
     `workspace` holds the clients' data and perhaps checkpoints; None: nothing can be replayed.
     """
+    answer, num_rounds = written(reports, settings, workspace)
+    _log.info("%d rounds: %s", num_rounds, headline(answer))
+    return answer
+
+
+def written(reports: Path, settings: Settings, workspace: Path | None) -> tuple[Diagnosis, int]:
+    """Writes the diagnosis of the logs in `reports`, and returns it with the number of rounds; logs no answer."""
     with outputs.renewed([reports / Path(name).name for name in outputs.OUTPUTS["diagnose"]]):
         rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
         answer = diagnosis(rounds, clients, settings, workspace)
@@ -55,8 +62,7 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
         write_json(reports / "diagnosis.json", content)
         for sentence in contradictions(content):
             _log.warning("this diagnosis contradicts itself, please report it: %s", sentence)
-        _log.info("%d rounds: %s", len(rounds.rounds), headline(answer))
-    return answer
+    return answer, len(rounds.rounds)
 
 
 def diagnosis(

@@ -45,7 +45,8 @@ LEARNABLE = 0.5
 the most frequent label's accuracy to the expected accuracy. Origin: by hand; not measured."""
 BEYOND = 100.0
 """Where local training diverges, a client is blamed for an update that is not finite only if its loss is above this
-times the expected one. Origin: tuned."""
+times the expected one. Of a run that ended, an update longer than this times the median client's is not honest.
+Origin: tuned."""
 BEYOND_SAYING = 1e3
 """Above this times the expected loss, the evidence gives the loss of a client that failed. Decides a sentence only.
 Origin: by hand; not measured."""

@@ -1,7 +1,7 @@
 """From a run that ended to the causes that replays prove, and to settings with which the run trains."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -61,13 +61,14 @@ def investigate_ending(
         start = replays.from_round
         last = min(max(start + LONGEST, ending.round + LEAST - 1), replays.last_round)
         survival = Survival(replays, last, strict=settings.federate.guard == "stop")
-        allowed = allowed_rounds(budget, last - start)
         unchanged = survival.run(NO_CHANGE)
         again = unchanged is not None and not trains(unchanged, survival.below)
-        search = _Search(survival, allowed)
+        search = _Search(survival)
         if again:
-            for candidate in suspects(ending, findings, steepness, replays.settings, start):
+            for candidate in suspects(ending, findings, steepness, clients, replays.settings, start):
                 search.enter(candidate)
+                if search.needs_no_other:
+                    break
         proven = search.proven() if again else []
         spent = survival.spent
         tried, proposed = treated(survival, proven, replays.settings, findings, steepness)
@@ -82,14 +83,14 @@ def investigate_ending(
             proposed=proposed,
             findings=findings,
             spent=spent,
-            allowed=allowed,
+            allowed=allowed_rounds(budget, last - start),
             chance=survival.chance,
         )
 
 
 def _findings(replays: Replayer, probe: Probe, ending: Ending, clients: ClientLog, steepness: Steepness) -> Findings:
     """What is known of the clients at the last sound model; the steepness is that of more clients than usual."""
-    sent = capture(replays, replays.from_round + 1)
+    sent = capture(replays, ending.since)
     findings = find(replays, probe, sent, clients, ending.since, (np.nan, np.nan))
     return replace(findings, steepness=steepness.median)
 
@@ -99,11 +100,7 @@ class _Search:
     """The candidates that were replayed, and what came of them."""
 
     survival: Survival
-    allowed: int
-    not_tried: bool = False
-
-    def __post_init__(self) -> None:
-        self.entered: list[Candidate] = []
+    entered: list[Candidate] = field(default_factory=list)
 
     def enter(self, candidate: Candidate) -> None:
         """Replays a candidate; its other change too, if the run does not train with the first."""
@@ -113,6 +110,17 @@ class _Search:
             self.entered.append(replace(candidate, change=change, instead=None))
             if self.survival.trains(change):
                 return
+
+    @property
+    def needs_no_other(self) -> bool:
+        """Whether the last candidate would be good enough even beside a replay with a loss of 0.
+
+        Then no other candidate, which is less specific, can take its place.
+        """
+        if not self.entered:
+            return False
+        change = self.entered[-1].change
+        return self.survival.trains(change) and good_enough(self.survival.final(change), 0.0, self.survival.below)
 
     def proven(self) -> list[Proof]:
         """Returns the proven causes: one, or two that let the run train only together; none if no replay trains."""

@@ -11,7 +11,7 @@ from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof, Tried
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import features_aligned
-from tasks.settings import Settings
+from tasks.settings import Settings, value_at
 
 _RATE = "federate.client.learning_rate"
 _WORSE = 2
@@ -25,7 +25,8 @@ def treated(
 ) -> tuple[tuple[Tried, ...], dict[str, Tried]]:
     """Returns the remedies that were tried, the best first, and the one that is proposed against each cause.
 
-    The proposed remedy trains with every seed with which the run does not train without it.
+    With the proposed remedy, the run trains (1) to its last round, and (2) with every seed with which it does not train
+    otherwise.
 
     Args:
         survival: the replays in which the causes were proven.
@@ -39,16 +40,21 @@ def treated(
     causes = tuple(proof.candidate.cause for proof in proven)
     changes = _replayed(survival, _options(proven, settings, findings, survival.start))
     if "client_learning_rate" in causes:
-        others = {} if len(proven) == 1 else _without_rate(proven)
+        others = {} if len(proven) == 1 else _without_rate(proven, settings)
         changes += _rates(survival, steepness, others)
     ranked = sorted(changes, key=lambda pair: (not survival.trains(pair[1]), survival.final(pair[1])))
-    proposed = next((pair for pair in ranked[:_CONFIRMED] if survival.confirmed(pair[1]).proven), None)
+    proposed = next((pair for pair in ranked[:_CONFIRMED] if _confirmed(survival, pair[1])), None)
     tried = [_tried(survival, *pair, causes) for pair in ranked]
     tried.sort(key=lambda each: (-each.recovers, each.loss))
     if proposed is None:
         return tuple(tried), {}
     chosen = next(each for each in tried if each.remedy is proposed[0])
     return tuple(tried), dict.fromkeys(causes, chosen)
+
+
+def _confirmed(survival: Survival, change: Change) -> bool:
+    """Whether the run trains with a change to its last round, and with other seeds in the rounds that are replayed."""
+    return survival.trains(change) and survival.trains_to_the_end(change) and survival.confirmed(change).proven
 
 
 def _options(proven: Sequence[Proof], settings: Settings, findings: Findings, start: int) -> list[Remedy]:
@@ -71,10 +77,10 @@ def _options(proven: Sequence[Proof], settings: Settings, findings: Findings, st
     return [remedy for remedy in joint if remedy is not None]
 
 
-def _without_rate(proven: Sequence[Proof]) -> dict[str, object]:
-    """The settings of the changes that prove two causes, without the client rate."""
-    both = proven[0].candidate.change.settings
-    return {name: value for name, value in both.items() if name != _RATE}
+def _without_rate(proven: Sequence[Proof], settings: Settings) -> dict[str, object]:
+    """The settings that the proof of two causes changes, without the client rate."""
+    both, raw = proven[0].candidate.change.settings, settings.model_dump(mode="json")
+    return {name: value for name, value in both.items() if name != _RATE and value != value_at(raw, name)}
 
 
 def _replayed(survival: Survival, options: Sequence[Remedy]) -> list[tuple[Remedy, Change]]:

@@ -57,8 +57,19 @@ class Survival:
                 return None
             again = f", seed {seed + 1}" if seed else ""
             _log.info("replay from round %d: %s%s", self.start, change.says or "nothing changed", again)
-            self._replays.advance(self._begun[key], self.last)
+            self._advance(self._begun[key], self.last)
         return self._course(self._begun[key])
+
+    def _advance(self, replay: Replay, last: int) -> None:
+        """Runs a replay up to round `last`, or to its end."""
+        while replay.next_round <= last and not self._course(replay).ended:
+            self._replays.advance(replay, replay.next_round)
+
+    def trains_to_the_end(self, change: Change) -> bool:
+        """Returns whether the run trains with a change up to its last round, with the run's own seed."""
+        replay = self._begun[_key(change), 0]
+        self._advance(replay, self._replays.last_round)
+        return trains(self._course(replay, whole=True), self.below)
 
     def trains(self, change: Change, seed: int = 0) -> bool:
         """Returns whether the run trains with a change."""
@@ -88,7 +99,7 @@ class Survival:
     def series(self, change: Change) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Returns (with nothing changed, with the change): val_loss of each round, mean over the change's seeds."""
         seeds = self._seeds(change)
-        both = [[self._begun[_key(each), seed].losses["val_loss"] for seed in seeds] for each in (NO_CHANGE, change)]
+        both = [[self._course(self._begun[_key(each), seed]).losses for seed in seeds] for each in (NO_CHANGE, change)]
         unchanged, changed = (tuple(float(loss) for loss in np.mean(losses, axis=0)) for losses in both)
         return unchanged, changed
 
@@ -96,14 +107,19 @@ class Survival:
         both = [{seed for of, seed in self._begun if of == _key(each)} for each in (NO_CHANGE, change)]
         return sorted(both[0] & both[1])
 
-    def _course(self, replay: Replay) -> Course:
-        losses, settings = replay.losses["val_loss"], replay.change.settings
-        gone = {*replay.change.without, *settings.get("federate.exclude", ())}
+    def _course(self, replay: Replay, whole: bool = False) -> Course:
+        """The rounds up to `last`, or the `whole` replay; the losses after its end are infinite."""
+        last = self._replays.last_round if whole else self.last
+        lines = [line for line in replay.lines if line.round <= last]
+        losses = replay.losses["val_loss"][: last - self.start]
+        gone = {*replay.change.without, *replay.change.settings.get("federate.exclude", ())}
         broken = [client for client in self._replays.cohort.broken if client not in gone]
         # A client that is broken from the beginning is logged in round 1 only, and is no harm without the guard.
-        failures = sum(line.row["num_failed"] for line in replay.lines) - len(broken) * (self.start == 0)
-        wrong = failures > 0 or bool(broken) or not np.isfinite(losses).all()
-        return Course(tuple(losses), max(0, failures), replay.broken or (self._strict and wrong))
+        logged = len(broken) if self.start == 0 and lines else 0
+        failures = sum(line.row["num_failed"] for line in lines) - logged
+        wrong = bool(lines) and (failures > 0 or bool(broken) or not np.isfinite(losses).all())
+        padded = (*losses, *[np.inf] * (last - self.start - len(losses)))
+        return Course(padded, max(0, failures), replay.broken or (self._strict and wrong))
 
 
 def _key(change: Change) -> str:

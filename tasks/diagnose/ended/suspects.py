@@ -1,6 +1,6 @@
 """The possible causes of a run's end, and the changes that take them away."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,10 @@ from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.engine import Replayer
 from tasks.diagnose.replay.surgery import features_like_the_others
-from tasks.diagnose.thresholds import OWN_STEEP, STEEP
+from tasks.diagnose.thresholds import BEYOND, OWN_STEEP, STEEP
 from tasks.local.landscape import curvature
 from tasks.local.probe import Probe
+from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
 
 _EXAMPLES = 200
@@ -26,8 +27,10 @@ _CLIENTS = 50
 """Most clients whose curvature is computed."""
 _FROM_EVIDENCE = ("non_finite", "faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift")
 """Causes that are proposed as for a rise. The skews are not: data of other labels or sizes make no step overflow."""
-_FACTORS = (3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+_FACTORS = tuple(factor * 10.0**power for power in range(12) for factor in (3, 10))
 """By which the client rate is divided, one after the other."""
+_RATES = 8
+"""Most client rates to try."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Steepness:
     def rates(self) -> list[float]:
         """Returns the lower client rates at which the median client's steps do not overshoot, the highest first."""
         rates = [float(f"{self.rate / factor:.3g}") for factor in _FACTORS]
-        return [rate for rate in rates if not rate / self.rate * self.median >= STEEP]
+        return [rate for rate in rates if not rate / self.rate * self.median >= STEEP][:_RATES]
 
 
 def steepness_of(replays: Replayer, probe: Probe) -> Steepness:
@@ -75,7 +78,7 @@ def steepness_of(replays: Replayer, probe: Probe) -> Steepness:
 
 
 def suspects(
-    ending: Ending, findings: Findings, steepness: Steepness, settings: Settings, start: int
+    ending: Ending, findings: Findings, steepness: Steepness, log: ClientLog, settings: Settings, start: int
 ) -> Iterator[Candidate]:
     """Yields the possible causes, the most specific first; the client rate, which is always possible, is the last.
 
@@ -83,6 +86,7 @@ def suspects(
         ending: of the run.
         findings: of the clients.
         steepness: of the clients.
+        log: clients.csv.
         settings: of the run.
         start: round of the model that the replays start from.
     """
@@ -94,6 +98,11 @@ def suspects(
     steep = steepness.outliers
     proposed = candidates(findings, settings, start)
     yield from (each for each in proposed if each.cause in _FROM_EVIDENCE and each.clients != steep)
+    long = far_too_long(log, ending.since)
+    known = {each.clients for each in proposed if each.cause == "faulty_clients"} | {steep}
+    # Where local training itself diverges, honest updates have any length.
+    if at.is_minority(long) and long not in known and not steepness.median > STEEP:
+        yield Candidate("faulty_clients", without(long), long)
     if at.is_minority(steep):
         says = f"the features of {every_client(steep)} brought to the mean and standard deviation of all others"
         aligned = Change(f"with {says}", surgery={says: features_like_the_others(steep)})
@@ -115,11 +124,13 @@ def rate_settings(rate: float) -> dict[str, float]:
     return {"federate.client.learning_rate": rate}
 
 
-def by_order(causes: Sequence[Candidate]) -> list[Candidate]:
-    """Returns both changes of each candidate, one after the other."""
-    return [
-        Candidate(each.cause, change, each.clients)
-        for each in causes
-        for change in (each.change, each.instead)
-        if change is not None
-    ]
+def far_too_long(log: ClientLog, round_num: int) -> tuple[str, ...]:
+    """Returns the clients whose logged update of a round is longer than BEYOND times the median client's."""
+    if "update_norm" not in log.signals:
+        return ()
+    norms = log.signals["update_norm"]
+    rows = np.flatnonzero((log.rounds == round_num) & np.isfinite(norms))
+    if not len(rows):
+        return ()
+    limit = BEYOND * float(np.median(norms[rows]))
+    return tuple(sorted(log.clients[row] for row in rows if norms[row] > limit))

@@ -111,7 +111,7 @@ def _reason(ending: Ending) -> str:
     else:
         why = f"the update of {who(ending.not_finite)} was not finite; the other reasons are in clients.csv"
     if ending.all_failed and len(ending.failed) > 1:
-        return f"all {len(ending.failed)} clients failed ({why})"
+        return f"all {len(ending.failed)} clients of that round failed ({why})"
     return f"{who(ending.failed)} failed ({why})"
 
 
