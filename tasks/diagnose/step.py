@@ -2,7 +2,9 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tasks import outputs
@@ -11,7 +13,7 @@ from tasks.diagnose.compose import compose
 from tasks.diagnose.consistency import contradictions
 from tasks.diagnose.diagnosis import Diagnosis, to_json
 from tasks.diagnose.ended.ending import Ending, as_rise, find_ending
-from tasks.diagnose.ended.limits import limits_of_ending, unfinished, why_not_proven, why_not_replayed
+from tasks.diagnose.ended.limits import RUN_AGAIN, limits_of_ending, unfinished, why_not_proven, why_not_replayed
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
 from tasks.diagnose.limits import FROM_DATA, limits_of_logs, not_proven, not_replayed, replay_failed
@@ -23,7 +25,7 @@ from tasks.diagnose.report.markdown import to_markdown
 from tasks.diagnose.report.wording import headline
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
-from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
+from tasks.round_log.read import ClientLog, RoundLog, has_no_row, read_clients, read_rounds
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -54,8 +56,10 @@ def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> 
 def written(reports: Path, settings: Settings, workspace: Path | None) -> tuple[Diagnosis, int]:
     """Writes the diagnosis of the logs in `reports`, and returns it with the number of rounds; logs no answer."""
     with outputs.renewed([reports / Path(name).name for name in outputs.OUTPUTS["diagnose"]]):
-        rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
+        rounds, clients, run_again = _logs(reports, settings, workspace)
         answer = diagnosis(rounds, clients, settings, workspace)
+        if run_again:
+            answer = replace(answer, limits=(RUN_AGAIN, *answer.limits))
         _write_text(reports / "diagnosis.md", to_markdown(answer))
         _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace))
         content = to_json(answer)
@@ -63,6 +67,22 @@ def written(reports: Path, settings: Settings, workspace: Path | None) -> tuple[
         for sentence in contradictions(content):
             _log.warning("this diagnosis contradicts itself, please report it: %s", sentence)
     return answer, len(rounds.rounds)
+
+
+def _logs(reports: Path, settings: Settings, workspace: Path | None) -> tuple[RoundLog, ClientLog, bool]:
+    """The two logs, and whether they are of round 1 run again, because the run's own log has no round.
+
+    Raises:
+        DataError: a file, a column or a number is missing; or there is no round, and the run does not end in round 1.
+    """
+    if workspace is not None and (workspace / "data/clients").is_dir() and has_no_row(reports / "rounds.csv"):
+        from tasks.diagnose.replay.again import ended_again
+
+        with tempfile.TemporaryDirectory() as holder:
+            if ended_again(settings, workspace, Path(holder)):
+                again = Path(holder, "reports")
+                return read_rounds(again / "rounds.csv"), read_clients(again / "clients.csv"), True
+    return read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv"), False
 
 
 def diagnosis(

@@ -105,6 +105,11 @@ class ClientLog:
         return {self.ids[code]: rows for code, rows in rows_by_client(self.codes).items()}
 
 
+def has_no_row(path: Path) -> bool:
+    """Returns whether a CSV has a header and nothing below it. Raises the errors of `read_blocks`."""
+    return not next(iter(read_blocks(path))).rows
+
+
 def read_rounds(path: Path) -> RoundLog:
     """Returns the rounds.csv at `path`.
 

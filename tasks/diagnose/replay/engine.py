@@ -126,7 +126,8 @@ class Replayer:
         else:
             every = self.settings.federate.checkpoint_every
             self.from_round = latest // every * every
-            _log.info("no checkpoint: running rounds 1 to %d again", self.from_round)
+            if self.from_round:
+                _log.info("no checkpoint: running rounds 1 to %d again", self.from_round)
             replay = Replay(NO_CHANGE, runner_, self._fresh, 1)
             while replay.next_round <= self.from_round:
                 replay.run_round()
