@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.thresholds import HALF_AS_GOOD, STILL_SOUND
 
-FINAL = 3
-"""Rounds at the end of a replay whose mean val_loss is its final loss: one round alone is noisy."""
+_FINAL = 3
+"""Most rounds at the end of a replay whose mean val_loss is its final loss: one round alone is noisy."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,13 @@ class Course:
 
     @property
     def final(self) -> float:
-        """Mean val_loss of the last three rounds; infinite if the replay ended."""
-        return float("inf") if self.ended else float(np.mean(self.losses[-FINAL:]))
+        """Mean val_loss of the last rounds; infinite if the replay ended."""
+        return float("inf") if self.ended else float(np.mean(self.losses[-final_rounds(len(self.losses)) :]))
+
+
+def final_rounds(num_rounds: int) -> int:
+    """Returns over how many rounds the final loss is the mean: the last quarter, at least 1 and at most 3."""
+    return max(1, min(_FINAL, num_rounds // 4))
 
 
 def chance(labels: NDArray[np.int32]) -> float:

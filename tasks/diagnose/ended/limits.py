@@ -13,8 +13,8 @@ from tasks.round_log.read import RoundLog
 from tasks.settings import Settings
 
 RUN_AGAIN = (
-    "The round log has no round. So round 1 was run again with the data and settings in this folder, and it ended. This "
-    "report is about that round."
+    "The round log has no round. So round 1 was run again with the data and settings in this folder, and the run ended "
+    "in it. This report is about that round."
 )
 _MODEL = "models/global.h5"
 

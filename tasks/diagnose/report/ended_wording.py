@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from tasks.diagnose.diagnosis import Budget, Cause, Diagnosis, ReplayResult, TriedRemedy
-from tasks.diagnose.ended.course import FINAL
+from tasks.diagnose.ended.course import final_rounds
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, joined, who
@@ -120,6 +120,6 @@ def _rounds(replay: ReplayResult) -> str:
 
 def _final(replay: ReplayResult, changed: bool = True) -> float | None:
     """The mean loss of the last rounds; None if one of them is not finite."""
-    losses = (replay.changed if changed else replay.unchanged)[-FINAL:]
+    losses = (replay.changed if changed else replay.unchanged)[-final_rounds(len(replay.changed)) :]
     finite = [loss for loss in losses if loss is not None]
     return fmean(finite) if len(finite) == len(losses) else None
