@@ -45,10 +45,10 @@ def diagnosed(step: str, error: Exception, folder: Path) -> "Diagnosis | None":
     return answer
 
 
-def lines(answer: "Diagnosis") -> tuple[str, ...]:
-    """Returns the answer in a few lines: why, since when, a setting that trains, and where the report is."""
+def lines(answer: "Diagnosis", folder: Path = Path()) -> tuple[str, ...]:
+    """Returns the answer in a few lines: why, since when, a remedy, and where in `folder` the report is."""
     short = importlib.import_module("tasks.diagnose.report.short")
-    return (*short.lines(answer), "report: reports/diagnosis.html")
+    return (*short.lines(answer), f"report: {folder / 'reports/diagnosis.html'}")
 
 
 def summary(answer: "Diagnosis") -> str:

@@ -478,3 +478,29 @@ def test_timings_of_a_shorter_run_leave_no_later_rounds(tmp_path: Path) -> None:
     timings.record(tmp_path, "federate", rounds=[1.0, 2.0, 3.0])
     timings.record(tmp_path, "federate", rounds=[4.0])
     assert rows(tmp_path) == [("federate", "1", 4.0)]
+
+
+ANSWER = ("why: ", "since: round ", "remedy: -S federate.client.learning_rate=", "report: reports/diagnosis.html")
+
+
+def test_a_run_that_dies_explains_itself(divided: Path, tmp_path: Path) -> None:
+    shutil.copytree(divided / "data", tmp_path / "data")
+    text = (ROOT / "params.yaml").read_text()
+    assert "    learning_rate: 0.05\n" in text
+    (tmp_path / "params.yaml").write_text(text.replace("    learning_rate: 0.05\n", "    learning_rate: 3.0\n"))
+    done = run(tmp_path, "-m", "tasks", "federate")
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    (error,) = (line for line in lines if line.startswith("error: "))
+    assert error.startswith("error: round ")
+    said = lines[lines.index(error) + 1 :]
+    answer = [line for line in said if not line.startswith("replay from round ")]
+    assert len(answer) == len(ANSWER)
+    assert all(line.startswith(begin) for line, begin in zip(answer, ANSWER, strict=True)), answer
+    assert "Traceback" not in done.stderr
+    # The step `diagnose` says the same, although neither `prune` nor `evaluate` has run.
+    written = (tmp_path / "reports/diagnosis.json").read_bytes()
+    assert files.read_json(tmp_path / "reports/diagnosis.json")["question"] == "ended"
+    again = run(tmp_path, "-m", "tasks", "diagnose")
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "reports/diagnosis.json").read_bytes() == written

@@ -170,6 +170,30 @@ def test_a_run_that_fails_says_why_once_and_prefect_has_it(
 
 
 @pytest.mark.slow
+def test_a_run_that_dies_explains_itself_to_the_user_prefect_and_mlflow(
+    repository: Path, run: Run, prefect_server: str, first: Done
+) -> None:
+    done = run(repository, "flows.pipeline", "-S", "federate.client.learning_rate=3.0", "-S", "federate.rounds=6")
+    last = done.said.splitlines()[-1]
+    assert (done.status, last.startswith("error: federate: round ")) == (1, True), done.said
+    helps = re.search(r"\. The cause: the clients' learning rate is too high; (-S federate\S+=\S+) helps$", last)
+    assert helps, last
+    assert "Traceback" not in done.said
+    for begin in ("why: The run ended in round ", "since: round ", f"remedy: {helps[1]} (", "report: .runs/"):
+        assert begin in done.said
+    workspace = only_workspace(repository)
+    assert files.read_json(workspace / "reports/diagnosis.json")["question"] == "ended"
+    asked = {"artifacts": {"key": {"any_": ["report"]}, "flow_run_id": {"any_": [workspace.name]}}}
+    (artifact,) = httpx.post(f"{prefect_server}/artifacts/filter", json=asked, trust_env=False).json()
+    assert artifact["data"].startswith("# Why did the run end?")
+    run_id = (workspace / ".mlflow-run").read_text().split()[0]
+    logged = {file.path for file in mlflow_of(repository).list_artifacts(run_id, "reports")}
+    assert {"reports/diagnosis.json", "reports/rounds.csv"} <= logged
+    # Other settings run afterwards as if nothing had been.
+    assert run(repository, "flows.pipeline").states() == dict.fromkeys(TASKS, "Cached")
+
+
+@pytest.mark.slow
 def test_a_step_that_ends_early_is_shown_whole_and_pruning_goes_on_from_there(
     repository: Path, run: Run, prefect_server: str, first: Done
 ) -> None:

@@ -22,6 +22,10 @@ _log = logging.getLogger(__name__)
 RUN_ID = ".mlflow-run"
 _LINKS = ("prefect.flow_run_id", "prefect.flow_run_name", "prefect.url", "mlflow.parentRunId")
 """The tags that link an MLflow run to its flow run. A flow run that resumes the MLflow run replaces them."""
+_REPORTS = tuple(
+    f"reports/{name}" for name in ("rounds.csv", "clients.csv", "diagnosis.json", "diagnosis.md", "diagnosis.html")
+)
+"""The files that a run gets that did not finish, if they are there."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,13 @@ def end_abandoned(folder: Path, status: str, with_reports: bool = True) -> None:
 def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, with_reports: bool = True) -> None:
     """Ends the run of `folder` in MLflow. If the store does not answer, logs a warning.
 
-    With `with_reports`, a run that did not finish gets the folder's round logs, which a diagnosis needs.
+    With `with_reports`, a run that did not finish gets the folder's round logs, which a diagnosis needs, and the
+    diagnosis, if there is one.
     """
     try:
         # A finished run has its round logs already, among its other files.
         if status != "FINISHED" and with_reports:
-            for path in ("reports/rounds.csv", "reports/clients.csv"):
+            for path in _REPORTS:
                 if (folder / path).is_file():
                     client.log_artifact(run_id, str(folder / path), "reports")
         client.set_terminated(run_id, status)

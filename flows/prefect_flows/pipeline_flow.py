@@ -135,7 +135,7 @@ def _error(step: str, error: UndriftError, session: Session) -> UndriftError:
     answer = end_of_run.diagnosed(step, error, session.workspace.folder)
     if answer is None:
         return type(error)(f"{step}: {error}")
-    for line in end_of_run.lines(answer):
+    for line in end_of_run.lines(answer, Path(RUNS, session.workspace.folder.name)):
         _log.error("%s", line)
     ui_artifacts.diagnosis(session)
     return type(error)(f"{step}: {error}. The cause: {end_of_run.summary(answer)}")
