@@ -487,7 +487,10 @@ def test_a_run_that_dies_explains_itself(divided: Path, tmp_path: Path) -> None:
     shutil.copytree(divided / "data", tmp_path / "data")
     text = (ROOT / "params.yaml").read_text()
     assert "    learning_rate: 0.05\n" in text
-    (tmp_path / "params.yaml").write_text(text.replace("    learning_rate: 0.05\n", "    learning_rate: 3.0\n"))
+    text = text.replace("    learning_rate: 0.05\n", "    learning_rate: 3.0\n").replace(
+        "  rounds: 30\n", "  rounds: 5\n"
+    )
+    (tmp_path / "params.yaml").write_text(text)
     done = run(tmp_path, "-m", "tasks", "federate")
     assert done.returncode == 1
     lines = done.stderr.splitlines()

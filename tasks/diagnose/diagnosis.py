@@ -274,7 +274,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         content |= {
             "ruled_out": [asdict(cause) for cause in diagnosis.ruled_out],
             "remedies": [asdict(remedy) for remedy in diagnosis.remedies],
-            "replays": asdict(diagnosis.budget),
+            "replays": {name: value for name, value in asdict(diagnosis.budget).items() if value is not None},
             "signals": diagnosis.signals,
         }
     return {name: _plain(value) for name, value in content.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tasks.clients import Examples
-from tasks.diagnose.causes import Candidate, candidates
+from tasks.diagnose.causes import CAUSES, Candidate, candidates
 from tasks.diagnose.causes.base import Situation
 from tasks.diagnose.causes.shared import leave_out, without
 from tasks.diagnose.ended.ending import Ending
@@ -25,8 +25,7 @@ _EXAMPLES = 200
 """Most examples of a client on which the curvature is computed."""
 _CLIENTS = 50
 """Most clients whose curvature is computed."""
-_FROM_EVIDENCE = ("non_finite", "faulty_clients", "architecture_variation", "unequal_local_work", "feature_shift")
-"""Causes that are proposed as for a rise. The skews are not: data of other labels or sizes make no step overflow."""
+_SERVER = "server_learning_rate"
 _FACTORS = tuple(factor * 10.0**power for power in range(12) for factor in (3, 10))
 """By which the client rate is divided, one after the other."""
 _RATES = 8
@@ -97,7 +96,9 @@ def suspects(
         yield Candidate("faulty_clients", Change(f"without {every_client(unusable)}", settings_without), unusable)
     steep = steepness.outliers
     proposed = candidates(findings, settings, start)
-    yield from (each for each in proposed if each.cause in _FROM_EVIDENCE and each.clients != steep)
+    # The skews are no causes here: data of other labels or sizes make no step overflow.
+    evident = [each for each in proposed if each.cause == "non_finite" or CAUSES[each.cause].evident]
+    yield from (each for each in evident if each.cause != _SERVER and (not steep or each.clients != steep))
     long = far_too_long(log, ending.since)
     known = {each.clients for each in proposed if each.cause == "faulty_clients"} | {steep}
     # Where local training itself diverges, honest updates have any length.
@@ -108,7 +109,7 @@ def suspects(
         aligned = Change(f"with {says}", surgery={says: features_like_the_others(steep)})
         yield Candidate("feature_shift", aligned, steep)
         yield Candidate("faulty_clients", without(steep), steep)
-    yield from (each for each in proposed if each.cause == "server_learning_rate")
+    yield from (each for each in evident if each.cause == _SERVER)
     rates = steepness.rates()
     if rates:
         yield _rate(rates[0], rates[min(2, len(rates) - 1)])
