@@ -8,12 +8,14 @@ import numpy as np
 
 from tasks.arrays import Floats
 from tasks.diagnose.causes import evidence_for, fault_of
+from tasks.diagnose.confirmation import Ending
 from tasks.diagnose.diagnosis import (
     Budget,
     Cause,
     Curve,
     Diagnosis,
     Evidence,
+    RemedyEnding,
     Removed,
     ReplayResult,
     RuledOut,
@@ -81,6 +83,8 @@ def compose(
             max((len(proof.effect.by_seed) for proof in replays.causes), default=1),
             replays.window,
             replays.reproduced,
+            replays.spent_on_remedies,
+            replays.allowed_for_remedies,
         ),
         _signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
     )
@@ -130,7 +134,20 @@ def _ruled_out(proof: Proof) -> RuledOut:
 
 def _remedy(tried: Tried) -> TriedRemedy:
     remedy = tried.remedy
-    return TriedRemedy(remedy.settings, remedy.says, _share(tried.recovers), _number(tried.loss), tried.against)
+    return TriedRemedy(
+        remedy.settings,
+        remedy.says,
+        _share(tried.recovers),
+        _number(tried.loss),
+        tried.against,
+        tried.confirmed,
+        None if tried.ending is None else _ending(tried.ending),
+    )
+
+
+def _ending(ending: Ending) -> RemedyEnding:
+    end, unchanged = _number(ending.hold_out), _number(ending.unchanged)
+    return RemedyEnding(ending.from_round, ending.last, end, unchanged, ending.logged, len(ending.by_seed))
 
 
 def _signals(findings: Findings, blamed: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tasks.diagnose.causes import Candidate, Remedy
+from tasks.diagnose.confirmation import Ending
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.replay.effect import Effect
 
@@ -26,10 +27,18 @@ class Tried:
 
     remedy: Remedy
     recovers: float
+    """Share of the rise that it takes back: up to the run's end if its ending is known, else in a short replay."""
     loss: float
-    """Mean over the rounds of the rise."""
+    """Mean over the rounds that are compared, in a short replay."""
     against: tuple[str, ...]
     """The proven causes that it is against."""
+    ending: Ending | None = None
+    """What its replay to the run's end showed; None if it was replayed for a few rounds only."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether its replay to the run's end held."""
+        return self.ending is not None and self.ending.holds
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Investigation:
         findings: of the clients.
         spent: rounds that the replays for causes took.
         allowed: rounds that they may take.
+        spent_on_remedies: rounds that the replays of remedies took.
+        allowed_for_remedies: rounds that they may take.
     """
 
     from_round: int
@@ -59,3 +70,5 @@ class Investigation:
     findings: Findings
     spent: int
     allowed: int
+    spent_on_remedies: int = 0
+    allowed_for_remedies: int = 0

@@ -80,15 +80,18 @@ def fault_of(cause: str, clients: tuple[str, ...], findings: Findings) -> str:
 def remedies(
     cause: str, settings: Settings, clients: tuple[str, ...], findings: Findings, last_sound: int = 1
 ) -> list[Remedy]:
-    """Returns the remedies for a cause, the most fitting first, each with only the settings that it changes."""
+    """Returns the remedies for a cause, each with only the settings that it changes.
+
+    The order is: remedies that keep every client, remedies that leave clients out, advice; within them, the most
+    fitting first. Settings that the run has already are no remedy.
+    """
     raw = settings.model_dump(mode="json")
-    fresh = [
-        replace(
-            remedy, settings={name: value for name, value in remedy.settings.items() if value != value_at(raw, name)}
-        )
-        for remedy in CAUSES[cause].remedies(clients, Situation(findings, settings, last_sound))
-    ]
-    return [remedy for remedy in fresh if remedy.settings]
+    fresh = []
+    for remedy in CAUSES[cause].remedies(clients, Situation(findings, settings, last_sound)):
+        changed = {name: value for name, value in remedy.settings.items() if value != value_at(raw, name)}
+        if changed or not remedy.settings:
+            fresh.append(replace(remedy, settings=changed))
+    return fresh
 
 
 __all__ = [

@@ -67,16 +67,18 @@ def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"{escape(against)}**{escape(remedy.says)}.** {wording.effect(remedy)}"
         if flags := patch.flags(remedy.settings):
             yield _block("sh", flags)
-        yield _block("yaml", patch.patch(remedy.settings))
+        if remedy.settings:
+            yield _block("yaml", patch.patch(remedy.settings))
     yield from map(escape, wording.without_remedy(diagnosis))
     if diagnosis.not_proposed:
         yield "Other remedies that were tried:" if diagnosis.remedy else "Remedies that were tried:"
-        yield _table(("remedy", "rise removed", "mean loss", "settings"), map(_tried, diagnosis.not_proposed))
+        heads = ("remedy", "rise removed", "hold-out loss at the end", "settings")
+        yield _table(heads, map(_tried, diagnosis.not_proposed))
 
 
 def _tried(remedy: TriedRemedy) -> Sequence[str]:
-    settings = patch.flags(remedy.settings) or patch.plain(remedy.settings)
-    return [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), settings]
+    settings = patch.flags(remedy.settings) or patch.plain(remedy.settings) or "none: it is advice"
+    return [remedy.says, percent(remedy.recovers), wording.ends(remedy), settings]
 
 
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:

@@ -73,12 +73,19 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
     remedy = diagnosis.remedy
     if not remedy:
         return f"{_finding(diagnosis)}.", "", ""
-    command = flags(remedy.settings)
-    end = (
-        f"{'' if command else 'the settings below'}), which removes {percent(remedy.recovers)} of the "
-        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}."
+    removes = (
+        f"{'' if remedy.confirmed else 'not confirmed, '}which removes {percent(remedy.recovers)} of the "
+        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}"
+        f"{'' if remedy.confirmed else ' in a short replay'}."
     )
-    return f"{_finding(diagnosis)}; remedy: {remedy.says} (", command, end
+    if not remedy.settings:
+        return f"{_finding(diagnosis)}; remedy: {remedy.says}, {removes}", "", ""
+    command = flags(remedy.settings)
+    return (
+        f"{_finding(diagnosis)}; remedy: {remedy.says} (",
+        command,
+        f"{'' if command else 'the settings below'}), {removes}",
+    )
 
 
 def _finding(diagnosis: Diagnosis) -> str:
@@ -157,6 +164,12 @@ def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
         tried = any(cause.cause in remedy.against for remedy in diagnosis.remedies)
         if not tried:
             yield f"{against([cause.cause])}, no remedy was found."
+        elif any(cause.cause in remedy.against and remedy.ending for remedy in diagnosis.remedies):
+            yield (
+                f"{against([cause.cause])}, no remedy is proposed: with the remedies that were replayed to the end of "
+                "the run, the hold-out loss ends no lower than in the run, no lower than by chance, or not lower than "
+                "before."
+            )
         elif diagnosis.remedy:
             yield f"{against([cause.cause])}, no setting that was tried in addition removes more of the rise."
         else:
@@ -164,12 +177,30 @@ def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def effect(remedy: TriedRemedy) -> str:
-    """Returns what a remedy does, in a sentence."""
-    loss = "." if remedy.loss_after is None else f": the mean loss is then {figure(remedy.loss_after)}."
-    return (
-        f"In the replay, this removes {percent(remedy.recovers)} of the "
-        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}{loss}"
+    """Returns what a remedy does: in a short replay only, or up to the end of the run."""
+    removes = (
+        f"{percent(remedy.recovers)} of the {'failed updates' if 'non_finite' in remedy.against else 'rise'}"
     )
+    ending = remedy.ending
+    if ending is None:
+        loss = "" if remedy.loss_after is None else f", in which the mean loss is {figure(remedy.loss_after)}"
+        return f"Not confirmed: this removes {removes} in a short replay{loss}. The end of the run was not replayed."
+    start = "" if ending.from_round == 0 else f" from round {ending.from_round + 1}"
+    return (
+        f"In a replay{start} to round {ending.last}, the hold-out loss ends at {figure(ending.hold_out)}; "
+        f"{'in the run it ended' if ending.logged else 'in a replay with nothing changed it ends'} at "
+        f"{figure(ending.unchanged)}. This removes {removes}"
+        f"{f'; {count(ending.seeds, "seed")} agree.' if ending.seeds > 1 else ' (one seed).'}"
+    )
+
+
+def ends(remedy: TriedRemedy) -> str:
+    """Returns, for a table, where the hold-out loss of a remedy ends: `0.21 (run: 0.63)`."""
+    ending = remedy.ending
+    if ending is None:
+        return "not replayed to the end"
+    beside = "run" if ending.logged else "nothing changed"
+    return f"{figure(ending.hold_out)} ({beside}: {figure(ending.unchanged)})"
 
 
 def spent(budget: Budget) -> str:
