@@ -91,7 +91,12 @@ def test_json_of_a_proven_cause() -> None:
                 "seeds": 3,
                 "removes": {"mean": 0.95, "low": 0.9, "high": 1.0},
             },
-            "remedy": {"settings": {"federate.client.kind": "scaffold"}, "recovers": 0.86},
+            "remedy": {
+                "settings": {"federate.client.kind": "scaffold"},
+                "says": "SCAFFOLD",
+                "recovers": 0.86,
+                "confirmed": True,
+            },
         }
     ]
     assert content["observations"] == [
@@ -116,6 +121,8 @@ def test_json_of_a_proven_cause() -> None:
         "recovers": 0.3,
         "loss_after": 0.7,
         "against": ["faulty_clients"],
+        "confirmed": False,
+        "ending": None,
     }
     assert content["replays"] == {
         "from_round": 6,

@@ -139,6 +139,9 @@ def _remedy(diagnosis: Diagnosis) -> Iterator[Markup]:
 def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
     yield paragraph(tag("strong", remedy.says))
     yield paragraph(wording.effect(remedy))
+    if not remedy.settings:
+        yield paragraph("There is no setting to change: correct the data, then run again.")
+        return
     flags = patch.flags(remedy.settings)
     if flags:
         yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
@@ -148,16 +151,18 @@ def _proposed(remedy: TriedRemedy) -> Iterator[Markup]:
 
 
 def _tried(caption: str, remedies: Sequence[TriedRemedy]) -> Markup:
-    columns = [Column("remedy"), Column("rise removed", "number"), Column("mean loss", "number")]
+    columns = [Column("remedy"), Column("rise removed", "number"), Column("hold-out loss at the end")]
     columns.append(Column("settings", "says"))
     return table(
         caption,
         columns,
-        [[remedy.says, percent(remedy.recovers), figure(remedy.loss_after), _settings(remedy)] for remedy in remedies],
+        [[remedy.says, percent(remedy.recovers), wording.ends(remedy), _settings(remedy)] for remedy in remedies],
     )
 
 
-def _settings(remedy: TriedRemedy) -> Markup:
+def _settings(remedy: TriedRemedy) -> Markup | str:
+    if not remedy.settings:
+        return "none: it is advice"
     return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings))
 
 

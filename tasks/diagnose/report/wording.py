@@ -10,6 +10,7 @@ from tasks.diagnose.diagnosis import (
     Curve,
     Diagnosis,
     Evidence,
+    RemedyEnding,
     Removed,
     ReplayResult,
     TriedRemedy,
@@ -74,15 +75,16 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
     if not remedy:
         return f"{_finding(diagnosis)}.", "", ""
     removes = (
-        f"{'' if remedy.confirmed else 'not confirmed, '}which removes {percent(remedy.recovers)} of the "
+        f"which removes {percent(remedy.recovers)} of the "
         f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}"
         f"{'' if remedy.confirmed else ' in a short replay'}."
     )
+    before = f"{_finding(diagnosis)}; remedy{'' if remedy.confirmed else ' (not confirmed)'}: {remedy.says}"
     if not remedy.settings:
-        return f"{_finding(diagnosis)}; remedy: {remedy.says}, {removes}", "", ""
+        return f"{before}, {removes}", "", ""
     command = flags(remedy.settings)
     return (
-        f"{_finding(diagnosis)}; remedy: {remedy.says} (",
+        f"{before} (",
         command,
         f"{'' if command else 'the settings below'}), {removes}",
     )
@@ -164,23 +166,22 @@ def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
         tried = any(cause.cause in remedy.against for remedy in diagnosis.remedies)
         if not tried:
             yield f"{against([cause.cause])}, no remedy was found."
-        elif any(cause.cause in remedy.against and remedy.ending for remedy in diagnosis.remedies):
-            yield (
-                f"{against([cause.cause])}, no remedy is proposed: with the remedies that were replayed to the end of "
-                "the run, the hold-out loss ends no lower than in the run, no lower than by chance, or not lower than "
-                "before."
-            )
         elif diagnosis.remedy:
             yield f"{against([cause.cause])}, no setting that was tried in addition removes more of the rise."
+        elif any(
+            cause.cause in remedy.against and remedy.ending and not remedy.confirmed for remedy in diagnosis.remedies
+        ):
+            yield (
+                f"{against([cause.cause])}, no remedy is proposed: with each remedy that was replayed to the end of "
+                "the run, the hold-out loss ends higher than without it, or no better than chance."
+            )
         else:
             yield f"{against([cause.cause])}, no setting that was tried removes any of the rise."
 
 
 def effect(remedy: TriedRemedy) -> str:
     """Returns what a remedy does: in a short replay only, or up to the end of the run."""
-    removes = (
-        f"{percent(remedy.recovers)} of the {'failed updates' if 'non_finite' in remedy.against else 'rise'}"
-    )
+    removes = f"{percent(remedy.recovers)} of the {'failed updates' if 'non_finite' in remedy.against else 'rise'}"
     ending = remedy.ending
     if ending is None:
         loss = "" if remedy.loss_after is None else f", in which the mean loss is {figure(remedy.loss_after)}"
@@ -189,9 +190,14 @@ def effect(remedy: TriedRemedy) -> str:
     return (
         f"In a replay{start} to round {ending.last}, the hold-out loss ends at {figure(ending.hold_out)}; "
         f"{'in the run it ended' if ending.logged else 'in a replay with nothing changed it ends'} at "
-        f"{figure(ending.unchanged)}. This removes {removes}"
-        f"{f'; {count(ending.seeds, "seed")} agree.' if ending.seeds > 1 else ' (one seed).'}"
+        f"{figure(ending.unchanged)}. {_judged(ending)} This removes {removes}."
     )
+
+
+def _judged(ending: RemedyEnding) -> str:
+    if ending.seeds == 1:
+        return "Other seeds were not tried."
+    return f"It is no worse than doing nothing in the mean over {ending.seeds} seeds."
 
 
 def ends(remedy: TriedRemedy) -> str:
@@ -209,7 +215,8 @@ def spent(budget: Budget) -> str:
     return (
         f"A cause is proven if (1) at least half of the rise goes away without it, (2) other seeds confirm this, and "
         f"(3) no more specific cause explains the rise as well. The replays took {rounds}. The budget was "
-        f"{budget.allowed} rounds; replays that confirm a cause can exceed it."
+        f"{budget.allowed} rounds; replays that confirm a cause can exceed it. Replays of remedies took "
+        f"{count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}."
         f"{f' Each proven cause was replayed with up to {seeds}.' if budget.seeds > 1 else ''}"
     )
 
