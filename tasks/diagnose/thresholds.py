@@ -124,6 +124,9 @@ works is missed by less than a factor of 3."""
 ENDING = 5
 """The loss at the end of a run is the mean log loss of so many rounds, if the rise began before them. Origin: by hand;
 not measured."""
+TAKEN_BACK = 0.9
+"""A remedy that takes back less than this share of the rise up to the run's end is compared with the next one, if the
+rounds that remedies may take are enough. Origin: by hand; the goal for the share in the median."""
 CONFIRMED_SEEDS = 3
 """A remedy is confirmed with so many seeds if the rounds that remedies may take are enough. Origin: by hand."""
 AS_GOOD = 1e-3

@@ -11,7 +11,7 @@ from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof, Tried
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.thresholds import MORE
+from tasks.diagnose.thresholds import MORE, NOTHING_HALFWAY, TAKEN_BACK
 from tasks.diagnose.tournament import FAILURES
 from tasks.settings import Settings
 
@@ -22,23 +22,32 @@ class Dose:
 
     Attributes:
         change: the change by which it was replayed.
-        gain: what it takes back of the rise, by which the remedies are ranked.
+        gain: share of the rise that it takes back, by which the remedies are ranked.
+        fall: fall of the log loss on the hold-out data where single clients' own losses rose; else 0. A client with
+            wrong labels keeps its own loss, also where a robust rule keeps it from doing harm.
         tried: what is reported of it.
     """
 
     change: Change
     gain: float
+    fall: float
     tried: Tried
 
     @property
     def waits(self) -> bool:
         """Whether it may be replayed to the run's end, and has not been."""
-        return worth_proposing(self.gain) and self.tried.ending is None
+        return (worth_proposing(self.gain) or self.fall > NOTHING_HALFWAY) and self.tried.ending is None
 
     @property
     def failed(self) -> bool:
         """Whether its replay to the run's end showed that it is no remedy."""
         return self.tried.ending is not None and not (self.tried.confirmed and worth_proposing(self.tried.recovers))
+
+    @property
+    def wins(self) -> bool:
+        """Whether its replay to the run's end leaves nothing to look for."""
+        ending = self.tried.ending
+        return ending is not None and not self.failed and ending.recovered and self.tried.recovers >= TAKEN_BACK
 
     @property
     def of_failures(self) -> bool:
@@ -114,18 +123,18 @@ def treat(
     alone = search(settings_of[0], [first])
     alone.go_on()
     best = alone.ranked[0] if alone.ranked else None
-    searches, not_better = [alone], list[Search]()
+    searches = [alone]
     for second, fit in zip(proven[1:], settings_of[1:], strict=True):
         joint = [best.tried.remedy | option for option in fit] if best else fit
         beside = search(joint, proven if best else [second])
         beside.go_on()
         share = taken_back(trials, best.change, proven) if best else None
         better = bool(beside.ranked) and worth_both(beside.ranked[0].gain, share)
-        searches, not_better = ([beside, *searches], not_better) if better else (searches, [*not_better, beside])
+        searches = [beside, *searches] if better else [*searches, beside]
     corrections = search((each for fit in options for each in fit if not each.settings), [first])
     corrections.go_on()
     winner = _winner(searches, confirmation) or _winner([corrections], confirmation)
-    others = [dose for each in (*searches, *not_better, corrections) for dose in each.doses if dose is not winner]
+    others = [dose for each in (*searches, corrections) for dose in each.doses if dose is not winner]
     # What failed at the run's end stands last, whatever it took back in the short replay.
     places = best_first([dose.tried.recovers - 2 * dose.failed for dose in others])
     tried = (*([winner.tried] if winner else []), *(others[place].tried for place in places))
@@ -174,10 +183,8 @@ class Search:
         causes = tuple(cause.candidate.cause for cause in self.against)
         loss = float(np.mean(self.trials.losses(change)))
         tried = Tried(remedy, taken_back(self.trials, change, [self.first]), loss, causes)
-        if self.confirmation.incident.hidden and FAILURES not in causes:
-            # The loss that rose is of the clients that the remedy may leave out. What the model lost is in this one.
-            return Dose(change, self.trials.fall(NO_CHANGE, change, "val_loss"), tried)
-        return Dose(change, taken_back(self.trials, change, self.against), tried)
+        fall = self.trials.fall(NO_CHANGE, change, "val_loss") if self.confirmation.incident.hidden else 0.0
+        return Dose(change, taken_back(self.trials, change, self.against), fall, tried)
 
 
 def taken_back(trials: Trials, change: Change, causes: Sequence[Proof]) -> float:
@@ -195,8 +202,9 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
     """The remedy that is proposed; None if none helps.
 
     1. The best one is replayed to the end of the run.
-    2. It wins if it holds with all seeds, and if the loss comes down to the best one before the rise.
-    3. If not, the next one is replayed. If none wins, the one that held with the lowest loss does.
+    2. It wins if it holds with all seeds, if the hold-out loss comes down to the best one before the rise, and if it
+       takes TAKEN_BACK of the rise back.
+    3. If not, the next one is replayed. If none wins, the one that holds with the lowest hold-out loss does.
     4. If the rounds are used up before any held, the next one is proposed without confirmation.
     """
     held: list[Dose] = []
@@ -209,7 +217,7 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
             break
         dose = waiting[0]
         dose.ends(ending)
-        if ending.recovered and _holds_with_more_seeds(dose, ending, confirmation):
+        if dose.wins and _holds_with_more_seeds(dose, ending, confirmation):
             return dose
         if not dose.failed:
             held.append(dose)

@@ -83,13 +83,15 @@ def remedies(
     """Returns the remedies for a cause, each with only the settings that it changes.
 
     The order is: remedies that keep every client, remedies that leave clients out, advice; within them, the most
-    fitting first. Settings that the run has already are no remedy.
+    fitting first. Settings that the run has already are no remedy, and no settings are
+    tried twice.
     """
     raw = settings.model_dump(mode="json")
-    fresh = []
+    fresh: list[Remedy] = []
     for remedy in CAUSES[cause].remedies(clients, Situation(findings, settings, last_sound)):
         changed = {name: value for name, value in remedy.settings.items() if value != value_at(raw, name)}
-        if changed or not remedy.settings:
+        new = changed not in [one.settings for one in fresh]
+        if (changed and new) or not remedy.settings:
             fresh.append(replace(remedy, settings=changed))
     return fresh
 
