@@ -204,18 +204,23 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
     1. The best one is replayed to the end of the run.
     2. It wins if it holds with all seeds, if the hold-out loss comes down to the best one before the rise, and if it
        takes TAKEN_BACK of the rise back.
-    3. If not, the next one is replayed. If none wins, the one that holds with the lowest hold-out loss does.
+    3. If not, the one of the others is replayed whose loss is lowest in the short replay, and so on. If none wins, the
+       one that holds with the lowest hold-out loss does.
     4. If the rounds are used up before any held, the next one is proposed without confirmation.
     """
     held: list[Dose] = []
+    second = False
     while True:
         waiting = [dose for search in searches for dose in search.ranked if dose.waits]
-        if not waiting and any(search.go_on() for search in searches):
+        if (not waiting or second) and any(search.go_on() for search in searches):
             continue
+        if second:
+            # By the shares, the first one looked as good: all that fall below the level take everything back.
+            waiting.sort(key=lambda dose: dose.tried.loss)
         ending = confirmation.confirm(waiting[0].change, waiting[0].of_failures) if waiting else None
         if ending is None:
             break
-        dose = waiting[0]
+        dose, second = waiting[0], True
         dose.ends(ending)
         if dose.wins and _holds_with_more_seeds(dose, ending, confirmation):
             return dose
