@@ -1,16 +1,19 @@
 """A stand-in for a replayer: each replay has the losses that the test gives."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
 
+from tasks.diagnose.confirmation import Confirmation
+from tasks.diagnose.incident import Incident
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.engine import Replay
 from tasks.diagnose.window import Window
 from tasks.errors import SettingsError
 from tasks.settings import Settings
+from tests.diagnosis_values import RISE, client_log
 
 START, FIRST, LAST = 15, 16, 19
 LEVEL, RISEN = 0.3, 1.2
@@ -99,3 +102,14 @@ def window(loss="val_loss", rounds=None, **levels) -> Window:
     """Rounds 16 to 19 of a rise of `loss`; both losses were at LEVEL before it."""
     counted = tuple(range(FIRST, LAST + 1)) if rounds is None else rounds
     return Window(loss, FIRST, LAST, counted, {"val_loss": LEVEL, "train_loss": LEVEL, **levels})
+
+
+def confirmation(replays: ScriptedReplayer, allowed: int = 1000, hidden: tuple[str, ...] = ()) -> Confirmation:
+    """Replays to the end of a run whose losses rose to RISEN in round FIRST and stayed there."""
+    column = "train_loss" if hidden else "val_loss"
+    rise = replace(RISE, loss=column, round=FIRST, until=30, alarm=FIRST, loss_before=LEVEL, clients=hidden)
+    rounds = np.arange(1, 31)
+    losses = np.where(rounds < FIRST, LEVEL, RISEN)
+    hold_out = dict(zip(rounds.tolist(), losses.tolist(), strict=True))
+    incident = Incident(rise, rounds, losses, (0.0, 0.0), START, hold_out)
+    return Confirmation(replays, incident, client_log(["03"], 30), allowed)  # type: ignore[arg-type]
