@@ -131,6 +131,8 @@ def test_json_of_a_proven_cause() -> None:
         "seeds": 3,
         "compared": [7, 12],
         "reproduced": True,
+        "remedy_rounds": 0,
+        "remedy_allowed": 0,
     }
     assert content["signals"] == {}
     assert to_json(with_cause(diagnosis(), fault="data"))["causes"][0]["fault"] == "data"

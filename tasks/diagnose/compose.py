@@ -8,7 +8,6 @@ import numpy as np
 
 from tasks.arrays import Floats
 from tasks.diagnose.causes import evidence_for, fault_of
-from tasks.diagnose.confirmation import Ending
 from tasks.diagnose.diagnosis import (
     Budget,
     Cause,
@@ -22,7 +21,7 @@ from tasks.diagnose.diagnosis import (
     TriedRemedy,
 )
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
-from tasks.diagnose.investigation import Investigation, Proof, Tried
+from tasks.diagnose.investigation import Ending, Investigation, Proof, Tried
 from tasks.diagnose.observe.client_signals import client_signals
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.effect import Effect

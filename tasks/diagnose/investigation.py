@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tasks.diagnose.causes import Candidate, Remedy
-from tasks.diagnose.confirmation import Ending
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.thresholds import AS_GOOD
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,38 @@ class Proof:
     without: tuple[float, ...]
     """(R,) losses with nothing changed, mean over the seeds."""
     with_change: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run with a remedy ends, beside the run as it was.
+
+    Attributes:
+        from_round: round of the model that the replay started from; 0 is before round 1.
+        last: last round of the replay.
+        hold_out: hold-out loss at the end with the remedy and the run's own seed, geometric mean of the last rounds.
+        unchanged: the same with nothing changed.
+        logged: whether `unchanged` is the run's own loss; if not, it is a replay's.
+        by_seed: ln(hold-out loss with the remedy / with nothing changed) at the end, by seed.
+        recovers: share of the rise that is gone up to the last round; None if the run's loss is not above its level.
+        beats_chance: whether `hold_out` is below the loss of a model that ignores its input.
+        recovered: whether the hold-out loss comes down to the best one before the rise.
+    """
+
+    from_round: int
+    last: int
+    hold_out: float
+    unchanged: float
+    logged: bool
+    by_seed: tuple[float, ...]
+    recovers: float | None
+    beats_chance: bool
+    recovered: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the remedy ends no worse than doing nothing, mean over the seeds, and better than chance."""
+        return self.beats_chance and float(np.mean(self.by_seed)) <= AS_GOOD
 
 
 @dataclass(frozen=True)

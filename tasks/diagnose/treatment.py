@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tasks.diagnose.causes import Remedy, remedies
-from tasks.diagnose.confirmation import Confirmation, Ending
+from tasks.diagnose.confirmation import Confirmation
 from tasks.diagnose.evidence.findings import Findings
-from tasks.diagnose.investigation import Proof, Tried
+from tasks.diagnose.investigation import Ending, Proof, Tried
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import MORE, NOTHING_HALFWAY, TAKEN_BACK
