@@ -21,7 +21,7 @@ from tasks.diagnose.diagnosis import (
     TriedRemedy,
 )
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
-from tasks.diagnose.investigation import Ending, Investigation, Proof, Tried
+from tasks.diagnose.investigation import Investigation, LongReplay, Proof, Tried
 from tasks.diagnose.observe.client_signals import client_signals
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.effect import Effect
@@ -144,7 +144,7 @@ def _remedy(tried: Tried) -> TriedRemedy:
     )
 
 
-def _ending(ending: Ending) -> RemedyEnding:
+def _ending(ending: LongReplay) -> RemedyEnding:
     end, unchanged = _number(ending.hold_out), _number(ending.unchanged)
     return RemedyEnding(ending.from_round, ending.last, end, unchanged, ending.logged, len(ending.by_seed))
 

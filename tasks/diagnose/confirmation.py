@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tasks.diagnose.incident import Incident
-from tasks.diagnose.investigation import Ending
+from tasks.diagnose.investigation import LongReplay
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import height, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
@@ -84,7 +84,7 @@ class Confirmation:
         still = all(abs(loss - start) <= AS_GOOD * start for loss in losses)
         return losses[-1] < self.chance and ("federate.rounds" in change.settings or not still)
 
-    def confirm(self, change: Change, of_failures: bool = False) -> Ending | None:
+    def confirm(self, change: Change, of_failures: bool = False) -> LongReplay | None:
         """Replays a remedy to the end of the run with the run's own seed, from round 1 if the rounds left are enough.
 
         Else it starts from the model that the replays of causes start from.
@@ -101,7 +101,7 @@ class Confirmation:
         if unchanged is None or left < min(self.last, late):
             return None
         try:
-            replay = self.replays.begin_at_start(change) if left >= self.last else self.replays.begin(change, 0)
+            replay = self.replays.begin_after(0, change) if left >= self.last else self.replays.begin(change, 0)
         except SettingsError:
             return None
         _log.info("replay from round %d to %d: %s", replay.next_round, self.last, change.says)
@@ -109,7 +109,7 @@ class Confirmation:
         self.replays.advance(replay, self.last)
         losses = _hold_out(replay, from_round)
         end = self._end(losses)
-        return Ending(
+        return LongReplay(
             from_round,
             self.last,
             end,
@@ -121,7 +121,7 @@ class Confirmation:
             _ln(end) <= _ln(self._best_before) + self._noise_before,
         )
 
-    def with_more_seeds(self, change: Change, ending: Ending) -> Ending:
+    def with_more_seeds(self, change: Change, ending: LongReplay) -> LongReplay:
         """Returns the ending with further seeds, as many as are affordable.
 
         They start from the model that the replays of causes start from.
@@ -147,7 +147,7 @@ class Confirmation:
         if self._unchanged is None:
             if self.allowed - self.spent < self.last:
                 return None, False
-            self._unchanged = self.replays.begin_at_start(NO_CHANGE)
+            self._unchanged = self.replays.begin_after(0, NO_CHANGE)
         self.replays.advance(self._unchanged, self.last)
         return _hold_out(self._unchanged, 0), False
 

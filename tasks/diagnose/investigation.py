@@ -24,7 +24,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Ending:
+class LongReplay:
     """How a run with a remedy ends, beside the run as it was.
 
     Attributes:
@@ -66,7 +66,7 @@ class Tried:
     """Mean over the rounds that are compared, in a short replay."""
     against: tuple[str, ...]
     """The proven causes that it is against."""
-    ending: Ending | None = None
+    ending: LongReplay | None = None
     """What its replay to the run's end showed; None if it was replayed for a few rounds only."""
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 from tasks.diagnose.causes import Remedy, remedies
 from tasks.diagnose.confirmation import Confirmation
 from tasks.diagnose.evidence.findings import Findings
-from tasks.diagnose.investigation import Ending, Proof, Tried
+from tasks.diagnose.investigation import LongReplay, Proof, Tried
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import MORE, NOTHING_HALFWAY, TAKEN_BACK
@@ -54,7 +54,7 @@ class Dose:
         """Whether what it takes back are failed updates."""
         return FAILURES in self.tried.against
 
-    def ends(self, ending: Ending) -> None:
+    def ends(self, ending: LongReplay) -> None:
         """Notes how its replay to the run's end ended."""
         recovers = self.tried.recovers if ending.recovers is None else ending.recovers
         self.tried = replace(self.tried, ending=ending, recovers=recovers)
@@ -174,7 +174,7 @@ class Search:
             if self.doses and not self.confirmation.affords_search(rounds):
                 break
             remedy = self.left.pop(0)
-            change = Change(remedy.says, remedy.settings, surgery=remedy.surgery)
+            change = remedy.change
             if self.trials.run(change):
                 self.doses.append(self._dose(remedy, change))
         return len(self.doses) > before
@@ -234,7 +234,7 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
     return next(plausible, None)
 
 
-def _holds_with_more_seeds(dose: Dose, ending: Ending, confirmation: Confirmation) -> bool:
+def _holds_with_more_seeds(dose: Dose, ending: LongReplay, confirmation: Confirmation) -> bool:
     if not dose.failed:
         dose.ends(confirmation.with_more_seeds(dose.change, ending))
     return not dose.failed

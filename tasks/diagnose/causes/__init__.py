@@ -87,6 +87,8 @@ def remedies(
     tried twice.
     """
     raw = settings.model_dump(mode="json")
+    # The order in which a run excludes clients is no difference.
+    raw["federate"]["exclude"] = sorted(raw["federate"]["exclude"])
     fresh: list[Remedy] = []
     for remedy in CAUSES[cause].remedies(clients, Situation(findings, settings, last_sound)):
         changed = {name: value for name, value in remedy.settings.items() if value != value_at(raw, name)}

@@ -59,6 +59,11 @@ class Remedy:
     settings: dict[str, Any] = field(default_factory=dict)
     surgery: Mapping[str, Surgery] = field(default_factory=dict)
 
+    @property
+    def change(self) -> Change:
+        """The change that replays it; each call makes another one."""
+        return Change(self.says, self.settings, surgery=self.surgery)
+
     def __or__(self, other: "Remedy") -> "Remedy | None":
         """Returns both remedies at once.
 

@@ -38,7 +38,7 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     own = Remedy("let each client standardise its own features", {"preprocess.normalize": "client"}, _ALIGNED)
-    return [own, FEDPROX, *leave_out(clients, at)]
+    return [own, FEDPROX, leave_out(clients, at)]
 
 
 FEATURE_SHIFT = CauseKind(

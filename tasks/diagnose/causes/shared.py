@@ -23,13 +23,10 @@ def without(clients: tuple[str, ...]) -> Change:
     return Change(f"without {every_client(clients)}", without=clients)
 
 
-def leave_out(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
-    """Returns the remedy that excludes these clients as well; empty if the run excludes all of them already."""
-    excluded = {*at.settings.federate.exclude}
-    new = tuple(client for client in clients if client not in excluded)
-    if not new:
-        return []
-    return [Remedy(f"leave out {every_client(new)}", {"federate.exclude": sorted({*excluded, *new})})]
+def leave_out(clients: tuple[str, ...], at: Situation) -> Remedy:
+    """Returns the remedy that excludes these clients, and those that the run excludes already."""
+    excluded = sorted({*at.settings.federate.exclude, *clients})
+    return Remedy(f"leave out {every_client(clients)}", {"federate.exclude": excluded})
 
 
 def lower_rate(at: Situation) -> float:

@@ -241,14 +241,14 @@ class Replayer:
         runner_, state = self._variants.changed(change, seed, self._state)
         return Replay(change, runner_, state, self.from_round + 1, self._loss)
 
-    def begin_at_start(self, change: Change) -> Replay:
-        """Returns a replay with the run's own seed from the model before round 1, of which no round has been run.
+    def begin_after(self, saved: int, change: Change) -> Replay:
+        """Returns a replay like `begin`, with the run's own seed, from the model after round `saved`, one of `saved`.
 
         Raises:
             SettingsError: see `begin`.
         """
-        runner_, state = self._variants.changed(change, 0, self._fresh)
-        return Replay(change, runner_, state, 1)
+        runner_, state = self._variants.changed(change, 0, self._saved.after(saved))
+        return Replay(change, runner_, state, saved + 1)
 
     def advance(self, replay: Replay, until: int) -> None:
         """Runs `replay` up to round `until`, as far as it has not been run; rounds without training cost nothing."""
