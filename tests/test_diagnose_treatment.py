@@ -280,3 +280,17 @@ def test_a_remedy_that_leaves_part_of_the_rise_is_compared_with_the_next_one():
     _, proposed = treated(replays, proof("faulty_clients", "03"))
     assert proposed["faulty_clients"].remedy.says == ROBUST[0]
     assert proposed["faulty_clients"].recovers == pytest.approx(9.5 / 15)
+
+
+def test_remedies_of_a_second_cause_are_tried_beside_the_highest_rate_that_is_nearly_as_good():
+    # 0.85 is less than a fifth below 0.99: the lower rate only learns more slowly.
+    leave_out = next(says for says in ROBUST if "leave" in says)
+    both = f"{RATES[0]}, and {leave_out}"
+    replays = ScriptedReplayer({RATES[0]: 0.85, RATES[1]: 0.99, both: 1.0}, train={both: 1.0})
+    _, proposed = treated(replays, RATE, FAULTY)
+    assert proposed["faulty_clients"].remedy.says == both
+    # 0.75 is more than a fifth below it.
+    both = f"{RATES[1]}, and {leave_out}"
+    replays = ScriptedReplayer({RATES[0]: 0.75, RATES[1]: 0.99, both: 1.0}, train={both: 1.0})
+    _, proposed = treated(replays, RATE, FAULTY)
+    assert proposed["faulty_clients"].remedy.says == both

@@ -11,7 +11,7 @@ from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import LongReplay, Proof, Tried
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.thresholds import MORE, NOTHING_HALFWAY, TAKEN_BACK
+from tasks.diagnose.thresholds import MARGIN, MORE, NOTHING_HALFWAY, TAKEN_BACK
 from tasks.diagnose.tournament import FAILURES
 from tasks.settings import Settings
 
@@ -95,7 +95,9 @@ def treat(
     """Returns the remedies that were tried, the proposed one first, and the one that is proposed against each cause.
 
     1. The remedies of the first cause are tried alone, in a short replay with one seed.
-    2. The remedies of a second cause are tried beside the best of the first, whose cause hides what they do alone.
+    2. The remedies of a second cause are tried beside one of the first, whose cause hides what they do alone. It is the
+       most fitting one that takes back at most MARGIN less than the best: a lower rate learns more slowly, so for a few
+       rounds it takes back more of what the second cause does.
     3. The best of these comes first if it takes back clearly more than the best of the first.
     4. The best one is replayed to the end of the run. If it ends worse than the run itself, the next one is.
     5. A correction of data is proposed only if no settings help.
@@ -125,7 +127,8 @@ def treat(
     best = alone.ranked[0] if alone.ranked else None
     searches = [alone]
     for second, fit in zip(proven[1:], settings_of[1:], strict=True):
-        joint = [best.tried.remedy | option for option in fit] if best else fit
+        base = next((dose for dose in alone.doses if best and dose.gain >= best.gain - MARGIN), None)
+        joint = [base.tried.remedy | option for option in fit] if base else fit
         beside = search(joint, proven if best else [second])
         beside.go_on()
         share = taken_back(trials, best.change, proven) if best else None
