@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tasks.diagnose.causes import CAUSES, remedies
 from tasks.diagnose.causes.base import Remedy
+from tasks.diagnose.replay.surgery import features_aligned
 from tasks.errors import SettingsError
 from tasks.settings import Settings, parse, value_at, with_settings
-from tests.plain_findings import EVERYTHING, everything, findings
+from tests.plain_findings import EVERYTHING, MIXED_UP, WRONG_LABELS, a_client, everything, findings
 
 RATE = Settings().federate.client.learning_rate
 
@@ -42,14 +44,14 @@ def test_a_remedy_fits_where_the_cause_is_possible(cause: str) -> None:
 @pytest.mark.parametrize(
     ("cause", "says"),
     [
-        ("non_finite", ["leave out clients 01 and 02", "clip gradients at norm 1", "{third}", "{fifth}"]),
+        ("non_finite", ["clip gradients at norm 1", "{third}", "{fifth}", "leave out clients 01 and 02"]),
         (
             "faulty_clients",
             [
-                "leave out clients 01 and 02",
                 "aggregate with the geometric median (RFA)",
                 "aggregate with multi-Krum",
                 "aggregate with the coordinate-wise median",
+                "leave out clients 01 and 02",
             ],
         ),
         ("architecture_variation", ["train the whole model at every client"]),
@@ -61,8 +63,8 @@ def test_a_remedy_fits_where_the_cause_is_possible(cause: str) -> None:
             "feature_shift",
             [
                 "let each client standardise its own features",
-                "leave out clients 01 and 02",
                 "add a proximal term (FedProx, mu 0.1)",
+                "leave out clients 01 and 02",
             ],
         ),
         ("server_learning_rate", ["use plain averaging on the server", "set the server learning rate to 0.01"]),
@@ -129,7 +131,7 @@ def test_multi_krum_expects_as_many_faulty_clients_as_were_found() -> None:
 def test_only_features_that_are_standardised_anew_need_surgery() -> None:
     for cause in CAUSES:
         for remedy in remedies(cause, parse({"federate": EVERYTHING}), ("01",), everything()):
-            assert remedy.aligned is ("preprocess.normalize" in remedy.settings)
+            assert bool(remedy.surgery) is ("preprocess.normalize" in remedy.settings)
 
 
 @pytest.mark.parametrize(
@@ -149,11 +151,12 @@ def test_every_robust_aggregator_is_a_remedy_whatever_the_one_before_used(raw: d
 def test_two_remedies_at_once() -> None:
     slower = Remedy("slower", {"federate.client.learning_rate": 0.1})
     one, other = (Remedy(f"leave out {c}", {"federate.exclude": [c]}) for c in ("07", "03"))
-    aligned = Remedy("aligned", {"preprocess.normalize": "client"}, aligned=True)
+    surgery = {"features standardised by each client": features_aligned}
+    aligned = Remedy("aligned", {"preprocess.normalize": "client"}, surgery)
     both = one | slower
     assert both == Remedy("leave out 07, and slower", {**one.settings, **slower.settings})
     assert (one | other) == Remedy("leave out 07, and leave out 03", {"federate.exclude": ["03", "07"]})
-    assert (slower | aligned) == Remedy("slower, and aligned", {**slower.settings, **aligned.settings}, aligned=True)
+    assert (slower | aligned) == Remedy("slower, and aligned", {**slower.settings, **aligned.settings}, surgery)
     assert (slower | Remedy("slowest", {"federate.client.learning_rate": 0.01})) is None  # one setting, two values
     assert (both and both | slower) is None  # one contains the other
 
@@ -162,3 +165,42 @@ def test_own_standardisation_is_the_setting_that_there_is() -> None:
     (own, *_) = remedies("feature_shift", Settings(), ("01",), findings())
     assert own.settings == {"preprocess.normalize": "client"}
     assert with_settings(Settings(), own.settings).preprocess.normalize == "client"
+
+
+def test_clients_that_are_excluded_already_are_not_left_out_again() -> None:
+    # The list is not sorted, so equal sets are not equal lists.
+    settings = parse({"federate": {"exclude": ["05", "03"]}})
+    for cause in ("non_finite", "faulty_clients", "feature_shift"):
+        assert not [one for one in remedies(cause, settings, ("03", "05"), findings()) if "leave out" in one.says]
+
+
+def test_clients_are_left_out_only_after_every_remedy_that_keeps_them() -> None:
+    for cause in ("non_finite", "faulty_clients", "feature_shift"):
+        leaves_out = ["federate.exclude" in one.settings for one in remedies(cause, Settings(), ("03",), findings())]
+        assert leaves_out == sorted(leaves_out)
+        assert any(leaves_out)
+
+
+def test_labels_that_were_changed_are_advice_without_settings() -> None:
+    mixed_up = a_client("01", memory=MIXED_UP, **WRONG_LABELS)
+    *_, advice = remedies("faulty_clients", Settings(), ("01",), findings(mixed_up))
+    assert advice.settings == {}
+    # MIXED_UP has two labels, 0 and 1, which were reversed.
+    assert advice.says == "correct the labels of client 01 (they were changed: y to 1 - y)"
+    (surgery,) = advice.surgery.values()
+    x, y = np.zeros((2, 1), np.float32), np.array([0, 1], np.int32)
+    assert surgery({"01": (x, y)})["01"][1].tolist() == [1, 0]
+    # Of client 02, nobody knows what the labels were.
+    both = remedies("faulty_clients", Settings(), ("01", "02"), findings(mixed_up))
+    assert all(one.settings for one in both)
+
+
+@pytest.mark.parametrize(
+    ("steepness", "over"),
+    [(0.5, [3, 5]), (20.0, [3, 10, 20]), (4000.0, [3, 10, 30, 100, 300, 1000, 4000])],
+)
+def test_lower_rates_are_tried_in_steps_of_three_the_highest_first(steepness: float, over: list[float]) -> None:
+    # The last one makes the steepness 1, or is a fifth. Below a thousandth, only a steeper loss asks for a rate.
+    tried = remedies("client_learning_rate", Settings(), (), findings(steepness=steepness))
+    rates = [one.settings["federate.client.learning_rate"] for one in tried if one.says.startswith("set")]
+    assert rates == pytest.approx([RATE / by for by in over], rel=5e-3)

@@ -102,7 +102,12 @@ def test_json_of_a_proven_cause() -> None:
                 "seeds": 3,
                 "removes": {"mean": 0.95, "low": 0.9, "high": 1.0},
             },
-            "remedy": {"settings": {"federate.client.kind": "scaffold"}, "recovers": 0.86},
+            "remedy": {
+                "settings": {"federate.client.kind": "scaffold"},
+                "says": "SCAFFOLD",
+                "recovers": 0.86,
+                "confirmed": True,
+            },
         }
     ]
     assert content["observations"] == [
@@ -127,6 +132,8 @@ def test_json_of_a_proven_cause() -> None:
         "recovers": 0.3,
         "loss_after": 0.7,
         "against": ["faulty_clients"],
+        "confirmed": False,
+        "ending": None,
     }
     assert content["replays"] == {
         "from_round": 6,
@@ -135,6 +142,8 @@ def test_json_of_a_proven_cause() -> None:
         "seeds": 3,
         "compared": [7, 12],
         "reproduced": True,
+        "remedy_rounds": 0,
+        "remedy_allowed": 0,
     }
     assert content["signals"] == {}
     assert to_json(with_cause(diagnosis(), fault="data"))["causes"][0]["fault"] == "data"

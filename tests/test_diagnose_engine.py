@@ -57,6 +57,15 @@ def test_replay_that_changes_nothing_gives_the_run_again(folder, settings_of, co
         assert replays.spent == 12
 
 
+def test_replay_from_round_1_is_the_whole_run(folder, settings_of, computations):
+    with replayer(settings_of(BASE), folder, computations) as replays:
+        replays.go_to(11)
+        replay = replays.begin_after(0, NO_CHANGE)
+        replays.advance(replay, 20)
+        np.testing.assert_allclose(replay.losses["val_loss"], logged(folder), rtol=1e-6)
+        assert (replays.spent, replays.from_round) == (20, 10)
+
+
 def test_without_checkpoints_the_rounds_are_run_again_to_the_same_bits(folder, settings_of, tmp_path, computations):
     shutil.copytree(folder / "data", tmp_path / "data")
     found = []

@@ -37,6 +37,28 @@ def test_a_cause_without_a_remedy_says_whether_one_was_tried() -> None:
     assert "Against faulty clients, " not in text
     text = to_markdown(with_cause(answer, remedy=None))
     assert "Against faulty clients, no setting that was tried removes any of the rise." in text
+    lost = replace(answer, remedies=(replace(SCAFFOLD, confirmed=False),))
+    text = to_markdown(with_cause(lost, remedy=None))
+    assert "Against faulty clients, no remedy is proposed: with each remedy that was replayed to the end" in text
+    assert "| SCAFFOLD | 86 % | 0.39 (run: 0.83) |" in text
+
+
+def test_a_remedy_says_how_it_ends_beside_the_run_and_whether_that_was_replayed() -> None:
+    text = to_markdown(diagnosis())
+    assert "In a replay to round 12, the hold-out loss ends at 0.39; in the run it ended at 0.83." in text
+    assert "not confirmed" not in text
+    short = replace(SCAFFOLD, confirmed=False, ending=None)
+    text = to_markdown(with_cause(diagnosis(), remedy=short))
+    assert "remedy (not confirmed): SCAFFOLD" in text
+    assert "which removes 86 % of the rise in a short replay." in text
+    assert "Not confirmed: this removes 86 % of the rise in a short replay" in text
+
+
+def test_advice_has_no_settings_to_copy() -> None:
+    advice = replace(SCAFFOLD, settings={}, says="correct the labels of client 03")
+    text = to_markdown(with_cause(diagnosis(), remedy=advice))
+    assert "; remedy: correct the labels of client 03, which removes 86 % of the rise." in text
+    assert "```" not in text
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -46,7 +68,7 @@ def test_markdown_tells_every_cause(cause: str) -> None:
     assert "`-S federate.client.kind=scaffold`" in text
     assert "```sh\n-S federate.client.kind=scaffold\n```" in text
     assert "```yaml\nfederate:\n  client:\n    kind: scaffold\n```" in text
-    assert "| the median | 30 % | 0.7 | -S federate.aggregator.kind=median |" in text
+    assert "| the median | 30 % | not replayed to the end | -S federate.aggregator.kind=median |" in text
 
 
 def test_markdown_of_a_healthy_run_is_short() -> None:

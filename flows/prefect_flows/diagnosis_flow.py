@@ -48,13 +48,15 @@ def params_with_remedy(run: str) -> str:
     """Diagnoses `run`. Returns the text of its params.yaml, changed by the remedy of the first cause that has one.
 
     Raises:
-        RunError: no cause has a proven remedy, or the run's workspace is gone.
+        RunError: no cause has a proven remedy, the remedy is no setting, or the run's workspace is gone.
     """
     with open_run_logs(run) as logs:
         answer = _diagnose(logs)
         remedy = answer.remedy
         if remedy is None or logs.workspace is None:
             raise RunError(f"there is no proven remedy to apply: {headline(answer)}")
+        if not remedy.settings:
+            raise RunError(f"there is no setting to apply; the remedy is to {remedy.says}, and to run again")
         params = overrides.params_text(logs.workspace / "params.yaml", with_settings(logs.settings, remedy.settings))
     _log.info("running again with %s", flags(remedy.settings))
     return params

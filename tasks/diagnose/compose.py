@@ -15,6 +15,7 @@ from tasks.diagnose.diagnosis import (
     Diagnosis,
     Evidence,
     Question,
+    RemedyEnding,
     Removed,
     ReplayResult,
     RuledOut,
@@ -22,7 +23,7 @@ from tasks.diagnose.diagnosis import (
 )
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
-from tasks.diagnose.investigation import Investigation, Proof, Tried
+from tasks.diagnose.investigation import Investigation, LongReplay, Proof, Tried
 from tasks.diagnose.observe.client_signals import client_signals
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.effect import Effect
@@ -94,6 +95,8 @@ def compose(
             replays.window,
             replays.reproduced,
             _number(replays.chance),
+            replays.spent_on_remedies,
+            replays.allowed_for_remedies,
         ),
         _signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
         question,
@@ -149,7 +152,20 @@ def _ruled_out(proof: Proof) -> RuledOut:
 
 def _remedy(tried: Tried) -> TriedRemedy:
     remedy = tried.remedy
-    return TriedRemedy(remedy.settings, remedy.says, _share(tried.recovers), _number(tried.loss), tried.against)
+    return TriedRemedy(
+        remedy.settings,
+        remedy.says,
+        _share(tried.recovers),
+        _number(tried.loss),
+        tried.against,
+        tried.confirmed,
+        None if tried.ending is None else _ending(tried.ending),
+    )
+
+
+def _ending(ending: LongReplay) -> RemedyEnding:
+    end, unchanged = _number(ending.hold_out), _number(ending.unchanged)
+    return RemedyEnding(ending.from_round, ending.last, end, unchanged, ending.logged, len(ending.by_seed))
 
 
 def _signals(findings: Findings, blamed: Sequence[str]) -> dict[str, Any]:

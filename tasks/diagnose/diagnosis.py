@@ -76,15 +76,39 @@ class ReplayResult:
 
 
 @dataclass(frozen=True)
+class RemedyEnding:
+    """The hold-out loss at the end of the run with a remedy, and without.
+
+    Attributes:
+        from_round: round of the model that the replay started from; 0 is before round 1.
+        last: last round of the replay.
+        hold_out: hold-out loss of the replay in its last rounds, nats per example; None if not finite.
+        unchanged: the same with nothing changed.
+        logged: whether `unchanged` is the run's own loss; if not, it is a replay's.
+        seeds: number of seeds.
+    """
+
+    from_round: int
+    last: int
+    hold_out: float | None
+    unchanged: float | None
+    logged: bool
+    seeds: int
+
+
+@dataclass(frozen=True)
 class TriedRemedy:
     """Settings that were tried against causes in a replay.
 
     Attributes:
-        settings: by their dotted names.
+        settings: by their dotted names; empty for advice, as to correct data.
         says: what it is.
-        recovers: share of the rise that it takes back, -1 to 1.
-        loss_after: mean loss in the rounds of the rise with it, nats per example; None if not finite.
+        recovers: share of the rise that it takes back, -1 to 1: up to the run's end if `ending` is known, else in a
+            short replay.
+        loss_after: mean loss in the rounds of the short replay, nats per example; None if not finite.
         against: names of the causes that it was tried against.
+        confirmed: whether it was replayed to the run's end, and was no worse there than doing nothing.
+        ending: how that replay ended; None if there was none.
     """
 
     settings: Mapping[str, Any]
@@ -92,6 +116,8 @@ class TriedRemedy:
     recovers: float
     loss_after: float | None
     against: tuple[str, ...]
+    confirmed: bool = False
+    ending: RemedyEnding | None = None
 
 
 @dataclass(frozen=True)
@@ -140,12 +166,14 @@ class Budget:
 
     Attributes:
         from_round: round of the model that they start from.
-        rounds: number of rounds that they took.
+        rounds: number of rounds that the replays of causes took.
         allowed: number of rounds that they may take.
         seeds: the most seeds of any cause.
         compared: rounds whose losses are compared, first and last.
         reproduced: whether the loss rose again, or the run ended again, with nothing changed.
         chance: of a run that ended, the loss of a model that does not look at its inputs, nats per example.
+        remedy_rounds: number of rounds that the replays of remedies took.
+        remedy_allowed: number of rounds that they may take.
     """
 
     from_round: int
@@ -155,6 +183,8 @@ class Budget:
     compared: tuple[int, int]
     reproduced: bool
     chance: float | None = None
+    remedy_rounds: int = 0
+    remedy_allowed: int = 0
 
 
 @dataclass(frozen=True)
@@ -282,7 +312,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 def _cause(cause: Cause) -> dict[str, Any]:
     fault = {"fault": cause.fault} if cause.fault else {}
-    remedy = None if cause.remedy is None else _fields(cause.remedy, "settings", "recovers")
+    remedy = None if cause.remedy is None else _fields(cause.remedy, "settings", "says", "recovers", "confirmed")
     return {
         **_fields(cause, "cause", "score", "clients", "rounds"),
         **fault,

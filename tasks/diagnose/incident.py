@@ -1,6 +1,7 @@
 """The rise that is to be explained."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ class Incident:
         trends: ln of the mean loss of the rise's second half over that of its first half: of the training loss, and of
             the hold-out loss.
         sound_after: last round after which the model was sound.
+        hold_out: `val_loss` of the rounds of training in which it was measured, by round.
     """
 
     rise: Rise
@@ -26,6 +28,7 @@ class Incident:
     losses: NDArray[np.float64]
     trends: tuple[float, float]
     sound_after: int
+    hold_out: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tasks.diagnose import verdict
 from tasks.diagnose.causes import Candidate, candidates, order
+from tasks.diagnose.confirmation import Confirmation
 from tasks.diagnose.evidence.collect import find
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.harm import harmful
@@ -56,7 +57,8 @@ def investigate(
         came_again = _reproduced(trials, incident)
         proven, entered = _proven(trials, proposed, findings, came_again)
         spent = trials.spent
-        tried, treated = treat(trials, proven, replays.settings, findings)
+        confirmation = Confirmation(replays, incident, clients, allowed_rounds(budget, replays.last_round))
+        tried, treated = treat(trials, proven, replays.settings, findings, confirmation)
         claimed = {cause.candidate.cause for cause in proven}
         return Investigation(
             from_round=trials.start,
@@ -69,6 +71,8 @@ def investigate(
             findings=findings,
             spent=spent,
             allowed=trials.allowed,
+            spent_on_remedies=confirmation.spent,
+            allowed_for_remedies=confirmation.allowed,
         )
 
 

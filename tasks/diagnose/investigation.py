@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from tasks.diagnose.causes import Candidate, Remedy
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.thresholds import AS_GOOD
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,55 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class LongReplay:
+    """How a run with a remedy ends, beside the run as it was.
+
+    Attributes:
+        from_round: round of the model that the replay started from; 0 is before round 1.
+        last: last round of the replay.
+        hold_out: hold-out loss at the end with the remedy and the run's own seed, geometric mean of the last rounds.
+        unchanged: the same with nothing changed.
+        logged: whether `unchanged` is the run's own loss; if not, it is a replay's.
+        by_seed: ln(hold-out loss with the remedy / with nothing changed) at the end, by seed.
+        recovers: share of the rise that is gone up to the last round; None if the run's loss is not above its level.
+        beats_chance: whether `hold_out` is below the loss of a model that ignores its input.
+        recovered: whether the hold-out loss comes down to the best one before the rise.
+    """
+
+    from_round: int
+    last: int
+    hold_out: float
+    unchanged: float
+    logged: bool
+    by_seed: tuple[float, ...]
+    recovers: float | None
+    beats_chance: bool
+    recovered: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether the remedy ends no worse than doing nothing, mean over the seeds, and better than chance."""
+        return self.beats_chance and float(np.mean(self.by_seed)) <= AS_GOOD
+
+
+@dataclass(frozen=True)
 class Tried:
     """A remedy that was replayed."""
 
     remedy: Remedy
     recovers: float
+    """Share of the rise that it takes back: up to the run's end if its ending is known, else in a short replay."""
     loss: float
-    """Mean over the rounds of the rise."""
+    """Mean over the rounds that are compared, in a short replay."""
     against: tuple[str, ...]
     """The proven causes that it is against."""
+    ending: LongReplay | None = None
+    """What its replay to the run's end showed; None if it was replayed for a few rounds only."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether its replay to the run's end held."""
+        return self.ending is not None and self.ending.holds
 
 
 @dataclass(frozen=True)
@@ -48,6 +91,8 @@ class Investigation:
         spent: rounds that the replays for causes took.
         allowed: rounds that they may take.
         chance: of a run that ended, the loss of a model that does not look at its inputs, nats per example.
+        spent_on_remedies: rounds that the replays of remedies took.
+        allowed_for_remedies: rounds that they may take.
     """
 
     from_round: int
@@ -61,3 +106,5 @@ class Investigation:
     spent: int
     allowed: int
     chance: float | None = None
+    spent_on_remedies: int = 0
+    allowed_for_remedies: int = 0

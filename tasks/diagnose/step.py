@@ -164,12 +164,22 @@ def _replayed(
         column.values[column.given],
         (observation.train_trend, observation.val_trend),
         sound_after(rise, rounds, data_rises),
+        _hold_out(rounds),
     )
     try:
         replays = investigate(settings, workspace, incident, clients, settings.diagnose.budget, cache)
     except UndriftError as exc:
         return None, replay_failed(exc)
     return replays, not_proven(replays)
+
+
+def _hold_out(rounds: RoundLog) -> dict[int, float]:
+    """The hold-out loss of the rounds of training in which it was measured."""
+    column = rounds.losses.get("val_loss")
+    if column is None:
+        return {}
+    measured = column.given & ~rounds.pruning
+    return dict(zip(rounds.rounds[measured].tolist(), column.values[measured].tolist(), strict=True))
 
 
 def _page(answer: Diagnosis, rounds: RoundLog, clients: ClientLog, workspace: Path | None) -> str:

@@ -118,6 +118,22 @@ MORE = 0.05
 """A remedy against two causes is proposed if it takes back at least this share more than the best remedy against the
 first, because it changes more. Origin: by hand; not measured."""
 
+# Remedies.
+LOWER = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+"""A lower learning rate is the run's rate over one of these. Origin: by hand; in steps of 3, the highest rate that
+works is missed by less than a factor of 3."""
+ENDING = 5
+"""The loss at the end of a run is the mean log loss of so many rounds, if the rise began before them. Origin: by hand;
+not measured."""
+TAKEN_BACK = 0.9
+"""A remedy that takes back less than this share of the rise up to the run's end is compared with the next one, if the
+rounds that remedies may take are enough. Origin: by hand; the goal for the share in the median."""
+CONFIRMED_SEEDS = 3
+"""A remedy is confirmed with so many seeds if the rounds that remedies may take are enough. Origin: by hand."""
+AS_GOOD = 1e-3
+"""A remedy ends worse than doing nothing if its log loss on the hold-out data is higher by more than this. Origin: by
+hand; without a client whose updates never counted, sums are rounded in another way."""
+
 # A replay with one factor changed: falls of the log loss.
 LASTING = 0.15
 """A second cause with evidence of its own counts if it lowers the log loss by at least this. Origin: tuned."""

@@ -18,5 +18,6 @@ class DiagnoseSettings(Section):
         gt=0,
         title="Budget",
         description="rounds that the replays for causes can take, as a multiple of the rounds from their start to "
-        "the end of the rise (counted as at least 15); replays of remedies do not count",
+        "the end of the rise; replays of remedies can take the same multiple of the run's rounds (both are counted as "
+        "at least 15)",
     )

@@ -80,15 +80,22 @@ def fault_of(cause: str, clients: tuple[str, ...], findings: Findings) -> str:
 def remedies(
     cause: str, settings: Settings, clients: tuple[str, ...], findings: Findings, last_sound: int = 1
 ) -> list[Remedy]:
-    """Returns the remedies for a cause, the most fitting first, each with only the settings that it changes."""
+    """Returns the remedies for a cause, each with only the settings that it changes.
+
+    The order is: remedies that keep every client, remedies that leave clients out, advice; within them, the most
+    fitting first. Settings that the run has already are no remedy, and no settings are
+    tried twice.
+    """
     raw = settings.model_dump(mode="json")
-    fresh = [
-        replace(
-            remedy, settings={name: value for name, value in remedy.settings.items() if value != value_at(raw, name)}
-        )
-        for remedy in CAUSES[cause].remedies(clients, Situation(findings, settings, last_sound))
-    ]
-    return [remedy for remedy in fresh if remedy.settings]
+    # The order in which a run excludes clients is no difference.
+    raw["federate"]["exclude"] = sorted(raw["federate"]["exclude"])
+    fresh: list[Remedy] = []
+    for remedy in CAUSES[cause].remedies(clients, Situation(findings, settings, last_sound)):
+        changed = {name: value for name, value in remedy.settings.items() if value != value_at(raw, name)}
+        new = changed not in [one.settings for one in fresh]
+        if (changed and new) or not remedy.settings:
+            fresh.append(replace(remedy, settings=changed))
+    return fresh
 
 
 __all__ = [

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
-from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.change import Change, Surgery
 from tasks.settings import Settings
 
 
@@ -51,16 +51,24 @@ class Remedy:
 
     Attributes:
         says: what it is.
-        settings: settings by their dotted names.
-        aligned: whether the clients' features have to be standardised anew for its replay.
+        settings: settings by their dotted names. Empty if the remedy is advice: data that their owner has to correct.
+        surgery: what its replay does to the clients' examples, by the name that the report gives it.
     """
 
     says: str
     settings: dict[str, Any] = field(default_factory=dict)
-    aligned: bool = False
+    surgery: Mapping[str, Surgery] = field(default_factory=dict)
+
+    @property
+    def change(self) -> Change:
+        """The change that replays it; each call makes another one."""
+        return Change(self.says, self.settings, surgery=self.surgery)
 
     def __or__(self, other: "Remedy") -> "Remedy | None":
-        """Returns both remedies at once; None if they set one setting differently, or if one contains the other."""
+        """Returns both remedies at once.
+
+        None if they set one setting differently, or if the settings of one contain those of the other.
+        """
         both = {**self.settings, **other.settings}
         for name in self.settings.keys() & other.settings.keys():
             if name == "federate.exclude":
@@ -69,7 +77,7 @@ class Remedy:
                 return None
         if both in (self.settings, other.settings):
             return None
-        return Remedy(f"{self.says}, and {other.says}", both, self.aligned or other.aligned)
+        return Remedy(f"{self.says}, and {other.says}", both, {**self.surgery, **other.surgery})
 
 
 class Indication(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.causes.shared import leave_out, remembered, without
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
+from tasks.diagnose.evidence.memory import relabelling_in_words
 from tasks.diagnose.phrases import every_client, measured
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import labels_changed_back
@@ -24,12 +25,27 @@ def _labels_back(findings: Findings, faulty: tuple[str, ...]) -> Change | None:
 
     A client that is left out takes along what only it knows: if it is large, that alone raises the loss.
     """
-    memories = {client.client: client.memory for client in findings.clients if client.client in faulty}
-    then = {client: memory.relabelling for client, memory in memories.items() if memory and memory.relabelling}
+    then = _labels_then(findings, faulty)
     if set(then) != set(faulty):
         return None
     says = f"the labels of {every_client(faulty)} changed back"
     return Change(f"with {says}", surgery={says: labels_changed_back(then)})
+
+
+def _labels_then(findings: Findings, clients: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Returns, by client, the label that each label of today was; only clients of which that is known."""
+    memories = {client.client: client.memory for client in findings.clients if client.client in clients}
+    return {client: memory.relabelling for client, memory in memories.items() if memory and memory.relabelling}
+
+
+def _correction(findings: Findings, clients: tuple[str, ...]) -> list[Remedy]:
+    """Returns the advice to change the labels back; empty if it is not known how they were changed."""
+    then = _labels_then(findings, clients)
+    if not then or set(then) != set(clients):
+        return []
+    mistakes = dict.fromkeys(relabelling_in_words(then[client]) for client in clients)
+    says = f"correct the labels of {every_client(clients)} (they were changed: {' or '.join(mistakes)})"
+    return [Remedy(says, surgery={"labels changed back": labels_changed_back(then)})]
 
 
 def _fault(clients: Sequence[ClientFinding]) -> str:
@@ -122,10 +138,11 @@ def _lower(share: float) -> str:
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     multi_krum = switch_kind("federate.aggregator", "multi_krum", num_faulty=max(1, len(clients)))
     return [
-        leave_out(clients, at),
         Remedy("aggregate with the geometric median (RFA)", switch_kind("federate.aggregator", "geometric_median")),
         Remedy("aggregate with multi-Krum", multi_krum),
         Remedy("aggregate with the coordinate-wise median", switch_kind("federate.aggregator", "median")),
+        leave_out(clients, at),
+        *_correction(at.findings, clients),
     ]
 
 

@@ -9,14 +9,15 @@ from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.thresholds import SHIFTED
 
+_ALIGNED = {"features standardised by each client": features_aligned}
+
 
 def _candidates(at: Situation) -> list[Candidate]:
     shifted = at.findings.shifted()
     if not shifted:
         return []
     aligned = Change(
-        "with each client's features standardised by its own mean and standard deviation",
-        surgery={"features standardised by each client": features_aligned},
+        "with each client's features standardised by its own mean and standard deviation", surgery=_ALIGNED
     )
     changes = [aligned, without(shifted)] if at.is_minority(shifted) else [aligned]
     return [Candidate("feature_shift", change, shifted) for change in changes]
@@ -36,8 +37,8 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
-    own = Remedy("let each client standardise its own features", {"preprocess.normalize": "client"}, aligned=True)
-    return [own, leave_out(clients, at), FEDPROX]
+    own = Remedy("let each client standardise its own features", {"preprocess.normalize": "client"}, _ALIGNED)
+    return [own, FEDPROX, leave_out(clients, at)]
 
 
 FEATURE_SHIFT = CauseKind(

@@ -36,7 +36,7 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
-    return [leave_out(clients, at), CLIPPED, *slower(at)]
+    return [CLIPPED, *slower(at), leave_out(clients, at)]
 
 
 NON_FINITE = CauseKind(

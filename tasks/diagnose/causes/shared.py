@@ -9,6 +9,7 @@ from tasks.diagnose.evidence.findings import ClientFinding
 from tasks.diagnose.evidence.memory import relabelling_in_words
 from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
+from tasks.diagnose.thresholds import LOWER
 from tasks.settings import switch_kind
 
 FEDNOVA = Remedy("use normalised averaging (FedNova)", switch_kind("federate.client", "fednova"))
@@ -31,16 +32,24 @@ def leave_out(clients: tuple[str, ...], at: Situation) -> Remedy:
 def lower_rate(at: Situation) -> float:
     """Returns a fifth of the client rate, or as much less as makes the steepness 1."""
     rate = at.settings.federate.client.learning_rate
-    return float(f"{rate / max(5.0, np.nan_to_num(at.findings.steepness)):.3g}")
+    return _digits(rate / max(5.0, np.nan_to_num(at.findings.steepness)))
 
 
 def slower(at: Situation) -> list[Remedy]:
-    """Returns the lower client rates to try: a third of the rate, and `lower_rate` if that is another."""
-    third = float(f"{at.settings.federate.client.learning_rate / 3:.3g}")
+    """Returns the lower client rates to try, the highest first: the steps of LOWER down to `lower_rate`, and that.
+
+    A rate below the last step is tried only if the steepness demands it.
+    """
+    rate, lowest = at.settings.federate.client.learning_rate, lower_rate(at)
+    steps = [step for step in (_digits(rate / by) for by in LOWER) if step > lowest]
     return [
-        Remedy(f"set the client learning rate to {rate:g}", {"federate.client.learning_rate": rate})
-        for rate in dict.fromkeys((third, lower_rate(at)))
+        Remedy(f"set the client learning rate to {each:g}", {"federate.client.learning_rate": each})
+        for each in (*steps, lowest)
     ]
+
+
+def _digits(rate: float) -> float:
+    return float(f"{rate:.3g}")
 
 
 def remembered(client: ClientFinding) -> Iterator[Indication]:

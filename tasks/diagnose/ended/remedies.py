@@ -10,7 +10,6 @@ from tasks.diagnose.ended.suspects import Steepness, rate_settings
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof, Tried
 from tasks.diagnose.replay.change import Change
-from tasks.diagnose.replay.surgery import features_aligned
 from tasks.settings import Settings, value_at
 
 _RATE = "federate.client.learning_rate"
@@ -84,7 +83,7 @@ def _without_rate(proven: Sequence[Proof], settings: Settings) -> dict[str, obje
 
 
 def _replayed(survival: Survival, options: Sequence[Remedy]) -> list[tuple[Remedy, Change]]:
-    pairs = [(remedy, _change(remedy)) for remedy in options]
+    pairs = [(remedy, remedy.change) for remedy in options]
     return [pair for pair in pairs if survival.run(pair[1]) is not None]
 
 
@@ -95,7 +94,7 @@ def _rates(survival: Survival, steepness: Steepness, others: dict[str, object]) 
     for rate in steepness.rates():
         says = f"set the client learning rate to {rate:g}" + (" beside the other change" if others else "")
         remedy = Remedy(says, {**others, **rate_settings(rate)})
-        pair = remedy, _change(remedy)
+        pair = remedy, remedy.change
         if survival.run(pair[1]) is None:
             continue
         found.append(pair)
@@ -107,10 +106,6 @@ def _rates(survival: Survival, steepness: Steepness, others: dict[str, object]) 
             break
     return found
 
-
-def _change(remedy: Remedy) -> Change:
-    surgery = {"features standardised by each client": features_aligned} if remedy.aligned else {}
-    return Change(remedy.says, remedy.settings, surgery=surgery)
 
 
 def _tried(survival: Survival, remedy: Remedy, change: Change, causes: tuple[str, ...]) -> Tried:

@@ -242,6 +242,15 @@ class Replayer:
         runner_, state = self._variants.changed(change, seed, self._state)
         return Replay(change, runner_, state, self.from_round + 1, self._loss)
 
+    def begin_after(self, saved: int, change: Change) -> Replay:
+        """Returns a replay like `begin`, with the run's own seed, from the model after round `saved`, one of `saved`.
+
+        Raises:
+            SettingsError: see `begin`.
+        """
+        runner_, state = self._variants.changed(change, 0, self._saved.after(saved))
+        return Replay(change, runner_, state, saved + 1)
+
     def advance(self, replay: Replay, until: int) -> None:
         """Runs `replay` up to round `until`, as far as it has not been run; rounds without training cost nothing."""
         while replay.next_round <= min(until, self.last_round):

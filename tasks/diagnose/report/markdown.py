@@ -67,17 +67,18 @@ def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"{escape(against)}**{escape(remedy.says)}.** {wording.effect(remedy, diagnosis)}"
         if flags := patch.flags(remedy.settings):
             yield _block("sh", flags)
-        yield _block("yaml", patch.patch(remedy.settings))
+        if remedy.settings:
+            yield _block("yaml", patch.patch(remedy.settings))
     yield from map(escape, wording.without_remedy(diagnosis))
     if diagnosis.not_proposed:
         yield "Other remedies that were tried:" if diagnosis.remedy else "Remedies that were tried:"
         heads = ("remedy", wording.removes(diagnosis), wording.loss_heading(diagnosis), "settings")
-        yield _table(heads, map(_tried, diagnosis.not_proposed))
+        yield _table(heads, [_tried(remedy, diagnosis) for remedy in diagnosis.not_proposed])
 
 
-def _tried(remedy: TriedRemedy) -> Sequence[str]:
-    settings = patch.flags(remedy.settings) or patch.plain(remedy.settings)
-    return [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), settings]
+def _tried(remedy: TriedRemedy, diagnosis: Diagnosis) -> Sequence[str]:
+    settings = patch.flags(remedy.settings) or patch.plain(remedy.settings) or "none: it is advice"
+    return [remedy.says, percent(remedy.recovers), wording.ends(remedy, diagnosis), settings]
 
 
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:

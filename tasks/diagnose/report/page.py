@@ -136,6 +136,9 @@ def _remedy(diagnosis: Diagnosis) -> Iterator[Markup]:
 def _proposed(remedy: TriedRemedy, diagnosis: Diagnosis) -> Iterator[Markup]:
     yield paragraph(tag("strong", remedy.says))
     yield paragraph(wording.effect(remedy, diagnosis))
+    if not remedy.settings:
+        yield paragraph("There is no setting to change: correct the data, then run again.")
+        return
     flags = patch.flags(remedy.settings)
     if flags:
         yield paragraph("Add to ", tag("code", "python -m flows.pipeline"), " or ", tag("code", "dvc exp run"), ":")
@@ -152,13 +155,15 @@ def _tried(caption: str, diagnosis: Diagnosis) -> Markup:
         caption,
         columns,
         [
-            [remedy.says, percent(remedy.recovers), figure(remedy.loss_after), _settings(remedy)]
+            [remedy.says, percent(remedy.recovers), wording.ends(remedy, diagnosis), _settings(remedy)]
             for remedy in diagnosis.not_proposed
         ],
     )
 
 
-def _settings(remedy: TriedRemedy) -> Markup:
+def _settings(remedy: TriedRemedy) -> Markup | str:
+    if not remedy.settings:
+        return "none: it is advice"
     return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings))
 
 

@@ -10,6 +10,7 @@ from tasks.diagnose.diagnosis import (
     Curve,
     Diagnosis,
     Evidence,
+    RemedyEnding,
     Removed,
     ReplayResult,
     TriedRemedy,
@@ -45,7 +46,7 @@ def removes(diagnosis: Diagnosis) -> str:
 
 def loss_heading(diagnosis: Diagnosis) -> str:
     """Returns the heading of a column: which loss a remedy leads to."""
-    return "final val_loss" if ended_wording.is_ended(diagnosis.rise) else "mean loss"
+    return "final val_loss" if ended_wording.is_ended(diagnosis.rise) else "hold-out loss at the end"
 
 
 def heading(cause: Cause) -> str:
@@ -94,11 +95,19 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
     if ended_wording.is_ended(diagnosis.rise):
         end = f"{'' if command else 'the settings below'}), with which {ended_wording.trains(remedy, diagnosis)}."
         return f"{_finding(diagnosis)}; remedy: {remedy.says} (", command, end
-    end = (
-        f"{'' if command else 'the settings below'}), which removes {percent(remedy.recovers)} of the "
-        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}."
+    removes = (
+        f"which removes {percent(remedy.recovers)} of the "
+        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}"
+        f"{'' if remedy.confirmed else ' in a short replay'}."
     )
-    return f"{_finding(diagnosis)}; remedy: {remedy.says} (", command, end
+    before = f"{_finding(diagnosis)}; remedy{'' if remedy.confirmed else ' (not confirmed)'}: {remedy.says}"
+    if not remedy.settings:
+        return f"{before}, {removes}", "", ""
+    return (
+        f"{before} (",
+        command,
+        f"{'' if command else 'the settings below'}), {removes}",
+    )
 
 
 def _finding(diagnosis: Diagnosis) -> str:
@@ -202,19 +211,49 @@ def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
             yield ended_wording.without_remedy(against([cause.cause]))
         elif diagnosis.remedy:
             yield f"{against([cause.cause])}, no setting that was tried in addition removes more of the rise."
+        elif any(
+            cause.cause in remedy.against and remedy.ending and not remedy.confirmed for remedy in diagnosis.remedies
+        ):
+            yield (
+                f"{against([cause.cause])}, no remedy is proposed: with each remedy that was replayed to the end of "
+                "the run, the hold-out loss ends higher than without it, or no better than chance."
+            )
         else:
             yield f"{against([cause.cause])}, no setting that was tried removes any of the rise."
 
 
 def effect(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
-    """Returns what a remedy does, in a sentence."""
+    """Returns what a remedy does: in a short replay only, or up to the end of the run."""
     if ended_wording.is_ended(diagnosis.rise):
         return f"In the replay, {ended_wording.trains(remedy, diagnosis)}."
-    loss = "." if remedy.loss_after is None else f": the mean loss is then {figure(remedy.loss_after)}."
+    removes = f"{percent(remedy.recovers)} of the {'failed updates' if 'non_finite' in remedy.against else 'rise'}"
+    ending = remedy.ending
+    if ending is None:
+        loss = "" if remedy.loss_after is None else f", in which the mean loss is {figure(remedy.loss_after)}"
+        return f"Not confirmed: this removes {removes} in a short replay{loss}. The end of the run was not replayed."
+    start = "" if ending.from_round == 0 else f" from round {ending.from_round + 1}"
     return (
-        f"In the replay, this removes {percent(remedy.recovers)} of the "
-        f"{'failed updates' if 'non_finite' in remedy.against else 'rise'}{loss}"
+        f"In a replay{start} to round {ending.last}, the hold-out loss ends at {figure(ending.hold_out)}; "
+        f"{'in the run it ended' if ending.logged else 'in a replay with nothing changed it ends'} at "
+        f"{figure(ending.unchanged)}. {_judged(ending)} This removes {removes}."
     )
+
+
+def _judged(ending: RemedyEnding) -> str:
+    if ending.seeds == 1:
+        return "Other seeds were not tried."
+    return f"It is no worse than doing nothing in the mean over {ending.seeds} seeds."
+
+
+def ends(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
+    """Returns, for a table, where the hold-out loss of a remedy ends: `0.21 (run: 0.63)`."""
+    if ended_wording.is_ended(diagnosis.rise):
+        return figure(remedy.loss_after)
+    ending = remedy.ending
+    if ending is None:
+        return "not replayed to the end"
+    beside = "run" if ending.logged else "nothing changed"
+    return f"{figure(ending.hold_out)} ({beside}: {figure(ending.unchanged)})"
 
 
 def spent(budget: Budget) -> str:
@@ -225,7 +264,8 @@ def spent(budget: Budget) -> str:
     return (
         f"A cause is proven if (1) at least half of the rise goes away without it, (2) other seeds confirm this, and "
         f"(3) no more specific cause explains the rise as well. The replays took {rounds}. The budget was "
-        f"{budget.allowed} rounds; replays that confirm a cause can exceed it."
+        f"{budget.allowed} rounds; replays that confirm a cause can exceed it. Replays of remedies took "
+        f"{count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}."
         f"{f' Each proven cause was replayed with up to {seeds}.' if budget.seeds > 1 else ''}"
     )
 
