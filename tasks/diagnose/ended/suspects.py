@@ -26,8 +26,8 @@ _EXAMPLES = 200
 _CLIENTS = 50
 """Most clients whose curvature is computed."""
 _SERVER = "server_learning_rate"
-_FACTORS = tuple(factor * 10.0**power for power in range(12) for factor in (3, 10))
-"""By which the client rate is divided, one after the other."""
+_FACTORS = tuple(factor * 10.0**power for power in range(40) for factor in (3, 10))
+"""By which the client rate is divided, one after the other: float32 ends at 3e38."""
 _RATES = 8
 """Most client rates to try."""
 
@@ -98,7 +98,10 @@ def suspects(
     proposed = candidates(findings, settings, start)
     # The skews are no causes here: data of other labels or sizes make no step overflow.
     evident = [each for each in proposed if each.cause == "non_finite" or CAUSES[each.cause].evident]
-    yield from (each for each in evident if each.cause != _SERVER and (not steep or each.clients != steep))
+    # The guard stops for a failure. Without the guard, a failed client is left out, and its steps before did the harm.
+    doubled = [each for each in evident if steep and each.clients == steep]
+    doubled = [each for each in doubled if each.cause != "non_finite" or not ending.by_guard]
+    yield from (each for each in evident if each.cause != _SERVER and each not in doubled)
     long = far_too_long(log, ending.since)
     known = {each.clients for each in proposed if each.cause == "faulty_clients"} | {steep}
     # Where local training itself diverges, honest updates have any length.
