@@ -2,11 +2,15 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from tasks import end_of_run
 from tasks.diagnose import diagnose, diagnosis
 from tasks.diagnose.diagnosis import to_json
+from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.ended.investigate import investigate_ending
 from tasks.diagnose.report.wording import headline
 from tasks.errors import DataError, GuardStop, NoClientLeft
 from tasks.federate import federate
@@ -129,6 +133,44 @@ def test_the_first_client_rate_that_is_tried_does_not_overshoot(ended):
     # No factor of ten alone gets from here to a rate that trains.
     _, _, settings = cause_of(ended({"federate.client.learning_rate": 1e6}))
     assert 0.01 < settings["federate.client.learning_rate"] < 1.0
+
+
+# A model that was broken in its first rounds, in a run that went on: the same replays answer for it.
+
+BROKEN = Ending(3, "federate", "", False, (), (), 8, since=1, sound_after=0, loss_before=None)
+
+
+@pytest.mark.slow
+def test_a_client_whose_features_break_the_model_is_named_and_no_other(
+    make_clients, settings_of, computations, tmp_path
+):
+    made, source = make_clients(), load_digits()
+    order = np.random.default_rng(0).permutation(len(source.target))
+    x = (source.images[order] / 16).astype(np.float32)[..., None]
+    y = source.target[order].astype(np.int32)
+    made.data = {f"h{k}": (x[357 + k :: 8].copy(), y[357 + k :: 8].copy()) for k in range(8)}
+    made.data["h3"] = made.data["h3"][0] * 255, made.data["h3"][1]
+    made.data["test"], made.num_classes = (x[:357], y[:357]), 10
+    settings = settings_of({"federate.rounds": 12})
+    federate(settings, made.write(tmp_path))
+    clients = read_clients(tmp_path / "reports/clients.csv")
+    found = investigate_ending(settings, tmp_path, BROKEN, clients, 3.0, computations)
+    assert [(proof.candidate.cause, proof.candidate.clients) for proof in found.causes] == [("feature_shift", ("h3",))]
+    assert {"federate.exclude": ["h3"]} in [each.remedy.settings for each in found.tried if each.recovers == 1]
+
+
+@pytest.mark.slow
+def test_too_high_a_rate_with_momentum_is_named_where_the_model_stays_at_chance(
+    digits, settings_of, computations, tmp_path
+):
+    rate = {"federate.client.learning_rate": 2.0, "federate.client.momentum": 0.9, "federate.local_work.epochs": 5}
+    settings = settings_of({**rate, "federate.rounds": 12})
+    shutil.copytree(digits / "data", tmp_path / "data")
+    federate(settings, tmp_path)
+    clients = read_clients(tmp_path / "reports/clients.csv")
+    found = investigate_ending(settings, tmp_path, BROKEN, clients, 3.0, computations)
+    assert [proof.candidate.cause for proof in found.causes] == ["client_learning_rate"]
+    assert found.proposed["client_learning_rate"].remedy.settings["federate.client.learning_rate"] < 0.2
 
 
 # A log without a round.
