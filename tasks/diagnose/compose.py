@@ -14,6 +14,7 @@ from tasks.diagnose.diagnosis import (
     Curve,
     Diagnosis,
     Evidence,
+    NotFinished,
     Removed,
     ReplayResult,
     RuledOut,
@@ -71,14 +72,15 @@ def compose(
         healthy,
         signals,
         tuple(limits),
-        tuple(_cause(proof, replays, settings) for proof in replays.causes),
+        tuple(_cause(proof, replays, settings, observation.rise.round) for proof in replays.causes),
         tuple(_ruled_out(proof) for proof in replays.ruled_out),
+        tuple(_not_finished(proof) for proof in replays.not_finished),
         tuple(_remedy(tried) for tried in replays.tried),
         Budget(
             replays.from_round,
             replays.spent,
             replays.allowed,
-            max((len(proof.effect.by_seed) for proof in replays.causes), default=1),
+            replays.seeds,
             replays.window,
             replays.reproduced,
         ),
@@ -86,18 +88,22 @@ def compose(
     )
 
 
-def _cause(proof: Proof, replays: Investigation, settings: Settings) -> Cause:
+def _cause(proof: Proof, replays: Investigation, settings: Settings, rise_round: int | None) -> Cause:
     cause, clients, effect = proof.candidate.cause, proof.candidate.clients, proof.effect
+    first, last = replays.window
     remedy = replays.proposed.get(cause)
     return Cause(
         cause,
         max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
         clients,
-        fault_of(cause, clients, replays.findings),
-        replays.window,
+        proof.gone.fault if proof.gone else fault_of(cause, clients, replays.findings),
+        # Replays that differ from the log are compared from an earlier round than the logged rise.
+        proof.gone.rounds if proof.gone else (max(first, min(rise_round or first, last)), last),
         tuple(
             Evidence(signal, _number(value), _number(expected), says)
-            for signal, value, expected, says in evidence_for(cause, clients, replays.findings, settings)
+            for signal, value, expected, says in (
+                proof.gone.evidence if proof.gone else evidence_for(cause, clients, replays.findings, settings)
+            )
         ),
         ReplayResult(
             _says(proof),
@@ -108,6 +114,7 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings) -> Cause:
             _series(proof.with_change),
             len(effect.by_seed),
             _removed(effect),
+            bool(proof.gone),
         ),
         None if remedy is None else _remedy(remedy),
     )
@@ -125,7 +132,13 @@ def _removed(effect: Effect) -> Removed:
 
 def _ruled_out(proof: Proof) -> RuledOut:
     effect = proof.effect
-    return RuledOut(proof.candidate.cause, _says(proof), _share(effect.mean) if effect.by_seed else None)
+    return RuledOut(proof.candidate.cause, _says(proof), _share(effect.mean) if effect.by_seed else None, proof.why)
+
+
+def _not_finished(proof: Proof) -> NotFinished:
+    effect = proof.effect
+    removes = _share(effect.mean) if effect.by_seed else None
+    return NotFinished(proof.candidate.cause, _says(proof), removes, proof.why)
 
 
 def _remedy(tried: Tried) -> TriedRemedy:

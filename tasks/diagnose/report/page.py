@@ -69,6 +69,9 @@ def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partitio
     )
 
 
+_COLUMNS = [Column("cause"), Column("replay", "says"), Column("rise removed", "number"), Column("why", "says")]
+
+
 def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
     title = "The loss and its replays" if diagnosis.causes else "The loss"
     yield section(title, *sections.curves(diagnosis, rounds, clients))
@@ -79,7 +82,9 @@ def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: 
     if diagnosis.rise.detected:
         yield section("Evidence", *_evidence(diagnosis))
         yield section("Remedy", *_remedy(diagnosis))
-        yield section("Causes tried and not proven", *_ruled_out(diagnosis))
+        if diagnosis.not_finished:
+            yield section("Causes not finished", _not_finished(diagnosis))
+        yield section("Causes ruled out", *_ruled_out(diagnosis))
     yield section("Limits of this diagnosis", *_limits(diagnosis))
     yield section("Words", _glossary())
 
@@ -161,12 +166,20 @@ def _settings(remedy: TriedRemedy) -> Markup:
     return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings))
 
 
+def _not_finished(diagnosis: Diagnosis) -> Markup:
+    return table(
+        "Possible causes of which it is not known whether they are one.",
+        _COLUMNS,
+        [wording.tried(cause) for cause in diagnosis.not_finished],
+    )
+
+
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
     if diagnosis.ruled_out:
         yield table(
             "The share of the rise that went away when each cause was removed in a replay.",
-            [Column("cause"), Column("replay", "says"), Column("rise removed", "number")],
-            [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out],
+            _COLUMNS,
+            [wording.tried(cause) for cause in diagnosis.ruled_out],
         )
     else:
         yield paragraph("None.")
