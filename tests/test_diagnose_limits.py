@@ -94,10 +94,12 @@ def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
 def test_why_replays_prove_nothing_is_said() -> None:
     def says(reproduced: bool, *causes: str, unseen: Unseen | None = None, differs: str = "") -> list[str]:
         seen = SimpleNamespace(unseen=unseen)
-        replays = SimpleNamespace(reproduced=reproduced, causes=causes, findings=seen, differs=differs)
+        replays = SimpleNamespace(reproduced=reproduced, causes=causes, findings=seen, differs=differs, window=(7, 9))
         return not_proven(replays)  # type: ignore[arg-type]
 
-    assert "Something else was different in the run" in says(False)[0]
+    assert says(False)[0].startswith("The replay gives the numbers of the log again, but in the rounds that were")
+    assert "(rounds 7 to 9)" in says(False)[0]
+    assert "Something else was different in the run" in says(False, differs="In round 7.")[0]
     assert says(False, differs="In round 7.")[0].endswith("so no cause is proven. In round 7.")
     assert "no change reliably removed at least half" in says(True)[0]
     assert says(True, "a cause") == []

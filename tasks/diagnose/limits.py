@@ -11,7 +11,7 @@ from tasks.diagnose.observe.client_signals import MOST_SHOWN
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import SHARES, Rise
-from tasks.diagnose.phrases import count, every_client, measured
+from tasks.diagnose.phrases import count, every_client, measured, span
 from tasks.round_log.read import ClientLog, RoundLog
 
 if TYPE_CHECKING:  # its import takes TensorFlow's
@@ -60,10 +60,15 @@ def not_proven(replays: Investigation) -> list[str]:
     unlike = _unlike_hold_out(replays.findings.unseen)
     if replays.causes:
         return unlike
-    if not replays.reproduced:
+    if not replays.reproduced and replays.differs:
         return [
             "The loss did not rise again in a replay with the data and settings in this folder. Something else was "
-            f"different in the run, so no cause is proven.{f' {replays.differs}' if replays.differs else ''}"
+            f"different in the run, so no cause is proven. {replays.differs}"
+        ]
+    if not replays.reproduced:
+        return [
+            "The replay gives the numbers of the log again, but in the rounds that were compared "
+            f"({span(*replays.window)}), the loss is not clearly above its level before. So no cause is proven."
         ]
     return [
         "No cause is proven, because no change reliably removed at least half of the rise. A proof needs at least two "

@@ -24,6 +24,7 @@ def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof |
     """Returns what the failures do without the clients that failed; None if that was not replayed.
 
     The effect is the share of failed clients that is gone: a loss from which failed clients are left out shows nothing.
+    Nothing is gone if the model without them is at chance: then it is not these clients that keep it from learning.
     """
     candidate = next((each for each in candidates if each.cause == FAILURES), None)
     if candidate is None:
@@ -34,9 +35,9 @@ def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof |
             break
         if not trials.run(candidate.change, seed):
             return None
-        failed.append((trials.failed(NO_CHANGE, seed), trials.failed(candidate.change, seed)))
-    before, after = zip(*failed, strict=True)
-    return replace(proof(trials, candidate), effect=verdict.failures_removed(before, after))
+        before, after = trials.failed(NO_CHANGE, seed), trials.failed(candidate.change, seed)
+        failed.append((before, after if trials.beats_chance(candidate.change, seed) else max(before, after)))
+    return replace(proof(trials, candidate), effect=verdict.failures_removed(*zip(*failed, strict=True)))
 
 
 def replay_all(

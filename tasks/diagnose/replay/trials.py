@@ -123,7 +123,7 @@ class Trials:
             changed = self.losses(change, column, seed, without)
             rounds = min(len(unchanged), len(changed))
             share = removed(unchanged[:rounds], changed[:rounds], level)
-            shares.append(share if self._beats_chance(change, seed) else min(share, 0.0))
+            shares.append(share if self.beats_chance(change, seed) else min(share, 0.0))
         return Effect(tuple(share for share in shares if np.isfinite(share)))
 
     def _others_rise(self, clients: tuple[str, ...]) -> bool:
@@ -132,7 +132,7 @@ class Trials:
         losses = self.losses(NO_CHANGE, "train_loss", without=clients)
         return level is not None and bool(losses) and height(losses, level) >= REMAINS
 
-    def _beats_chance(self, change: Change, seed: int) -> bool:
+    def beats_chance(self, change: Change, seed: int) -> bool:
         """Whether the replay's last model is better than the class frequencies."""
         losses = self._replay(change, seed).losses["val_loss"]
         return not losses or losses[-1] < self._chance
