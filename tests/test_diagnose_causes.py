@@ -97,6 +97,13 @@ def test_record_is_complete(cause: str) -> None:
     assert {one.cause for one in CAUSES[cause].candidates(Situation(seen, settings))} == {cause}
 
 
+def test_skews_are_no_candidates_where_single_clients_own_losses_rose() -> None:
+    seen, settings = everything(), parse({"federate": EVERYTHING})
+    causes = {one.cause for one in candidates(seen, settings)}
+    of_own_loss = {one.cause for one in candidates(seen, settings, of_own_loss=True)}
+    assert causes - of_own_loss == {"label_skew", "quantity_skew"}
+
+
 def test_candidates_come_in_the_order_of_the_registry() -> None:
     causes = list(dict.fromkeys(one.cause for one in candidates(everything(), parse({"federate": EVERYTHING}))))
     assert causes == [cause for cause in CAUSES if cause in causes]

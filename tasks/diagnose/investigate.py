@@ -62,7 +62,7 @@ def investigate(
         replays.go_to(incident.sound_after)
         probe = Probe(replays.model)
         findings = _findings(replays, probe, incident, clients)
-        proposed = candidates(findings, replays.settings, replays.from_round)
+        proposed = candidates(findings, replays.settings, replays.from_round, bool(incident.hidden))
         trials = _trials(replays, incident, clients, len(proposed), budget)
         found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
         came_again = _reproduced(trials, incident)
