@@ -291,9 +291,9 @@ def test_failures_are_compared_with_those_of_the_same_seed():
 
 def test_failures_of_a_model_at_chance_are_not_proven():
     # Without client 05 nothing fails, and the loss stays at 1.2.
-    for chance, share in ((1.3, 1.0), (1.1, 0.0)):
+    for chance, overshoots, share in ((1.3, True, 1.0), (1.1, True, 0.0), (1.1, False, 1.0)):
         trials = Trials(ScriptedReplayer(failed={"": 2, "no 05": 0}), window(), 1000, chance)
-        assert without_failures(trials, candidates("non_finite")).effect.mean == share
+        assert without_failures(trials, candidates("non_finite"), overshoots).effect.mean == share
 
 
 def test_failures_that_are_not_proven_are_a_candidate_among_the_others():

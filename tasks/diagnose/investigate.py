@@ -161,7 +161,7 @@ def _proven(
 
     Failures are proven whether the loss came again or not. Other causes need a loss that did.
     """
-    failures = without_failures(trials, proposed)
+    failures = without_failures(trials, proposed, findings.overshoots)
     if failures and failures.effect.proven:
         return _Verdicts([failures])
     entered = [failures.candidate] if failures else []

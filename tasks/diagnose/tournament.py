@@ -20,11 +20,12 @@ NOT_CONFIRMED = "the other seeds do not confirm it"
 NOT_NEEDED = "another cause is proven, so no other seed was tried"
 
 
-def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof | None:
+def without_failures(trials: Trials, candidates: Sequence[Candidate], overshoots: bool = False) -> Proof | None:
     """Returns what the failures do without the clients that failed; None if that was not replayed.
 
     The effect is the share of failed clients that is gone: a loss from which failed clients are left out shows nothing.
-    Nothing is gone if the model without them is at chance: then it is not these clients that keep it from learning.
+    If local training `overshoots`, nothing is gone if the model without these clients is at chance: then it is not they
+    that keep it from learning.
     """
     candidate = next((each for each in candidates if each.cause == FAILURES), None)
     if candidate is None:
@@ -36,7 +37,8 @@ def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof |
         if not trials.run(candidate.change, seed):
             return None
         before, after = trials.failed(NO_CHANGE, seed), trials.failed(candidate.change, seed)
-        failed.append((before, after if trials.beats_chance(candidate.change, seed) else max(before, after)))
+        dead = overshoots and not trials.beats_chance(candidate.change, seed)
+        failed.append((before, max(before, after) if dead else after))
     return replace(proof(trials, candidate), effect=verdict.failures_removed(*zip(*failed, strict=True)))
 
 
