@@ -1,6 +1,7 @@
 """Findings of clients without fault, for the tests of the diagnosis on plain numbers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -49,9 +50,15 @@ def findings(*changed: ClientFinding, num_clients: int = 5, cleared: tuple[str, 
     clients = {f"{k:02}": a_client(f"{k:02}") for k in range(num_clients)}
     clients |= {client.client: client for client in changed}
     calm = {"label_skew": 0.1, "size_skew": 0.0, "steepness": 0.5, "train_trend": 0.3, "val_trend": 0.3}
-    calm |= {"dissimilarity": 1.0, "objective_gap": 0.0, **run}
+    calm |= {"dissimilarity": 1.0, "objective_gap": 0.0, "train_rise": -0.5, **run}
     everyone = tuple(clients[client] for client in sorted(clients))
     return Findings(everyone, local_drift=(), cleared=cleared, local_models={}, **calm)
+
+
+def overshooting(seen: Findings, *raised: str) -> Findings:
+    """The findings with a local model of each client; those of `raised` have a higher loss on their own data."""
+    models = {one.client: SimpleNamespace(lowers_loss=one.client not in raised) for one in seen.clients}
+    return replace(seen, local_models=models)
 
 
 def everything() -> Findings:
@@ -63,4 +70,4 @@ def everything() -> Findings:
         a_client("04", epochs=9.0),
     )
     run = {"label_skew": 1.0, "size_skew": 0.6, "train_trend": -1.0, "val_trend": 0.2}
-    return findings(*odd, num_clients=7, **run)
+    return overshooting(findings(*odd, num_clients=7, **run), *(f"{k:02}" for k in range(7)))

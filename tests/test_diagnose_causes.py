@@ -16,7 +16,16 @@ from tasks.diagnose.replay.surgery import sizes_made_equal
 from tasks.diagnose.report.wording import name_of
 from tasks.settings import Settings, parse, with_settings
 from tests.documents import ROOT, tables
-from tests.plain_findings import EVERYTHING, MIXED_UP, SHIFT, WRONG_LABELS, a_client, everything, findings
+from tests.plain_findings import (
+    EVERYTHING,
+    MIXED_UP,
+    SHIFT,
+    WRONG_LABELS,
+    a_client,
+    everything,
+    findings,
+    overshooting,
+)
 
 NAN = float("nan")
 RATE = Settings().federate.client.learning_rate
@@ -88,6 +97,13 @@ def test_record_is_complete(cause: str) -> None:
     assert {one.cause for one in CAUSES[cause].candidates(Situation(seen, settings))} == {cause}
 
 
+def test_skews_are_no_candidates_where_single_clients_own_losses_rose() -> None:
+    seen, settings = everything(), parse({"federate": EVERYTHING})
+    causes = {one.cause for one in candidates(seen, settings)}
+    of_own_loss = {one.cause for one in candidates(seen, settings, of_own_loss=True)}
+    assert causes - of_own_loss == {"label_skew", "quantity_skew"}
+
+
 def test_candidates_come_in_the_order_of_the_registry() -> None:
     causes = list(dict.fromkeys(one.cause for one in candidates(everything(), parse({"federate": EVERYTHING}))))
     assert causes == [cause for cause in CAUSES if cause in causes]
@@ -109,7 +125,7 @@ def test_cause_is_added_by_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(CAUSES, "clouds", toy)
     seen = findings()
-    assert proposed(seen) == ["client_learning_rate", "clouds"]
+    assert proposed(seen) == ["clouds"]
     assert order(seen)[-1] == "clouds"
     assert [one.says for one in evidence_for("clouds", (), seen, Settings())] == ["It was cloudy."]
     assert remedies("clouds", Settings(), (), seen) == [Remedy("wait", {"seed": 3})]
@@ -133,8 +149,19 @@ def test_client_rate_comes_before_the_skews_where_training_diverges() -> None:
 # What makes a cause possible
 
 
-def test_client_rate_is_always_a_candidate_and_nothing_else_without_a_reason() -> None:
-    assert proposed(findings()) == ["client_learning_rate"]
+def test_nothing_is_a_candidate_without_a_reason() -> None:
+    assert proposed(findings()) == []
+
+
+def test_client_rate_is_a_candidate_where_training_diverges_or_raises_most_clients_own_losses() -> None:
+    for steepness, possible in ((3.01, True), (3.0, False), (NAN, False)):
+        assert (proposed(findings(steepness=steepness)) == ["client_learning_rate"]) is possible
+    assert proposed(overshooting(findings(num_clients=4), "00", "01")) == []  # half of them
+    assert proposed(overshooting(findings(num_clients=5), "00", "01", "02")) == ["client_learning_rate"]
+    # Failed clients count. Clients whose data contradict the model do not: 2 of 3 are left.
+    odd = (a_client("00", failed=3), a_client("01", **WRONG_LABELS), a_client("02", **WRONG_LABELS))
+    assert "client_learning_rate" in proposed(overshooting(findings(*odd), "03"))
+    assert "client_learning_rate" not in proposed(overshooting(findings(*odd)))
 
 
 @pytest.mark.parametrize("changes", [WRONG_LABELS, {"failed": 20}, SHIFT])
@@ -224,6 +251,9 @@ def test_client_is_skewed_from_a_distance_of_two_fifths_equal_ones_by_id() -> No
         ("overfitting", {"train_trend": -0.125, "val_trend": -0.025}, False),  # the two losses hardly part
         ("overfitting", {"train_trend": -0.1, "val_trend": 0.3}, False),  # the training loss hardly falls
         ("overfitting", {"train_trend": 0.3, "val_trend": 0.9}, False),
+        ("overfitting", {"train_trend": -0.3, "val_trend": 0.2, "train_rise": 0.0}, True),
+        ("overfitting", {"train_trend": -0.3, "val_trend": 0.2, "train_rise": 0.01}, False),  # the training loss rose
+        ("overfitting", {"train_trend": -0.3, "val_trend": 0.2, "train_rise": NAN}, False),
         ("overfitting", {"train_trend": NAN, "val_trend": 0.3}, False),
         ("overfitting", {"train_trend": -0.3, "val_trend": NAN}, False),
     ],
@@ -250,7 +280,28 @@ def test_settings_make_causes_possible(cause: str, federate: dict[str, Any], pos
 
 
 def test_work_that_the_settings_allow_to_differ_is_no_cause_where_it_does_not() -> None:
-    assert "unequal_local_work" not in proposed(findings(), local_work={"kind": "range"})
+    assert "unequal_local_work" not in proposed(findings(), local_work={"kind": "range", "low": 4, "high": 9})
+
+
+def test_work_that_is_drawn_widely_in_each_round_is_a_cause_also_if_its_means_agree() -> None:
+    (one,) = candidates(findings(), parse({"federate": {"local_work": {"kind": "range", "low": 4, "high": 10}}}))
+    assert (one.cause, one.clients) == ("unequal_local_work", ())
+
+
+def test_equal_work_is_tried_at_the_median_and_then_at_the_least() -> None:
+    # Between 1 and 30 passes the median client makes 16, which may be too many for every client.
+    seen = findings(*(a_client(f"{k:02}", epochs=passes) for k, passes in enumerate((4.0, 16.0, 16.0, 16.0, 28.0))))
+    work = {"kind": "range", "low": 1, "high": 30}
+    one = candidate("unequal_local_work", seen, local_work=work)
+    assert one.change.settings == {"federate.local_work.low": 16, "federate.local_work.high": 16}
+    assert one.instead is not None
+    assert one.instead.settings == {"federate.local_work.low": 1, "federate.local_work.high": 1}
+    named = candidate("unequal_local_work", seen, local_work={"kind": "per_client", "by_client": {"04": 28}})
+    assert named.instead is not None
+    assert named.instead.settings["federate.local_work.epochs"] == 4
+    least = candidate("unequal_local_work", findings(a_client("04", epochs=9.0)), local_work=work)
+    assert least.change.settings["federate.local_work.low"] == 1
+    assert least.instead is None  # the median client makes the fewest
 
 
 def test_clients_through_which_a_cause_acts_are_named() -> None:
@@ -311,7 +362,8 @@ def test_work_is_made_equal_at_the_median_passes_rounded_and_one_at_least() -> N
 
 def test_rate_is_lowered_until_steps_no_longer_overshoot() -> None:
     for steepness, lower in ((0.5, RATE / 5), (5.0, RATE / 5), (NAN, RATE / 5), (20.0, RATE / 20)):
-        change = candidate("client_learning_rate", findings(steepness=steepness)).change
+        seen = overshooting(findings(steepness=steepness), "00", "01", "02", "03", "04")
+        change = candidate("client_learning_rate", seen).change
         assert change.settings == {"federate.client.learning_rate": pytest.approx(lower)}
 
 

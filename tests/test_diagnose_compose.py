@@ -9,12 +9,13 @@ from diagnosis_values import RISE
 from plain_findings import a_client
 
 from tasks.diagnose.causes import Candidate, Remedy
+from tasks.diagnose.causes.base import Indication
 from tasks.diagnose.compose import MOST_CLIENTS, compose
 from tasks.diagnose.diagnosis import Diagnosis, Evidence, Removed
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.local_models import LocalModel
 from tasks.diagnose.evidence.memory import Memory
-from tasks.diagnose.investigation import Investigation, Proof, Tried
+from tasks.diagnose.investigation import Gone, Investigation, Proof, Tried
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.effect import Effect
@@ -35,10 +36,14 @@ def composed(
     recovers: float = 0.5,
     findings: Findings = FINDINGS,
     without_remedy: tuple[str, ...] = (),
+    not_finished: tuple[Proof, ...] = (),
+    window: tuple[int, int] = (7, 12),
 ) -> Diagnosis:
     tried = Tried(Remedy("slower", {"federate.client.learning_rate": 0.1}), recovers, math.nan, ("overfitting",))
     proposed = {proof.candidate.cause: tried for proof in causes if proof.candidate.cause not in without_remedy}
-    replays = Investigation(6, (7, 12), True, causes, ruled_out, (tried,), proposed, findings, 42, 54)
+    replays = Investigation(
+        6, window, True, causes, ruled_out, (tried,), proposed, findings, 42, 54, seeds=2, not_finished=not_finished
+    )
     return compose(OBSERVATION, ["A limit."], parse({}), replays)
 
 
@@ -90,12 +95,35 @@ def test_a_cause_that_never_ran_has_no_share() -> None:
     assert answer.ruled_out[1].says == "the same rounds with a lower rate"
 
 
-def test_budget_has_the_most_seeds_of_any_cause_and_one_without_a_cause() -> None:
-    two, three = proof("client_learning_rate", 0.9, 0.9), proof("overfitting", 0.8, 0.8, 0.8)
-    budgets = [composed(*causes).budget for causes in ((two, three), ())]
-    assert [budget and budget.seeds for budget in budgets] == [3, 1]
-    assert budgets[0] is not None
-    assert (budgets[0].rounds, budgets[0].allowed, budgets[0].compared) == (42, 54, (7, 12))
+def test_budget_has_the_most_seeds_of_any_replay_and_what_was_spent() -> None:
+    budget = composed().budget
+    assert budget is not None
+    assert (budget.seeds, budget.rounds, budget.allowed, budget.compared) == (2, 42, 54, (7, 12))
+
+
+def test_what_is_not_finished_has_its_reason_and_the_numbers_of_all_seeds() -> None:
+    unknown = replace(proof("label_skew"), why="no rounds were left")
+    answer = composed(not_finished=(unknown, replace(proof("overfitting", 0.9, 0.7), why="the seeds disagree")))
+    assert [(each.cause, each.removes, each.why) for each in answer.not_finished] == [
+        ("label_skew", None, "no rounds were left"),
+        ("overfitting", 0.8, "the seeds disagree"),
+    ]
+
+
+def test_a_fault_that_has_gone_has_its_own_rounds_and_evidence() -> None:
+    seen = Indication("sent_over_trained", 30.0, 1.0, "In round 8.")
+    gone = replace(proof("faulty_clients", 0.9, 0.9), gone=Gone((8, 9), "updates", (seen,)))
+    (cause,) = composed(gone).causes
+    assert (cause.rounds, cause.fault, cause.replay.of_log) == ((8, 9), "updates", True)
+    assert cause.evidence == (Evidence("sent_over_trained", 30.0, 1.0, "In round 8."),)
+
+
+def test_the_rounds_of_a_cause_are_those_of_the_rise_also_if_earlier_ones_are_compared() -> None:
+    # The logged rise is of rounds 7 to 12.
+    assert [composed(proof("overfitting", 0.9), window=(first, 10)).causes[0].rounds for first in (5, 8)] == [
+        (7, 10),
+        (8, 10),
+    ]
 
 
 def test_signals_are_numbers_or_none() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from diagnosis_values import MEDIAN, MINIMAL, SCAFFOLD, diagnosis, with_cause, with_rise
 
-from tasks.diagnose.diagnosis import to_json
+from tasks.diagnose.diagnosis import NotFinished, to_json
 
 
 def test_verdict_is_the_first_cause() -> None:
@@ -100,6 +100,7 @@ def test_json_of_a_proven_cause() -> None:
                 "loss_without": [0.8, 0.9, 0.8, 0.9, 0.8, 0.9],
                 "loss_with": [0.4, 0.38, 0.4, 0.38, 0.4, 0.38],
                 "seeds": 3,
+                "of_log": False,
                 "removes": {"mean": 0.95, "low": 0.9, "high": 1.0},
             },
             "remedy": {
@@ -124,7 +125,12 @@ def test_json_of_a_proven_cause() -> None:
         }
     ]
     assert content["ruled_out"] == [
-        {"cause": "label_skew", "says": "the same rounds with labels dealt evenly", "removes": 0.1}
+        {"cause": "label_skew", "says": "the same rounds with labels dealt evenly", "removes": 0.1, "why": ""}
+    ]
+    assert content["not_finished"] == []
+    unknown = replace(diagnosis(), not_finished=(NotFinished("overfitting", "the same rounds", None, "no rounds"),))
+    assert to_json(unknown)["not_finished"] == [
+        {"cause": "overfitting", "says": "the same rounds", "removes": None, "why": "no rounds"}
     ]
     assert content["remedies"][1] == {
         "settings": {"federate.aggregator.kind": "median"},

@@ -63,11 +63,29 @@ def test_reversed_updates_are_found_proven_and_cured(broken, settings_of, comput
     write_json(broken / "found.json", found)  # fails on a value that JSON does not have
 
 
-def test_data_that_do_not_give_the_rise_again_prove_nothing(broken, settings_of, computations):
+def test_a_fault_that_has_gone_is_proven_by_the_log_and_the_replay(broken, settings_of, computations):
+    """The settings of today know nothing of the fault, so the replay is the run without it."""
     honest = settings_of({**BASE, "federate.sampling.clients_per_round": 5})
+    found = to_json(diagnosis(*logs_of(broken), honest, broken, computations))
+    (cause,) = found["causes"]
+    assert (cause["cause"], cause["clients"], cause["fault"]) == ("faulty_clients", ["02"], "updates")
+    assert cause["replay"]["of_log"]
+    assert cause["replay"]["seeds"] == 3
+    # The first round from 13 on in which client 02 took part.
+    rows = [row for row in read_rows(broken / "reports/clients.csv") if row["client"] == "02"]
+    assert cause["rounds"][0] == min(int(row["round"]) for row in rows if int(row["round"]) >= ONSET)
+    (evidence,) = cause["evidence"]
+    assert (evidence["signal"], evidence["value"]) == ("sent_over_trained", pytest.approx(8.0, rel=1e-3))
+    assert cause["remedy"] is None
+    assert found["replays"]["rounds"] <= found["replays"]["allowed"]
+
+
+def test_other_data_of_most_clients_prove_nothing(broken, settings_of, computations):
+    honest = settings_of({**BASE, "federate.sampling.clients_per_round": 5, "federate.client.learning_rate": 0.1})
     found = to_json(diagnosis(*logs_of(broken), honest, broken, computations))
     assert (found["verdict"], found["causes"]) == ("none", [])
     assert "Something else was different in the run" in found["limits"][0]
+    assert "The replay first differs from the log in round 11, in the rows of all clients." in found["limits"][0]
 
 
 def test_logs_alone_prove_nothing_and_say_so(broken, settings_of, computations):

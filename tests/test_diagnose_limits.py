@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from diagnosis_values import LOSSES, NO_RISE, RISE, client_log, round_log
 
+from tasks.diagnose.evidence.unseen import Unseen
 from tasks.diagnose.limits import limits_of_logs, not_proven, not_replayed
 from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
@@ -91,12 +92,23 @@ def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
 
 
 def test_why_replays_prove_nothing_is_said() -> None:
-    def says(reproduced: bool, *causes: str) -> list[str]:
-        return not_proven(SimpleNamespace(reproduced=reproduced, causes=causes))  # type: ignore[arg-type]
+    def says(reproduced: bool, *causes: str, unseen: Unseen | None = None, differs: str = "") -> list[str]:
+        seen = SimpleNamespace(unseen=unseen)
+        replays = SimpleNamespace(reproduced=reproduced, causes=causes, findings=seen, differs=differs, window=(7, 9))
+        return not_proven(replays)  # type: ignore[arg-type]
 
-    assert "Something else was different in the run" in says(False)[0]
+    assert says(False)[0].startswith("The replay gives the numbers of the log again, but in the rounds that were")
+    assert "(rounds 7 to 9)" in says(False)[0]
+    assert "Something else was different in the run" in says(False, differs="In round 7.")[0]
+    assert says(False, differs="In round 7.")[0].endswith("so no cause is proven. In round 7.")
     assert "no change reliably removed at least half" in says(True)[0]
     assert says(True, "a cause") == []
+    assert says(False, "a cause that has gone") == []
+    # A tenth of the way from the training loss to the hold-out loss: the clients' data are like their own kind.
+    unlike = "So the hold-out data are unlike the clients' data, and overfitting is not claimed."
+    assert says(True, unseen=Unseen(("01",), 0, 20, 0.1, 0.3, 2.1))[1].endswith(unlike)
+    assert says(True, "a cause", unseen=Unseen(("01",), 0, 20, 0.1, 0.3, 2.1))[0].endswith(unlike)
+    assert len(says(True, unseen=Unseen(("01",), 0, 20, 0.1, 1.9, 2.1))) == 1
 
 
 @pytest.mark.parametrize(("significance", "says"), [(2.4999e-4, True), (2.49997e-4, False)])

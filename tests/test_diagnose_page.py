@@ -69,7 +69,7 @@ def test_page_holds_the_answer_the_proof_and_the_remedy() -> None:
     assert "federate:\n  client:\n    kind: scaffold" in said
     assert "-S federate.aggregator.kind=median" in said
     assert "the same rounds with labels dealt evenly" in said
-    assert "The replays took 42 rounds. The budget was 54 rounds;" in said
+    assert "The replays took 42 rounds. The budget was 54 rounds, " in said
     assert "A rise by less than 12 % cannot be separated from the noise." in said
     assert "Client 03 sent long ones." in said
     assert "dog" in said
@@ -191,7 +191,7 @@ def test_minimal_diagnosis_says_that_nothing_rose() -> None:
 
 def test_rise_without_a_proven_cause_says_what_was_ruled_out() -> None:
     said = Page(page_of(replace(diagnosis(), causes=(), remedies=()))).said
-    assert "no cause is proven (tried: different label mixes)" in said
+    assert "no cause is proven (ruled out: different label mixes)" in said
     assert "There is no replay to show." in said
 
 

@@ -1,5 +1,8 @@
 """Trials return plain numbers, run nothing twice, and count the spent rounds."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scripted_replays import LEVEL, RISEN, ScriptedReplayer, loss_of, window
@@ -127,6 +130,62 @@ def test_the_share_of_a_column_is_of_what_that_column_does_with_nothing_changed(
     # with val_loss, which has the whole rise with nothing changed, it would be 3/4.
     assert trials.effect(A, "train_loss").by_seed == (pytest.approx(0.5),)
     assert trials.effect(A).by_seed == (pytest.approx(0.2),)
+
+
+def test_a_change_that_does_not_beat_the_class_frequencies_removes_nothing():
+    # With a, the loss is 0.3 in the end, the level before the rise.
+    for chance, share in ((0.31, 1.0), (0.3, 0.0), (np.inf, 1.0)):
+        trials = Trials(ScriptedReplayer({"a": 1.0}), window(), 100, chance)
+        trials.run(A)
+        assert trials.removed(A) == pytest.approx(share)
+        assert trials.removed(A, "train_loss") == pytest.approx(share)  # of either loss
+
+
+class Sites(ScriptedReplayer):
+    """Client 03 has the loss 9 with nothing changed; the other client has `others`, also without client 03."""
+
+    others: float = RISEN
+
+    def _replay(self, change, seed):
+        replay = super()._replay(change, seed)
+        row = {"num_failed": 0, "val_loss": LEVEL}
+        clients = [{"client": "00", "weight": 0.5, "loss_before": self.others, "finite": True}]
+        if not change.without:
+            clients.append({"client": "03", "weight": 0.5, "loss_before": 9.0, "finite": True})
+        row["train_loss"] = float(np.mean([client["loss_before"] for client in clients]))
+        replay.runner.step = lambda state, r: SimpleNamespace(
+            state=state, line=SimpleNamespace(round=r, row=row, clients=clients)
+        )
+        return replay
+
+
+@pytest.mark.parametrize(
+    ("others", "without", "removes"),
+    [
+        # The other client's loss is 1.2 in both replays, and 0.3 before the rise: without client 03, nothing changes.
+        (RISEN, LEVEL, 0.0),
+        # The other client's loss does not rise. From a mean of 4.65 to 0.3, all is gone: client 03 is the rise.
+        (LEVEL, LEVEL, 1.0),
+        (RISEN, None, 1 - np.log(4) / np.log(5.1 / LEVEL)),  # the others' level is not known: all clients count
+    ],
+)
+def test_train_loss_is_compared_over_the_clients_that_stay(others, without, removes, monkeypatch):
+    monkeypatch.setattr(Sites, "others", others)
+    left_out = Change("no 03", without=("03",))
+    trials = Trials(Sites(), replace(window("train_loss"), level_without=lambda clients: without), 100)
+    trials.run(left_out)
+    assert trials.removed(left_out) == pytest.approx(removes)
+
+
+def test_the_most_seeds_are_those_that_were_run():
+    trials = Trials(ScriptedReplayer(), window(), 100)
+    assert trials.most_seeds == 1
+    trials.run(A, seed=0)
+    trials.run(A, seed=1)
+    assert trials.most_seeds == 2
+    trials.run_unchanged(2)
+    assert (trials.most_seeds, trials.spent) == (3, 4 * 5)
+    assert trials.unchanged_mean("val_loss") == (pytest.approx(RISEN),) * 4
 
 
 def test_replays_of_unequal_length_are_compared_in_the_rounds_that_both_have():

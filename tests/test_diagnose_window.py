@@ -10,10 +10,12 @@ from diagnosis_values import RISE
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.window import (
     allowed_rounds,
+    chance_loss,
     half_risen_round,
     last_compared_round,
     reproduced,
     training_loss,
+    training_rise,
     window,
 )
 from tasks.round_log.read import ClientLog
@@ -47,30 +49,30 @@ def test_level_is_the_lower_one_of_the_log_and_the_model():
 
 def test_levels_of_both_losses():
     losses = {(r, "a"): 0.1 * r for r in range(1, 21)}
-    compared = window(incident(), log(losses), 0.3, 14)
+    compared = window(incident(), log(losses), 0.3, 11, 14)
     assert compared.levels["val_loss"] == compared.level == 0.3
     # The geometric mean of the four rounds before, 7 to 10.
     assert compared.levels["train_loss"] == pytest.approx((0.7 * 0.8 * 0.9 * 1.0) ** 0.25)
-    of_training = window(incident("train_loss"), log(losses), 0.3, 14)
+    of_training = window(incident("train_loss"), log(losses), 0.3, 11, 14)
     assert (of_training.level, of_training.levels["val_loss"], of_training.other) == (0.5, 0.3, "val_loss")
     late = log({(r, "a"): 1.0 for r in range(11, 21)})
-    assert window(incident(), late, 0.3, 14).levels["train_loss"] is None
+    assert window(incident(), late, 0.3, 11, 14).levels["train_loss"] is None
 
 
 def test_all_rounds_of_the_window_count_and_half_of_it_is_halfway():
-    compared = window(incident(), ALL, 0.3, 16)
+    compared = window(incident(), ALL, 0.3, 11, 16)
     assert (compared.first, compared.last, compared.rounds) == (11, 16, (11, 12, 13, 14, 15, 16))
     assert compared.halfway == 13
-    assert window(incident(), ALL, 0.3, 11).halfway == 11
+    assert window(incident(), ALL, 0.3, 11, 11).halfway == 11
 
 
 def test_of_hidden_clients_only_their_rounds_count_above_the_loss_of_the_others():
     losses = {(r, "a"): 2.0 for r in (11, 14, 16)} | {(r, c): 0.1 * r for r in range(8, 21) for c in "bc"}
-    compared = window(incident("train_loss", hidden=("a",)), log(losses), 0.3, 15)
+    compared = window(incident("train_loss", hidden=("a",)), log(losses), 0.3, 11, 15)
     assert compared.rounds == (11, 14)
     assert compared.level == pytest.approx((1.1 * 1.4) ** 0.5)
     alone = log({(r, "a"): 2.0 for r in (11, 14)})
-    assert window(incident("train_loss", hidden=("a",)), alone, 0.3, 15).level == 0.5
+    assert window(incident("train_loss", hidden=("a",)), alone, 0.3, 11, 15).level == 0.5
 
 
 def test_a_hidden_rise_has_no_height_of_its_own():
@@ -95,6 +97,34 @@ def test_training_loss_is_weighted_and_leaves_out_what_failed():
     assert training_loss(made, [3]) is None
     assert training_loss(made, []) is None
     assert training_loss(log({(1, "a"): 2.0}, {"a": 0.0}), [1]) is None  # no client has a weight
+
+
+def test_training_rise_is_measured_from_the_highest_round_before():
+    # Rounds 7 to 10 have 0.7, 0.8, 0.9, 1.0, and rounds 11 and 12 have 1.1 and 1.2.
+    made = log({(r, "a"): 0.1 * r for r in range(1, 21)})
+    assert training_rise(made, 11, 12) == pytest.approx(math.log((1.1 * 1.2) ** 0.5 / 1.0))
+    assert math.isnan(training_rise(made, 1, 5))  # nothing before
+    assert math.isnan(training_rise(made, 21, 25))
+
+
+def test_levels_without_a_client_are_those_of_the_others():
+    losses = {(r, client): loss for r in range(1, 21) for client, loss in (("a", 0.4), ("b", 0.8))}
+    compared = window(incident("train_loss"), log(losses), 0.3, 11, 14)
+    assert compared.level_without(("b",)) == pytest.approx(0.4)
+    assert compared.level_without(("a", "b")) is None
+    # Of a rise that the mean hides, the loss of the client itself is the rise.
+    assert window(incident("train_loss", hidden=("b",)), log(losses), 0.3, 11, 14).level_without(("b",)) is None
+
+
+def test_a_window_may_begin_before_the_rise():
+    compared = window(incident(), ALL, 0.3, 8, 13)
+    assert (compared.first, compared.rounds, compared.level) == (8, (8, 9, 10, 11, 12, 13), 0.3)
+
+
+def test_chance_is_the_entropy_of_the_hold_out_labels():
+    assert chance_loss(np.array([0, 1, 2, 3])) == pytest.approx(math.log(4))
+    assert chance_loss(np.array([0, 0, 0, 1])) == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert chance_loss(np.array([7, 7])) == math.inf  # no loss is below 0
 
 
 def test_training_loss_of_a_log_with_fewer_columns():

@@ -63,8 +63,8 @@ def test_failures_that_the_mean_hides_name_who_failed() -> None:
 def test_headline_without_a_proven_cause_says_what_was_tried() -> None:
     answer = replace(diagnosis(), causes=())
     assert headline(answer) == (
-        "The loss of the global model (val_loss) rose in round 7 from 0.41 to 0.82; no cause is proven (tried: "
-        "different label mixes)."
+        "The loss of the global model (val_loss) rose in round 7 from 0.41 to 0.82; no cause is proven (ruled "
+        "out: different label mixes)."
     )
     assert headline(replace(answer, ruled_out=())).endswith("; no cause is proven, because none was tried.")
 

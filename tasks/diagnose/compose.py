@@ -14,6 +14,7 @@ from tasks.diagnose.diagnosis import (
     Curve,
     Diagnosis,
     Evidence,
+    NotFinished,
     Question,
     RemedyEnding,
     Removed,
@@ -77,21 +78,20 @@ def compose(
         rise, healthy = observation.rise, observation.healthy
         return Diagnosis(rise, healthy, signals, tuple(limits), question=question, ending=ending)
     at_fault = {client for proof in replays.causes for client in proof.candidate.clients if _is_fault(proof)}
-    of_ending = ending is not None and observation.rise.kind == "ended"
-    rounds = (ending.since, ending.round) if ending and of_ending else replays.window
     return Diagnosis(
         observation.rise,
         tuple(client for client in observation.healthy if client not in at_fault),
         signals,
         tuple(limits),
-        tuple(_cause(proof, replays, settings, rounds) for proof in replays.causes),
+        tuple(_cause(proof, replays, settings, _rounds(observation, replays, ending)) for proof in replays.causes),
         tuple(_ruled_out(proof) for proof in replays.ruled_out),
+        tuple(_not_finished(proof) for proof in replays.not_finished),
         tuple(_remedy(tried) for tried in replays.tried),
         Budget(
             replays.from_round,
             replays.spent,
             replays.allowed,
-            max((len(proof.effect.by_seed) for proof in replays.causes), default=1),
+            replays.seeds,
             replays.window,
             replays.reproduced,
             _number(replays.chance),
@@ -102,6 +102,15 @@ def compose(
         question,
         ending,
     )
+
+
+def _rounds(observation: Observation, replays: Investigation, ending: Ending | None) -> tuple[int, int]:
+    """The rounds in which a cause acts: of the end, or of the rise as far as it was replayed."""
+    if ending and observation.rise.kind == "ended":
+        return ending.since, ending.round
+    # Replays that differ from the log are compared from an earlier round than the logged rise.
+    first, last = replays.window
+    return max(first, min(observation.rise.round or first, last)), last
 
 
 def _is_fault(proof: Proof) -> bool:
@@ -115,11 +124,13 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
         cause,
         max(0.0, _share(effect.low if math.isfinite(effect.low) else effect.mean / 2)),
         clients,
-        fault_of(cause, clients, replays.findings),
-        rounds,
+        proof.gone.fault if proof.gone else fault_of(cause, clients, replays.findings),
+        proof.gone.rounds if proof.gone else rounds,
         tuple(
             Evidence(signal, _number(value), _number(expected), says)
-            for signal, value, expected, says in evidence_for(cause, clients, replays.findings, settings)
+            for signal, value, expected, says in (
+                proof.gone.evidence if proof.gone else evidence_for(cause, clients, replays.findings, settings)
+            )
         ),
         ReplayResult(
             _says(proof),
@@ -130,6 +141,7 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
             _series(proof.with_change),
             len(effect.by_seed),
             _removed(effect),
+            bool(proof.gone),
         ),
         None if remedy is None else _remedy(remedy),
     )
@@ -147,7 +159,13 @@ def _removed(effect: Effect) -> Removed:
 
 def _ruled_out(proof: Proof) -> RuledOut:
     effect = proof.effect
-    return RuledOut(proof.candidate.cause, _says(proof), _share(effect.mean) if effect.by_seed else None)
+    return RuledOut(proof.candidate.cause, _says(proof), _share(effect.mean) if effect.by_seed else None, proof.why)
+
+
+def _not_finished(proof: Proof) -> NotFinished:
+    effect = proof.effect
+    removes = _share(effect.mean) if effect.by_seed else None
+    return NotFinished(proof.candidate.cause, _says(proof), removes, proof.why)
 
 
 def _remedy(tried: Tried) -> TriedRemedy:

@@ -63,6 +63,8 @@ class ReplayResult:
         changed: (R,) the same with the change.
         seeds: number of seeds.
         removes: share of the rise that the change takes away.
+        of_log: whether `unchanged` is the run's own logged loss, and `changed` the replay that changes nothing: the
+            cause has gone since.
     """
 
     says: str
@@ -73,6 +75,7 @@ class ReplayResult:
     changed: Curve
     seeds: int
     removes: Removed
+    of_log: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,17 +150,37 @@ class Cause:
 
 @dataclass(frozen=True)
 class RuledOut:
-    """A cause that was replayed and not proven.
+    """A cause that was replayed and refuted.
 
     Attributes:
         cause: name in the fixed vocabulary.
         says: what was changed, as `the same rounds without client 04`.
-        removes: share of the rise that went away; None if no replay of it rose.
+        removes: share of the rise that went away, of all seeds that were run; None if no replay of it rose, or if other
+            evidence refutes the cause.
+        why: the evidence that refutes the cause, a part of a sentence; empty if its change removes too little.
     """
 
     cause: str
     says: str
     removes: float | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class NotFinished:
+    """A possible cause of which it is not known whether it is one.
+
+    Attributes:
+        cause: name in the fixed vocabulary.
+        says: what was changed, or would have been.
+        removes: share of the rise that went away, of all seeds that were run; None if it was not replayed.
+        why: why it is not known, a part of a sentence.
+    """
+
+    cause: str
+    says: str
+    removes: float | None
+    why: str
 
 
 @dataclass(frozen=True)
@@ -168,7 +191,7 @@ class Budget:
         from_round: round of the model that they start from.
         rounds: number of rounds that the replays of causes took.
         allowed: number of rounds that they may take.
-        seeds: the most seeds of any cause.
+        seeds: the most seeds that any change was replayed with.
         compared: rounds whose losses are compared, first and last.
         reproduced: whether the loss rose again, or the run ended again, with nothing changed.
         chance: of a run that ended, the loss of a model that does not look at its inputs, nats per example.
@@ -212,7 +235,8 @@ class Diagnosis:
         observations: what the logs show of single clients.
         limits: what the data could not tell, a sentence each.
         causes: proven, the first to be believed first.
-        ruled_out: replayed and not proven.
+        ruled_out: replayed and refuted.
+        not_finished: possible causes of which it is not known whether they are one.
         remedies: tried, the best first.
         budget: of the replays; None if nothing was replayed.
         signals: what was measured of all clients, by name; None if nothing was replayed.
@@ -226,6 +250,7 @@ class Diagnosis:
     limits: tuple[str, ...]
     causes: tuple[Cause, ...] = ()
     ruled_out: tuple[RuledOut, ...] = ()
+    not_finished: tuple[NotFinished, ...] = ()
     remedies: tuple[TriedRemedy, ...] = ()
     budget: Budget | None = None
     signals: Mapping[str, Any] | None = None
@@ -284,7 +309,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """Returns diagnosis.json, in nothing but JSON's types.
 
     The keys of the contract, and `detection` (how the rise was tested) and `observations`. If the run ended early, also
-    `ending`. If rounds were replayed, also `ruled_out`, `remedies`, `replays` and `signals`.
+    `ending`. If rounds were replayed, also `ruled_out`, `not_finished`, `remedies`, `replays` and `signals`.
     """
     content: dict[str, Any] = {
         "verdict": diagnosis.verdict,
@@ -303,6 +328,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     if diagnosis.budget is not None:
         content |= {
             "ruled_out": [asdict(cause) for cause in diagnosis.ruled_out],
+            "not_finished": [asdict(cause) for cause in diagnosis.not_finished],
             "remedies": [asdict(remedy) for remedy in diagnosis.remedies],
             "replays": {name: value for name, value in asdict(diagnosis.budget).items() if value is not None},
             "signals": diagnosis.signals,
@@ -324,7 +350,7 @@ def _cause(cause: Cause) -> dict[str, Any]:
 
 def _replay(replay: ReplayResult) -> dict[str, Any]:
     return {
-        **_fields(replay, "change", "says", "from_round", "loss", "seeds"),
+        **_fields(replay, "change", "says", "from_round", "loss", "seeds", "of_log"),
         "rounds": min(len(replay.unchanged), len(replay.changed)),
         "loss_without": replay.unchanged,
         "loss_with": replay.changed,

@@ -1,7 +1,7 @@
 """From a rise to its proven causes and their remedies: evidence, candidates, replays, verdict, treatment."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,26 @@ from tasks.diagnose.evidence.collect import find
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.harm import harmful
 from tasks.diagnose.evidence.sent import capture
+from tasks.diagnose.evidence.unseen import Unseen, unseen_losses
+from tasks.diagnose.gone import gone_fault, says_where
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation, Proof
+from tasks.diagnose.replay.agreement import first_disagreement
 from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.thresholds import STEEP
-from tasks.diagnose.tournament import Tournament, proof, replay_all, without_failures
+from tasks.diagnose.tournament import Tournament, proof, replay_all, unreplayed, without_failures
 from tasks.diagnose.treatment import treat
-from tasks.diagnose.window import allowed_rounds, half_risen_round, last_compared_round, reproduced, window
+from tasks.diagnose.window import (
+    allowed_rounds,
+    chance_loss,
+    half_risen_round,
+    last_compared_round,
+    reproduced,
+    training_rise,
+    window,
+)
 from tasks.local.probe import Probe
 from tasks.round_log.read import ClientLog
 from tasks.settings import Settings
@@ -51,21 +61,25 @@ def investigate(
     """
     with replayer(settings, folder, cache) as replays:
         replays.go_to(incident.sound_after)
-        findings = _findings(replays, incident, clients)
-        proposed = candidates(findings, replays.settings, replays.from_round)
+        probe = Probe(replays.model)
+        findings = _findings(replays, probe, incident, clients)
+        proposed = candidates(findings, replays.settings, replays.from_round, bool(incident.hidden))
         trials = _trials(replays, incident, clients, len(proposed), budget)
+        found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
         came_again = _reproduced(trials, incident)
-        proven, entered = _proven(trials, proposed, findings, came_again)
+        unseen = _UnseenClients(replays, probe, trials)
+        verdicts = _proven(trials, proposed, findings, came_again, unseen)
+        gone = None if came_again or verdicts.proven else gone_fault(replays, trials, incident, clients, found)
+        findings = replace(findings, unseen=unseen.measured)
         spent = trials.spent
         confirmation = Confirmation(replays, incident, clients, allowed_rounds(budget, replays.last_round))
-        tried, treated = treat(trials, proven, replays.settings, findings, confirmation)
-        claimed = {cause.candidate.cause for cause in proven}
+        tried, treated = treat(trials, verdicts.proven, replays.settings, findings, confirmation)
         return Investigation(
             from_round=trials.start,
             window=(trials.window.first, trials.window.last),
-            reproduced=came_again or bool(proven),
-            causes=tuple(proven),
-            ruled_out=tuple(proof(trials, candidate) for candidate in entered if candidate.cause not in claimed),
+            reproduced=came_again or bool(verdicts.proven),
+            causes=(gone,) if gone else tuple(verdicts.proven),
+            ruled_out=tuple(verdicts.ruled_out),
             tried=tried,
             proposed=treated,
             findings=findings,
@@ -73,14 +87,43 @@ def investigate(
             allowed=trials.allowed,
             spent_on_remedies=confirmation.spent,
             allowed_for_remedies=confirmation.allowed,
+            seeds=trials.most_seeds,
+            not_finished=tuple(verdicts.not_finished),
+            differs=says_where(found),
         )
 
 
-def _findings(replays: Replayer, incident: Incident, clients: ClientLog) -> Findings:
+@dataclass(frozen=True)
+class _Verdicts:
+    proven: Sequence[Proof] = ()
+    ruled_out: Sequence[Proof] = ()
+    not_finished: Sequence[Proof] = ()
+
+
+class _UnseenClients:
+    """The test that overfitting has to pass: clients' data that were not trained on have a high loss, too."""
+
+    def __init__(self, replays: Replayer, probe: Probe, trials: Trials) -> None:
+        self.measured: Unseen | None = None
+        self._replays, self._probe, self._trials = replays, probe, trials
+
+    def refuted(self, candidate: Candidate) -> str:
+        """Returns why the candidate is refuted; empty if it is not."""
+        if candidate.cause != "overfitting":
+            return ""
+        last, left = self._trials.window.last, self._trials.allowed - self._trials.spent
+        if self.measured is None:
+            self.measured = unseen_losses(self._replays, self._probe, last, left)
+        if self.measured is None:
+            return "it could not be tested on data of clients that were not trained on"
+        return "" if self.measured.overfits else "the loss on data of clients that were not trained on stays low"
+
+
+def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: ClientLog) -> Findings:
     """What is known of the clients, with the suspects cleared whose updates do no harm."""
-    probe = Probe(replays.model)
     sent = capture(replays, incident.alarm)
-    findings = find(replays, probe, sent, clients, incident.first, incident.trends)
+    train_rise = training_rise(clients, incident.first, incident.until)
+    findings = find(replays, probe, sent, clients, incident.first, incident.trends, train_rise)
     suspects = findings.faulty()
     never_cleared = {c.client for c in findings.clients if c.in_conflict or c.uphill or findings.outgrown(c)}
     never_cleared |= {c.client for c in findings.clients if np.isfinite(c.sent_over_trained)}
@@ -88,7 +131,12 @@ def _findings(replays: Replayer, incident: Incident, clients: ClientLog) -> Find
 
 
 def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candidates: int, budget: float) -> Trials:
-    """The trials of so many candidates, with their budget and the rounds in which they are compared."""
+    """The trials of so many candidates, with their budget and the rounds in which they are compared.
+
+    They are compared from the first round of the rise. If the replay that changes nothing differs from the log before,
+    they are compared from there: the data or settings of today act from the replay's first round on, and the rise that
+    they make may be over when the logged one begins.
+    """
     first, until = incident.first, min(incident.until, replays.last_round)
     allowed = allowed_rounds(budget, until - replays.from_round)
     level = incident.level(replays.loss)
@@ -102,26 +150,37 @@ def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candi
         num_candidates=num_candidates,
         allowed=allowed,
     )
-    return Trials(replays, window(incident, clients, replays.loss, last), allowed)
+    replays.advance(replays.unchanged, first - 1)
+    early = first_disagreement(replays.unchanged.lines, clients, first - 1)
+    compared = window(incident, clients, replays.loss, early.round if early else first, last)
+    # Confirmation comes on top: two more seeds of one change and of none, and what was spent on the evidence.
+    reserve = 2 * (verdict.SEEDS - 1) * (last - replays.from_round)
+    return Trials(replays, compared, allowed + reserve, chance_loss(replays.cohort.test_y))
 
 
 def _proven(
-    trials: Trials, proposed: Sequence[Candidate], findings: Findings, came_again: bool
-) -> tuple[list[Proof], list[Candidate]]:
-    """The proven causes, and all candidates that were replayed.
+    trials: Trials, proposed: Sequence[Candidate], findings: Findings, came_again: bool, unseen: _UnseenClients
+) -> _Verdicts:
+    """The proven causes, the causes that are ruled out, and those of which it is not known.
 
     Failures are proven whether the loss came again or not. Other causes need a loss that did.
     """
-    failures = without_failures(trials, proposed)
+    failures = without_failures(trials, proposed, findings.overshoots)
     if failures and failures.effect.proven:
-        return [failures], [failures.candidate]
+        return _Verdicts([failures])
     entered = [failures.candidate] if failures else []
     if not came_again:
-        return [], entered
-    entered = replay_all(trials, proposed, entered)
-    return Tournament(trials, entered, order(findings), findings.steepness > STEEP).decide(), entered
+        return _Verdicts(ruled_out=[proof(trials, candidate) for candidate in entered])
+    entered, left = replay_all(trials, proposed, entered)
+    tournament = Tournament(trials, entered, order(findings), unseen.refuted)
+    proven = tournament.decide()
+    ruled_out, open_ = tournament.unproven(proven)
+    claimed = {cause.candidate.cause for cause in proven}
+    not_replayed = [unreplayed(trials, candidate) for candidate in left if candidate.cause not in claimed]
+    return _Verdicts(proven, ruled_out, [*open_, *not_replayed])
 
 
 def _reproduced(trials: Trials, incident: Incident) -> bool:
-    logged = [incident.logged[r] for r in trials.window.rounds if r in incident.logged]
+    rounds = range(incident.first, trials.window.last + 1)
+    logged = [incident.logged[r] for r in rounds if r in incident.logged]
     return reproduced(trials.losses(NO_CHANGE), logged, incident.loss_after, trials.window.level)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.detection.noise import FEWEST
 from tasks.detection.null import MOST_DRAWS
@@ -10,8 +11,11 @@ from tasks.diagnose.observe.client_signals import MOST_SHOWN
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import SHARES, Rise
-from tasks.diagnose.phrases import count
+from tasks.diagnose.phrases import count, every_client, measured, span
 from tasks.round_log.read import ClientLog, RoundLog
+
+if TYPE_CHECKING:  # its import takes TensorFlow's
+    from tasks.diagnose.evidence.unseen import Unseen
 
 FROM_DATA = (
     "No test of the losses alone finds this rise. It was found because the data of these clients changed during the "
@@ -52,18 +56,35 @@ def replay_failed(error: Exception) -> list[str]:
 
 
 def not_proven(replays: Investigation) -> list[str]:
-    """Returns why the replays prove no cause; empty if they prove one."""
-    if not replays.reproduced:
+    """Returns why the replays prove no cause, and what they could not tell; empty if they prove one."""
+    unlike = _unlike_hold_out(replays.findings.unseen)
+    if replays.causes:
+        return unlike
+    if not replays.reproduced and replays.differs:
         return [
             "The loss did not rise again in a replay with the data and settings in this folder. Something else was "
-            "different in the run, so no cause is proven."
+            f"different in the run, so no cause is proven. {replays.differs}"
         ]
-    if not replays.causes:
+    if not replays.reproduced:
         return [
-            "No cause is proven, because no change reliably removed at least half of the rise. A proof needs at least "
-            "two seeds in which the loss rises again."
+            "The replay gives the numbers of the log again, but in the rounds that were compared "
+            f"({span(*replays.window)}), the loss is not clearly above its level before. So no cause is proven."
         ]
-    return []
+    return [
+        "No cause is proven, because no change reliably removed at least half of the rise. A proof needs at least two "
+        "seeds in which the loss rises again.",
+        *unlike,
+    ]
+
+
+def _unlike_hold_out(unseen: "Unseen | None") -> list[str]:
+    if unseen is None or unseen.overfits:
+        return []
+    return [
+        f"A model that was trained without {every_client(unseen.clients)} has a loss of {measured(unseen.loss)} on the "
+        f"data of these clients, and of {measured(unseen.hold_out)} on the hold-out data. So the hold-out data are "
+        "unlike the clients' data, and overfitting is not claimed."
+    ]
 
 
 def _of_the_loss(rise: Rise, rounds: RoundLog) -> Iterator[str]:

@@ -88,6 +88,9 @@ SKEWED_LABELS = 0.4
 common. Also from which on one client counts as skewed. Origin: by hand."""
 SKEWED_SIZES = 0.3
 """Sizes are skewed above this Gini coefficient: 0 all equal, 1 one client has everything. Origin: by hand."""
+OVERSHOT = 0.5
+"""Local training overshoots if it raises the loss on their own data at more than this share of the honest clients.
+Origin: theory; training lowers the loss that it follows."""
 UNEQUAL_WORK = 1.5
 """A client works unequally above this times the median client's passes over its data, or below 1 over this. Origin:
 by hand."""
@@ -95,6 +98,10 @@ APART = 0.1
 """Overfitting is proposed if (1) the training log loss fell by more than this from the first to the second half of the
 rise, (2) the hold-out log loss fell by less than half of this, and (3) the two parted by more than this. Origin:
 tuned."""
+UNSEEN = 0.5
+"""The model overfits if the loss on clients' data that it was not trained on lies at least this share of the way from
+the loss on its training data to the hold-out loss: 1 if unseen clients are like hold-out data. Origin: theory; the
+middle between data like the training data (0) and data like the hold-out data (1)."""
 
 # A replay with one factor changed: shares of the rise.
 PROVEN = 0.5

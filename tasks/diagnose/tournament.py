@@ -1,51 +1,71 @@
 """Every possible cause is taken away in a replay; the one whose removal removes the rise is the cause."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from tasks.diagnose import verdict
 from tasks.diagnose.causes import CAUSES, Candidate
 from tasks.diagnose.investigation import Proof
 from tasks.diagnose.replay.change import NO_CHANGE, Change
+from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import PROVEN
 from tasks.diagnose.verdict import Contender, SecondCause, SecondChange
 
 FAILURES = "non_finite"
 """The cause that is proven by failed clients, and not by a loss."""
+NOT_REPLAYED = "the budget ended before its replay"
+ONE_SEED = "the budget ended before another seed confirmed it"
+NOT_CONFIRMED = "the other seeds do not confirm it"
+NOT_NEEDED = "another cause is proven, so no other seed was tried"
 
 
-def without_failures(trials: Trials, candidates: Sequence[Candidate]) -> Proof | None:
+def without_failures(trials: Trials, candidates: Sequence[Candidate], overshoots: bool = False) -> Proof | None:
     """Returns what the failures do without the clients that failed; None if that was not replayed.
 
     The effect is the share of failed clients that is gone: a loss from which failed clients are left out shows nothing.
+    If local training `overshoots`, nothing is gone if the model without these clients is at chance: then it is not they
+    that keep it from learning.
     """
     candidate = next((each for each in candidates if each.cause == FAILURES), None)
     if candidate is None:
         return None
     failed = []
     for seed in range(verdict.SEEDS):
+        if seed and not trials.affords(2):
+            break
         if not trials.run(candidate.change, seed):
             return None
-        failed.append((trials.failed(NO_CHANGE, seed), trials.failed(candidate.change, seed)))
-    before, after = zip(*failed, strict=True)
-    return replace(proof(trials, candidate), effect=verdict.failures_removed(before, after))
+        before, after = trials.failed(NO_CHANGE, seed), trials.failed(candidate.change, seed)
+        dead = overshoots and not trials.beats_chance(candidate.change, seed)
+        failed.append((before, max(before, after) if dead else after))
+    return replace(proof(trials, candidate), effect=verdict.failures_removed(*zip(*failed, strict=True)))
 
 
-def replay_all(trials: Trials, candidates: Sequence[Candidate], entered: Sequence[Candidate] = ()) -> list[Candidate]:
-    """Replays every candidate with the run's own seed, and returns `entered` and those that the settings allow.
+def replay_all(
+    trials: Trials, candidates: Sequence[Candidate], entered: Sequence[Candidate] = ()
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Replays every candidate with the run's own seed, while the budget also affords to confirm one.
 
     A candidate that promises nothing halfway ends there. If a change removes less than half of the rise, the
     candidate's other change is replayed as well. Failures are not replayed here.
+
+    Returns:
+        `entered` and the candidates that were replayed; the candidates that the budget left no rounds for. Candidates
+        that the settings do not allow are in neither.
     """
-    entered = [*entered]
+    entered, left = [*entered], list[Candidate]()
     for candidate in candidates:
         if candidate.cause == FAILURES:
             continue
+        # The replay itself, and two of another seed.
+        if not trials.affords(3):
+            left.append(candidate)
+            continue
         share = _replay(trials, candidate, entered)
-        if candidate.instead and share < PROVEN:
+        if candidate.instead and share < PROVEN and trials.affords(3):
             _replay(trials, replace(candidate, change=candidate.instead), entered)
-    return entered
+    return entered, left
 
 
 def _replay(trials: Trials, candidate: Candidate, entered: list[Candidate]) -> float:
@@ -65,6 +85,11 @@ def proof(trials: Trials, candidate: Candidate, column: str = "") -> Proof:
     return Proof(candidate, trials.effect(candidate.change, column), column, *trials.series(candidate.change, column))
 
 
+def unreplayed(trials: Trials, candidate: Candidate) -> Proof:
+    """Returns that a candidate was not replayed, because the budget had ended."""
+    return Proof(candidate, Effect(()), trials.window.loss, (), (), why=NOT_REPLAYED)
+
+
 @dataclass(frozen=True)
 class Tournament:
     """Candidates that were replayed with the run's own seed, between which further replays decide.
@@ -73,28 +98,47 @@ class Tournament:
         trials: their replays.
         entered: the candidates.
         order: all causes, the most specific first.
-        steep: whether a local step overshoots farther than it came.
+        refuted: (candidate) -> why evidence refutes it although its removal removes the rise; empty if nothing does.
+        reasons: why a candidate that was believed is not proven, by its place in `entered`. `decide` fills it.
     """
 
     trials: Trials
     entered: Sequence[Candidate]
     order: Sequence[str]
-    steep: bool
+    refuted: Callable[[Candidate], str] = lambda _: ""
+    reasons: dict[int, str] = field(default_factory=dict)
 
     def decide(self) -> list[Proof]:
         """Returns the proven causes, the first to be believed first; none if no replay takes the rise away."""
         left = list(range(len(self.entered)))
-        while first := verdict.believed_first(self._contenders(left), self.order, self.steep):
+        while first := verdict.believed_first(self._contenders(left), self.order):
             if proven := self._confirmed(first):
                 return proven
             left.remove(first.number)
-            if not self.trials.affords(2):
-                break
         contenders = self._contenders(left)
         rest = verdict.explains_the_rest(contenders, self.order)
         if rest and verdict.comes_before_pairs(contenders) and (proven := self._confirmed(rest)):
             return proven
         return self._pair() or (self._confirmed(rest) if rest else [])
+
+    def unproven(self, proven: Sequence[Proof]) -> tuple[list[Proof], list[Proof]]:
+        """Returns the candidates that were ruled out, and those of which it is not known whether they are a cause.
+
+        Not known are the candidates that removed half of the rise in every seed so far and are not proven: the budget
+        ended, the seeds disagree, or another cause was proven first. Candidates with a proven cause are in neither.
+        """
+        claimed, ruled_out, open_ = {each.candidate.cause for each in proven}, list[Proof](), list[Proof]()
+        for number, candidate in enumerate(self.entered):
+            if candidate.cause in claimed:
+                continue
+            shown, why = proof(self.trials, candidate), self.reasons.get(number, "")
+            if why not in ("", ONE_SEED, NOT_CONFIRMED):
+                ruled_out.append(replace(shown, effect=Effect(()), why=why))
+            elif shown.effect.by_seed and shown.effect.mean >= PROVEN:
+                open_.append(replace(shown, why=why or (NOT_NEEDED if proven else ONE_SEED)))
+            else:
+                ruled_out.append(shown)
+        return ruled_out, open_
 
     def _contenders(self, numbers: Sequence[int]) -> list[Contender]:
         removed = {number: self.trials.removed(self.entered[number].change) for number in numbers}
@@ -103,10 +147,18 @@ class Tournament:
     def _confirmed(self, contender: Contender) -> list[Proof]:
         """The proof of a cause, and of a second one if there is one; empty if other seeds do not confirm the first."""
         first = self.entered[contender.number]
+        if self.reasons.get(contender.number):
+            return []
+        if why := self.refuted(first):
+            self.reasons[contender.number] = why
+            return []
         # Before the other seeds of the first, which would use up the budget: one cause may hide another.
         second = self._second(first)
-        self._run_other_seeds(first.change)
+        if not self._run_other_seeds(first.change):
+            self.reasons[contender.number] = ONE_SEED
+            return []
         if not self.trials.effect(first.change).proven:
+            self.reasons[contender.number] = NOT_CONFIRMED
             return []
         proven = [proof(self.trials, first)]
         if second is None:
@@ -114,11 +166,15 @@ class Tournament:
         changed = verdict.second_comes_first(first.cause, second.candidate.cause)
         return [second, *proven] if changed else [*proven, second]
 
-    def _run_other_seeds(self, change: Change) -> None:
+    def _run_other_seeds(self, change: Change) -> bool:
+        """Replays a change with one or two other seeds; returns whether the budget afforded one."""
         for seed in range(1, verdict.SEEDS):
-            if not verdict.another_seed(seed, self.trials.effect(change), self.trials.affords(2)):
-                break
+            if not self.trials.affords(2):
+                return seed > 1
             self.trials.run(change, seed)
+            if not verdict.another_seed(self.trials.effect(change)):
+                break
+        return True
 
     def _second(self, first: Candidate) -> Proof | None:
         """The cause whose removal after the first's lowers the loss most, or that is necessary alone; None without."""
@@ -141,7 +197,7 @@ class Tournament:
                 best, second = (change, counted), replace(candidate, change=both)
         if best and second:
             return proof(self.trials, second, self.trials.window.other if best[1].of_other else "")
-        alone = verdict.necessary_alone(self._contenders(others), self.steep)
+        alone = verdict.necessary_alone(self._contenders(others))
         return proof(self.trials, self.entered[alone.number]) if alone else None
 
     def _beyond(self, first: Candidate, cause: str, both: Change) -> SecondChange:
@@ -161,9 +217,10 @@ class Tournament:
         for first, second in verdict.pairs(self._contenders(range(len(self.entered)))):
             pair = [self.entered[contender.number] for contender in (first, second)]
             both = self.trials.together(*(candidate.change for candidate in pair))
-            if not self.trials.run(both) or not verdict.pair_counts(self.trials.removed(both)):
+            if not self.trials.affords(3) or not self.trials.run(both):
                 continue
-            self._run_other_seeds(both)
+            if not verdict.pair_counts(self.trials.removed(both)) or not self._run_other_seeds(both):
+                continue
             if self.trials.effect(both).proven:
                 pair.sort(key=lambda candidate: self.order.index(candidate.cause))
                 return [proof(self.trials, replace(candidate, change=both)) for candidate in pair]

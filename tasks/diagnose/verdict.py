@@ -21,7 +21,7 @@ from tasks.diagnose.thresholds import (
     TOGETHER,
 )
 
-_RATE, _OVERFITTING = "client_learning_rate", "overfitting"
+_OVERFITTING = "overfitting"
 
 SEEDS = 3
 """Most seeds that a change is replayed with."""
@@ -121,31 +121,21 @@ def most_specific(contenders: Sequence[Contender], order: Sequence[str]) -> Cont
     return min(close, key=lambda contender: (order.index(contender.cause), -contender.removed))
 
 
-def believed_first(contenders: Sequence[Contender], order: Sequence[str], steep: bool) -> Contender | None:
+def believed_first(contenders: Sequence[Contender], order: Sequence[str]) -> Contender | None:
     """Returns the contender whose other seeds are run first; None if there is nothing to confirm.
 
-    1. If local steps overshoot (`steep`): the most specific one, overfitting left out.
-    2. If they do not, a lower client rate only delays whatever raises the loss. It is believed only if no other cause
-       is. Even then overfitting comes before it.
-    3. If they do not, and a skew is believed: overfitting is believed in its place if the skew explains more than
-       MARGIN less. Then the skew is only what lets the model learn its data by heart.
-    4. Else overfitting is not believed here: training that ends before the rise cannot rise (see `explains_the_rest`).
+    1. It is the most specific one, overfitting left out: training that ends before the rise cannot rise (see
+       `explains_the_rest`).
+    2. If this is a skew, overfitting is believed in its place if the skew explains more than MARGIN less. Then the skew
+       is only what lets the model learn its data by heart.
 
     Args:
         contenders: candidates in numbers, less those that other seeds did not confirm.
         order: all causes, the most specific first.
-        steep: whether a local step overshoots farther than it came.
     """
     overfitting = [contender for contender in contenders if contender.cause == _OVERFITTING]
-    slower = [contender for contender in contenders if contender.cause == _RATE]
-    others = [contender for contender in contenders if contender.cause not in (_OVERFITTING, _RATE)]
-    if steep:
-        return most_specific([*others, *slower], order)
-    first = most_specific(others, order)
-    if first is None:
-        rate = most_specific(slower, order)
-        return rate and (most_specific(overfitting, order) or rate)
-    return most_specific([first, *overfitting], order) if CAUSES[first.cause].skew else first
+    first = most_specific([contender for contender in contenders if contender.cause != _OVERFITTING], order)
+    return most_specific([first, *overfitting], order) if first and CAUSES[first.cause].skew else first
 
 
 def explains_the_rest(contenders: Sequence[Contender], order: Sequence[str]) -> Contender | None:
@@ -158,21 +148,13 @@ def comes_before_pairs(contenders: Sequence[Contender]) -> bool:
     return not any(CAUSES[contender.cause].evident for contender in contenders)
 
 
-def another_seed(seed: int, effect: Effect, affordable: bool) -> bool:
-    """Returns whether a change is replayed with one more seed.
-
-    It is if one of these holds:
-    1. `seed` is 1: one seed alone proves nothing.
-    2. The budget affords it.
-    3. Half of the rise is removed, but the seeds so far disagree. A third one settles that, and costs less than going
-       on to other causes.
+def another_seed(effect: Effect) -> bool:
+    """Returns whether one more seed can change the answer of the seeds so far: they did not refute the change.
 
     Args:
-        seed: 1, 2, …; smaller ones were run.
-        effect: of the seeds so far.
-        affordable: whether the replay with that seed, and the one that changes nothing, fit into the budget.
+        effect: of the seeds so far, at least two.
     """
-    return seed == 1 or affordable or (effect.mean >= PROVEN and not effect.proven)
+    return effect.mean >= PROVEN
 
 
 def gives_up_second(change: SecondChange) -> bool:
@@ -210,23 +192,19 @@ def outranks(change: SecondChange, counted: SecondCause, best: tuple[SecondChang
     return best is None or (change.evident, counted.gain) > (best[0].evident, best[1].gain)
 
 
-def necessary_alone(contenders: Sequence[Contender], steep: bool) -> Contender | None:
+def necessary_alone(contenders: Sequence[Contender]) -> Contender | None:
     """Returns the cause whose removal alone takes the rise away as well as the first's does; None if there is none.
 
     It took both causes to raise the loss.
-    1. It has evidence of its own; or it is the client rate, and local steps overshoot (`steep`).
+    1. It may be claimed beside another cause.
     2. It removes half of the rise.
     3. Of these, it removes most.
 
     Args:
         contenders: candidates with other causes than the first.
-        steep: whether a local step overshoots farther than it came.
     """
     able = [
-        contender
-        for contender in contenders
-        if (CAUSES[contender.cause].beside_another if steep else CAUSES[contender.cause].evident)
-        and contender.removed >= PROVEN
+        contender for contender in contenders if CAUSES[contender.cause].beside_another and contender.removed >= PROVEN
     ]
     return max(able, key=lambda contender: contender.removed, default=None)
 

@@ -1,9 +1,10 @@
 """The rounds in which replays are compared, how many the budget allows, and the losses before the rise."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.replay.effect import height
@@ -38,6 +39,8 @@ class Window:
     last: int
     rounds: tuple[int, ...]
     levels: Mapping[str, float | None]
+    level_without: Callable[[tuple[str, ...]], float | None] = lambda _: None
+    """(clients) -> the training loss of the other clients before the rise; None if it is not known."""
 
     @property
     def level(self) -> float:
@@ -57,16 +60,18 @@ class Window:
         return max(self.first, (self.first + self.last) // 2)
 
 
-def window(incident: Incident, clients: ClientLog, start_loss: float, last: int) -> Window:
-    """Returns the window from the first round of the rise to round `last`.
+def window(incident: Incident, clients: ClientLog, start_loss: float, first: int, last: int) -> Window:
+    """Returns the window from round `first` to round `last`.
 
     Args:
         incident: the rise.
         clients: clients.csv.
         start_loss: hold-out loss of the model that the replays start from.
+        first: first round whose losses are compared: that of the rise, or an earlier one from which the replays differ
+            from the log.
         last: last round whose losses are compared.
     """
-    first, hidden = incident.first, incident.hidden
+    hidden = incident.hidden
     took_part = clients.of(*hidden) if hidden else np.ones(len(clients.rounds), np.bool_)
     counted = set(clients.rounds[took_part].tolist())
     rounds = tuple(r for r in range(first, last + 1) if r in counted)
@@ -76,10 +81,14 @@ def window(incident: Incident, clients: ClientLog, start_loss: float, last: int)
         # the rounds before the rise may have been of other clients, and in later rounds the others' loss has fallen on.
         others = training_loss(clients, rounds, without=hidden)
         level = level if others is None else others
-    before = training_loss(clients, range(first - _BEFORE, first))
-    return Window(
-        incident.loss, first, last, rounds, {"val_loss": start_loss, "train_loss": before, incident.loss: level}
-    )
+    before = range(incident.first - _BEFORE, incident.first)
+    levels = {"val_loss": start_loss, "train_loss": training_loss(clients, before), incident.loss: level}
+
+    def level_without(left_out: tuple[str, ...]) -> float | None:
+        # Of clients whose own rise the mean hides, it is that rise that is explained, and not the others' loss.
+        return None if hidden else training_loss(clients, before, left_out)
+
+    return Window(incident.loss, first, last, rounds, levels, level_without)
 
 
 def training_loss(log: ClientLog, rounds: Iterable[int], without: tuple[str, ...] = ()) -> float | None:
@@ -93,6 +102,26 @@ def training_loss(log: ClientLog, rounds: Iterable[int], without: tuple[str, ...
     rows = [(log.rounds == round_num) & usable for round_num in rounds]
     means = [np.average(losses[at], weights=weights[at]) for at in rows if at.any()]
     return float(np.exp(np.mean(np.log(means)))) if means else None
+
+
+def training_rise(log: ClientLog, first: int, until: int) -> float:
+    """Returns ln of the training loss of rounds `first` to `until` over the highest of the _BEFORE rounds before.
+
+    NaN if one of them is not known. The highest, so that the noise from round to round is no rise.
+    """
+    during = training_loss(log, range(first, until + 1))
+    before = [loss for r in range(first - _BEFORE, first) if (loss := training_loss(log, [r])) is not None]
+    return float(np.log(during / max(before))) if during and before else np.nan
+
+
+def chance_loss(labels: NDArray[np.int32]) -> float:
+    """Returns the hold-out loss of a model that knows the class frequencies and nothing else: their entropy, nats.
+
+    Infinite if there is only one label: then no loss is below it.
+    """
+    _, counts = np.unique(labels, return_counts=True)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum()) or np.inf
 
 
 def allowed_rounds(budget: float, num_rounds: int) -> int:

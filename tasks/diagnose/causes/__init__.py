@@ -55,13 +55,21 @@ def order(findings: Findings) -> tuple[str, ...]:
     return (*rest[:first_skew], "client_learning_rate", *rest[first_skew:])
 
 
-def candidates(findings: Findings, settings: Settings, last_sound: int = 1) -> list[Candidate]:
+def candidates(
+    findings: Findings, settings: Settings, last_sound: int = 1, of_own_loss: bool = False
+) -> list[Candidate]:
     """Returns the causes that the findings and settings make possible, the most specific first.
 
-    `last_sound` is the round of the model that the replays begin with.
+    Args:
+        findings: of the clients and the run.
+        settings: of the run.
+        last_sound: round of the model that the replays begin with.
+        of_own_loss: whether the rise is that of single clients' own losses. Then the skews are left out: their replays
+            give these clients other examples, so that the loss that rose is gone by construction.
     """
     at = Situation(findings, settings, last_sound)
-    return [candidate for kind in CAUSES.values() for candidate in kind.candidates(at)]
+    kinds = [kind for kind in CAUSES.values() if not (of_own_loss and kind.skew)]
+    return [candidate for kind in kinds for candidate in kind.candidates(at)]
 
 
 def evidence_for(cause: str, clients: tuple[str, ...], findings: Findings, settings: Settings) -> Iterator[Indication]:

@@ -7,6 +7,7 @@ from typing import Any
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.causes.shared import slower
 from tasks.diagnose.evidence.findings import ClientFinding
+from tasks.diagnose.phrases import every_client, measured
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.thresholds import APART
 
@@ -19,6 +20,9 @@ def _ended(at: Situation) -> dict[str, Any]:
 def _candidates(at: Situation) -> list[Candidate]:
     train, held_out = at.findings.train_trend, at.findings.val_trend
     if not (train < -APART and held_out > -APART / 2 and held_out - train > APART):
+        return []
+    # Training that ends before a rise cannot rise, whatever its cause: a training loss that rose is another cause.
+    if not at.findings.train_rise <= 0:
         return []
     return [Candidate("overfitting", Change(f"with training ended after round {at.last_sound}", _ended(at)))]
 
@@ -34,6 +38,17 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
         f"{100 * math.expm1(held_out):+.0f} % and the loss on the training data by {100 * math.expm1(train):+.0f} %: "
         "the model overfits the training data.",
     )
+    unseen = at.findings.unseen
+    if unseen is not None:
+        yield Indication(
+            "loss_of_unseen_clients",
+            unseen.loss,
+            unseen.hold_out,
+            f"A model was trained from round {unseen.from_round} to {unseen.last} without "
+            f"{every_client(unseen.clients)}. Its loss is {measured(unseen.trained)} on its training data, "
+            f"{measured(unseen.loss)} on the data of these clients, and {measured(unseen.hold_out)} on the hold-out "
+            "data. So data that it was not trained on have a high loss, wherever they come from.",
+        )
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:

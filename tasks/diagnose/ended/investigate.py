@@ -85,13 +85,14 @@ def investigate_ending(
             spent=spent,
             allowed=allowed_rounds(budget, last - start),
             chance=survival.chance,
+            seeds=max((len(proof.effect.by_seed) for proof in proven), default=1),
         )
 
 
 def _findings(replays: Replayer, probe: Probe, ending: Ending, clients: ClientLog, steepness: Steepness) -> Findings:
     """What is known of the clients at the last sound model; the steepness is that of more clients than usual."""
     sent = capture(replays, ending.since)
-    findings = find(replays, probe, sent, clients, ending.since, (np.nan, np.nan))
+    findings = find(replays, probe, sent, clients, ending.since, (np.nan, np.nan), np.nan)
     return replace(findings, steepness=steepness.median)
 
 

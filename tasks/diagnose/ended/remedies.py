@@ -107,7 +107,6 @@ def _rates(survival: Survival, steepness: Steepness, others: dict[str, object]) 
     return found
 
 
-
 def _tried(survival: Survival, remedy: Remedy, change: Change, causes: tuple[str, ...]) -> Tried:
     effect = survival.effect(change)
     return Tried(remedy, effect.mean if effect.by_seed else 0.0, survival.final(change), causes)

@@ -47,7 +47,13 @@ _AGAIN = 3
 
 
 def find(
-    replays: Replayer, probe: Probe, sent: Captured, log: ClientLog, first: int, trends: tuple[float, float]
+    replays: Replayer,
+    probe: Probe,
+    sent: Captured,
+    log: ClientLog,
+    first: int,
+    trends: tuple[float, float],
+    train_rise: float,
 ) -> Findings:
     """Returns the findings; no client is cleared yet.
 
@@ -59,6 +65,7 @@ def find(
         log: clients.csv.
         first: round in which the rise began.
         trends: of the training loss and the hold-out loss; see `Findings`.
+        train_rise: of the training loss; see `Findings`.
     """
     cohort = replays.cohort
     params, test = replays.params, (cohort.test_x, cohort.test_y)
@@ -88,6 +95,7 @@ def find(
         steepness=_steepness(curvatures, replays.settings.federate.client.learning_rate),
         train_trend=trends[0],
         val_trend=trends[1],
+        train_rise=train_rise,
         dissimilarity=_dissimilarity(replays, gradients),
         local_drift=_local_drift(paths),
         cleared=(),

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from tasks.diagnose.evidence.data_finding import DataFinding
 from tasks.diagnose.evidence.update_finding import UpdateFinding
-from tasks.diagnose.thresholds import BEYOND, FAR_GROWN, OUTGROWN, TOO_STEEP, UNEQUAL_WORK
+from tasks.diagnose.thresholds import BEYOND, FAR_GROWN, OUTGROWN, OVERSHOT, TOO_STEEP, UNEQUAL_WORK
 from tasks.skew import earth_mover
 
 if TYPE_CHECKING:  # its import takes TensorFlow's
     from tasks.diagnose.evidence.local_models import LocalModel
+    from tasks.diagnose.evidence.unseen import Unseen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,29 @@ class Findings:
     objective_gap: float
     """1/2 sum_k |w_k - p_k|, w_k in proportion to p_k times the client's steps: how far the weights that plain
     averaging gives are from those that were meant, 0 to 1 (FedNova, Wang 2020, theorem 1)."""
+    train_rise: float = np.nan
+    """ln of the mean training loss of the rise over the highest of the four rounds before; NaN if not known."""
+    unseen: "Unseen | None" = None
+    """The loss on clients' data that a model was not trained on (unseen.py); None if not measured."""
+
+    @property
+    def overshooting(self) -> float:
+        """The share of the clients with sound data whose local training raises the loss on their data, or fails."""
+        raised = [
+            client.failed is not None or not self.local_models[client.client].lowers_loss
+            for client in self.clients
+            if not client.in_conflict and (client.failed is not None or client.client in self.local_models)
+        ]
+        return float(np.mean(raised)) if raised else np.nan
+
+    @property
+    def overshoots(self) -> bool:
+        """Whether local training goes too far: it diverges, or most clients raise the loss on their own data.
+
+        A steepness of a little more than 2 is no sign: training at a sound rate comes there by itself, and stays (edge
+        of stability, Cohen 2021, arXiv 2103.00065).
+        """
+        return bool(self.steepness > TOO_STEEP or self.overshooting > OVERSHOT)
 
     @property
     def usual_epochs(self) -> float:

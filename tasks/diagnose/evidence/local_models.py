@@ -39,6 +39,11 @@ class LocalModel:
     intended_weight: float
     effective_weight: float
 
+    @property
+    def lowers_loss(self) -> bool:
+        """Whether the client's local work lowers the loss on its own data, or leaves it."""
+        return bool(self.loss_after <= self.loss_before)
+
 
 def local_models(
     probe: Probe,

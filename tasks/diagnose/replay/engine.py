@@ -83,6 +83,23 @@ class Replay:
             losses.append(self._loss(name))
         self.next_round += 1
 
+    def losses_without(self, clients: tuple[str, ...]) -> list[float]:
+        """Returns the training loss after each round so far, over the other clients; infinite if none of them is left.
+
+        If no client took part in a round, it is the loss of the round before.
+        """
+        rows = {line.round: line.clients for line in self.lines}
+        first = self.next_round - len(self.losses["train_loss"])
+        losses, last = [], np.inf
+        for round_num in range(first, self.next_round):
+            others = [row for row in rows.get(round_num, ()) if row["finite"] and row["client"] not in clients]
+            used = [(row["weight"] or 0.0, row["loss_before"]) for row in others if row["loss_before"] is not None]
+            total = sum(weight for weight, _ in used)
+            if total:
+                last = sum(weight * loss for weight, loss in used) / total
+            losses.append(last if np.isfinite(last) and not self.broken else np.inf)
+        return losses
+
     def _loss(self, name: str) -> float:
         if self.ended and not self.lines:
             return self.start_loss if name == "val_loss" else np.inf

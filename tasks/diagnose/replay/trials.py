@@ -8,6 +8,7 @@ import numpy as np
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect, height, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
+from tasks.diagnose.thresholds import REMAINS
 from tasks.diagnose.window import Window
 from tasks.errors import SettingsError
 
@@ -21,15 +22,17 @@ class Trials:
     changes are two.
     """
 
-    def __init__(self, replayer: Replayer, window: Window, allowed: int) -> None:
+    def __init__(self, replayer: Replayer, window: Window, allowed: int, chance: float = np.inf) -> None:
         """Runs the replay that changes nothing, with the run's own seed, to the window's end.
 
         Args:
             replayer: at the model that the replays start from.
             window: the rounds whose losses are compared.
             allowed: rounds that all replays may take.
+            chance: the hold-out loss of a model that knows the class frequencies and nothing else, nats. A change
+                removes none of the harm if its replay does not end below it. Infinite: there is no such floor.
         """
-        self.window, self.allowed = window, allowed
+        self.window, self.allowed, self._chance = window, allowed, chance
         self._replayer = replayer
         self._unchanged: dict[int, Replay] = {0: replayer.unchanged}
         self._changed: dict[int, dict[int, Replay]] = {}
@@ -45,6 +48,11 @@ class Trials:
     def start(self) -> int:
         """Round of the model that the replays start from."""
         return self._replayer.from_round
+
+    @property
+    def most_seeds(self) -> int:
+        """The most seeds that any change was replayed with."""
+        return max(map(len, (self._unchanged, *self._changed.values())))
 
     def affords(self, num_replays: int) -> bool:
         """Returns whether the budget is enough for so many further replays up to the window's end."""
@@ -71,37 +79,63 @@ class Trials:
             self._changed[id(change)] = replays
             again = f", seed {seed + 1}" if seed else ""
             _log.info("replay from round %d: %s%s", self.start, change.says, again)
+        self.run_unchanged(seed, until)
+        self._replayer.advance(replays[seed], self.window.last if until is None else until)
+        return True
+
+    def run_unchanged(self, seed: int, until: int | None = None) -> None:
+        """Replays nothing changed with this seed, as far as that has not been done."""
         if seed not in self._unchanged:
             self._unchanged[seed] = self._replayer.begin(NO_CHANGE, seed)
-        for replay in (self._unchanged[seed], replays[seed]):
-            self._replayer.advance(replay, self.window.last if until is None else until)
-        return True
+        self._replayer.advance(self._unchanged[seed], self.window.last if until is None else until)
 
     def together(self, first: Change, second: Change) -> Change:
         """Returns both changes at once: the same object for the same two, so that nothing is run twice."""
         return self._both.setdefault(frozenset((id(first), id(second))), first | second)
 
-    def losses(self, change: Change, column: str = "", seed: int = 0) -> list[float]:
+    def losses(self, change: Change, column: str = "", seed: int = 0, without: tuple[str, ...] = ()) -> list[float]:
         """Returns the losses of the rounds that are compared, as far as the replay has been run.
 
         Args:
             change: what is different.
             column: `val_loss` or `train_loss`; empty for the loss that rose.
             seed: of the replay.
+            without: clients that do not count in `train_loss`.
         """
         replay = self._replay(change, seed)
-        losses = replay.losses[column or self.window.loss]
+        losses = replay.losses_without(without) if without else replay.losses[column or self.window.loss]
         return [losses[r - self.start - 1] for r in self.window.rounds if r < replay.next_round]
 
     def effect(self, change: Change, column: str = "") -> Effect:
-        """Returns the share of the rise that a change removes, by seed; seeds whose loss does not rise are left out."""
-        level = self.window.levels[column or self.window.loss] or self.window.level
+        """Returns the share of the rise that a change removes, by seed; seeds whose loss does not rise are left out.
+
+        If the change leaves clients out, `train_loss` is compared over the other clients, in both replays: the loss of
+        clients that are gone is gone too, whatever their part in the rise. This is not so if the loss of the other
+        clients does not rise: then the loss of the clients that are left out is the rise.
+        """
+        column = column or self.window.loss
+        level, without = self.window.levels[column] or self.window.level, tuple[str, ...]()
+        if column == "train_loss" and change.without and self._others_rise(change.without):
+            level, without = self.window.level_without(change.without) or level, change.without
         shares = []
         for seed in self._seeds(change):
-            unchanged, changed = self.losses(NO_CHANGE, column, seed), self.losses(change, column, seed)
+            unchanged = self.losses(NO_CHANGE, column, seed, without)
+            changed = self.losses(change, column, seed, without)
             rounds = min(len(unchanged), len(changed))
-            shares.append(removed(unchanged[:rounds], changed[:rounds], level))
+            share = removed(unchanged[:rounds], changed[:rounds], level)
+            shares.append(share if self.beats_chance(change, seed) else min(share, 0.0))
         return Effect(tuple(share for share in shares if np.isfinite(share)))
+
+    def _others_rise(self, clients: tuple[str, ...]) -> bool:
+        """Whether the training loss of the other clients rises too, with nothing changed and the run's own seed."""
+        level = self.window.level_without(clients)
+        losses = self.losses(NO_CHANGE, "train_loss", without=clients)
+        return level is not None and bool(losses) and height(losses, level) >= REMAINS
+
+    def beats_chance(self, change: Change, seed: int) -> bool:
+        """Whether the replay's last model is better than the class frequencies."""
+        losses = self._replay(change, seed).losses["val_loss"]
+        return not losses or losses[-1] < self._chance
 
     def removed(self, change: Change, column: str = "") -> float:
         """Returns the mean of that share over the seeds; 0 if no seed's loss rises."""
@@ -138,6 +172,11 @@ class Trials:
         unchanged = [self._replay(NO_CHANGE, seed).losses[column][:rounds] for seed in seeds]
         changed = [self._replay(change, seed).losses[column][:rounds] for seed in seeds]
         return _mean(unchanged), _mean(changed)
+
+    def unchanged_mean(self, column: str) -> tuple[float, ...]:
+        """Returns the loss of each round up to the window's end with nothing changed, the mean over its seeds."""
+        rounds = self.window.last - self.start
+        return _mean([replay.losses[column][:rounds] for replay in self._unchanged.values()])
 
     def _seeds(self, change: Change) -> list[int]:
         return sorted(self._changed[id(change)])

@@ -74,6 +74,8 @@ def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
         ("replay, nothing changed", replay.unchanged, ORANGE, "--"),
         ("replay with the change", replay.changed, BLUE, "-"),
     ]
+    if replay.of_log:  # the recorded loss is drawn already
+        lines = [("replay without the fault", replay.changed, BLUE, "-")]
     for label, losses, colour, dash in lines:
         values = np.concatenate([fork, _array(losses)])
         at = np.arange(start + 1.0 - len(fork), start + 1 + len(losses))

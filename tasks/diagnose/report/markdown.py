@@ -7,7 +7,6 @@ from itertools import zip_longest
 from tasks.diagnose.diagnosis import Cause, Diagnosis, ReplayResult, TriedRemedy
 from tasks.diagnose.phrases import clean, figure, percent
 from tasks.diagnose.report import patch, wording
-from tasks.diagnose.report.wording import name_of
 
 _MOST = 30
 """Most rounds of a replay that are listed."""
@@ -32,7 +31,8 @@ def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
     yield "Which clients drifted", list(_drift(diagnosis))
     yield "Evidence", [part for cause in diagnosis.causes for part in _evidence(cause, diagnosis)]
     yield "Remedy", list(_remedy(diagnosis))
-    yield "Causes tried and not proven", list(_ruled_out(diagnosis))
+    yield "Causes not finished", list(_not_finished(diagnosis))
+    yield "Causes ruled out", list(_ruled_out(diagnosis))
     yield "Clients with nothing unusual", [f"{escape(wording.healthy(diagnosis.healthy)) or 'None'}."]
     limits = "\n".join(f"- {escape(sentence)}" for sentence in diagnosis.limits)
     yield "Limits of this diagnosis", [limits or "None."]
@@ -58,7 +58,8 @@ def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
 def _losses(replay: ReplayResult) -> str:
     pairs = zip_longest(replay.unchanged, replay.changed)
     rows = [[str(at), *map(figure, pair)] for at, pair in enumerate(pairs, start=replay.from_round + 1)]
-    return _table(("round", "nothing changed", "with the change"), rows[:_MOST])
+    heads = ("round", "the run itself", "replay") if replay.of_log else ("round", "nothing changed", "with the change")
+    return _table(heads, rows[:_MOST])
 
 
 def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
@@ -81,10 +82,15 @@ def _tried(remedy: TriedRemedy, diagnosis: Diagnosis) -> Sequence[str]:
     return [remedy.says, percent(remedy.recovers), wording.ends(remedy, diagnosis), settings]
 
 
+def _not_finished(diagnosis: Diagnosis) -> Iterator[str]:
+    if diagnosis.not_finished:
+        yield _table(("cause", "replay", "rise removed", "why"), map(wording.tried, diagnosis.not_finished))
+
+
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.ruled_out:
-        rows = [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out]
-        yield _table(("cause", "replay", wording.removes(diagnosis)), rows)
+        heads = ("cause", "replay", wording.removes(diagnosis), "why")
+        yield _table(heads, map(wording.tried, diagnosis.ruled_out))
     if diagnosis.budget:
         yield wording.spent(diagnosis.budget)
 

@@ -78,7 +78,9 @@ def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: 
     if diagnosis.rise.detected:
         yield section("Evidence", *_evidence(diagnosis))
         yield section("Remedy", *_remedy(diagnosis))
-        yield section("Causes tried and not proven", *_ruled_out(diagnosis))
+        if diagnosis.not_finished:
+            yield section("Causes not finished", _not_finished(diagnosis))
+        yield section("Causes ruled out", *_ruled_out(diagnosis))
     yield section("Limits of this diagnosis", *_limits(diagnosis))
     yield section("Words", _glossary())
 
@@ -167,14 +169,27 @@ def _settings(remedy: TriedRemedy) -> Markup | str:
     return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings))
 
 
+def _not_finished(diagnosis: Diagnosis) -> Markup:
+    return table(
+        "Possible causes of which it is not known whether they are one.",
+        _columns(diagnosis),
+        [wording.tried(cause) for cause in diagnosis.not_finished],
+    )
+
+
+def _columns(diagnosis: Diagnosis) -> list[Column]:
+    removes = Column(wording.removes(diagnosis), "number")
+    return [Column("cause"), Column("replay", "says"), removes, Column("why", "says")]
+
+
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
     if diagnosis.ruled_out:
         yield table(
             "In how many seeds the run trains if a cause is removed in a replay."
             if diagnosis.question == "ended" and diagnosis.rise.kind == "ended"
             else "The share of the rise that went away when each cause was removed in a replay.",
-            [Column("cause"), Column("replay", "says"), Column(wording.removes(diagnosis), "number")],
-            [[name_of(cause.cause), cause.says, percent(cause.removes)] for cause in diagnosis.ruled_out],
+            _columns(diagnosis),
+            [wording.tried(cause) for cause in diagnosis.ruled_out],
         )
     else:
         yield paragraph("None.")

@@ -10,6 +10,8 @@ SIGNALS = {
     "sent_over_trained": "length sent / length that training gives",
     "loss_before": "loss on its own data before local training",
     "loss_after": "loss on its own data after local training",
+    "overshooting": "share of clients whose training raises their loss",
+    "loss_of_unseen_clients": "loss on clients that were not trained on, and on hold-out data",
     "loss_change": "change of the loss on its own data in local training",
 }
 LOSSES = {"val_loss": "loss on hold-out data", "train_loss": "loss on training data"}

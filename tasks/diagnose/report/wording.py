@@ -10,9 +10,11 @@ from tasks.diagnose.diagnosis import (
     Curve,
     Diagnosis,
     Evidence,
+    NotFinished,
     RemedyEnding,
     Removed,
     ReplayResult,
+    RuledOut,
     TriedRemedy,
 )
 from tasks.diagnose.ended.ending import Ending
@@ -187,6 +189,11 @@ def replayed(cause: Cause, rise: Rise) -> str:
     changed, unchanged = during(replay, rise)
     loss = "loss" if replay.loss == rise.loss else replay.loss
     over = f" with {count(replay.seeds, 'seed')}" if replay.seeds else ""
+    if replay.of_log:
+        return (
+            f"Replay from round {replay.from_round}{over}: in {replay.says}, the mean {loss} is {_loss(changed)}. In "
+            f"the run itself, it was {_loss(unchanged)}. So {removal(replay.removes)} of the rise came from the fault."
+        )
     return (
         f"Replay from round {replay.from_round}{over}: in {replay.says}, the mean {loss} is {_loss(changed)}. With "
         f"nothing changed, it is {_loss(unchanged)}. The change removes {removal(replay.removes)} of the "
@@ -256,6 +263,12 @@ def ends(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
     return f"{figure(ending.hold_out)} ({beside}: {figure(ending.unchanged)})"
 
 
+def tried(cause: RuledOut | NotFinished) -> list[str]:
+    """Returns the row of a table: the cause, what was changed, the share of the rise that went away, and why."""
+    why = cause.why or "its removal leaves more than half of the rise"
+    return [name_of(cause.cause), cause.says, percent(cause.removes), why]
+
+
 def spent(budget: Budget) -> str:
     """Returns what the replays cost."""
     if budget.chance is not None:
@@ -264,9 +277,9 @@ def spent(budget: Budget) -> str:
     return (
         f"A cause is proven if (1) at least half of the rise goes away without it, (2) other seeds confirm this, and "
         f"(3) no more specific cause explains the rise as well. The replays took {rounds}. The budget was "
-        f"{budget.allowed} rounds; replays that confirm a cause can exceed it. Replays of remedies took "
+        f"{budget.allowed} rounds, with the replays that confirm a cause. Replays of remedies took "
         f"{count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}."
-        f"{f' Each proven cause was replayed with up to {seeds}.' if budget.seeds > 1 else ''}"
+        f"{f' There were replays with up to {seeds}.' if budget.seeds > 1 else ''}"
     )
 
 
@@ -301,9 +314,16 @@ def _rose(rise: Rise) -> str:
 
 
 def _unproven(diagnosis: Diagnosis) -> str:
-    if diagnosis.ruled_out:
-        ruled_out = joined(list(dict.fromkeys(name_of(cause.cause) for cause in diagnosis.ruled_out)))
-        return f"no cause is proven (tried: {ruled_out})"
+    said = [
+        f"{state}: {joined(list(dict.fromkeys(name_of(cause) for cause in causes)))}"
+        for state, causes in (
+            ("ruled out", [each.cause for each in diagnosis.ruled_out]),
+            ("not finished", [each.cause for each in diagnosis.not_finished]),
+        )
+        if causes
+    ]
+    if said:
+        return f"no cause is proven ({'; '.join(said)})"
     if diagnosis.rise.phase == "prune":
         return "pruning raises the loss, and no other cause was tried"
     return "no cause is proven, because none was tried"
