@@ -80,5 +80,6 @@ def last_risen(z: Floats, cells: Cells, top: int) -> int:
     half = (level + z[split : split + after].mean()) / 2
     for end in range(split + after + 1, len(z) + 1):
         if z[end - after : end].mean() < half:
-            return split + int(np.flatnonzero(z[split:end] > half)[-1])
+            above = np.flatnonzero(z[split:end] > half)
+            return split + int(above[-1]) if len(above) else split + after - 1
     return len(z) - 1

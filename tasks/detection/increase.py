@@ -140,11 +140,11 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     scanned = scan_curve(z, significance)
     noise, law, cells, excess = scanned.noise, scanned.law, scanned.cells, scanned.excess
     top = int(np.argmax(excess))
-    highest = [float(cells.height[cells.beside == beside].max()) for beside in (False, True)]
+    highest = {kind: float(cells.height[cells.kind == kind].max()) for kind in np.unique(cells.kind).tolist()}
     least = law.least_rise(significance, noise.sd, noise.scale)
     calm = Increase(
         detected=False,
-        confidence=1 - min(law.p_value(highest[beside], beside) for beside in (False, True)),
+        confidence=1 - min(law.p_value(height, kind) for kind, height in highest.items()),
         noise=noise.sd,
         correlation=noise.correlation,
         visible=_visible(values, least),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tasks.arrays import Floats
 from tasks.detection.noise import Noise, noise_of
 from tasks.detection.null import Null, null_law
-from tasks.detection.windows import statistics
+from tasks.detection.windows import KINDS, kind_of, statistics
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Cells:
         split: number of losses before the window after the split, which holds the losses split … split + after - 1.
         after: A, the number of losses in the window after the split.
         before: B, the number of losses in the window before the split.
-        beside: whether the statistic is `beside` (see `Pair`).
+        kind: the place of the pair's kind in `KINDS`.
     """
 
     height: Floats
     split: NDArray[np.int64]
     after: NDArray[np.int64]
     before: NDArray[np.int64]
-    beside: NDArray[np.bool_]
+    kind: NDArray[np.int64]
 
     @property
     def end(self) -> NDArray[np.int64]:
@@ -41,7 +41,8 @@ def all_cells(z: Floats, scale: float, law: Null) -> Cells:
     for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
         height = (rise[0] - law.location[a, b, level]) / law.spread[a, b, level]
         splits = np.arange(first, first + len(height))
-        parts.append([height, splits, *(np.full(len(height), value) for value in (a, b, level == "beside"))])
+        kind = kind_of((a, b, level))
+        parts.append([height, splits, *(np.full(len(height), value) for value in (a, b, kind))])
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -60,5 +61,5 @@ def scan_curve(z: Floats, significance: float) -> CurveScan:
     noise = noise_of(z)
     law = null_law(len(z), noise.correlation, significance)
     cells = all_cells(z, noise.scale, law)
-    critical = np.array([law.critical(significance, beside) for beside in (False, True)])
-    return CurveScan(noise, law, cells, cells.height - critical[cells.beside.astype(np.int64)])
+    critical = np.array([law.critical(significance, kind) for kind in range(len(KINDS))])
+    return CurveScan(noise, law, cells, cells.height - critical[cells.kind])
