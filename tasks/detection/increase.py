@@ -1,6 +1,7 @@
 """Whether the loss rose, from which round and until which, with a known probability of a false claim."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,8 +53,13 @@ class Increase:
     relative: bool = True
 
 
-def find_increase(rounds: ArrayLike, losses: ArrayLike, significance: float) -> Increase:
+def find_increase(
+    rounds: ArrayLike, losses: ArrayLike, significance: float, onsets: Sequence[int] | None = None
+) -> Increase:
     """Returns the clearest rise of the losses (N,) at `rounds` (N,), ascending.
+
+    If it is known from elsewhere when a rise can begin, `onsets` are these rounds. The test is then sharper, because it
+    looks nowhere else. They must not be chosen by these losses.
 
     **Null hypothesis.** loss = level · noise, and the level never rises. `significance` is the probability that a curve
     without a rise is claimed anywhere, over all windows together.
@@ -115,7 +121,7 @@ def find_increase(rounds: ArrayLike, losses: ArrayLike, significance: float) -> 
         raise ValueError(f"rounds and losses must be two arrays (N,), got {at.shape} and {values.shape}")
     broken = np.flatnonzero(~(np.abs(values) <= LARGEST))
     if not len(broken):
-        return _rise(at, values, significance)
+        return _rise(at, values, significance, onsets)
     first = int(broken[0])
     climb = _rise(at[:first], values[:first], significance)
     return _not_finite(at, values, first, climb)
@@ -133,11 +139,14 @@ def _not_finite(at: Rounds, values: Floats, first: int, climb: Increase) -> Incr
     )
 
 
-def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
+def _rise(at: Rounds, values: Floats, significance: float, onsets: Sequence[int] | None = None) -> Increase:
+    splits = None if onsets is None else tuple(np.unique(np.searchsorted(at, onsets)).tolist())
     if len(values) < FEWEST:
         return Increase(detected=False)
     z = series(values)
-    scanned = scan_curve(z, significance)
+    scanned = scan_curve(z, significance, splits)
+    if not len(scanned.excess):
+        return Increase(detected=False)
     noise, law, cells, excess = scanned.noise, scanned.law, scanned.cells, scanned.excess
     top = int(np.argmax(excess))
     highest = {kind: float(cells.height[cells.kind == kind].max()) for kind in np.unique(cells.kind).tolist()}
@@ -152,10 +161,13 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
     )
     if not excess[top] > 0:
         return calm
-    start = first_alarm(z, cells, excess, top, significance)
-    onset, last = onset_of(z, cells, start, noise.sd), last_risen(z, cells, top)
+    start = first_alarm(z, cells, excess, top, significance, splits)
+    onset = onset_of(z, cells, start, noise.sd) if onsets is None else int(cells.split[top])
+    last = last_risen(z, cells, top)
     before = values[max(0, onset - int(cells.before[start])) : onset]
     after = values[max(onset, int(cells.split[top])) : int(cells.end[top])]
+    if not _is_higher(after, before, noise.sd):
+        return calm
     return replace(
         calm,
         detected=True,
@@ -166,6 +178,18 @@ def _rise(at: Rounds, values: Floats, significance: float) -> Increase:
         alarm=int(at[cells.end[start] - 1]),
         kind="level",
     )
+
+
+def _is_higher(after: Floats, before: Floats, sd: float) -> bool:
+    """Whether the mean after is above the mean before, by more than the noise of both and in three digits.
+
+    The test can compare other losses than the ones that are given as the loss before and after the rise.
+    """
+    if not len(after) or not len(before):
+        return False
+    high, low = float(after.mean()), float(before.mean())
+    gap = math.log(high / low) if min(high, low) > 0 else high - low
+    return gap > sd * math.sqrt(1 / len(after) + 1 / len(before)) and float(f"{high:.3g}") > float(f"{low:.3g}")
 
 
 def _visible(values: Floats, least: float) -> float | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.detection.noise import roughness
@@ -101,14 +102,19 @@ def _correlated(rng: np.random.Generator, draws: int, n: int, rho: float) -> Flo
     return np.ascontiguousarray(shocks[_BURN_IN:].T)
 
 
-def simulate(n: int, rho: float, draws: int) -> Null:
-    """Returns the null law for N losses with noise of the lag-1 correlation ρ, from `draws` simulated curves."""
+def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = None) -> Null:
+    """Returns the null law for N losses with noise of the lag-1 correlation ρ, from `draws` simulated curves.
+
+    With `splits`, a rise can begin only there: see `at_splits`.
+    """
     rng = np.random.default_rng([n, round(100 * rho), draws])
     parts: dict[Pair, list[Floats]] = {}
     for _ in range(draws // _CHUNK):
         curves = _correlated(rng, _CHUNK, n, rho)
-        for pair, _, rise in statistics(curves, roughness(curves, 1)):
-            parts.setdefault(pair, []).append(rise.max(axis=1))
+        for pair, first, rise in statistics(curves, roughness(curves, 1)):
+            chosen = rise[:, at_splits(first, rise.shape[1], splits)]
+            if chosen.shape[1]:
+                parts.setdefault(pair, []).append(chosen.max(axis=1))
     largest = {pair: np.concatenate(chunks) for pair, chunks in parts.items()}
     location = {pair: float(np.quantile(values, _SHARE)) for pair, values in largest.items()}
     spread = {
@@ -124,15 +130,24 @@ def simulate(n: int, rho: float, draws: int) -> Null:
     return Null(location, spread, ascending, np.sort(np.min(values, axis=0)))
 
 
+def at_splits(first: int, count: int, splits: tuple[int, ...] | None) -> NDArray[np.int64]:
+    """Returns which of the `count` splits from `first` on are among `splits`, as places; None: all of them."""
+    places = np.arange(count)
+    return places if splits is None else places[np.isin(places + first, splits)]
+
+
 _simulated = lru_cache(maxsize=256)(simulate)
 
 
-def null_law(n: int, correlation: float, significance: float) -> Null:
+def null_law(n: int, correlation: float, significance: float, splits: tuple[int, ...] | None = None) -> Null:
     """Returns the null law of the scan for N losses. The same arguments give the same law, simulated once a process.
 
     4,000 curves (see `draws_for`) take 0.02 s (N = 10) to 1 s (N = 200) on one core. N is rounded up to a multiple of 8
-    above 32 and to a multiple of 32 above 128, so that a live run does not need a new simulation in every round.
+    above 32 and to a multiple of 32 above 128, so that a live run does not need a new simulation in every round. With
+    `splits`, N is not rounded.
     """
+    if splits is not None:
+        return _simulated(n, round(correlation, 1), draws_for(significance), splits)
     step = 1 if n <= 32 else 8 if n <= 128 else 32
     return _simulated(-(-n // step) * step, round(correlation, 1), draws_for(significance))
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.detection.noise import Noise, noise_of
-from tasks.detection.null import Null, null_law
+from tasks.detection.null import Null, at_splits, null_law
 from tasks.detection.windows import KINDS, kind_of, statistics
 
 
@@ -35,12 +35,18 @@ class Cells:
         return self.split + self.after
 
 
-def all_cells(z: Floats, scale: float, law: Null) -> Cells:
-    """Returns every cell of the series z (N,) with the noise scale `scale`, standardised by `law`."""
+def all_cells(z: Floats, scale: float, law: Null, chosen: tuple[int, ...] | None = None) -> Cells:
+    """Returns every cell of the series z (N,) with the noise scale `scale`, standardised by `law`.
+
+    With `chosen`, only the cells with these splits.
+    """
     parts = []
     for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
-        height = (rise[0] - law.location[a, b, level]) / law.spread[a, b, level]
-        splits = np.arange(first, first + len(height))
+        places = at_splits(first, rise.shape[1], chosen)
+        if not len(places):
+            continue
+        height = (rise[0, places] - law.location[a, b, level]) / law.spread[a, b, level]
+        splits = first + places
         kind = kind_of((a, b, level))
         parts.append([height, splits, *(np.full(len(height), value) for value in (a, b, kind))])
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -56,10 +62,13 @@ class CurveScan:
     excess: Floats
 
 
-def scan_curve(z: Floats, significance: float) -> CurveScan:
-    """Returns the scan of the series z (N,). A cell whose excess is above 0 is a claim at `significance`."""
+def scan_curve(z: Floats, significance: float, splits: tuple[int, ...] | None = None) -> CurveScan:
+    """Returns the scan of the series z (N,). A cell whose excess is above 0 is a claim at `significance`.
+
+    With `splits`, a rise can begin only there.
+    """
     noise = noise_of(z)
-    law = null_law(len(z), noise.correlation, significance)
-    cells = all_cells(z, noise.scale, law)
+    law = null_law(len(z), noise.correlation, significance, splits)
+    cells = all_cells(z, noise.scale, law, splits)
     critical = np.array([law.critical(significance, kind) for kind in range(len(KINDS))])
     return CurveScan(noise, law, cells, cells.height - critical[cells.kind])

@@ -134,3 +134,14 @@ WORST = 1e4
 finite. Origin: by hand; not measured."""
 LOWEST_SHARE = -1.5
 """The share of the rise that one seed takes away counts as at least this. Origin: by hand; not measured."""
+
+# A row of clients.csv that is far outside.
+OUTLIER_NORM = 2.0
+"""An update of one round is an outlier only if it is longer than this times the median client's and the client's usual
+one. Origin: as GROWN."""
+OUTLIER_LOSS = 2.0
+"""A client's loss of one round is an outlier only if it is above this times the median client's and the client's usual
+one. Origin: tuned."""
+OUTLIER_TURN = 0.3
+"""The cosine of an update of one round is an outlier only if it is below the median client's and the client's usual one
+by more than this. Origin: as TURNED_BY."""
