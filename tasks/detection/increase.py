@@ -166,7 +166,7 @@ def _rise(at: Rounds, values: Floats, significance: float, onsets: Sequence[int]
     last = last_risen(z, cells, top)
     before = values[max(0, onset - int(cells.before[start])) : onset]
     after = values[max(onset, int(cells.split[top])) : int(cells.end[top])]
-    if not _is_higher(after, before, noise.sd):
+    if not is_higher(after, before, noise.sd):
         return calm
     return replace(
         calm,
@@ -180,10 +180,11 @@ def _rise(at: Rounds, values: Floats, significance: float, onsets: Sequence[int]
     )
 
 
-def _is_higher(after: Floats, before: Floats, sd: float) -> bool:
-    """Whether the mean after is above the mean before, by more than the noise of both and in three digits.
+def is_higher(after: Floats, before: Floats, sd: float) -> bool:
+    """Returns whether the mean of `after` is above the mean of `before`, by more than the noise and in three digits.
 
-    The test can compare other losses than the ones that are given as the loss before and after the rise.
+    `sd` is the standard deviation of a loss, as a fraction (in units of the loss if a mean is not positive). The test
+    can compare other losses than the ones that are given as the loss before and after the rise.
     """
     if not len(after) or not len(before):
         return False

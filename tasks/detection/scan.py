@@ -40,7 +40,8 @@ def all_cells(z: Floats, scale: float, law: Null, chosen: tuple[int, ...] | None
 
     With `chosen`, only the cells with these splits.
     """
-    parts = []
+    none = np.zeros(0, dtype=np.int64)
+    parts = [[np.zeros(0), none, none, none, none]]
     for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
         places = at_splits(first, rise.shape[1], chosen)
         if not len(places):

@@ -145,3 +145,10 @@ one. Origin: tuned."""
 OUTLIER_TURN = 0.3
 """The cosine of an update of one round is an outlier only if it is below the median client's and the client's usual one
 by more than this. Origin: as TURNED_BY."""
+
+# A model at chance: as good as a guess that knows the class frequencies only.
+CHANCE_BROKEN = 1.5
+"""A model that never learned was broken by an event if its loss was above this times the loss of chance. Origin: by
+hand; a model with small random weights starts at about 1."""
+CHANCE_LOST = 0.9
+"""A model had learned before if its loss was below this times the loss of chance. Origin: by hand; not measured."""

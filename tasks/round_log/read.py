@@ -8,7 +8,7 @@ Columns that are needed:
 
 Columns that are used if they are present:
 
-- rounds.csv: `phase`, `sparsity`.
+- rounds.csv: `phase`, `sparsity`, `val_accuracy`.
 - clients.csv: `finite`, `failure`, `num_examples`, `num_steps`.
 
 All other columns are ignored. An empty cell is a value that was not measured. `nan`, `inf` and `-inf` are values that
@@ -36,12 +36,16 @@ _ONE_OF = (("update_norm",), ("update_cosine",), ("update_cosine_robust",), ("lo
 
 @dataclass(frozen=True)
 class RoundLog:
-    """rounds.csv, rounds ascending: `rounds` (R,), `phases` (R,), `losses` by column name, `sparsity` if present."""
+    """rounds.csv, rounds ascending: `rounds` (R,), `phases` (R,), `losses` by column name.
+
+    `sparsity` and `accuracy` (the column val_accuracy) are None if the file does not have them.
+    """
 
     rounds: Ints
     phases: tuple[str, ...]
     losses: dict[str, Measurements]
     sparsity: Measurements | None
+    accuracy: Measurements | None = None
 
     @property
     def pruning(self) -> Bools:
@@ -108,7 +112,7 @@ def read_rounds(path: Path) -> RoundLog:
         read_blocks(path),
         ["round"],
         [[name] for name in LOSS_COLUMNS],
-        (*LOSS_COLUMNS, "sparsity"),
+        (*LOSS_COLUMNS, "sparsity", "val_accuracy"),
         {"phase": str},
     )
     order = np.argsort(columns.rounds, kind="stable")
@@ -118,8 +122,8 @@ def read_rounds(path: Path) -> RoundLog:
         raise DataError(f"{path}: round {twice[0]} has two rows; one row is allowed")
     phases = columns.texts.get("phase") or [""] * len(rounds)
     ordered = {name: column.at(order) for name, column in columns.numbers.items()}
-    sparsity = ordered.pop("sparsity", None)
-    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity)
+    sparsity, accuracy = ordered.pop("sparsity", None), ordered.pop("val_accuracy", None)
+    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity, accuracy)
 
 
 def read_clients(path: Path) -> ClientLog:
