@@ -12,6 +12,7 @@ from tasks.arrays import Floats
 from tasks.detection.dating import first_alarm, last_risen, onset_of
 from tasks.detection.noise import FEWEST, series
 from tasks.detection.scan import scan_curve
+from tasks.detection.windows import KINDS, NEAR
 from tasks.finite import LARGEST
 
 Rounds = NDArray[np.int64]
@@ -165,7 +166,8 @@ def _rise(at: Rounds, values: Floats, significance: float, onsets: Sequence[int]
     onset = onset_of(z, cells, start, noise.sd) if onsets is None else int(cells.split[top])
     last = last_risen(z, cells, top)
     before = values[max(0, onset - int(cells.before[start])) : onset]
-    after = values[max(onset, int(cells.split[top])) : int(cells.end[top])]
+    begin, end = max(onset, int(cells.split[top])), int(cells.end[top])
+    after = values[begin : min(end, begin + NEAR) if KINDS[cells.kind[top]] == "jump" else end]
     if not is_higher(after, before, noise.sd):
         return calm
     return replace(

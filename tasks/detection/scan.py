@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tasks.arrays import Floats
 from tasks.detection.noise import Noise, noise_of
 from tasks.detection.null import Null, at_splits, null_law
-from tasks.detection.windows import KINDS, kind_of, statistics
+from tasks.detection.windows import KINDS, NEAR, kind_of, statistics
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Cells:
         height: the standardised statistic.
         split: number of losses before the window after the split, which holds the losses split … split + after - 1.
         after: A, the number of losses in the window after the split.
-        before: B, the number of losses in the window before the split.
+        before: B, the number of losses in the window before the split that show the level: of `past` and `jump`, at
+            most NEAR.
         kind: the place of the pair's kind in `KINDS`.
     """
 
@@ -48,8 +49,9 @@ def all_cells(z: Floats, scale: float, law: Null, chosen: tuple[int, ...] | None
             continue
         height = (rise[0, places] - law.location[a, b, level]) / law.spread[a, b, level]
         splits = first + places
+        right_before = min(b, NEAR) if level in ("past", "jump") else b
         kind = kind_of((a, b, level))
-        parts.append([height, splits, *(np.full(len(height), value) for value in (a, b, kind))])
+        parts.append([height, splits, *(np.full(len(height), value) for value in (a, right_before, kind))])
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 

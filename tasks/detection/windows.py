@@ -21,8 +21,8 @@ Pair = tuple[int, int, Level]
   spread within these two windows.
 - `past`: the mean of the A losses after the split, minus the mean of the later half of the B losses right before it, in
   units of the spread of the B losses around a line.
-- `jump`: the end of a line through the A losses after the split, minus the end of a line through the B losses before
-  it, in units of the spread around the two lines.
+- `jump`: the start of a line through the A losses after the split, minus the end of a line through the B losses
+  before it, in units of the spread around the two lines.
 """
 
 KINDS = ("spike", "lasting", "beside", "past", "jump")
@@ -41,6 +41,8 @@ def kind_of(pair: Pair) -> int:
 PRIOR_SPREAD = 3
 """Weight of the whole curve's noise in the spread within two windows, in degrees of freedom. Windows of 2 and 4 losses
 can have a very small spread by chance."""
+NEAR = 4
+"""Most losses beside a split that show the level where the loss falls all the time."""
 PRIOR_PAST = 2
 """The same for the statistic `past`, whose point is that the noise of the whole curve can be that of the rise itself."""
 
@@ -133,8 +135,8 @@ def jumps(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
 
     A loss that falls from round to round falls within the windows, too, and this hides a rise from all other
     statistics. So this one has a line on either side of the split (a mean, of 2 losses). Where a descent slows down,
-    lines jump too. So a jump counts only if the losses rise by at least half as much, from the mean of the up to 4
-    losses before the split to the mean of the up to 4 losses after it. The noise of the whole curve counts as
+    lines jump too. So a jump counts only if the losses rise by at least half as much, from the mean of the up to NEAR
+    losses before the split to the mean of the up to NEAR losses after it. The noise of the whole curve counts as
     `PRIOR_PAST` more degrees of freedom.
     """
     n = curves.shape[1]
@@ -150,7 +152,7 @@ def jumps(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
             jump = windows @ weights
             spread = (inner + PRIOR_PAST * sd[:, None] ** 2) / (freedom + PRIOR_PAST)
             height = deviate(jump / np.sqrt(spread * variance), freedom + PRIOR_PAST)
-            split, near_a, near_b = np.arange(b, n - a + 1), min(a, 4), min(b, 4)
+            split, near_a, near_b = np.arange(b, n - a + 1), min(a, NEAR), min(b, NEAR)
             own = (total[:, split + near_a] - total[:, split]) / near_a
             own -= (total[:, split] - total[:, split - near_b]) / near_b
             yield (a, b, "jump"), b, np.where(own >= jump / 2, height, np.minimum(height, 0.0))
@@ -158,8 +160,11 @@ def jumps(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
 
 @lru_cache(maxsize=64)
 def lines(a: int, b: int) -> tuple[Floats, Floats, int, float]:
-    """Of B and then A losses: the weights of the jump, the projection on what two lines do not explain (symmetric),
-    its degrees of freedom, and the variance of the jump in units of the noise's."""
+    """The lines through B losses and the A losses after them.
+
+    Returns the weights of the jump, the (symmetric) projection on what the lines do not explain, its degrees of
+    freedom, and the variance of the jump over that of the noise.
+    """
     design = np.zeros((a + b, 4 if a > 2 else 3))
     design[:b, 0], design[b:, 1] = 1, 1
     design[:b, 2] = np.arange(b) - b + 0.5  # 0 in the middle between the two losses beside the split
