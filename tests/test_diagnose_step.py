@@ -120,7 +120,7 @@ def test_failed_client_is_named_with_its_rounds(tmp_path: Path) -> None:
         if row["client"] == "02" and row["round"] in (4, 9):
             row.update(finite=False, update_norm=float("nan"), loss_after=float("inf"))
     found = run(write(tmp_path, round_rows(losses_of(6)), clients))
-    failed = [one for one in found["observations"] if one["signal"] == "finite"]
+    failed = [one for one in found["observations"] if one["signal"] == "failures"]
     assert [(one["client"], one["rounds"], one["value"], one["expected"]) for one in failed] == [("02", [4, 9], 2, 0)]
     assert "rounds 4, 9" in failed[0]["says"]
     assert "02" not in found["healthy"]
@@ -130,7 +130,7 @@ def test_update_that_is_not_finite_is_a_failure_without_the_column_finite(tmp_pa
     clients = client_rows(7)
     clients[12]["update_norm"] = float("nan")  # round 2, client 02
     found = run(write(tmp_path, round_rows(losses_of(7)), clients, drop=["finite"]))
-    failures = [one for one in found["observations"] if one["signal"] == "finite"]
+    failures = [one for one in found["observations"] if one["signal"] == "failures"]
     assert [(one["client"], one["rounds"]) for one in failures] == [("02", [2])]
 
 

@@ -123,11 +123,11 @@ def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = No
     standardised: list[list[Floats]] = [[] for _ in KINDS]
     for pair, values in largest.items():
         standardised[kind_of(pair)].append((values - location[pair]) / spread[pair])
-    maxima = [np.max(parts, axis=0) if parts else np.full(draws, -np.inf) for parts in standardised]
+    maxima = [np.max(kind, axis=0) if kind else np.full(draws, -np.inf) for kind in standardised]
     # The share of the draws that are as high is the p-value of a draw among all.
     ascending = tuple(np.sort(each) for each in maxima)
-    values = [(len(m) - np.searchsorted(a, m)) / (1 + len(m)) for m, a in zip(maxima, ascending, strict=True)]
-    return Null(location, spread, ascending, np.sort(np.min(values, axis=0)))
+    shares = [(len(m) - np.searchsorted(a, m)) / (1 + len(m)) for m, a in zip(maxima, ascending, strict=True)]
+    return Null(location, spread, ascending, np.sort(np.min(shares, axis=0)))
 
 
 def at_splits(first: int, count: int, splits: tuple[int, ...] | None) -> NDArray[np.int64]:

@@ -44,7 +44,7 @@ can have a very small spread by chance."""
 NEAR = 4
 """Most losses beside a split that show the level where the loss falls all the time."""
 PRIOR_PAST = 2
-"""The same for the statistic `past`, whose point is that the noise of the whole curve can be that of the rise itself."""
+"""The same for `past` and `jump`: the noise of the whole curve can be that of the rise itself."""
 
 
 def _widths(n: int, most: int) -> list[int]:

@@ -7,9 +7,9 @@ from tasks.detection.noise import FEWEST
 from tasks.detection.null import MOST_DRAWS
 from tasks.diagnose.investigation import Investigation
 from tasks.diagnose.observe.client_signals import MOST_SHOWN
+from tasks.diagnose.observe.events import SHARES, Event
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
-from tasks.diagnose.observe.events import SHARES, Event
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, span, who
 from tasks.round_log.read import ClientLog, RoundLog
@@ -156,8 +156,8 @@ def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[st
         )
     if not observation.rise.detected:
         yield (
-            "The loss did not rise, so the clients were checked only for failed updates, and for single rounds in which "
-            "an update or a loss is far outside."
+            "The loss did not rise, so the clients were checked only for failed updates, and for single rounds in "
+            "which an update or a loss is far outside."
         )
         return
     if not observation.drifts:

@@ -138,13 +138,13 @@ LOWEST_SHARE = -1.5
 # A row of clients.csv that is far outside.
 OUTLIER_NORM = 2.0
 """An update of one round is an outlier only if it is longer than this times the median client's and the client's usual
-one. Origin: as GROWN."""
+one. Origin: tuned; as GROWN."""
 OUTLIER_LOSS = 2.0
 """A client's loss of one round is an outlier only if it is above this times the median client's and the client's usual
 one. Origin: tuned."""
 OUTLIER_TURN = 0.3
 """The cosine of an update of one round is an outlier only if it is below the median client's and the client's usual one
-by more than this. Origin: as TURNED_BY."""
+by more than this. Origin: by hand; as TURNED_BY."""
 
 # A model at chance: as good as a guess that knows the class frequencies only.
 CHANCE_BROKEN = 1.5

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.arrays import Bools, Floats, Ints
-from tasks.clients import CLIENTS, read_preprocessed, read_raw
+from tasks.clients import CLIENTS, read_hold_out, read_preprocessed
 from tasks.detection import Increase
 from tasks.diagnose.thresholds import CHANCE_BROKEN, CHANCE_LOST
 from tasks.errors import UndriftError
@@ -41,7 +41,7 @@ def hold_out_counts(workspace: Path | None) -> Ints | None:
         return None
     try:
         preprocessed = read_preprocessed(workspace / CLIENTS)
-        _, y = read_raw(preprocessed.test)
+        _, y = read_hold_out(preprocessed)
         return np.bincount(y, minlength=preprocessed.form.num_classes)
     except (UndriftError, ValueError):
         return None
@@ -84,8 +84,8 @@ def _accurate(log: RoundLog, rows: Ints, bound: float) -> Bools:
 def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
     """Returns the rise of val_loss that broke the model; None if the loss did not rise when the model was broken.
 
-    1. If the model had learned before, the loss rises from its level before to chance or above it. Its level is the mean
-       of the up to 4 losses before; it must be below CHANCE_LOST times the loss of chance.
+    1. If the model had learned before, the loss rises from its level before to chance or above it. Its level is the
+       mean of the up to 4 losses before; it must be below CHANCE_LOST times the loss of chance.
     2. If it never learned, the loss rises from chance to more than CHANCE_BROKEN times that, or is not finite: no model
        that knows nothing has such a loss at its start. The rise lasts as long as the loss is so high.
 

@@ -22,7 +22,7 @@ _LEAST_ROWS = 12
 _TAIL = 5
 """Degrees of freedom of Student's t, the law of the rows around what is usual: the tails of honest rows are heavy."""
 _JOINT = 1.5
-"""Power of the p-value of each of two signals in the probability of both: 2 if independent, 1 if they are one signal."""
+"""Power of the p-value of each of two signals in the probability of both: 2 if independent, 1 if they are one."""
 _MODIFIED_Z = 3.5
 """Customary bound of modified z-scores (Iglewicz & Hoaglin 1993)."""
 _FLOOR = 0.25
@@ -65,8 +65,8 @@ def outliers(log: ClientLog, significance: float) -> tuple[Outlier, ...]:
        there are fewer than 4 before. A client with no other round has q_c = 0.
     3. The height of a row is e_ct in units of the spread of e: over all rows, or over the client's rounds of q_c,
        whichever is larger. Its p-value is that of Student's t with 5 degrees of freedom.
-    4. A signal can be an outlier only if r_ct is odd among all rows (a modified z-score above 3.5), and the effect is at
-       least OUTLIER_NORM, OUTLIER_TURN or OUTLIER_LOSS (thresholds.py).
+    4. A signal can be an outlier only if r_ct is odd among all rows (a modified z-score above 3.5), and the effect is
+       at least OUTLIER_NORM, OUTLIER_TURN or OUTLIER_LOSS (thresholds.py).
     5. It is one if its p-value is at most significance / (2 · rows · signals). Two signals of one row are outliers
        together if the larger p-value p has p^1.5 <= significance / (2 · rows · pairs of signals). Two independent
        signals would allow p², two equal ones p.
@@ -140,8 +140,8 @@ def _heights(log: ClientLog, name: str, values: Floats) -> _Heights:
 
 def _logarithms(name: str, values: Floats) -> Floats:
     if name == "loss_before":
-        return np.log(np.maximum(values, 0.0) + max(_FLOOR * float(np.median(values)), 1e-12))
-    return np.log(np.maximum(values, 1e-12)) if name == "update_norm" else values
+        return np.asarray(np.log(np.maximum(values, 0.0) + max(_FLOOR * float(np.median(values)), 1e-12)))
+    return np.asarray(np.log(np.maximum(values, 1e-12)), np.float64) if name == "update_norm" else values
 
 
 def _centres(x: Floats, rounds: Ints) -> Floats:

@@ -50,9 +50,9 @@ def _with_own_levels(increase: Increase, log: ClientLog, clients: Sequence[str])
 
 
 def increase_of_failures(loss: str, log: RoundLog, clients: ClientLog) -> tuple[Increase, tuple[str, ...]] | None:
-    """Returns a rise over the rounds in which updates were not finite, and the clients that sent them; None without any.
+    """Returns a rise over the rounds in which updates were not finite, and the clients that sent them.
 
-    The loss of all stayed finite.
+    None without any. The loss of all stayed finite.
     """
     if not clients.not_finite.any():
         return None
