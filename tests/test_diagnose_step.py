@@ -197,12 +197,11 @@ def pruned(seed: int, federate_height: float) -> list[Row]:
     return round_rows(losses, phase=phases, sparsity=[0.0] * 20 + [0.08 * k for k in range(1, 11)])
 
 
-def test_rise_while_pruning_is_reported_with_the_phase_and_the_sparsity(tmp_path: Path) -> None:
+def test_rise_while_pruning_is_an_event(tmp_path: Path) -> None:
     found = run(write(tmp_path, pruned(12, 1.0), client_rows(12)))
-    assert found["increase"]["round"] == 21
-    assert found["detection"]["phase"] == "prune"
-    assert found["detection"]["sparsity"] == pytest.approx([0.0, 0.8])
-    assert any("The sparsity rose from 0 to 0.8" in sentence for sentence in found["limits"])
+    assert not found["increase"]["detected"]
+    assert [(event["round"], event["phase"]) for event in found["detection"]["events"]] == [(21, "prune")]
+    assert any("rose in rounds 21 to " in sentence and "pruned" in sentence for sentence in found["limits"])
 
 
 def test_rise_before_pruning_is_not_hidden_by_that_of_pruning(tmp_path: Path) -> None:

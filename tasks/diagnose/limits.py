@@ -111,7 +111,7 @@ def _of_chance(rise: Rise) -> Iterator[str]:
     since = "The model never learned: it" if chance.never_learned else "The model"
     yield (
         f"{since} is at chance since round {chance.since}. A guess that knows only how frequent each class is has a "
-        f"val_loss of {figure(chance.loss)}, and the model is no better. Changes of its loss from then on are no rise."
+        f"val_loss of {figure(chance.loss)}, and the model is no better. Changes of its loss near that are no rise."
     )
 
 

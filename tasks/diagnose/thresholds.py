@@ -152,3 +152,6 @@ CHANCE_BROKEN = 1.5
 hand; a model with small random weights starts at about 1."""
 CHANCE_LOST = 0.9
 """A model had learned before if its loss was below this times the loss of chance. Origin: by hand; not measured."""
+CHANCE_WORSE = 1.03
+"""A rise of a model at chance counts if it goes above this times the loss of chance: then the model is worse than one
+that knows nothing. Origin: by hand; not measured."""

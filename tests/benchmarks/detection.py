@@ -43,7 +43,7 @@ def noise(rng: np.random.Generator, law: str, n: int) -> Floats:
     if law == "gauss":
         return rng.standard_normal(n)
     if law == "t5":
-        return rng.standard_t(5, n) / np.sqrt(5 / 3)
+        return np.asarray(rng.standard_t(5, n) / np.sqrt(5 / 3))
     shocks = rng.standard_normal(n + 50)
     for t in range(1, n + 50):
         shocks[t] += 0.5 * shocks[t - 1]

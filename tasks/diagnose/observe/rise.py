@@ -14,6 +14,7 @@ from tasks.diagnose.observe.loss_tests import RECENT, tested_losses
 from tasks.diagnose.observe.outliers import Outlier
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.observe.own_rises import increase_of
+from tasks.diagnose.thresholds import CHANCE_WORSE
 from tasks.round_log.read import ClientLog, RoundLog
 
 _TRAINING = 0.9
@@ -151,13 +152,19 @@ def _in_training(
     if chance is None:
         return rises_in(log, clients, training, significance, outliers)
     broken = breaking_event(log, chance)
-    first = chance.since if broken is None else broken.round or chance.since
-    earlier = training & (log.rounds < first)
-    found = rises_in(log, clients, earlier, significance, outliers, of_clients=False) if earlier.any() else []
-    found = [each for each in found if each.increase.detected]
     if broken is not None:
-        return [Found("val_loss", broken), *found]
+        earlier = training & (log.rounds < (broken.round or 0))
+        found = rises_in(log, clients, earlier, significance, outliers, of_clients=False) if earlier.any() else []
+        return [Found("val_loss", broken), *(each for each in found if each.increase.detected)]
+    found = rises_in(log, clients, training, significance, outliers)
+    found = [each for each in found if each.increase.detected and not _at_chance(each.increase, chance)]
     return found or [Found(tested_losses(log)[0], Increase(detected=False))]
+
+
+def _at_chance(increase: Increase, chance: Chance) -> bool:
+    """Whether a rise begins and ends at chance."""
+    later, after = (increase.round or 0) >= chance.since, increase.loss_after
+    return increase.kind == "level" and later and after is not None and after < CHANCE_WORSE * chance.loss
 
 
 def _events(log: RoundLog, explained: Found, others: Sequence[Found]) -> tuple[Event, ...]:
