@@ -93,7 +93,7 @@ def find_rise(
     of rounds.csv, three fifths of it to the first, so that any claim has the significance as a whole. If the run
     pruned, the rounds of training have 0.9 of it. A rise in a round of pruning is an event only: it replaces no answer
     for the training. Of several rises of the training, the one that did most harm is explained (`rises_in`); but the
-    event that broke a model that is at chance comes first. What a model at chance does is no rise.
+    event that broke a model that is at chance comes first. What stays near chance is no rise.
 
     Args:
         log: rounds.csv.
