@@ -23,8 +23,8 @@ def test_failures_come_first_then_every_unusual_signal() -> None:
     drifts += [drift("03", "loss_change", 1.0), drift("01", "update_norm", 2.0)]
     signals = client_signals(observation(*drifts, failures={"00": (4,), "02": (3, 9)}))
     assert [(each.client, each.signal, each.rounds) for each in signals] == [
-        ("00", "finite", (4,)),
-        ("02", "finite", (3, 9)),
+        ("00", "failures", (4,)),
+        ("02", "failures", (3, 9)),
         ("03", "update_norm", (7, 11)),
         ("03", "loss_before", (7, 11)),
     ]

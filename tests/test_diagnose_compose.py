@@ -52,7 +52,7 @@ def test_the_logs_alone_give_no_cause() -> None:
     assert (answer.rise, answer.healthy, answer.limits) == (RISE, ("00",), ("A limit.",))
     assert (answer.verdict, answer.causes, answer.budget, answer.signals) == ("none", (), None, None)
     (failure,) = answer.observations
-    assert (failure.client, failure.signal, failure.value, failure.rounds) == ("02", "finite", 2, (3, 4))
+    assert (failure.client, failure.signal, failure.value, failure.rounds) == ("02", "failures", 2, (3, 4))
     assert failure.says == "Client 02 failed in rounds 3, 4: the server left its update out of the average."
 
 

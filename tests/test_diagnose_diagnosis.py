@@ -68,6 +68,8 @@ def test_json_of_a_run_without_a_rise() -> None:
             "visible": None,
             "significance": 0.01,
             "clients": [],
+            "chance": None,
+            "events": [],
         },
         "observations": [],
     }

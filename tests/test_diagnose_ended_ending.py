@@ -22,7 +22,7 @@ def rounds_log(val: list[float], failure: str = "every client failed", first_tra
         "train_loss": Measurements(train, np.isfinite(train)),
         "val_loss": Measurements(np.array(val), np.ones(len(val), np.bool_)),
     }
-    return RoundLog(np.arange(1, len(val) + 1), ("federate",) * len(val), columns, None, failure)
+    return RoundLog(np.arange(1, len(val) + 1), ("federate",) * len(val), columns, None, failure=failure)
 
 
 def clients_log(num_rounds: int, failed: dict[int, tuple[str, ...]], finite: tuple[str, ...] = ()) -> ClientLog:

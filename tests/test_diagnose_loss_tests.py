@@ -28,8 +28,8 @@ def pulse(noise: Floats, first: int, last: int, height: float) -> Floats:
     return np.where((first <= ROUNDS) & (last >= ROUNDS), height, 1) * noise
 
 
-VAL = {10: pulse(NOISE[0], 10, 14, 2.0), 11: pulse(NOISE[0], 11, 15, 2.1)}
-TRAIN = {5: pulse(NOISE[1], 5, 9, 1.76), 15: pulse(NOISE[1], 15, 19, 1.56), 16: pulse(NOISE[1], 16, 20, 1.54)}
+VAL = {10: pulse(NOISE[0], 10, 14, 2.1), 11: pulse(NOISE[0], 11, 15, 1.95)}
+TRAIN = {5: pulse(NOISE[1], 5, 9, 1.85), 15: pulse(NOISE[1], 15, 19, 1.65), 16: pulse(NOISE[1], 16, 20, 1.64)}
 """First round -> a rise of 5 rounds that is found at half of the significance, but not at the loss's own share."""
 
 
@@ -48,25 +48,26 @@ def test_two_rises_are_at_once_if_one_begins_in_the_round_after_the_other(val: i
     assert [test.share for test in tests] == ([0.5, 0.5] if at_once else [0.3, 0.2])
 
 
-def test_training_and_the_whole_run_have_half_of_the_significance_each() -> None:
-    # A single column has half of 0.01. If the last two rounds prune, training and the whole run have half of that each.
-    losses = pulse(NOISE[0], 18, 28, 1.72)
+def test_training_has_nine_tenths_of_the_significance_if_the_run_pruned() -> None:
+    # A single column has half of 0.01. If the last two rounds prune, training has 0.9 of that: 0.0045.
+    losses = pulse(NOISE[0], 18, 28, 1.78)
     assert find_increase(ROUNDS[:28], losses[:28], 0.005).detected
-    assert not find_increase(ROUNDS[:28], losses[:28], 0.0025).detected
-    assert not find_increase(ROUNDS, losses, 0.0025).detected
+    assert not find_increase(ROUNDS[:28], losses[:28], 0.0045).detected
     assert not find_rise(log_of(2, val_loss=losses), SILENT, 0.01).detected
-    # A quarter of the significance is used, so 1 - confidence is 4 times as large for the whole procedure.
     clear = pulse(NOISE[0], 18, 30, 5)
-    alone = find_increase(ROUNDS[:28], clear[:28], 0.0025)
+    alone = find_increase(ROUNDS[:28], clear[:28], 0.0045)
     rise = find_rise(log_of(2, val_loss=clear), SILENT, 0.01)
     assert (rise.round, rise.until) == (18, 28)
-    assert 1 - rise.confidence == pytest.approx(4 * (1 - alone.confidence))
-    # A rise that begins with pruning is found in the test of the whole run.
-    late = pulse(NOISE[0], 25, 30, 5)
-    alone = find_increase(ROUNDS, late, 0.0025)
-    rise = find_rise(log_of(6, val_loss=late), SILENT, 0.01)
-    assert (rise.round, rise.phase) == (25, "prune")
-    assert 1 - rise.confidence == pytest.approx(4 * (1 - alone.confidence))
+    assert 1 - rise.confidence == pytest.approx((1 - alone.confidence) / 0.45)
+
+
+def test_a_rise_while_pruning_is_an_event_and_replaces_no_answer() -> None:
+    rise = find_rise(log_of(6, val_loss=pulse(NOISE[0], 25, 30, 5)), SILENT, 0.01)
+    assert not rise.detected
+    assert [(event.round, event.phase, event.loss) for event in rise.events] == [(25, "prune", "val_loss")]
+    both = find_rise(log_of(6, val_loss=pulse(NOISE[0], 10, 14, 5) * pulse(NOISE[0] ** 0, 25, 30, 9)), SILENT, 0.01)
+    assert (both.round, both.until) == (10, 14)
+    assert [(event.round, event.phase) for event in both.events] == [(25, "prune")]
 
 
 def test_a_rise_of_the_mean_client_is_told_in_the_numbers_of_the_log() -> None:

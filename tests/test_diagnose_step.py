@@ -120,7 +120,7 @@ def test_failed_client_is_named_with_its_rounds(tmp_path: Path) -> None:
         if row["client"] == "02" and row["round"] in (4, 9):
             row.update(finite=False, update_norm=float("nan"), loss_after=float("inf"))
     found = run(write(tmp_path, round_rows(losses_of(6)), clients))
-    failed = [one for one in found["observations"] if one["signal"] == "finite"]
+    failed = [one for one in found["observations"] if one["signal"] == "failures"]
     assert [(one["client"], one["rounds"], one["value"], one["expected"]) for one in failed] == [("02", [4, 9], 2, 0)]
     assert "rounds 4, 9" in failed[0]["says"]
     assert "02" not in found["healthy"]
@@ -130,7 +130,7 @@ def test_update_that_is_not_finite_is_a_failure_without_the_column_finite(tmp_pa
     clients = client_rows(7)
     clients[12]["update_norm"] = float("nan")  # round 2, client 02
     found = run(write(tmp_path, round_rows(losses_of(7)), clients, drop=["finite"]))
-    failures = [one for one in found["observations"] if one["signal"] == "finite"]
+    failures = [one for one in found["observations"] if one["signal"] == "failures"]
     assert [(one["client"], one["rounds"]) for one in failures] == [("02", [2])]
 
 
@@ -197,12 +197,11 @@ def pruned(seed: int, federate_height: float) -> list[Row]:
     return round_rows(losses, phase=phases, sparsity=[0.0] * 20 + [0.08 * k for k in range(1, 11)])
 
 
-def test_rise_while_pruning_is_reported_with_the_phase_and_the_sparsity(tmp_path: Path) -> None:
+def test_rise_while_pruning_is_an_event(tmp_path: Path) -> None:
     found = run(write(tmp_path, pruned(12, 1.0), client_rows(12)))
-    assert found["increase"]["round"] == 21
-    assert found["detection"]["phase"] == "prune"
-    assert found["detection"]["sparsity"] == pytest.approx([0.0, 0.8])
-    assert any("The sparsity rose from 0 to 0.8" in sentence for sentence in found["limits"])
+    assert not found["increase"]["detected"]
+    assert [(event["round"], event["phase"]) for event in found["detection"]["events"]] == [(21, "prune")]
+    assert any("rose in rounds 21 to " in sentence and "pruned" in sentence for sentence in found["limits"])
 
 
 def test_rise_before_pruning_is_not_hidden_by_that_of_pruning(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_headline_without_a_rise_says_so() -> None:
         "The loss of the global model (train_loss) did not rise beyond its noise in 1 measured round."
     )
     answer = with_rise(answer, confidence=0.861)
-    assert headline(answer).endswith("in 1 measured round (confidence in a rise: 86.1 %).")
+    assert headline(answer).endswith("in 1 measured round (confidence in a rise: 86.1 %; 99 % is needed).")
 
 
 def test_a_rise_of_a_few_is_described_by_their_own_loss() -> None:

@@ -12,7 +12,9 @@ _PATIENCE = 3
 """Most losses in a row without an alarm inside one rise. An oscillation comes down between its alarms."""
 
 
-def first_alarm(z: Floats, cells: Cells, excess: Floats, top: int, significance: float) -> int:
+def first_alarm(
+    z: Floats, cells: Cells, excess: Floats, top: int, significance: float, splits: tuple[int, ...] | None = None
+) -> int:
     """Returns the index of the cell with the largest `excess` at the first alarm of the rise that contains `top`.
 
     A cell is claimed if its `excess` is above 0. The end of a claimed cell is an alarm. Going back from the end of the
@@ -21,7 +23,8 @@ def first_alarm(z: Floats, cells: Cells, excess: Floats, top: int, significance:
     alarm is the end of `top`.
 
     Without this condition an alarm can be too early. A model that has broken down ends the curve with a flat line. Then
-    the noise of the whole curve looks small, and ordinary losses before the rise look like a rise.
+    the noise of the whole curve looks small, and ordinary losses before the rise look like a rise. `splits` as for
+    `scan_curve`.
     """
     claimed = excess > 0
     ends = [int(cells.end[top])]
@@ -30,9 +33,13 @@ def first_alarm(z: Floats, cells: Cells, excess: Floats, top: int, significance:
             break
         ends.append(int(end))
     earlier = (end for end in ends[:0:-1] if end >= FEWEST)
-    start = next((end for end in earlier if scan_curve(z[:end], significance).excess.max() > 0), ends[0])
+    start = next((end for end in earlier if _claims(z[:end], significance, splits)), ends[0])
     at_start = np.where(claimed & (cells.end == start), excess, -np.inf)
     return int(np.argmax(at_start))
+
+
+def _claims(z: Floats, significance: float, splits: tuple[int, ...] | None) -> bool:
+    return bool((scan_curve(z, significance, splits).excess > 0).any())
 
 
 def onset_of(z: Floats, cells: Cells, start: int, sd: float) -> int:
@@ -80,5 +87,6 @@ def last_risen(z: Floats, cells: Cells, top: int) -> int:
     half = (level + z[split : split + after].mean()) / 2
     for end in range(split + after + 1, len(z) + 1):
         if z[end - after : end].mean() < half:
-            return split + int(np.flatnonzero(z[split:end] > half)[-1])
+            above = np.flatnonzero(z[split:end] > half)
+            return split + int(above[-1]) if len(above) else split + after - 1
     return len(z) - 1

@@ -16,8 +16,8 @@ import numpy as np
 
 from tasks.arrays import Floats
 
-FEWEST = 8
-"""Fewest losses that are tested. Seven losses have five second differences, too few for a noise scale."""
+FEWEST = 6
+"""Fewest losses that are tested. Five losses have a single second difference at lag 2, too few for a noise scale."""
 LONG = 60
 """Number of losses from which on a curve shows the correlation of its noise well enough to allow up to 0.8."""
 _RESOLUTION = 1e-6

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.detection.noise import roughness
-from tasks.detection.windows import PRIOR_SPREAD, Pair, statistics, student
+from tasks.detection.windows import KINDS, PRIOR_PAST, PRIOR_SPREAD, Pair, kind_of, lines, statistics, student
 
 _TAIL = 5
 """Degrees of freedom of Student's t, from which the noise is simulated."""
@@ -30,25 +31,34 @@ class Null:
         location: of each pair of windows, the 0.9 quantile of the largest statistic of a curve.
         spread: of each pair, the mean excess over `location`. It makes pairs with light and with heavy tails
             comparable.
-        maxima: two arrays (draws,), ascending, with the largest standardised statistic of each curve: one over the
-            `mean` and `upper` pairs, one over the `beside` pairs. The two kinds have different tails, so each kind gets
-            half of the significance.
+        maxima: of each kind of pairs (`KINDS`), (draws,) the largest standardised statistic of each curve, ascending.
+            The kinds have different tails, so each kind has its own p-value.
+        smallest: (draws,) the smallest of the p-values of the kinds of each curve, ascending.
     """
 
     location: dict[Pair, float]
     spread: dict[Pair, float]
-    maxima: tuple[Floats, Floats]
+    maxima: tuple[Floats, ...]
+    smallest: Floats
 
-    def p_value(self, height: float, beside: bool) -> float:
-        """Returns the probability that noise alone reaches `height`, times 2 because both kinds of pairs are tested.
+    def p_value(self, height: float, kind: int) -> float:
+        """Returns the probability that noise alone makes any kind as improbable as `height` is in this `kind`.
 
-        It is from 2 / (draws + 1) to 1.
+        It is at least 1 / (draws + 1).
         """
-        return min(1.0, 2 * p_value(self.maxima[beside], height))
+        alone = p_value(self.maxima[kind], height)
+        return float((1 + np.searchsorted(self.smallest, alone, side="right")) / (1 + len(self.smallest)))
 
-    def critical(self, significance: float, beside: bool) -> float:
+    def critical(self, significance: float, kind: int) -> float:
         """Returns the height above which `p_value` is at most `significance`; infinite if there is none."""
-        return critical(self.maxima[beside], significance / 2)
+        draws = len(self.smallest)
+        allowed = math.floor(significance * (1 + draws) + 1e-9) - 1
+        if allowed < 1:
+            return math.inf
+        # With ties, fewer curves than allowed are claimed.
+        least = float(self.smallest[allowed])
+        below = self.smallest[self.smallest < least]
+        return critical(self.maxima[kind], float(below[-1])) if len(below) else math.inf
 
     def least_rise(self, significance: float, sd: float, scale: float) -> float:
         """Returns the smallest lasting rise of the mean that some pair can claim, in units of the series.
@@ -57,11 +67,16 @@ class Null:
         """
         least = []
         for (a, b, level), location in self.location.items():
-            height = location + self.critical(significance, level == "beside") * self.spread[a, b, level]
+            height = location + self.critical(significance, kind_of((a, b, level))) * self.spread[a, b, level]
             if level == "mean":
                 least.append(height * scale)
             elif level == "beside":
                 least.append(student(height, a + b - 2 + PRIOR_SPREAD) * sd * math.sqrt(1 / a + 1 / b))
+            elif level == "jump":
+                _, _, freedom, variance = lines(a, b)
+                least.append(student(height, freedom + PRIOR_PAST) * sd * math.sqrt(variance))
+            elif level == "past":
+                least.append(student(height, b - 2 + PRIOR_PAST) * sd * math.sqrt(1 / a + 1 / (b // 2)))
         return min(least)
 
 
@@ -87,48 +102,56 @@ def _correlated(rng: np.random.Generator, draws: int, n: int, rho: float) -> Flo
     return np.ascontiguousarray(shocks[_BURN_IN:].T)
 
 
-def simulate(n: int, rho: float, draws: int) -> Null:
-    """Returns the null law for N losses with noise of the lag-1 correlation ρ, from `draws` simulated curves."""
+def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = None) -> Null:
+    """Returns the null law for N losses with noise of the lag-1 correlation ρ, from `draws` simulated curves.
+
+    With `splits`, a rise can begin only there: see `at_splits`.
+    """
     rng = np.random.default_rng([n, round(100 * rho), draws])
     parts: dict[Pair, list[Floats]] = {}
     for _ in range(draws // _CHUNK):
         curves = _correlated(rng, _CHUNK, n, rho)
-        for pair, _, rise in statistics(curves, roughness(curves, 1)):
-            parts.setdefault(pair, []).append(rise.max(axis=1))
+        for pair, first, rise in statistics(curves, roughness(curves, 1)):
+            chosen = rise[:, at_splits(first, rise.shape[1], splits)]
+            if chosen.shape[1]:
+                parts.setdefault(pair, []).append(chosen.max(axis=1))
     largest = {pair: np.concatenate(chunks) for pair, chunks in parts.items()}
     location = {pair: float(np.quantile(values, _SHARE)) for pair, values in largest.items()}
     spread = {
         pair: float((values[values > location[pair]] - location[pair]).mean()) for pair, values in largest.items()
     }
-    maxima = [
-        np.sort(
-            np.max(
-                [
-                    (values - location[pair]) / spread[pair]
-                    for pair, values in largest.items()
-                    if (pair[2] == "beside") == beside
-                ],
-                axis=0,
-            )
-        )
-        for beside in (False, True)
-    ]
-    return Null(location, spread, (maxima[0], maxima[1]))
+    standardised: list[list[Floats]] = [[] for _ in KINDS]
+    for pair, values in largest.items():
+        standardised[kind_of(pair)].append((values - location[pair]) / spread[pair])
+    maxima = [np.max(kind, axis=0) if kind else np.full(draws, -np.inf) for kind in standardised]
+    # The share of the draws that are as high is the p-value of a draw among all.
+    ascending = tuple(np.sort(each) for each in maxima)
+    shares = [(len(m) - np.searchsorted(a, m)) / (1 + len(m)) for m, a in zip(maxima, ascending, strict=True)]
+    return Null(location, spread, ascending, np.sort(np.min(shares, axis=0)))
+
+
+def at_splits(first: int, count: int, splits: tuple[int, ...] | None) -> NDArray[np.int64]:
+    """Returns which of the `count` splits from `first` on are among `splits`, as places; None: all of them."""
+    places = np.arange(count)
+    return places if splits is None else places[np.isin(places + first, splits)]
 
 
 _simulated = lru_cache(maxsize=256)(simulate)
 
 
-def null_law(n: int, correlation: float, significance: float) -> Null:
+def null_law(n: int, correlation: float, significance: float, splits: tuple[int, ...] | None = None) -> Null:
     """Returns the null law of the scan for N losses. The same arguments give the same law, simulated once a process.
 
     4,000 curves (see `draws_for`) take 0.02 s (N = 10) to 1 s (N = 200) on one core. N is rounded up to a multiple of 8
-    above 32 and to a multiple of 32 above 128, so that a live run does not need a new simulation in every round.
+    above 32 and to a multiple of 32 above 128, so that a live run does not need a new simulation in every round. With
+    `splits`, N is not rounded.
     """
+    if splits is not None:
+        return _simulated(n, round(correlation, 1), draws_for(significance), splits)
     step = 1 if n <= 32 else 8 if n <= 128 else 32
     return _simulated(-(-n // step) * step, round(correlation, 1), draws_for(significance))
 
 
 def draws_for(significance: float) -> int:
-    """Returns how many curves to simulate: 10 / significance, so that 10 lie in the tail; from 4,000 to 40,000."""
-    return int(min(MOST_DRAWS, max(4_000, np.ceil(10 / significance / _CHUNK) * _CHUNK)))
+    """Returns how many curves to simulate: 20 / significance, so that 20 lie in the tail; from 4,000 to 40,000."""
+    return int(min(MOST_DRAWS, max(4_000, np.ceil(20 / significance / _CHUNK) * _CHUNK)))

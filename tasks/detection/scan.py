@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.detection.noise import Noise, noise_of
-from tasks.detection.null import Null, null_law
-from tasks.detection.windows import statistics
+from tasks.detection.null import Null, at_splits, null_law
+from tasks.detection.windows import KINDS, NEAR, kind_of, statistics
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,16 @@ class Cells:
         height: the standardised statistic.
         split: number of losses before the window after the split, which holds the losses split … split + after - 1.
         after: A, the number of losses in the window after the split.
-        before: B, the number of losses in the window before the split.
-        beside: whether the statistic is `beside` (see `Pair`).
+        before: B, the number of losses in the window before the split that show the level: of `past` and `jump`, at
+            most NEAR.
+        kind: the place of the pair's kind in `KINDS`.
     """
 
     height: Floats
     split: NDArray[np.int64]
     after: NDArray[np.int64]
     before: NDArray[np.int64]
-    beside: NDArray[np.bool_]
+    kind: NDArray[np.int64]
 
     @property
     def end(self) -> NDArray[np.int64]:
@@ -35,13 +36,22 @@ class Cells:
         return self.split + self.after
 
 
-def all_cells(z: Floats, scale: float, law: Null) -> Cells:
-    """Returns every cell of the series z (N,) with the noise scale `scale`, standardised by `law`."""
-    parts = []
+def all_cells(z: Floats, scale: float, law: Null, chosen: tuple[int, ...] | None = None) -> Cells:
+    """Returns every cell of the series z (N,) with the noise scale `scale`, standardised by `law`.
+
+    With `chosen`, only the cells with these splits.
+    """
+    none = np.zeros(0, dtype=np.int64)
+    parts = [[np.zeros(0), none, none, none, none]]
     for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
-        height = (rise[0] - law.location[a, b, level]) / law.spread[a, b, level]
-        splits = np.arange(first, first + len(height))
-        parts.append([height, splits, *(np.full(len(height), value) for value in (a, b, level == "beside"))])
+        places = at_splits(first, rise.shape[1], chosen)
+        if not len(places):
+            continue
+        height = (rise[0, places] - law.location[a, b, level]) / law.spread[a, b, level]
+        splits = first + places
+        right_before = min(b, NEAR) if level in ("past", "jump") else b
+        kind = kind_of((a, b, level))
+        parts.append([height, splits, *(np.full(len(height), value) for value in (a, right_before, kind))])
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
@@ -55,10 +65,13 @@ class CurveScan:
     excess: Floats
 
 
-def scan_curve(z: Floats, significance: float) -> CurveScan:
-    """Returns the scan of the series z (N,). A cell whose excess is above 0 is a claim at `significance`."""
+def scan_curve(z: Floats, significance: float, splits: tuple[int, ...] | None = None) -> CurveScan:
+    """Returns the scan of the series z (N,). A cell whose excess is above 0 is a claim at `significance`.
+
+    With `splits`, a rise can begin only there.
+    """
     noise = noise_of(z)
-    law = null_law(len(z), noise.correlation, significance)
-    cells = all_cells(z, noise.scale, law)
-    critical = np.array([law.critical(significance, beside) for beside in (False, True)])
-    return CurveScan(noise, law, cells, cells.height - critical[cells.beside.astype(np.int64)])
+    law = null_law(len(z), noise.correlation, significance, splits)
+    cells = all_cells(z, noise.scale, law, splits)
+    critical = np.array([law.critical(significance, kind) for kind in range(len(KINDS))])
+    return CurveScan(noise, law, cells, cells.height - critical[cells.kind])

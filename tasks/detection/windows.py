@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from tasks.arrays import Floats
 from tasks.detection.noise import SMALLER_HALF
 
-Level = Literal["mean", "upper", "beside"]
+Level = Literal["mean", "upper", "beside", "past", "jump"]
 Pair = tuple[int, int, Level]
 """A, B, and the statistic:
 
@@ -18,11 +19,32 @@ Pair = tuple[int, int, Level]
   a row before the split, in units of the noise scale of the whole curve.
 - `beside`: the mean of the A losses after the split, minus the mean of the B losses right before it, in units of the
   spread within these two windows.
+- `past`: the mean of the A losses after the split, minus the mean of the later half of the B losses right before it, in
+  units of the spread of the B losses around a line.
+- `jump`: the start of a line through the A losses after the split, minus the end of a line through the B losses
+  before it, in units of the spread around the two lines.
 """
+
+KINDS = ("spike", "lasting", "beside", "past", "jump")
+"""The kinds of pairs: one loss after the split, several losses (both `mean` or `upper`), and the other statistics. Each
+kind has a law of its own. One loss has the heaviest tail, and in a common law it would hide the rises that last."""
+
+
+def kind_of(pair: Pair) -> int:
+    """Returns the place in `KINDS` of a pair of windows."""
+    after, _, level = pair
+    if level in KINDS:
+        return KINDS.index(level)
+    return KINDS.index("spike" if after == 1 else "lasting")
+
 
 PRIOR_SPREAD = 3
 """Weight of the whole curve's noise in the spread within two windows, in degrees of freedom. Windows of 2 and 4 losses
 can have a very small spread by chance."""
+NEAR = 4
+"""Most losses beside a split that show the level where the loss falls all the time."""
+PRIOR_PAST = 2
+"""The same for `past` and `jump`: the noise of the whole curve can be that of the rise itself."""
 
 
 def _widths(n: int, most: int) -> list[int]:
@@ -33,6 +55,8 @@ def statistics(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Float
     """Yields each pair, its first split, and its statistic (draws, splits) from there on, for curves (draws, N)."""
     yield from rises(curves, scale)
     yield from beside(curves, scale)
+    yield from past(curves, scale)
+    yield from jumps(curves, scale)
 
 
 def rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
@@ -76,6 +100,79 @@ def beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
             freedom = a + b - 2 + PRIOR_SPREAD
             variance = (np.maximum(inner, 0.0) + PRIOR_SPREAD * sd[:, None] ** 2) / freedom
             yield (a, b, "beside"), b, deviate((after - before) / np.sqrt(variance * (1 / a + 1 / b)), freedom)
+
+
+def past(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields the statistic `past` in the form of `statistics`: Student's t, as the equally improbable normal deviate.
+
+    The noise is the spread of the B losses before the split around a line that is fitted to them, so neither an erratic
+    loss after the rise nor a steady descent before it counts as noise. The noise of the whole curve counts as
+    `PRIOR_PAST` more degrees of freedom. A level that falls lowers the statistic, whatever the shape of the descent.
+    """
+    n = curves.shape[1]
+    sd = scale / (SMALLER_HALF * math.sqrt(6))
+    total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
+    for b in (4, 8, 16):
+        if b > n - 2:
+            continue
+        line = np.stack([np.ones(b), np.arange(b) - (b - 1) / 2], axis=1)
+        apart = np.eye(b) - line @ np.linalg.pinv(line)  # of b losses, what a line does not explain
+        windows = np.lib.stride_tricks.sliding_window_view(curves, b, axis=1)
+        inner = np.square(windows @ apart).sum(axis=2)  # column i: the losses i … i + b - 1
+        later, freedom = b // 2, b - 2 + PRIOR_PAST
+        variance = (inner + PRIOR_PAST * sd[:, None] ** 2) / freedom
+        for a in (1, 2, 4, 8):
+            if a > min(max(1, n // 3), n - b):
+                continue
+            split = np.arange(b, n - a + 1)
+            rise = (total[:, split + a] - total[:, split]) / a - (total[:, split] - total[:, split - later]) / later
+            t = rise / np.sqrt(variance[:, split - b] * (1 / a + 1 / later))
+            yield (a, b, "past"), b, deviate(t, freedom)
+
+
+def jumps(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields the statistic `jump` in the form of `statistics`: Student's t, as the equally improbable normal deviate.
+
+    A loss that falls from round to round falls within the windows, too, and this hides a rise from all other
+    statistics. So this one has a line on either side of the split (a mean, of 2 losses). Where a descent slows down,
+    lines jump too. So a jump counts only if the losses rise by at least half as much, from the mean of the up to NEAR
+    losses before the split to the mean of the up to NEAR losses after it. The noise of the whole curve counts as
+    `PRIOR_PAST` more degrees of freedom.
+    """
+    n = curves.shape[1]
+    sd = scale / (SMALLER_HALF * math.sqrt(6))
+    total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
+    for a in (2, 4, 8, 16):
+        for b in (4, 8, 16):
+            if max(a, b) > 2 * n // 3 or a + b > n:
+                continue
+            weights, apart, freedom, variance = lines(a, b)
+            windows = np.lib.stride_tricks.sliding_window_view(curves, a + b, axis=1)  # column i: from loss i on
+            inner = np.square(windows @ apart).sum(axis=2)
+            jump = windows @ weights
+            spread = (inner + PRIOR_PAST * sd[:, None] ** 2) / (freedom + PRIOR_PAST)
+            height = deviate(jump / np.sqrt(spread * variance), freedom + PRIOR_PAST)
+            split, near_a, near_b = np.arange(b, n - a + 1), min(a, NEAR), min(b, NEAR)
+            own = (total[:, split + near_a] - total[:, split]) / near_a
+            own -= (total[:, split] - total[:, split - near_b]) / near_b
+            yield (a, b, "jump"), b, np.where(own >= jump / 2, height, np.minimum(height, 0.0))
+
+
+@lru_cache(maxsize=64)
+def lines(a: int, b: int) -> tuple[Floats, Floats, int, float]:
+    """The lines through B losses and the A losses after them.
+
+    Returns the weights of the jump, the (symmetric) projection on what the lines do not explain, its degrees of
+    freedom, and the variance of the jump over that of the noise.
+    """
+    design = np.zeros((a + b, 4 if a > 2 else 3))
+    design[:b, 0], design[b:, 1] = 1, 1
+    design[:b, 2] = np.arange(b) - b + 0.5  # 0 in the middle between the two losses beside the split
+    if a > 2:
+        design[b:, 3] = np.arange(a) + 0.5
+    fit = np.linalg.pinv(design)
+    weights = fit[1] - fit[0]
+    return weights, np.eye(a + b) - design @ fit, a + b - design.shape[1], float(weights @ weights)
 
 
 def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:

@@ -320,7 +320,11 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "healthy": diagnosis.healthy,
         "limits": diagnosis.limits,
         "detection": _fields(diagnosis.rise, "loss", "num_losses", "kind", "alarm", "phase", "sparsity", "noise")
-        | _fields(diagnosis.rise, "correlation", "visible", "significance", "clients"),
+        | _fields(diagnosis.rise, "correlation", "visible", "significance", "clients")
+        | {
+            "chance": None if diagnosis.rise.chance is None else asdict(diagnosis.rise.chance),
+            "events": [asdict(event) for event in diagnosis.rise.events],
+        },
         "observations": [asdict(observation) for observation in diagnosis.observations],
     }
     if diagnosis.ending is not None:

@@ -8,10 +8,11 @@ from tasks.detection.noise import FEWEST
 from tasks.detection.null import MOST_DRAWS
 from tasks.diagnose.investigation import Investigation
 from tasks.diagnose.observe.client_signals import MOST_SHOWN
+from tasks.diagnose.observe.events import SHARES, Event
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
-from tasks.diagnose.observe.rise import SHARES, Rise
-from tasks.diagnose.phrases import count, every_client, measured, span
+from tasks.diagnose.observe.rise import Rise
+from tasks.diagnose.phrases import count, every_client, figure, measured, span, who
 from tasks.round_log.read import ClientLog, RoundLog
 
 if TYPE_CHECKING:  # its import takes TensorFlow's
@@ -26,7 +27,9 @@ FROM_DATA = (
 def limits_of_logs(observation: Observation, rounds: RoundLog, clients: ClientLog) -> list[str]:
     """Returns what the logs could not tell."""
     return [
+        *_of_chance(observation.rise),
         *_of_the_loss(observation.rise, rounds),
+        *(_of_event(event) for event in observation.rise.events),
         *_of_the_test(observation.rise),
         *_of_the_clients(observation, clients),
     ]
@@ -105,9 +108,10 @@ def _of_the_loss(rise: Rise, rounds: RoundLog) -> Iterator[str]:
             f"explains {rise.loss}, because it rose first."
         )
     elif rise.loss != "val_loss" and "val_loss" in tested_losses(rounds):
+        levels = f" ({_levels(rise.other)} in the same rounds)" if rise.other else ""
         yield (
-            "The loss on the hold-out data (val_loss) did not rise beyond its noise, so the global model can be as "
-            "good as before."
+            f"The loss on the hold-out data (val_loss) did not rise beyond its noise{levels}, so the global model can "
+            "be as good as before."
         )
     elif rise.loss != "val_loss":
         yield (
@@ -121,8 +125,34 @@ def _of_the_loss(rise: Rise, rounds: RoundLog) -> Iterator[str]:
         )
 
 
+def _of_chance(rise: Rise) -> Iterator[str]:
+    chance = rise.chance
+    if chance is None:
+        return
+    since = "The model never learned: it" if chance.never_learned else "The model"
+    yield (
+        f"{since} is at chance since round {chance.since}. A guess that knows only how frequent each class is has a "
+        f"val_loss of {figure(chance.loss)}, and the model is no better. Changes of its loss near that are no rise."
+    )
+
+
+def _of_event(event: Event) -> str:
+    whose = f"loss of {who(event.clients)} on their own data" if event.clients else event.loss
+    levels = "" if event.loss_before is None else f", from {figure(event.loss_before)}"
+    levels += " to NaN or infinity" if event.loss_after is None else f" to {figure(event.loss_after)}"
+    while_pruning = " while the model was pruned" if event.phase == "prune" else ""
+    return (
+        f"Another rise: {whose} rose in {span(event.round, event.until)}{while_pruning}{levels}. This report does not "
+        "explain it."
+    )
+
+
+def _levels(levels: tuple[float, float]) -> str:
+    return f"{figure(levels[0])} before, {figure(levels[1])}"
+
+
 def _of_the_test(rise: Rise) -> Iterator[str]:
-    # A loss is tested in two ways, and each loss has its share.
+    # The first of the ranks is never claimed, and each loss has its share.
     least = 2 / (MOST_DRAWS + 1) / min(SHARES)
     if rise.significance < least:
         yield (
@@ -146,7 +176,10 @@ def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[st
             "in clients.csv."
         )
     if not observation.rise.detected:
-        yield "The loss did not rise, so the clients were checked for failed updates only."
+        yield (
+            "The loss did not rise, so the clients were checked only for failed updates, and for single rounds in "
+            "which an update or a loss is far outside."
+        )
         return
     if not observation.drifts:
         yield "No client could be compared with other clients, or with its own past, in the rounds of the rise."

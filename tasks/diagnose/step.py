@@ -17,6 +17,7 @@ from tasks.diagnose.ended.limits import RUN_AGAIN, limits_of_ending, unfinished,
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
 from tasks.diagnose.limits import FROM_DATA, limits_of_logs, not_proven, not_replayed, replay_failed
+from tasks.diagnose.observe.chance import hold_out_counts
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.observe.rise import Rise
@@ -98,11 +99,12 @@ def diagnosis(
     """
     cache = cache or ComputationCache()
     significance, training = settings.diagnose.significance, clients.without(rounds.rounds[rounds.pruning])
-    observation = observe(rounds, clients, significance)
+    hold_out = hold_out_counts(workspace)
+    observation = observe(rounds, clients, significance, hold_out=hold_out)
     data_rises = [] if workspace is None else rises_with_changed_data(settings, workspace, training, cache)
     from_data = []
     if data_rises and not observation.rise.detected:
-        observation, from_data = observe(rounds, clients, significance, data_rises), [FROM_DATA]
+        observation, from_data = observe(rounds, clients, significance, data_rises, hold_out), [FROM_DATA]
     ending = find_ending(rounds, clients)
     replays, unproven = None, list[str]()
     if ending and not (ending.by_rise and observation.rise.detected):

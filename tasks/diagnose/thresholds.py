@@ -171,3 +171,24 @@ WORST = 1e4
 finite. Origin: by hand; not measured."""
 LOWEST_SHARE = -1.5
 """The share of the rise that one seed takes away counts as at least this. Origin: by hand; not measured."""
+
+# A row of clients.csv that is far outside.
+OUTLIER_NORM = 2.0
+"""An update of one round is an outlier only if it is longer than this times the median client's and the client's usual
+one. Origin: tuned; as GROWN."""
+OUTLIER_LOSS = 2.0
+"""A client's loss of one round is an outlier only if it is above this times the median client's and the client's usual
+one. Origin: tuned."""
+OUTLIER_TURN = 0.3
+"""The cosine of an update of one round is an outlier only if it is below the median client's and the client's usual one
+by more than this. Origin: by hand; as TURNED_BY."""
+
+# A model at chance: as good as a guess that knows the class frequencies only.
+CHANCE_BROKEN = 1.5
+"""A model that never learned was broken by an event if its loss was above this times the loss of chance. Origin: by
+hand; a model with small random weights starts at about 1."""
+CHANCE_LOST = 0.9
+"""A model had learned before if its loss was below this times the loss of chance. Origin: by hand; not measured."""
+CHANCE_WORSE = 1.03
+"""A rise of a model at chance counts if it goes above this times the loss of chance: then the model is worse than one
+that knows nothing. Origin: by hand; not measured."""

@@ -8,7 +8,7 @@ Columns that are needed:
 
 Columns that are used if they are present:
 
-- rounds.csv: `phase`, `sparsity`, `failure`.
+- rounds.csv: `phase`, `sparsity`, `val_accuracy`, `failure`.
 - clients.csv: `finite`, `failure`, `num_examples`, `num_steps`.
 
 All other columns are ignored. An empty cell is a value that was not measured. `nan`, `inf` and `-inf` are values that
@@ -43,6 +43,7 @@ class RoundLog:
         phases: (R,) "" if not known.
         losses: by column name.
         sparsity: None if the file has no such column.
+        accuracy: the column val_accuracy; None if the file has no such column.
         failure: why the run ended in the last round; "" if the file does not say that it did.
     """
 
@@ -50,6 +51,7 @@ class RoundLog:
     phases: tuple[str, ...]
     losses: dict[str, Measurements]
     sparsity: Measurements | None
+    accuracy: Measurements | None = None
     failure: str = ""
 
     @property
@@ -122,7 +124,7 @@ def read_rounds(path: Path) -> RoundLog:
         read_blocks(path),
         ["round"],
         [[name] for name in LOSS_COLUMNS],
-        (*LOSS_COLUMNS, "sparsity"),
+        (*LOSS_COLUMNS, "sparsity", "val_accuracy"),
         {"phase": str, "failure": str},
     )
     order = np.argsort(columns.rounds, kind="stable")
@@ -132,9 +134,9 @@ def read_rounds(path: Path) -> RoundLog:
         raise DataError(f"{path}: round {twice[0]} has two rows; one row is allowed")
     phases = columns.texts.get("phase") or [""] * len(rounds)
     ordered = {name: column.at(order) for name, column in columns.numbers.items()}
-    sparsity = ordered.pop("sparsity", None)
+    sparsity, accuracy = ordered.pop("sparsity", None), ordered.pop("val_accuracy", None)
     failure = columns.texts["failure"][order[-1]] if "failure" in columns.texts else ""
-    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity, failure)
+    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity, accuracy, failure)
 
 
 def read_clients(path: Path) -> ClientLog:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
+from tasks.diagnose.observe.outliers import Outlier
 from tasks.diagnose.phrases import figure
 from tasks.errors import listed
 
@@ -29,13 +30,15 @@ class ClientSignal:
 
     Attributes:
         client: id.
-        signal: name of the signal, as in `drift`; `finite` for failures.
-        value: mean over the client's rounds in the rise, in the signal's own unit; of failures, their number.
+        signal: name of the signal, as in `drift`; `failures` for failed updates.
+        value: mean over the client's rounds in the rise, in the signal's own unit; of failures, their number; of
+            outliers, the value that is farthest outside.
         expected: mean over the same rounds of the median client's value; None where there is none to compare with.
-        before: median of the client's own rounds before the rise; None if it took part in none.
-        score: how unusual it is, as in `drift`; None for failures.
+        before: median of the client's own rounds before the rise (of outliers: before the round); None if it took part
+            in none.
+        score: how unusual it is, as in `drift`; None for failures and outliers.
         unusual: whether that is beyond the usual spread.
-        rounds: the rounds that were compared, first and last; of failures, all.
+        rounds: the rounds that were compared, first and last; of failures and outliers, all.
         says: one sentence.
     """
 
@@ -53,10 +56,15 @@ class ClientSignal:
 def client_signals(observation: Observation) -> tuple[ClientSignal, ...]:
     """Returns the failures, then all unusual signals; if none is unusual, one signal of the three that drifted most.
 
+    A signal is unusual if (1) it drifted in the rounds of the rise, or (2) it is far outside in some round of the run.
     Of more than MOST_SHOWN clients with failures, those with the most are shown; of more than MOST_SHOWN unusual
     clients, those that drifted most.
     """
-    return (*_failures(observation), *_drifts(observation))
+    drifts = tuple(_drifts(observation))
+    shown = {(each.client, each.signal) for each in drifts if each.unusual}
+    outside = [each for each in _outliers(observation) if (each.client, each.signal) not in shown]
+    named = {each.client for each in outside}
+    return (*_failures(observation), *(each for each in drifts if each.unusual or each.client not in named), *outside)
 
 
 def _failures(observation: Observation) -> Iterator[ClientSignal]:
@@ -64,9 +72,31 @@ def _failures(observation: Observation) -> Iterator[ClientSignal]:
     most = sorted(failures, key=lambda client: (-len(failures[client]), client))[:MOST_SHOWN]
     for client in sorted(most):
         rounds = failures[client]
-        when = ("round " if len(rounds) == 1 else "rounds ") + listed([str(number) for number in rounds], _ROUNDS)
-        says = f"Client {client} failed in {when}: the server left its update out of the average."
-        yield ClientSignal(client, "finite", len(rounds), 0, None, None, True, rounds, says)
+        says = f"Client {client} failed in {_listed(rounds)}: the server left its update out of the average."
+        yield ClientSignal(client, "failures", len(rounds), 0, None, None, True, rounds, says)
+
+
+def _outliers(observation: Observation) -> Iterator[ClientSignal]:
+    rows: dict[tuple[str, str], list[Outlier]] = {}
+    for outlier in observation.outliers:
+        rows.setdefault((outlier.client, outlier.signal), []).append(outlier)
+    chosen = set(observation.unusual[:MOST_SHOWN])
+    for (client, signal), outside in sorted(rows.items()):
+        if client not in chosen:
+            continue
+        most = min(outside, key=lambda each: (each.p_value, each.round))
+        rounds = tuple(each.round for each in outside)
+        usual = "" if most.usual is None else f"; usual of this client: {figure(most.usual)}"
+        others = f", also in {_listed(tuple(number for number in rounds if number != most.round))}"
+        says = (
+            f"In round {most.round}, client {client} {_SAYS[signal].format(figure(most.value))}; the median client: "
+            f"{figure(most.expected)}{usual}. This is far outside{others if len(rounds) > 1 else ''}."
+        )
+        yield ClientSignal(client, signal, most.value, most.expected, most.usual, None, True, rounds, says)
+
+
+def _listed(rounds: tuple[int, ...]) -> str:
+    return ("round " if len(rounds) == 1 else "rounds ") + listed([str(number) for number in rounds], _ROUNDS)
 
 
 def _drifts(observation: Observation) -> Iterator[ClientSignal]:
@@ -74,7 +104,8 @@ def _drifts(observation: Observation) -> Iterator[ClientSignal]:
     by_client: dict[str, list[Drift]] = {}
     for drift in observation.drifts:
         by_client.setdefault(drift.client, []).append(drift)
-    for client in observation.unusual[:MOST_SHOWN] or most_drifted:
+    unusual = [client for client in observation.unusual if any(drift.unusual for drift in by_client.get(client, []))]
+    for client in unusual[:MOST_SHOWN] or most_drifted:
         for drift in [drift for drift in by_client[client] if drift.unusual] or by_client[client][:1]:
             yield ClientSignal(**vars(drift), rounds=observation.window or (), says=_says(drift))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tasks.arrays import Bools, Floats
 from tasks.detection import Increase, find_increase
+from tasks.detection.increase import is_higher
 from tasks.detection.noise import FEWEST
 from tasks.diagnose.observe.own_losses import common
 from tasks.round_log.columns import LOSS_COLUMNS
@@ -42,18 +43,17 @@ class LossTest:
 def tested_losses(log: RoundLog) -> list[str]:
     """Returns the columns that are tested, the one that decides first: val_loss, then train_loss.
 
-    A column with fewer than 8 values is tested only if the other has fewer than 8, too; then the longer one is.
+    A column with fewer than 6 values is tested only if the other has fewer than 6, too; then the longer one is.
     """
     present = [name for name in LOSS_COLUMNS if name in log.losses]
     long_enough = [name for name in present if log.losses[name].given.sum() >= FEWEST]
     return long_enough or [max(present, key=lambda name: int(log.losses[name].given.sum()))]
 
 
-def not_finite_tests(log: RoundLog, significance: float) -> list[LossTest]:
-    """Returns the test of each column that holds a value that is not finite, over all rounds."""
-    every = np.ones(len(log.rounds), dtype=np.bool_)
-    broken = [name for name, column in log.losses.items() if column.not_finite.any()]
-    return [LossTest(name, _test_column(log, name, every, significance), 1.0) for name in broken]
+def not_finite_tests(log: RoundLog, rows: Bools, significance: float) -> list[LossTest]:
+    """Returns the test of each column that holds a value that is not finite in `rows` (R,)."""
+    broken = [name for name, column in log.losses.items() if (column.not_finite & rows).any()]
+    return [LossTest(name, _test_column(log, name, rows, significance), 1.0) for name in broken]
 
 
 def column_tests(
@@ -70,6 +70,20 @@ def column_tests(
         both = _tests(log, clients, names, rows, significance, [sum(shares)] * 2)
         return both if _at_once(*(test.increase for test in both)) else tests
     return tests
+
+
+def guided_tests(
+    log: RoundLog, clients: ClientLog, rows: Bools, significance: float, onsets: Sequence[int]
+) -> list[LossTest]:
+    """Returns the test of each column for a rise that begins in one of the rounds `onsets`; empty without any.
+
+    The columns share the significance evenly. An update of round r shows in the val_loss of round r and in the
+    train_loss of round r + 1, changed data in the train_loss of round r.
+    """
+    names = tested_losses(log) if len(onsets) else []
+    begin = {"val_loss": onsets, "train_loss": sorted({later for onset in onsets for later in (onset, onset + 1)})}
+    share = 1 / max(1, len(names))
+    return [LossTest(name, _test(log, clients, name, rows, significance * share, begin[name]), share) for name in names]
 
 
 def explained_test(log: RoundLog, tests: list[LossTest]) -> LossTest:
@@ -120,27 +134,40 @@ def _last_before(log: RoundLog, name: str, round_num: int) -> int:
     return int(earlier[-1]) if len(earlier) else round_num - 1
 
 
-def _test(log: RoundLog, clients: ClientLog, name: str, rows: Bools, significance: float) -> Increase:
+def _test(
+    log: RoundLog,
+    clients: ClientLog,
+    name: str,
+    rows: Bools,
+    significance: float,
+    onsets: Sequence[int] | None = None,
+) -> Increase:
     """The test of a column over `rows`.
 
     If the clients' losses are known, the mean client's loss stands for train_loss: the noise of train_loss comes from
     who took part (`common`).
     """
     if name != "train_loss":
-        return _test_column(log, name, rows, significance)
+        return _test_column(log, name, rows, significance, onsets)
     usable = usable_rows(clients) & np.isin(clients.rounds, log.rounds[rows & log.losses[name].given])
     if not usable.any():
-        return _test_column(log, name, rows, significance)
+        return _test_column(log, name, rows, significance, onsets)
     rounds, level = common(clients.codes[usable], clients.rounds[usable], client_losses(clients)[usable])
-    increase = find_increase(rounds, level, significance)
+    increase = find_increase(rounds, level, significance, onsets)
     return _in_units_of(log, name, rows, increase) if increase.detected else increase
 
 
 def _in_units_of(log: RoundLog, name: str, rows: Bools, increase: Increase) -> Increase:
-    """The increase of the mean client's loss with the levels of the column, which has another unit."""
+    """The increase of the mean client's loss with the levels of the column, which has another unit.
+
+    It is no increase if the column is not higher in these rounds: then other clients took part, and the report could
+    show no rise.
+    """
     values, finite = log.losses[name].values, np.isfinite(log.losses[name].values) & rows
     before = values[finite & (log.rounds < (increase.round or 0))][-RECENT:]
     during = values[finite & (log.rounds >= (increase.round or 0)) & (log.rounds <= (increase.until or 0))]
+    if len(before) and len(during) and increase.kind == "level" and not is_higher(during, before, increase.noise or 0):
+        return replace(increase, detected=False, round=None, until=None, alarm=None, kind="none")
     return replace(
         increase,
         loss_before=float(before.mean()) if len(before) else None,
@@ -148,7 +175,9 @@ def _in_units_of(log: RoundLog, name: str, rows: Bools, increase: Increase) -> I
     )
 
 
-def _test_column(log: RoundLog, name: str, rows: Bools, significance: float) -> Increase:
+def _test_column(
+    log: RoundLog, name: str, rows: Bools, significance: float, onsets: Sequence[int] | None = None
+) -> Increase:
     column = log.losses[name]
     measured = rows & column.given
-    return find_increase(log.rounds[measured], column.values[measured], significance)
+    return find_increase(log.rounds[measured], column.values[measured], significance, onsets)

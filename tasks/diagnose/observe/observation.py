@@ -6,7 +6,10 @@ from functools import cached_property
 
 import numpy as np
 
+from tasks.arrays import Ints
+from tasks.diagnose.observe.chance import Chance, find_chance
 from tasks.diagnose.observe.drift import Drift, drift, ranking
+from tasks.diagnose.observe.outliers import Outlier, outliers
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.observe.rise import Rise, find_rise
 from tasks.round_log.read import ClientLog, RoundLog
@@ -33,6 +36,7 @@ class Observation:
         clients: ids of all clients of the run, sorted.
         train_trend: ln of the mean training loss of the rise's second half over that of its first; NaN if not known.
         val_trend: the same of the hold-out loss.
+        outliers: rows of clients.csv in the rounds of training that are far outside, by round.
     """
 
     rise: Rise
@@ -42,12 +46,19 @@ class Observation:
     clients: tuple[str, ...]
     train_trend: float
     val_trend: float
+    outliers: tuple[Outlier, ...] = ()
+
+    @property
+    def chance(self) -> Chance | None:
+        """Since when the model is at chance; None if it is not, or if that is not known."""
+        return self.rise.chance
 
     @cached_property
     def unusual(self) -> tuple[str, ...]:
-        """Clients with an unusual signal, most drifted first."""
+        """Clients with an unusual signal, most drifted first, then the other ones with an outlier."""
         unusual = {drift.client for drift in self.drifts if drift.unusual}
-        return tuple(client for client in ranking(list(self.drifts)) if client in unusual)
+        drifted = [client for client in ranking(list(self.drifts)) if client in unusual]
+        return tuple(dict.fromkeys([*drifted, *(outlier.client for outlier in self.outliers)]))
 
     @property
     def healthy(self) -> tuple[str, ...]:
@@ -57,7 +68,11 @@ class Observation:
 
 
 def observe(
-    rounds: RoundLog, clients: ClientLog, significance: float, more_rises: Sequence[ClientRise] = ()
+    rounds: RoundLog,
+    clients: ClientLog,
+    significance: float,
+    more_rises: Sequence[ClientRise] = (),
+    hold_out: Ints | None = None,
 ) -> Observation:
     """Returns what the two logs show.
 
@@ -66,8 +81,11 @@ def observe(
         clients: clients.csv.
         significance: the probability of a rise claimed where there is none.
         more_rises: rises of single clients that are known from elsewhere; they count where no test finds a rise.
+        hold_out: (C,) hold-out examples of each class, from which the loss of chance is known; None if not known.
     """
-    rise = find_rise(rounds, clients, significance, more_rises)
+    chance = find_chance(rounds, hold_out)
+    outside = outliers(clients.without(rounds.rounds[rounds.pruning]), significance)
+    rise = find_rise(rounds, clients, significance, more_rises, chance, outside)
     window = _window(rounds, rise)
     drifts = drift(clients, *window, significance) if window else []
     place = {client: number for number, client in enumerate(ranking(drifts))}
@@ -79,6 +97,7 @@ def observe(
         clients.ids,
         _trend(rounds, "train_loss", rise),
         _trend(rounds, "val_loss", rise),
+        outside,
     )
 
 

@@ -1,4 +1,4 @@
-"""Did the loss rise: of all clients together, or of a few whose rise the mean of all hides?"""
+"""Did the loss rise, in which rounds, and which of several rises does most harm?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,21 +8,17 @@ import numpy as np
 
 from tasks.arrays import Bools
 from tasks.detection import Increase
-from tasks.diagnose.observe.loss_tests import (
-    RECENT,
-    LossTest,
-    client_losses,
-    column_tests,
-    explained_test,
-    not_finite_tests,
-    tested_losses,
-    usable_rows,
-)
-from tasks.diagnose.observe.own_losses import ClientRise, client_rises
+from tasks.diagnose.observe.chance import Chance, breaking_event
+from tasks.diagnose.observe.events import Event, Found, rises_in
+from tasks.diagnose.observe.loss_tests import RECENT, tested_losses
+from tasks.diagnose.observe.outliers import Outlier
+from tasks.diagnose.observe.own_losses import ClientRise
+from tasks.diagnose.observe.own_rises import increase_of
+from tasks.diagnose.thresholds import CHANCE_WORSE
 from tasks.round_log.read import ClientLog, RoundLog
 
-SHARES = (0.3, 0.2, 0.5)
-"""Shares of the significance: of the first loss, of the second loss, of the clients' own losses."""
+_TRAINING = 0.9
+"""Share of the significance of the rounds of training, if the run pruned; the rest is for the rounds of pruning."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,9 @@ class Rise:
         sparsity: sparsity of the model before and at the end of the rise; None unless it rose with the loss.
         clients: those whose own loss rose, or who failed, where the mean of all clients hides it; else none.
         val_loss_round: round from which `val_loss` rose too, where `loss` is `train_loss`; else None.
+        other: the loss of the other column, mean before the rise and in it; None where it was not measured.
+        chance: since when the model is at chance; None if it is not, or if that is not known.
+        events: other rises, of the training and of the pruning, in the order of their rounds.
     """
 
     detected: bool
@@ -70,6 +69,9 @@ class Rise:
     sparsity: tuple[float, float] | None
     clients: tuple[str, ...]
     val_loss_round: int | None
+    other: tuple[float, float] | None = None
+    chance: Chance | None = None
+    events: tuple[Event, ...] = ()
 
     @property
     def rounds(self) -> range:
@@ -77,145 +79,129 @@ class Rise:
         return range(0) if self.round is None or self.until is None else range(self.round, self.until + 1)
 
 
-def find_rise(log: RoundLog, clients: ClientLog, significance: float, more_rises: Sequence[ClientRise] = ()) -> Rise:
+def find_rise(
+    log: RoundLog,
+    clients: ClientLog,
+    significance: float,
+    more_rises: Sequence[ClientRise] = (),
+    chance: Chance | None = None,
+    outliers: Sequence[Outlier] = (),
+) -> Rise:
     """Returns the rise that is to be explained, or that there is none.
 
     Half of the significance goes to the clients, whose short series need it most. The other half goes to the columns
     of rounds.csv, three fifths of it to the first, so that any claim has the significance as a whole. If the run
-    pruned, the rounds of training are tested before the whole run, each at half of the significance, so that pruning
-    hides no rise before it. A value that is not finite counts in whichever column it came first.
+    pruned, the rounds of training have 0.9 of it. A rise in a round of pruning is an event only: it replaces no answer
+    for the training. Of several rises of the training, the one that did most harm is explained (`rises_in`); but the
+    event that broke a model that is at chance comes first. What stays near chance is no rise.
 
     Args:
         log: rounds.csv.
         clients: clients.csv.
         significance: the probability of a claim where nothing rose.
         more_rises: rises of single clients that are known from elsewhere; they count where no test finds a rise.
+        chance: since when the model is at chance; None if it is not.
+        outliers: rows of clients.csv that are far outside: a rise is looked for from their rounds on.
     """
-    outcome = _tested(log, clients, significance)
-    if more_rises and not outcome.increase.detected:
-        outcome = _of_clients(outcome.loss, log, clients, more_rises, 1.0)
-    increase, loss = outcome.increase, outcome.loss
+    training, pruning = _stages(log)
+    share = _TRAINING if pruning.any() else 1.0
+    found = _in_training(log, clients, training, significance * share, chance, outliers)
+    if more_rises and not found[0].increase.detected:
+        column = "train_loss" if "train_loss" in log.losses else found[0].loss
+        found = [Found(column, increase_of(more_rises, clients, 1.0), tuple(rise.client for rise in more_rises))]
+        share = 1.0
+    explained, *others = found
+    if pruning.any():
+        others += [
+            each
+            for each in rises_in(log, clients, training | pruning, significance * (1 - share), of_clients=False)
+            if each.increase.round in log.rounds[pruning]
+        ]
+    increase, loss = explained.increase, explained.loss
+    if increase.kind != "not_finite":
+        increase = replace(increase, confidence=max(0.0, 1 - (1 - increase.confidence) / share))
     return Rise(
         **vars(increase),
         significance=significance,
         loss=loss,
         num_losses=int(log.losses[loss].given.sum()),
-        phase=_phase(log, increase),
+        phase=_phase(log, increase.round),
         sparsity=_rising_sparsity(log, increase),
-        clients=outcome.clients,
-        val_loss_round=outcome.val_loss_round,
+        clients=explained.clients,
+        val_loss_round=explained.other.increase.round if explained.other and loss != "val_loss" else None,
+        other=_other_loss(log, increase, loss),
+        chance=chance,
+        events=_events(log, explained, others),
     )
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """The loss that rose, if one did, with the fields of `Rise` that follow from which loss it is."""
-
-    loss: str
-    increase: Increase
-    clients: tuple[str, ...] = ()
-    val_loss_round: int | None = None
+def _stages(log: RoundLog) -> tuple[Bools, Bools]:
+    """The rows of training and of pruning; a log that has only rounds of pruning is tested as training is."""
+    pruning = log.pruning
+    return (pruning, ~pruning) if pruning.all() else (~pruning, pruning)
 
 
-def _tested(log: RoundLog, clients: ClientLog, significance: float) -> _Outcome:
-    names = tested_losses(log)
-    *of_columns, of_clients = SHARES if len(names) > 1 else (0.5, 0.5)
-    not_finite, stages = not_finite_tests(log, significance), _stages(log)
-    for number, rows in enumerate(stages):
-        tests = column_tests(log, clients, rows, significance, [share / len(stages) for share in of_columns])
-        explained = _first_broken(explained_test(log, tests), not_finite)
-        if explained.increase.detected:
-            return _Outcome(explained.loss, explained.whole, val_loss_round=_val_loss_round(tests, explained.loss))
-        if number == 0 and (hidden := _hidden(explained.loss, log, clients, significance, of_clients)) is not None:
-            return hidden
-    return _Outcome(explained.loss, explained.whole)
+def _in_training(
+    log: RoundLog,
+    clients: ClientLog,
+    training: Bools,
+    significance: float,
+    chance: Chance | None,
+    outliers: Sequence[Outlier],
+) -> list[Found]:
+    if chance is None:
+        return rises_in(log, clients, training, significance, outliers)
+    broken = breaking_event(log, chance)
+    if broken is not None:
+        earlier = training & (log.rounds < (broken.round or 0))
+        found = rises_in(log, clients, earlier, significance, outliers, of_clients=False) if earlier.any() else []
+        return [Found("val_loss", broken), *(each for each in found if each.increase.detected)]
+    found = rises_in(log, clients, training, significance, outliers)
+    found = [each for each in found if each.increase.detected and not _at_chance(each.increase, chance)]
+    return found or [Found(tested_losses(log)[0], Increase(detected=False))]
 
 
-def _stages(log: RoundLog) -> list[Bools]:
-    """The rows to test first, and the rows to test if nothing rose in them: training, then the whole run."""
-    training, every = ~log.pruning, np.ones(len(log.rounds), dtype=np.bool_)
-    return [every] if training.all() or not training.any() else [training, every]
+def _at_chance(increase: Increase, chance: Chance) -> bool:
+    """Whether a rise begins and ends at chance."""
+    later, after = (increase.round or 0) >= chance.since, increase.loss_after
+    return increase.kind == "level" and later and after is not None and after < CHANCE_WORSE * chance.loss
 
 
-def _first_broken(explained: LossTest, not_finite: Sequence[LossTest]) -> LossTest:
-    """The test of the loss that was first not finite, if that came before the rise of `explained`."""
-    for test in not_finite:
-        began, broke = explained.increase.round, test.increase.round
-        if began is None or (broke is not None and broke < began):
-            explained = test
-    return explained
+def _events(log: RoundLog, explained: Found, others: Sequence[Found]) -> tuple[Event, ...]:
+    rises = [(each.loss, each.increase, each.clients) for each in others]
+    rises += [(each.other.loss, each.other.increase, ()) for each in (explained, *others) if each.other]
+    events = [
+        Event(
+            increase.round or 0,
+            increase.until or 0,
+            increase.loss_before,
+            increase.loss_after,
+            loss,
+            clients,
+            _phase(log, increase.round),
+        )
+        for loss, increase, clients in rises
+    ]
+    return tuple(sorted(events, key=lambda event: (event.round, event.loss)))
 
 
-def _val_loss_round(tests: Sequence[LossTest], explained: str) -> int | None:
-    return next((test.increase.round for test in tests if test.loss == "val_loss" != explained), None)
+def _other_loss(log: RoundLog, increase: Increase, loss: str) -> tuple[float, float] | None:
+    """The mean of the other column in the up to 4 rounds before the rise, and in the rise."""
+    other = next((name for name in log.losses if name != loss), None)
+    if other is None or increase.round is None or increase.until is None:
+        return None
+    values = log.losses[other].values
+    finite = np.isfinite(values)
+    before = values[finite & (log.rounds < increase.round)][-RECENT:]
+    during = values[finite & (log.rounds >= increase.round) & (log.rounds <= increase.until)]
+    return (float(before.mean()), float(during.mean())) if len(before) and len(during) else None
 
 
-def _hidden(loss: str, log: RoundLog, clients: ClientLog, significance: float, share: float) -> _Outcome | None:
-    """A rise of a few clients, or failures that the loss of all hides; None if there is neither."""
-    rises = _rises_in_training(log, clients, significance * share)
-    if rises:
-        return _of_clients(loss, log, clients, rises, share)
-    if clients.not_finite.any():
-        failed = {clients.clients[row] for row in np.flatnonzero(clients.not_finite)}
-        return _Outcome(loss, _failures(loss, log, clients), tuple(sorted(failed)))
-    return None
-
-
-def _rises_in_training(log: RoundLog, clients: ClientLog, significance: float) -> list[ClientRise]:
-    usable = usable_rows(clients) & ~np.isin(clients.rounds, log.rounds[log.pruning])
-    if not usable.any():
-        return []
-    losses = client_losses(clients)[usable]
-    return client_rises(clients.ids, clients.codes[usable], clients.rounds[usable], losses, significance)
-
-
-def _of_clients(loss: str, log: RoundLog, clients: ClientLog, rises: Sequence[ClientRise], share: float) -> _Outcome:
-    """The rise of some clients, from the first of their first rounds to the last of their last."""
-    increase = Increase(
-        detected=True,
-        round=min(rise.round for rise in rises),
-        until=max(rise.until for rise in rises),
-        confidence=max(0.0, 1 - (1 - max(rise.confidence for rise in rises)) / share),
-        alarm=min(rise.alarm for rise in rises),
-        kind="level",
-    )
-    names = tuple(rise.client for rise in rises)
-    column = "train_loss" if "train_loss" in log.losses else loss
-    return _Outcome(column, _with_own_levels(increase, clients, names), names)
-
-
-def _with_own_levels(increase: Increase, log: ClientLog, clients: Sequence[str]) -> Increase:
-    """The increase with the mean loss of the clients in the rounds before it, up to 4 of each, and in it."""
-    before, during = [], []
-    for client in clients:
-        mine = log.rows(client)
-        mine = mine[np.isfinite(log.signals["loss_before"][mine])]
-        rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
-        before += losses[rounds < (increase.round or 0)][-RECENT:].tolist()
-        during += losses[(rounds >= (increase.round or 0)) & (rounds <= (increase.until or 0))].tolist()
-    return replace(increase, loss_before=float(np.mean(before)), loss_after=float(np.mean(during)))
-
-
-def _failures(loss: str, log: RoundLog, clients: ClientLog) -> Increase:
-    """A rise over the rounds in which some client's update was not finite, though the loss of all stayed finite."""
-    rounds, losses = clients.rounds[clients.not_finite], log.losses[loss].values
-    before = losses[np.isfinite(losses) & (log.rounds < rounds.min())]
-    return Increase(
-        detected=True,
-        round=int(rounds.min()),
-        until=int(rounds.max()),
-        loss_before=float(before[-1]) if len(before) else None,
-        confidence=1.0,
-        alarm=int(rounds.min()),
-        kind="not_finite",
-    )
-
-
-def _phase(log: RoundLog, increase: Increase) -> str:
-    """The phase of the first round of the rise."""
-    if increase.round is None:
+def _phase(log: RoundLog, round_num: int | None) -> str:
+    """The phase of a round; "" if it is not known."""
+    if round_num is None:
         return ""
-    return log.phases[int(np.searchsorted(log.rounds, increase.round))] if increase.round in log.rounds else ""
+    return log.phases[int(np.searchsorted(log.rounds, round_num))] if round_num in log.rounds else ""
 
 
 def _rising_sparsity(log: RoundLog, increase: Increase) -> tuple[float, float] | None:

@@ -1,7 +1,8 @@
 """The signals and losses of a diagnosis in plain words; the causes' words stand with the causes."""
 
 SIGNALS = {
-    "finite": "failed updates",
+    "finite": "first round with an update that is not finite",
+    "failures": "number of failed updates",
     "update_norm": "length of its update",
     "update_cosine": "agreement with the mean update (cosine)",
     "update_cosine_robust": "agreement with the other updates (cosine)",

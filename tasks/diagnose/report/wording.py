@@ -18,6 +18,7 @@ from tasks.diagnose.diagnosis import (
     TriedRemedy,
 )
 from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, joined, percent, span, who
@@ -28,6 +29,8 @@ from tasks.errors import listed
 
 _HEALTHY = 100
 """Most ids of clients with nothing unusual that a report lists."""
+_ROUNDS = 5
+"""Most rounds that the answer lists."""
 _PHASES = {"prune": "while pruning"}
 
 
@@ -131,7 +134,7 @@ def _ended(diagnosis: Diagnosis, ending: Ending) -> str:
 def _risen(diagnosis: Diagnosis) -> str:
     rise = diagnosis.rise
     if not rise.detected:
-        return _no_rise(rise)
+        return f"{_no_rise(rise)}{_outside(diagnosis.observations)}"
     if not diagnosis.causes:
         return f"{_rose(rise)}; {_unproven(diagnosis)}"
     first, *others = diagnosis.causes
@@ -284,10 +287,25 @@ def spent(budget: Budget) -> str:
 
 
 def _no_rise(rise: Rise) -> str:
-    tested = f" (confidence in a rise: {_sure(rise)})" if rise.confidence else ""
+    needed = f"; {100 * (1 - rise.significance):.4g} % is needed"
+    tested = f" (confidence in a rise: {_sure(rise)}{needed})" if rise.confidence else ""
+    if rise.chance is not None:
+        text = f"The model {_at_chance(rise.chance)}; its loss ({rise.loss}) did not rise"
+    else:
+        text = (
+            f"The loss of the global model ({rise.loss}) did not rise beyond its noise in "
+            f"{count(rise.num_losses, 'measured round')}{tested}"
+        )
+    pruned = [event for event in rise.events if event.phase == "prune"]
+    if pruned:
+        text += f"; while the model was pruned, {pruned[0].loss} rose in round {pruned[0].round}"
+    return text
+
+
+def _at_chance(chance: Chance) -> str:
+    learned = "never learned: it is" if chance.never_learned else "is"
     return (
-        f"The loss of the global model ({rise.loss}) did not rise beyond its noise in "
-        f"{count(rise.num_losses, 'measured round')}{tested}"
+        f"{learned} at chance since round {chance.since} (no better than the class frequencies, {figure(chance.loss)})"
     )
 
 
@@ -300,7 +318,8 @@ def _rose(rise: Rise) -> str:
                 f"The updates of {who(rise.clients)} were not finite{when}"
                 f"{f' and up to round {rise.until}' if rise.until != rise.round else ''}"
             )
-        return f"The loss of the global model ({rise.loss}) rose{when} and was not finite in round {rise.until}"
+        lost = f"; the model {_at_chance(rise.chance)}" if rise.chance else ""
+        return f"The loss of the global model ({rise.loss}) rose{when} and was not finite in round {rise.until}{lost}"
     if rise.loss_before is None or rise.loss_after is None:
         return f"The loss of the global model ({rise.loss}) rose{when}"
     own = "its" if len(rise.clients) == 1 else "their"
@@ -310,7 +329,18 @@ def _rose(rise: Rise) -> str:
         f"{loss if rise.clients else f'The loss of the global model ({loss})'} rose{when} "
         f"from {figure(rise.loss_before)} to {figure(rise.loss_after)}"
         f"{' (the mean loss of all clients did not clearly rise)' if rise.clients else ''}"
+        f"{f' (the model {_at_chance(rise.chance)})' if rise.chance else ''}"
     )
+
+
+def _outside(observations: Sequence[ClientSignal]) -> str:
+    """The clients with an unusual row, where nothing rose."""
+    outside = [each for each in observations if each.unusual and each.signal != "failures"]
+    if not outside:
+        return ""
+    rounds = sorted({number for each in outside for number in each.rounds})
+    when = ("round " if len(rounds) == 1 else "rounds ") + listed([str(number) for number in rounds], _ROUNDS)
+    return f", but the updates or losses of {who(sorted({each.client for each in outside}))} are far outside in {when}"
 
 
 def _unproven(diagnosis: Diagnosis) -> str:
