@@ -38,7 +38,14 @@ def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, An
     live = {"round": None, "onset": None, "alarm": None}
     more = {"num_clients": 10, "detected": bool(causes), "onset": 16, "live": live, "seconds": 1.0, "seed": 0}
     run = {"kind": "rise" if planted else "none", "rounds": 30, "spiked": None, "left_out": False, "base": "digits"}
-    said = {"error": "", "remedies": len(causes), "training_seconds": 2.0, "case_seconds": 3.0, "clients": []}
+    said = {
+        "error": "",
+        "remedies": len(causes),
+        "training_seconds": 2.0,
+        "case_seconds": 3.0,
+        "clients": [],
+        "own_rise": 0.0,
+    }
     return {**fixed, **more, **run, **said, "planted": planted, "harmful": planted, "causes": causes, **given}
 
 
@@ -105,6 +112,14 @@ def test_ended_runs_and_faults_of_one_round_are_no_rises() -> None:
     assert found["the same, if a loss shows it"] == (1, 1)
     assert found["a wrong cause claimed, where something is planted"] == (2, 8)
     assert found["the same, where no cause of the vocabulary fits"] == (1, 2)
+
+
+def test_healthy_runs_whose_own_loss_rises_are_also_counted_apart() -> None:
+    claim = ["overfitting"]
+    results = [_result([], claim, own_rise=0.2), _result([], [], own_rise=0.0), _result([], claim, own_rise=0.05)]
+    found = score.rates(results)
+    assert found["a claim although nothing was planted"] == (2, 3)
+    assert found["the same, if val_loss itself did not rise"] == (1, 2)
 
 
 def test_remedies_contradictions_and_failures_are_counted() -> None:
@@ -235,7 +250,15 @@ def test_no_two_cases_are_one_run() -> None:
     for case in cases.cases([0]):
         plant = case.what
         operations = [str(plant.operation), str(plant.at_first), str(plant.of_hold_out), plant.grows, plant.kind]
-        run = [case.base, case.healthy(), case.planted(sizes), case.clients(sizes), case.begins, *operations]
+        run = [
+            case.base,
+            case.healthy(),
+            case.planted(sizes),
+            case.clients(sizes),
+            case.begins,
+            plant.spike,
+            *operations,
+        ]
         assert runs.setdefault(json.dumps(run, sort_keys=True), case.name) == case.name
 
 

@@ -56,7 +56,8 @@ def data_of(base: str, folder: Path, chest: Path | None) -> dict[str, Any]:
     path = (folder / f"{base}.npz").resolve()
     if not path.is_file():
         x, y = _chest(base, chest) if base in OF_CHEST else _READ[base]()
-        np.savez(path, x_train=x, y_train=y)
+        # Pixels from 0 to 1, not bytes: changed examples are float32, and clients and hold-out data need one type.
+        np.savez(path, x_train=np.float32(x) / 255 if x.dtype == np.uint8 else x, y_train=y)
     return {"data.path": str(path)}
 
 

@@ -145,6 +145,7 @@ def _of_rise(case: Case, planted: Planted, rounds: RoundLog, clients: ClientLog)
         "gaps": gaps,
         "above": above,
         "rose": bool(causes) and (broken or real or own >= OWN),
+        "own_rise": highest_over_lowest([line.row["val_loss"] for line in planted.lines]),
         "num_clients": len(set(clients.clients)),
         "live": _live(rounds, clients, planted.settings, planted.onset or begins) if causes else _NEVER,
     }
@@ -242,6 +243,16 @@ def _above(losses: Sequence[float], begins: int) -> float:
     after = [_finite(loss) for loss in losses[begins - 1 : begins + 7] if not _missing(loss)]
     before = [_finite(loss) for loss in losses[: begins - 1] if not _missing(loss)][-3:]
     return float(np.log(np.mean(after) / np.mean(before))) if after and before else -math.inf
+
+
+def highest_over_lowest(losses: Sequence[float | None]) -> float:
+    """Returns ln of the largest ratio of a mean of 3 losses to a mean of 3 earlier ones; 0 if the loss only falls.
+
+    Hard healthy runs, such as momentum on few examples, can rise with nothing planted.
+    """
+    known = [_finite(loss) for loss in losses if loss is not None]
+    means = np.log(np.maximum([np.mean(known[at : at + 3]) for at in range(len(known) - 2)], 1e-9))
+    return float(np.max(means - np.minimum.accumulate(means))) if len(means) else 0.0
 
 
 def _missing(loss: float | None) -> bool:

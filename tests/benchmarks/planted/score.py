@@ -14,6 +14,8 @@ Result = Mapping[str, Any]
 Rate = tuple[int, int]
 """(hits, cases)."""
 
+_RISEN = 0.1
+"""ln of the ratio from which on the loss of a run with nothing planted counts as risen. See `measure.py`."""
 _LONG = 30
 """Rounds of a run that is not short."""
 _Z = 1.959964
@@ -82,6 +84,9 @@ def rates(results: Sequence[Result]) -> dict[str, Rate]:
         "a wrong cause claimed, where something is planted": _share(planted, _claims_wrong),
         "the same, where no cause of the vocabulary fits": _share(unnamed, _claims_wrong),
         "a claim although nothing was planted": _share(none, lambda one: bool(one["causes"])),
+        "the same, if val_loss itself did not rise": _share(
+            [one for one in none if one["own_rise"] < _RISEN], lambda one: bool(one["causes"])
+        ),
         "a rise although nothing was planted": _share(none, lambda one: one["detected"]),
         "honest clients called faulty": (
             sum(_honest_called(one) for one in results),
