@@ -161,6 +161,9 @@ def _possible(case: Case) -> bool:
     plant, base = case.plant, case.base
     if plant in _NO_WIDTH:
         return base not in LINEAR and base != "chest_cnn"
+    if plant == "ended_server_rate":
+        # The loss of a linear model grows in proportion to the rate, and not from round to round.
+        return base not in LINEAR
     if plant == "overfit":
         return base not in _NO_OVERFIT
     if base == "synthetic" and (plant in _OF_FEATURES or plant in _OF_DIVISION):

@@ -204,27 +204,32 @@ class Planter:
 
     def _end(self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path) -> Planted:
         """Runs `federate` as a user does, until it dies: a setting that `grows` is multiplied by 10 each time."""
-        name, grown = case.what.grows, case.healthy()
-        rate = settings.federate.client.learning_rate if "client" in name else 1.0
+        settings = self._grown(case, settings, workspace) if case.what.grows else settings
         began = time.perf_counter()
-        while True:
-            if name:
-                rate *= 10
-                if rate > _LARGEST:
-                    raise NotPlanted(f"with {name} up to {_LARGEST} the run does not end")
-                settings = self._settings(case, {**grown, name: rate})
-            shutil.rmtree(workspace / "models", ignore_errors=True)
-            shutil.rmtree(workspace / "reports", ignore_errors=True)
-            began = time.perf_counter()
-            try:
-                federate(settings, workspace)
-            except (GuardStop, NoClientLeft):
-                break
-            if not name:
-                raise NotPlanted("the run does not end")
+        if not _dies(settings, workspace):
+            raise NotPlanted("the run does not end")
         _write_settings(workspace, settings)
         training = time.perf_counter() - began
         return Planted(settings, clients, case.begins, case.begins, None, [], healthy, training)
+
+    def _grown(self, case: Case, settings: Settings, workspace: Path) -> Settings:
+        """Returns the settings with the smallest rate that ends the run; a client rate ends it in round 1."""
+        name = case.what.grows
+        rate = settings.federate.client.learning_rate if "client" in name else 1.0
+        while (rate := rate * 10) < _LARGEST:
+            grown = self._settings(case, {**case.healthy(), name: rate})
+            if self._fails_at_once(grown, workspace) if "client" in name else _dies(grown, workspace):
+                return grown
+        raise NotPlanted(f"with {name} up to {_LARGEST}, the run does not end")
+
+    def _fails_at_once(self, settings: Settings, workspace: Path) -> bool:
+        with runtime(RuntimeSettings()):
+            _, _, runner = self._runner(settings, workspace)
+            try:
+                runner.step(runner.fresh(), 1)
+            except NoClientLeft:
+                return True
+        return False
 
     def _settings(self, case: Case, named: dict[str, Any]) -> Settings:
         return parse(nested({**named, **data_of(case.base, self._folder, self._chest)}))
@@ -295,6 +300,17 @@ class Planter:
 
 def _phase(settings: Settings) -> Phase:
     return Phase("federate", 1, settings.federate.rounds)
+
+
+def _dies(settings: Settings, workspace: Path) -> bool:
+    """Runs `federate` in the workspace, and returns whether the run ended before its last round."""
+    for name in ("models", "reports"):
+        shutil.rmtree(workspace / name, ignore_errors=True)
+    try:
+        federate(settings, workspace)
+    except (GuardStop, NoClientLeft):
+        return True
+    return False
 
 
 def _write_settings(workspace: Path, settings: Settings) -> None:
