@@ -30,7 +30,7 @@ bases, cases, score = _module("bases"), _module("cases"), _module("score")
 
 def test_every_cause_is_planted() -> None:
     planted = {cause for plant in cases.PLANTS.values() for cause in plant.causes}
-    assert planted == {*CAUSES, "unnamed"}, "tests/benchmarks/planted/cases.py: a Plant for each cause in CAUSES"
+    assert planted == {*CAUSES, "unnamed"}, "tests/benchmarks/planted/plants.py: a Plant for each cause in CAUSES"
 
 
 def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, Any]:
