@@ -1,6 +1,6 @@
 """The suite of planted causes: its scores, computed by hand, and one case from end to end."""
 
-import importlib.util
+import importlib
 import itertools
 import json
 import math
@@ -17,28 +17,36 @@ SUITE = Path(__file__).parent / "benchmarks/planted"
 
 
 def _module(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"planted_{name}", SUITE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    # The suite is a folder of scripts, which import each other by name.
+    sys.path.insert(0, str(SUITE))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(SUITE))
 
 
-score = _module("score")
-cases = _module("cases")
+bases, cases, score = _module("bases"), _module("cases"), _module("score")
 
 
 def test_every_cause_is_planted() -> None:
     planted = {cause for plant in cases.PLANTS.values() for cause in plant.causes}
-    assert planted == set(CAUSES), "tests/benchmarks/planted/cases.py: a Plant for each cause in CAUSES"
+    assert planted == {*CAUSES, "unnamed"}, "tests/benchmarks/planted/plants.py: a Plant for each cause in CAUSES"
 
 
 def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, Any]:
     fixed = {"case": "made.digits.0", "plant": "made", "planted_clients": [], "called_faulty": [], "rose": True}
     live = {"round": None, "onset": None, "alarm": None}
     more = {"num_clients": 10, "detected": bool(causes), "onset": 16, "live": live, "seconds": 1.0, "seed": 0}
-    return {**fixed, **more, "planted": planted, "harmful": planted, "causes": causes, **given}
+    run = {"kind": "rise" if planted else "none", "rounds": 30, "spiked": None, "left_out": False, "base": "digits"}
+    said = {
+        "error": "",
+        "remedies": len(causes),
+        "training_seconds": 2.0,
+        "case_seconds": 3.0,
+        "clients": [],
+        "own_rise": 0.0,
+    }
+    return {**fixed, **more, **run, **said, "planted": planted, "harmful": planted, "causes": causes, **given}
 
 
 def test_wilson_interval_solves_its_equation() -> None:
@@ -65,16 +73,89 @@ def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
         _result([], [faulty], called_faulty=["07"]),
     ]
     found = score.rates(results)
-    assert found["cause named first"] == (2, 3)  # the case without a rise does not count
+    assert found["cause named first, `rise`"] == (2, 3)  # the case without a rise does not count
     assert found["with two planted, both among the first two"] == (1, 2)
-    assert found["the planted clients found: one faulty"] == (1, 2)
-    assert found["the planted clients found: several faulty"] == (0, 1)
+    assert found["the same: one faulty"] == (1, 2)
+    assert found["the same: several faulty"] == (0, 1)
     assert found["a claim although nothing was planted"] == (1, 2)
     # 04 and 07, of 9 runs with 10 clients, minus the 1 + 1 + 2 + 1 + 1 + 1 planted clients.
-    assert found["honest clients called faulty, in non-IID runs"] == (2, 83)
+    assert found["honest clients called faulty"] == (2, 83)
+    # Of 7 planted runs, only label_skew for two faulty clients is wrong: half of a pair is not a wrong cause.
+    assert found["a wrong cause claimed, where something is planted"] == (1, 7)
     assert score.confusion(results)["overfitting (no rise)"] == {"none": 1}
     assert "No rise: made.digits.0" in score.report(results)
     assert "Only faulty_clients did harm: made.digits.0" in score.report(results)
+
+
+def test_ended_runs_and_faults_of_one_round_are_no_rises() -> None:
+    rate, faulty = "client_learning_rate", "faulty_clients"
+    ended = {"kind": "ended", "trains": False, "question": None}
+    once = {"kind": "once", "planted_clients": ["03"], "once_shown": True}
+    results = [
+        _result([rate], [rate], kind="ended", trains=True, question="ended"),
+        _result([rate], ["overfitting"], **ended),
+        _result(["non_finite"], ["non_finite"], **ended, planted_clients=["03"], clients=[["03", "04"]]),
+        _result([faulty], [], **once, once_named=True),
+        _result([faulty], [], **{**once, "once_shown": False}, once_named=False),
+        _result([rate], [rate], spiked=7),
+        _result(["unnamed"], ["overfitting"]),
+        _result(["unnamed"], []),
+    ]
+    found = score.rates(results)
+    assert found["cause named first, `rise`"] == (1, 1)
+    assert found["the same, the lasting fault after a spike"] == (1, 1)
+    assert found["cause named first, `ended`"] == (2, 3)
+    assert found["`ended` is the question of an ended run"] == (1, 3)
+    assert found["the clients of an ended run found exactly"] == (0, 1)
+    assert found["the proposed settings of an ended run train"] == (1, 3)
+    assert found["a fault of one round named, with client and round"] == (1, 2)
+    assert found["the same, if a loss shows it"] == (1, 1)
+    assert found["a wrong cause claimed, where something is planted"] == (2, 8)
+    assert found["the same, where no cause of the vocabulary fits"] == (1, 2)
+
+
+def test_healthy_runs_whose_own_loss_rises_are_also_counted_apart() -> None:
+    claim = ["overfitting"]
+    results = [_result([], claim, own_rise=0.2), _result([], [], own_rise=0.0), _result([], claim, own_rise=0.05)]
+    found = score.rates(results)
+    assert found["a claim although nothing was planted"] == (2, 3)
+    assert found["the same, if val_loss itself did not rise"] == (1, 2)
+
+
+def test_remedies_contradictions_and_failures_are_counted() -> None:
+    rate = "client_learning_rate"
+    results = [
+        _result([rate], [rate, "overfitting"], remedies=1, worse=True, remedy={}, contradictions=["61 rounds of 45"]),
+        _result([rate], [rate], worse=False, contradictions=[]),
+        _result([rate], [], error="rounds.csv has no rows", contradictions=None),
+    ]
+    found = score.rates(results)
+    assert found["proven causes that have a remedy"] == (2, 3)
+    assert found["the proposed settings end worse than doing nothing"] == (1, 2)
+    assert found["reports that contradict themselves"] == (1, 2)
+    assert found["a diagnosis that failed"] == (1, 3)
+    assert "Failed, rounds.csv has no rows: made.digits.0" in score.report(results)
+
+
+def test_cost_is_the_diagnosis_over_its_training() -> None:
+    # 6 s over 2 s with a rise; 1 s over 2 s without one. Ended runs and failed diagnoses have no cost.
+    results = [
+        _result(["overfitting"], ["overfitting"], seconds=6.0),
+        _result([], []),
+        _result(["overfitting"], [], kind="ended"),
+        _result(["overfitting"], [], error="failed"),
+    ]
+    assert score.costs(results, rose=True) == [3.0]
+    assert score.costs(results, rose=False) == [0.5]
+
+
+def test_left_out_data_sets_have_their_own_figures() -> None:
+    seen, unseen = _result([], []), _result([], ["overfitting"], base="wine", left_out=True)
+    report = score.report([seen, unseen])
+    first, second = report.split("## Data sets left out of all tuning")
+    assert "| a claim although nothing was planted | 0.0 % | 0.0 to 79.3 % | 0/1 |" in first
+    assert "| a claim although nothing was planted | 100.0 % | 20.7 to 100.0 % | 1/1 |" in second
+    assert {"breast_cancer", "colour"} == set(bases.LEFT_OUT)
 
 
 def test_delay_counts_the_onset_as_one_and_a_false_alarm_as_never() -> None:
@@ -107,26 +188,78 @@ def test_onset_is_the_first_round_with_something_planted() -> None:
     one = cases.Case("scaled_one", "digits_part", 0)
     (planted,) = one.clients(sizes)
     others = sorted(set(sizes) - {planted})
-    # The client takes part in round 3, while it is healthy, and next in round 18.
-    rounds = [[planted] if number in (3, 18) else others for number in range(1, 31)]
-    assert one.onset(sizes, rounds) == 18
+    first = one.begins
+    assert first > 3
+    # The client takes part in round 2, while it is healthy, and next two rounds after the change.
+    rounds = [[planted] if number in (2, first + 2) else others for number in range(1, 31)]
+    assert one.onset(sizes, rounds) == first + 2
     assert one.onset(sizes, [others] * 30) is None
-    assert cases.Case("client_rate", "digits_part", 0).onset(sizes, rounds) == 16
+    rate = cases.Case("client_rate", "digits_part", 0)
+    assert rate.onset(sizes, rounds) == rate.begins
     # A pair with a rate has the onset of the rate, which acts on all clients.
-    assert cases.Case("flip_server_rate", "digits_part", 0).onset(sizes, [others] * 30) == 16
+    pair = cases.Case("flip_server_rate", "digits_part", 0)
+    assert pair.onset(sizes, [others] * 30) == pair.begins
     # All clients lose their examples, except the planted one.
     skewed = cases.Case("quantity_skew", "digits_part", 0)
-    assert skewed.onset(sizes, [skewed.clients(sizes)] * 20 + [others] * 10) == 21
+    later = skewed.begins + 1
+    assert skewed.onset(sizes, [skewed.clients(sizes)] * later + [others] * (30 - later)) == later + 1
     assert cases.Case("none_iid", "digits_part", 0).onset(sizes, rounds) is None
+
+
+def test_onsets_are_anywhere_in_the_run_and_equal_in_each_half_of_a_pair() -> None:
+    # 100 draws from rounds 3 to 27: a checkpoint (every 5 rounds) is right before 5 of these 25 rounds.
+    drawn = [cases.Case("flip_one", "digits", seed).begins for seed in range(100)]
+    assert (min(drawn), max(drawn)) == (3, 27)
+    assert 5 <= sum(begins % 5 == 1 for begins in drawn) <= 40  # 20 are expected, with an sd of 4
+    short = [cases.Case("flip_one_short", "digits", seed).begins for seed in range(50)]
+    assert (min(short), max(short)) == (4, 8)
+    pair = cases.Case("flip_client_rate", "digits", 0)
+    assert {half.begins for half in pair.without().values()} == {pair.begins}
+    faults = cases.Case("scaled_one", "digits", 3)
+    assert faults.planted({"00": 10})["federate.faults.from_round"] == faults.begins
+
+
+def test_a_spike_is_in_another_client_and_some_rounds_earlier() -> None:
+    sizes = {f"{k:02}": 10 for k in range(10)}
+    for seed in range(20):
+        case = cases.Case("spike_flip", "digits", seed)
+        assert 3 <= case.begins - case.spiked <= 6
+        assert case.spiked >= 3
+        assert not {*case.spike(sizes)["federate.faults.clients"]} & {*case.clients(sizes)}
+
+
+def test_sample_has_all_healthy_runs_and_in_turn_all_others() -> None:
+    every = cases.cases([1, 3, 5])
+    found = cases.sampled(every, 5, 3)
+    healthy = [case for case in every if not case.what.causes]
+    assert set(healthy) <= set(found)
+    assert len(healthy) >= 300
+    kinds = [case.what.kind for case in found if case.what.causes]
+    assert kinds.count("rise") >= 150
+    assert kinds.count("ended") >= 30
+    # Five seeds that follow each other have each planted case once.
+    five = [case for case in cases.sampled(cases.cases([1, 3, 5, 7, 9]), 5, 5) if case.what.causes]
+    assert sorted((case.plant, case.base) for case in five) == sorted(
+        (case.plant, case.base) for case in cases.cases([1]) if case.what.causes
+    )
 
 
 def test_no_two_cases_are_one_run() -> None:
     sizes = {f"{k:02}": 10 for k in range(20)}
     runs: dict[str, str] = {}
     for case in cases.cases([0]):
-        plant = cases.PLANTS[case.plant]
-        told = [case.healthy(), case.planted(sizes), case.clients(sizes), str(plant.operation), str(plant.at_first)]
-        assert runs.setdefault(json.dumps(told, sort_keys=True), case.name) == case.name
+        plant = case.what
+        operations = [str(plant.operation), str(plant.at_first), str(plant.of_hold_out), plant.grows, plant.kind]
+        run = [
+            case.base,
+            case.healthy(),
+            case.planted(sizes),
+            case.clients(sizes),
+            case.begins,
+            plant.spike,
+            *operations,
+        ]
+        assert runs.setdefault(json.dumps(run, sort_keys=True), case.name) == case.name
 
 
 def test_cases_of_one_healthy_run_stand_together() -> None:
@@ -149,7 +282,7 @@ def test_one_case_leaves_a_workspace_a_truth_and_a_result(tmp_path: Path) -> Non
     assert len(truth["clients"]) == 1
     assert len(truth["twin"]["val_loss"]) == 30
     assert result["planted_clients"] == truth["clients"]
-    assert result["onset"] == truth["onset"] == 16
+    assert result["onset"] == truth["onset"] == cases.Case("non_finite", "digits_logistic", 0).begins
     assert result["rose"]
     assert (tmp_path / case / "workspace/reports/clients.csv").is_file()
     assert not (tmp_path / case / "workspace/truth.json").exists()

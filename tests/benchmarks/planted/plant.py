@@ -3,17 +3,21 @@
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from cases import ONSET, PLANTS, ROUNDS, Case, Operation
+from bases import data_of
+from cases import Case
+from plants import Operation
 
 from tasks.clients import CLIENTS, TEST, read_client, read_preprocessed, read_raw, writing
-from tasks.errors import NoClientLeft
+from tasks.errors import GuardStop, NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
 from tasks.federate.computations import build_computations
@@ -22,114 +26,216 @@ from tasks.federate.record import RoundLine
 from tasks.federate.round import Round
 from tasks.federate.runner import Phase, Runner
 from tasks.federate.state import ServerState
+from tasks.federate.step import federate
 from tasks.files import read_json, replacing, write_json
 from tasks.models import build
 from tasks.partition import partition
 from tasks.preprocess import preprocess
 from tasks.round_log.write import write_log
-from tasks.settings import Settings, parse
+from tasks.runtime.kinds import runtime
+from tasks.settings import RuntimeSettings, Settings, parse
 
-PHASE = Phase("federate", 1, ROUNDS)
-CHEST_EXAMPLES = 1500
-"""Chest X-rays that are used: 1200 for training and 300 held out."""
+_LARGEST = 1e37
+"""No rate is larger: float32 ends at 3e38."""
+
+
+class NotPlanted(Exception):
+    """The case cannot be planted: the run does not end, or no planted client takes part."""
 
 
 @dataclass(frozen=True)
 class Healthy:
-    """A healthy run: its workspace, state after each round (from 0), and log lines."""
+    """A healthy run: its workspace, state after each round (from 0), log lines, and seconds of each round."""
 
     folder: Path
     settings: Settings
     states: list[ServerState]
     lines: list[RoundLine]
+    seconds: list[float]
 
 
 @dataclass(frozen=True)
 class Planted:
     """A run with a planted cause.
 
-    `twin` are the same rounds of the healthy run. `without` has, by cause of a pair, the rounds without that cause.
+    Attributes:
+        settings: from the onset on.
+        clients: in which something is planted.
+        begins: the first round with the changed settings and data.
+        onset: the first round in which something planted acts; None: none.
+        spiked: the earlier round with a scaled update; None: none.
+        lines: of the log.
+        healthy: the same run with nothing planted.
+        training: seconds that this run's training takes. See `Planter`.
+        without: by cause of a pair, the rounds without that cause.
     """
 
     settings: Settings
     clients: list[str]
+    begins: int
     onset: int | None
+    spiked: int | None
     lines: list[RoundLine]
-    twin: list[RoundLine]
+    healthy: Healthy
+    training: float
     without: dict[str, list[RoundLine]] = field(default_factory=dict)
+
+    @property
+    def twin(self) -> list[RoundLine]:
+        """The log of the healthy run."""
+        return self.healthy.lines
 
 
 class Planter:
-    """Plants cases in `folder`; healthy runs and compiled rounds are shared. Use it inside a runtime."""
+    """Plants cases in `folder`; healthy runs and compiled rounds are shared.
+
+    The seconds of a training are its number of rounds times the median of their seconds, and once the seconds that it
+    took to build the computations and to run their first round. A process that trains once has this cost once. Imports
+    are not part of it, and not part of the diagnosis.
+    """
 
     def __init__(self, folder: Path, chest: Path | None) -> None:
         self._folder, self._chest = folder, chest
         self._compiled: dict[str, Round] = {}
+        self._tracing: dict[str, float] = {}
         self._healthy: tuple[str, Operation | None, Healthy] | None = None
 
     def plant(self, case: Case, workspace: Path) -> Planted:
-        """Writes the workspace of `case`."""
+        """Writes the workspace of `case`.
+
+        Raises:
+            NotPlanted: there is no such run.
+            UndriftError: the data cannot be divided as the case needs.
+        """
         shutil.rmtree(workspace, ignore_errors=True)
         workspace.mkdir(parents=True)
-        healthy = self._run_healthy(case)
+        with runtime(RuntimeSettings()):
+            healthy = self._run_healthy(case)
         sizes = _sizes(healthy.folder / CLIENTS)
         clients = case.clients(sizes)
-        named = self._with_data(case.planted(sizes))
-        settings = parse(nested(named))
-        self._write_data(case, settings, healthy, clients, workspace)
-        same = _unchanged(healthy.folder / CLIENTS, workspace / CLIENTS, clients) if case.changes_data else []
+        settings = self._settings(case, case.planted(sizes))
+        # The changed data of one round are gone when the run is diagnosed.
+        changed = self._folder / "once" if case.what.kind == "once" else workspace
+        self._write_data(case, settings, healthy, clients, changed)
+        same = _unchanged(healthy.folder / CLIENTS, changed / CLIENTS, clients) if case.changes_data else []
         clients = [client for client in clients if client not in same]
-        cohort, model, runner = self._runner(settings, workspace)
+        if case.what.kind == "ended":
+            return self._end(case, settings, healthy, clients, workspace)
+        with runtime(RuntimeSettings()):
+            return self._run(case, settings, healthy, clients, same, changed, workspace)
+
+    def _run(
+        self,
+        case: Case,
+        settings: Settings,
+        healthy: Healthy,
+        clients: list[str],
+        same: list[str],
+        changed: Path,
+        workspace: Path,
+    ) -> Planted:
+        """Writes the logs and checkpoints of a run that is changed from a round on, or in one round."""
+        sizes, last = _sizes(healthy.folder / CLIENTS), case.what.rounds
+        named = [[row["client"] for row in line.clients] for line in healthy.lines]
+        once = case.what.kind == "once"
+        begins = case.begins
+        if once:
+            begins = case.onset(sizes, named, same) or 0
+            if not 0 < begins < last:
+                raise NotPlanted("no planted client takes part")
+            shutil.copytree(healthy.folder / CLIENTS, workspace / CLIENTS)
+        kept = healthy.settings if once else settings
+        spike = self._settings(case, case.spike(sizes)) if case.what.spike else None
+        spiked = None
+        if spike:
+            wanted = set(spike.federate.faults.clients)
+            spiked = next((r for r in range(case.spiked, begins) if wanted & set(named[r - 1])), None)
+            if spiked is None:
+                raise NotPlanted("the client of the spike takes no part")
+        cohort, model, runner = self._runner(kept, workspace)
         fresh = runner.fresh()
         # A run writes the digest of its data when it begins, so it is the digest of the data before the onset.
         begun = cohort_of(healthy.settings, healthy.folder).digest
-        identity = {**identity_of(settings, cohort, model, PHASE), "data": begun}
-        checkpoints = Checkpoints(checkpoints_of(workspace, PHASE.name), identity)
-        every = settings.federate.checkpoint_every
-        due = {*range(every, ONSET, every), ONSET - 1}
-        for line in healthy.lines[: ONSET - 1]:
+        identity = {**identity_of(kept, cohort, model, _phase(kept)), "data": begun}
+        checkpoints = Checkpoints(checkpoints_of(workspace, "federate"), identity)
+        every = kept.federate.checkpoint_every
+        first = spiked or begins
+        lines, seconds = healthy.lines[: first - 1], healthy.seconds[: first - 1]
+        for line in lines:
             checkpoints.log.append(line.json())
-            if line.round in due:
-                checkpoints.save(line.round, _carried(healthy, settings, fresh, line.round))
-        state, lines = _carried(healthy, settings, fresh, ONSET - 1), healthy.lines[: ONSET - 1]
-        for round_num in range(ONSET, ROUNDS + 1):
+            if line.round % every == 0:
+                checkpoints.save(line.round, _carried(healthy.states[line.round], healthy.settings, kept, fresh))
+        state, before = healthy.states[first - 1], healthy.settings
+        for round_num in range(first, last + 1):
+            now, folder = healthy.settings, healthy.folder
+            if round_num == spiked and spike:
+                now = spike
+            elif round_num == begins or (round_num > begins and not once):
+                now, folder = settings, changed
+            if now is not before:
+                _, _, runner = self._runner(now, folder)
+                state, before = _carried(state, before, now, runner.fresh()), now
+            elif round_num == first:
+                _, _, runner = self._runner(now, folder)
+            began = time.perf_counter()
             try:
                 stepped = runner.step(state, round_num)
             except NoClientLeft:
                 break
+            seconds = [*seconds, time.perf_counter() - began]
             state, lines = stepped.state, [*lines, stepped.line]
             checkpoints.log.append(stepped.line.json())
             if round_num % every == 0:
-                checkpoints.save(round_num, state)
+                checkpoints.save(round_num, _carried(state, before, kept, fresh))
         checkpoints.close()
-        rows = [line.row for line in lines]
-        write_log(workspace / "reports", rows, (row for line in lines for row in line.clients))
-        (workspace / "params.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+        write_log(workspace / "reports", [line.row for line in lines], (row for line in lines for row in line.clients))
+        _write_settings(workspace, kept)
+        tracing = self._tracing[self._key(kept, cohort)]
         without = {
             cause: self.plant(other, self._folder / "without" / "workspace").lines
             for cause, other in case.without().items()
         }
         if case.changes_updates:
-            drawn = {row["client"] for line in lines[ONSET - 1 :] for row in line.clients}
+            drawn = {row["client"] for line in lines[begins - 1 :] for row in line.clients}
             clients = [client for client in clients if client in drawn]
         onset = case.onset(sizes, [[row["client"] for row in line.clients] for line in lines], same)
-        return Planted(settings, clients, onset, lines, healthy.lines, without)
+        training = float(np.median(seconds)) * len(lines) + tracing
+        return Planted(kept, clients, begins, onset, spiked, lines, healthy, training, without)
 
-    def _with_data(self, named: dict[str, Any]) -> dict[str, Any]:
-        if named.get("data.kind") != "npz":
-            return named
-        if self._chest is None:
-            raise SystemExit("the cases of the chest X-rays need --chest FILE")
-        small = (self._folder / "chest.npz").resolve()
-        if not small.is_file():
-            with np.load(self._chest) as arrays:
-                x, y = arrays["train_images"], arrays["train_labels"].ravel()
-            kept = np.random.default_rng(0).permutation(len(y))[:CHEST_EXAMPLES]
-            np.savez(small, x_train=x[kept], y_train=y[kept])
-        return {**named, "data.path": str(small)}
+    def _end(self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path) -> Planted:
+        """Runs `federate` as a user does, until it dies: a setting that `grows` is multiplied by 10 each time."""
+        settings = self._grown(case, settings, workspace) if case.what.grows else settings
+        began = time.perf_counter()
+        if not _dies(settings, workspace):
+            raise NotPlanted("the run does not end")
+        _write_settings(workspace, settings)
+        training = time.perf_counter() - began
+        return Planted(settings, clients, case.begins, case.begins, None, [], healthy, training)
+
+    def _grown(self, case: Case, settings: Settings, workspace: Path) -> Settings:
+        """Returns the settings with the smallest rate that ends the run; a client rate ends it in round 1."""
+        name = case.what.grows
+        rate = settings.federate.client.learning_rate if "client" in name else 1.0
+        while (rate := rate * 10) < _LARGEST:
+            grown = self._settings(case, {**case.healthy(), name: rate})
+            if self._fails_at_once(grown, workspace) if "client" in name else _dies(grown, workspace):
+                return grown
+        raise NotPlanted(f"with {name} up to {_LARGEST}, the run does not end")
+
+    def _fails_at_once(self, settings: Settings, workspace: Path) -> bool:
+        with runtime(RuntimeSettings()):
+            _, _, runner = self._runner(settings, workspace)
+            try:
+                runner.step(runner.fresh(), 1)
+            except NoClientLeft:
+                return True
+        return False
+
+    def _settings(self, case: Case, named: dict[str, Any]) -> Settings:
+        return parse(nested({**named, **data_of(case.base, self._folder, self._chest)}))
 
     def _run_healthy(self, case: Case) -> Healthy:
-        settings, at_first = parse(nested(self._with_data(case.healthy()))), PLANTS[case.plant].at_first
+        settings, at_first = self._settings(case, case.healthy()), case.what.at_first
         key = hashlib.md5(settings.model_dump_json().encode(), usedforsecurity=False).hexdigest()
         if self._healthy is not None and self._healthy[:2] == (key, at_first):
             return self._healthy[2]
@@ -138,44 +244,78 @@ class Planter:
         partition(settings, folder)
         preprocess(settings, folder)
         if at_first:
-            _change(folder / CLIENTS, _sizes(folder / CLIENTS), at_first, case.seed)
+            sizes = _sizes(folder / CLIENTS)
+            _change(folder / CLIENTS, list(sizes)[: case.what.num_at_first or None], at_first, case.seed)
         _, _, runner = self._runner(settings, folder)
-        states, lines = [runner.fresh()], []
-        for round_num in range(1, ROUNDS + 1):
+        states, lines, seconds = [runner.fresh()], [], []
+        for round_num in range(1, settings.federate.rounds + 1):
+            began = time.perf_counter()
             stepped = runner.step(states[-1], round_num)
+            seconds.append(time.perf_counter() - began)
             states.append(stepped.state)
             lines.append(stepped.line)
-        self._healthy = key, at_first, Healthy(folder, settings, states, lines)
+        self._healthy = key, at_first, Healthy(folder, settings, states, lines, seconds)
         return self._healthy[2]
 
-    def _write_data(
-        self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path
-    ) -> None:
-        plant = PLANTS[case.plant]
+    def _write_data(self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], folder: Path) -> None:
+        plant = case.what
+        shutil.rmtree(folder / CLIENTS, ignore_errors=True)
         if settings.partition != healthy.settings.partition:
-            partition(settings, workspace)
-            preprocess(settings, workspace)
+            partition(settings, folder)
+            preprocess(settings, folder)
         else:
-            shutil.copytree(healthy.folder / CLIENTS, workspace / CLIENTS)
+            shutil.copytree(healthy.folder / CLIENTS, folder / CLIENTS)
         # The partition would show which clients' data were changed later.
-        shutil.rmtree(workspace / "data/partition", ignore_errors=True)
+        shutil.rmtree(folder / "data/partition", ignore_errors=True)
         if plant.operation is not None:
-            known = _sizes(workspace / CLIENTS)
+            known = _sizes(folder / CLIENTS)
             changed = [name for name in known if (name in clients) != plant.to_others]
-            _change(workspace / CLIENTS, changed, plant.operation, case.seed)
+            _change(folder / CLIENTS, changed, plant.operation, case.seed)
+        if plant.of_hold_out is not None:
+            _change(folder / CLIENTS, [TEST], plant.of_hold_out, case.seed)
+
+    def _key(self, settings: Settings, cohort: Cohort) -> str:
+        federate = settings.model_dump(mode="json")["federate"]
+        # These settings come with each client's input or act on the host, so the computations are the same.
+        for name in ("rounds", "local_work", "exclude", "guard"):
+            del federate[name]
+        del federate["client"]["learning_rate"], federate["faults"]["clients"], federate["faults"]["from_round"]
+        return json.dumps([federate, cohort.input_shape, cohort.num_classes, len(cohort.clients)])
 
     def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:
         cohort = cohort_of(settings, folder)
         model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
-        federate = settings.model_dump(mode="json")["federate"]
-        # These settings come with each client's input or act on the host, so the computations are the same.
-        for name in ("rounds", "local_work", "exclude"):
-            del federate[name]
-        del federate["client"]["learning_rate"], federate["faults"]["clients"]
-        key = json.dumps([federate, cohort.input_shape, cohort.num_classes, len(cohort.clients)])
+        key = self._key(settings, cohort)
+        phase = _phase(settings)
         if key not in self._compiled:
+            began = time.perf_counter()
             self._compiled[key] = build_computations(settings, cohort, model, masked=False)
-        return cohort, model, Runner(settings, cohort, model, PHASE, self._compiled[key])
+            # The first round compiles what later rounds reuse.
+            first = Runner(settings, cohort, model, phase, self._compiled[key])
+            with suppress(NoClientLeft):
+                first.step(first.fresh(), 1)
+            self._tracing[key] = time.perf_counter() - began
+        return cohort, model, Runner(settings, cohort, model, phase, self._compiled[key])
+
+
+def _phase(settings: Settings) -> Phase:
+    return Phase("federate", 1, settings.federate.rounds)
+
+
+def _dies(settings: Settings, workspace: Path) -> bool:
+    """Runs `federate` in the workspace, and returns whether the run ended before its last round."""
+    for name in ("models", "reports"):
+        shutil.rmtree(workspace / name, ignore_errors=True)
+    try:
+        federate(settings, workspace)
+    except (GuardStop, NoClientLeft):
+        return True
+    return False
+
+
+def _write_settings(workspace: Path, settings: Settings) -> None:
+    text = yaml.safe_dump(settings.model_dump(mode="json"))
+    (workspace / "params.yaml").write_text(text, encoding="utf-8")
 
 
 def _sizes(root: Path) -> dict[str, int]:
@@ -205,17 +345,21 @@ def _change(root: Path, clients: Iterable[str], operation: Operation, seed: int)
                     x, y = operation(*read_client(stored), preprocessed.form.num_classes, rng)
                 write(client, x, y)
                 sizes[client] = len(y)
-            write(TEST, *read_raw(preprocessed.test))
+            x, y = read_raw(preprocessed.test)
+            if TEST in changed:
+                x, y = operation(
+                    *read_client(preprocessed.test), preprocessed.form.num_classes, np.random.default_rng([78, seed])
+                )
+            write(TEST, x, y)
         write_json(fresh / "preprocess.json", {**preprocessed.content, "clients": sizes})
 
 
-def _carried(healthy: Healthy, settings: Settings, fresh: ServerState, done: int) -> ServerState:
-    """Returns the healthy state after round `done` in the structure of the changed run's states."""
-    before = healthy.states[done]
-    state = replace(fresh, params=before.params)
-    if settings.federate.server_optimizer == healthy.settings.federate.server_optimizer:
-        return replace(state, optimizer=before.optimizer)
-    return state
+def _carried(state: ServerState, before: Settings, now: Settings, fresh: ServerState) -> ServerState:
+    """Returns a state of the run with the settings `before` in the structure of the states with the settings `now`."""
+    carried = replace(fresh, params=state.params)
+    if now.federate.server_optimizer == before.federate.server_optimizer:
+        return replace(carried, optimizer=state.optimizer)
+    return carried
 
 
 def nested(named: dict[str, Any]) -> dict[str, Any]:
@@ -236,9 +380,11 @@ def write_truth(path: Path, case: Case, planted: Planted) -> None:
         path,
         {
             "case": case.name,
-            "causes": list(PLANTS[case.plant].causes),
+            "causes": list(case.what.causes),
+            "kind": case.what.kind,
             "clients": planted.clients,
             "onset": planted.onset,
+            "spiked": planted.spiked,
             "twin": {name: [line.row[name] for line in planted.twin] for name in ("val_loss", "train_loss")},
         },
     )

@@ -14,6 +14,10 @@ Result = Mapping[str, Any]
 Rate = tuple[int, int]
 """(hits, cases)."""
 
+_RISEN = 0.1
+"""ln of the ratio from which on the loss of a run with nothing planted counts as risen. See `measure.py`."""
+_LONG = 30
+"""Rounds of a run that is not short."""
 _Z = 1.959964
 """Standard deviations on each side of a normal 95 % interval."""
 
@@ -37,39 +41,72 @@ def confusion(results: Iterable[Result]) -> dict[str, Counter[str]]:
 
 
 def rates(results: Sequence[Result]) -> dict[str, Rate]:
-    """Returns the goals that are rates.
+    """Returns the figures that are rates.
 
-    A run whose planted cause raised no loss counts only in the honest clients called faulty. A pair counts only if each
-    of its two causes raised the loss.
+    A lasting change that raised no loss counts only in the wrong causes, the claims and the honest clients called
+    faulty. A pair counts only if each of its two causes raised the loss.
     """
-    rose = [one for one in results if one["planted"] and one["rose"]]
+    planted = [one for one in results if one["planted"]]
+    ended = [one for one in planted if one["kind"] == "ended"]
+    once = [one for one in planted if one["kind"] == "once"]
+    unnamed = [one for one in planted if one["planted"] == ["unnamed"]]
+    rose = rises(results)
     single = [one for one in rose if len(one["planted"]) == 1]
     pairs = [one for one in rose if len(one["harmful"]) == 2]
     none = [one for one in results if not one["planted"]]
     faulty = [one for one in single if one["planted"] == ["faulty_clients"]]
     seen = [one for one in faulty if one["causes"]]
-    honest = [one for one in results if "iid" not in one["plant"]]
+    proven = [one for one in planted if one["causes"]]
+    compared = [one for one in results if one.get("worse") is not None]
+    held = [one for one in results if one.get("contradictions") is not None]
     return {
-        "cause named first": _share(single, lambda one: _first(one) == one["planted"][0]),
+        "cause named first, `rise`": _share(single, _right),
+        "the same, the lasting fault after a spike": _share([one for one in single if one["spiked"]], _right),
+        "the same, runs of 12 rounds": _share([one for one in single if one["rounds"] < _LONG], _right),
+        "cause named first, `ended`": _share(ended, _right),
+        "`ended` is the question of an ended run": _share(ended, lambda one: one["question"] == "ended"),
+        "the clients of an ended run found exactly": _share(
+            [one for one in ended if one["planted_clients"]],
+            lambda one: bool(one["clients"]) and set(one["clients"][0]) == set(one["planted_clients"]),
+        ),
         "with two planted, both among the first two": _share(
             pairs, lambda one: set(one["causes"][:2]) == set(one["planted"])
         ),
         "with two planted, one of them named first": _share(pairs, lambda one: _first(one) in one["planted"]),
-        "the planted clients found: one faulty": _share(
-            [one for one in faulty if len(one["planted_clients"]) == 1], _exact
+        "the faulty clients found exactly": _share(faulty, _exact),
+        "the same: one faulty": _share([one for one in faulty if len(one["planted_clients"]) == 1], _exact),
+        "the same: several faulty": _share([one for one in faulty if len(one["planted_clients"]) > 1], _exact),
+        "the same, if any cause was claimed": _share(seen, _exact),
+        "a fault of one round named, with client and round": _share(once, lambda one: one["once_named"]),
+        "the same, if a loss shows it": _share(
+            [one for one in once if one["once_shown"]], lambda one: one["once_named"]
         ),
-        "the planted clients found: several faulty": _share(
-            [one for one in faulty if len(one["planted_clients"]) > 1], _exact
-        ),
-        "the planted clients found, if any cause was claimed": _share(seen, _exact),
-        "honest clients called faulty, in non-IID runs": (
-            sum(_honest_called(one) for one in honest),
-            sum(one["num_clients"] - len(_faulty(one)) for one in honest),
-        ),
+        "a wrong cause claimed, where something is planted": _share(planted, _claims_wrong),
+        "the same, where no cause of the vocabulary fits": _share(unnamed, _claims_wrong),
         "a claim although nothing was planted": _share(none, lambda one: bool(one["causes"])),
+        "the same, if val_loss itself did not rise": _share(
+            [one for one in none if one["own_rise"] < _RISEN], lambda one: bool(one["causes"])
+        ),
         "a rise although nothing was planted": _share(none, lambda one: one["detected"]),
+        "honest clients called faulty": (
+            sum(_honest_called(one) for one in results),
+            sum(one["num_clients"] - len(_faulty(one)) for one in results),
+        ),
         "a planted rise detected": _share(rose, lambda one: one["detected"]),
+        "the proposed settings end worse than doing nothing": _share(compared, lambda one: one["worse"]),
+        "the proposed settings of an ended run train": _share(ended, lambda one: one["trains"]),
+        "proven causes that have a remedy": (
+            sum(one["remedies"] for one in proven),
+            sum(len(one["causes"]) for one in proven),
+        ),
+        "reports that contradict themselves": _share(held, lambda one: bool(one["contradictions"])),
+        "a diagnosis that failed": _share(results, lambda one: bool(one["error"])),
     }
+
+
+def rises(results: Iterable[Result]) -> list[Result]:
+    """Returns the runs in which a planted cause of the vocabulary raised a loss, from its onset to the last round."""
+    return [one for one in results if one["kind"] == "rise" and one["rose"] and one["planted"] != ["unnamed"]]
 
 
 def delays(results: Iterable[Result]) -> list[float]:
@@ -77,12 +114,17 @@ def delays(results: Iterable[Result]) -> list[float]:
 
     A detection before the onset is a false alarm and counts as never.
     """
-    rose = [one for one in results if one["planted"] and one["rose"]]
-    return [_delay(one["live"]["round"], one["onset"]) for one in rose]
+    return [_delay(one["live"]["round"], one["onset"]) for one in rises(results)]
 
 
 def _delay(now: int | None, onset: int) -> float:
     return math.inf if now is None or now < onset else now - onset + 1
+
+
+def costs(results: Iterable[Result], *, rose: bool) -> list[float]:
+    """Returns the seconds of each diagnosis over those of its training, of runs in which a rise was found, or none."""
+    lasting = [one for one in results if one["kind"] != "ended" and not one["error"]]
+    return [one["seconds"] / one["training_seconds"] for one in lasting if one["detected"] == rose]
 
 
 def main() -> None:
@@ -98,42 +140,89 @@ def main() -> None:
 
 
 def report(results: Sequence[Result]) -> str:
-    """Returns the figures as Markdown."""
-    lines = [f"{len(results)} runs, {sum(not one['planted'] for one in results)} with nothing planted", ""]
+    """Returns the figures as Markdown: of the data sets to tune on, of the ones left out, and of each data set."""
+    lines = []
+    for left_out, title in ((False, "Data sets to tune on"), (True, "Data sets left out of all tuning")):
+        some = [one for one in results if one["left_out"] == left_out]
+        if some:
+            lines += [f"## {title}", "", *_figures(some)]
+    lines += ["## By data set", "", *_by_base(results), "## Seconds of a case", "", *_by_kind(results)]
+    return "\n".join([*lines, "## Each miss", "", *_misses(results)])
+
+
+def _figures(results: Sequence[Result]) -> list[str]:
+    healthy = sum(not one["planted"] for one in results)
+    lines = [f"{len(results)} runs, {healthy} with nothing planted", ""]
     matrix = confusion(results)
     columns = sorted({name for row in matrix.values() for name in row})
     lines += _table(
         ["planted \\ named first", *columns],
         [[name, *(str(matrix[name][column] or "") for column in columns)] for name in sorted(matrix)],
     )
-    rows = []
-    for name, (hits, of) in rates(results).items():
-        low, high = wilson(hits, of)
-        measured = f"{100 * hits / of:.1f} %" if of else ""
-        rows.append([name, measured, f"{100 * low:.1f} to {100 * high:.1f} %", f"{hits}/{of}"])
+    rows = [[name, *_rate(rate)] for name, rate in rates(results).items()]
     lines += _table(["figure", "measured", "95 % interval", "count"], rows)
-    late = delays(results)
     taken = [one["taken_back"] for one in results if one.get("taken_back") is not None]
     replayed = [one for one in results if one.get("allowed_rounds")]
     cost = [one["replay_rounds"] / one["allowed_rounds"] for one in replayed]
-    lines += _table(
+    return lines + _table(
         ["figure", "median", "95 % quantile", "runs"],
         [
-            ["rounds from onset to detection, live", *_quantiles(late)],
-            ["share of the gap that the remedy takes back", *_quantiles(taken)],
-            ["replayed rounds / allowed rounds (3 a round explained, of at least 15)", *_quantiles(cost)],
+            ["share of the gap that the proposed settings take back, run from round 1", *_quantiles(taken)],
+            ["diagnosis / training, seconds, with a rise", *_quantiles(costs(results, rose=True))],
+            ["diagnosis / training, seconds, without a rise", *_quantiles(costs(results, rose=False))],
+            ["rounds from onset to detection, live", *_quantiles(delays(results))],
+            ["replayed rounds / allowed rounds", *_quantiles(cost)],
             ["seconds of a diagnosis", *_quantiles([one["seconds"] for one in results])],
         ],
     )
-    lines += [f"No rise: {name}" for name in (one["case"] for one in results if one["planted"] and not one["rose"])]
+
+
+_OF_BASE = {
+    "cause named first, `rise`": "rise",
+    "cause named first, `ended`": "ended",
+    "the faulty clients found exactly": "faulty clients",
+    "a wrong cause claimed, where something is planted": "wrong cause",
+    "a claim although nothing was planted": "claim, nothing planted",
+    "honest clients called faulty": "honest called faulty",
+    "the proposed settings end worse than doing nothing": "remedy worse",
+    "proven causes that have a remedy": "has a remedy",
+    "reports that contradict themselves": "contradicts itself",
+}
+
+
+def _by_base(results: Sequence[Result]) -> list[str]:
+    rows = []
+    for base in dict.fromkeys(one["base"] for one in results):
+        some = [one for one in results if one["base"] == base]
+        found = rates(some)
+        taken = [one["taken_back"] for one in some if one.get("taken_back") is not None]
+        shown = ["{}/{}".format(*found[name]) for name in _OF_BASE]
+        rows.append([base, *shown, _quantiles(taken)[0], *(_quantiles(costs(some, rose=r))[0] for r in (True, False))])
+    header = ["data set", *_OF_BASE.values(), "taken back, median", "diagnosis / training: rise", "no rise"]
+    return _table(header, rows)
+
+
+def _by_kind(results: Sequence[Result]) -> list[str]:
+    rows = []
+    for kind in dict.fromkeys(one["kind"] for one in results):
+        took = [one["case_seconds"] for one in results if one["kind"] == kind]
+        rows.append([kind, *_quantiles(took), f"{sum(took):.0f}"])
+    return _table(["kind", "median", "95 % quantile", "runs", "all"], rows)
+
+
+def _misses(results: Sequence[Result]) -> list[str]:
+    lines = [f"No rise: {name}" for name in (one["case"] for one in results if one["planted"] and not one["rose"])]
     lines += [
         f"Only {' and '.join(one['harmful']) or 'both together'} did harm: {one['case']}"
         for one in results
         if len(one["planted"]) == 2 > len(one["harmful"])
     ]
+    lines += [f"Ends worse than doing nothing, {one['remedy']}: {one['case']}" for one in results if one.get("worse")]
+    lines += [f"Contradicts itself, {one['contradictions']}: {one['case']}" for one in results if _contradicts(one)]
+    lines += [f"Failed, {one['error']}: {one['case']}" for one in results if one["error"]]
     wrong = [one for one in results if _wrong(one)]
-    lines += ["", *_table(["wrong", "named", "clients planted", "clients named"], [_told(one) for one in wrong])]
-    return "\n".join(lines)
+    header = ["wrong", "onset", "named", "clients planted", "clients named"]
+    return [*lines, "", *_table(header, [_row(one) for one in wrong])]
 
 
 def _planted(one: Result) -> str:
@@ -156,18 +245,38 @@ def _honest_called(one: Result) -> int:
     return len(set(one["called_faulty"]) - _faulty(one))
 
 
+def _contradicts(one: Result) -> bool:
+    return bool(one.get("contradictions"))
+
+
+def _right(one: Result) -> bool:
+    return _first(one) == one["planted"][0]
+
+
+def _claims_wrong(one: Result) -> bool:
+    return bool(set(one["causes"]) - set(one["planted"]))
+
+
 def _wrong(one: Result) -> bool:
-    if not one["planted"]:
-        return bool(one["causes"])
-    if len(one["planted"]) == 2 > len(one["harmful"]):
+    if _claims_wrong(one):
+        return True
+    if not one["rose"] or one["planted"] == ["unnamed"] or len(one["planted"]) == 2 > len(one["harmful"]):
         return False
+    if one["kind"] == "once":
+        return not one["once_named"]
     named = set(one["causes"][: len(one["planted"])]) == set(one["planted"])
-    return bool(one["rose"]) and not (named and (not _faulty(one) or _exact(one)))
+    return not (named and (not _faulty(one) or _exact(one)))
 
 
-def _told(one: Result) -> list[str]:
+def _row(one: Result) -> list[str]:
     clients = [" ".join(one[name]) for name in ("planted_clients", "called_faulty")]
-    return [one["case"], " + ".join(one["causes"]) or "none", *clients]
+    return [one["case"], str(one["onset"] or ""), " + ".join(one["causes"]) or "none", *clients]
+
+
+def _rate(rate: Rate) -> list[str]:
+    hits, of = rate
+    low, high = wilson(hits, of)
+    return [f"{100 * hits / of:.1f} %" if of else "", f"{100 * low:.1f} to {100 * high:.1f} %", f"{hits}/{of}"]
 
 
 def _share(results: Sequence[Result], right: Any) -> Rate:
