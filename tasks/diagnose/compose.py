@@ -73,7 +73,7 @@ def compose(
         ending: how the run ended; None if it did not end early.
     """
     signals = client_signals(observation)
-    question: Question = "ended" if ending else "rise"
+    question: Question = "ended" if ending and not ending.goes_on else "rise"
     if replays is None:
         rise, healthy = observation.rise, observation.healthy
         return Diagnosis(rise, healthy, signals, tuple(limits), question=question, ending=ending)
@@ -106,7 +106,7 @@ def compose(
 
 def _rounds(observation: Observation, replays: Investigation, ending: Ending | None) -> tuple[int, int]:
     """The rounds in which a cause acts: of the end, or of the rise as far as it was replayed."""
-    if ending and observation.rise.kind == "ended":
+    if ending and observation.rise.of_an_end:
         return ending.since, ending.round
     # Replays that differ from the log are compared from an earlier round than the logged rise.
     first, last = replays.window

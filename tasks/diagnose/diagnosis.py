@@ -327,7 +327,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         },
         "observations": [asdict(observation) for observation in diagnosis.observations],
     }
-    if diagnosis.ending is not None:
+    if diagnosis.ending is not None and not diagnosis.ending.goes_on:
         content["ending"] = _fields(diagnosis.ending, "round", "since", "failure", "by_guard", "failed")
     if diagnosis.budget is not None:
         content |= {

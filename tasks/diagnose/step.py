@@ -12,7 +12,7 @@ from tasks.diagnose.changed_data import rises_with_changed_data
 from tasks.diagnose.compose import compose
 from tasks.diagnose.consistency import contradictions
 from tasks.diagnose.diagnosis import Diagnosis, to_json
-from tasks.diagnose.ended.ending import Ending, as_rise, find_ending
+from tasks.diagnose.ended.ending import Ending, as_rise, broken_model, find_ending
 from tasks.diagnose.ended.limits import RUN_AGAIN, limits_of_ending, unfinished, why_not_proven, why_not_replayed
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
@@ -105,7 +105,7 @@ def diagnosis(
     from_data = []
     if data_rises and not observation.rise.detected:
         observation, from_data = observe(rounds, clients, significance, data_rises, hold_out), [FROM_DATA]
-    ending = find_ending(rounds, clients)
+    ending = find_ending(rounds, clients) or broken_model(observation, rounds, clients)
     replays, unproven = None, list[str]()
     if ending and not (ending.by_rise and observation.rise.detected):
         observation, from_data = as_rise(observation, ending), []

@@ -28,6 +28,7 @@ class Ending:
         since: first round in which something was wrong.
         sound_after: last round after which the model was as good as ever; 0 for the model before round 1.
         loss_before: val_loss of that model, nats per example; None if it was not measured.
+        goes_on: the run did not end, but its model was broken and stayed at chance to the last round.
     """
 
     round: int
@@ -40,6 +41,7 @@ class Ending:
     since: int
     sound_after: int
     loss_before: float | None
+    goes_on: bool = False
 
     @property
     def by_rise(self) -> bool:
@@ -80,8 +82,21 @@ def find_ending(rounds: RoundLog, clients: ClientLog) -> Ending | None:
     )
 
 
+def broken_model(observation: Observation, rounds: RoundLog, clients: ClientLog) -> Ending | None:
+    """Returns since when the model is broken, if an event broke it and it stayed at chance to the last round."""
+    rise, trained = observation.rise, rounds.rounds[~rounds.pruning]
+    if observation.chance is None or rise.round is None or rise.phase == "prune" or not len(trained):
+        return None
+    last = int(trained[-1])
+    num_clients = len(_names(clients, clients.rounds == last))
+    sound = max(0, rise.round - 1)
+    return Ending(last, "federate", "", False, (), (), num_clients, rise.round, sound, rise.loss_before, goes_on=True)
+
+
 def as_rise(observation: Observation, ending: Ending) -> Observation:
     """Returns the observation with the rounds from the first wrong one to the end in place of a rise of the loss."""
+    if ending.goes_on:
+        return replace(observation, rise=replace(observation.rise, kind="at_chance", until=ending.round))
     rise = replace(
         observation.rise,
         detected=True,

@@ -57,7 +57,7 @@ class Rise:
     loss_after: float | None
     confidence: float
     alarm: int | None
-    kind: Literal["none", "level", "not_finite", "ended"]
+    kind: Literal["none", "level", "not_finite", "ended", "at_chance"]
     noise: float | None
     correlation: float | None
     visible: float | None
@@ -72,6 +72,11 @@ class Rise:
     other: tuple[float, float] | None = None
     chance: Chance | None = None
     events: tuple[Event, ...] = ()
+
+    @property
+    def of_an_end(self) -> bool:
+        """Whether it stands for a run that ended, or for a model that stays at chance, and not for a rise."""
+        return self.kind in ("ended", "at_chance")
 
     @property
     def rounds(self) -> range:

@@ -23,7 +23,7 @@ _MARKED = 60
 
 def shaded(rise: Rise) -> str:
     """Returns what the shaded rounds are."""
-    return "the first sign to the end of the run" if rise.kind == "ended" else "the rise"
+    return "the first sign to the end of the run" if rise.of_an_end else "the rise"
 
 
 def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:

@@ -11,12 +11,14 @@ from tasks.diagnose.phrases import count, figure, joined, who
 
 
 def is_ended(rise: Rise) -> bool:
-    """Returns whether the end of the run is explained, and not a rise of its loss."""
-    return rise.kind == "ended"
+    """Returns whether the end of the run, or a model that stays at chance, is explained, and not a rise of its loss."""
+    return rise.of_an_end
 
 
 def how(ending: Ending) -> str:
     """Returns `The run ended in round 2 because all 10 clients failed (their updates were not finite)`."""
+    if ending.goes_on:
+        return f"The model was broken in round {ending.since}, and it stayed at chance up to round {ending.round}"
     what = "The guard (federate.guard) ended the run" if ending.by_guard else "The run ended"
     phase = " (while pruning)" if ending.phase == "prune" else ""
     return f"{what} in round {ending.round}{phase} because {_reason(ending)}"
@@ -30,7 +32,9 @@ def finding(ending: Ending, causes: list[str], proof: str) -> str:
         causes: what ends `because …`, for each proven cause.
         proof: what ends the sentence about them.
     """
-    first = f" The first sign was in round {ending.since}." if ending.since < ending.round else ""
+    first = (
+        f" The first sign was in round {ending.since}." if ending.since < ending.round and not ending.goes_on else ""
+    )
     return f"{how(ending)}.{first} The cause: {joined(causes)}{proof}" if causes else f"{how(ending)}.{first}"
 
 
@@ -61,9 +65,12 @@ def facts(diagnosis: Diagnosis, names: list[str]) -> Iterator[tuple[str, str]]:
     ending = diagnosis.ending
     if ending is None:
         return
-    yield "The run ended in", f"round {ending.round}"
-    yield "Reason", _reason(ending)
-    yield "First sign", f"round {ending.since}"
+    if ending.goes_on:
+        yield "The model is at chance since", f"round {ending.since}"
+    else:
+        yield "The run ended in", f"round {ending.round}"
+        yield "Reason", _reason(ending)
+        yield "First sign", f"round {ending.since}"
     yield "Cause", joined(names) if names else "not proven"
     if diagnosis.causes and diagnosis.causes[0].clients:
         yield "Clients", who(diagnosis.causes[0].clients)

@@ -186,7 +186,7 @@ def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
     if diagnosis.ruled_out:
         yield table(
             "In how many seeds the run trains if a cause is removed in a replay."
-            if diagnosis.question == "ended" and diagnosis.rise.kind == "ended"
+            if diagnosis.rise.of_an_end
             else "The share of the rise that went away when each cause was removed in a replay.",
             _columns(diagnosis),
             [wording.tried(cause) for cause in diagnosis.ruled_out],
