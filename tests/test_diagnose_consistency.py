@@ -39,6 +39,7 @@ def _ruled_out(says: str, removes: float) -> Diagnosis:
         (replace(SOUND, ruled_out=(RuledOut("faulty_clients", "the same rounds without client 03", 0.1),)), "is both"),
         (replace(SOUND, causes=SOUND.causes * 2), "claimed twice"),
         (replace(SOUND, budget=replace(SOUND.budget, rounds=61, allowed=45)), "61 rounds of 45"),
+        (replace(SOUND, budget=replace(SOUND.budget, remedy_rounds=91, remedy_allowed=90)), "remedies took 91 rounds"),
         (replace(SOUND, budget=replace(SOUND.budget, seeds=1)), "with 3 seeds, but replays.seeds is 1"),
         (replace(SOUND, budget=replace(SOUND.budget, reproduced=False)), "did not reproduce the run"),
         (replace(SOUND, remedies=()), "not among the remedies"),

@@ -96,6 +96,9 @@ def _budget(content: Content) -> Iterator[str]:
         return
     if budget["rounds"] > budget["allowed"]:
         yield f"The replays took {budget['rounds']} rounds of {budget['allowed']} that they may take."
+    if budget.get("remedy_rounds", 0) > budget.get("remedy_allowed", 0):
+        spent, allowed = budget["remedy_rounds"], budget["remedy_allowed"]
+        yield f"The replays of remedies took {spent} rounds of {allowed} that they may take."
     seeds = max((cause["replay"]["seeds"] for cause in content["causes"]), default=0)
     if budget["seeds"] < seeds:
         yield f"A cause was replayed with {seeds} seeds, but replays.seeds is {budget['seeds']}."

@@ -1,6 +1,6 @@
 """From a run that ended to the causes that replays prove, and to settings with which the run trains."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,8 @@ from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.engine import Replayer, replayer
+from tasks.diagnose.thresholds import PROVEN
+from tasks.diagnose.verdict import SEEDS
 from tasks.diagnose.window import LEAST, LONGEST, allowed_rounds
 from tasks.local.probe import Probe
 from tasks.round_log.read import ClientLog
@@ -59,18 +61,22 @@ def investigate_ending(
         steepness = steepness_of(replays, probe)
         findings = _findings(replays, probe, ending, clients, steepness)
         start = replays.from_round
-        last = min(max(start + LONGEST, ending.round + LEAST - 1), replays.last_round)
+        wrong = ending.since if ending.goes_on else ending.round
+        last = min(max(start + LONGEST, wrong + LEAST - 1), replays.last_round)
         survival = Survival(replays, last, strict=settings.federate.guard == "stop")
+        allowed = allowed_rounds(budget, replays.last_round)
+        survival.limit = allowed
         unchanged = survival.run(NO_CHANGE)
         again = unchanged is not None and not trains(unchanged, survival.below)
         search = _Search(survival)
         if again:
             for candidate in suspects(ending, findings, steepness, clients, replays.settings, start):
-                search.enter(candidate)
                 if search.needs_no_other:
                     break
+                search.enter(candidate)
         proven = search.proven() if again else []
         spent = survival.spent
+        survival.limit = spent + allowed
         tried, proposed = treated(survival, proven, replays.settings, findings, steepness)
         claimed = {proof.candidate.cause for proof in proven}
         return Investigation(
@@ -78,14 +84,17 @@ def investigate_ending(
             window=(start + 1, last),
             reproduced=again,
             causes=tuple(proven),
-            ruled_out=tuple(search.proof(each) for each in search.entered if each.cause not in claimed),
+            ruled_out=tuple(search.proof(each) for each in search.entered if search.refuted(each, claimed)),
             tried=tried,
             proposed=proposed,
             findings=findings,
             spent=spent,
-            allowed=allowed_rounds(budget, last - start),
+            allowed=allowed,
+            spent_on_remedies=survival.spent - spent,
+            allowed_for_remedies=allowed,
             chance=survival.chance,
             seeds=max((len(proof.effect.by_seed) for proof in proven), default=1),
+            not_finished=tuple(search.not_finished(claimed)),
         )
 
 
@@ -102,10 +111,16 @@ class _Search:
 
     survival: Survival
     entered: list[Candidate] = field(default_factory=list)
+    skipped: list[Candidate] = field(default_factory=list)
 
     def enter(self, candidate: Candidate) -> None:
         """Replays a candidate; its other change too, if the run does not train with the first."""
+        # The first candidate is replayed in any case. The other ones leave rounds for two more seeds, with and without.
+        needed = (1 + 2 * (SEEDS - 1)) * self.survival.length
         for change in (candidate.change, candidate.instead):
+            if change is not None and self.entered and not self.survival.affords(needed):
+                self.skipped.append(candidate)
+                return
             if change is None or self.survival.run(change) is None:
                 continue
             self.entered.append(replace(candidate, change=change, instead=None))
@@ -127,6 +142,23 @@ class _Search:
         """Returns the proven causes: one, or two that let the run train only together; none if no replay trains."""
         return self._first_confirmed([[each] for each in self.entered]) or self._first_confirmed(self._pairs())
 
+    def refuted(self, candidate: Candidate, claimed: Collection[str]) -> bool:
+        """Whether the run does not train without the cause, or not with every seed."""
+        if candidate.cause in claimed:
+            return False
+        effect = self.survival.effect(candidate.change)
+        return not (effect.by_seed and effect.mean >= PROVEN)
+
+    def not_finished(self, claimed: Collection[str]) -> Iterator[Proof]:
+        """Yields the possible causes of which the replays do not say whether they are one."""
+        for candidate in self.entered:
+            if candidate.cause not in claimed and not self.refuted(candidate, claimed):
+                why = "the run trains without it, but a more specific cause explains the end as well"
+                yield replace(self.proof(candidate), why=why)
+        for candidate in self.skipped:
+            if candidate.cause not in {*claimed, *(each.cause for each in self.entered)}:
+                yield Proof(candidate, Effect(()), "val_loss", (), (), why="no rounds were left to replay it")
+
     def proof(self, candidate: Candidate) -> Proof:
         """Returns what the replays showed of a candidate."""
         effect = self.survival.effect(candidate.change)
@@ -137,6 +169,8 @@ class _Search:
         able = list({each.cause: each for each in self.entered}.values())[-_IN_PAIRS:]
         pairs = []
         for first, second in combinations(able, 2):
+            if not self.survival.affords(self.survival.length):
+                break
             both = first.change | second.change
             if self.survival.run(both) is not None:
                 pairs.append([replace(first, change=both), replace(second, change=both)])

@@ -10,6 +10,7 @@ from tasks.diagnose.ended.suspects import Steepness, rate_settings
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof, Tried
 from tasks.diagnose.replay.change import Change
+from tasks.diagnose.verdict import SEEDS
 from tasks.settings import Settings, value_at
 
 _RATE = "federate.client.learning_rate"
@@ -53,7 +54,9 @@ def treated(
 
 def _confirmed(survival: Survival, change: Change) -> bool:
     """Whether the run trains with a change to its last round, and with other seeds in the rounds that are replayed."""
-    return survival.trains(change) and survival.trains_to_the_end(change) and survival.confirmed(change).proven
+    if not survival.trains(change) or not survival.affords(_with_confirmation(survival) - survival.length):
+        return False
+    return survival.trains_to_the_end(change) and survival.confirmed(change).proven
 
 
 def _options(proven: Sequence[Proof], settings: Settings, findings: Findings, start: int) -> list[Remedy]:
@@ -83,8 +86,18 @@ def _without_rate(proven: Sequence[Proof], settings: Settings) -> dict[str, obje
 
 
 def _replayed(survival: Survival, options: Sequence[Remedy]) -> list[tuple[Remedy, Change]]:
-    pairs = [(remedy, remedy.change) for remedy in options]
-    return [pair for pair in pairs if survival.run(pair[1]) is not None]
+    found: list[tuple[Remedy, Change]] = []
+    for remedy in options:
+        if found and not survival.affords(_with_confirmation(survival)):
+            break
+        if survival.run(remedy.change) is not None:
+            found.append((remedy, remedy.change))
+    return found
+
+
+def _with_confirmation(survival: Survival) -> int:
+    """Rounds of a replay, and of the replays that confirm it: to the end of the run, and with the other seeds."""
+    return survival.length * SEEDS + survival.to_the_end
 
 
 def _rates(survival: Survival, steepness: Steepness, others: dict[str, object]) -> list[tuple[Remedy, Change]]:
@@ -95,6 +108,8 @@ def _rates(survival: Survival, steepness: Steepness, others: dict[str, object]) 
         says = f"set the client learning rate to {rate:g}" + (" beside the other change" if others else "")
         remedy = Remedy(says, {**others, **rate_settings(rate)})
         pair = remedy, remedy.change
+        if found and not survival.affords(_with_confirmation(survival)):
+            break
         if survival.run(pair[1]) is None:
             continue
         found.append(pair)

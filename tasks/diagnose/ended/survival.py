@@ -25,6 +25,7 @@ class Survival:
         last: round to which they run.
         chance: loss of a model that does not look at its inputs, nats per example.
         below: final loss below which a replay trains.
+        limit: rounds that the replays may take in all.
     """
 
     def __init__(self, replays: Replayer, last: int, strict: bool) -> None:
@@ -40,11 +41,26 @@ class Survival:
         self.chance = chance(replays.cohort.test_y)
         self.below = bar(self.chance, replays.loss)
         self._begun: dict[tuple[str, int], Replay] = {}
+        self.limit = self.spent
 
     @property
     def spent(self) -> int:
         """Rounds that the replays have taken so far."""
         return self._replays.spent
+
+    @property
+    def length(self) -> int:
+        """Rounds of one replay."""
+        return self.last - self.start
+
+    @property
+    def to_the_end(self) -> int:
+        """Rounds from the end of a replay to the last round of the run."""
+        return max(0, self._replays.last_round - self.last)
+
+    def affords(self, num_rounds: int) -> bool:
+        """Returns whether so many more rounds are within the limit."""
+        return self.spent + num_rounds <= self.limit
 
     def run(self, change: Change, seed: int = 0) -> Course | None:
         """Returns the replay of a change, to the last round; None if the settings or the data do not allow it."""

@@ -97,7 +97,8 @@ def spent(budget: Budget) -> str:
         "A cause is proven if the run trains without it, with every seed with which it does not train otherwise. A run "
         f"trains if it goes on, no client fails, and val_loss falls below chance ({figure(budget.chance)} nats): the "
         "loss of a model that does not look at its inputs. The replays for causes took "
-        f"{count(budget.rounds, 'round')}. diagnose.budget ({budget.allowed} rounds) does not bound them."
+        f"{count(budget.rounds, 'round')} of at most {budget.allowed}. Replays of remedies took "
+        f"{count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}."
     )
 
 
