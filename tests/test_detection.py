@@ -332,7 +332,7 @@ def test_least_rise_is_that_of_the_most_sensitive_pair() -> None:
 
 def test_jump_is_the_distance_of_two_fitted_lines() -> None:
     z, a, b = np.random.default_rng(3).standard_normal(20) - np.arange(20), 4, 8
-    z[12:] += 9  # more than the descent takes away
+    z[12:] += 15  # much more than the descent takes away
     sd = 0.4 / (0.3247 * np.sqrt(6))
     (first, found), *_ = [
         (first, found[0]) for pair, first, found in jumps(z[None], np.array([0.4])) if pair[:2] == (a, b)

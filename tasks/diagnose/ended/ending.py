@@ -83,14 +83,17 @@ def find_ending(rounds: RoundLog, clients: ClientLog) -> Ending | None:
 
 
 def broken_model(observation: Observation, rounds: RoundLog, clients: ClientLog) -> Ending | None:
-    """Returns since when the model is broken, if an event broke it and it stayed at chance to the last round."""
+    """Returns that the first round broke the model, if it did, and the model stayed at chance to the last round.
+
+    None if the loss rose later: then it has a level before the rise, with which replays can be compared.
+    """
     rise, trained = observation.rise, rounds.rounds[~rounds.pruning]
-    if observation.chance is None or rise.round is None or rise.phase == "prune" or not len(trained):
+    if observation.chance is None or not len(trained) or rise.round != trained[0] or rise.phase == "prune":
         return None
     last = int(trained[-1])
     num_clients = len(_names(clients, clients.rounds == last))
-    sound = max(0, rise.round - 1)
-    return Ending(last, "federate", "", False, (), (), num_clients, rise.round, sound, rise.loss_before, goes_on=True)
+    first, loss = int(trained[0]), rise.loss_before
+    return Ending(last, "federate", "", False, (), (), num_clients, first, first - 1, loss, goes_on=True)
 
 
 def as_rise(observation: Observation, ending: Ending) -> Observation:
