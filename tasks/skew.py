@@ -15,6 +15,16 @@ def earth_mover(p: Floats, q: Floats) -> Floats:
     return np.asarray(np.abs(p - q).sum(axis=-1))
 
 
+def entropy(counts: NDArray[np.int64]) -> float:
+    """Returns -sum_c q_c ln q_c, nats, with q_c the share of class c in the `counts` (C,), of which one is above 0.
+
+    It is the lowest loss that one answer for all examples can have: the loss of chance. It is 0 if all examples are of
+    one class.
+    """
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 def gini(sizes: NDArray[np.int64]) -> float:
     """Returns the Gini coefficient of the sizes (K,): 0 if all are equal, 1 - 1/K if one client has all examples.
 

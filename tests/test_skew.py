@@ -27,7 +27,7 @@ from tasks.partition.skew import (
     skew_by_client,
     summary,
 )
-from tasks.skew import earth_mover, gini
+from tasks.skew import earth_mover, entropy, gini
 
 MIXES = hnp.arrays(np.int64, 6, elements=st.integers(0, 50)).filter(np.any).map(lambda counts: counts / counts.sum())
 SIZES = st.lists(st.integers(1, 10_000), min_size=1, max_size=30).map(np.array)
@@ -343,3 +343,9 @@ def test_measures_do_not_depend_on_the_order_of_the_clients() -> None:
 def test_summary_is_the_mean_and_the_largest_over_clients() -> None:
     found = summary([{"hellinger": 0.2}, {"hellinger": 0.6}], np.array([1, 3]))
     assert found == pytest.approx({"hellinger_mean": 0.4, "hellinger_max": 0.6, "size_gini": 0.25, "size_cv": 0.5})
+
+
+def test_entropy_is_the_loss_of_the_best_answer_for_all_examples() -> None:
+    # Shares 1/2, 1/4, 1/4: 1/2 ln 2 + 1/2 ln 4 = 1.5 ln 2. A class without examples does not count.
+    assert entropy(np.array([2, 0, 1, 1])) == pytest.approx(1.5 * np.log(2))
+    assert entropy(np.array([0, 7])) == 0

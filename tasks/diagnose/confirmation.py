@@ -16,6 +16,7 @@ from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import height, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
 from tasks.diagnose.thresholds import AS_GOOD, CONFIRMED_SEEDS, ENDING, WORST
+from tasks.diagnose.window import chance_loss
 from tasks.errors import SettingsError
 from tasks.round_log.read import ClientLog
 
@@ -70,9 +71,7 @@ class Confirmation:
 
         Infinite if all hold-out data have one label: then this loss is 0, and no model beats it.
         """
-        counts = np.bincount(self.replays.cohort.test_y)
-        shares = counts[counts > 0] / counts.sum()
-        return float(-(shares * np.log(shares)).sum()) if len(shares) > 1 else float("inf")
+        return chance_loss(self.replays.cohort.test_y)
 
     def promises(self, change: Change, losses: Iterable[float]) -> bool:
         """Returns whether the hold-out `losses` of a short replay are of a model that trains and beats chance.

@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,11 +135,8 @@ def _ended(
         return None, reasons
     from tasks.diagnose.ended.investigate import investigate_ending
 
-    try:
-        replays = investigate_ending(settings, workspace, ending, clients, settings.diagnose.budget, cache)
-    except UndriftError as exc:
-        return None, replay_failed(exc)
-    return replays, why_not_proven(replays)
+    budget = settings.diagnose.budget
+    return _outcome(lambda: investigate_ending(settings, workspace, ending, clients, budget, cache), why_not_proven)
 
 
 def _replayed(
@@ -168,11 +165,19 @@ def _replayed(
         sound_after(rise, rounds, data_rises),
         _hold_out(rounds),
     )
+    budget = settings.diagnose.budget
+    return _outcome(lambda: investigate(settings, workspace, incident, clients, budget, cache), not_proven)
+
+
+def _outcome(
+    investigate: Callable[[], Investigation], unproven: Callable[[Investigation], list[str]]
+) -> tuple[Investigation | None, list[str]]:
+    """What the replays showed, if they could be run, and why they could not be run or prove no cause."""
     try:
-        replays = investigate(settings, workspace, incident, clients, settings.diagnose.budget, cache)
+        replays = investigate()
     except UndriftError as exc:
         return None, replay_failed(exc)
-    return replays, not_proven(replays)
+    return replays, unproven(replays)
 
 
 def _hold_out(rounds: RoundLog) -> dict[int, float]:

@@ -11,6 +11,7 @@ from tasks.diagnose.replay.effect import height
 from tasks.diagnose.thresholds import REPRODUCED
 from tasks.diagnose.verdict import SEEDS
 from tasks.round_log.read import ClientLog
+from tasks.skew import entropy
 
 EXPLAINED = 15
 """Least rounds that the budget is counted by: a spike of one round needs a replay or two, too."""
@@ -119,9 +120,7 @@ def chance_loss(labels: NDArray[np.int32]) -> float:
 
     Infinite if there is only one label: then no loss is below it.
     """
-    _, counts = np.unique(labels, return_counts=True)
-    shares = counts / counts.sum()
-    return float(-(shares * np.log(shares)).sum()) or np.inf
+    return entropy(np.bincount(labels)) or np.inf
 
 
 def allowed_rounds(budget: float, num_rounds: int) -> int:

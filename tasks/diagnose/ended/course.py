@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.thresholds import HALF_AS_GOOD, STILL_SOUND
+from tasks.skew import entropy
 
 _FINAL = 3
 """Most rounds at the end of a replay whose mean val_loss is its final loss: one round alone is noisy."""
@@ -43,9 +44,7 @@ def chance(labels: NDArray[np.int32]) -> float:
 
     Such a model gives every example the same probabilities, and the labels' own frequencies are the best ones.
     """
-    shares = np.bincount(labels) / len(labels)
-    shares = shares[shares > 0]
-    return float(-np.sum(shares * np.log(shares)))
+    return entropy(np.bincount(labels))
 
 
 def bar(chance_loss: float, start_loss: float) -> float:

@@ -13,6 +13,7 @@ from tasks.diagnose.thresholds import CHANCE_BROKEN, CHANCE_LOST
 from tasks.errors import UndriftError
 from tasks.finite import LARGEST
 from tasks.round_log.read import RoundLog
+from tasks.skew import entropy
 
 _BEFORE = 4
 """Rounds before the model was broken whose mean loss is the loss before."""
@@ -60,7 +61,7 @@ def find_chance(log: RoundLog, counts: Ints | None) -> Chance | None:
     if counts is None or "val_loss" not in log.losses or counts.sum() == 0:
         return None
     num_examples, shares = int(counts.sum()), counts[counts > 0] / counts.sum()
-    loss, most = float(-(shares * np.log(shares)).sum()), float(shares.max())
+    loss, most = entropy(counts), float(shares.max())
     if len(shares) < 2:
         return None
     column = log.losses["val_loss"]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tasks.diagnose.evidence.logged import rows_of
 from tasks.diagnose.evidence.memory import as_trained, same
 from tasks.federate.record import RoundLine
 from tasks.round_log.read import ClientLog
@@ -91,13 +92,9 @@ def differing(
     return rows
 
 
-def logged_rows(log: ClientLog, round_num: int) -> dict[str, dict[str, Any]]:
+def logged_rows(log: ClientLog, round_num: int) -> dict[str, Mapping[str, Any]]:
     """Returns the log's rows of a round by client, with None for a value that was not measured."""
-    rows = {}
-    for i in np.flatnonzero(log.rounds == round_num):
-        values = {name: float(column[i]) if np.isfinite(column[i]) else None for name, column in log.signals.items()}
-        rows[log.clients[i]] = {"finite": not log.failed[i], **values}
-    return rows
+    return {row["client"]: row for row in rows_of(log, round_num, round_num)}
 
 
 def _difference(client: str, logged: Mapping[str, Any], replayed: Mapping[str, Any]) -> RowDifference | None:
