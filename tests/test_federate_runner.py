@@ -68,6 +68,16 @@ def test_round_leaves_the_state_that_it_begins_with_alone(runner_of, round_num):
     assert cut_off.all() == (round_num == 2)
 
 
+def test_a_fresh_state_stays_the_first_after_rounds_that_were_measured(runner_of):
+    runner = runner_of()
+    fresh = runner.fresh()
+    stepped = runner.step(fresh, 1)
+    # The round measured the hold-out loss, which writes the new parameters into the model.
+    assert stepped.line.row["val_loss"] is not None
+    assert np.any(stepped.state.params != fresh.params)
+    np.testing.assert_array_equal(runner.fresh().params, fresh.params)
+
+
 def test_server_vector_of_those_that_are_left_is_their_weighted_mean(runner_of):
     runner = runner_of()
     fresh = runner.fresh()

@@ -80,7 +80,7 @@ class Runner:
         Args:
             settings: the run's settings.
             cohort: its clients.
-            model: the global model. A fresh state has its parameters; validation overwrites them.
+            model: the global model. A fresh state has the parameters that it has now; validation overwrites them.
             phase: which rounds. A learning rate schedule runs from the first to the last round of the phase.
             computations: see `tasks.federate.computations`.
             local_seed: the seed of the clients' draws (the order of their examples, epochs, augmentation, dropout).
@@ -92,7 +92,8 @@ class Runner:
         """
         self._seed, self._settings = settings.seed, settings.federate
         self._local_seed = settings.seed if local_seed is None else local_seed
-        self._cohort, self._phase, self._computations, self._model = cohort, phase, computations, model
+        self._cohort, self._phase, self._computations = cohort, phase, computations
+        self._initial = flatten(model)
         self._absent, self._scratch = frozenset(absent), scratch
         self._prunable, self._widths = prunable(model), widths(settings.federate.width)
         augment = settings.preprocess.augment
@@ -102,8 +103,8 @@ class Runner:
         self._epsilon = epsilon(settings, len(cohort.clients)) if private else None
 
     def fresh(self) -> ServerState:
-        """Returns the state before the first round, from the model's parameters."""
-        fresh = self._computations.initialize(flatten(self._model))
+        """Returns the state before the first round, with the parameters that the model had first."""
+        fresh = self._computations.initialize(self._initial)
         if CLIENT_UPDATES[self._settings.client.kind].kept:
             return replace(fresh, kept=Kept(self._cohort.clients, len(fresh.params), self._scratch))
         return fresh

@@ -284,18 +284,23 @@ class Planter:
 
     def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:
         cohort = cohort_of(settings, folder)
-        model = build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
         key = self._key(settings, cohort)
         phase = _phase(settings)
         if key not in self._compiled:
             began = time.perf_counter()
+            model = _model_of(settings, cohort)
             self._compiled[key] = build_computations(settings, cohort, model, masked=False)
-            # The first round compiles what later rounds reuse.
+            # The first round compiles what later rounds reuse. It writes into the model, so the run gets a new one.
             first = Runner(settings, cohort, model, phase, self._compiled[key])
             with suppress(NoClientLeft):
                 first.step(first.fresh(), 1)
             self._tracing[key] = time.perf_counter() - began
+        model = _model_of(settings, cohort)
         return cohort, model, Runner(settings, cohort, model, phase, self._compiled[key])
+
+
+def _model_of(settings: Settings, cohort: Cohort) -> Any:
+    return build(settings.federate.model, cohort.input_shape, cohort.num_classes, settings.seed)
 
 
 def _phase(settings: Settings) -> Phase:
