@@ -304,6 +304,18 @@ def test_a_loss_is_dated_to_its_first_high_value_also_where_the_next_is_low_agai
     assert (one.round, one.until) == (16, 20)
 
 
+@pytest.mark.parametrize(("high", "found"), [(3.0, True), (1.0, False)])
+def test_first_weights_do_not_tell_how_bad_other_data_are(high, found):
+    # Before round 1, every label has about the same loss: data that are wrong today have a lower one than those then.
+    # Under the first weights, the model has not learned anything, so only the logged losses can rise.
+    losses = np.array([2.4, 1.6, 1.2, 0.9, high, high, high])
+    rounds, no = np.arange(1, 8), np.zeros(7, dtype=np.bool_)
+    log = ClientLog(rounds, ("02",) * 7, {"loss_before": losses}, no, no)
+    one = risen_between(log, "02", [Memory(1, 2.4, 2.2), Memory(6, high, high)])
+    # The median of the four losses before is 1.4; 3.0 is more than 1.5 times that, 1.0 is not.
+    assert (one is not None and (one.round, one.until) == (5, 7)) is found
+
+
 @pytest.mark.slow
 def test_it_is_explained_also_where_the_curve_shows_nothing(changed_in_between, settings_of, tmp_path, computations):
     # A log of three rounds has too few losses for any test.

@@ -70,7 +70,8 @@ def risen_with_their_data(
     A client is named if all of these hold:
     1. Under the models of earlier checkpoints, its data of today do not give the logged loss. From a later one on, they
        do: in between, the data became what they are.
-    2. Under the last model before, they raise its loss by half or more.
+    2. Under the last model before, they raise its loss by half or more. The weights before round 1 are no such model:
+       they give all labels about the same loss.
     3. Its logged loss rose as far in between.
 
     Nobody is named if the data of most have changed, or if batches hold more than a client's own examples. A test of
@@ -104,22 +105,23 @@ def risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> Cl
         compared: its losses under known models, in the order of the rounds; at least one differs today.
     """
     last = max(number for number, memory in enumerate(compared) if memory.changed)
-    if last + 1 == len(compared) or not compared[last].now >= WORSE * compared[last].logged:
+    before = compared[last]
+    raised = before.round == 1 or before.now >= WORSE * before.logged
+    if last + 1 == len(compared) or not raised:
         return None
     mine = log.rows(client)
     mine = mine[np.isfinite(log.signals["loss_before"][mine]) & ~log.failed[mine]]
     rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
-    since, until = compared[last].round, compared[last + 1].round
+    since, until = before.round, compared[last + 1].round
     places = [i for i in range(1, len(rounds)) if since < rounds[i] <= until]
     if not places:
         return None
     # A batch that is nearly learnt by heart doubles its loss for nothing.
     level = np.log(losses + _FLOOR * np.median(losses))
-    usual = float(np.mean(level[max(0, places[0] - _BEFORE) : places[0]]))
-    start = next(i for i in places if level[i] >= (usual + level[places].max()) / 2)
-    before = float(np.median(losses[:start][-_BEFORE:]))
-    if not losses[start] >= WORSE * before:
+    start = max(places, key=lambda place: float(level[place] - level[max(0, place - _BEFORE) : place].mean()))
+    earlier = float(np.median(losses[:start][-_BEFORE:]))
+    if not losses[start] >= WORSE * earlier:
         return None
-    up = np.flatnonzero(losses > np.sqrt(before * losses[start]))
+    up = np.flatnonzero(losses > np.sqrt(earlier * losses[start]))
     first = int(rounds[start])
     return ClientRise(client, first, int(rounds[up[-1]]), first, 1.0)
