@@ -68,3 +68,36 @@ def test_a_model_that_fell_to_chance_rose_in_that_round() -> None:
     assert rise.chance is not None
     assert (rise.chance.since, rise.chance.never_learned) == (5, False)
     assert (rise.loss_before, rise.loss_after) == (pytest.approx(1.0), pytest.approx(2.32))
+
+
+def test_an_erratic_loss_above_chance_is_one_rise_from_its_first_loss_on() -> None:
+    # H of 9 % and 91 % is 0.303. The model learns up to round 4; two losses below H lie between those above it.
+    counts = np.array([9, 91])
+    losses = np.array([0.42, 0.32, 0.25, 0.16, 0.45, 3.0, 3.2, 0.25, 0.23, 0.86, 1.1, 2.4, 0.5, 0.7, 0.4])
+    accuracies = np.where(np.isin(np.arange(1, 16), [3, 4, 8, 9]), 0.999, 0.91)
+    rise = observe(log_of(losses, accuracies), SILENT, 0.01, hold_out=counts).rise
+    assert rise.chance is not None
+    assert rise.chance.since == 10
+    assert (rise.detected, rise.round, rise.until) == (True, 5, 15)
+    # Of the four losses before round 5, two are below H.
+    assert rise.loss_before == pytest.approx((0.25 + 0.16) / 2)
+
+
+def test_the_first_loss_of_a_model_with_unequal_classes_is_no_rise() -> None:
+    # H = 0.303, and a model that knows nothing starts at ln 2 = 0.69: more than 1.5 H, but no more than at its start.
+    losses = np.linspace(0.69, 0.31, 12)
+    observation = observe(log_of(losses, np.full(12, 0.91)), SILENT, 0.01, hold_out=np.array([9, 91]))
+    assert observation.chance is not None
+    assert not observation.rise.detected
+
+
+def test_a_model_that_lost_all_it_had_learned_rose_whatever_the_noise_is() -> None:
+    # After round 3 the loss jumps up and down so wildly that no test of 12 losses is sure. Chance is ln 10 = 2.303.
+    losses = np.array([1.9, 1.5, 1.1, 1.9, 1.45, 3.1, 2.5, 1.7, 1.7, 0.8, 1.1, 0.5])
+    assert not observe(log_of(losses), SILENT, 0.01).rise.detected
+    rise = observe(log_of(losses), SILENT, 0.01, hold_out=COUNTS).rise
+    assert (rise.detected, rise.loss, rise.round, rise.until, rise.confidence) == (True, "val_loss", 6, 7, 1.0)
+    assert (rise.loss_before, rise.loss_after) == (pytest.approx((1.1 + 1.9 + 1.45 + 1.5) / 4), pytest.approx(2.8))
+    # A loss that stays below chance is left to the tests, and so is one that never was far below it.
+    for scale in (0.7, 5.0):
+        assert not observe(log_of(scale * losses), SILENT, 0.01, hold_out=COUNTS).rise.detected

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.diagnose.ended.course import Course, bar, chance, effect_of, final_rounds, good_enough, trains
+from tasks.diagnose.ended.course import Course, bar, chance, early_bar, effect_of, final_rounds, good_enough, trains
 
 ENDED = Course((np.inf, np.inf), 0, True)
 
@@ -27,6 +27,13 @@ def test_a_replay_must_get_below_chance_and_about_to_the_model_it_starts_from() 
     assert bar(2.3, 2.5) == 2.3
     assert bar(2.3, 0.4) == pytest.approx(0.44)
     assert bar(2.3, np.nan) == 2.3
+
+
+def test_a_short_replay_of_unequal_classes_need_not_reach_chance():
+    # From ln 2 = 0.69 to the 0.31 of a class with 9 % of the examples: half of the way is 0.5.
+    assert early_bar(0.31, 0.69) == pytest.approx(0.5)
+    assert early_bar(2.3, 0.4) == bar(2.3, 0.4)
+    assert early_bar(2.3, np.nan) == 2.3
 
 
 @pytest.mark.parametrize(("rounds", "last"), [(1, 1), (4, 1), (8, 2), (12, 3), (40, 3)])

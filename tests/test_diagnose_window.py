@@ -195,6 +195,10 @@ def test_half_of_a_rise_is_on_the_logarithm():
         ([2.0], [0.9], 4.0, False),  # no rise in the log
         ([2.0], [1.0], 4.0, False),
         ([math.inf], [], None, True),
+        # The fault breaks the model from the replay's first round on: its loss stays where the logged loss came to.
+        ([2.3, 2.3, 2.3], [75.0, 2.3, 2.3], 26.5, True),
+        ([1.4, 1.4, 1.4], [75.0, 2.3, 2.3], 26.5, False),  # ln 1.4 is less than half of ln 2.3
+        ([1.04, 1.04, 1.04], [75.0, 1.05, 1.05], 26.5, False),  # as high as the log stays, but that is no rise
         ([99.0], [], None, False),  # half of the rise of a loss that is not finite is 100 times the level
     ],
 )

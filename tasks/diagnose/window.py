@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.replay.effect import height
-from tasks.diagnose.thresholds import REPRODUCED
+from tasks.diagnose.thresholds import REMAINS, REPRODUCED
 from tasks.diagnose.verdict import SEEDS
 from tasks.round_log.read import ClientLog
 from tasks.skew import entropy
@@ -197,7 +197,9 @@ def reproduced(replayed: Sequence[float], logged: Sequence[float], loss_after: f
 
     1. The log shows a rise in the rounds that are compared.
     2. At its height, the replayed loss rises by more than half of that: half of the rise in the log, or half of the
-       rise in the log's rounds that are compared, whichever is less.
+       rise in the log's rounds that are compared, whichever is less. Or the middle one of the replayed losses does so
+       beside the middle one of the log, if this is above the level by REMAINS: a model that a fault breaks from the
+       first round on cannot fall from as good a level as the logged one, and the peak of that fall is missing.
 
     Args:
         replayed: losses of the replay that changes nothing.
@@ -206,5 +208,7 @@ def reproduced(replayed: Sequence[float], logged: Sequence[float], loss_after: f
         level: the loss before the rise.
     """
     whole = height([float("inf") if loss_after is None else loss_after], level)
-    in_log = max((height([loss], level) for loss in logged), default=whole)
-    return max(height([loss], level) for loss in replayed) > REPRODUCED * min(whole, in_log) > 0
+    in_log = [height([loss], level) for loss in logged] or [whole]
+    again = [height([loss], level) for loss in replayed]
+    stays = float(np.median(again)) > REPRODUCED * float(np.median(in_log)) and np.median(in_log) >= REMAINS
+    return bool(stays) or max(again) > REPRODUCED * min(whole, max(in_log)) > 0

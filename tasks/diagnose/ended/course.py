@@ -52,6 +52,15 @@ def bar(chance_loss: float, start_loss: float) -> float:
     return min(chance_loss, STILL_SOUND * start_loss) if np.isfinite(start_loss) else chance_loss
 
 
+def early_bar(chance_loss: float, start_loss: float) -> float:
+    """Returns the loss below which a replay trains that stops before the last round of the run.
+
+    A model that starts above chance learns the class frequencies first. If the classes are unequal, that takes it many
+    rounds. So the bar is half of the way from the first loss to chance. From a model below chance it is that of `bar`.
+    """
+    return (start_loss + chance_loss) / 2 if start_loss > chance_loss else bar(chance_loss, start_loss)
+
+
 def trains(course: Course, below: float) -> bool:
     """Returns whether a replay trains: it does not end, no client fails, and its final loss is lower than `below`."""
     return not course.ended and not course.failures and course.final < below

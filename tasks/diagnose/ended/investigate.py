@@ -63,7 +63,7 @@ def investigate_ending(
         start = replays.from_round
         wrong = ending.since if ending.goes_on else ending.round
         last = min(max(start + LONGEST, wrong + LEAST - 1), replays.last_round)
-        survival = Survival(replays, last, strict=settings.federate.guard == "stop")
+        survival = Survival(replays, last, strict=settings.federate.guard == "stop", at_chance=ending.goes_on)
         allowed = allowed_rounds(budget, replays.last_round)
         survival.limit = allowed
         unchanged = survival.run(NO_CHANGE)

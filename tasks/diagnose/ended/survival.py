@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from tasks.diagnose.ended.course import Course, bar, chance, effect_of, trains
+from tasks.diagnose.ended.course import Course, bar, chance, early_bar, effect_of, trains
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.engine import Replay, Replayer
@@ -24,22 +24,24 @@ class Survival:
         start: round of the model that the replays start from.
         last: round to which they run.
         chance: loss of a model that does not look at its inputs, nats per example.
-        below: final loss below which a replay trains.
+        below: final loss below which a replay to round `last` trains.
         limit: rounds that the replays may take in all.
     """
 
-    def __init__(self, replays: Replayer, last: int, strict: bool) -> None:
+    def __init__(self, replays: Replayer, last: int, strict: bool, at_chance: bool = False) -> None:
         """Prepares the replays.
 
         Args:
             replays: at the model that the replays start from.
             last: round to which they run.
             strict: whether a client that fails ends the run, as with `federate.guard: stop`.
+            at_chance: whether the run did not end, but stayed at chance: then only a model below chance trains.
         """
         self._replays, self._strict = replays, strict
         self.start, self.last = replays.from_round, last
         self.chance = chance(replays.cohort.test_y)
-        self.below = bar(self.chance, replays.loss)
+        self._at_end = bar(self.chance, replays.loss)
+        self.below = early_bar(self.chance, replays.loss) if self.to_the_end and not at_chance else self._at_end
         self._begun: dict[tuple[str, int], Replay] = {}
         self.limit = self.spent
 
@@ -85,7 +87,7 @@ class Survival:
         """Returns whether the run trains with a change up to its last round, with the run's own seed."""
         replay = self._begun[_key(change), 0]
         self._advance(replay, self._replays.last_round)
-        return trains(self._course(replay, whole=True), self.below)
+        return trains(self._course(replay, whole=True), self._at_end)
 
     def trains(self, change: Change, seed: int = 0) -> bool:
         """Returns whether the run trains with a change."""

@@ -17,6 +17,8 @@ from tasks.skew import entropy
 
 _BEFORE = 4
 """Rounds before the model was broken whose mean loss is the loss before."""
+_SOON = 3
+"""Most losses below chance between two above it that belong to one rise: an oscillation comes down in between."""
 _DEVIATIONS = 3
 """Binomial standard deviations by which the accuracy must be above the most frequent class's share."""
 
@@ -27,11 +29,13 @@ class Chance:
 
     Attributes:
         loss: cross-entropy of the class frequencies of the hold-out data, nats per example.
+        uniform: ln C, the loss of a model that gives each class the same probability, as at the start.
         since: the first round from which on the model was at chance after each round.
         never_learned: whether that is the first round that was measured.
     """
 
     loss: float
+    uniform: float
     since: int
     never_learned: bool
 
@@ -73,7 +77,7 @@ def find_chance(log: RoundLog, counts: Ints | None) -> Chance | None:
     if knows[-1]:
         return None
     first = int(np.flatnonzero(knows)[-1]) + 1 if knows.any() else 0
-    return Chance(loss, int(log.rounds[measured[first]]), not knows.any())
+    return Chance(loss, math.log(len(counts)), int(log.rounds[measured[first]]), not knows.any())
 
 
 def _accurate(log: RoundLog, rows: Ints, bound: float) -> Bools:
@@ -85,21 +89,29 @@ def _accurate(log: RoundLog, rows: Ints, bound: float) -> Bools:
 def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
     """Returns the rise of val_loss that broke the model; None if the loss did not rise when the model was broken.
 
-    1. If the model had learned before, the loss rises from its level before to chance or above it. Its level is the
-       mean of the up to 4 losses before; it must be below CHANCE_LOST times the loss of chance.
-    2. If it never learned, the loss rises from chance to more than CHANCE_BROKEN times that, or is not finite: no model
-       that knows nothing has such a loss at its start. The rise lasts as long as the loss is so high.
+    1. If the model had learned before, the loss rises from its level before to chance or above it. The rise begins at
+       the first such loss: at most `_SOON` losses below chance lie between two above it, and none is as low as the
+       lowest before. The level is the mean of those among the up to 4 losses before that are below chance; it must be
+       below CHANCE_LOST times the loss of chance.
+    2. If it never learned, the loss rises to more than CHANCE_BROKEN times the loss of a model that knows nothing, or
+       is not finite. Such a model has the loss ln C at its start, and at best that of chance. The rise lasts as long as
+       the loss is so high.
 
     This is no test: a model that knows nothing any more to the end is not noise. So the confidence is 1.
     """
     column = log.losses["val_loss"]
     measured = np.flatnonzero(column.given & ~log.pruning)
     rounds, losses = log.rounds[measured], column.values[measured]
-    before = losses[rounds < chance.since][-_BEFORE:]
-    if len(before):
-        level = float(before.mean())
-        return _event(rounds, losses, rounds >= chance.since, level) if level < CHANCE_LOST * chance.loss else None
-    broken = ~(losses <= CHANCE_BROKEN * chance.loss)
+    since = int(np.searchsorted(rounds, chance.since))
+    if since:
+        known = np.where(np.isfinite(losses[:since]), losses[:since], np.inf)
+        first = _first_above(~(losses < chance.loss), since, int(np.argmin(known)))
+        before = losses[max(0, first - _BEFORE) : first]
+        sound = before[before < chance.loss]
+        level = float(sound.mean()) if len(sound) else math.inf
+        inside = np.arange(len(losses)) >= first
+        return _event(rounds, losses, inside, level) if level < CHANCE_LOST * chance.loss else None
+    broken = ~(losses <= CHANCE_BROKEN * max(chance.loss, chance.uniform))
     if not broken.any():
         return None
     first = int(np.argmax(broken))
@@ -108,6 +120,39 @@ def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
     until = first + int(np.argmin(broken[first:])) if not broken[first:].all() else len(losses)
     inside = (np.arange(len(losses)) >= first) & (np.arange(len(losses)) < until)
     return _event(rounds, losses, inside, level)
+
+
+def lost_event(log: RoundLog, counts: Ints | None) -> Increase | None:
+    """Returns the rise of val_loss with which a model that had learned became worse than one that knows nothing.
+
+    The loss rises from below CHANCE_LOST times the loss of chance to chance or above it, for one round or more. It is
+    no test either: whatever the noise of the loss is, all that the model had learned was lost. None if that did not
+    happen, or if the loss of chance is not known.
+    """
+    if counts is None or "val_loss" not in log.losses or counts.sum() == 0:
+        return None
+    loss, column = entropy(counts), log.losses["val_loss"]
+    measured = np.flatnonzero(column.given & ~log.pruning)
+    rounds, losses = log.rounds[measured], column.values[measured]
+    above = ~(losses < loss)
+    learned = np.minimum.accumulate(np.where(np.isfinite(losses), losses, np.inf)) < CHANCE_LOST * loss
+    places = np.flatnonzero(above[1:] & learned[:-1]) + 1
+    if not len(places):
+        return None
+    first = last = int(places[0])
+    while later := [place for place in range(last + 1, min(len(losses), last + 2 + _SOON)) if above[place]]:
+        last = later[-1]
+    before = losses[max(0, first - _BEFORE) : first]
+    inside = (np.arange(len(losses)) >= first) & (np.arange(len(losses)) <= last)
+    return _event(rounds, losses, inside, float(before[before < loss].mean()))
+
+
+def _first_above(above: Bools, since: int, best: int) -> int:
+    """The first place after `best` of the losses above chance that lead to `since`, at most `_SOON` places apart."""
+    first = since
+    while places := [place for place in range(max(best + 1, first - 1 - _SOON), first) if above[place]]:
+        first = places[0]
+    return first
 
 
 def _event(rounds: Ints, losses: Floats, inside: Bools, level: float) -> Increase:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from tasks.arrays import Ints
-from tasks.diagnose.observe.chance import Chance, find_chance
+from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.observe.drift import Drift, drift, ranking
 from tasks.diagnose.observe.outliers import Outlier, outliers
 from tasks.diagnose.observe.own_losses import ClientRise
@@ -83,9 +83,8 @@ def observe(
         more_rises: rises of single clients that are known from elsewhere; they count where no test finds a rise.
         hold_out: (C,) hold-out examples of each class, from which the loss of chance is known; None if not known.
     """
-    chance = find_chance(rounds, hold_out)
     outside = outliers(clients.without(rounds.rounds[rounds.pruning]), significance)
-    rise = find_rise(rounds, clients, significance, more_rises, chance, outside)
+    rise = find_rise(rounds, clients, significance, more_rises, hold_out, outside)
     window = _window(rounds, rise)
     drifts = drift(clients, *window, significance) if window else []
     place = {client: number for number, client in enumerate(ranking(drifts))}

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from tasks.arrays import Bools
+from tasks.arrays import Bools, Ints
 from tasks.detection import Increase
-from tasks.diagnose.observe.chance import Chance, breaking_event
+from tasks.diagnose.observe.chance import Chance, breaking_event, find_chance, lost_event
 from tasks.diagnose.observe.events import Event, Found, rises_in
 from tasks.diagnose.observe.loss_tests import RECENT, tested_losses
 from tasks.diagnose.observe.outliers import Outlier
@@ -89,7 +89,7 @@ def find_rise(
     clients: ClientLog,
     significance: float,
     more_rises: Sequence[ClientRise] = (),
-    chance: Chance | None = None,
+    hold_out: Ints | None = None,
     outliers: Sequence[Outlier] = (),
 ) -> Rise:
     """Returns the rise that is to be explained, or that there is none.
@@ -98,19 +98,23 @@ def find_rise(
     of rounds.csv, three fifths of it to the first, so that any claim has the significance as a whole. If the run
     pruned, the rounds of training have 0.9 of it. A rise in a round of pruning is an event only: it replaces no answer
     for the training. Of several rises of the training, the one that did most harm is explained (`rises_in`); but the
-    event that broke a model that is at chance comes first. What stays near chance is no rise.
+    event that broke a model that is at chance comes first. What stays near chance is no rise. Where no test finds a
+    rise, a model that lost all that it had learned shows one (`lost_event`).
 
     Args:
         log: rounds.csv.
         clients: clients.csv.
         significance: the probability of a claim where nothing rose.
         more_rises: rises of single clients that are known from elsewhere; they count where no test finds a rise.
-        chance: since when the model is at chance; None if it is not.
+        hold_out: (C,) hold-out examples of each class, from which the loss of chance is known; None if not known.
         outliers: rows of clients.csv that are far outside: a rise is looked for from their rounds on.
     """
     training, pruning = _stages(log)
+    chance = find_chance(log, hold_out)
     share = _TRAINING if pruning.any() else 1.0
     found = _in_training(log, clients, training, significance * share, chance, outliers)
+    if not found[0].increase.detected and (lost := lost_event(log, hold_out)):
+        found, share = [Found("val_loss", lost)], 1.0
     if more_rises and not found[0].increase.detected:
         column = "train_loss" if "train_loss" in log.losses else found[0].loss
         found = [Found(column, increase_of(more_rises, clients, 1.0), tuple(rise.client for rise in more_rises))]
