@@ -98,6 +98,5 @@ def test_a_model_that_lost_all_it_had_learned_rose_whatever_the_noise_is() -> No
     rise = observe(log_of(losses), SILENT, 0.01, hold_out=COUNTS).rise
     assert (rise.detected, rise.loss, rise.round, rise.until, rise.confidence) == (True, "val_loss", 6, 7, 1.0)
     assert (rise.loss_before, rise.loss_after) == (pytest.approx((1.1 + 1.9 + 1.45 + 1.5) / 4), pytest.approx(2.8))
-    # A loss that stays below chance is left to the tests, and so is one that never was far below it.
-    for scale in (0.7, 5.0):
-        assert not observe(log_of(scale * losses), SILENT, 0.01, hold_out=COUNTS).rise.detected
+    # A loss that stays below chance is left to the tests.
+    assert not observe(log_of(0.7 * losses), SILENT, 0.01, hold_out=COUNTS).rise.detected

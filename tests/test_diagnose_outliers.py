@@ -34,13 +34,13 @@ def test_honest_logs_have_no_outlier() -> None:
 
 @pytest.mark.parametrize(("num_rounds", "at"), [(30, 7), (30, 1), (5, 1), (5, 3), (12, 12)])
 def test_one_row_is_named_with_its_round_in_short_logs_and_in_round_1_too(num_rounds: int, at: int) -> None:
-    (found,) = outliers(log_of(3, num_rounds, {(at, 4): 60.0}), 0.01)
+    (found,) = outliers(log_of(3, num_rounds, {(at, 4): 100.0}), 0.01)
     assert (found.client, found.round, found.signal) == ("04", at, "update_norm")
     assert found.value > 10 * max(found.expected, found.usual or 0)
 
 
 def test_a_client_that_is_always_far_from_the_others_is_no_outlier() -> None:
-    log = log_of(5, 30, {(t, 2): 60.0 for t in range(1, 31)})
+    log = log_of(5, 30, {(t, 2): 100.0 for t in range(1, 31)})
     assert outliers(log, 0.01) == ()
 
 
@@ -60,7 +60,7 @@ def test_a_fault_of_one_round_is_observed_where_nothing_rose() -> None:
     rounds = np.arange(1, 31)
     losses = np.exp(0.03 * np.random.default_rng(1).standard_normal(30) - rounds / 20)
     log = RoundLog(rounds, ("federate",) * 30, {"val_loss": Measurements(losses, np.ones(30, np.bool_))}, None)
-    observation = observe(log, log_of(3, 30, {(7, 4): 60.0}), 0.01)
+    observation = observe(log, log_of(3, 30, {(7, 4): 100.0}), 0.01)
     assert not observation.rise.detected
     assert observation.unusual == ("04",)
     (signal,) = client_signals(observation)
@@ -75,5 +75,5 @@ def test_the_loss_is_tested_from_the_round_of_an_outlier_on() -> None:
     losses[18] *= 1.7
     log = RoundLog(rounds, ("federate",) * 30, {"val_loss": Measurements(losses, np.ones(30, np.bool_))}, None)
     assert not observe(log, log_of(3, 30), 0.01).rise.detected
-    rise = observe(log, log_of(3, 30, {(19, 4): 60.0}), 0.01).rise
+    rise = observe(log, log_of(3, 30, {(19, 4): 100.0}), 0.01).rise
     assert (rise.detected, rise.round, rise.until) == (True, 19, 19)
