@@ -11,6 +11,7 @@ from tasks.diagnose.incident import Incident
 from tasks.diagnose.window import (
     allowed_rounds,
     chance_loss,
+    floor,
     half_risen_round,
     last_compared_round,
     reproduced,
@@ -204,3 +205,13 @@ def test_half_of_a_rise_is_on_the_logarithm():
 )
 def test_reproduced_is_half_of_the_logged_rise(replayed, logged, loss_after, came_again):
     assert reproduced(replayed, logged, loss_after, 1.0) is came_again
+
+
+def test_a_replay_must_beat_chance_or_train_where_the_run_did_not():
+    assert floor(2.3, 0.8, 10) == 2.3
+    # 9 % and 91 % have a chance of 0.3: after ten rounds, the model has 0.32 and still falls.
+    assert floor(0.3, 0.32, 10) == 0.32
+    assert floor(0.3, 0.7, 0) == pytest.approx(0.5)
+    # With equal classes, half of the way from the first loss is nearly chance.
+    assert floor(2.3, 2.4, 0) == pytest.approx(2.35)
+    assert floor(2.3, math.nan, 0) == 2.3

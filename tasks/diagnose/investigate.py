@@ -27,6 +27,7 @@ from tasks.diagnose.treatment import treat
 from tasks.diagnose.window import (
     allowed_rounds,
     chance_loss,
+    floor,
     half_risen_round,
     last_compared_round,
     reproduced,
@@ -155,7 +156,8 @@ def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candi
     compared = window(incident, clients, replays.loss, early.round if early else first, last)
     # Confirmation comes on top: two more seeds of one change and of none, and what was spent on the evidence.
     reserve = 2 * (verdict.SEEDS - 1) * (last - replays.from_round)
-    return Trials(replays, compared, allowed + reserve, chance_loss(replays.cohort.test_y))
+    least = floor(chance_loss(replays.cohort.test_y), replays.loss, replays.from_round)
+    return Trials(replays, compared, allowed + reserve, least)
 
 
 def _proven(

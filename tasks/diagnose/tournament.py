@@ -37,7 +37,7 @@ def without_failures(trials: Trials, candidates: Sequence[Candidate], overshoots
         if not trials.run(candidate.change, seed):
             return None
         before, after = trials.failed(NO_CHANGE, seed), trials.failed(candidate.change, seed)
-        dead = overshoots and not trials.beats_chance(candidate.change, seed)
+        dead = overshoots and not trials.trains(candidate.change, seed)
         failed.append((before, max(before, after) if dead else after))
     return replace(proof(trials, candidate), effect=verdict.failures_removed(*zip(*failed, strict=True)))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.diagnose.ended.course import early_bar
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.replay.effect import height
 from tasks.diagnose.thresholds import REMAINS, REPRODUCED
@@ -121,6 +122,22 @@ def chance_loss(labels: NDArray[np.int32]) -> float:
     Infinite if there is only one label: then no loss is below it.
     """
     return entropy(np.bincount(labels)) or np.inf
+
+
+def floor(chance: float, start_loss: float, from_round: int) -> float:
+    """Returns the hold-out loss that a short replay must be below to be that of a model that trains.
+
+    It is chance, with two exceptions. From the first weights, half of the way to chance is enough (`early_bar`). A
+    model that has been trained and is no better than chance yet must only get better.
+
+    Args:
+        chance: loss of a model that knows the class frequencies and nothing else, nats.
+        start_loss: hold-out loss of the model that the replay starts from; NaN if it is not known.
+        from_round: round of that model; 0 for the first weights.
+    """
+    if from_round and start_loss > chance:
+        return start_loss
+    return early_bar(chance, start_loss) if start_loss > chance else chance
 
 
 def allowed_rounds(budget: float, num_rounds: int) -> int:

@@ -22,17 +22,17 @@ class Trials:
     changes are two.
     """
 
-    def __init__(self, replayer: Replayer, window: Window, allowed: int, chance: float = np.inf) -> None:
+    def __init__(self, replayer: Replayer, window: Window, allowed: int, floor: float = np.inf) -> None:
         """Runs the replay that changes nothing, with the run's own seed, to the window's end.
 
         Args:
             replayer: at the model that the replays start from.
             window: the rounds whose losses are compared.
             allowed: rounds that all replays may take.
-            chance: the hold-out loss of a model that knows the class frequencies and nothing else, nats. A change
-                removes none of the harm if its replay does not end below it. Infinite: there is no such floor.
+            floor: a hold-out loss, nats. A change removes none of the harm if its replay does not end below it.
+                Infinite: there is no floor.
         """
-        self.window, self.allowed, self._chance = window, allowed, chance
+        self.window, self.allowed, self._floor = window, allowed, floor
         self._replayer = replayer
         self._unchanged: dict[int, Replay] = {0: replayer.unchanged}
         self._changed: dict[int, dict[int, Replay]] = {}
@@ -123,7 +123,7 @@ class Trials:
             changed = self.losses(change, column, seed, without)
             rounds = min(len(unchanged), len(changed))
             share = removed(unchanged[:rounds], changed[:rounds], level)
-            shares.append(share if self.beats_chance(change, seed) else min(share, 0.0))
+            shares.append(share if self.trains(change, seed) else min(share, 0.0))
         return Effect(tuple(share for share in shares if np.isfinite(share)))
 
     def _others_rise(self, clients: tuple[str, ...]) -> bool:
@@ -132,10 +132,10 @@ class Trials:
         losses = self.losses(NO_CHANGE, "train_loss", without=clients)
         return level is not None and bool(losses) and height(losses, level) >= REMAINS
 
-    def beats_chance(self, change: Change, seed: int) -> bool:
-        """Whether the replay's last model is better than the class frequencies."""
+    def trains(self, change: Change, seed: int) -> bool:
+        """Whether the replay's last model is below the floor."""
         losses = self._replay(change, seed).losses["val_loss"]
-        return not losses or losses[-1] < self._chance
+        return not losses or losses[-1] < self._floor
 
     def removed(self, change: Change, column: str = "") -> float:
         """Returns the mean of that share over the seeds; 0 if no seed's loss rises."""
