@@ -266,24 +266,41 @@ def test_updates_that_training_does_not_give_are_known(kind, onset, make_clients
     assert all(as_trained(value) for value in found.values())
 
 
-@pytest.fixture(scope="module")
-def changed_in_between(make_clients, settings_of, tmp_path_factory):
-    """A run in which the labels of client 02 were reversed before round 13, in its data and its log."""
-    folder = make_clients(sizes=(30,) * 6, num_test=60).write(tmp_path_factory.mktemp("between"))
+def flipped_from(first, settings, make_clients, settings_of, folder):
+    """Returns a run in which the labels of client 02 were reversed before round `first`, in its data and its log."""
+    folder = make_clients(sizes=(30,) * 6, num_test=60).write(folder)
     for client in [f"{k:02}" for k in range(6)] + [TEST]:  # labels that a model can learn
         x, y = read_client(folder / CLIENTS, client)
         x[np.arange(len(y)), y] += 2
         write_client(folder / CLIENTS, client, x, y)
-    fault = {"kind": "flipped_labels", "clients": ["02"], "from_round": 13}
-    federate(settings_of({**SETTINGS, **{f"federate.faults.{name}": value for name, value in fault.items()}}), folder)
+    fault = {"kind": "flipped_labels", "clients": ["02"], "from_round": first}
+    federate(settings_of({**settings, **{f"federate.faults.{name}": value for name, value in fault.items()}}), folder)
     x, y = read_client(folder / CLIENTS, "02")
     classes = read_json(folder / CLIENTS / "preprocess.json")["num_classes"]
     write_client(folder / CLIENTS, "02", x, (classes - 1 - y).astype(np.int32))
     # The identity of the run stays, except that no fault was simulated.
     identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
-    begun_with = settings_of(SETTINGS).model_dump(mode="json", include=set(identity["settings"]))
+    begun_with = settings_of(settings).model_dump(mode="json", include=set(identity["settings"]))
     record_as(folder, {**identity, "settings": begun_with})
     return folder
+
+
+@pytest.fixture(scope="module")
+def changed_in_between(make_clients, settings_of, tmp_path_factory):
+    return flipped_from(13, SETTINGS, make_clients, settings_of, tmp_path_factory.mktemp("between"))
+
+
+def test_a_change_before_the_first_checkpoint_is_proven_from_the_next_one(
+    make_clients, settings_of, tmp_path, computations
+):
+    # From the first weights, the model learns the reversed labels of client 02 from round 1 on, so its loss does not
+    # rise as in the log. From the checkpoint of round 5 on, the replay is the run.
+    settings = settings_of({**SETTINGS, "federate.rounds": 12})
+    folder = flipped_from(4, {**SETTINGS, "federate.rounds": 12}, make_clients, settings_of, tmp_path)
+    logs = read_rounds(folder / "reports/rounds.csv"), read_clients(folder / "reports/clients.csv")
+    found = diagnosis(*logs, settings, folder, computations)
+    assert [(one.cause, one.clients) for one in found.causes] == [("faulty_clients", ("02",))]
+    assert found.causes[0].replay.from_round == 5
 
 
 def test_a_rise_that_came_with_other_data_is_known_and_dated(changed_in_between, settings_of, computations):

@@ -25,6 +25,7 @@ from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.tournament import Tournament, proof, replay_all, unreplayed, without_failures
 from tasks.diagnose.treatment import treat
 from tasks.diagnose.window import (
+    LEAST,
     allowed_rounds,
     chance_loss,
     floor,
@@ -61,37 +62,60 @@ def investigate(
         UndriftError: the data are missing, or the replays cannot begin.
     """
     with replayer(settings, folder, cache) as replays:
-        replays.go_to(incident.sound_after)
-        probe = Probe(replays.model)
-        findings = _findings(replays, probe, incident, clients)
-        proposed = candidates(findings, replays.settings, replays.from_round, bool(incident.hidden))
-        trials = _trials(replays, incident, clients, len(proposed), budget)
-        found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
-        came_again = _reproduced(trials, incident)
-        unseen = _UnseenClients(replays, probe, trials)
-        verdicts = _proven(trials, proposed, findings, came_again, unseen)
-        gone = None if came_again or verdicts.proven else gone_fault(replays, trials, incident, clients, found)
-        findings = replace(findings, unseen=unseen.measured)
-        spent = trials.spent
-        confirmation = Confirmation(replays, incident, clients, allowed_rounds(budget, replays.last_round))
-        tried, treated = treat(trials, verdicts.proven, replays.settings, findings, confirmation)
-        return Investigation(
-            from_round=trials.start,
-            window=(trials.window.first, trials.window.last),
-            reproduced=came_again or bool(verdicts.proven),
-            causes=(gone,) if gone else tuple(verdicts.proven),
-            ruled_out=tuple(verdicts.ruled_out),
-            tried=tried,
-            proposed=treated,
-            findings=findings,
-            spent=spent,
-            allowed=trials.allowed,
-            spent_on_remedies=confirmation.spent,
-            allowed_for_remedies=confirmation.allowed,
-            seeds=trials.most_seeds,
-            not_finished=tuple(verdicts.not_finished),
-            differs=says_where(found),
-        )
+        found, acts_early = _investigated(replays, incident, clients, budget, incident.sound_after)
+        later = _checkpoint_inside(replays, incident)
+        if found.causes or later is None or not acts_early:
+            return found
+        # With the data and settings of today before the rise, the model learns something else than it did in the run.
+        inside, _ = _investigated(replays, incident, clients, budget, later)
+        return inside if inside.causes else found
+
+
+def _checkpoint_inside(replays: Replayer, incident: Incident) -> int | None:
+    """The first checkpoint in the rise from which a replay has at least LEAST rounds of it; None if there is none."""
+    last = min(incident.until, replays.last_round) - LEAST
+    return next((saved for saved in replays.saved if incident.first <= saved <= last), None)
+
+
+def _investigated(
+    replays: Replayer, incident: Incident, clients: ClientLog, budget: float, sound_after: int
+) -> tuple[Investigation, bool]:
+    """The investigation with replays from the last known model up to round `sound_after`.
+
+    And whether the replay that changes nothing differs from the log before the rise.
+    """
+    replays.go_to(sound_after)
+    probe = Probe(replays.model)
+    findings = _findings(replays, probe, incident, clients)
+    proposed = candidates(findings, replays.settings, replays.from_round, bool(incident.hidden))
+    trials = _trials(replays, incident, clients, len(proposed), budget)
+    found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
+    came_again = _reproduced(trials, incident)
+    unseen = _UnseenClients(replays, probe, trials)
+    verdicts = _proven(trials, proposed, findings, came_again, unseen)
+    gone = None if came_again or verdicts.proven else gone_fault(replays, trials, incident, clients, found)
+    findings = replace(findings, unseen=unseen.measured)
+    spent = trials.spent
+    confirmation = Confirmation(replays, incident, clients, allowed_rounds(budget, replays.last_round))
+    tried, treated = treat(trials, verdicts.proven, replays.settings, findings, confirmation)
+    investigation = Investigation(
+        from_round=trials.start,
+        window=(trials.window.first, trials.window.last),
+        reproduced=came_again or bool(verdicts.proven),
+        causes=(gone,) if gone else tuple(verdicts.proven),
+        ruled_out=tuple(verdicts.ruled_out),
+        tried=tried,
+        proposed=treated,
+        findings=findings,
+        spent=spent,
+        allowed=trials.allowed,
+        spent_on_remedies=confirmation.spent,
+        allowed_for_remedies=confirmation.allowed,
+        seeds=trials.most_seeds,
+        not_finished=tuple(verdicts.not_finished),
+        differs=says_where(found),
+    )
+    return investigation, found is not None and found.round < incident.first
 
 
 @dataclass(frozen=True)
@@ -138,7 +162,7 @@ def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candi
     they are compared from there: the data or settings of today act from the replay's first round on, and the rise that
     they make may be over when the logged one begins.
     """
-    first, until = incident.first, min(incident.until, replays.last_round)
+    first, until = max(incident.first, replays.from_round + 1), min(incident.until, replays.last_round)
     allowed = allowed_rounds(budget, until - replays.from_round)
     level = incident.level(replays.loss)
     last = last_compared_round(
@@ -183,6 +207,6 @@ def _proven(
 
 
 def _reproduced(trials: Trials, incident: Incident) -> bool:
-    rounds = range(incident.first, trials.window.last + 1)
+    rounds = range(max(incident.first, trials.start + 1), trials.window.last + 1)
     logged = [incident.logged[r] for r in rounds if r in incident.logged]
     return reproduced(trials.losses(NO_CHANGE), logged, incident.loss_after, trials.window.level)
