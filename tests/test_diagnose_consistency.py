@@ -9,9 +9,11 @@ from tasks.diagnose.consistency import contradictions
 from tasks.diagnose.diagnosis import Diagnosis, Removed, RuledOut, to_json
 
 SOUND = diagnosis()
+GONE = replace(with_replay(SOUND, of_log=True), budget=replace(SOUND.budget, reproduced=False))
+"""A fault that has gone: in the replays, the loss does not rise."""
 
 
-@pytest.mark.parametrize("sound", [SOUND, MINIMAL])
+@pytest.mark.parametrize("sound", [SOUND, MINIMAL, GONE])
 def test_sound_diagnosis_has_no_contradiction(sound: Diagnosis) -> None:
     assert contradictions(to_json(sound)) == []
 
@@ -42,6 +44,7 @@ def _ruled_out(says: str, removes: float) -> Diagnosis:
         (replace(SOUND, budget=replace(SOUND.budget, remedy_rounds=91, remedy_allowed=90)), "remedies took 91 rounds"),
         (replace(SOUND, budget=replace(SOUND.budget, seeds=1)), "with 3 seeds, but replays.seeds is 1"),
         (replace(SOUND, budget=replace(SOUND.budget, reproduced=False)), "did not reproduce the run"),
+        (with_replay(SOUND, of_log=True), "faulty_clients has gone, but the loss rose again"),
         (replace(SOUND, remedies=()), "not among the remedies"),
         (with_cause(replace(SOUND, remedies=(replace(SCAFFOLD, recovers=0.0),)), remedy=None), ""),
         (with_cause(SOUND, remedy=replace(SCAFFOLD, recovers=0.0)), "takes back 0%"),

@@ -102,9 +102,22 @@ def _budget(content: Content) -> Iterator[str]:
     seeds = max((cause["replay"]["seeds"] for cause in content["causes"]), default=0)
     if budget["seeds"] < seeds:
         yield f"A cause was replayed with {seeds} seeds, but replays.seeds is {budget['seeds']}."
-    others = [cause["cause"] for cause in content["causes"] if cause["cause"] != "non_finite"]
-    if others and not budget["reproduced"]:
-        yield f"{others[0]} is proven by a replay, but the replays did not reproduce the run."
+
+
+def _reproduced(content: Content) -> Iterator[str]:
+    """A fault that has gone is proven by a replay whose loss does not rise; another cause, by one whose loss does.
+
+    Failed updates are counted, so for them it does not matter whether the loss rises again.
+    """
+    budget = content.get("replays")
+    if not budget:
+        return
+    for cause in content["causes"]:
+        gone = cause["replay"].get("of_log", False)
+        if gone and budget["reproduced"]:
+            yield f"{cause['cause']} has gone, but the loss rose again in the replays."
+        if not gone and cause["cause"] != "non_finite" and not budget["reproduced"]:
+            yield f"{cause['cause']} is proven by a replay, but the replays did not reproduce the run."
 
 
 def _remedies(content: Content) -> Iterator[str]:
@@ -145,6 +158,7 @@ _RULES: tuple[Callable[[Content], Iterator[str]], ...] = (
     _proofs,
     _tried,
     _budget,
+    _reproduced,
     _remedies,
     _clients,
     _limits,
