@@ -96,8 +96,8 @@ def why_none_is_proven(replays: Investigation) -> str:
     if replays.ruled_out:
         return f"No cause is proven, because {ALL_RULED_OUT}."
     return (
-        f"{NONE_TRIED}, so none is proven. Nothing in the clients' data, in their updates or in the settings speaks "
-        "for a cause that a replay can take away."
+        f"{NONE_TRIED}, so none is proven. In the clients' data, in their updates and in the settings, Undrift found "
+        "no possible cause that a replay can take away."
     )
 
 
@@ -176,7 +176,8 @@ def _is_same(event: Event, rise: Rise) -> bool:
     """Whether an event is the explained rise in the other loss. train_loss shows an update one round later."""
     if event.loss == rise.loss or event.clients or event.phase != rise.phase or not rise.rounds:
         return False
-    return event.round <= rise.rounds[-1] + 1 and event.until >= rise.rounds[0] - 1
+    later = 1 if event.loss == "train_loss" else -1
+    return any(event.round - shift <= rise.rounds[-1] and event.until - shift >= rise.rounds[0] for shift in (0, later))
 
 
 def _levels(levels: tuple[float, float]) -> str:
@@ -215,8 +216,8 @@ def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[st
         return
     if all(drift.before is None for drift in observation.drifts):
         yield (
-            "The log shows no client before the rise, so an honest client with unusual data looks like a client that "
-            "drifted."
+            "The log shows no client before the rounds that were compared, so an honest client with unusual data looks "
+            "like a client that drifted."
         )
     if all(drift.expected is None for drift in observation.drifts):
         yield "Fewer than 3 clients took part in a round, so each client is compared with its own past only."
