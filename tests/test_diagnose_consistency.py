@@ -8,7 +8,7 @@ from diagnosis_values import MINIMAL, NO_RISE, SCAFFOLD, diagnosis, with_cause, 
 
 from tasks.diagnose.consistency import contradictions
 from tasks.diagnose.diagnosis import Diagnosis, NotFinished, Removed, RuledOut, to_json
-from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN
+from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT
 
 SOUND = diagnosis()
 GONE = replace(with_replay(SOUND, of_log=True), budget=replace(SOUND.budget, reproduced=False))
@@ -64,6 +64,7 @@ def _ruled_out(says: str, removes: float) -> Diagnosis:
         (replace(with_rise(SOUND, clients=("01",)), healthy=("01",)), "Client 01 has a loss that rose"),
         (with_cause(replace(SOUND, healthy=("00",)), cause="feature_shift", clients=("00",)), "Client 00 is named"),
         (replace(SOUND, remedies=(replace(SCAFFOLD, confirmed=False),)), "at the end of the run it does not help"),
+        (unproven(f"{NOT_LOOKED_AT} different label mixes."), "label_skew was not looked at, but it was tried"),
         (unproven("No reason."), "no limit says why"),
         (unproven(f"{NONE_TRIED}, so none is proven."), "but there are causes ruled out or not finished"),
         (unproven(f"No cause is proven, because {ALL_RULED_OUT}.", ruled_out=()), "but that is not so"),

@@ -127,7 +127,12 @@ def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
 
 def test_why_replays_prove_nothing_is_said() -> None:
     def says(
-        reproduced: bool, *causes: str, unseen: Unseen | None = None, differs: str = "", open_: tuple[str, ...] = ()
+        reproduced: bool,
+        *causes: str,
+        unseen: Unseen | None = None,
+        differs: str = "",
+        open_: tuple[str, ...] = (),
+        own_losses: tuple[str, ...] = (),
     ) -> list[str]:
         replays = SimpleNamespace(
             reproduced=reproduced,
@@ -138,7 +143,7 @@ def test_why_replays_prove_nothing_is_said() -> None:
             ruled_out=("a cause that is ruled out",) if reproduced and not causes else (),
             not_finished=[SimpleNamespace(candidate=SimpleNamespace(cause=cause)) for cause in open_],
         )
-        return not_proven(replays)  # type: ignore[arg-type]
+        return not_proven(replays, own_losses)  # type: ignore[arg-type]
 
     assert says(False)[0].startswith("The replay gives the numbers of the log again, but in the rounds that were")
     assert "(rounds 7 to 9)" in says(False)[0]
@@ -149,6 +154,11 @@ def test_why_replays_prove_nothing_is_said() -> None:
         "No cause is proven. It is not known whether the cause is overfitting or different label mixes: the table of "
         "the causes that are not finished says why."
     ]
+    assert says(True, own_losses=("04",))[1] == (
+        "Not looked at: different amounts of data and different label mixes. Their replays give the clients other "
+        "examples, so the loss of client 04 would change even if the skew was not its cause."
+    )
+    assert says(True, "a cause", own_losses=("04",)) == []
     assert says(True, "a cause") == []
     assert says(False, "a cause that has gone") == []
     # A tenth of the way from the training loss to the hold-out loss: the clients' data are like their own kind.

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN
+from tasks.diagnose.causes import CAUSES
+from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT
 from tasks.diagnose.phrases import figure
 from tasks.diagnose.thresholds import PROVEN
 
@@ -176,6 +177,10 @@ def _unproven(content: Content) -> Iterator[str]:
         yield "A limit says that every cause that was tried is ruled out, but that is not so."
     if NOT_KNOWN in text and not not_finished:
         yield "A limit says that causes are not finished, but there are none."
+    skipped = " ".join(limit for limit in content["limits"] if limit.startswith(NOT_LOOKED_AT))
+    for cause in {each["cause"] for each in (*content["causes"], *ruled_out, *not_finished)}:
+        if CAUSES[cause].words.name in skipped:
+            yield f"A limit says that {cause} was not looked at, but it was tried."
     risen = content["increase"]["detected"] or content.get("question") == "ended"
     if risen and not content["causes"] and not any(why in text for why in _WHY_NONE):
         yield "No cause is proven, but no limit says why."

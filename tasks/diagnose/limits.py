@@ -1,6 +1,6 @@
 """What the logs and the replays could not tell, in sentences: a diagnosis that hides its limits misleads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from tasks.diagnose.observe.events import SHARES, Event
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import Rise
-from tasks.diagnose.phrases import count, every_client, figure, measured, span, who
+from tasks.diagnose.phrases import count, every_client, figure, joined, measured, span, who
 from tasks.round_log.read import ClientLog, RoundLog
 
 if TYPE_CHECKING:  # its import takes TensorFlow's
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # its import takes TensorFlow's
 NEAR_CHANCE = "Changes of its loss near that are no rise."
 NONE_TRIED = "No cause was tried"
 ALL_RULED_OUT = "every cause that was tried is ruled out"
+NOT_LOOKED_AT = "Not looked at:"
 NOT_KNOWN = "It is not known whether the cause is"
 ONLY_SINGLE_ROUNDS = (
     "So the clients were checked only for failed updates, and for single rounds in which an update or a loss is far "
@@ -67,8 +68,11 @@ def replay_failed(error: Exception) -> list[str]:
     return [f"The rounds could not be replayed, so no cause is proven: {error}."]
 
 
-def not_proven(replays: Investigation) -> list[str]:
-    """Returns why the replays prove no cause, and what they could not tell; empty if they prove one."""
+def not_proven(replays: Investigation, own_losses: Sequence[str] = ()) -> list[str]:
+    """Returns why the replays prove no cause, and what they could not tell; empty if they prove one.
+
+    `own_losses` are the clients whose own losses rose, where the mean of all clients hides it.
+    """
     unlike = _unlike_hold_out(replays.findings.unseen)
     if replays.causes:
         return unlike
@@ -82,7 +86,17 @@ def not_proven(replays: Investigation) -> list[str]:
             "The replay gives the numbers of the log again, but in the rounds that were compared "
             f"({span(*replays.window)}), the loss is not clearly above its level before. So no cause is proven."
         ]
-    return [why_none_is_proven(replays), *unlike]
+    return [why_none_is_proven(replays), *_skews_left_out(own_losses), *unlike]
+
+
+def _skews_left_out(own_losses: Sequence[str]) -> Iterator[str]:
+    """Skews are no candidates for single clients' own losses (`causes.candidates`)."""
+    if own_losses:
+        skews = joined([kind.words.name for kind in CAUSES.values() if kind.skew])
+        yield (
+            f"{NOT_LOOKED_AT} {skews}. Their replays give the clients other examples, so the loss of {who(own_losses)} "
+            "would change even if the skew was not its cause."
+        )
 
 
 def why_none_is_proven(replays: Investigation) -> str:
