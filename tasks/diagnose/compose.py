@@ -257,7 +257,7 @@ def _series(losses: Sequence[float]) -> Curve:
 
 
 def _share(value: float) -> float:
-    """A share of the rise in four digits, at most 1: below the level before the rise, nothing is left to take away."""
+    """A share of the rise in four digits, from -1 to 1. A loss below its level has nothing left to take away."""
     return float(f"{min(1.0, max(-1.0, value)):.4g}")
 
 

@@ -1,4 +1,4 @@
-"""The parts of diagnosis.html that have pictures: the loss, who drifted, what those clients hold."""
+"""The parts of diagnosis.html that have pictures: the loss, what the clients did, what they hold."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,7 +48,7 @@ def _replay(number: int, cause: Cause, diagnosis: Diagnosis, rounds: RoundLog) -
 
 
 def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
-    """Yields the maps of clients by rounds, a table of what clients did in the rise, and who was not unusual."""
+    """Yields maps of clients by rounds, what they did in a table, who had nothing unusual, who was not looked at."""
     drawn = maps.draw_maps(clients, diagnosis.rise, diagnosis.named)
     if drawn:
         yield tag("div", together(_map(number, each) for number, each in enumerate(drawn)), class_="charts")
