@@ -6,6 +6,7 @@ from diagnosis_values import MINIMAL, RISE, diagnosis, with_cause, with_replay, 
 from tasks.diagnose.diagnosis import Curve, Removed, ReplayResult
 from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.report.replay_wording import during, no_replay
+from tasks.diagnose.report.short import lines
 from tasks.diagnose.report.wording import headline, title
 
 
@@ -101,6 +102,15 @@ def test_no_replay_says_why() -> None:
     assert no_replay(replace(nothing, budget=None)) == "No round was replayed: the limits of this diagnosis say why."
     assert no_replay(nothing) == "No cause was replayed, because no possible cause was found."
     assert no_replay(other).startswith("No cause was replayed: the limits of this diagnosis say what")
+
+
+def test_the_short_answer_says_why_no_cause_is_proven_and_whether_a_remedy_was_tried() -> None:
+    why = "No cause is proven, because every cause that was tried is ruled out."
+    unproven = replace(diagnosis(), causes=(), limits=("Another limit.", why, "A third limit."))
+    assert list(lines(unproven))[-1] == why
+    without = with_cause(diagnosis(), remedy=None)
+    assert list(lines(without))[-1] == "remedy: none of the settings that were tried helps"
+    assert list(lines(replace(without, remedies=())))[-1] == "remedy: none was tried"
 
 
 def test_title_asks_why_only_if_something_rose_or_ended() -> None:

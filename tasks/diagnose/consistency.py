@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tasks.diagnose.causes import CAUSES
-from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT
+from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT, WHY_NONE
 from tasks.diagnose.phrases import figure
 from tasks.diagnose.thresholds import PROVEN
 
@@ -182,11 +182,10 @@ def _unproven(content: Content) -> Iterator[str]:
         if CAUSES[cause].words.name in skipped:
             yield f"A limit says that {cause} was not looked at, but it was tried."
     risen = content["increase"]["detected"] or content.get("question") == "ended"
-    if risen and not content["causes"] and not any(why in text for why in _WHY_NONE):
+    if risen and not content["causes"] and not any(why in text for why in WHY_NONE):
         yield "No cause is proven, but no limit says why."
 
 
-_WHY_NONE = ("o cause is proven", "none is proven", "can prove a cause")
 _RULES: tuple[Callable[[Content], Iterator[str]], ...] = (
     _verdict,
     _rise,

@@ -23,6 +23,8 @@ NEAR_CHANCE = "Changes of its loss near that are no rise."
 NONE_TRIED = "No cause was tried"
 ALL_RULED_OUT = "every cause that was tried is ruled out"
 NOT_LOOKED_AT = "Not looked at:"
+WHY_NONE = ("o cause is proven", "none is proven", "can prove a cause")
+"""Parts of the limits that say why no cause is proven."""
 NOT_KNOWN = "It is not known whether the cause is"
 ONLY_SINGLE_ROUNDS = (
     "So the clients were checked only for failed updates, and for single rounds in which an update or a loss is far "

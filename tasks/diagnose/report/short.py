@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from tasks.diagnose.diagnosis import Diagnosis, TriedRemedy
+from tasks.diagnose.limits import WHY_NONE
 from tasks.diagnose.phrases import figure, joined
 from tasks.diagnose.report import ended_wording, patch, remedy_wording, wording
 
@@ -18,7 +19,7 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
     elif diagnosis.causes:
         yield "remedy: none of the settings that were tried helps" if diagnosis.remedies else "remedy: none was tried"
     if not diagnosis.causes:
-        yield from diagnosis.limits[:1]
+        yield from [limit for limit in diagnosis.limits if any(why in limit for why in WHY_NONE)][:1]
 
 
 def summary(diagnosis: Diagnosis) -> str:
