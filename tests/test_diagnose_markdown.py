@@ -104,6 +104,15 @@ def test_clients_that_were_not_looked_at_are_not_among_those_with_nothing_unusua
     assert "Not looked at" not in text
 
 
+def test_signals_that_are_not_unusual_are_not_said_to_be_so_of_their_client() -> None:
+    answer = diagnosis()
+    (seen,) = answer.observations
+    assert "Unusual does not mean faulty" in to_markdown(answer)
+    text = to_markdown(replace(answer, observations=(replace(seen, unusual=False),)))
+    assert "None of these signals is unusual. They are the ones that come nearest to it." in text
+    assert "Unusual does not mean faulty" not in text
+
+
 def test_a_remedy_says_how_it_ends_beside_the_run_and_whether_that_was_replayed() -> None:
     text = to_markdown(diagnosis())
     assert "In a replay to round 12, the hold-out loss ends at 0.39; in the run it ended at 0.83." in text

@@ -29,7 +29,7 @@ def remark(observations: Sequence[ClientSignal]) -> str:
     """Returns what stands with the table of `observed`."""
     if any(each.unusual for each in observations):
         return "Unusual does not mean faulty: an honest client whose data changed looks the same."
-    return "No client is unusual. The table shows the clients that come nearest to it."
+    return "None of these signals is unusual. They are the ones that come nearest to it."
 
 
 def healthy(clients: Sequence[str]) -> str:
