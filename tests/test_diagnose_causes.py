@@ -13,7 +13,7 @@ from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import sizes_made_equal
-from tasks.diagnose.report.wording import name_of
+from tasks.diagnose.report.vocabulary import name_of
 from tasks.settings import Settings, parse, with_settings
 from tests.documents import ROOT, tables
 from tests.plain_findings import (

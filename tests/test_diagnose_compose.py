@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from diagnosis_values import RISE
+from diagnosis_values import NO_RISE, RISE
 from plain_findings import a_client
 
 from tasks.diagnose.causes import Candidate, Remedy
@@ -16,13 +16,15 @@ from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.local_models import LocalModel
 from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.investigation import Gone, Investigation, Proof, Tried
+from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.settings import parse
 
 FINDINGS = Findings((), 0.1, 0.0, 0.5, 0.3, math.nan, 1.0, (), (), {}, 0.0)
-OBSERVATION = Observation(RISE, (7, 11), (), {"02": (3, 4)}, ("00", "02"), math.nan, math.nan)
+DRIFT = Drift("00", "update_norm", 1.0, 1.0, 1.0, 0.0, unusual=False)
+OBSERVATION = Observation(RISE, (7, 11), (DRIFT,), {"02": (3, 4)}, ("00", "02"), math.nan, math.nan)
 
 
 def proof(cause: str, *by_seed: float) -> Proof:
@@ -51,9 +53,29 @@ def test_the_logs_alone_give_no_cause() -> None:
     answer = compose(OBSERVATION, ["A limit."], parse({}))
     assert (answer.rise, answer.healthy, answer.limits) == (RISE, ("00",), ("A limit.",))
     assert (answer.verdict, answer.causes, answer.budget, answer.signals) == ("none", (), None, None)
-    (failure,) = answer.observations
+    failure, _ = answer.observations
     assert (failure.client, failure.signal, failure.value, failure.rounds) == ("02", "failures", 2, (3, 4))
     assert failure.says == "Client 02 failed in rounds 3, 4: the server left its update out of the average."
+
+
+def test_only_clients_that_were_compared_and_that_nothing_names_have_nothing_unusual() -> None:
+    names = tuple("abcdefgh")
+    drifts = tuple(replace(DRIFT, client=name, unusual=name == "b") for name in names if name != "h")
+    seen = replace(OBSERVATION, rise=replace(RISE, clients=("c",)), drifts=drifts, clients=names, failures={"a": (7,)})
+
+    def of(cause: str, client: str) -> Proof:
+        return Proof(Candidate(cause, Change("without"), (client,)), Effect((0.9, 0.9)), "val_loss", (), ())
+
+    replays = Investigation(
+        6, (7, 12), True, (of("feature_shift", "d"),), (of("faulty_clients", "e"), of("label_skew", "f")), (), {},
+        FINDINGS, 0, 0, not_finished=(of("unequal_local_work", "g"),),
+    )  # fmt: skip
+    # a failed, b is unusual, c's loss rose, d has a cause, e was suspected, g may be a cause, h took no part.
+    answer = compose(seen, (), parse({}), replays)
+    assert (answer.healthy, answer.not_looked_at, answer.looked_at) == (("f",), ("h",), (7, 11))
+    # Without a rise, no round is compared: all clients are checked for failures and outliers only.
+    answer = compose(replace(seen, rise=NO_RISE, window=None, drifts=()), (), parse({}))
+    assert (answer.healthy, answer.not_looked_at, answer.looked_at) == (names[1:], (), None)
 
 
 def test_losses_have_six_digits_and_none_if_not_finite() -> None:

@@ -1,17 +1,21 @@
 """The rules of a diagnosis: a sound one keeps all of them, and each rule finds what it forbids."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from diagnosis_values import MINIMAL, NO_RISE, SCAFFOLD, diagnosis, with_cause, with_replay, with_rise
 
 from tasks.diagnose.consistency import contradictions
-from tasks.diagnose.diagnosis import Diagnosis, Removed, RuledOut, to_json
+from tasks.diagnose.diagnosis import Diagnosis, NotFinished, Removed, RuledOut, to_json
+from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT
 
 SOUND = diagnosis()
+GONE = replace(with_replay(SOUND, of_log=True), budget=replace(SOUND.budget, reproduced=False))
+"""A fault that has gone: in the replays, the loss does not rise."""
 
 
-@pytest.mark.parametrize("sound", [SOUND, MINIMAL])
+@pytest.mark.parametrize("sound", [SOUND, MINIMAL, GONE])
 def test_sound_diagnosis_has_no_contradiction(sound: Diagnosis) -> None:
     assert contradictions(to_json(sound)) == []
 
@@ -20,6 +24,11 @@ def test_content_of_an_older_version_is_no_contradiction() -> None:
     content = to_json(SOUND)
     del content["harm"], content["ruled_out"], content["replays"]
     assert contradictions(content) == []
+
+
+def unproven(limit: str, **changes: Any) -> Diagnosis:
+    """The same rise without a proven cause, and one limit."""
+    return replace(SOUND, causes=(), limits=(limit,), **changes)
 
 
 def _ruled_out(says: str, removes: float) -> Diagnosis:
@@ -42,18 +51,42 @@ def _ruled_out(says: str, removes: float) -> Diagnosis:
         (replace(SOUND, budget=replace(SOUND.budget, remedy_rounds=91, remedy_allowed=90)), "remedies took 91 rounds"),
         (replace(SOUND, budget=replace(SOUND.budget, seeds=1)), "with 3 seeds, but replays.seeds is 1"),
         (replace(SOUND, budget=replace(SOUND.budget, reproduced=False)), "did not reproduce the run"),
+        (with_replay(SOUND, of_log=True), "faulty_clients has gone, but the loss rose again"),
         (replace(SOUND, remedies=()), "not among the remedies"),
         (with_cause(replace(SOUND, remedies=(replace(SCAFFOLD, recovers=0.0),)), remedy=None), ""),
         (with_cause(SOUND, remedy=replace(SCAFFOLD, recovers=0.0)), "takes back 0%"),
         (replace(SOUND, healthy=("00", "03")), "Client 03 is named by a cause"),
         (replace(SOUND, healthy=("00", "03")), "Client 03 has an unusual signal"),
         (replace(SOUND, limits=("So no cause is proven.",)), "a limit says that none is"),
-        (replace(SOUND, limits=("The loss did not rise, so …",)), "a limit says that it did not"),
+        (replace(SOUND, limits=("The loss did not rise. So …",)), "a limit says that it did not"),
+        (replace(SOUND, limits=(NEAR_CHANCE,)), "a limit says that its changes are no rise"),
+        (replace(SOUND, healthy=("00",), not_looked_at=("00",)), "Client 00 was not looked at, and is among"),
+        (replace(with_rise(SOUND, clients=("01",)), healthy=("01",)), "Client 01 has a loss that rose"),
+        (with_cause(replace(SOUND, healthy=("00",)), cause="feature_shift", clients=("00",)), "Client 00 is named"),
+        (replace(SOUND, remedies=(replace(SCAFFOLD, confirmed=False),)), "at the end of the run it does not help"),
+        (unproven(f"{NOT_LOOKED_AT} different label mixes."), "label_skew was not looked at, but it was tried"),
+        (unproven("No reason."), "no limit says why"),
+        (unproven(f"{NONE_TRIED}, so none is proven."), "but there are causes ruled out or not finished"),
+        (unproven(f"No cause is proven, because {ALL_RULED_OUT}.", ruled_out=()), "but that is not so"),
+        (unproven(f"No cause is proven. {NOT_KNOWN} a skew."), "not finished, but there are none"),
     ],
 )
 def test_contradiction_is_found(wrong: Diagnosis, words: str) -> None:
     found = contradictions(to_json(wrong))
     assert any(words in sentence for sentence in found) if words else found == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes"),
+    [
+        (f"{NONE_TRIED}, so none is proven.", {"ruled_out": ()}),
+        (f"No cause is proven, because {ALL_RULED_OUT}.", {}),
+        (f"No cause is proven. {NOT_KNOWN} overfitting.", {"not_finished": (NotFinished("overfitting", "", 0.9, ""),)}),
+        ("The loss did not rise again in a replay, so no cause is proven.", {"ruled_out": ()}),
+    ],
+)
+def test_a_limit_that_says_why_nothing_is_proven_is_no_contradiction(limit: str, changes: dict[str, Any]) -> None:
+    assert contradictions(to_json(unproven(limit, **changes))) == []
 
 
 def test_verdict_is_the_first_cause() -> None:

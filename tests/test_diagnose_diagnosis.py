@@ -55,6 +55,7 @@ def test_json_of_a_run_without_a_rise() -> None:
         "harm": None,
         "causes": [],
         "healthy": ["00"],
+        "not_looked_at": [],
         "limits": ["Nothing."],
         "detection": {
             "loss": "val_loss",

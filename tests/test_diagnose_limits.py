@@ -10,14 +10,15 @@ import pytest
 from diagnosis_values import LOSSES, NO_RISE, RISE, client_log, round_log
 
 from tasks.diagnose.evidence.unseen import Unseen
-from tasks.diagnose.limits import limits_of_logs, not_proven, not_replayed
+from tasks.diagnose.limits import NEAR_CHANCE, limits_of_logs, not_proven, not_replayed, why_none_is_proven
+from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.observe.drift import Drift
+from tasks.diagnose.observe.events import Event
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import Rise
 from tasks.round_log.read import RoundLog
 
 DRIFT = Drift("03", "update_norm", 4.0, 1.0, 1.0, 9.0, True)
-LATER = "The loss on the hold-out data (val_loss) rose too, from round 20 on. This report explains train_loss, because"
 HOLD_OUT = "The loss on the hold-out data (val_loss) did not rise beyond its noise"
 NOT_VAL = "train_loss was tested, because val_loss has too few values"
 
@@ -46,10 +47,40 @@ def test_fewer_than_6_losses_are_too_few(num_losses: int, says: bool) -> None:
 
 def test_which_loss_rose_is_said_unless_it_is_val_loss() -> None:
     train = replace(RISE, loss="train_loss")
-    assert LATER in limits(replace(train, val_loss_round=20), both_losses())
+    later = replace(train, val_loss_round=9, events=(Event(9, 12, 0.4, 0.7, "val_loss", (), "federate"),))
+    assert limits(later, both_losses()) == (
+        "In rounds 9 to 12, val_loss rose too, from 0.4 to 0.7. This report explains train_loss, because it rose first."
+    )
     assert HOLD_OUT in limits(train, both_losses())
     assert NOT_VAL in limits(train, round_log(LOSSES, "train_loss"))
-    assert not any(says in limits(RISE, both_losses()) for says in (LATER, HOLD_OUT, NOT_VAL))
+    assert not any(says in limits(RISE, both_losses()) for says in (HOLD_OUT, NOT_VAL))
+
+
+def test_the_same_rise_of_the_other_loss_is_no_other_rise() -> None:
+    # RISE is of val_loss, in rounds 7 to 12. train_loss shows the update of round 12 in round 13.
+    def says(*rounds: int, loss: str = "train_loss", phase: str = "federate", clients: tuple[str, ...] = ()) -> str:
+        return limits(replace(RISE, events=(Event(*rounds, 0.5, 0.9, loss, clients, phase),)))
+
+    assert says(13, 14) == "In rounds 13 to 14, train_loss rose too, from 0.5 to 0.9. This report explains val_loss."
+    assert says(3, 7).startswith("In rounds 3 to 7, train_loss rose too")
+    for other in (says(14, 15), says(3, 6), says(3, 5, loss="val_loss"), says(13, 14, phase="prune")):
+        assert other.startswith("Another rise: ")
+        assert other.endswith("from 0.5 to 0.9. This report does not explain it.")
+    assert "Another rise: the loss of client 03 on its own data rose" in says(8, 9, clients=("03",))
+
+
+def test_a_model_at_chance_is_said_and_changes_near_chance_are_no_rise_only_if_none_is_reported() -> None:
+    # The entropy of 10 equal classes is ln 10 = 2.303.
+    chance = Chance(2.303, 1, never_learned=True)
+    never = "The model never learned: it is at chance since round 1. A guess that knows only how frequent each class is"
+    assert limits(replace(NO_RISE, chance=chance)).startswith(never)
+    assert NEAR_CHANCE in limits(replace(NO_RISE, chance=chance))
+    above = limits(replace(RISE, chance=chance))
+    assert above.startswith(never)
+    assert above.endswith("no better. The rise is reported because the loss went above that.")
+    broken = limits(replace(RISE, chance=Chance(2.303, 7, never_learned=False)))
+    assert broken.startswith("The model is at chance since round 7.")
+    assert broken.endswith("and the model is no better.")
 
 
 def test_rising_sparsity_is_said() -> None:
@@ -72,7 +103,7 @@ def test_the_least_visible_rise_is_said_if_none_was_seen(changes: dict[str, Any]
 
 def test_what_the_clients_could_be_compared_with_is_said() -> None:
     assert (
-        "The loss did not rise, so the clients were checked only for failed updates, and for single rounds"
+        "The loss did not rise. So the clients were checked only for failed updates, and for single rounds"
         in limits(NO_RISE)
     )
     assert "No client could be compared" in limits(RISE, drifts=())
@@ -95,16 +126,39 @@ def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
 
 
 def test_why_replays_prove_nothing_is_said() -> None:
-    def says(reproduced: bool, *causes: str, unseen: Unseen | None = None, differs: str = "") -> list[str]:
-        seen = SimpleNamespace(unseen=unseen)
-        replays = SimpleNamespace(reproduced=reproduced, causes=causes, findings=seen, differs=differs, window=(7, 9))
-        return not_proven(replays)  # type: ignore[arg-type]
+    def says(
+        reproduced: bool,
+        *causes: str,
+        unseen: Unseen | None = None,
+        differs: str = "",
+        open_: tuple[str, ...] = (),
+        own_losses: tuple[str, ...] = (),
+    ) -> list[str]:
+        replays = SimpleNamespace(
+            reproduced=reproduced,
+            causes=causes,
+            findings=SimpleNamespace(unseen=unseen),
+            differs=differs,
+            window=(7, 9),
+            ruled_out=("a cause that is ruled out",) if reproduced and not causes else (),
+            not_finished=[SimpleNamespace(candidate=SimpleNamespace(cause=cause)) for cause in open_],
+        )
+        return not_proven(replays, own_losses)  # type: ignore[arg-type]
 
     assert says(False)[0].startswith("The replay gives the numbers of the log again, but in the rounds that were")
     assert "(rounds 7 to 9)" in says(False)[0]
     assert "Something else was different in the run" in says(False, differs="In round 7.")[0]
     assert says(False, differs="In round 7.")[0].endswith("so no cause is proven. In round 7.")
-    assert "no change reliably removed at least half" in says(True)[0]
+    assert says(True) == ["No cause is proven, because every cause that was tried is ruled out."]
+    assert says(True, open_=("overfitting", "overfitting", "label_skew")) == [
+        "No cause is proven. It is not known whether the cause is overfitting or different label mixes: the table of "
+        "the causes that are not finished says why."
+    ]
+    assert says(True, own_losses=("04",))[1] == (
+        "Not looked at: different amounts of data and different label mixes. Their replays give the clients other "
+        "examples, so the loss of client 04 would change even if the skew was not its cause."
+    )
+    assert says(True, "a cause", own_losses=("04",)) == []
     assert says(True, "a cause") == []
     assert says(False, "a cause that has gone") == []
     # A tenth of the way from the training loss to the hold-out loss: the clients' data are like their own kind.
@@ -112,6 +166,11 @@ def test_why_replays_prove_nothing_is_said() -> None:
     assert says(True, unseen=Unseen(("01",), 0, 20, 0.1, 0.3, 2.1))[1].endswith(unlike)
     assert says(True, "a cause", unseen=Unseen(("01",), 0, 20, 0.1, 0.3, 2.1))[0].endswith(unlike)
     assert len(says(True, unseen=Unseen(("01",), 0, 20, 0.1, 1.9, 2.1))) == 1
+
+
+def test_that_no_cause_was_tried_is_said() -> None:
+    none = SimpleNamespace(ruled_out=(), not_finished=())
+    assert why_none_is_proven(none).startswith("No cause was tried, so none is proven.")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("significance", "says"), [(2.4999e-4, True), (2.49997e-4, False)])

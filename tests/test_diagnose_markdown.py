@@ -3,7 +3,16 @@ import re
 from dataclasses import replace
 
 import pytest
-from diagnosis_values import HOSTILE, MEDIAN, MINIMAL, SCAFFOLD, diagnosis, with_cause, with_settings_of_remedy
+from diagnosis_values import (
+    HOSTILE,
+    MEDIAN,
+    MINIMAL,
+    SCAFFOLD,
+    diagnosis,
+    with_cause,
+    with_replay,
+    with_settings_of_remedy,
+)
 
 from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.report.markdown import escape, to_markdown
@@ -29,18 +38,79 @@ def test_a_cause_without_a_remedy_says_whether_one_was_tried() -> None:
     answer = diagnosis()
     (first,) = answer.causes
     answer = replace(answer, causes=(first, replace(first, cause="client_learning_rate", remedy=None)))
-    assert f"Against {RATE}, no remedy was found." in to_markdown(answer)
+    assert f"Against {RATE}, no remedy was tried." in to_markdown(answer)
     against = ("faulty_clients", "client_learning_rate")
     answer = replace(answer, remedies=tuple(replace(each, against=against) for each in (SCAFFOLD, MEDIAN)))
     text = to_markdown(answer)
     assert f"Against {RATE}, no setting that was tried in addition removes more of the rise." in text
     assert "Against faulty clients, " not in text
-    text = to_markdown(with_cause(answer, remedy=None))
-    assert "Against faulty clients, no setting that was tried removes any of the rise." in text
+    useless = replace(answer, remedies=tuple(replace(each, recovers=-0.1) for each in answer.remedies))
+    text = to_markdown(with_cause(useless, remedy=None))
+    assert f"Against faulty clients and {RATE}, no setting that was tried removes any of the rise." in text
     lost = replace(answer, remedies=(replace(SCAFFOLD, confirmed=False),))
     text = to_markdown(with_cause(lost, remedy=None))
     assert "Against faulty clients, no remedy is proposed: with each remedy that was replayed to the end" in text
     assert "| SCAFFOLD | 86 % | 0.39 (run: 0.83) |" in text
+
+
+def test_no_remedy_is_tried_against_a_fault_that_has_gone() -> None:
+    gone = with_cause(with_replay(replace(diagnosis(), remedies=()), of_log=True), remedy=None)
+    text = to_markdown(gone)
+    assert "Against faulty clients, no remedy was tried: the fault has gone, so a replay has nothing to remedy." in text
+    assert "A fault that has gone is proven if (1) the log shows wrong rows of a few clients" in text
+
+
+def test_causes_without_a_remedy_share_the_sentence_and_one_replay_is_shown_once() -> None:
+    answer = diagnosis()
+    first = replace(answer.causes[0], remedy=None)
+    pair = replace(answer, remedies=(), causes=(first, replace(first, cause="client_learning_rate")))
+    text = to_markdown(pair)
+    assert f"Against faulty clients and {RATE}, no remedy was tried." in text
+    assert text.count("| round | nothing changed | with the change |") == 1
+    assert "The same replay as for faulty clients proves this: it takes both causes away." in text
+    assert "Rise removed without both causes" in text
+    assert "A second cause is claimed" not in text
+    other = replace(pair, causes=(first, replace(pair.causes[1], replay=replace(first.replay, seeds=1))))
+    text = to_markdown(other)
+    assert text.count("| round | nothing changed | with the change |") == 2
+    assert "A second cause is claimed if the loss falls clearly further without it; one seed is enough." in text
+
+
+def test_a_remedy_that_was_not_replayed_to_the_end_is_not_said_to_remove_nothing() -> None:
+    text = to_markdown(with_cause(replace(diagnosis(), remedies=(MEDIAN,)), remedy=None))
+    assert "no remedy is proposed: where one removes some of the rise, the model learns nothing." in text
+    none = replace(MEDIAN, recovers=0.004)
+    text = to_markdown(with_cause(replace(diagnosis(), remedies=(none,)), remedy=None))
+    assert "no setting that was tried removes any of the rise." in text
+
+
+def test_negative_shares_are_explained_where_there_are_some() -> None:
+    below = "Below 0 %, the loss was higher with the change than without it."
+    answer = diagnosis()
+    assert below not in to_markdown(answer)
+    # -0.4 % is shown as 0 %.
+    for share, times in ((-0.004, 0), (-0.2, 1)):
+        ruled_out = (replace(answer.ruled_out[0], removes=share),)
+        assert to_markdown(replace(answer, ruled_out=ruled_out)).count(below) == times
+        assert to_markdown(replace(answer, remedies=(SCAFFOLD, replace(MEDIAN, recovers=share)))).count(below) == times
+
+
+def test_clients_that_were_not_looked_at_are_not_among_those_with_nothing_unusual() -> None:
+    text = to_markdown(replace(diagnosis(), looked_at=(7, 9), not_looked_at=("02",)))
+    assert "Nothing unusual was found in rounds 7 to 9 at 2 clients: 00, 01." in text
+    assert "Not looked at: client 02. The log has no rows to compare in rounds 7 to 9." in text
+    text = to_markdown(replace(MINIMAL, healthy=("00",)))
+    assert "No failed update, and no round far outside the usual range, was found at 1 client: 00." in text
+    assert "Not looked at" not in text
+
+
+def test_signals_that_are_not_unusual_are_not_said_to_be_so_of_their_client() -> None:
+    answer = diagnosis()
+    (seen,) = answer.observations
+    assert "Unusual does not mean faulty" in to_markdown(answer)
+    text = to_markdown(replace(answer, observations=(replace(seen, unusual=False),)))
+    assert "None of these signals is unusual. They are the ones that come nearest to it." in text
+    assert "Unusual does not mean faulty" not in text
 
 
 def test_a_remedy_says_how_it_ends_beside_the_run_and_whether_that_was_replayed() -> None:
@@ -74,7 +144,7 @@ def test_markdown_tells_every_cause(cause: str) -> None:
 def test_markdown_of_a_healthy_run_is_short() -> None:
     text = to_markdown(MINIMAL)
     assert re.findall(r"^#+ (.*)", text, re.MULTILINE) == [
-        "Why did the loss go up?", "Clients with nothing unusual", "Limits of this diagnosis",
+        "Did the loss go up?", "Clients with nothing unusual", "Limits of this diagnosis",
     ]  # fmt: skip
 
 

@@ -1,10 +1,13 @@
 from dataclasses import replace
 
 import pytest
-from diagnosis_values import MINIMAL, RISE, diagnosis, with_cause, with_rise
+from diagnosis_values import MINIMAL, RISE, diagnosis, with_cause, with_replay, with_rise
 
 from tasks.diagnose.diagnosis import Curve, Removed, ReplayResult
-from tasks.diagnose.report.wording import during, headline
+from tasks.diagnose.observe.chance import Chance
+from tasks.diagnose.report.replay_wording import during, no_replay
+from tasks.diagnose.report.short import lines
+from tasks.diagnose.report.wording import headline, title
 
 
 def test_headline_names_rise_cause_proof_and_remedy() -> None:
@@ -31,9 +34,13 @@ def test_headline_says_what_is_faulty_if_that_is_known(fault: str, words: str) -
 def test_headline_says_both_of_two_causes() -> None:
     (cause,) = diagnosis().causes
     first, second = replace(cause, cause="client_learning_rate", clients=()), replace(cause, fault="labels")
-    text = headline(replace(diagnosis(), causes=(first, second)))
+    apart = replace(second, replay=replace(cause.replay, seeds=1))
+    text = headline(replace(diagnosis(), causes=(first, apart)))
     assert "because the clients' learning rate is too high (proven" in text
     assert ", and because the labels of client 03 are wrong; remedy:" in text
+    # One replay takes both away: it proves both.
+    text = headline(replace(diagnosis(), causes=(first, second)))
+    assert "because the clients' learning rate is too high and the labels of client 03 are wrong (proven by" in text
 
 
 def test_headline_without_a_rise_says_so() -> None:
@@ -66,7 +73,64 @@ def test_headline_without_a_proven_cause_says_what_was_tried() -> None:
         "The loss of the global model (val_loss) rose in round 7 from 0.41 to 0.82; no cause is proven (ruled "
         "out: different label mixes)."
     )
-    assert headline(replace(answer, ruled_out=())).endswith("; no cause is proven, because none was tried.")
+    nothing = replace(answer, ruled_out=())
+    assert headline(nothing).endswith("; no cause is proven, because no possible cause was found.")
+    assert answer.budget is not None
+    other = replace(nothing, budget=replace(answer.budget, reproduced=False))
+    assert headline(other).endswith("because the loss did not rise again in a replay with nothing changed.")
+    assert headline(replace(nothing, budget=None)).endswith("because no round could be replayed.")
+    pruned = with_rise(replace(nothing, budget=None), phase="prune")
+    assert headline(pruned).endswith("; rounds of pruning are not replayed, so no cause is proven.")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("data", "because client 03 had faulty data in round 7 (proven"),
+        ("updates", "because client 03 sent faulty updates in round 7 (proven"),
+        ("", "because client 03 had faulty data or sent faulty updates in round 7 (proven"),
+    ],
+)
+def test_a_fault_that_has_gone_is_told_in_the_past(fault: str, words: str) -> None:
+    assert words in headline(with_cause(with_replay(diagnosis(), of_log=True), fault=fault, rounds=(7, 7)))
+
+
+def test_no_replay_says_why() -> None:
+    nothing = replace(diagnosis(), causes=(), ruled_out=())
+    assert nothing.budget is not None
+    other = replace(nothing, budget=replace(nothing.budget, reproduced=False))
+    assert no_replay(replace(nothing, budget=None)) == "No round was replayed: the limits of this diagnosis say why."
+    assert no_replay(nothing) == "No cause was replayed, because no possible cause was found."
+    assert no_replay(other).startswith("No cause was replayed: the limits of this diagnosis say what")
+
+
+def test_the_short_answer_says_why_no_cause_is_proven_and_whether_a_remedy_was_tried() -> None:
+    why = "No cause is proven, because every cause that was tried is ruled out."
+    unproven = replace(diagnosis(), causes=(), limits=("Another limit.", why, "A third limit."))
+    assert list(lines(unproven))[-1] == why
+    without = with_cause(diagnosis(), remedy=None)
+    assert list(lines(without))[-1] == "remedy: none of the settings that were tried helps"
+    assert list(lines(replace(without, remedies=())))[-1] == "remedy: none was tried"
+
+
+def test_title_asks_why_only_if_something_rose_or_ended() -> None:
+    assert title(diagnosis()) == "Why did the loss go up?"
+    assert title(MINIMAL) == "Did the loss go up?"
+    assert title(replace(MINIMAL, question="ended")) == "Why did the run end?"
+
+
+def test_a_model_at_chance_is_said_to_be_at_chance_since_when() -> None:
+    def says(since: int, never: bool) -> str:
+        return headline(with_rise(replace(diagnosis(), causes=()), chance=Chance(2.3, since, never)))
+
+    assert "to 0.82 (the model is at chance since then); no cause" in says(7, False)
+    assert "to 0.82 (the model is at chance since round 9); no cause" in says(9, False)
+    assert "to 0.82 (the model never learned: it is at chance since round 1); no cause" in says(1, True)
+    calm = with_rise(MINIMAL, chance=Chance(2.303, 1, True))
+    assert headline(calm) == (
+        "The model never learned: it is at chance since round 1 (no better than the class frequencies, 2.3); its loss "
+        "(val_loss) did not rise."
+    )
 
 
 def test_rise_while_pruning_says_so() -> None:

@@ -198,7 +198,7 @@ def test_a_run_started_in_the_form_shows_its_steps_logs_and_artifacts(
     for key, says in {
         "federate-rounds": ["100%"],
         "rounds": ["val_loss", "update_cosine_min", "federate", "prune"],
-        "report": ["Why did the loss go up?", "Scores", "accuracy"],
+        "report": ["Did the loss go up?", "Scores", "accuracy"],
         "mlflow": ["MLflow run"],
     }.items():
         page.open(f"{site.ui}/artifacts/artifact/{ids[key]}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,20 +75,28 @@ def compose(
     """
     signals = client_signals(observation)
     question: Question = "ended" if ending and not ending.goes_on else "rise"
-    if replays is None:
-        rise, healthy = observation.rise, observation.healthy
-        return Diagnosis(rise, healthy, signals, tuple(limits), question=question, ending=ending)
-    at_fault = {client for proof in replays.causes for client in proof.candidate.clients if _is_fault(proof)}
-    return Diagnosis(
+    healthy, not_looked_at = _unremarkable(observation, replays)
+    answer = Diagnosis(
         observation.rise,
-        tuple(client for client in observation.healthy if client not in at_fault),
+        healthy,
         signals,
         tuple(limits),
-        tuple(_cause(proof, replays, settings, _rounds(observation, replays, ending)) for proof in replays.causes),
-        tuple(_ruled_out(proof) for proof in replays.ruled_out),
-        tuple(_not_finished(proof) for proof in replays.not_finished),
-        tuple(_remedy(tried) for tried in replays.tried),
-        Budget(
+        question=question,
+        ending=ending,
+        looked_at=observation.window,
+        not_looked_at=not_looked_at,
+    )
+    if replays is None:
+        return answer
+    return replace(
+        answer,
+        causes=tuple(
+            _cause(proof, replays, settings, _rounds(observation, replays, ending)) for proof in replays.causes
+        ),
+        ruled_out=tuple(_ruled_out(proof) for proof in replays.ruled_out),
+        not_finished=tuple(_not_finished(proof) for proof in replays.not_finished),
+        remedies=tuple(_remedy(tried) for tried in replays.tried),
+        budget=Budget(
             replays.from_round,
             replays.spent,
             replays.allowed,
@@ -98,9 +107,28 @@ def compose(
             replays.spent_on_remedies,
             replays.allowed_for_remedies,
         ),
-        _signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
-        question,
-        ending,
+        signals=_signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
+    )
+
+
+def _unremarkable(observation: Observation, replays: Investigation | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The clients with nothing unusual, and the clients that were not looked at.
+
+    Neither are the clients whose loss rose, the clients of a proven cause or of one that is not finished, and the
+    suspects of a fault: also a fault that a replay ruled out has a sign.
+    """
+    named = {*observation.rise.clients}
+    if replays is not None:
+        named |= {client for proof in (*replays.causes, *replays.not_finished) for client in proof.candidate.clients}
+        suspected = (proof.candidate for proof in replays.ruled_out if CAUSES[proof.candidate.cause].fault_of_clients)
+        named |= {client for candidate in suspected for client in candidate.clients}
+    others = [client for client in observation.healthy if client not in named]
+    if observation.window is None:
+        return tuple(others), ()
+    compared = {drift.client for drift in observation.drifts}
+    return (
+        tuple(client for client in others if client in compared),
+        tuple(client for client in others if client not in compared),
     )
 
 
@@ -111,10 +139,6 @@ def _rounds(observation: Observation, replays: Investigation, ending: Ending | N
     # Replays that differ from the log are compared from an earlier round than the logged rise.
     first, last = replays.window
     return max(first, min(observation.rise.round or first, last)), last
-
-
-def _is_fault(proof: Proof) -> bool:
-    return CAUSES[proof.candidate.cause].fault_of_clients
 
 
 def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tuple[int, int]) -> Cause:
@@ -233,7 +257,7 @@ def _series(losses: Sequence[float]) -> Curve:
 
 
 def _share(value: float) -> float:
-    """A share of the rise in four digits, at most 1: below the level before the rise, nothing is left to take away."""
+    """A share of the rise in four digits, from -1 to 1. A loss below its level has nothing left to take away."""
     return float(f"{min(1.0, max(-1.0, value)):.4g}")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tasks.diagnose.causes import CAUSES
+from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT, WHY_NONE
 from tasks.diagnose.phrases import figure
 from tasks.diagnose.thresholds import PROVEN
 
@@ -102,9 +103,22 @@ def _budget(content: Content) -> Iterator[str]:
     seeds = max((cause["replay"]["seeds"] for cause in content["causes"]), default=0)
     if budget["seeds"] < seeds:
         yield f"A cause was replayed with {seeds} seeds, but replays.seeds is {budget['seeds']}."
-    others = [cause["cause"] for cause in content["causes"] if cause["cause"] != "non_finite"]
-    if others and not budget["reproduced"]:
-        yield f"{others[0]} is proven by a replay, but the replays did not reproduce the run."
+
+
+def _reproduced(content: Content) -> Iterator[str]:
+    """A fault that has gone is proven by a replay whose loss does not rise; another cause, by one whose loss does.
+
+    Failed updates are counted, so for them it does not matter whether the loss rises again.
+    """
+    budget = content.get("replays")
+    if not budget:
+        return
+    for cause in content["causes"]:
+        gone = cause["replay"].get("of_log", False)
+        if gone and budget["reproduced"]:
+            yield f"{cause['cause']} has gone, but the loss rose again in the replays."
+        if not gone and cause["cause"] != "non_finite" and not budget["reproduced"]:
+            yield f"{cause['cause']} is proven by a replay, but the replays did not reproduce the run."
 
 
 def _remedies(content: Content) -> Iterator[str]:
@@ -119,23 +133,57 @@ def _remedies(content: Content) -> Iterator[str]:
             yield f"The remedy of {cause['cause']} is proposed, but it is not among the remedies that were tried."
 
 
+def _endings(content: Content) -> Iterator[str]:
+    """A remedy that ended no better than doing nothing is not proposed."""
+    failed = [r for r in content.get("remedies", []) if r.get("ending") and not r["confirmed"]]
+    for cause in content["causes"]:
+        remedy = cause["remedy"] or {}
+        if any((each["settings"], each["says"]) == (remedy.get("settings"), remedy.get("says")) for each in failed):
+            yield f"The remedy of {cause['cause']} is proposed, but at the end of the run it does not help."
+
+
 def _clients(content: Content) -> Iterator[str]:
     healthy = {*content["healthy"]}
-    faults = [cause for cause in content["causes"] if CAUSES[cause["cause"]].fault_of_clients]
-    blamed = {client for cause in faults for client in cause["clients"]}
+    named = {client for cause in content["causes"] for client in cause["clients"]}
     unusual = {each["client"] for each in content.get("observations", []) if each["unusual"]}
-    for client in sorted(healthy & blamed):
-        yield f"Client {client} is named by a cause, and is among the clients with nothing unusual."
-    for client in sorted(healthy & unusual):
-        yield f"Client {client} has an unusual signal, and is among the clients with nothing unusual."
+    risen = {*content.get("detection", {}).get("clients", [])}
+    for clients, what in (
+        (named, "is named by a cause"),
+        (unusual, "has an unusual signal"),
+        (risen, "has a loss that rose, or failed"),
+        ({*content.get("not_looked_at", [])}, "was not looked at"),
+    ):
+        for client in sorted(healthy & clients):
+            yield f"Client {client} {what}, and is among the clients with nothing unusual."
 
 
 def _limits(content: Content) -> Iterator[str]:
     text = " ".join(content["limits"])
     if content["causes"] and "o cause is proven" in text:
         yield "A cause is proven, but a limit says that none is."
-    if content["increase"]["detected"] and "The loss did not rise" in text:
+    if content["increase"]["detected"] and "The loss did not rise." in text:
         yield "The loss rose, but a limit says that it did not."
+    if content["increase"]["detected"] and NEAR_CHANCE in text:
+        yield "The loss rose, but a limit says that its changes are no rise."
+
+
+def _unproven(content: Content) -> Iterator[str]:
+    """The limits say why no cause is proven, and the causes that were tried agree with that."""
+    text, ruled_out = " ".join(content["limits"]), content.get("ruled_out", [])
+    not_finished = content.get("not_finished", [])
+    if NONE_TRIED in text and (ruled_out or not_finished):
+        yield "A limit says that no cause was tried, but there are causes ruled out or not finished."
+    if ALL_RULED_OUT in text and (not_finished or not ruled_out):
+        yield "A limit says that every cause that was tried is ruled out, but that is not so."
+    if NOT_KNOWN in text and not not_finished:
+        yield "A limit says that causes are not finished, but there are none."
+    skipped = " ".join(limit for limit in content["limits"] if limit.startswith(NOT_LOOKED_AT))
+    for cause in {each["cause"] for each in (*content["causes"], *ruled_out, *not_finished)}:
+        if CAUSES[cause].words.name in skipped:
+            yield f"A limit says that {cause} was not looked at, but it was tried."
+    risen = content["increase"]["detected"] or content.get("question") == "ended"
+    if risen and not content["causes"] and not any(why in text for why in WHY_NONE):
+        yield "No cause is proven, but no limit says why."
 
 
 _RULES: tuple[Callable[[Content], Iterator[str]], ...] = (
@@ -145,7 +193,10 @@ _RULES: tuple[Callable[[Content], Iterator[str]], ...] = (
     _proofs,
     _tried,
     _budget,
+    _reproduced,
     _remedies,
+    _endings,
     _clients,
     _limits,
+    _unproven,
 )

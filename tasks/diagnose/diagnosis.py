@@ -231,7 +231,8 @@ class Diagnosis:
 
     Attributes:
         rise: of the loss, or that there is none.
-        healthy: clients that never failed, showed nothing unusual and are not at fault.
+        healthy: clients that were looked at and showed nothing unusual: they never failed, no loss that rose is theirs,
+            and no possible cause names them.
         observations: what the logs show of single clients.
         limits: what the data could not tell, a sentence each.
         causes: proven, the first to be believed first.
@@ -242,6 +243,9 @@ class Diagnosis:
         signals: what was measured of all clients, by name; None if nothing was replayed.
         question: what is answered: why the loss rose, or why the run ended before its last round.
         ending: how the run ended; None if it did not end early.
+        looked_at: the rounds in which clients were compared, first and last; None if they were checked only for failed
+            updates and for single rounds that are far outside.
+        not_looked_at: clients that could not be compared in these rounds, apart from those that failed.
     """
 
     rise: Rise
@@ -256,6 +260,8 @@ class Diagnosis:
     signals: Mapping[str, Any] | None = None
     question: Question = "rise"
     ending: Ending | None = None
+    looked_at: tuple[int, int] | None = None
+    not_looked_at: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -318,6 +324,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "harm": None if diagnosis.harm is None else asdict(diagnosis.harm),
         "causes": [_cause(cause) for cause in diagnosis.causes],
         "healthy": diagnosis.healthy,
+        "not_looked_at": diagnosis.not_looked_at,
         "limits": diagnosis.limits,
         "detection": _fields(diagnosis.rise, "loss", "num_losses", "kind", "alarm", "phase", "sparsity", "noise")
         | _fields(diagnosis.rise, "correlation", "visible", "significance", "clients")

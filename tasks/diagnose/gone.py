@@ -19,10 +19,10 @@ from tasks.diagnose.window import reproduced
 from tasks.round_log.read import ClientLog
 
 _EARLIER = 2
-"""Most rounds between the wrong rows and the first round of the rise: train_loss shows an update one round later, and a
-rise that begins slowly is dated late."""
+"""Most rounds from the wrong rows to the first round of the rise: train_loss shows an update one round later, and a
+rise that begins slowly is dated too late."""
 _CHECKPOINTS = 3
-"""Most later rounds with a known model in which it is looked whether the fault was still there."""
+"""Most later rounds, of those with a known model, in which the same clients' rows are compared again."""
 
 
 def gone_fault(
@@ -69,7 +69,7 @@ def gone_fault(
 
 
 def _effect(trials: Trials, incident: Incident) -> Effect:
-    """The share of the logged rise that is gone in the replay that changes nothing; no seed's if one of them rises."""
+    """The share of the logged rise that is gone with nothing changed, by seed; none if the loss rises with a seed."""
     window, shares = trials.window, []
     rounds = [r for r in window.rounds if r in incident.logged]
     logged = [incident.logged[r] for r in rounds]

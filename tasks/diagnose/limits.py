@@ -1,23 +1,35 @@
 """What the logs and the replays could not tell, in sentences: a diagnosis that hides its limits misleads."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.detection.noise import FEWEST
 from tasks.detection.null import MOST_DRAWS
+from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.investigation import Investigation
 from tasks.diagnose.observe.client_signals import MOST_SHOWN
 from tasks.diagnose.observe.events import SHARES, Event
 from tasks.diagnose.observe.loss_tests import tested_losses
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import Rise
-from tasks.diagnose.phrases import count, every_client, figure, measured, span, who
+from tasks.diagnose.phrases import count, every_client, figure, joined, measured, span, who
 from tasks.round_log.read import ClientLog, RoundLog
 
 if TYPE_CHECKING:  # its import takes TensorFlow's
     from tasks.diagnose.evidence.unseen import Unseen
 
+NEAR_CHANCE = "Changes of its loss near that are no rise."
+NONE_TRIED = "No cause was tried"
+ALL_RULED_OUT = "every cause that was tried is ruled out"
+NOT_LOOKED_AT = "Not looked at:"
+WHY_NONE = ("o cause is proven", "none is proven", "can prove a cause")
+"""Parts of the limits that say why no cause is proven."""
+NOT_KNOWN = "It is not known whether the cause is"
+ONLY_SINGLE_ROUNDS = (
+    "So the clients were checked only for failed updates, and for single rounds in which an update or a loss is far "
+    "outside the usual range."
+)
 FROM_DATA = (
     "No test of the losses alone finds this rise. It was found because the data of these clients changed during the "
     "run."
@@ -38,7 +50,7 @@ def limits_of_logs(observation: Observation, rounds: RoundLog, clients: ClientLo
     return [
         *_of_chance(observation.rise),
         *_of_the_loss(observation.rise, rounds),
-        *(_of_event(event) for event in observation.rise.events),
+        *(_of_event(event, observation.rise) for event in observation.rise.events),
         *_of_the_test(observation.rise),
         *_of_the_clients(observation, clients),
     ]
@@ -67,8 +79,11 @@ def replay_failed(error: Exception) -> list[str]:
     return [f"The rounds could not be replayed, so no cause is proven: {error}."]
 
 
-def not_proven(replays: Investigation) -> list[str]:
-    """Returns why the replays prove no cause, and what they could not tell; empty if they prove one."""
+def not_proven(replays: Investigation, own_losses: Sequence[str] = ()) -> list[str]:
+    """Returns why the replays prove no cause, and what they could not tell; empty if they prove one.
+
+    `own_losses` are the clients whose own losses rose, where the mean of all clients hides it.
+    """
     unlike = _unlike_hold_out(replays.findings.unseen)
     if replays.causes:
         return unlike
@@ -82,11 +97,33 @@ def not_proven(replays: Investigation) -> list[str]:
             "The replay gives the numbers of the log again, but in the rounds that were compared "
             f"({span(*replays.window)}), the loss is not clearly above its level before. So no cause is proven."
         ]
-    return [
-        "No cause is proven, because no change reliably removed at least half of the rise. A proof needs at least two "
-        "seeds in which the loss rises again.",
-        *unlike,
-    ]
+    return [why_none_is_proven(replays), *_skews_left_out(own_losses), *unlike]
+
+
+def _skews_left_out(own_losses: Sequence[str]) -> Iterator[str]:
+    """Skews are no candidates for single clients' own losses (`causes.candidates`)."""
+    if own_losses:
+        skews = joined([kind.words.name for kind in CAUSES.values() if kind.skew])
+        yield (
+            f"{NOT_LOOKED_AT} {skews}. Their replays give the clients other examples, so the loss of {who(own_losses)} "
+            "would change even if the skew was not its cause."
+        )
+
+
+def why_none_is_proven(replays: Investigation) -> str:
+    """Returns why no cause is proven: none was tried, some are not finished, or all are ruled out."""
+    if replays.not_finished:
+        names = dict.fromkeys(CAUSES[proof.candidate.cause].words.name for proof in replays.not_finished)
+        return (
+            f"No cause is proven. {NOT_KNOWN} {' or '.join(names)}: the table of the causes that are not finished says "
+            "why."
+        )
+    if replays.ruled_out:
+        return f"No cause is proven, because {ALL_RULED_OUT}."
+    return (
+        f"{NONE_TRIED}, so none is proven. In the clients' data, in their updates and in the settings, Undrift found "
+        "no possible cause that a replay can take away."
+    )
 
 
 def _unlike_hold_out(unseen: "Unseen | None") -> list[str]:
@@ -111,18 +148,15 @@ def _of_the_loss(rise: Rise, rounds: RoundLog) -> Iterator[str]:
             f"{rise.loss} was measured in only {rise.num_losses} of {num_rounds} rounds. A rise that began between two "
             "measured rounds is dated to the second one."
         )
-    if rise.val_loss_round is not None:
-        yield (
-            f"The loss on the hold-out data (val_loss) rose too, from round {rise.val_loss_round} on. This report "
-            f"explains {rise.loss}, because it rose first."
-        )
-    elif rise.loss != "val_loss" and "val_loss" in tested_losses(rounds):
+    if rise.loss == "val_loss" or rise.val_loss_round is not None:
+        pass
+    elif "val_loss" in tested_losses(rounds):
         levels = f" ({_levels(rise.other)} in the same rounds)" if rise.other else ""
         yield (
             f"The loss on the hold-out data (val_loss) did not rise beyond its noise{levels}, so the global model can "
             "be as good as before."
         )
-    elif rise.loss != "val_loss":
+    else:
         yield (
             f"{rise.loss} was tested, because val_loss has too few values. {rise.loss} does not show overfitting. It "
             "also depends on which clients take part in a round."
@@ -139,21 +173,36 @@ def _of_chance(rise: Rise) -> Iterator[str]:
     if chance is None:
         return
     since = "The model never learned: it" if chance.never_learned else "The model"
+    then = ""
+    if not rise.detected:
+        then = f" {NEAR_CHANCE}"
+    elif rise.kind == "level" and rise.rounds and rise.rounds[0] > chance.since:
+        then = " The rise is reported because the loss went above that."
     yield (
         f"{since} is at chance since round {chance.since}. A guess that knows only how frequent each class is has a "
-        f"val_loss of {figure(chance.loss)}, and the model is no better. Changes of its loss near that are no rise."
+        f"val_loss of {figure(chance.loss)}, and the model is no better.{then}"
     )
 
 
-def _of_event(event: Event) -> str:
-    whose = f"loss of {who(event.clients)} on their own data" if event.clients else event.loss
+def _of_event(event: Event, rise: Rise) -> str:
+    own = "its" if len(event.clients) == 1 else "their"
+    whose = f"the loss of {who(event.clients)} on {own} own data" if event.clients else event.loss
     levels = "" if event.loss_before is None else f", from {figure(event.loss_before)}"
     levels += " to NaN or infinity" if event.loss_after is None else f" to {figure(event.loss_after)}"
+    when = span(event.round, event.until)
+    if _is_same(event, rise):
+        first = ", because it rose first" if rise.val_loss_round is not None else ""
+        return f"In {when}, {whose} rose too{levels}. This report explains {rise.loss}{first}."
     while_pruning = " while the model was pruned" if event.phase == "prune" else ""
-    return (
-        f"Another rise: {whose} rose in {span(event.round, event.until)}{while_pruning}{levels}. This report does not "
-        "explain it."
-    )
+    return f"Another rise: {whose} rose in {when}{while_pruning}{levels}. This report does not explain it."
+
+
+def _is_same(event: Event, rise: Rise) -> bool:
+    """Whether an event is the explained rise in the other loss. train_loss shows an update one round later."""
+    if event.loss == rise.loss or event.clients or event.phase != rise.phase or not rise.rounds:
+        return False
+    later = 1 if event.loss == "train_loss" else -1
+    return any(event.round - shift <= rise.rounds[-1] and event.until - shift >= rise.rounds[0] for shift in (0, later))
 
 
 def _levels(levels: tuple[float, float]) -> str:
@@ -185,18 +234,15 @@ def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[st
             "in clients.csv."
         )
     if not observation.rise.detected:
-        yield (
-            "The loss did not rise, so the clients were checked only for failed updates, and for single rounds in "
-            "which an update or a loss is far outside."
-        )
+        yield f"The loss did not rise. {ONLY_SINGLE_ROUNDS}"
         return
     if not observation.drifts:
         yield "No client could be compared with other clients, or with its own past, in the rounds of the rise."
         return
     if all(drift.before is None for drift in observation.drifts):
         yield (
-            "The log shows no client before the rise, so an honest client with unusual data looks like a client that "
-            "drifted."
+            "The log shows no client before the rounds that were compared, so an honest client with unusual data looks "
+            "like a client that drifted."
         )
     if all(drift.expected is None for drift in observation.drifts):
         yield "Fewer than 3 clients took part in a round, so each client is compared with its own past only."

@@ -188,7 +188,10 @@ def _replayed(
         _hold_out(rounds),
     )
     budget = settings.diagnose.budget
-    return _outcome(lambda: investigate(settings, workspace, incident, clients, budget, cache), not_proven)
+    return _outcome(
+        lambda: investigate(settings, workspace, incident, clients, budget, cache),
+        lambda replays: not_proven(replays, incident.hidden),
+    )
 
 
 def _outcome(

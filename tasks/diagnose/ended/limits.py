@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.investigation import Investigation
-from tasks.diagnose.limits import not_replayed
+from tasks.diagnose.limits import ONLY_SINGLE_ROUNDS, not_replayed, why_none_is_proven
 from tasks.diagnose.observe.client_signals import MOST_SHOWN
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.observe.rise import Rise
@@ -21,12 +21,15 @@ _MODEL = "models/global.h5"
 
 def limits_of_ending(observation: Observation) -> list[str]:
     """Returns what the logs of a run that ended could not tell."""
-    if len(observation.failures) <= MOST_SHOWN:
-        return []
-    return [
-        f"{count(len(observation.failures), 'client')} failed. This report shows the {MOST_SHOWN} that failed most "
-        "often. All clients are in clients.csv."
-    ]
+    limits = []
+    if len(observation.failures) > MOST_SHOWN:
+        limits.append(
+            f"{count(len(observation.failures), 'client')} failed. This report shows the {MOST_SHOWN} that failed most "
+            "often. All clients are in clients.csv."
+        )
+    if observation.window is None:
+        limits.append(f"No loss rose before the run ended. {ONLY_SINGLE_ROUNDS}")
+    return limits
 
 
 def why_not_replayed(
@@ -45,9 +48,7 @@ def why_not_proven(replays: Investigation) -> list[str]:
             "The run did not end again in a replay with the data and settings in this folder, and its loss fell. "
             "Something else was different in the run, so no cause is proven."
         ]
-    if not replays.causes:
-        return ["No cause is proven, because the run trained with none of the changes that were tried."]
-    return []
+    return [] if replays.causes else [why_none_is_proven(replays)]
 
 
 def unfinished(rounds: RoundLog, settings: Settings, workspace: Path | None) -> list[str]:

@@ -7,7 +7,7 @@ from tasks.diagnose.diagnosis import Budget, Cause, Diagnosis, ReplayResult, Tri
 from tasks.diagnose.ended.course import final_rounds
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.observe.rise import Rise
-from tasks.diagnose.phrases import count, figure, joined, who
+from tasks.diagnose.phrases import count, figure, joined, span, who
 
 
 def is_ended(rise: Rise) -> bool:
@@ -47,9 +47,9 @@ def proof(cause: Cause, budget: Budget) -> str:
     )
 
 
-def unproven(budget: Budget | None) -> str:
-    """Returns that no cause is proven."""
-    return " No cause is proven" if budget else " No cause is proven, because none was tried"
+def not_again(ending: Ending | None) -> str:
+    """Returns `the run did not end again`; of a run that goes on, that its model was not broken again."""
+    return "the model was not broken again" if ending and ending.goes_on else "the run did not end again"
 
 
 def trains(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
@@ -86,25 +86,19 @@ def replayed(cause: Cause) -> str:
     unchanged = _final(replay, changed=False)
     without = "the run ends again" if unchanged is None else f"it is {figure(unchanged)}"
     return (
-        f"Replay from round {replay.from_round} with {count(replay.seeds, 'seed')}: in {replay.says}, val_loss is "
-        f"{figure(_final(replay))} after {_rounds(replay)}. With nothing changed, {without}."
+        f"Replay of {span(replay.from_round + 1, replay.from_round + len(replay.changed))} with "
+        f"{count(replay.seeds, 'seed')}: in {replay.says}, val_loss is {figure(_final(replay))} after "
+        f"{_rounds(replay)}. With nothing changed, {without}."
     )
 
 
-def spent(budget: Budget) -> str:
-    """Returns what the replays cost, and what proves a cause."""
+def rule(budget: Budget) -> str:
+    """Returns what proves a cause."""
     return (
         "A cause is proven if the run trains without it, with every seed with which it does not train otherwise. A run "
         f"trains if it goes on, no client fails, and val_loss falls below chance ({figure(budget.chance)} nats): the "
-        "loss of a model that does not look at its inputs. The replays for causes took "
-        f"{count(budget.rounds, 'round')} of at most {budget.allowed}. Replays of remedies took "
-        f"{count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}."
+        "loss of a model that does not look at its inputs."
     )
-
-
-def without_remedy(cause: str) -> str:
-    """Returns that no remedy is proposed; `cause` is `Against …`."""
-    return f"{cause}, no setting that was tried lets the run train with every seed."
 
 
 def _reason(ending: Ending) -> str:

@@ -48,7 +48,7 @@ class Holdings:
 
     @property
     def whole(self) -> Floats:
-        """(C,): the same for all clients together."""
+        """(C,): the share of each class in the examples of all clients."""
         total: Floats = self.counts.sum(axis=0) / max(1.0, float(self.counts.sum()))
         return total
 

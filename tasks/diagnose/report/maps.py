@@ -1,4 +1,4 @@
-"""Heat maps of clients by rounds: who drifted, and when."""
+"""Heat maps of clients by rounds: which client was unlike the others, and when."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from tasks.round_log.read import ClientLog
 MOST_ROWS = 40
 """Most clients whose names can still be read on a phone."""
 _MOST_COLUMNS = 125
-"""Most columns that a phone still shows apart."""
+"""Most columns that can be told apart on a phone."""
 
 
 @dataclass(frozen=True)

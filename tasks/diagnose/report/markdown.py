@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
-from tasks.diagnose.diagnosis import Cause, Diagnosis, ReplayResult, TriedRemedy
+from tasks.diagnose.diagnosis import Cause, Diagnosis, NotFinished, ReplayResult, RuledOut, TriedRemedy
 from tasks.diagnose.phrases import clean, figure, percent
-from tasks.diagnose.report import patch, wording
+from tasks.diagnose.report import client_wording, patch, remedy_wording, replay_wording, wording
 
 _MOST = 30
 """Most rounds of a replay that are listed."""
@@ -28,31 +28,41 @@ def to_markdown(diagnosis: Diagnosis) -> str:
 
 
 def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
-    yield "Which clients drifted", list(_drift(diagnosis))
+    yield client_wording.TITLE, list(_drift(diagnosis))
     yield "Evidence", [part for cause in diagnosis.causes for part in _evidence(cause, diagnosis)]
     yield "Remedy", list(_remedy(diagnosis))
-    yield "Causes not finished", list(_not_finished(diagnosis))
-    yield "Causes ruled out", list(_ruled_out(diagnosis))
-    yield "Clients with nothing unusual", [f"{escape(wording.healthy(diagnosis.healthy)) or 'None'}."]
+    yield "Causes not finished", list(_causes(diagnosis.not_finished, diagnosis))
+    yield "Causes ruled out", list(_causes(diagnosis.ruled_out, diagnosis))
+    yield "What proves a cause", list(replay_wording.spent(diagnosis))
+    yield "Clients with nothing unusual", [*map(escape, _healthy(diagnosis))]
     limits = "\n".join(f"- {escape(sentence)}" for sentence in diagnosis.limits)
     yield "Limits of this diagnosis", [limits or "None."]
 
 
 def _drift(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.observations:
-        heads = ("client", "signal", "value", "median client", "before the rise", "unusual", "in words")
-        yield _table(heads, [wording.observed(observation) for observation in diagnosis.observations])
-        yield "Unusual does not mean faulty: an honest client whose data changed looks the same."
+        yield _table(client_wording.HEADS, [client_wording.observed(each) for each in diagnosis.observations])
+        yield client_wording.remark(diagnosis.observations)
+
+
+def _healthy(diagnosis: Diagnosis) -> Iterator[str]:
+    clients = client_wording.healthy(diagnosis.healthy)
+    yield f"{client_wording.nothing_unusual(diagnosis)}{f': {clients}' if clients else ''}."
+    yield from client_wording.not_looked_at(diagnosis)
 
 
 def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
     yield f"### {escape(wording.heading(cause))}"
     if cause.evidence:
         heads = ("signal", "value", "expected", "in words")
-        rows = [[wording.signal(each), figure(each.value), figure(each.expected), each.says] for each in cause.evidence]
+        rows = [
+            [client_wording.signal(each), figure(each.value), figure(each.expected), each.says]
+            for each in cause.evidence
+        ]
         yield _table(heads, rows)
-    yield escape(wording.replayed(cause, diagnosis.rise))
-    yield _losses(cause.replay)
+    yield escape(replay_wording.replayed(cause, diagnosis))
+    if replay_wording.shown_before(cause, diagnosis) is None:
+        yield _losses(cause.replay)
 
 
 def _losses(replay: ReplayResult) -> str:
@@ -64,35 +74,31 @@ def _losses(replay: ReplayResult) -> str:
 
 def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
     for causes, remedy in diagnosis.proposed:
-        against = f"{wording.against(causes)}: " if len(diagnosis.causes) > 1 else "Proposed: "
-        yield f"{escape(against)}**{escape(remedy.says)}.** {wording.effect(remedy, diagnosis)}"
+        against = f"{remedy_wording.against(causes)}: " if len(diagnosis.causes) > 1 else "Proposed: "
+        yield f"{escape(against)}**{escape(remedy.says)}.** {remedy_wording.effect(remedy, diagnosis)}"
         if flags := patch.flags(remedy.settings):
             yield _block("sh", flags)
         if remedy.settings:
             yield _block("yaml", patch.patch(remedy.settings))
-    yield from map(escape, wording.without_remedy(diagnosis))
+    yield from map(escape, remedy_wording.without_remedy(diagnosis))
     if diagnosis.not_proposed:
         yield "Other remedies that were tried:" if diagnosis.remedy else "Remedies that were tried:"
-        heads = ("remedy", wording.removes(diagnosis), wording.loss_heading(diagnosis), "settings")
+        heads = ("remedy", replay_wording.removes(diagnosis), remedy_wording.loss_heading(diagnosis), "settings")
         yield _table(heads, [_tried(remedy, diagnosis) for remedy in diagnosis.not_proposed])
+        shares = [remedy.recovers for remedy in diagnosis.not_proposed]
+        yield " ".join([remedy_wording.order(diagnosis), *replay_wording.below_0(shares)])
 
 
 def _tried(remedy: TriedRemedy, diagnosis: Diagnosis) -> Sequence[str]:
     settings = patch.flags(remedy.settings) or patch.plain(remedy.settings) or "none: it is advice"
-    return [remedy.says, percent(remedy.recovers), wording.ends(remedy, diagnosis), settings]
+    return [remedy.says, percent(remedy.recovers), remedy_wording.ends(remedy, diagnosis), settings]
 
 
-def _not_finished(diagnosis: Diagnosis) -> Iterator[str]:
-    if diagnosis.not_finished:
-        yield _table(("cause", "replay", "rise removed", "why"), map(wording.tried, diagnosis.not_finished))
-
-
-def _ruled_out(diagnosis: Diagnosis) -> Iterator[str]:
-    if diagnosis.ruled_out:
-        heads = ("cause", "replay", wording.removes(diagnosis), "why")
-        yield _table(heads, map(wording.tried, diagnosis.ruled_out))
-    if diagnosis.budget:
-        yield wording.spent(diagnosis.budget)
+def _causes(causes: Sequence[RuledOut | NotFinished], diagnosis: Diagnosis) -> Iterator[str]:
+    if causes:
+        heads = ("cause", "replay", replay_wording.removes(diagnosis), "why")
+        yield _table(heads, [replay_wording.tried(cause, diagnosis) for cause in causes])
+        yield from replay_wording.below_0(cause.removes for cause in causes)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

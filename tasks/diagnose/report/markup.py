@@ -77,7 +77,7 @@ class Column:
 
 
 def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Content]]) -> Markup:
-    """Returns a table; one with sentences becomes a card a row on a phone. The first column names the row."""
+    """Returns a table. On a phone, a row of a table with sentences is a card. The first column names the row."""
     heads = (tag("th", column.head, scope="col", class_=column.kind) for column in columns)
     body = together(tag("tr", *(_cell(k, columns[k], cell) for k, cell in enumerate(row))) for row in rows)
     shape = "cards" if any(column.kind == "says" for column in columns) else "numbers"

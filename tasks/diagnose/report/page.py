@@ -7,7 +7,7 @@ from typing import Any
 from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.diagnosis import Diagnosis, TriedRemedy
 from tasks.diagnose.phrases import figure, percent
-from tasks.diagnose.report import holdings, patch, sections, wording
+from tasks.diagnose.report import client_wording, holdings, patch, remedy_wording, replay_wording, sections, wording
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.markup import (
     EMPTY,
@@ -24,7 +24,7 @@ from tasks.diagnose.report.markup import (
     together,
 )
 from tasks.diagnose.report.svg import style
-from tasks.diagnose.report.wording import name_of
+from tasks.diagnose.report.vocabulary import name_of
 from tasks.round_log.read import ClientLog, RoundLog
 
 _WORDS = {
@@ -71,16 +71,18 @@ def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partitio
 def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
     title = "The loss and its replays" if diagnosis.causes else "The loss"
     yield section(title, *sections.curves(diagnosis, rounds, clients))
-    title = "Which clients drifted" if diagnosis.rise.detected else "What each client did"
-    yield section(title, *sections.signal_maps(diagnosis, clients))
+    yield section(client_wording.TITLE, *sections.signal_maps(diagnosis, clients))
     title = "Data of the named clients" if diagnosis.named else "Data of the clients"
     yield section(title, *sections.holdings_of(diagnosis, held))
     if diagnosis.rise.detected:
         yield section("Evidence", *_evidence(diagnosis))
         yield section("Remedy", *_remedy(diagnosis))
         if diagnosis.not_finished:
-            yield section("Causes not finished", _not_finished(diagnosis))
-        yield section("Causes ruled out", *_ruled_out(diagnosis))
+            yield section("Causes not finished", *_not_finished(diagnosis))
+        if diagnosis.ruled_out:
+            yield section("Causes ruled out", *_ruled_out(diagnosis))
+        if diagnosis.budget:
+            yield section("What proves a cause", *map(paragraph, replay_wording.spent(diagnosis)))
     yield section("Limits of this diagnosis", *_limits(diagnosis))
     yield section("Words", _glossary())
 
@@ -112,32 +114,33 @@ def _evidence(diagnosis: Diagnosis) -> Iterator[Markup]:
                 f"Evidence for the cause: {name_of(cause.cause)}",
                 columns,
                 [
-                    [wording.signal(each), figure(each.value), figure(each.expected), each.says]
+                    [client_wording.signal(each), figure(each.value), figure(each.expected), each.says]
                     for each in cause.evidence
                 ],
             )
         else:
             yield paragraph("There is no evidence except the replay.")
-        yield paragraph(wording.replayed(cause, diagnosis.rise))
+        yield paragraph(replay_wording.replayed(cause, diagnosis))
 
 
 def _remedy(diagnosis: Diagnosis) -> Iterator[Markup]:
     for causes, remedy in diagnosis.proposed:
         if len(diagnosis.causes) > 1:
-            yield tag("h3", wording.against(causes))
+            yield tag("h3", remedy_wording.against(causes))
         yield from _proposed(remedy, diagnosis)
-    for sentence in wording.without_remedy(diagnosis):
+    for sentence in remedy_wording.without_remedy(diagnosis):
         yield paragraph(sentence)
     if not diagnosis.causes:
         yield paragraph("No remedy is proposed, because no cause is proven.")
     if diagnosis.not_proposed:
         yield tag("h3", "Other remedies that were tried" if diagnosis.remedy else "Remedies that were tried")
-        yield _tried("These remedies were tried in a replay and are not proposed. The best is first.", diagnosis)
+        yield _tried(f"Tried in a replay and not proposed. {remedy_wording.order(diagnosis)}", diagnosis)
+        yield from map(paragraph, replay_wording.below_0(each.recovers for each in diagnosis.not_proposed))
 
 
 def _proposed(remedy: TriedRemedy, diagnosis: Diagnosis) -> Iterator[Markup]:
     yield paragraph(tag("strong", remedy.says))
-    yield paragraph(wording.effect(remedy, diagnosis))
+    yield paragraph(remedy_wording.effect(remedy, diagnosis))
     if not remedy.settings:
         yield paragraph("There is no setting to change: correct the data, then run again.")
         return
@@ -150,14 +153,14 @@ def _proposed(remedy: TriedRemedy, diagnosis: Diagnosis) -> Iterator[Markup]:
 
 
 def _tried(caption: str, diagnosis: Diagnosis) -> Markup:
-    columns = [Column("remedy"), Column(wording.removes(diagnosis), "number")]
-    columns.append(Column(wording.loss_heading(diagnosis), "number"))
+    columns = [Column("remedy"), Column(replay_wording.removes(diagnosis), "number")]
+    columns.append(Column(remedy_wording.loss_heading(diagnosis), "number"))
     columns.append(Column("settings", "says"))
     return table(
         caption,
         columns,
         [
-            [remedy.says, percent(remedy.recovers), wording.ends(remedy, diagnosis), _settings(remedy)]
+            [remedy.says, percent(remedy.recovers), remedy_wording.ends(remedy, diagnosis), _settings(remedy)]
             for remedy in diagnosis.not_proposed
         ],
     )
@@ -169,32 +172,29 @@ def _settings(remedy: TriedRemedy) -> Markup | str:
     return tag("code", patch.flags(remedy.settings) or patch.plain(remedy.settings))
 
 
-def _not_finished(diagnosis: Diagnosis) -> Markup:
-    return table(
-        "Possible causes of which it is not known whether they are one.",
+def _not_finished(diagnosis: Diagnosis) -> Iterator[Markup]:
+    yield table(
+        "Possible causes: it is not known whether they are one.",
         _columns(diagnosis),
-        [wording.tried(cause) for cause in diagnosis.not_finished],
+        [replay_wording.tried(cause, diagnosis) for cause in diagnosis.not_finished],
     )
+    yield from map(paragraph, replay_wording.below_0(each.removes for each in diagnosis.not_finished))
 
 
 def _columns(diagnosis: Diagnosis) -> list[Column]:
-    removes = Column(wording.removes(diagnosis), "number")
+    removes = Column(replay_wording.removes(diagnosis), "number")
     return [Column("cause"), Column("replay", "says"), removes, Column("why", "says")]
 
 
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
-    if diagnosis.ruled_out:
-        yield table(
-            "In how many seeds the run trains if a cause is removed in a replay."
-            if diagnosis.rise.of_an_end
-            else "The share of the rise that went away when each cause was removed in a replay.",
-            _columns(diagnosis),
-            [wording.tried(cause) for cause in diagnosis.ruled_out],
-        )
-    else:
-        yield paragraph("None.")
-    if diagnosis.budget:
-        yield tag("p", wording.spent(diagnosis.budget), class_="quiet")
+    yield table(
+        "In how many seeds the run trains if a cause is removed in a replay."
+        if diagnosis.rise.of_an_end
+        else "The share of the rise that went away when each cause was removed in a replay.",
+        _columns(diagnosis),
+        [replay_wording.tried(cause, diagnosis) for cause in diagnosis.ruled_out],
+    )
+    yield from map(paragraph, replay_wording.below_0(each.removes for each in diagnosis.ruled_out))
 
 
 def _limits(diagnosis: Diagnosis) -> Iterator[Markup]:

@@ -1,12 +1,11 @@
-"""The parts of diagnosis.html that have pictures: the loss, who drifted, what those clients hold."""
+"""The parts of diagnosis.html that have pictures: the loss, what the clients did, what they hold."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from tasks.diagnose.diagnosis import Cause, Diagnosis
-from tasks.diagnose.observe.rise import Rise
-from tasks.diagnose.phrases import count, figure, span, who
-from tasks.diagnose.report import charts, holdings, maps, wording
+from tasks.diagnose.phrases import figure, span, who
+from tasks.diagnose.report import charts, client_wording, holdings, maps, replay_wording, wording
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.maps import Map
 from tasks.diagnose.report.markup import Column, Markup, chart, folded, paragraph, table, tag, together
@@ -33,22 +32,23 @@ def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterat
         else "It did not rise beyond its noise."
     )
     title = f"The recorded loss: {LOSSES[rise.loss]}"
-    replays = [_replay(number, cause, rise, rounds) for number, cause in enumerate(diagnosis.causes)]
+    causes = [cause for cause in diagnosis.causes if replay_wording.shown_before(cause, diagnosis) is None]
+    replays = [_replay(number, cause, diagnosis, rounds) for number, cause in enumerate(causes)]
     figures = [chart(loss, title, f"{rise.loss} of rounds.csv by round. {shaded}"), *replays]
     yield tag("div", together(figures), class_="charts")
     if rise.detected and not replays:
-        yield paragraph("There is no replay to show.")
+        yield paragraph(replay_wording.no_replay(diagnosis))
 
 
-def _replay(number: int, cause: Cause, rise: Rise, rounds: RoundLog) -> Markup:
-    says = wording.replayed(cause, rise)
+def _replay(number: int, cause: Cause, diagnosis: Diagnosis, rounds: RoundLog) -> Markup:
+    says = replay_wording.replayed(cause, diagnosis)
     drawn = charts.draw_replay(cause.replay, rounds)
     svg = to_svg(drawn, f"replay{number}", f"Line chart of a replay. {says}")
     return chart(svg, f"Replay: {cause.replay.says}", says)
 
 
 def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
-    """Yields the maps of clients by rounds, a table of what clients did in the rise, and who was not unusual."""
+    """Yields maps of clients by rounds, what they did in a table, who had nothing unusual, who was not looked at."""
     drawn = maps.draw_maps(clients, diagnosis.rise, diagnosis.named)
     if drawn:
         yield tag("div", together(_map(number, each) for number, each in enumerate(drawn)), class_="charts")
@@ -56,15 +56,15 @@ def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
     else:
         yield paragraph("There is nothing to draw: clients.csv has neither updates nor losses of single clients.")
     if diagnosis.observations:
-        columns = [Column("client"), Column("what"), Column("value", "number"), Column("median client", "number")]
-        columns += [Column("before the rise", "number"), Column("unusual"), Column("in words", "says")]
+        kinds = {"value": "number", "median client": "number", "before": "number", "in words": "says"}
+        columns = [Column(head, kinds[head]) if head in kinds else Column(head) for head in client_wording.HEADS]
         yield table(
-            "What the clients did in the rounds of the rise. Unusual does not mean faulty: an honest client whose data "
-            "changed looks the same.",
+            client_wording.remark(diagnosis.observations),
             columns,
-            [wording.observed(observation) for observation in diagnosis.observations],
+            [client_wording.observed(observation) for observation in diagnosis.observations],
         )
-    yield _healthy(diagnosis.healthy)
+    yield _healthy(diagnosis)
+    yield from map(paragraph, client_wording.not_looked_at(diagnosis))
 
 
 def _map(number: int, drawn: Map) -> Markup:
@@ -89,10 +89,13 @@ def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
     return text.strip()
 
 
-def _healthy(clients: Sequence[str]) -> Markup:
-    listed = wording.healthy(clients) or "none"
-    text = f"Nothing unusual was found at {count(len(clients), 'client')}"
-    return folded(text, paragraph(listed)) if len(clients) > _LISTED else paragraph(f"{text} ({listed}).")
+def _healthy(diagnosis: Diagnosis) -> Markup:
+    listed, text = client_wording.healthy(diagnosis.healthy), client_wording.nothing_unusual(diagnosis)
+    return (
+        folded(text, paragraph(listed))
+        if len(diagnosis.healthy) > _LISTED
+        else paragraph(f"{text}{f': {listed}' if listed else ''}.")
+    )
 
 
 def holdings_of(diagnosis: Diagnosis, held: Holdings | None) -> Iterator[Markup]:

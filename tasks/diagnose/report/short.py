@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from tasks.diagnose.diagnosis import Diagnosis, TriedRemedy
+from tasks.diagnose.limits import WHY_NONE
 from tasks.diagnose.phrases import figure, joined
-from tasks.diagnose.report import ended_wording, patch, wording
+from tasks.diagnose.report import ended_wording, patch, remedy_wording, wording
 
 
 def lines(diagnosis: Diagnosis) -> Iterator[str]:
@@ -16,9 +17,9 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
     if remedy is not None:
         yield f"remedy: {_settings(diagnosis)} ({_effect(diagnosis, remedy)})"
     elif diagnosis.causes:
-        yield "remedy: none of the settings that were tried helps"
+        yield "remedy: none of the settings that were tried helps" if diagnosis.remedies else "remedy: none was tried"
     if not diagnosis.causes:
-        yield from diagnosis.limits[:1]
+        yield from [limit for limit in diagnosis.limits if any(why in limit for why in WHY_NONE)][:1]
 
 
 def summary(diagnosis: Diagnosis) -> str:
@@ -39,7 +40,7 @@ def _why(diagnosis: Diagnosis) -> str:
 
 def _effect(diagnosis: Diagnosis, remedy: TriedRemedy) -> str:
     if not ended_wording.is_ended(diagnosis.rise) or diagnosis.budget is None:
-        return wording.effect(remedy, diagnosis).rstrip(".")
+        return remedy_wording.effect(remedy, diagnosis).rstrip(".")
     return f"in replays, {ended_wording.trains(remedy, diagnosis)}; chance is {figure(diagnosis.budget.chance)}"
 
 

@@ -85,7 +85,7 @@ def short(text: str, at: Literal["middle", "end"] = "middle") -> str:
 
 
 def grow_log(axes: Axes, lowest: float, highest: float) -> None:
-    """Makes the losses' axis logarithmic where they are positive and span more than 50 to 1."""
+    """Makes the axis logarithmic if all losses are positive and the largest is over 50 times the smallest."""
     if 0 < 50 * lowest < highest:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))

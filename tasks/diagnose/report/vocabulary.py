@@ -1,5 +1,7 @@
 """The signals and losses of a diagnosis in plain words; the causes' words stand with the causes."""
 
+from tasks.diagnose.causes import CAUSES
+
 SIGNALS = {
     "finite": "first round with an update that is not finite",
     "failures": "number of failed updates",
@@ -16,3 +18,8 @@ SIGNALS = {
     "loss_change": "change of the loss on its own data in local training",
 }
 LOSSES = {"val_loss": "loss on hold-out data", "train_loss": "loss on training data"}
+
+
+def name_of(cause: str) -> str:
+    """Returns how the cause is called in a sentence."""
+    return CAUSES[cause].words.name

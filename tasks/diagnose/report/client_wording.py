@@ -1,0 +1,55 @@
+"""The sentences about single clients: what they did, who has nothing unusual, and who was not looked at."""
+
+from collections.abc import Iterator, Sequence
+
+from tasks.diagnose.diagnosis import Diagnosis, Evidence
+from tasks.diagnose.observe.client_signals import ClientSignal
+from tasks.diagnose.phrases import count, figure, span, who
+from tasks.diagnose.report.vocabulary import SIGNALS
+from tasks.errors import listed
+
+TITLE = "What the clients did"
+HEADS = ("client", "signal", "value", "median client", "before", "unusual", "in words")
+_LISTED = 100
+"""Most ids of clients with nothing unusual that a report lists."""
+
+
+def signal(measured: Evidence | ClientSignal) -> str:
+    """Returns what was measured, in words."""
+    return SIGNALS.get(measured.signal, measured.signal.replace("_", " "))
+
+
+def observed(measured: ClientSignal) -> list[str]:
+    """Returns the row of a table with HEADS."""
+    figures = [figure(value) for value in (measured.value, measured.expected, measured.before)]
+    return [measured.client, signal(measured), *figures, "yes" if measured.unusual else "no", measured.says]
+
+
+def remark(observations: Sequence[ClientSignal]) -> str:
+    """Returns what stands with the table of `observed`."""
+    if any(each.unusual for each in observations):
+        return "Unusual does not mean faulty: an honest client whose data changed looks the same."
+    return "None of these signals is unusual. They are the ones that come nearest to it."
+
+
+def healthy(clients: Sequence[str]) -> str:
+    """Returns the ids of clients, of more than 100 the first and how many more; empty for none."""
+    return listed(clients, _LISTED) + (" (all are in diagnosis.json)" if len(clients) > _LISTED else "")
+
+
+def nothing_unusual(diagnosis: Diagnosis) -> str:
+    """Returns at how many clients nothing unusual was found, and what was looked at; of none, why."""
+    if not diagnosis.healthy:
+        return "Each client that was looked at failed, is unusual, or is named by a rise or by a possible cause"
+    clients = count(len(diagnosis.healthy), "client")
+    if diagnosis.looked_at is None:
+        return f"No failed update, and no round far outside the usual range, was found at {clients}"
+    return f"Nothing unusual was found in {span(*diagnosis.looked_at)} at {clients}"
+
+
+def not_looked_at(diagnosis: Diagnosis) -> Iterator[str]:
+    """Yields which clients were not looked at; nothing if all were."""
+    if diagnosis.not_looked_at and diagnosis.looked_at:
+        yield f"Not looked at: {who(diagnosis.not_looked_at)}. The log has no rows to compare in " + (
+            f"{span(*diagnosis.looked_at)}."
+        )

@@ -1,0 +1,141 @@
+"""The sentences about replays: what one showed of a cause, what proves a cause, and what the replays cost."""
+
+from collections.abc import Iterable, Iterator
+from statistics import fmean
+
+from tasks.diagnose.diagnosis import Cause, Curve, Diagnosis, NotFinished, Removed, ReplayResult, RuledOut
+from tasks.diagnose.observe.rise import Rise
+from tasks.diagnose.phrases import count, figure, percent, span
+from tasks.diagnose.report import ended_wording
+from tasks.diagnose.report.vocabulary import name_of
+
+FAILURES = "non_finite"
+"""The cause whose harm is failed updates, and not a loss."""
+
+
+def harm_of(cause: str) -> str:
+    """Returns what a replay without the cause takes away."""
+    return "failed updates" if cause == FAILURES else "rise"
+
+
+def removes(diagnosis: Diagnosis) -> str:
+    """Returns the heading of a column: what a change in a replay takes away."""
+    if ended_wording.is_ended(diagnosis.rise):
+        return "seeds that train"
+    return f"{harm_of(diagnosis.verdict)} removed"
+
+
+def replayed(cause: Cause, diagnosis: Diagnosis) -> str:
+    """Returns what the replay of a cause showed."""
+    replay, rise = cause.replay, diagnosis.rise
+    earlier = shown_before(cause, diagnosis)
+    if earlier is not None:
+        return f"The same replay as for {name_of(earlier.cause)} proves this: it takes both causes away."
+    if ended_wording.is_ended(rise):
+        return ended_wording.replayed(cause)
+    changed, unchanged = during(replay, rise)
+    loss = "loss" if replay.loss == rise.loss else replay.loss
+    over = f" with {count(replay.seeds, 'seed')}" if replay.seeds else ""
+    text = f"Replay of {rounds_of(replay)}{over}: in {replay.says}, the mean {loss} is {shown(changed)}. "
+    if replay.of_log:
+        return (
+            f"{text}In the run itself, it was {shown(unchanged)}. So {removal(replay.removes)} of the rise came from "
+            "the fault."
+        )
+    return (
+        f"{text}With nothing changed, it is {shown(unchanged)}. The change removes {removal(replay.removes)} of the "
+        f"{harm_of(cause.cause)}."
+    )
+
+
+def shown_before(cause: Cause, diagnosis: Diagnosis) -> Cause | None:
+    """Returns the earlier cause that the same replay proves; None if there is none."""
+    earlier = diagnosis.causes[: diagnosis.causes.index(cause)]
+    return next((each for each in earlier if each.replay == cause.replay), None)
+
+
+def no_replay(diagnosis: Diagnosis) -> str:
+    """Returns why there is no replay of a cause to show."""
+    if diagnosis.budget is None:
+        return "No round was replayed: the limits of this diagnosis say why."
+    if diagnosis.ruled_out or diagnosis.not_finished:
+        return "No replay is shown, because no cause is proven. The tables below say what each replay removed."
+    if not diagnosis.budget.reproduced:
+        return "No cause was replayed: the limits of this diagnosis say what the replay with nothing changed showed."
+    return "No cause was replayed, because no possible cause was found."
+
+
+def during(replay: ReplayResult, rise: Rise) -> tuple[float | None, float | None]:
+    """Returns the mean loss in the rounds of the rise, changed and unchanged; None if it is not finite."""
+    return _mean(replay.changed, replay, rise), _mean(replay.unchanged, replay, rise)
+
+
+def _mean(losses: Curve, replay: ReplayResult, rise: Rise) -> float | None:
+    """The mean over the rounds of the rise; over all rounds if none of them lies in the rise."""
+    rounds = enumerate(losses, start=replay.from_round + 1)
+    chosen = [loss for round_num, loss in rounds if round_num in rise.rounds] or list(losses)
+    finite = [loss for loss in chosen if loss is not None]
+    return fmean(finite) if finite and len(finite) == len(chosen) else None
+
+
+def rounds_of(replay: ReplayResult) -> str:
+    """Returns the rounds that were replayed."""
+    length = max(len(replay.changed), len(replay.unchanged), 1)
+    return span(replay.from_round + 1, replay.from_round + length)
+
+
+def removal(removes: Removed) -> str:
+    """Returns the share of the rise that a change removes, and its interval if it has one: `95 % (90 % to 98 %)`."""
+    share, low, high = percent(removes.mean), percent(removes.low), percent(removes.high)
+    if removes.low is None or removes.high is None or low == high == share:
+        return share
+    return f"{share} ({low} to {high})"
+
+
+def shown(loss: float | None) -> str:
+    """Returns a loss of a replay, or that it is not finite."""
+    return "NaN or infinity" if loss is None else figure(loss)
+
+
+def tried(cause: RuledOut | NotFinished, diagnosis: Diagnosis) -> list[str]:
+    """Returns the row of a table: the cause, what was changed, the share of the rise that went away, and why."""
+    ended = ended_wording.is_ended(diagnosis.rise)
+    why = cause.why or ("the run does not train without it" if ended else "more than half of the rise stays without it")
+    return [name_of(cause.cause), cause.says, percent(cause.removes), why]
+
+
+def below_0(shares: Iterable[float | None]) -> Iterator[str]:
+    """Yields what a negative share in a table means, if it shows one."""
+    if any(share is not None and percent(share).startswith("-") for share in shares):
+        yield "Below 0 %, the loss was higher with the change than without it."
+
+
+def spent(diagnosis: Diagnosis) -> Iterator[str]:
+    """Yields what proves a cause, and what the replays cost; nothing if there were none."""
+    budget = diagnosis.budget
+    if budget is None:
+        return
+    yield ended_wording.rule(budget) if ended_wording.is_ended(diagnosis.rise) else _rule(diagnosis)
+    seeds = f" No change was replayed with more than {count(budget.seeds, 'seed')}." if budget.seeds > 1 else ""
+    yield (
+        f"The replays of causes took {count(budget.rounds, 'round')} of at most {budget.allowed}. The replays of "
+        f"remedies took {count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}.{seeds}"
+    )
+
+
+def _rule(diagnosis: Diagnosis) -> str:
+    first = diagnosis.causes[0] if diagnosis.causes else None
+    if first and first.replay.of_log:
+        return (
+            "A fault that has gone is proven if (1) the log shows wrong rows of a few clients right before the rise, "
+            "and (2) in replays without these rows, the loss does not rise with any seed."
+        )
+    harm = harm_of(diagnosis.verdict)
+    goes = "go" if first and first.cause == FAILURES else "goes"
+    rule = (
+        f"A cause is proven if (1) at least half of the {harm} {goes} away without it, (2) other seeds confirm this, "
+        f"and (3) no more specific cause explains the {harm} as well."
+    )
+    if len(diagnosis.causes) > 1 and not shown_before(diagnosis.causes[1], diagnosis):
+        return f"{rule} A second cause is claimed if the loss falls clearly further without it; one seed is enough."
+    return rule
