@@ -1,6 +1,6 @@
 """Which remedies are tried and proposed, with scripted losses and without training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from scripted_replays import LEVEL, RISEN, START, ScriptedReplayer, confirmation, loss_of, window
@@ -8,11 +8,12 @@ from scripted_replays import LEVEL, RISEN, START, ScriptedReplayer, confirmation
 from tasks.diagnose.causes import Candidate, remedies
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof
+from tasks.diagnose.remedy_search import best_first, worth_proposing
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.treatment import best_first, treat, worth_both, worth_proposing
+from tasks.diagnose.treatment import treat, worth_both
 from tasks.settings import Settings
 from tests.plain_findings import MIXED_UP, WRONG_LABELS, a_client
 from tests.plain_findings import findings as plain_findings
@@ -30,8 +31,8 @@ def proof(cause, *clients, loss="val_loss"):
 RATE, FAULTY = proof("client_learning_rate"), proof("faulty_clients", "03", loss="train_loss")
 
 
-def treated(replays, *proven, allowed=1000, findings=HEALTHY, **run):
-    trials = Trials(replays, window(), 1000)
+def treated(replays, *proven, allowed=1000, findings=HEALTHY, loss="val_loss", **run):
+    trials = Trials(replays, window(loss), 1000)
     return treat(trials, proven, Settings(), findings, confirmation(replays, allowed, **run))
 
 
@@ -82,7 +83,8 @@ def test_a_remedy_that_only_postpones_the_rise_is_not_proposed():
     # The first rate takes everything back up to round 19 and ends like the run. The second one lasts.
     replays = ScriptedReplayer({RATES[0]: 1.0, RATES[1]: 0.9}, late={RATES[0]: -0.1})
     tried, proposed = treated(replays, RATE)
-    assert replays.ran_from_start == RATES[:2]
+    # Only the one that holds from the checkpoint to the end is also replayed from round 1.
+    assert replays.ran_from_start == RATES[1:2]
     assert proposed["client_learning_rate"].remedy.says == RATES[1]
     postponed = {one.remedy.says: one for one in tried}[RATES[0]]
     assert not postponed.confirmed
@@ -93,9 +95,63 @@ def test_a_remedy_that_only_postpones_the_rise_is_not_proposed():
 
 def test_nothing_is_proposed_where_every_remedy_ends_worse_than_the_run():
     replays = ScriptedReplayer(dict.fromkeys(RATES, 0.9), late=dict.fromkeys(RATES, -0.1))
-    _, proposed = treated(replays, RATE)
+    tried, proposed = treated(replays, RATE)
     assert proposed == {}
-    assert replays.ran_from_start == RATES
+    assert [one.ending.from_round for one in tried] == [START] * len(RATES)
+    assert replays.ran_from_start == []
+
+
+def test_a_remedy_that_ends_worse_from_round_1_is_not_proposed():
+    # A client whose data were sound up to the rise is missed only if it is left out from round 1 on.
+    leave_out = next(says for says in ROBUST if "leave" in says)
+    replays = ScriptedReplayer({ROBUST[1]: 0.9, leave_out: 1.0}, restarted={leave_out: -0.1})
+    tried, proposed = treated(replays, proof("faulty_clients", "03"))
+    assert replays.ran_from_start == [leave_out, ROBUST[1]]
+    assert proposed["faulty_clients"].remedy.says == ROBUST[1]
+    assert (tried[-1].remedy.says, tried[-1].confirmed) == (leave_out, False)
+    assert tried[-1].recovers == pytest.approx(-0.1)
+
+
+def test_no_remedy_is_proposed_that_was_tested_less_than_one_that_failed():
+    # Two short replays of 4 rounds, 11 more rounds of the first to the end, and 30 rounds from round 1: 49 rounds.
+    shares = {RATES[0]: 0.9, RATES[1]: 0.8}
+    fails = ScriptedReplayer(shares, restarted={RATES[0]: -0.1})
+    tried, proposed = treated(fails, RATE, allowed=49)
+    assert proposed == {}
+    assert [(one.remedy.says, one.ending is None) for one in tried] == [(RATES[1], True), (RATES[0], False)]
+    # With a third short replay and 11 rounds more, the second one is replayed to the end. It is not replayed from
+    # round 1, where the first one failed.
+    fails = ScriptedReplayer(shares, restarted={RATES[0]: -0.1})
+    tried, proposed = treated(fails, RATE, allowed=64)
+    assert (tried[0].remedy.says, tried[0].ending.from_round, proposed) == (RATES[1], START, {})
+    # If the first one fails from the checkpoint already, the rounds are enough to replay the second one from round 1.
+    fails = ScriptedReplayer(shares, late={RATES[0]: -0.1})
+    tried, proposed = treated(fails, RATE, allowed=64)
+    assert (tried[0].ending.from_round, proposed["client_learning_rate"]) == (0, tried[0])
+
+
+def test_a_remedy_that_takes_nothing_back_is_not_proposed_unconfirmed():
+    # It lowers the hold-out loss, but not the loss of client 03, which is what rose.
+    replays = ScriptedReplayer({ROBUST[0]: 0.5}, train={ROBUST[0]: -0.05})
+    faulty = proof("faulty_clients", "03", loss="train_loss")
+    tried, proposed = treated(replays, faulty, allowed=14, loss="train_loss", hidden=("03",))
+    assert tried[0].recovers < 0
+    assert proposed == {}
+
+
+@pytest.mark.parametrize(("share", "proposed"), [(1.0, False), (1.01, True)])
+def test_leaving_out_the_client_whose_loss_rose_must_lower_the_hold_out_loss(share, proposed):
+    # The run's hold-out loss stays at LEVEL, the loss of a share of 1. The rise of the client's own loss is gone in any
+    # case, because it takes no part.
+    leave_out = next(one for one in remedies("faulty_clients", Settings(), ("03",), HEALTHY) if "leave" in one.says)
+    others = [says for says in ROBUST if says != leave_out.says]
+    replays = ScriptedReplayer({leave_out.says: share}, train={leave_out.says: 1.0}, refused=others)
+    trials, to_the_end = Trials(replays, window("train_loss"), 1000), confirmation(replays, hidden=("03",))
+    flat = dict.fromkeys(to_the_end.incident.hold_out, LEVEL)
+    to_the_end.incident = replace(to_the_end.incident, hold_out=flat)
+    faulty = proof("faulty_clients", "03", loss="train_loss")
+    _, chosen = treat(trials, [faulty], Settings(), HEALTHY, to_the_end)
+    assert bool(chosen) is proposed
 
 
 def test_a_remedy_loses_if_other_seeds_end_worse_on_average():
@@ -294,3 +350,14 @@ def test_remedies_of_a_second_cause_are_tried_beside_the_highest_rate_that_is_ne
     replays = ScriptedReplayer({RATES[0]: 0.75, RATES[1]: 0.99, both: 1.0}, train={both: 1.0})
     _, proposed = treated(replays, RATE, FAULTY)
     assert proposed["faulty_clients"].remedy.says == both
+
+
+def test_remedies_of_a_second_cause_are_tried_beside_the_lowest_loss_where_the_first_takes_nothing_back_alone():
+    # Alone, every rate is worse than doing nothing: -0.2 and -0.1 are less than a fifth apart.
+    leave_out = next(says for says in ROBUST if "leave" in says)
+    both = f"{RATES[1]}, and {leave_out}"
+    alone = {**dict.fromkeys(RATES, -0.5), RATES[0]: -0.2, RATES[1]: -0.1}
+    _, proposed = treated(ScriptedReplayer({**alone, both: 1.0}), RATE, FAULTY)
+    assert {cause: one.remedy.says for cause, one in proposed.items()} == dict.fromkeys(
+        ("client_learning_rate", "faulty_clients"), both
+    )

@@ -79,7 +79,12 @@ class LongReplay:
     @property
     def holds(self) -> bool:
         """Whether the remedy ends no worse than doing nothing, mean over the seeds, and better than chance."""
-        return self.beats_chance and float(np.mean(self.by_seed)) <= AS_GOOD
+        return self.beats_chance and self.over <= AS_GOOD
+
+    @property
+    def over(self) -> float:
+        """ln(hold-out loss with the remedy / with nothing changed) at the end, mean over the seeds."""
+        return float(np.mean(self.by_seed))
 
 
 @dataclass(frozen=True)
