@@ -6,7 +6,7 @@ holds there, it is replayed from round 1 as well. The hold-out loss decides.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -83,19 +83,22 @@ class Confirmation:
         still = all(abs(loss - start) <= AS_GOOD * start for loss in losses)
         return losses[-1] < self.chance and ("federate.rounds" in change.settings or not still)
 
-    def run_on(self, replay: Replay, of_failures: bool = False) -> LongReplay | None:
+    def run_on(self, replay: Replay, of_failures: bool = False, at_fault: Collection[str] = ()) -> LongReplay | None:
         """Runs the short replay of a remedy on to the end of the run.
 
         Args:
             replay: from the model that the replays of causes start from, with the run's own seed.
             of_failures: what the remedy takes back are failed updates, not a loss.
+            at_fault: clients whose own losses are no harm.
 
         Returns:
             How it ends; None if that is not affordable.
         """
-        return self._run_to_the_end(replay, self.replays.from_round, of_failures)
+        return self._run_to_the_end(replay, self.replays.from_round, of_failures, at_fault)
 
-    def from_round_one(self, change: Change, of_failures: bool = False) -> LongReplay | None:
+    def from_round_one(
+        self, change: Change, of_failures: bool = False, at_fault: Collection[str] = ()
+    ) -> LongReplay | None:
         """Replays a remedy from round 1 to the end of the run, as a user does who starts again with it.
 
         Returns:
@@ -103,9 +106,11 @@ class Confirmation:
         """
         if not self.replays.from_round or self.allowed - self.spent < self.last:
             return None
-        return self._run_to_the_end(self.replays.begin_after(0, change), 0, of_failures)
+        return self._run_to_the_end(self.replays.begin_after(0, change), 0, of_failures, at_fault)
 
-    def _run_to_the_end(self, replay: Replay, from_round: int, of_failures: bool) -> LongReplay | None:
+    def _run_to_the_end(
+        self, replay: Replay, from_round: int, of_failures: bool, at_fault: Collection[str]
+    ) -> LongReplay | None:
         unchanged, logged = self._doing_nothing()
         if unchanged is None or self.allowed - self.spent < self.last + 1 - replay.next_round:
             return None
@@ -120,7 +125,7 @@ class Confirmation:
             self._end(unchanged),
             logged,
             (self._over(losses, unchanged),),
-            self._failures_gone(replay) if of_failures else self._recovers(replay, losses),
+            self._failures_gone(replay) if of_failures else self._recovers(replay, losses, at_fault),
             end < self.chance,
             _ln(end) <= _ln(self._best_before) + self._noise_before,
         )
@@ -183,22 +188,23 @@ class Confirmation:
         steps = np.abs(np.diff(np.log(self._before)))
         return float(np.median(steps)) if len(steps) else 0.0
 
-    def _recovers(self, replay: Replay, hold_out: Losses) -> float | None:
+    def _recovers(self, replay: Replay, hold_out: Losses, at_fault: Collection[str]) -> float | None:
         """The share of the rise that is gone, from the first round of the rise to the end of the run.
 
         1. If `val_loss` rose, the share is of `val_loss`.
         2. If `train_loss` rose, it is of the own losses of the clients that take part with the remedy as well.
-        3. If single clients' own losses rose, it is of `val_loss`; if that is not above its level, of the own losses
-           of those of them that take part with the remedy as well.
+        3. If single clients' own losses rose, or if clients are at fault, it is of `val_loss`. If that is not above its
+           level, it is of those own losses, without the losses of clients at fault.
         """
         incident, log = self.incident, self.clients
         level = incident.level(self.replays.loss) if incident.loss == "val_loss" else self.replays.loss
         of_hold_out = self._share(incident.hold_out, hold_out, level)
         if incident.loss == "val_loss" and not incident.hidden:
             return of_hold_out
+        if of_hold_out is not None and (incident.hidden or at_fault):
+            return of_hold_out
         excluded = {*replay.change.settings.get("federate.exclude", ())}
-        of_own = self._own(replay, {*(incident.hidden or log.clients)} - excluded)
-        return of_own if of_hold_out is None or not incident.hidden else of_hold_out
+        return self._own(replay, {*(incident.hidden or log.clients)} - excluded - {*at_fault})
 
     def _failures_gone(self, replay: Replay) -> float | None:
         """The share of the run's failed updates, from the first round of the rise on, that is gone."""

@@ -93,7 +93,10 @@ class Tried:
 
     remedy: Remedy
     recovers: float
-    """Share of the rise that it takes back: up to the run's end if its ending is known, else in a short replay."""
+    """Share of the rise that it takes back: up to the run's end if its ending is known, else in a short replay.
+
+    If only the training loss rose, because of clients at fault, it is the share of what they cost the hold-out data.
+    """
     loss: float
     """Mean over the rounds that are compared, in a short replay."""
     against: tuple[str, ...]

@@ -8,7 +8,7 @@ from tasks.diagnose.causes import Remedy, remedies
 from tasks.diagnose.confirmation import Confirmation
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof, Tried
-from tasks.diagnose.remedy_search import Dose, Search, best_first, taken_back, worth_proposing
+from tasks.diagnose.remedy_search import FROM_ROUND_1, Dose, Search, best_first, taken_back, worth_proposing
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.thresholds import MARGIN, MORE
 from tasks.settings import Settings
@@ -84,10 +84,10 @@ def _base(doses: Sequence[Dose], best: Dose | None) -> Dose | None:
     """The remedy of the first cause beside which those of a second are tried; None if there is none.
 
     It is the most fitting one that takes back at most MARGIN less than the best. If none takes anything back alone,
-    because the second cause hides that, it is the one with the lowest loss.
+    because the second cause hides that, it is the one with the lowest hold-out loss.
     """
     if best is None or not worth_proposing(best.gain):
-        return min(doses, key=lambda dose: dose.tried.loss, default=None)
+        return min(doses, key=lambda dose: dose.hold_out, default=None)
     return next(dose for dose in doses if dose.gain >= best.gain - MARGIN)
 
 
@@ -96,9 +96,9 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
 
     1. The best one is replayed to the end of the run.
     2. It wins if it holds with all seeds, if the hold-out loss comes down to the best one before the rise, and if it
-       takes TAKEN_BACK of the rise back.
-    3. If not, the one of the others is replayed whose loss is lowest in the short replay, and so on. If none wins, the
-       one that holds with the lowest hold-out loss does.
+       takes TAKEN_BACK of the harm back.
+    3. If not, the one of the others is replayed whose hold-out loss is lowest in the short replay, and so on. If none
+       wins, the one that holds with the lowest hold-out loss does.
     4. If the rounds are used up before any was replayed to the end, the next one is proposed without confirmation.
     5. No remedy is proposed that was tested less than one that failed: there, the shorter test is no evidence.
     """
@@ -112,7 +112,9 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
             continue
         if second:
             # By the shares, the first one looked as good: all that fall below the level take everything back.
-            waiting.sort(key=lambda dose: dose.tried.loss)
+            waiting.sort(key=lambda dose: dose.hold_out)
+        if refuted == FROM_ROUND_1 and not confirmation.affords_search(0, trials.window.last):
+            break
         if not waiting or not _run_to_the_end(waiting[0], trials, confirmation):
             break
         dose, second = waiting[0], True
@@ -138,11 +140,12 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
 
 def _run_to_the_end(dose: Dose, trials: Trials, confirmation: Confirmation) -> bool:
     """Runs a short replay on to the end, and if it holds, one from round 1; returns whether the first is affordable."""
-    ending = confirmation.run_on(trials.replay(dose.change), dose.of_failures)
+    of_failures, at_fault = dose.of_failures, dose.at_fault
+    ending = confirmation.run_on(trials.replay(dose.change), of_failures, at_fault)
     if ending is None:
         return False
     dose.ends(ending)
-    if not dose.failed and (whole := confirmation.from_round_one(dose.change, dose.of_failures)):
+    if not dose.failed and (whole := confirmation.from_round_one(dose.change, of_failures, at_fault)):
         dose.ends(whole)
     return True
 
