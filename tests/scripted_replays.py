@@ -36,6 +36,7 @@ class ScriptedReplayer:
         failed: failed clients of each round; a sequence has one number a seed.
         broken_from: the round in which no client is left.
         late: shares of both losses after the window, by `says`; the default is the share in the window.
+        restarted: shares of both losses in replays from round 1, by `says`; the default is as in other replays.
         ran: (what the change says, seed) of each replay that was begun.
         ran_from_start: what the change says, of each replay that was begun before round 1.
     """
@@ -50,6 +51,7 @@ class ScriptedReplayer:
     num_clients: int = 10
     spent: int = 0
     late: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    restarted: Mapping[str, float] = field(default_factory=dict)
     ran: list[tuple[str, int]] = field(default_factory=list)
     ran_from_start: list[str] = field(default_factory=list)
     loss: float = LEVEL
@@ -84,6 +86,8 @@ class ScriptedReplayer:
         losses = [loss_of(_of_seed(by.get(change.says, 0.0), seed)) for by in shares]
         failed = _of_seed(self.failed.get(change.says, 0), seed)
         late = [loss_of(_of_seed(self.late[change.says], seed))] * 2 if change.says in self.late else losses
+        if first == 1 and change.says in self.restarted:
+            losses = late = [loss_of(self.restarted[change.says])] * 2
 
         def step(state: None, round_num: int) -> SimpleNamespace:
             val, train = (LEVEL, LEVEL) if round_num < FIRST else late if round_num > LAST else losses

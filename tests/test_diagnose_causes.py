@@ -60,11 +60,11 @@ EXPECTED: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "architecture_variation": (("01",), {"evident", "beside_another"}),
     "unequal_local_work": (("04",), {"evident", "beside_another"}),
     "feature_shift": (("03",), {"evident", "beside_another", "changed_data"}),
-    "server_learning_rate": ((), {"evident", "beside_another"}),
+    "server_learning_rate": ((), {"evident", "beside_another", "harms_the_model"}),
     "quantity_skew": ((), {"skew"}),
     "label_skew": ((), {"skew"}),
     "client_learning_rate": ((), {"beside_another"}),
-    "overfitting": ((), set()),
+    "overfitting": ((), {"harms_the_model"}),
 }
 MISSING = "add to everything() or EVERYTHING in tests/plain_findings.py what makes {} possible"
 

@@ -7,6 +7,7 @@ from tasks.diagnose.causes import CAUSES, Candidate
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.tournament import (
+    MODEL_IMPROVES,
     NOT_CONFIRMED,
     NOT_NEEDED,
     ONE_SEED,
@@ -258,6 +259,29 @@ def test_two_joint_causes_are_each_proven_by_both_changes():
     assert played.causes == ["faulty_clients", "server_learning_rate"]  # the more specific cause comes first
     assert played.changes == ["plain and no 03"] * 2
     assert [len(proof.effect.by_seed) for proof in played.proven] == [3, 3]
+
+
+def test_a_skew_that_the_proof_of_another_cause_needs_is_not_claimed():
+    played = Played(
+        ScriptedReplayer({"equal": 0.3, "no 03": 0.4, "no 03 and equal": 0.9}), "faulty_clients", "quantity_skew"
+    )
+    assert (played.causes, played.changes) == (["faulty_clients"], ["no 03 and equal"])
+    assert states(played) == [[("quantity_skew", 0.3, "")], []]
+
+
+def test_a_server_rate_is_no_cause_while_the_model_improves():
+    # train_loss rises. At the level of the model before, the hold-out loss did not rise; at 1.2, it did.
+    shares = {"plain": 1.0, "no 03": 0.4, "plain and no 03": 1.0}
+    for change, causes in (({"": 1.0}, []), ({}, ["server_learning_rate"])):
+        replays = ScriptedReplayer({**shares, **change}, train=shares)
+        played = Played(replays, "server_learning_rate", loss="train_loss")
+        assert played.causes == causes
+    # Neither is it one of two causes, nor the second one.
+    for share in (0.4, 0.9):
+        replays = ScriptedReplayer({"": 1.0}, train={**shares, "no 03": share})
+        played = Played(replays, "faulty_clients", "server_learning_rate", loss="train_loss")
+        assert played.causes == ["faulty_clients"] * (share > 0.5)
+        assert ("server_learning_rate", None, MODEL_IMPROVES) in states(played)[0]
 
 
 def test_after_a_pair_without_effect_the_next_is_tried():

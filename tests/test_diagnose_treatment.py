@@ -1,6 +1,6 @@
 """Which remedies are tried and proposed, with scripted losses and without training."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from scripted_replays import LEVEL, RISEN, START, ScriptedReplayer, confirmation, loss_of, window
@@ -8,11 +8,12 @@ from scripted_replays import LEVEL, RISEN, START, ScriptedReplayer, confirmation
 from tasks.diagnose.causes import Candidate, remedies
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Proof
+from tasks.diagnose.remedy_search import best_first, worth_proposing
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.treatment import best_first, treat, worth_both, worth_proposing
+from tasks.diagnose.treatment import treat, worth_both
 from tasks.settings import Settings
 from tests.plain_findings import MIXED_UP, WRONG_LABELS, a_client
 from tests.plain_findings import findings as plain_findings
@@ -23,15 +24,17 @@ ROBUST = [one.says for one in remedies("faulty_clients", Settings(), ("03",), HE
 BOTH = {says: f"{RATES[0]}, and {says}" for says in ROBUST}
 
 
-def proof(cause, *clients, loss="val_loss"):
-    return Proof(Candidate(cause, NO_CHANGE, clients), Effect((1.0,)), loss, (), ())
+def proof(cause, *clients, loss="val_loss", change=NO_CHANGE):
+    return Proof(Candidate(cause, change, clients), Effect((1.0,)), loss, (), ())
 
 
 RATE, FAULTY = proof("client_learning_rate"), proof("faulty_clients", "03", loss="train_loss")
 
 
-def treated(replays, *proven, allowed=1000, findings=HEALTHY, **run):
-    trials = Trials(replays, window(), 1000)
+def treated(replays, *proven, allowed=1000, findings=HEALTHY, loss="val_loss", **run):
+    trials = Trials(replays, window(loss), 1000)
+    for one in proven:
+        assert one.candidate.change is NO_CHANGE or trials.run(one.candidate.change)
     return treat(trials, proven, Settings(), findings, confirmation(replays, allowed, **run))
 
 
@@ -82,7 +85,8 @@ def test_a_remedy_that_only_postpones_the_rise_is_not_proposed():
     # The first rate takes everything back up to round 19 and ends like the run. The second one lasts.
     replays = ScriptedReplayer({RATES[0]: 1.0, RATES[1]: 0.9}, late={RATES[0]: -0.1})
     tried, proposed = treated(replays, RATE)
-    assert replays.ran_from_start == RATES[:2]
+    # Only the one that holds from the checkpoint to the end is also replayed from round 1.
+    assert replays.ran_from_start == RATES[1:2]
     assert proposed["client_learning_rate"].remedy.says == RATES[1]
     postponed = {one.remedy.says: one for one in tried}[RATES[0]]
     assert not postponed.confirmed
@@ -93,9 +97,86 @@ def test_a_remedy_that_only_postpones_the_rise_is_not_proposed():
 
 def test_nothing_is_proposed_where_every_remedy_ends_worse_than_the_run():
     replays = ScriptedReplayer(dict.fromkeys(RATES, 0.9), late=dict.fromkeys(RATES, -0.1))
-    _, proposed = treated(replays, RATE)
+    tried, proposed = treated(replays, RATE)
     assert proposed == {}
-    assert replays.ran_from_start == RATES
+    assert [one.ending.from_round for one in tried] == [START] * len(RATES)
+    assert replays.ran_from_start == []
+
+
+def test_a_remedy_that_ends_worse_from_round_1_is_not_proposed():
+    # A client whose data were sound up to the rise is missed only if it is left out from round 1 on.
+    leave_out = next(says for says in ROBUST if "leave" in says)
+    replays = ScriptedReplayer({ROBUST[1]: 0.75, leave_out: 1.0}, restarted={leave_out: -0.1})
+    tried, proposed = treated(replays, proof("faulty_clients", "03"))
+    assert replays.ran_from_start == [leave_out, ROBUST[1]]
+    assert proposed["faulty_clients"].remedy.says == ROBUST[1]
+    assert (tried[-1].remedy.says, tried[-1].confirmed) == (leave_out, False)
+    assert tried[-1].recovers == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize(("share", "first"), [(0.85, ROBUST[1]), (0.75, "leave out client 03")])
+def test_a_remedy_that_keeps_the_client_is_confirmed_before_one_that_leaves_it_out(share, first):
+    # At most a fifth of the rise less counts as nearly as good.
+    replays = ScriptedReplayer({ROBUST[1]: share, "leave out client 03": 1.0})
+    treated(replays, proof("faulty_clients", "03"))
+    assert replays.ran_from_start[0] == first
+
+
+def test_no_remedy_is_proposed_that_was_tested_less_than_one_that_failed():
+    # Two short replays of 4 rounds, 11 more rounds of the first to the end, and 30 rounds from round 1: 49 rounds.
+    shares = {RATES[0]: 0.9, RATES[1]: 0.8}
+    fails = ScriptedReplayer(shares, restarted={RATES[0]: -0.1})
+    tried, proposed = treated(fails, RATE, allowed=49)
+    assert proposed == {}
+    assert [(one.remedy.says, one.ending is None) for one in tried] == [(RATES[1], True), (RATES[0], False)]
+    # With a third short replay and 11 rounds more, the second one could be replayed to the end, but not from round 1,
+    # where the first one failed. So it is not.
+    fails = ScriptedReplayer(shares, restarted={RATES[0]: -0.1})
+    tried, proposed = treated(fails, RATE, allowed=64)
+    assert (tried[0].remedy.says, tried[0].ending, proposed) == (RATES[1], None, {})
+    # If the first one fails from the checkpoint already, the rounds are enough to replay the second one from round 1.
+    fails = ScriptedReplayer(shares, late={RATES[0]: -0.1})
+    tried, proposed = treated(fails, RATE, allowed=64)
+    assert (tried[0].ending.from_round, proposed["client_learning_rate"]) == (0, tried[0])
+
+
+WITHOUT = Change("without 03")
+ONLY_ITS_LOSS = proof("faulty_clients", "03", loss="train_loss", change=WITHOUT)
+
+
+@pytest.mark.parametrize(("share", "recovers"), [(0.6, 0.75), (0.0, 0.0), (-0.08, -0.1), (1.2, 1.0)])
+def test_of_a_client_at_fault_whose_loss_rose_its_cost_to_the_hold_out_data_counts(share, recovers):
+    # Without the client, the hold-out loss falls by 0.8 ln 4. With the geometric median, the client keeps its own loss.
+    replays = ScriptedReplayer(
+        {WITHOUT.says: 0.8, ROBUST[0]: share}, train={WITHOUT.says: 1.0, ROBUST[0]: -0.3}, refused=ROBUST[1:]
+    )
+    # 14 rounds are enough for the short replay only, so it is proposed without confirmation.
+    tried, proposed = treated(replays, ONLY_ITS_LOSS, allowed=14, loss="train_loss", hidden=("03",))
+    assert tried[0].recovers == pytest.approx(recovers)
+    assert bool(proposed) is (recovers > 0)
+
+
+def test_a_client_at_fault_that_costs_nothing_leaves_nothing_to_take_back():
+    replays = ScriptedReplayer({WITHOUT.says: 0.0, **dict.fromkeys(ROBUST, 0.5)}, train={WITHOUT.says: 1.0})
+    tried, proposed = treated(replays, ONLY_ITS_LOSS, loss="train_loss", hidden=("03",))
+    assert {one.recovers for one in tried} == {0.0}
+    assert proposed == {}
+
+
+@pytest.mark.parametrize(("late", "proposed"), [(1.0, False), (1.01, True)])
+def test_leaving_out_the_client_whose_loss_rose_must_lower_the_hold_out_loss_at_the_end(late, proposed):
+    # The run's hold-out loss stays at LEVEL, the loss of a share of 1. The rise of the client's own loss is gone in any
+    # case, because it takes no part.
+    leave_out = next(says for says in ROBUST if "leave" in says)
+    others = [says for says in ROBUST if says != leave_out]
+    shares = {NO_CHANGE.says: 1.0, WITHOUT.says: 1.02, leave_out: 1.02}
+    replays = ScriptedReplayer(shares, train={}, late={leave_out: late}, refused=others)
+    trials, to_the_end = Trials(replays, window("train_loss"), 1000), confirmation(replays, hidden=("03",))
+    flat = dict.fromkeys(to_the_end.incident.hold_out, LEVEL)
+    to_the_end.incident = replace(to_the_end.incident, hold_out=flat)
+    assert trials.run(WITHOUT)
+    _, chosen = treat(trials, [ONLY_ITS_LOSS], Settings(), HEALTHY, to_the_end)
+    assert bool(chosen) is proposed
 
 
 def test_a_remedy_loses_if_other_seeds_end_worse_on_average():
@@ -294,3 +375,14 @@ def test_remedies_of_a_second_cause_are_tried_beside_the_highest_rate_that_is_ne
     replays = ScriptedReplayer({RATES[0]: 0.75, RATES[1]: 0.99, both: 1.0}, train={both: 1.0})
     _, proposed = treated(replays, RATE, FAULTY)
     assert proposed["faulty_clients"].remedy.says == both
+
+
+def test_remedies_of_a_second_cause_are_tried_beside_the_lowest_loss_where_the_first_takes_nothing_back_alone():
+    # Alone, every rate is worse than doing nothing: -0.2 and -0.1 are less than a fifth apart.
+    leave_out = next(says for says in ROBUST if "leave" in says)
+    both = f"{RATES[1]}, and {leave_out}"
+    alone = {**dict.fromkeys(RATES, -0.5), RATES[0]: -0.2, RATES[1]: -0.1}
+    _, proposed = treated(ScriptedReplayer({**alone, both: 1.0}), RATE, FAULTY)
+    assert {cause: one.remedy.says for cause, one in proposed.items()} == dict.fromkeys(
+        ("client_learning_rate", "faulty_clients"), both
+    )

@@ -16,6 +16,7 @@ from tasks.diagnose.verdict import (
     failures_removed,
     gives_up_second,
     most_specific,
+    named_of_pair,
     necessary_alone,
     outranks,
     pair_counts,
@@ -200,6 +201,13 @@ def test_pairs_are_made_of_the_best_three_that_differ():
     assert twice == [(1, 2), (0, 2)]  # two changes of one cause are no pair
     assert pair_counts(0.6)
     assert not pair_counts(0.59)
+
+
+def test_a_skew_is_not_named_beside_the_cause_with_which_it_removes_the_rise():
+    assert named_of_pair(["faulty_clients", "quantity_skew"]) == ("faulty_clients",)
+    assert named_of_pair(["label_skew", "client_learning_rate"]) == ("client_learning_rate",)
+    assert named_of_pair(["faulty_clients", "server_learning_rate"]) == ("faulty_clients", "server_learning_rate")
+    assert named_of_pair(["quantity_skew", "label_skew"]) == ("quantity_skew", "label_skew")
 
 
 def test_suspects_are_cleared_who_do_no_harm():

@@ -1,11 +1,12 @@
-"""Whether a remedy still helps at the end of the run: its replay from round 1 to the last round, beside the run.
+"""Whether a remedy still helps at the end of the run: its replays to the last round, beside the run.
 
 A replay of a few rounds takes a rise that is only postponed for one that is gone. It also misses what a client's data
-were good for. So the remedy that wins the search is replayed to the end of the run, and the hold-out loss decides.
+were good for. So the short replay of the remedy that wins the search is run on to the end of the run. If the remedy
+holds there, it is replayed from round 1 as well. The hold-out loss decides.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +18,6 @@ from tasks.diagnose.replay.effect import height, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
 from tasks.diagnose.thresholds import AS_GOOD, CONFIRMED_SEEDS, ENDING, WORST
 from tasks.diagnose.window import chance_loss
-from tasks.errors import SettingsError
 from tasks.round_log.read import ClientLog
 
 _log = logging.getLogger(__name__)
@@ -61,9 +61,9 @@ class Confirmation:
         stopped = self.replays.settings.federate.early_stopping.patience and self.incident.hold_out
         return max(self.incident.hold_out) if stopped else self.replays.last_round
 
-    def affords_search(self, rounds: int) -> bool:
-        """Returns whether `rounds` may be spent on the search and leave enough to confirm its winner."""
-        return self.spent + rounds + self.last <= self.allowed
+    def affords_search(self, rounds: int, until: int) -> bool:
+        """Returns whether a search may take `rounds`, and leaves enough to confirm a replay that ends at `until`."""
+        return self.spent + rounds + (self.last - until) + self.last <= self.allowed
 
     @property
     def chance(self) -> float:
@@ -83,28 +83,38 @@ class Confirmation:
         still = all(abs(loss - start) <= AS_GOOD * start for loss in losses)
         return losses[-1] < self.chance and ("federate.rounds" in change.settings or not still)
 
-    def confirm(self, change: Change, of_failures: bool = False) -> LongReplay | None:
-        """Replays a remedy to the end of the run with the run's own seed, from round 1 if the rounds left are enough.
-
-        Else it starts from the model that the replays of causes start from.
+    def run_on(self, replay: Replay, of_failures: bool = False, at_fault: Collection[str] = ()) -> LongReplay | None:
+        """Runs the short replay of a remedy on to the end of the run.
 
         Args:
-            change: the remedy.
-            of_failures: what it takes back are failed updates, not a loss.
+            replay: from the model that the replays of causes start from, with the run's own seed.
+            of_failures: what the remedy takes back are failed updates, not a loss.
+            at_fault: clients whose own losses are no harm.
 
         Returns:
-            How it ends; None if no such replay is affordable or allowed.
+            How it ends; None if that is not affordable.
         """
+        return self._run_to_the_end(replay, self.replays.from_round, of_failures, at_fault)
+
+    def from_round_one(
+        self, change: Change, of_failures: bool = False, at_fault: Collection[str] = ()
+    ) -> LongReplay | None:
+        """Replays a remedy from round 1 to the end of the run, as a user does who starts again with it.
+
+        Returns:
+            How it ends; None if that is not affordable, or if the replays of causes start from there already.
+        """
+        if not self.replays.from_round or self.allowed - self.spent < self.last:
+            return None
+        return self._run_to_the_end(self.replays.begin_after(0, change), 0, of_failures, at_fault)
+
+    def _run_to_the_end(
+        self, replay: Replay, from_round: int, of_failures: bool, at_fault: Collection[str]
+    ) -> LongReplay | None:
         unchanged, logged = self._doing_nothing()
-        left, late = self.allowed - self.spent, self.last - self.replays.from_round
-        if unchanged is None or left < min(self.last, late):
+        if unchanged is None or self.allowed - self.spent < self.last + 1 - replay.next_round:
             return None
-        try:
-            replay = self.replays.begin_after(0, change) if left >= self.last else self.replays.begin(change, 0)
-        except SettingsError:
-            return None
-        _log.info("replay from round %d to %d: %s", replay.next_round, self.last, change.says)
-        from_round = replay.next_round - 1
+        _log.info("replay from round %d to %d: %s", replay.next_round, self.last, replay.change.says)
         self.replays.advance(replay, self.last)
         losses = _hold_out(replay, from_round)
         end = self._end(losses)
@@ -115,7 +125,7 @@ class Confirmation:
             self._end(unchanged),
             logged,
             (self._over(losses, unchanged),),
-            self._failures_gone(replay) if of_failures else self._recovers(replay, losses, change),
+            self._failures_gone(replay) if of_failures else self._recovers(replay, losses, at_fault),
             end < self.chance,
             _ln(end) <= _ln(self._best_before) + self._noise_before,
         )
@@ -178,22 +188,23 @@ class Confirmation:
         steps = np.abs(np.diff(np.log(self._before)))
         return float(np.median(steps)) if len(steps) else 0.0
 
-    def _recovers(self, replay: Replay, hold_out: Losses, change: Change) -> float | None:
+    def _recovers(self, replay: Replay, hold_out: Losses, at_fault: Collection[str]) -> float | None:
         """The share of the rise that is gone, from the first round of the rise to the end of the run.
 
         1. If `val_loss` rose, the share is of `val_loss`.
         2. If `train_loss` rose, it is of the own losses of the clients that take part with the remedy as well.
-        3. If single clients' own losses rose, it is of `val_loss`; if that is not above its level, of the own losses
-           of those of them that take part with the remedy as well.
+        3. If single clients' own losses rose, or if clients are at fault, it is of `val_loss`. If that is not above its
+           level, it is of those own losses, without the losses of clients at fault.
         """
         incident, log = self.incident, self.clients
         level = incident.level(self.replays.loss) if incident.loss == "val_loss" else self.replays.loss
         of_hold_out = self._share(incident.hold_out, hold_out, level)
         if incident.loss == "val_loss" and not incident.hidden:
             return of_hold_out
-        excluded = {*change.settings.get("federate.exclude", ())}
-        of_own = self._own(replay, {*(incident.hidden or log.clients)} - excluded)
-        return of_own if of_hold_out is None or not incident.hidden else of_hold_out
+        if of_hold_out is not None and (incident.hidden or at_fault):
+            return of_hold_out
+        excluded = {*replay.change.settings.get("federate.exclude", ())}
+        return self._own(replay, {*(incident.hidden or log.clients)} - excluded - {*at_fault})
 
     def _failures_gone(self, replay: Replay) -> float | None:
         """The share of the run's failed updates, from the first round of the rise on, that is gone."""

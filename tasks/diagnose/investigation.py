@@ -79,7 +79,12 @@ class LongReplay:
     @property
     def holds(self) -> bool:
         """Whether the remedy ends no worse than doing nothing, mean over the seeds, and better than chance."""
-        return self.beats_chance and float(np.mean(self.by_seed)) <= AS_GOOD
+        return self.beats_chance and self.over <= AS_GOOD
+
+    @property
+    def over(self) -> float:
+        """ln(hold-out loss with the remedy / with nothing changed) at the end, mean over the seeds."""
+        return float(np.mean(self.by_seed))
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,10 @@ class Tried:
 
     remedy: Remedy
     recovers: float
-    """Share of the rise that it takes back: up to the run's end if its ending is known, else in a short replay."""
+    """Share of the rise that it takes back: up to the run's end if its ending is known, else in a short replay.
+
+    If only the training loss rose, because of clients at fault, it is the share of what they cost the hold-out data.
+    """
     loss: float
     """Mean over the rounds that are compared, in a short replay."""
     against: tuple[str, ...]

@@ -18,6 +18,7 @@ NOT_REPLAYED = "the budget ended before its replay"
 ONE_SEED = "the budget ended before another seed confirmed it"
 NOT_CONFIRMED = "the other seeds do not confirm it"
 NOT_NEEDED = "another cause is proven, so no other seed was tried"
+MODEL_IMPROVES = "it would raise the hold-out loss, which did not rise"
 
 
 def without_failures(trials: Trials, candidates: Sequence[Candidate], overshoots: bool = False) -> Proof | None:
@@ -99,7 +100,8 @@ class Tournament:
         entered: the candidates.
         order: all causes, the most specific first.
         refuted: (candidate) -> why evidence refutes it although its removal removes the rise; empty if nothing does.
-        reasons: why a candidate that was believed is not proven, by its place in `entered`. `decide` fills it.
+        reasons: why a candidate is not proven, by its place in `entered`: (1) it harms the model, but the hold-out loss
+            did not rise, or (2) it was believed, and then refuted or not confirmed. `decide` fills in the latter.
     """
 
     trials: Trials
@@ -107,6 +109,12 @@ class Tournament:
     order: Sequence[str]
     refuted: Callable[[Candidate], str] = lambda _: ""
     reasons: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refutes the causes that would make the model worse, if it did not become worse with nothing changed."""
+        if self.trials.height(NO_CHANGE, "val_loss") <= 0:
+            harmful = (number for number, each in enumerate(self.entered) if CAUSES[each.cause].harms_the_model)
+            self.reasons.update(dict.fromkeys(harmful, MODEL_IMPROVES))
 
     def decide(self) -> list[Proof]:
         """Returns the proven causes, the first to be believed first; none if no replay takes the rise away."""
@@ -141,7 +149,8 @@ class Tournament:
         return ruled_out, open_
 
     def _contenders(self, numbers: Sequence[int]) -> list[Contender]:
-        removed = {number: self.trials.removed(self.entered[number].change) for number in numbers}
+        able = [number for number in numbers if self.reasons.get(number) != MODEL_IMPROVES]
+        removed = {number: self.trials.removed(self.entered[number].change) for number in able}
         return [Contender(number, self.entered[number].cause, share) for number, share in removed.items()]
 
     def _confirmed(self, contender: Contender) -> list[Proof]:
@@ -181,7 +190,7 @@ class Tournament:
         best: tuple[SecondChange, SecondCause] | None = None
         second: Candidate | None = None
         others = [number for number, other in enumerate(self.entered) if other.cause != first.cause]
-        for candidate in (self.entered[number] for number in others):
+        for candidate in (self.entered[one.number] for one in self._contenders(others)):
             # The replay of both, and two of another seed to confirm the first.
             if not CAUSES[candidate.cause].beside_another or not self.trials.affords(3):
                 continue
@@ -223,5 +232,6 @@ class Tournament:
                 continue
             if self.trials.effect(both).proven:
                 pair.sort(key=lambda candidate: self.order.index(candidate.cause))
-                return [proof(self.trials, replace(candidate, change=both)) for candidate in pair]
+                named = verdict.named_of_pair([candidate.cause for candidate in pair])
+                return [proof(self.trials, replace(one, change=both)) for one in pair if one.cause in named]
         return []

@@ -227,6 +227,15 @@ def pairs(contenders: Sequence[Contender]) -> Iterator[tuple[Contender, Contende
         yield from ((first, second) for second in able[i + 1 :] if second.cause != first.cause)
 
 
+def named_of_pair(causes: Sequence[str]) -> tuple[str, ...]:
+    """Returns which of two causes that remove the rise only together are claimed.
+
+    A skew is not claimed beside another cause: the run has had it from the start, also while the loss fell. What is new
+    is the other cause.
+    """
+    return tuple(cause for cause in causes if not CAUSES[cause].skew) or tuple(causes)
+
+
 def pair_counts(share: float) -> bool:
     """Returns whether two causes explain the rise together, with the run's own seed: by a share of TOGETHER."""
     return share >= TOGETHER

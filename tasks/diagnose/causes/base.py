@@ -140,6 +140,7 @@ class CauseKind:
         skew: it is a difference that the clients' data have had from the start.
         changed_data: it is a change of the clients' data in the course of the run.
         fault_of_clients: its clients are at fault. In the other causes, honest clients can be named.
+        harms_the_model: it makes the global model worse for all data, so the hold-out loss rises with it.
     """
 
     words: Words
@@ -152,3 +153,4 @@ class CauseKind:
     skew: bool = False
     changed_data: bool = False
     fault_of_clients: bool = False
+    harms_the_model: bool = False

@@ -71,4 +71,5 @@ OVERFITTING = CauseKind(
     candidates=_candidates,
     evidence=_evidence,
     remedies=_remedies,
+    harms_the_model=True,
 )

@@ -56,4 +56,5 @@ SERVER_LEARNING_RATE = CauseKind(
     remedies=_remedies,
     evident=True,
     beside_another=True,
+    harms_the_model=True,
 )

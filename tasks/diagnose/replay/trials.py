@@ -133,8 +133,8 @@ class Trials:
         return level is not None and bool(losses) and height(losses, level) >= REMAINS
 
     def trains(self, change: Change, seed: int) -> bool:
-        """Whether the replay's last model is below the floor."""
-        losses = self._replay(change, seed).losses["val_loss"]
+        """Whether the model is below the floor at the end of the window, or of a shorter replay."""
+        losses = self._replay(change, seed).losses["val_loss"][: self.window.last - self.start]
         return not losses or losses[-1] < self._floor
 
     def removed(self, change: Change, column: str = "") -> float:
@@ -177,6 +177,10 @@ class Trials:
         """Returns the loss of each round up to the window's end with nothing changed, the mean over its seeds."""
         rounds = self.window.last - self.start
         return _mean([replay.losses[column][:rounds] for replay in self._unchanged.values()])
+
+    def replay(self, change: Change) -> Replay:
+        """Returns the replay of a change with the run's own seed, which may be run on beyond the window."""
+        return self._replay(change, 0)
 
     def _seeds(self, change: Change) -> list[int]:
         return sorted(self._changed[id(change)])
