@@ -243,6 +243,8 @@ def test_client_is_skewed_from_a_distance_of_two_fifths_equal_ones_by_id() -> No
         ("label_skew", {"label_skew": 0.4}, False),
         ("quantity_skew", {"size_skew": 0.31}, True),
         ("quantity_skew", {"size_skew": 0.3}, False),
+        ("quantity_skew", {"size_skew": 0.31, "resized": True}, True),
+        ("quantity_skew", {"size_skew": 0.31, "resized": False}, False),
         ("overfitting", {"train_trend": -0.3, "val_trend": 0.2}, True),
         ("overfitting", {"train_trend": -0.3, "val_trend": 0.0}, True),  # only the training loss falls
         ("overfitting", {"train_trend": -0.3, "val_trend": -0.04}, True),

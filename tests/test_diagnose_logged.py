@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tasks.diagnose.evidence.logged import before, first_failure, objective_gap, passes, rows_of, usual_losses
+from tasks.diagnose.evidence.logged import before, first_failure, objective_gap, passes, resized, rows_of, usual_losses
 from tasks.round_log.read import ClientLog
 
 
@@ -55,6 +55,16 @@ def test_rows_passes_and_failures_by_hand():
     assert np.isnan(passes(rows[2], 10))
     assert first_failure(log, "a", 10) == 11
     assert first_failure(log, "a", 12) is None
+
+
+def test_sizes_changed_if_the_log_or_the_data_of_today_have_another_one():
+    same, grown = (log_of_rounds(1, 9, num_examples=lambda r, late=late: 25 if r < 7 else late) for late in (25, 40))
+    assert resized(same, 7, {"a": 25}) is False
+    assert resized(same, 7, {"a": 26}) is True
+    assert resized(grown, 7, {"a": 40}) is True
+    # A rise that begins with the log has no rounds before it.
+    assert resized(same, 1, {"a": 25}) is None
+    assert resized(log_of_rounds(1, 9, loss_before=float), 7, {"a": 25}) is None
 
 
 def test_gap_of_objectives_by_hand():

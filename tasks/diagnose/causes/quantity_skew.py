@@ -11,7 +11,9 @@ from tasks.diagnose.thresholds import SKEWED_SIZES
 
 
 def _candidates(at: Situation) -> list[Candidate]:
-    if not at.findings.size_skew > SKEWED_SIZES:
+    # Sizes that never changed are no cause of a rise that begins later. With equal sizes, a large client at fault has
+    # less weight, which removes the rise, too.
+    if not at.findings.size_skew > SKEWED_SIZES or at.findings.resized is False:
         return []
     surgery = {"sizes made equal": sizes_made_equal(at.settings.seed)}
     return [Candidate("quantity_skew", Change("with the same number of examples at every client", surgery=surgery))]

@@ -101,6 +101,7 @@ def find(
         cleared=(),
         local_models=local,
         objective_gap=logged.objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
+        resized=logged.resized(log, first, {client: info.num_examples for client, info in cohort.clients.items()}),
     )
 
 

@@ -81,6 +81,8 @@ class Findings:
     """ln of the mean training loss of the rise over the highest of the four rounds before; NaN if not known."""
     unseen: "Unseen | None" = None
     """The loss on clients' data that a model was not trained on (unseen.py); None if not measured."""
+    resized: bool | None = None
+    """Whether some client's number of examples changed in the run; None if the log has no round before the rise."""
 
     @property
     def overshooting(self) -> float:

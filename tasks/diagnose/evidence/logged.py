@@ -99,6 +99,23 @@ def sized_signal(log: ClientLog, round_num: int, name: str) -> dict[str, tuple[i
     return {log.clients[row]: (int(sizes[row]), float(values[row])) for row in np.flatnonzero(usable)}
 
 
+def resized(log: ClientLog, first: int, today: Mapping[str, int]) -> bool | None:
+    """Returns whether the number of examples of a client changed in the run, by the log and the data of `today`.
+
+    None if the log has no numbers from before round `first`.
+    """
+    if "num_examples" not in log.signals:
+        return None
+    sizes = log.signals["num_examples"]
+    known = np.isfinite(sizes) & ~log.failed
+    if not (known & (log.rounds < first)).any():
+        return None
+    seen = {client: {size} for client, size in today.items()}
+    for row in np.flatnonzero(known):
+        seen.setdefault(log.clients[row], set()).add(int(sizes[row]))
+    return any(len(each) > 1 for each in seen.values())
+
+
 def mean_of_known(values: Floats | Sequence[float | None]) -> float:
     """Returns the mean of the values that are known and finite; NaN if there are none."""
     finite = [value for value in values if value is not None and np.isfinite(value)]
