@@ -185,7 +185,7 @@ def without_rounds(digits, settings_of, tmp_path):
     def write(rate):
         shutil.copytree(digits / "data", tmp_path / "data")
         write_log(tmp_path / "reports", [], [])
-        return settings_of({"federate.client.learning_rate": rate})
+        return settings_of({"federate.client.learning_rate": rate, "federate.rounds": 5})
 
     return write
 
