@@ -35,12 +35,12 @@ test: .venv/.installed  ## run lint, types and tests
 	@echo "pytest runs in two processes, and each prints when it ends"
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target first-half second-half
 
-# Two halves of the tests, about as long: most tests keep one core busy. The second one has every file that is new.
+# Two halves of the tests, about as long. Most tests keep one core busy.
 first-half:
-	@pytest tests/test_[a-e]*.py tests/test_flows_*.py
+	@pytest tests/test_[a-e]*.py
 
 second-half:
-	@pytest --ignore-glob='tests/test_[a-e]*.py' --ignore-glob='tests/test_flows_*.py'
+	@pytest --ignore-glob='tests/test_[a-e]*.py'
 
 docs: .venv/.installed  ## write docs/settings.md from tasks/settings
 	python -m docs.settings
