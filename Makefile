@@ -20,7 +20,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT := false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test docs screenshots mutants lock clean
+.PHONY: help run test first-half second-half docs screenshots mutants lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -32,7 +32,15 @@ test: .venv/.installed  ## run lint, types and tests
 	ruff check
 	ruff format --check
 	mypy
-	pytest
+	@echo "pytest runs in two processes, and each prints when it ends"
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target first-half second-half
+
+# Two halves of the tests, about as long. Most tests keep one core busy.
+first-half:
+	@pytest tests/test_[a-e]*.py
+
+second-half:
+	@pytest --ignore-glob='tests/test_[a-e]*.py'
 
 docs: .venv/.installed  ## write docs/settings.md from tasks/settings
 	python -m docs.settings

@@ -239,6 +239,7 @@ def silent() -> Iterator[str]:
 UNANSWERED = [
     (PIPELINE, "PREFECT_API_URL", "http://me:secret@{silent}/api"),
     (PIPELINE, "PREFECT_API_URL", f"{NOBODY}/api"),
+    ("flows.deployments", "PREFECT_API_URL", "http://me:secret@{silent}/api"),
     ("flows.compare --grid seed=0,1", "PREFECT_API_URL", f"{NOBODY}/api"),
     (PIPELINE, "MLFLOW_TRACKING_URI", "http://me:secret@{silent}"),
     ("flows.compare --grid seed=0,1", "MLFLOW_TRACKING_URI", NOBODY),

@@ -104,8 +104,8 @@ def test_noise_alone_is_seldom_a_rise(law: str, rate: float) -> None:
 def test_false_alarms_follow_the_significance() -> None:
     rng = np.random.default_rng(12)
     draw = partial(curve, rng, 30, "flat", "t5")
-    assert len(claims(draw, 300, significance=0.2)) <= most(300, 0.2)
-    assert len(claims(draw, 300, significance=0.2)) > len(claims(draw, 300, significance=0.001))
+    often = len(claims(draw, 300, significance=0.2))
+    assert len(claims(draw, 300, significance=0.001)) < often <= most(300, 0.2)
 
 
 @pytest.mark.parametrize("law", ["gauss", "t5"])
@@ -120,7 +120,7 @@ def test_false_alarms_follow_the_significance() -> None:
         ("climb", 20, 30, 0.99, 2),
         pytest.param("climb", 10, 100, 0.99, 10, marks=pytest.mark.slow),
         ("oscillation", 20, 30, 0.58, 11),
-        ("oscillation", 20, 100, 0.99, 33),
+        pytest.param("oscillation", 20, 100, 0.99, 33, marks=pytest.mark.slow),
     ],
 )
 def test_planted_rise_is_found_from_its_round(

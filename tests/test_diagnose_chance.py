@@ -1,6 +1,7 @@
 """A model at chance: since when, and which event broke it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,3 +101,12 @@ def test_a_model_that_lost_all_it_had_learned_rose_whatever_the_noise_is() -> No
     assert (rise.loss_before, rise.loss_after) == (pytest.approx((1.1 + 1.9 + 1.45 + 1.5) / 4), pytest.approx(2.8))
     # A loss that stays below chance is left to the tests.
     assert not observe(log_of(0.7 * losses), SILENT, 0.01, hold_out=COUNTS).rise.detected
+
+
+def test_large_first_weights_are_no_event() -> None:
+    # Chance is ln 10 = 2.303. The first weights have a loss of 5, which the clients measure in round 1.
+    losses, rounds = np.linspace(4.5, 2.5, 12), np.ones(12, np.bool_)
+    log = log_of(losses, np.full(12, 0.1))
+    assert observe(log, SILENT, 0.01, hold_out=COUNTS).rise.round == 1
+    started = replace(log, losses={**log.losses, "train_loss": Measurements(np.linspace(5, 2.5, 12), rounds)})
+    assert not observe(started, SILENT, 0.01, hold_out=COUNTS).rise.detected

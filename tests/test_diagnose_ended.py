@@ -85,6 +85,7 @@ def test_a_client_for_which_the_guard_stops_is_left_out(ended):
     assert headline(answer).startswith("The guard (federate.guard) ended the run in round 9 because client 03 failed")
 
 
+@pytest.mark.slow
 def test_too_high_a_server_rate_comes_before_a_lower_client_rate(ended):
     verdict, clients, settings = cause_of(ended({"federate.server_optimizer.learning_rate": 1e6}))
     assert (verdict, clients) == ("server_learning_rate", [])
@@ -129,6 +130,7 @@ def test_a_rise_for_which_the_guard_stops_is_explained_as_a_rise(ended):
     )
 
 
+@pytest.mark.slow
 def test_the_first_client_rate_that_is_tried_does_not_overshoot(ended):
     # No factor of ten alone gets from here to a rate that trains.
     _, _, settings = cause_of(ended({"federate.client.learning_rate": 1e6}))
@@ -183,7 +185,7 @@ def without_rounds(digits, settings_of, tmp_path):
     def write(rate):
         shutil.copytree(digits / "data", tmp_path / "data")
         write_log(tmp_path / "reports", [], [])
-        return settings_of({"federate.client.learning_rate": rate})
+        return settings_of({"federate.client.learning_rate": rate, "federate.rounds": 5})
 
     return write
 

@@ -1,13 +1,14 @@
 """The tournament with scripted losses: which replays run, in which order, and which causes are claimed."""
 
 import pytest
-from scripted_replays import ScriptedReplayer, window
+from scripted_replays import RISEN, ScriptedReplayer, loss_of, window
 
 from tasks.diagnose.causes import CAUSES, Candidate
-from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.tournament import (
     MODEL_IMPROVES,
+    NOT_AGAIN,
     NOT_CONFIRMED,
     NOT_NEEDED,
     ONE_SEED,
@@ -141,6 +142,30 @@ def test_a_candidate_whose_confirmation_the_budget_does_not_afford_is_not_finish
 def test_seeds_that_disagree_leave_a_cause_open_with_the_numbers_of_all_seeds():
     played = Played(ScriptedReplayer({"no 03": (1.0, 0.2, 0.9)}), "faulty_clients")
     assert states(played) == [[], [("faulty_clients", 0.7, NOT_CONFIRMED)]]
+
+
+def test_a_seed_in_which_the_loss_does_not_rise_gives_way_to_another_if_there_is_evidence():
+    # Nothing changed: the loss stays at its level in the second and the third of five seeds.
+    quiet = {NO_CHANGE.says: (0.0, 1.0, 1.0, 0.0, 0.0)}
+    played = Played(ScriptedReplayer({"no 03": 0.9, **quiet}), "faulty_clients")
+    assert played.causes == ["faulty_clients"]
+    assert played.ran == [("no 03", seed) for seed in range(4)]
+    (proof,) = played.proven
+    assert proof.effect.by_seed == pytest.approx((0.9, 0.9))
+    # The losses that are shown are those of the two seeds that say something.
+    assert proof.without == pytest.approx((RISEN,) * 4)
+    assert proof.with_change == pytest.approx((loss_of(0.9),) * 4)
+    # A skew has no evidence of its own, so no seed is looked for that suits it.
+    played = Played(ScriptedReplayer({"even": 0.9, **quiet}), "label_skew")
+    assert (played.causes, states(played)) == ([], [[], [("label_skew", 0.9, NOT_AGAIN)]])
+    assert len(played.ran) == 3
+
+
+def test_five_seeds_are_the_most():
+    quiet = {NO_CHANGE.says: (0.0, 1.0, 1.0, 1.0, 1.0, 0.0)}
+    played = Played(ScriptedReplayer({"no 03": 0.9, **quiet}), "faulty_clients")
+    assert (played.causes, states(played)) == ([], [[], [("faulty_clients", 0.9, NOT_AGAIN)]])
+    assert len(played.ran) == 5
 
 
 def test_a_cause_beside_a_proven_one_is_not_ruled_out_if_its_removal_removes_the_rise():

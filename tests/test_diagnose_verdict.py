@@ -104,10 +104,18 @@ def test_overfitting_explains_the_rest():
 
 
 def test_a_third_seed_is_run_unless_two_refute_the_change():
-    assert another_seed(Effect((0.9, 0.9)))
-    assert another_seed(Effect((0.1, 0.9)))  # a mean of half of the rise is enough
-    assert another_seed(Effect((0.9,)))  # the loss did not rise in the second seed
-    assert not another_seed(Effect((0.1, 0.8)))  # less than half: nothing to settle
+    assert another_seed(Effect((0.9, 0.9)), 2)
+    assert another_seed(Effect((0.1, 0.9)), 2)  # a mean of half of the rise is enough
+    assert another_seed(Effect((0.9,)), 2)  # the loss did not rise in the second seed
+    assert not another_seed(Effect((0.1, 0.8)), 2)  # less than half: nothing to settle
+
+
+def test_after_three_seeds_another_is_run_in_place_of_one_that_says_nothing():
+    assert another_seed(Effect((0.9,)), 3)
+    # Of two shares with a mean of 0.75 and sd 0.354, the lower bound is 0.75 - 6.314 · 0.354 / √2 < 0.
+    assert another_seed(Effect((1.0, 0.5)), 3)
+    assert not another_seed(Effect((1.0, 1.0)), 3)  # proven
+    assert not another_seed(Effect((1.0, 0.2, 0.9)), 3)  # three that say something disagree
 
 
 def test_failures_count_by_seed():

@@ -97,8 +97,18 @@ def fresh_repository(copy_repository: Callable[..., Path], folder: Path, link: s
 LINKS = ("copy", "hardlink", "symlink")
 
 
-@pytest.mark.parametrize("link", LINKS)
-@pytest.mark.parametrize("damaged", ["data/partition/clients_000.npz", "reports/labels.png", "data/partition"])
+DAMAGED = ("data/partition/clients_000.npz", "reports/labels.png", "data/partition")
+
+
+@pytest.mark.parametrize(
+    ("link", "damaged"),
+    [
+        # Each link and each kind of output once; the other pairs are slow.
+        pytest.param(link, damaged, marks=[pytest.mark.slow] * (LINKS.index(link) != DAMAGED.index(damaged)))
+        for link in LINKS
+        for damaged in DAMAGED
+    ],
+)
 def test_a_damaged_file_of_the_cache_is_a_miss_and_is_made_anew(
     link: str, damaged: str, copy_repository: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

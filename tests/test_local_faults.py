@@ -355,9 +355,12 @@ def test_reversed_update_throws_the_mean_and_not_the_median(make_clients, settin
 @pytest.mark.parametrize(
     "changes",
     [
-        faulty("noisy_features", "01", from_round=2),
+        pytest.param(faulty("noisy_features", "01", from_round=2), marks=pytest.mark.slow),
         {**faulty("reversed_update", "01"), "federate.client.kind": "scaffold"},
-        {**faulty("not_finite", "01", "02", from_round=2), "federate.aggregator.kind": "median"},
+        pytest.param(
+            {**faulty("not_finite", "01", "02", from_round=2), "federate.aggregator.kind": "median"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["noise", "reversed with scaffold", "not finite with median"],
 )

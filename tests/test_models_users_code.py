@@ -367,7 +367,11 @@ def test_a_builder_that_leaves_the_process_ends_the_command_with_status_2(worksp
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "said"), [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")], ids=["int", "term"]
+    ("sent", "status", "said"),
+    [
+        pytest.param(signal.SIGINT, 130, "interrupted\n", id="int", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "", id="term"),
+    ],
 )
 def test_a_signal_inside_a_builder_stays_a_signal(workspace, sent, status, said):
     folder = workspace("waits")

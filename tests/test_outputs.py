@@ -103,13 +103,19 @@ def test_of_nothing_nothing_is_removed(tmp_path: Path) -> None:
     assert tree(tmp_path) == []
 
 
-@pytest.fixture
-def finished(make_clients, settings_of, tmp_path):
+@pytest.fixture(scope="module")
+def once(make_clients, settings_of, tmp_path_factory):
     """A workspace in which `federate` and `prune` have run."""
-    folder = make_clients().write(tmp_path)
+    folder = make_clients().write(tmp_path_factory.mktemp("once"))
     federate(settings_of(SMALL), folder)
     prune(settings_of(SMALL), folder)
     return folder
+
+
+@pytest.fixture
+def finished(once, tmp_path):
+    """A copy of that workspace, to be changed."""
+    return shutil.copytree(once, tmp_path, dirs_exist_ok=True)
 
 
 def test_run_that_the_guard_stops_leaves_no_earlier_model(finished, settings_of):

@@ -9,7 +9,7 @@ from tasks.diagnose.investigation import Proof
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.thresholds import PROVEN
+from tasks.diagnose.thresholds import PROVEN, REMAINS
 from tasks.diagnose.verdict import Contender, SecondCause, SecondChange
 
 FAILURES = "non_finite"
@@ -17,6 +17,7 @@ FAILURES = "non_finite"
 NOT_REPLAYED = "the budget ended before its replay"
 ONE_SEED = "the budget ended before another seed confirmed it"
 NOT_CONFIRMED = "the other seeds do not confirm it"
+NOT_AGAIN = "the loss rises again in one seed only"
 NOT_NEEDED = "another cause is proven, so no other seed was tried"
 MODEL_IMPROVES = "it would raise the hold-out loss, which did not rise"
 
@@ -112,7 +113,9 @@ class Tournament:
 
     def __post_init__(self) -> None:
         """Refutes the causes that would make the model worse, if it did not become worse with nothing changed."""
-        if self.trials.height(NO_CHANGE, "val_loss") <= 0:
+        # A rise of the training loss comes with noise of the hold-out loss.
+        least = 0.0 if self.trials.window.loss == "val_loss" else REMAINS
+        if self.trials.height(NO_CHANGE, "val_loss") <= least:
             harmful = (number for number, each in enumerate(self.entered) if CAUSES[each.cause].harms_the_model)
             self.reasons.update(dict.fromkeys(harmful, MODEL_IMPROVES))
 
@@ -140,7 +143,7 @@ class Tournament:
             if candidate.cause in claimed:
                 continue
             shown, why = proof(self.trials, candidate), self.reasons.get(number, "")
-            if why not in ("", ONE_SEED, NOT_CONFIRMED):
+            if why not in ("", ONE_SEED, NOT_CONFIRMED, NOT_AGAIN):
                 ruled_out.append(replace(shown, effect=Effect(()), why=why))
             elif shown.effect.by_seed and shown.effect.mean >= PROVEN:
                 open_.append(replace(shown, why=why or (NOT_NEEDED if proven else ONE_SEED)))
@@ -163,11 +166,13 @@ class Tournament:
             return []
         # Before the other seeds of the first, which would use up the budget: one cause may hide another.
         second = self._second(first)
-        if not self._run_other_seeds(first.change):
+        most = verdict.MOST_SEEDS if CAUSES[first.cause].evident else verdict.SEEDS
+        if not self._run_other_seeds(first.change, most):
             self.reasons[contender.number] = ONE_SEED
             return []
-        if not self.trials.effect(first.change).proven:
-            self.reasons[contender.number] = NOT_CONFIRMED
+        effect = self.trials.effect(first.change)
+        if not effect.proven:
+            self.reasons[contender.number] = NOT_CONFIRMED if len(effect.by_seed) > 1 else NOT_AGAIN
             return []
         proven = [proof(self.trials, first)]
         if second is None:
@@ -175,14 +180,24 @@ class Tournament:
         changed = verdict.second_comes_first(first.cause, second.candidate.cause)
         return [second, *proven] if changed else [*proven, second]
 
-    def _run_other_seeds(self, change: Change) -> bool:
-        """Replays a change with one or two other seeds; returns whether the budget afforded one."""
-        for seed in range(1, verdict.SEEDS):
+    def _run_other_seeds(self, change: Change, most: int = verdict.SEEDS) -> bool:
+        """Replays a change with other seeds, so far as they can change the answer.
+
+        Args:
+            change: what is different.
+            most: most seeds that are drawn. A seed in which the loss does not rise again says nothing, so with more
+                than SEEDS, another one is drawn in its place.
+
+        Returns:
+            Whether the budget afforded one.
+        """
+        for seed in range(1, most):
+            effect = self.trials.effect(change)
+            if seed > 1 and not verdict.another_seed(effect, seed):
+                break
             if not self.trials.affords(2):
                 return seed > 1
             self.trials.run(change, seed)
-            if not verdict.another_seed(self.trials.effect(change)):
-                break
         return True
 
     def _second(self, first: Candidate) -> Proof | None:

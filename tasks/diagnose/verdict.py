@@ -24,7 +24,10 @@ from tasks.diagnose.thresholds import (
 _OVERFITTING = "overfitting"
 
 SEEDS = 3
-"""Most seeds that a change is replayed with."""
+"""Most seeds that a change is replayed with, if the loss rises again in each."""
+MOST_SEEDS = 5
+"""Most seeds, if the cause has evidence of its own: a fault that raises the loss now and then shows no rise in some.
+Without evidence, one of many seeds would favour any change."""
 CANDIDATES_IN_PAIRS = 3
 """Most candidates of which pairs are made."""
 
@@ -148,13 +151,19 @@ def comes_before_pairs(contenders: Sequence[Contender]) -> bool:
     return not any(CAUSES[contender.cause].evident for contender in contenders)
 
 
-def another_seed(effect: Effect) -> bool:
-    """Returns whether one more seed can change the answer of the seeds so far: they did not refute the change.
+def another_seed(effect: Effect, drawn: int) -> bool:
+    """Returns whether one more seed can change the answer of the seeds so far.
+
+    1. They did not refute the change.
+    2. The loss rose again in fewer than SEEDS of them.
+    3. If SEEDS have been drawn, they do not prove it.
 
     Args:
-        effect: of the seeds so far, at least two.
+        effect: of the seeds in which the loss rose again.
+        drawn: seeds so far, at least two.
     """
-    return effect.mean >= PROVEN
+    open_ = drawn < SEEDS or not effect.proven
+    return effect.mean >= PROVEN and len(effect.by_seed) < SEEDS and open_
 
 
 def gives_up_second(change: SecondChange) -> bool:

@@ -64,7 +64,8 @@ def investigate_ending(
         wrong = ending.since if ending.goes_on else ending.round
         last = min(max(start + LONGEST, wrong + LEAST - 1), replays.last_round)
         survival = Survival(replays, last, strict=settings.federate.guard == "stop", at_chance=ending.goes_on)
-        allowed = allowed_rounds(budget, replays.last_round)
+        # Confirmation comes on top: two more seeds of one change and of none.
+        allowed = allowed_rounds(budget, replays.last_round) + 2 * (SEEDS - 1) * survival.length
         survival.limit = allowed
         unchanged = survival.run(NO_CHANGE)
         again = unchanged is not None and not trains(unchanged, survival.below)

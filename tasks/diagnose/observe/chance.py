@@ -94,8 +94,8 @@ def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
        lowest before. The level is the mean of those among the up to 4 losses before that are below chance; it must be
        below CHANCE_LOST times the loss of chance.
     2. If it never learned, the loss rises to more than CHANCE_BROKEN times the loss of a model that knows nothing, or
-       is not finite. Such a model has the loss ln C at its start, and at best that of chance. The rise lasts as long as
-       the loss is so high.
+       is not finite. Such a model has at best the loss of chance; at its start it has about ln C, or what the clients
+       measured in round 1. The rise lasts as long as the loss is so high.
 
     This is no test: a model that knows nothing any more to the end is not noise. So the confidence is 1.
     """
@@ -111,7 +111,7 @@ def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
         level = float(sound.mean()) if len(sound) else math.inf
         inside = np.arange(len(losses)) >= first
         return _event(rounds, losses, inside, level) if level < CHANCE_LOST * chance.loss else None
-    broken = ~(losses <= CHANCE_BROKEN * max(chance.loss, chance.uniform))
+    broken = ~(losses <= CHANCE_BROKEN * max(chance.loss, chance.uniform, _first_loss(log)))
     if not broken.any():
         return None
     first = int(np.argmax(broken))
@@ -120,6 +120,13 @@ def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
     until = first + int(np.argmin(broken[first:])) if not broken[first:].all() else len(losses)
     inside = (np.arange(len(losses)) >= first) & (np.arange(len(losses)) < until)
     return _event(rounds, losses, inside, level)
+
+
+def _first_loss(log: RoundLog) -> float:
+    """The clients' loss under the first weights, which the train_loss of round 1 is; 0 if it is not known."""
+    column = log.losses.get("train_loss")
+    known = column is not None and log.rounds[0] == 1 and column.given[0] and math.isfinite(column.values[0])
+    return float(column.values[0]) if column is not None and known else 0.0
 
 
 def lost_event(log: RoundLog, counts: Ints | None) -> Increase | None:

@@ -113,18 +113,21 @@ class Trials:
         clients that are gone is gone too, whatever their part in the rise. This is not so if the loss of the other
         clients does not rise: then the loss of the clients that are left out is the rise.
         """
-        column = column or self.window.loss
+        return Effect(tuple(self._shares(change, column or self.window.loss).values()))
+
+    def _shares(self, change: Change, column: str) -> dict[int, float]:
+        """The share of the rise that a change removes, by seed whose loss rises."""
         level, without = self.window.levels[column] or self.window.level, tuple[str, ...]()
         if column == "train_loss" and change.without and self._others_rise(change.without):
             level, without = self.window.level_without(change.without) or level, change.without
-        shares = []
-        for seed in self._seeds(change):
+        shares = {}
+        for seed in sorted(self._changed[id(change)]):
             unchanged = self.losses(NO_CHANGE, column, seed, without)
             changed = self.losses(change, column, seed, without)
             rounds = min(len(unchanged), len(changed))
             share = removed(unchanged[:rounds], changed[:rounds], level)
-            shares.append(share if self.trains(change, seed) else min(share, 0.0))
-        return Effect(tuple(share for share in shares if np.isfinite(share)))
+            shares[seed] = share if self.trains(change, seed) else min(share, 0.0)
+        return {seed: share for seed, share in shares.items() if np.isfinite(share)}
 
     def _others_rise(self, clients: tuple[str, ...]) -> bool:
         """Whether the training loss of the other clients rises too, with nothing changed and the run's own seed."""
@@ -165,10 +168,10 @@ class Trials:
     def series(self, change: Change, column: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Returns (with nothing changed, with the change): the loss of each round up to the window's end.
 
-        Each is the mean over the seeds that the change was replayed with.
+        Each is the mean over the seeds whose loss rises, of all seeds if there is none.
         """
         rounds = self.window.last - self.start  # the replay that changes nothing may have been run farther
-        seeds = self._seeds(change)
+        seeds = list(self._shares(change, column)) or sorted(self._changed[id(change)])
         unchanged = [self._replay(NO_CHANGE, seed).losses[column][:rounds] for seed in seeds]
         changed = [self._replay(change, seed).losses[column][:rounds] for seed in seeds]
         return _mean(unchanged), _mean(changed)
@@ -181,9 +184,6 @@ class Trials:
     def replay(self, change: Change) -> Replay:
         """Returns the replay of a change with the run's own seed, which may be run on beyond the window."""
         return self._replay(change, 0)
-
-    def _seeds(self, change: Change) -> list[int]:
-        return sorted(self._changed[id(change)])
 
     def _replay(self, change: Change, seed: int) -> Replay:
         return self._unchanged[seed] if change is NO_CHANGE else self._changed[id(change)][seed]
