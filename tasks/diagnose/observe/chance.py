@@ -29,13 +29,11 @@ class Chance:
 
     Attributes:
         loss: cross-entropy of the class frequencies of the hold-out data, nats per example.
-        uniform: ln C, the loss of a model that gives each class the same probability, as at the start.
         since: the first round from which on the model was at chance after each round.
         never_learned: whether that is the first round that was measured.
     """
 
     loss: float
-    uniform: float
     since: int
     never_learned: bool
 
@@ -77,7 +75,7 @@ def find_chance(log: RoundLog, counts: Ints | None) -> Chance | None:
     if knows[-1]:
         return None
     first = int(np.flatnonzero(knows)[-1]) + 1 if knows.any() else 0
-    return Chance(loss, math.log(len(counts)), int(log.rounds[measured[first]]), not knows.any())
+    return Chance(loss, int(log.rounds[measured[first]]), not knows.any())
 
 
 def _accurate(log: RoundLog, rows: Ints, bound: float) -> Bools:
@@ -86,7 +84,7 @@ def _accurate(log: RoundLog, rows: Ints, bound: float) -> Bools:
     return np.asarray(log.accuracy.values[rows] > bound)
 
 
-def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
+def breaking_event(log: RoundLog, chance: Chance, num_classes: int) -> Increase | None:
     """Returns the rise of val_loss that broke the model; None if the loss did not rise when the model was broken.
 
     1. If the model had learned before, the loss rises from its level before to chance or above it. The rise begins at
@@ -94,7 +92,7 @@ def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
        lowest before. The level is the mean of those among the up to 4 losses before that are below chance; it must be
        below CHANCE_LOST times the loss of chance.
     2. If it never learned, the loss rises to more than CHANCE_BROKEN times the loss of a model that knows nothing, or
-       is not finite. Such a model has at best the loss of chance; at its start it has about ln C, or what the clients
+       is not finite. Such a model has at best the loss of chance; at its start it has about ln C with C = `num_classes`, or what the clients
        measured in round 1. The rise lasts as long as the loss is so high.
 
     This is no test: a model that knows nothing any more to the end is not noise. So the confidence is 1.
@@ -111,7 +109,7 @@ def breaking_event(log: RoundLog, chance: Chance) -> Increase | None:
         level = float(sound.mean()) if len(sound) else math.inf
         inside = np.arange(len(losses)) >= first
         return _event(rounds, losses, inside, level) if level < CHANCE_LOST * chance.loss else None
-    broken = ~(losses <= CHANCE_BROKEN * max(chance.loss, chance.uniform, _first_loss(log)))
+    broken = ~(losses <= CHANCE_BROKEN * max(chance.loss, math.log(num_classes), _first_loss(log)))
     if not broken.any():
         return None
     first = int(np.argmax(broken))

@@ -112,7 +112,7 @@ def find_rise(
     training, pruning = _stages(log)
     chance = find_chance(log, hold_out)
     share = _TRAINING if pruning.any() else 1.0
-    found = _in_training(log, clients, training, significance * share, chance, outliers)
+    found = _in_training(log, clients, training, significance * share, chance, hold_out, outliers)
     if not found[0].increase.detected and (lost := lost_event(log, hold_out)):
         found, share = [Found("val_loss", lost)], 1.0
     if more_rises and not found[0].increase.detected:
@@ -156,11 +156,12 @@ def _in_training(
     training: Bools,
     significance: float,
     chance: Chance | None,
+    hold_out: Ints | None,
     outliers: Sequence[Outlier],
 ) -> list[Found]:
-    if chance is None:
+    if chance is None or hold_out is None:
         return rises_in(log, clients, training, significance, outliers)
-    broken = breaking_event(log, chance)
+    broken = breaking_event(log, chance, len(hold_out))
     if broken is not None:
         earlier = training & (log.rounds < (broken.round or 0))
         found = rises_in(log, clients, earlier, significance, outliers, of_clients=False) if earlier.any() else []
