@@ -92,8 +92,8 @@ def breaking_event(log: RoundLog, chance: Chance, num_classes: int) -> Increase 
        lowest before. The level is the mean of those among the up to 4 losses before that are below chance; it must be
        below CHANCE_LOST times the loss of chance.
     2. If it never learned, the loss rises to more than CHANCE_BROKEN times the loss of a model that knows nothing, or
-       is not finite. Such a model has at best the loss of chance; at its start it has about ln C with C = `num_classes`, or what the clients
-       measured in round 1. The rise lasts as long as the loss is so high.
+       is not finite. Such a model has at best the loss of chance; at its start it has about ln C, with C the
+       `num_classes`, or what the clients measured in round 1. The rise lasts as long as the loss is so high.
 
     This is no test: a model that knows nothing any more to the end is not noise. So the confidence is 1.
     """

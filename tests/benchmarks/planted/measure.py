@@ -260,7 +260,7 @@ def _missing(loss: float | None) -> bool:
 
 
 def _finite(loss: float) -> float:
-    return min(loss, _WORST)
+    return _WORST if math.isnan(loss) else min(loss, _WORST)
 
 
 def gap(losses: Sequence[float], twin: Sequence[float]) -> float:
