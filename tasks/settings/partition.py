@@ -38,7 +38,7 @@ class PartitionSettings(Section):
         description="fewest examples of a client; 0: no limit, and clients without examples are left out and named",
     )
     alpha: float = setting(
-        0.3,
+        0.5,
         gt=0,
         title="Dirichlet alpha",
         description="concentration of the Dirichlet draw; smaller: more skew; to infinity: no skew",
