@@ -47,7 +47,7 @@ def write_hospitals(folder, pixels_of_h3):
 
 def test_a_model_whose_weights_start_at_zero_is_said_to_be_at_chance(answer):
     found, says = answer({"federate.model": "case_models:zeros", "federate.rounds": 12})
-    assert says.startswith("The model never learned: it is at chance since round 1")
+    assert says.startswith("The model never learned: it has been at chance since round 1")
     # The noise of its loss near ln 10 = 2.303 is no rise, so nothing is tried, and nothing is claimed.
     assert found["detection"]["chance"] == {
         "loss": pytest.approx(np.log(10), abs=2e-3),

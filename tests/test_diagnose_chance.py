@@ -34,7 +34,7 @@ def test_noise_at_chance_is_no_rise_and_is_said_to_be_at_chance() -> None:
     assert (observation.chance.since, observation.chance.never_learned) == (1, True)
     assert observation.chance.loss == pytest.approx(math.log(10))
     limits = " ".join(limits_of_logs(observation, log_of(losses), SILENT))
-    assert "The model never learned: it is at chance since round 1." in limits
+    assert "The model never learned: it has been at chance since round 1." in limits
     assert observe(log_of(losses), SILENT, 0.01).rise.detected
 
 

@@ -72,14 +72,14 @@ def test_the_same_rise_of_the_other_loss_is_no_other_rise() -> None:
 def test_a_model_at_chance_is_said_and_changes_near_chance_are_no_rise_only_if_none_is_reported() -> None:
     # The entropy of 10 equal classes is ln 10 = 2.303.
     chance = Chance(2.303, 1, never_learned=True)
-    never = "The model never learned: it is at chance since round 1. A guess that knows only how frequent each class is"
+    never = "The model never learned: it has been at chance since round 1. A guess that knows only how"
     assert limits(replace(NO_RISE, chance=chance)).startswith(never)
     assert NEAR_CHANCE in limits(replace(NO_RISE, chance=chance))
     above = limits(replace(RISE, chance=chance))
     assert above.startswith(never)
     assert above.endswith("no better. The rise is reported because the loss went above that.")
     broken = limits(replace(RISE, chance=Chance(2.303, 7, never_learned=False)))
-    assert broken.startswith("The model is at chance since round 7.")
+    assert broken.startswith("The model has been at chance since round 7.")
     assert broken.endswith("and the model is no better.")
 
 

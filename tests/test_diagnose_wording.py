@@ -123,13 +123,13 @@ def test_a_model_at_chance_is_said_to_be_at_chance_since_when() -> None:
     def says(since: int, never: bool) -> str:
         return headline(with_rise(replace(diagnosis(), causes=()), chance=Chance(2.3, since, never)))
 
-    assert "to 0.82 (the model is at chance since then); no cause" in says(7, False)
-    assert "to 0.82 (the model is at chance since round 9); no cause" in says(9, False)
-    assert "to 0.82 (the model never learned: it is at chance since round 1); no cause" in says(1, True)
+    assert "to 0.82 (the model has been at chance since then); no cause" in says(7, False)
+    assert "to 0.82 (the model has been at chance since round 9); no cause" in says(9, False)
+    assert "to 0.82 (the model never learned: it has been at chance since round 1); no cause" in says(1, True)
     calm = with_rise(MINIMAL, chance=Chance(2.303, 1, True))
     assert headline(calm) == (
-        "The model never learned: it is at chance since round 1 (no better than the class frequencies, 2.3); its loss "
-        "(val_loss) did not rise."
+        "The model never learned: it has been at chance since round 1 (no better than the class frequencies, 2.3); its "
+        "loss (val_loss) did not rise."
     )
 
 

@@ -10,7 +10,7 @@ from tasks.settings import fields
 ROWS = {
     "data.drop_columns": "`[]` | list of texts | `table` |",
     "partition.num_clients": "`10` | whole number ≥ 1, ≤ 100000 | all except `natural` |",
-    "partition.alpha": "`0.3` | number > 0 | `dirichlet`, `label_mix`, `quantity` |",
+    "partition.alpha": "`0.5` | number > 0 | `dirichlet`, `label_mix`, `quantity` |",
     "preprocess.resize": "`[]` | list of whole numbers ≥ 1 |",
     "preprocess.normalize": "`global` | `none`, `global`, `client` |",
     "federate.width": "`{}` | mapping of texts to numbers > 0, ≤ 1 |",

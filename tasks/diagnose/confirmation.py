@@ -18,6 +18,7 @@ from tasks.diagnose.replay.effect import height, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
 from tasks.diagnose.thresholds import AS_GOOD, CONFIRMED_SEEDS, ENDING, WORST
 from tasks.diagnose.window import chance_loss
+from tasks.errors import SettingsError
 from tasks.round_log.read import ClientLog
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Confirmation:
     def chance(self) -> float:
         """The hold-out loss of a model that always predicts the frequencies of the hold-out labels.
 
-        Infinite if all hold-out data have one label: then this loss is 0, and no model beats it.
+        Infinite if all hold-out data have one label: then any finite loss passes.
         """
         return chance_loss(self.replays.cohort.test_y)
 
@@ -106,7 +107,11 @@ class Confirmation:
         """
         if not self.replays.from_round or self.allowed - self.spent < self.last:
             return None
-        return self._run_to_the_end(self.replays.begin_after(0, change), 0, of_failures, at_fault)
+        try:
+            replay = self.replays.begin_after(0, change)
+        except SettingsError:
+            return None
+        return self._run_to_the_end(replay, 0, of_failures, at_fault)
 
     def _run_to_the_end(
         self, replay: Replay, from_round: int, of_failures: bool, at_fault: Collection[str]

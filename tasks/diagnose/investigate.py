@@ -68,7 +68,7 @@ def investigate(
             return found
         # With the data and settings of today before the rise, the model learns something else than it did in the run.
         inside, _ = _investigated(replays, incident, clients, budget, later)
-        return inside if inside.causes else found
+        return inside if inside.causes else replace(found, spent=inside.spent, allowed=inside.allowed)
 
 
 def _checkpoint_inside(replays: Replayer, incident: Incident) -> int | None:
@@ -84,11 +84,12 @@ def _investigated(
 
     And whether the replay that changes nothing differs from the log before the rise.
     """
+    spent_before = replays.spent
     replays.go_to(sound_after)
     probe = Probe(replays.model)
     findings = _findings(replays, probe, incident, clients)
     proposed = candidates(findings, replays.settings, replays.from_round, bool(incident.hidden))
-    trials = _trials(replays, incident, clients, len(proposed), budget)
+    trials = _trials(replays, incident, clients, len(proposed), budget, spent_before)
     found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
     came_again = _reproduced(trials, incident)
     unseen = _UnseenClients(replays, probe, trials)
@@ -155,8 +156,12 @@ def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: Clie
     return replace(findings, cleared=verdict.cleared(suspects, harmful(replays, probe, sent, suspects), never_cleared))
 
 
-def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candidates: int, budget: float) -> Trials:
+def _trials(
+    replays: Replayer, incident: Incident, clients: ClientLog, num_candidates: int, budget: float, spent_before: int
+) -> Trials:
     """The trials of so many candidates, with their budget and the rounds in which they are compared.
+
+    Their budget comes on top of the rounds `spent_before`.
 
     They are compared from the first round of the rise. If the replay that changes nothing differs from the log before,
     they are compared from there: the data or settings of today act from the replay's first round on, and the rise that
@@ -181,7 +186,7 @@ def _trials(replays: Replayer, incident: Incident, clients: ClientLog, num_candi
     # Confirmation comes on top: two more seeds of one change and of none, and what was spent on the evidence.
     reserve = 2 * (verdict.SEEDS - 1) * (last - replays.from_round)
     least = floor(chance_loss(replays.cohort.test_y), replays.loss, replays.from_round)
-    return Trials(replays, compared, allowed + reserve, least)
+    return Trials(replays, compared, spent_before + allowed + reserve, least)
 
 
 def _proven(

@@ -179,8 +179,8 @@ def _of_chance(rise: Rise) -> Iterator[str]:
     elif rise.kind == "level" and rise.rounds and rise.rounds[0] > chance.since:
         then = " The rise is reported because the loss went above that."
     yield (
-        f"{since} is at chance since round {chance.since}. A guess that knows only how frequent each class is has a "
-        f"val_loss of {figure(chance.loss)}, and the model is no better.{then}"
+        f"{since} has been at chance since round {chance.since}. A guess that knows only how frequent each class is "
+        f"has a val_loss of {figure(chance.loss)}, and the model is no better.{then}"
     )
 
 

@@ -138,7 +138,7 @@ class Search:
         """Tries remedies until one takes everything back, or the rounds are used up; returns whether any was tried."""
         before, rounds = len(self.doses), self.trials.window.last - self.trials.start
         while self.left and not any(takes_everything(dose.gain) for dose in self.doses[before:]):
-            if self.doses and not self.confirmation.affords_search(rounds, self.trials.window.last):
+            if self.confirmation.spent and not self.confirmation.affords_search(rounds, self.trials.window.last):
                 break
             remedy = self.left.pop(0)
             change = remedy.change

@@ -117,7 +117,9 @@ def diagnosis(
         doubtful = observe(rounds, clients, min(0.5, DOUBTFUL * significance), hold_out=hold_out)
         found = _proven(doubtful, rounds, training, settings, workspace, cache)
         if found is not None:
-            observation, replays = doubtful, found
+            # The clients are tested at the level that the user chose.
+            rise = replace(doubtful.rise, significance=significance)
+            observation, replays = replace(doubtful, rise=rise, outliers=observation.outliers), found
             how_found = [not_sure(doubtful.rise, significance)]
     if not ending:
         unproven = [*unproven, *unfinished(rounds, settings, workspace)]

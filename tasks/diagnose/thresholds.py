@@ -167,8 +167,8 @@ OWN_STEEP = 10.0
 """One client's steps overshoot because of its data if its steepness is above STEEP, and above this times the median
 client's. Origin: by hand; among honest clients of the digits the largest steepness was 2.1 times the median."""
 HALF_AS_GOOD = 0.5
-"""A more specific cause is believed if its replay gets at least this share as far below chance as the best replay does.
-Origin: by hand; not measured."""
+"""A more specific cause is believed if its replay gets at least this share as far below the bar (course.py) as the best
+replay does. Origin: by hand; not measured."""
 
 # The scale of a rise.
 WORST = 1e4

@@ -118,15 +118,17 @@ def _winner(searches: Sequence[Search], confirmation: Confirmation) -> Dose | No
         if not waiting or not _run_to_the_end(waiting[0], trials, confirmation):
             break
         dose, second = waiting[0], True
-        if dose.failed:
-            refuted = max(refuted, dose.tested)
-        elif dose.wins and dose.tested >= refuted and _holds_with_more_seeds(dose, confirmation):
+        if not dose.failed and dose.wins and dose.tested >= refuted and _holds_with_more_seeds(dose, confirmation):
             return dose
-        elif not dose.failed:
+        if dose.failed:  # perhaps only with the other seeds
+            refuted = max(refuted, dose.tested)
+        else:
             held.append(dose)
     for dose in sorted(held, key=lambda dose: dose.tried.ending.hold_out if dose.tried.ending else np.inf):
         if dose.tested >= refuted and _holds_with_more_seeds(dose, confirmation):
             return dose
+        if dose.failed:
+            refuted = max(refuted, dose.tested)
     if refuted or held:
         return None
     plausible = (

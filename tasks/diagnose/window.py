@@ -135,7 +135,7 @@ def floor(chance: float, start_loss: float, from_round: int) -> float:
         start_loss: hold-out loss of the model that the replay starts from; NaN if it is not known.
         from_round: round of that model; 0 for the first weights.
     """
-    if from_round and start_loss > chance:
+    if from_round and chance < start_loss < np.inf:
         return start_loss
     return early_bar(chance, start_loss) if start_loss > chance else chance
 
@@ -225,6 +225,8 @@ def reproduced(replayed: Sequence[float], logged: Sequence[float], loss_after: f
         level: the loss before the rise.
     """
     whole = height([float("inf") if loss_after is None else loss_after], level)
+    if not replayed:
+        return False
     in_log = [height([loss], level) for loss in logged] or [whole]
     again = [height([loss], level) for loss in replayed]
     stays = float(np.median(again)) > REPRODUCED * float(np.median(in_log)) and np.median(in_log) >= REMAINS

@@ -44,7 +44,7 @@ def chance(labels: NDArray[np.int32]) -> float:
 
     Such a model gives every example the same probabilities, and the labels' own frequencies are the best ones.
     """
-    return entropy(np.bincount(labels))
+    return entropy(np.bincount(labels)) or np.inf
 
 
 def bar(chance_loss: float, start_loss: float) -> float:
@@ -58,7 +58,9 @@ def early_bar(chance_loss: float, start_loss: float) -> float:
     A model that starts above chance learns the class frequencies first. If the classes are unequal, that takes it many
     rounds. So the bar is half of the way from the first loss to chance. From a model below chance it is that of `bar`.
     """
-    return (start_loss + chance_loss) / 2 if start_loss > chance_loss else bar(chance_loss, start_loss)
+    if not np.isfinite(start_loss) or start_loss <= chance_loss:
+        return bar(chance_loss, start_loss)
+    return (start_loss + chance_loss) / 2
 
 
 def trains(course: Course, below: float) -> bool:

@@ -170,7 +170,8 @@ class _Search:
         able = list({each.cause: each for each in self.entered}.values())[-_IN_PAIRS:]
         pairs = []
         for first, second in combinations(able, 2):
-            if not self.survival.affords(self.survival.length):
+            # The pair, and two more seeds with and without it.
+            if not self.survival.affords((1 + 2 * (SEEDS - 1)) * self.survival.length):
                 break
             both = first.change | second.change
             if self.survival.run(both) is not None:

@@ -130,9 +130,9 @@ def _first_loss(log: RoundLog) -> float:
 def lost_event(log: RoundLog, counts: Ints | None) -> Increase | None:
     """Returns the rise of val_loss with which a model that had learned became worse than one that knows nothing.
 
-    The loss rises from below CHANCE_LOST times the loss of chance to chance or above it, for one round or more. It is
-    no test either: whatever the noise of the loss is, all that the model had learned was lost. None if that did not
-    happen, or if the loss of chance is not known.
+    The lowest loss so far is below CHANCE_LOST times the loss of chance, and then the loss reaches chance, for one
+    round or more. The level is the mean of the up to 4 losses before that are below chance. It is no test either,
+    whatever the noise of the loss is. None if that did not happen, or if the loss of chance is not known.
     """
     if counts is None or "val_loss" not in log.losses or counts.sum() == 0:
         return None

@@ -66,7 +66,7 @@ def facts(diagnosis: Diagnosis, names: list[str]) -> Iterator[tuple[str, str]]:
     if ending is None:
         return
     if ending.goes_on:
-        yield "The model is at chance since", f"round {ending.since}"
+        yield "At chance from", f"round {ending.since} on"
     else:
         yield "The run ended in", f"round {ending.round}"
         yield "Reason", _reason(ending)
@@ -97,7 +97,8 @@ def rule(budget: Budget) -> str:
     return (
         "A cause is proven if the run trains without it, with every seed with which it does not train otherwise. A run "
         f"trains if it goes on, no client fails, and val_loss falls below chance ({figure(budget.chance)} nats): the "
-        "loss of a model that does not look at its inputs."
+        "loss of a model that does not look at its inputs. If a replay ends before the run's last round and starts "
+        "from a model above chance, half of the way to it is enough."
     )
 
 

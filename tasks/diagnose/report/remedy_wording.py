@@ -51,7 +51,10 @@ def _why_none(cause: Cause, diagnosis: Diagnosis) -> str:
             "no remedy is proposed: with each remedy that was replayed to the end of the run, the hold-out loss ends "
             f"higher than without it or no better than chance, or {stays}."
         )
-    if any(round(remedy.recovers, 2) > 0 for remedy in tried):
+    helping = [remedy for remedy in tried if round(remedy.recovers, 2) > 0]
+    if helping and any(remedy.ending for remedy in tried):
+        return "no remedy is proposed: none helps up to the end of the run, or was tested as long as one that does not."
+    if helping:
         return "no remedy is proposed: where one removes some of the rise, the model learns nothing."
     return f"no setting that was tried removes any of the {harm_of(cause.cause)}."
 

@@ -124,7 +124,7 @@ def facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
         )
         yield "Confidence in the rise", _sure(rise)
         if rise.chance:
-            yield "The model is at chance since", f"round {rise.chance.since} (a guess: {figure(rise.chance.loss)})"
+            yield "At chance from", f"round {rise.chance.since} on (a guess: {figure(rise.chance.loss)})"
     if causes:
         yield "Cause" if len(causes) == 1 else "Causes", joined([name_of(cause.cause) for cause in causes])
         clients = dict.fromkeys(client for cause in causes for client in cause.clients)
@@ -162,7 +162,7 @@ def _no_rise(rise: Rise) -> str:
 
 
 def _at_chance(chance: Chance) -> str:
-    learned = "never learned: it is" if chance.never_learned else "is"
+    learned = "never learned: it has been" if chance.never_learned else "has been"
     return (
         f"The model {learned} at chance since round {chance.since} (no better than the class frequencies, "
         f"{figure(chance.loss)})"
@@ -195,7 +195,7 @@ def _remarks(rise: Rise) -> str:
     """What a loss of few clients hides, and since when the model is at chance, in brackets; empty for neither."""
     remarks = ["the mean loss of all clients did not clearly rise"] if rise.clients else []
     if rise.chance:
-        learned = "the model never learned: it is" if rise.chance.never_learned else "the model is"
+        learned = "the model never learned: it has been" if rise.chance.never_learned else "the model has been"
         since = "since then" if rise.chance.since == rise.round else f"since round {rise.chance.since}"
         remarks.append(f"{learned} at chance {since}")
     return f" ({'; '.join(remarks)})" if remarks else ""
