@@ -36,15 +36,6 @@ FROM_DATA = (
 )
 
 
-def not_sure(rise: Rise, significance: float) -> str:
-    """Returns how a rise was found that the test of the losses does not claim at `significance`."""
-    chance = max(1 - rise.confidence, significance)
-    return (
-        f"The losses alone do not show this rise for sure: with a probability of {chance:.2g}, noise is as clear, and "
-        f"diagnose.significance is {significance:g}. It is reported because a replay proves its cause."
-    )
-
-
 def limits_of_logs(observation: Observation, rounds: RoundLog, clients: ClientLog) -> list[str]:
     """Returns what the logs could not tell."""
     return [

@@ -16,7 +16,7 @@ from tasks.diagnose.ended.ending import Ending, as_rise, broken_model, find_endi
 from tasks.diagnose.ended.limits import RUN_AGAIN, limits_of_ending, unfinished, why_not_proven, why_not_replayed
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
-from tasks.diagnose.limits import FROM_DATA, limits_of_logs, not_proven, not_replayed, not_sure, replay_failed
+from tasks.diagnose.limits import FROM_DATA, limits_of_logs, not_proven, not_replayed, replay_failed
 from tasks.diagnose.observe.chance import hold_out_counts
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
 from tasks.diagnose.observe.own_losses import ClientRise
@@ -24,7 +24,6 @@ from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.report.markdown import to_markdown
 from tasks.diagnose.report.wording import headline
-from tasks.diagnose.thresholds import DOUBTFUL
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
 from tasks.round_log.read import ClientLog, RoundLog, has_no_row, read_clients, read_rounds
@@ -103,45 +102,22 @@ def diagnosis(
     hold_out = hold_out_counts(workspace)
     observation = observe(rounds, clients, significance, hold_out=hold_out)
     data_rises = [] if workspace is None else rises_with_changed_data(settings, workspace, training, cache)
-    how_found = list[str]()
+    from_data = list[str]()
     if data_rises and not observation.rise.detected:
-        observation, how_found = observe(rounds, clients, significance, data_rises, hold_out), [FROM_DATA]
+        observation, from_data = observe(rounds, clients, significance, data_rises, hold_out), [FROM_DATA]
     ending = find_ending(rounds, clients) or broken_model(observation, rounds, clients)
     replays, unproven = None, list[str]()
     if ending and not (ending.by_rise and observation.rise.detected):
-        observation, how_found = as_rise(observation, ending), []
+        observation, from_data = as_rise(observation, ending), []
         replays, unproven = _ended(observation.rise, ending, rounds, training, settings, workspace, cache)
     elif observation.rise.detected:
         replays, unproven = _replayed(observation, data_rises, rounds, training, settings, workspace, cache)
-    elif workspace is not None:
-        doubtful = observe(rounds, clients, min(0.5, DOUBTFUL * significance), hold_out=hold_out)
-        found = _proven(doubtful, rounds, training, settings, workspace, cache)
-        if found is not None:
-            # The clients are tested at the level that the user chose.
-            rise = replace(doubtful.rise, significance=significance)
-            observation, replays = replace(doubtful, rise=rise, outliers=observation.outliers), found
-            how_found = [not_sure(doubtful.rise, significance)]
     if not ending:
         unproven = [*unproven, *unfinished(rounds, settings, workspace)]
     is_rise = observation.rise.kind != "ended"
     of_logs = limits_of_logs(observation, rounds, clients) if is_rise else limits_of_ending(observation)
-    limits = [*unproven, *how_found, *of_logs]
+    limits = [*unproven, *from_data, *of_logs]
     return compose(observation, limits, settings, replays, ending)
-
-
-def _proven(
-    observation: Observation,
-    rounds: RoundLog,
-    clients: ClientLog,
-    settings: Settings,
-    workspace: Path,
-    cache: ComputationCache,
-) -> Investigation | None:
-    """What the replays of a rise that may be noise showed, if they prove a cause; else None."""
-    if not observation.rise.detected:
-        return None
-    replays, _ = _replayed(observation, [], rounds, clients, settings, workspace, cache)
-    return replays if replays is not None and replays.causes else None
 
 
 def _ended(

@@ -103,11 +103,6 @@ UNSEEN = 0.5
 the loss on its training data to the hold-out loss: 1 if unseen clients are like hold-out data. Origin: theory; the
 middle between data like the training data (0) and data like the hold-out data (1)."""
 
-# A rise.
-DOUBTFUL = 10.0
-"""A rise that may be noise is replayed if a level of this times diagnose.significance claims it, and reported only if a
-replay proves its cause. Origin: by hand; the test of the losses proposes, and the replays decide."""
-
 # A replay with one factor changed: shares of the rise.
 PROVEN = 0.5
 """A cause is claimed if its removal takes away at least this share, mean over the seeds. Origin: by hand."""

@@ -29,7 +29,7 @@ def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterat
     shaded = (
         f"Shaded: {charts.shaded(rise)}, {span(rise.round, rise.until)}."
         if rise.detected
-        else "It did not rise beyond its noise."
+        else "In training, it did not rise beyond its noise."
     )
     title = f"The recorded loss: {LOSSES[rise.loss]}"
     causes = [cause for cause in diagnosis.causes if replay_wording.shown_before(cause, diagnosis) is None]
