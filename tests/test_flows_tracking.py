@@ -147,7 +147,7 @@ def test_report_names_the_run(tracked: Path, opened: connection.Store, run: mlfl
     assert report["tracking_uri"] == "sqlite:///mlflow.db"
     assert report["experiment_id"] == run.info.experiment_id
     assert opened.client.get_experiment(run.info.experiment_id).name == "undrift"
-    assert (run.info.status, run.info.run_name) == ("FINISHED", "mlp dirichlet(0.3) mean sgd")
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "mlp dirichlet(0.5) mean sgd")
 
 
 def test_parameters_are_all_settings_by_dotted_name(tracked: Path, run: mlflow.entities.Run) -> None:
