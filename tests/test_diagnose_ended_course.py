@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from tasks.diagnose.ended.course import Course, bar, chance, early_bar, effect_of, final_rounds, good_enough, trains
+from tasks.diagnose.ended.course import Course, bar, early_bar, effect_of, final_rounds, good_enough, trains
+from tasks.diagnose.window import chance_loss
 
 ENDED = Course((np.inf, np.inf), 0, True)
 
 
 def test_chance_is_the_entropy_of_the_labels() -> None:
     # Shares 1/2, 1/4, 1/4: ½ ln 2 + 2 · ¼ ln 4 = 1.5 ln 2.
-    assert chance(np.array([0, 0, 1, 3])) == pytest.approx(1.5 * np.log(2))
-    assert chance(np.array([2, 2])) == np.inf  # no loss is below that of the only label, 0, so there is no bar
-    assert chance(np.repeat(np.arange(10), 7)) == pytest.approx(np.log(10))
+    assert chance_loss(np.array([0, 0, 1, 3])) == pytest.approx(1.5 * np.log(2))
+    assert chance_loss(np.array([2, 2])) == np.inf  # no loss is below that of the only label, 0, so there is no bar
+    assert chance_loss(np.repeat(np.arange(10), 7)) == pytest.approx(np.log(10))
 
 
 def test_no_constant_prediction_is_better_than_chance() -> None:
@@ -20,7 +21,7 @@ def test_no_constant_prediction_is_better_than_chance() -> None:
     labels = rng.integers(0, 4, 50)
     for _ in range(200):
         p = rng.dirichlet(np.ones(4))
-        assert -np.log(p[labels]).mean() >= chance(labels)
+        assert -np.log(p[labels]).mean() >= chance_loss(labels)
 
 
 def test_a_replay_must_get_below_chance_and_about_to_the_model_it_starts_from() -> None:

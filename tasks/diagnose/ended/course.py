@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.thresholds import HALF_AS_GOOD, STILL_SOUND
-from tasks.skew import entropy
 
 _FINAL = 3
 """Most rounds at the end of a replay whose mean val_loss is its final loss: one round alone is noisy."""
@@ -37,14 +35,6 @@ class Course:
 def final_rounds(num_rounds: int) -> int:
     """Returns over how many rounds the final loss is the mean: the last quarter, at least 1 and at most 3."""
     return max(1, min(_FINAL, num_rounds // 4))
-
-
-def chance(labels: NDArray[np.int32]) -> float:
-    """Returns the lowest loss (nats) of a model that does not look at its inputs: the entropy of the labels (N,).
-
-    Such a model gives every example the same probabilities, and the labels' own frequencies are the best ones.
-    """
-    return entropy(np.bincount(labels)) or np.inf
 
 
 def bar(chance_loss: float, start_loss: float) -> float:

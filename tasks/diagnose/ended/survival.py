@@ -5,11 +5,12 @@ import logging
 
 import numpy as np
 
-from tasks.diagnose.ended.course import Course, bar, chance, early_bar, effect_of, trains
+from tasks.diagnose.ended.course import Course, bar, early_bar, effect_of, trains
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.engine import Replay, Replayer
 from tasks.diagnose.verdict import SEEDS
+from tasks.diagnose.window import chance_loss
 from tasks.errors import SettingsError
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Survival:
         """
         self._replays, self._strict = replays, strict
         self.start, self.last = replays.from_round, last
-        self.chance = chance(replays.cohort.test_y)
+        self.chance = chance_loss(replays.cohort.test_y)
         self._at_end = bar(self.chance, replays.loss)
         self.below = early_bar(self.chance, replays.loss) if self.to_the_end and not at_chance else self._at_end
         self._begun: dict[tuple[str, int], Replay] = {}
