@@ -68,11 +68,11 @@ class ScriptedReplayer:
             self.ran.append((change.says, seed))
         return self._replay(change, seed)
 
-    def begin_after(self, saved: int, change: Change) -> Replay:
+    def begin_after(self, saved: int, change: Change, seed: int = 0) -> Replay:
         if change.says in self.refused:
             raise SettingsError("not allowed")
         self.ran_from_start.append(change.says)
-        return self._replay(change, 0, saved + 1)
+        return self._replay(change, seed, saved + 1)
 
     def advance(self, replay: Replay, until: int) -> None:
         while replay.next_round <= min(until, self.last_round):

@@ -134,7 +134,9 @@ def test_what_is_not_finished_has_its_reason_and_the_numbers_of_all_seeds() -> N
 
 def test_a_fault_that_has_gone_has_its_own_rounds_and_evidence() -> None:
     seen = Indication("sent_over_trained", 30.0, 1.0, "In round 8.")
-    gone = replace(proof("faulty_clients", 0.9, 0.9), gone=Gone((8, 9), "updates", (seen,)))
+    gone = replace(
+        proof("faulty_clients", 0.9, 0.9), gone=Gone((8, 9), "updates"), evidence=(seen,), kind="log_without"
+    )
     (cause,) = composed(gone).causes
     assert (cause.rounds, cause.fault, cause.replay.of_log) == ((8, 9), "updates", True)
     assert cause.evidence == (Evidence("sent_over_trained", 30.0, 1.0, "In round 8."),)

@@ -11,7 +11,7 @@ from tasks.diagnose.diagnosis import Diagnosis, NotFinished, Removed, RuledOut, 
 from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT
 
 SOUND = diagnosis()
-GONE = replace(with_replay(SOUND, of_log=True), budget=replace(SOUND.budget, reproduced=False))
+GONE = replace(with_replay(SOUND, kind="log_without"), budget=replace(SOUND.budget, reproduced=False))
 """A fault that has gone: in the replays, the loss does not rise."""
 
 
@@ -51,7 +51,7 @@ def _ruled_out(says: str, removes: float) -> Diagnosis:
         (replace(SOUND, budget=replace(SOUND.budget, remedy_rounds=91, remedy_allowed=90)), "remedies took 91 rounds"),
         (replace(SOUND, budget=replace(SOUND.budget, seeds=1)), "with 3 seeds, but replays.seeds is 1"),
         (replace(SOUND, budget=replace(SOUND.budget, reproduced=False)), "did not reproduce the run"),
-        (with_replay(SOUND, of_log=True), "faulty_clients has gone, but the loss rose again"),
+        (with_replay(SOUND, kind="log_without"), "faulty_clients has gone, but the loss rose again"),
         (replace(SOUND, remedies=()), "not among the remedies"),
         (with_cause(replace(SOUND, remedies=(replace(SCAFFOLD, recovers=0.0),)), remedy=None), ""),
         (with_cause(SOUND, remedy=replace(SCAFFOLD, recovers=0.0)), "takes back 0%"),

@@ -104,6 +104,7 @@ def test_json_of_a_proven_cause() -> None:
                 "loss_with": [0.4, 0.38, 0.4, 0.38, 0.4, 0.38],
                 "seeds": 3,
                 "of_log": False,
+                "kind": "change",
                 "removes": {"mean": 0.95, "low": 0.9, "high": 1.0},
             },
             "remedy": {

@@ -92,7 +92,7 @@ def test_headline_without_a_proven_cause_says_what_was_tried() -> None:
     ],
 )
 def test_a_fault_that_has_gone_is_told_in_the_past(fault: str, words: str) -> None:
-    assert words in headline(with_cause(with_replay(diagnosis(), of_log=True), fault=fault, rounds=(7, 7)))
+    assert words in headline(with_cause(with_replay(diagnosis(), kind="log_without"), fault=fault, rounds=(7, 7)))
 
 
 def test_no_replay_says_why() -> None:

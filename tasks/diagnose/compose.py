@@ -153,19 +153,19 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
         tuple(
             Evidence(signal, _number(value), _number(expected), says)
             for signal, value, expected, says in (
-                proof.gone.evidence if proof.gone else evidence_for(cause, clients, replays.findings, settings)
+                proof.evidence or evidence_for(cause, clients, replays.findings, settings)
             )
         ),
         ReplayResult(
             _says(proof),
             proof.candidate.change.described(),
-            replays.from_round,
+            replays.from_round if proof.from_round is None else proof.from_round,
             proof.loss,
             _series(proof.without),
             _series(proof.with_change),
             len(effect.by_seed),
             _removed(effect),
-            bool(proof.gone),
+            proof.kind,
         ),
         None if remedy is None else _remedy(remedy),
     )

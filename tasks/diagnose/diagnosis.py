@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.investigation import ProofKind
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 
@@ -63,8 +64,11 @@ class ReplayResult:
         changed: (R,) the same with the change.
         seeds: number of seeds.
         removes: share of the rise that the change takes away.
-        of_log: whether `unchanged` is the run's own logged loss, and `changed` the replay that changes nothing: the
-            cause has gone since.
+        kind: what the two losses are of.
+            `change`: replays with nothing changed, and with the change.
+            `log_without`: the run's own log, and replays with nothing changed: the cause has gone since.
+            `log_before`: replays with nothing changed, and the run's own log, from before the cause began.
+            `hold_out`: the hold-out data, and clients' data that the model was not trained on.
     """
 
     says: str
@@ -75,7 +79,12 @@ class ReplayResult:
     changed: Curve
     seeds: int
     removes: Removed
-    of_log: bool = False
+    kind: ProofKind = "change"
+
+    @property
+    def of_log(self) -> bool:
+        """Whether `unchanged` is the run's own logged loss."""
+        return self.kind == "log_without"
 
 
 @dataclass(frozen=True)
@@ -361,7 +370,7 @@ def _cause(cause: Cause) -> dict[str, Any]:
 
 def _replay(replay: ReplayResult) -> dict[str, Any]:
     return {
-        **_fields(replay, "change", "says", "from_round", "loss", "seeds", "of_log"),
+        **_fields(replay, "change", "says", "from_round", "loss", "seeds", "of_log", "kind"),
         "rounds": min(len(replay.unchanged), len(replay.changed)),
         "loss_without": replay.unchanged,
         "loss_with": replay.changed,

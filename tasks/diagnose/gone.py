@@ -18,7 +18,7 @@ from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.window import reproduced
 from tasks.round_log.read import ClientLog
 
-_EARLIER = 2
+EARLIER = 2
 """Most rounds from the wrong rows to the first round of the rise: train_loss shows an update one round later, and a
 rise that begins slowly is dated too late."""
 _CHECKPOINTS = 3
@@ -48,9 +48,9 @@ def gone_fault(
     """
     if found is None or not found.of_few or any(row.kind == "other" for row in found.rows):
         return None
-    if not incident.first - _EARLIER <= found.round <= incident.alarm:
+    if not incident.first - EARLIER <= found.round <= incident.alarm:
         return None
-    effect = _effect(trials, incident)
+    effect = gone_effect(trials, incident)
     if not effect.proven:
         return None
     change = Change("with the updates that training on today's data gives")
@@ -62,14 +62,16 @@ def gone_fault(
         Candidate("faulty_clients", change, found.clients),
         effect,
         trials.window.loss,
-        _logged(trials, incident),
+        logged_losses(trials, incident),
         trials.unchanged_mean(trials.window.loss),
-        Gone((found.round, last), fault, evidence),
+        Gone((found.round, last), fault),
+        evidence,
+        "log_without",
     )
 
 
-def _effect(trials: Trials, incident: Incident) -> Effect:
-    """The share of the logged rise that is gone with nothing changed, by seed; none if the loss rises with a seed."""
+def gone_effect(trials: Trials, incident: Incident) -> Effect:
+    """Returns the share of the logged rise that is gone with nothing changed, by seed; no seed if one's loss rises."""
     window, shares = trials.window, []
     rounds = [r for r in window.rounds if r in incident.logged]
     logged = [incident.logged[r] for r in rounds]
@@ -87,8 +89,8 @@ def _effect(trials: Trials, incident: Incident) -> Effect:
     return Effect(tuple(share for share in shares if np.isfinite(share)))
 
 
-def _logged(trials: Trials, incident: Incident) -> tuple[float, ...]:
-    """The logged loss of each round after the checkpoint, NaN where it was not measured."""
+def logged_losses(trials: Trials, incident: Incident) -> tuple[float, ...]:
+    """Returns the logged loss of each round after the checkpoint, NaN where it was not measured."""
     return tuple(incident.logged.get(r, np.nan) for r in range(trials.start + 1, trials.window.last + 1))
 
 

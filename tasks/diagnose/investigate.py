@@ -6,18 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.diagnose import verdict
+from tasks.diagnose import before, hold_out, verdict
 from tasks.diagnose.causes import Candidate, candidates, order
 from tasks.diagnose.confirmation import Confirmation
+from tasks.diagnose.evidence.absent import Absence, absence
 from tasks.diagnose.evidence.collect import find
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.harm import harmful
+from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.evidence.sent import capture
-from tasks.diagnose.evidence.unseen import Unseen, unseen_losses
-from tasks.diagnose.gone import gone_fault, says_where
+from tasks.diagnose.evidence.unseen import Unseen, earliest_start, halves, unseen_losses
+from tasks.diagnose.gone import EARLIER, gone_fault, says_where
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation, Proof
-from tasks.diagnose.replay.agreement import first_disagreement
+from tasks.diagnose.replay.agreement import Disagreement, first_disagreement
 from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
@@ -89,13 +91,13 @@ def _investigated(
     probe = Probe(replays.model)
     findings = _findings(replays, probe, incident, clients)
     proposed = candidates(findings, replays.settings, replays.from_round, bool(incident.hidden))
-    trials = _trials(replays, incident, clients, len(proposed), budget, spent_before)
+    trials = _trials(replays, incident, clients, proposed, budget, spent_before)
     found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
     came_again = _reproduced(trials, incident)
-    unseen = _UnseenClients(replays, probe, trials)
-    verdicts = _proven(trials, proposed, findings, came_again, unseen)
-    gone = None if came_again or verdicts.proven else gone_fault(replays, trials, incident, clients, found)
-    findings = replace(findings, unseen=unseen.measured)
+    tests = _OwnTests(replays, probe, trials, incident, clients)
+    verdicts = _proven(trials, proposed, findings, came_again, tests)
+    gone = None if came_again or verdicts.proven else _gone(trials, proposed, findings, tests, found)
+    findings = replace(findings, unseen=tests.unseen)
     spent = trials.spent
     confirmation = Confirmation(replays, incident, clients, allowed_rounds(budget, replays.last_round))
     tried, treated = treat(trials, verdicts.proven, replays.settings, findings, confirmation)
@@ -112,7 +114,7 @@ def _investigated(
         allowed=trials.allowed,
         spent_on_remedies=confirmation.spent,
         allowed_for_remedies=confirmation.allowed,
-        seeds=trials.most_seeds,
+        seeds=max([trials.most_seeds, *(len(each.effect.by_seed) for each in verdicts.proven)]),
         not_finished=tuple(verdicts.not_finished),
         differs=says_where(found),
     )
@@ -126,23 +128,68 @@ class _Verdicts:
     not_finished: Sequence[Proof] = ()
 
 
-class _UnseenClients:
-    """The test that overfitting has to pass: clients' data that were not trained on have a high loss, too."""
+@dataclass
+class _OwnTests:
+    """The tests by which a cause is proven or refuted apart from replays of its change.
 
-    def __init__(self, replays: Replayer, probe: Probe, trials: Trials) -> None:
-        self.measured: Unseen | None = None
-        self._replays, self._probe, self._trials = replays, probe, trials
+    Attributes:
+        replays: of the run.
+        probe: of its model.
+        trials: whose budget the tests share.
+        incident: the rise.
+        log: clients.csv.
+        unseen: the losses of a model that half of the clients did not train; None if not measured.
+    """
+
+    replays: Replayer
+    probe: Probe
+    trials: Trials
+    incident: Incident
+    log: ClientLog
+    unseen: Unseen | None = None
 
     def refuted(self, candidate: Candidate) -> str:
-        """Returns why the candidate is refuted; empty if it is not."""
+        """Returns why the candidate is refuted; empty if it is not.
+
+        Overfitting has to pass a test: clients' data that were not trained on have a high loss, too.
+        """
         if candidate.cause != "overfitting":
             return ""
-        last, left = self._trials.window.last, self._trials.allowed - self._trials.spent
-        if self.measured is None:
-            self.measured = unseen_losses(self._replays, self._probe, last, left)
-        if self.measured is None:
+        last, left = self.trials.window.last, self.trials.allowed - self.trials.spent
+        start = earliest_start(self.replays, last, left)
+        if self.unseen is None and start is not None:
+            left_out, _ = halves(list(self.replays.cohort.clients))
+            self.unseen = unseen_losses(self.replays, self.probe, start, last, left_out)
+        if self.unseen is None:
             return "it could not be tested on data of clients that were not trained on"
-        return "" if self.measured.overfits else "the loss on data of clients that were not trained on stays low"
+        return "" if self.unseen.overfits else "the loss on data of clients that were not trained on stays low"
+
+    def proven(self, candidate: Candidate, findings: Findings) -> Proof | None:
+        """Returns the proof of a cause that no replay of its change can decide about; None if it is not proven."""
+        if candidate.cause == "hold_out_shift":
+            last = self.trials.window.last
+            if self.trials.spent + hold_out.MOST_REPLAYS * last > self.trials.allowed:
+                return None
+            proof, self.unseen = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
+            return proof
+        since = findings.absence.first - 1 if candidate.cause == "missing_clients" and findings.absence else None
+        since = findings.drift.last_before if candidate.cause == "data_drift" and findings.drift else since
+        if since is None or self.trials.spent + before.MOST_ROUNDS > self.trials.allowed:
+            return None
+        return before.from_before(self.replays, self.incident, self.log, candidate, since)
+
+
+def _gone(
+    trials: Trials, proposed: Sequence[Candidate], findings: Findings, tests: _OwnTests, found: Disagreement | None
+) -> Proof | None:
+    """The proof of a cause that has gone since: missing clients that are there today, or a fault of a few clients."""
+    absence = findings.absence
+    missing = next((candidate for candidate in proposed if candidate.cause == "missing_clients"), None)
+    if absence is not None and missing is not None:
+        proof = before.came_back(trials, tests.incident, missing, (absence.first, absence.last), found)
+        if proof is not None:
+            return proof
+    return gone_fault(tests.replays, trials, tests.incident, tests.log, found)
 
 
 def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: ClientLog) -> Findings:
@@ -153,13 +200,40 @@ def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: Clie
     suspects = findings.faulty()
     never_cleared = {c.client for c in findings.clients if c.in_conflict or c.uphill or findings.outgrown(c)}
     never_cleared |= {c.client for c in findings.clients if np.isfinite(c.sent_over_trained)}
-    return replace(findings, cleared=verdict.cleared(suspects, harmful(replays, probe, sent, suspects), never_cleared))
+    return replace(
+        findings,
+        cleared=verdict.cleared(suspects, harmful(replays, probe, sent, suspects), never_cleared),
+        absence=_absence(replays, incident, clients),
+        drift=findings.drift and replace(findings.drift, hold_out=_hold_out_then(replays, incident)),
+    )
+
+
+def _absence(replays: Replayer, incident: Incident, clients: ClientLog) -> Absence | None:
+    """The clients that stay away from about the first round of the rise on.
+
+    Their absence begins after the model that the replays start from, or shortly before the rise: a model forgets
+    slowly, so such a rise is dated late.
+    """
+    earliest = min(replays.from_round + 1, incident.first - EARLIER)
+    significance = replays.settings.diagnose.significance
+    return absence(clients, earliest, incident.alarm, replays.drawn, significance)
+
+
+def _hold_out_then(replays: Replayer, incident: Incident) -> Memory | None:
+    """The hold-out loss of the model that the replays start from, as the run logged it and with today's data."""
+    logged = incident.hold_out.get(replays.from_round)
+    return None if logged is None else Memory(replays.from_round, logged, replays.loss)
 
 
 def _trials(
-    replays: Replayer, incident: Incident, clients: ClientLog, num_candidates: int, budget: float, spent_before: int
+    replays: Replayer,
+    incident: Incident,
+    clients: ClientLog,
+    proposed: Sequence[Candidate],
+    budget: float,
+    spent_before: int,
 ) -> Trials:
-    """The trials of so many candidates, with their budget and the rounds in which they are compared.
+    """The trials of the candidates, with their budget and the rounds in which they are compared.
 
     Their budget comes on top of the rounds `spent_before`.
 
@@ -177,7 +251,7 @@ def _trials(
         half_risen=half_risen_round(incident.logged, level, incident.loss_after, first, incident.alarm),
         until=until,
         last_of_run=replays.last_round,
-        num_candidates=num_candidates,
+        num_candidates=sum(candidate.replayed for candidate in proposed),
         allowed=allowed,
     )
     replays.advance(replays.unchanged, first - 1)
@@ -185,12 +259,16 @@ def _trials(
     compared = window(incident, clients, replays.loss, early.round if early else first, last)
     # Confirmation comes on top: two more seeds of one change and of none, and what was spent on the evidence.
     reserve = 2 * (verdict.SEEDS - 1) * (last - replays.from_round)
+    # Tests of their own come on top as well: they decide before the candidates of the tournament are replayed.
+    own = {candidate.cause for candidate in proposed if not candidate.replayed}
+    reserve += hold_out.MOST_REPLAYS * last * ("hold_out_shift" in own)
+    reserve += before.MOST_ROUNDS * len(own - {"hold_out_shift"})
     least = floor(chance_loss(replays.cohort.test_y), replays.loss, replays.from_round)
     return Trials(replays, compared, spent_before + allowed + reserve, least)
 
 
 def _proven(
-    trials: Trials, proposed: Sequence[Candidate], findings: Findings, came_again: bool, unseen: _UnseenClients
+    trials: Trials, proposed: Sequence[Candidate], findings: Findings, came_again: bool, tests: _OwnTests
 ) -> _Verdicts:
     """The proven causes, the causes that are ruled out, and those of which it is not known.
 
@@ -202,8 +280,11 @@ def _proven(
     entered = [failures.candidate] if failures else []
     if not came_again:
         return _Verdicts(ruled_out=[proof(trials, candidate) for candidate in entered])
-    entered, left = replay_all(trials, proposed, entered)
-    tournament = Tournament(trials, entered, order(findings), unseen.refuted)
+    for candidate in (each for each in proposed if not each.replayed):
+        if own := tests.proven(candidate, findings):
+            return _Verdicts([own], [proof(trials, candidate) for candidate in entered])
+    entered, left = replay_all(trials, [each for each in proposed if each.replayed], entered)
+    tournament = Tournament(trials, entered, order(findings), tests.refuted)
     proven = tournament.decide()
     ruled_out, open_ = tournament.unproven(proven)
     claimed = {cause.candidate.cause for cause in proven}

@@ -1,6 +1,7 @@
 """What the replays showed, in plain values: the replays make it, the report reads it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -10,20 +11,21 @@ from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.thresholds import AS_GOOD
 
+ProofKind = Literal["change", "log_without", "log_before", "hold_out"]
+"""What the two losses of a proof are of. See `ReplayResult.kind`."""
+
 
 @dataclass(frozen=True)
 class Gone:
-    """A fault of single rounds: the log shows it, and training on today's data and settings does not give it.
+    """What the log shows, and training on today's data and settings does not give: it has gone since.
 
     Attributes:
         rounds: first and last round in which the log shows it directly.
         fault: what was wrong, `data` or `updates`; empty if that is not one thing.
-        evidence: the clients' rows in the log beside what training on their data gives.
     """
 
     rounds: tuple[int, int]
     fault: str
-    evidence: tuple[Indication, ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class Proof:
         loss: column that was compared, `val_loss` or `train_loss`.
         without: (R,) losses with nothing changed, mean over the seeds; of a fault that has gone, the logged losses.
         with_change: (R,) losses with the change; of a fault that has gone, the losses with nothing changed.
-        gone: the fault, if it was one of single rounds that has gone since.
+        gone: the fault, if it has gone since.
+        evidence: what speaks for the cause, if it came out of the proof itself.
+        kind: what is compared; see `ReplayResult`.
+        from_round: round of the model that the proof's replays start from; None: as all others.
         why: why the cause is not proven, a part of a sentence; empty if it is proven, or if its change removes too
             little.
     """
@@ -47,6 +52,9 @@ class Proof:
     without: tuple[float, ...]
     with_change: tuple[float, ...]
     gone: Gone | None = None
+    evidence: tuple[Indication, ...] = ()
+    kind: ProofKind = "change"
+    from_round: int | None = None
     why: str = ""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -30,6 +30,14 @@ class Fit:
     loss: float
     accuracy: float
     by_label: Mapping[int, tuple[int, float, float]]
+
+
+class Spread(NamedTuple):
+    """Losses of some examples, nats: their number, mean and variance."""
+
+    number: int
+    mean: float
+    variance: float
 
 
 class Probe:
@@ -62,16 +70,21 @@ class Probe:
 
     def fit(self, params: Params, examples: Examples) -> Fit:
         """Returns loss and accuracy of the model with `params` on `examples`."""
-        x, y = examples
-        logits = self.logits(params, x).astype(np.float64)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+        y = examples[1]
+        logits = self.logits(params, examples[0]).astype(np.float64)
+        losses = _losses(logits, y)
         hits = logits.argmax(axis=1) == y
         by_label = {
             int(label): (int((y == label).sum()), float(losses[y == label].mean()), float(hits[y == label].mean()))
             for label in np.unique(y)
         }
         return Fit(float(losses.mean()), float(hits.mean()), by_label)
+
+    def spread(self, params: Params, examples: Examples) -> dict[int, Spread]:
+        """Returns, by label, how the losses of the model with `params` on `examples` are spread."""
+        losses, y = _losses(self.logits(params, examples[0]).astype(np.float64), examples[1]), examples[1]
+        by_label = {int(label): losses[y == label] for label in np.unique(y)}
+        return {label: Spread(len(some), float(some.mean()), float(some.var())) for label, some in by_label.items()}
 
     def gradient(self, params: Params, examples: Examples) -> tuple[float, Floats]:
         """Returns the mean loss over `examples`, in nats, and its gradient (P,) at `params`."""
@@ -84,3 +97,10 @@ class Probe:
             loss += float(value) * len(part[1])
             total += slope.numpy().astype(np.float64) * len(part[1])
         return loss / len(y), total / len(y)
+
+
+def _losses(logits: Floats, labels: NDArray[np.int32]) -> Floats:
+    """Returns (N,) cross-entropies of logits (N, C), nats."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    losses: Floats = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    return losses

@@ -9,9 +9,12 @@ from dataclasses import replace
 from tasks.diagnose.causes.architecture_variation import ARCHITECTURE_VARIATION
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation
 from tasks.diagnose.causes.client_learning_rate import CLIENT_LEARNING_RATE
+from tasks.diagnose.causes.data_drift import DATA_DRIFT
 from tasks.diagnose.causes.faulty_clients import FAULTY_CLIENTS
 from tasks.diagnose.causes.feature_shift import FEATURE_SHIFT
+from tasks.diagnose.causes.hold_out_shift import HOLD_OUT_SHIFT
 from tasks.diagnose.causes.label_skew import LABEL_SKEW
+from tasks.diagnose.causes.missing_clients import MISSING_CLIENTS
 from tasks.diagnose.causes.non_finite import NON_FINITE
 from tasks.diagnose.causes.overfitting import OVERFITTING
 from tasks.diagnose.causes.quantity_skew import QUANTITY_SKEW
@@ -23,6 +26,9 @@ from tasks.settings import Settings, value_at
 
 CAUSES: dict[str, CauseKind] = {
     "non_finite": NON_FINITE,
+    "missing_clients": MISSING_CLIENTS,
+    "data_drift": DATA_DRIFT,
+    "hold_out_shift": HOLD_OUT_SHIFT,
     "faulty_clients": FAULTY_CLIENTS,
     "architecture_variation": ARCHITECTURE_VARIATION,
     "unequal_local_work": UNEQUAL_LOCAL_WORK,

@@ -37,12 +37,15 @@ class Candidate:
         change: what a replay does without it.
         clients: through which it acts; empty if through all.
         instead: another change, which is tried if the first removes less than half of the rise.
+        replayed: whether a replay of the change decides. If not, today's data do not hold what the run had without the
+            cause, so a test of its own decides: `before.py` or `hold_out.py`.
     """
 
     cause: str
     change: Change
     clients: tuple[str, ...] = ()
     instead: Change | None = None
+    replayed: bool = True
 
 
 @dataclass(frozen=True)

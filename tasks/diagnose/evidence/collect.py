@@ -10,10 +10,17 @@ from tasks.arrays import Floats
 from tasks.clients import Examples
 from tasks.diagnose.evidence import logged
 from tasks.diagnose.evidence.dissimilarity import dissimilarity
-from tasks.diagnose.evidence.expectations import expected, feature_distance, hold_out_features, structure
+from tasks.diagnose.evidence.expectations import (
+    expected,
+    feature_distance,
+    hold_out_features,
+    hold_out_in_conflict,
+    structure,
+)
 from tasks.diagnose.evidence.findings import ClientFinding, Findings, mean_label_distance
 from tasks.diagnose.evidence.harm import influence
 from tasks.diagnose.evidence.local_models import local_models, sent_model
+from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.evidence.remembered import memories_of
 from tasks.diagnose.evidence.repeated import sent_over_trained
 from tasks.diagnose.evidence.sent import Captured, Gauge, capture, reference_of
@@ -78,7 +85,8 @@ def find(
         return replace(seen, gradient=np.zeros(0))
 
     views = replays.at_clients(seen_by)
-    before = _Before(replays, probe, log, first, views, test)
+    remembered = memories_of(replays, probe, log, first)
+    before = _Before(replays, probe, log, first, views, test, remembered.memories)
     rows = logged.rows_of(log, first, first + _ROUNDS - 1)
     some = {client: sent.updates[client] for client in sorted(sent.updates)[:_INFLUENCE_CLIENTS]}
     own = before.own(rows, influence(replays, probe, sent, some))
@@ -102,6 +110,8 @@ def find(
         local_models=local,
         objective_gap=logged.objective_gap(rows, {c: info.weight for c, info in cohort.clients.items()}),
         resized=logged.resized(log, first, {client: info.num_examples for client, info in cohort.clients.items()}),
+        drift=remembered.drift,
+        hold_out_in_conflict=hold_out_in_conflict(fits, probe.fit(params, test)),
     )
 
 
@@ -115,6 +125,7 @@ class _Before:
     first: int
     views: Mapping[str, View]
     test: Examples
+    memories: Mapping[str, Memory]
 
     def own(self, rows: Sequence[logged.Row], left_out: Mapping[str, float]) -> dict[str, ClientFinding]:
         """What the clients' data and log say of them; of what they send, nothing is known yet."""
@@ -122,7 +133,6 @@ class _Before:
         reference = self.probe.fit(replays.params, self.test)
         hold_out = hold_out_features(self.probe, replays.params, self.test)
         usual = logged.usual_losses(log, self.first)
-        memories = memories_of(replays, self.probe, log, self.first)
         failures = {client: logged.first_failure(log, client, self.first) for client in self.views}
         failed = [client for client, round_num in failures.items() if round_num is not None]
         broken = replays.at_clients(lambda _, examples: self._path(examples, _BROKEN_EPOCHS).first_broken, failed)
@@ -148,7 +158,7 @@ class _Before:
                 failed=failures[client],
                 first_broken=broken.get(client),
                 left_out=left_out.get(client, np.nan),
-                memory=memories.get(client),
+                memory=self.memories.get(client),
             )
         return own
 

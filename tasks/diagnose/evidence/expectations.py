@@ -1,5 +1,6 @@
 """What the hold-out data let one expect of a client's data at the model before the rise, and how far off they are."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.clients import Examples
+from tasks.diagnose.thresholds import CONFLICT_LOSS
 from tasks.local.features import LabelMeans, flat
 from tasks.local.probe import Fit, Probe
 from tasks.parameters import Params
@@ -26,6 +28,18 @@ def expected(fit: Fit, reference: Fit) -> tuple[float, float]:
         loss += count / total * usual_loss
         accuracy += count / total * usual_recall
     return loss, accuracy
+
+
+def hold_out_in_conflict(fits: Mapping[str, Fit], reference: Fit) -> bool:
+    """Returns whether the hold-out loss is more than CONFLICT_LOSS times the clients' loss on the same labels.
+
+    Args:
+        fits: by client, how the model does on its data.
+        reference: how it does on the hold-out data.
+    """
+    sizes = np.array([sum(count for count, _, _ in fit.by_label.values()) for fit in fits.values()], np.float64)
+    losses = sizes @ [fit.loss for fit in fits.values()]
+    return bool(sizes @ [expected(fit, reference)[0] for fit in fits.values()] > CONFLICT_LOSS * losses)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from tasks.diagnose.thresholds import BEYOND, FAR_GROWN, OUTGROWN, OVERSHOT, TOO
 from tasks.skew import earth_mover
 
 if TYPE_CHECKING:  # its import takes TensorFlow's
+    from tasks.diagnose.evidence.absent import Absence
+    from tasks.diagnose.evidence.drift_of_data import DataDrift
     from tasks.diagnose.evidence.local_models import LocalModel
     from tasks.diagnose.evidence.unseen import Unseen
 
@@ -83,6 +85,14 @@ class Findings:
     """The loss on clients' data that a model was not trained on (unseen.py); None if not measured."""
     resized: bool | None = None
     """Whether some client's number of examples changed in the run; None if the log has no round before the rise."""
+
+    absence: "Absence | None" = None
+    """Clients that stay away from about the first round of the rise on (absent.py); None if there are none."""
+    drift: "DataDrift | None" = None
+    """A change of most clients' data (drift_of_data.py); None if there is none."""
+    hold_out_in_conflict: bool = False
+    """Whether the hold-out loss of the model before the rise is more than CONFLICT_LOSS times the clients' loss on data
+    with the same labels."""
 
     @property
     def overshooting(self) -> float:

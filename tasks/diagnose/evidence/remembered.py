@@ -1,12 +1,13 @@
 """Are a client's data the same as before the rise? Known models and the log tell."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from tasks.diagnose.evidence.compared import LossComparison
+from tasks.diagnose.evidence.compared import ComparedLosses, LossComparison
+from tasks.diagnose.evidence.drift_of_data import DataDrift, common_relabelling, drift_of
 from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.replay.computations import ComputationCache
@@ -24,14 +25,27 @@ _EARLY = 0.7
 """Fraction of the rounds before the rise, from the first on, in which an unchanged loss counts as well."""
 
 
-def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> dict[str, Memory]:
-    """Returns by client the logged loss that differs most from the loss that its data of today give.
+@dataclass(frozen=True)
+class Remembered:
+    """What the log remembers of the clients' data.
+
+    Attributes:
+        memories: by client, the logged loss that differs most from the loss that its data of today give.
+        drift: a change of most clients' data; None if there is none.
+    """
+
+    memories: Mapping[str, Memory] = field(default_factory=dict)
+    drift: DataDrift | None = None
+
+
+def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> Remembered:
+    """Returns what the log remembers of the data that each client had before the rise.
 
     1. Losses are compared of the earliest rounds whose model is known, before round `first`.
     2. A loss that is the same today counts only of the early rounds: right before the rise, data may already have
        changed. It does not count in round 1, whose weights may give all labels the same loss.
     3. A client is left out if its data do not give its losses during the rise either: they changed after it.
-    4. No client is in the result if the data of most have changed.
+    4. No client is in the result if the clients were divided anew: other data of most of them, and no drift.
 
     Args:
         replays: at the checkpoint before the rise.
@@ -47,8 +61,9 @@ def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> 
     before = comparison.under_some(
         [saved for saved in replays.saved if saved < first - 1], replays.cohort.clients, counts
     )
-    if before.of_most:
-        return {}
+    drift = _drift(comparison, before, first) if before.of_most else None
+    if before.of_most and drift is None:
+        return Remembered()
     during = comparison.under_some([saved for saved in replays.saved if saved >= first], before.changed, lambda _: True)
     left_out = {*before.resized, *during.changed, *during.resized}
     memories = {}
@@ -59,7 +74,24 @@ def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> 
         differing = [memory for memory in counted if memory.changed]
         back = comparison.relabelling(client, differing) if differing else None
         memories[client] = replace(max(counted, key=lambda memory: memory.difference), relabelling=back)
-    return memories
+    return Remembered(memories, drift and replace(drift, then=_relabelled(drift, memories)))
+
+
+def _drift(comparison: LossComparison, before: ComparedLosses, first: int) -> DataDrift | None:
+    """A change of most clients' data, of which `before` has losses before the rise."""
+    replays = comparison.replays
+    if replays.as_they_are:
+        compared = comparison.under(replays.saved, replays.cohort.clients)
+    else:  # rounds have to be run again for each model, so only a few are compared
+        later = comparison.under_some([saved for saved in replays.saved if saved >= first], before.memories, bool)
+        memories = {c: (*mine, *later.memories.get(c, ())) for c, mine in before.memories.items()}
+        compared = ComparedLosses(memories, before.resized | later.resized)
+    return drift_of(compared, first, {client: info.num_examples for client, info in replays.cohort.clients.items()})
+
+
+def _relabelled(drift: DataDrift, memories: Mapping[str, Memory]) -> dict[str, tuple[int, ...]]:
+    known = {client: memories[client].relabelling if client in memories else None for client in drift.clients}
+    return common_relabelling(known)
 
 
 def risen_with_their_data(

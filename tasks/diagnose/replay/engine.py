@@ -22,7 +22,7 @@ from tasks.federate import runner
 from tasks.federate.loop import identity_of
 from tasks.federate.record import RoundLine
 from tasks.federate.runner import Runner
-from tasks.federate.schedule import clients_per_round
+from tasks.federate.schedule import clients_per_round, sample
 from tasks.federate.state import ClientResult, ServerState
 from tasks.round_log.columns import LOSS_COLUMNS
 from tasks.runtime.failed import Failed
@@ -233,6 +233,17 @@ class Replayer:
         """Returns which of its examples the client's first batch of the round holds."""
         return self._variants.unchanged.order(client, round_num)[: self.settings.federate.client.batch_size]
 
+    def drawn(self, round_num: int) -> list[str] | None:
+        """Returns the clients that the run's sampling draws in a round in which no client has been excluded, sorted.
+
+        None if the draw depends on the model.
+        """
+        sampling, clients = self.settings.federate.sampling, self.cohort.clients
+        if sampling.kind == "power_of_choice":
+            return None
+        sizes = {client: info.num_examples for client, info in clients.items()}
+        return sample(sampling, sizes, self.settings.seed, round_num, {c: info.labels for c, info in clients.items()})
+
     @property
     def unchanged(self) -> Replay:
         """The replay that changes nothing and draws what the run drew, as far as it has been run."""
@@ -259,13 +270,13 @@ class Replayer:
         runner_, state = self._variants.changed(change, seed, self._state)
         return Replay(change, runner_, state, self.from_round + 1, self._loss)
 
-    def begin_after(self, saved: int, change: Change) -> Replay:
-        """Returns a replay like `begin`, with the run's own seed, from the model after round `saved`, one of `saved`.
+    def begin_after(self, saved: int, change: Change, seed: int = 0) -> Replay:
+        """Returns a replay like `begin`, from the model after round `saved`, one of `saved`.
 
         Raises:
             SettingsError: see `begin`.
         """
-        runner_, state = self._variants.changed(change, 0, self._saved.after(saved))
+        runner_, state = self._variants.changed(change, seed, self._saved.after(saved))
         return Replay(change, runner_, state, saved + 1)
 
     def advance(self, replay: Replay, until: int) -> None:
