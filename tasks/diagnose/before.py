@@ -9,12 +9,12 @@ from tasks.diagnose.causes import Candidate
 from tasks.diagnose.gone import gone_effect, logged_losses
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Gone, Proof
-from tasks.diagnose.replay.agreement import Disagreement
+from tasks.diagnose.replay.agreement import Disagreement, first_disagreement
 from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.effect import Effect, removed
 from tasks.diagnose.replay.engine import Replayer
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.window import LEAST, LONGEST, reproduced, training_loss
+from tasks.diagnose.window import LEAST, LONGEST, reproduced
 from tasks.round_log.read import ClientLog
 
 MOST_ROUNDS = verdict.SEEDS * LONGEST
@@ -22,7 +22,7 @@ MOST_ROUNDS = verdict.SEEDS * LONGEST
 
 
 def from_before(
-    replays: Replayer, incident: Incident, log: ClientLog, candidate: Candidate, until: int
+    replays: Replayer, incident: Incident, candidate: Candidate, until: int, log: ClientLog | None = None
 ) -> Proof | None:
     """Returns the proof of a cause that began after round `until` and cannot be taken away in a replay; None without.
 
@@ -33,18 +33,17 @@ def from_before(
     Args:
         replays: of the run.
         incident: the rise.
-        log: clients.csv, without rounds of pruning.
         candidate: the cause.
         until: last round in which the log shows the run without it.
+        log: clients.csv, without rounds of pruning, if the replays must have its rows: the cause is not in the
+            training.
     """
-    start = max((saved for saved in replays.saved if 0 < saved <= until - LEAST), default=None)
+    start = max((saved for saved in replays.saved if saved <= until - LEAST), default=None)
     if start is None or incident.hidden:
         return None
     last = min(until, start + LONGEST)
     rounds = [r for r in range(start + 1, last + 1) if r in incident.logged]
-    level = (
-        incident.logged.get(start) if incident.loss == "val_loss" else training_loss(log, range(start - 3, start + 1))
-    )
+    level = incident.rise.loss_before
     if level is None or not rounds:
         return None
     logged = [incident.logged[r] for r in rounds]
@@ -52,6 +51,8 @@ def from_before(
     for seed in range(verdict.SEEDS):
         replay = replays.begin_after(start, NO_CHANGE, seed)
         replays.advance(replay, last)
+        if log is not None and not seed and first_disagreement(replay.lines, log, last):
+            return None
         series.append(replay.losses[incident.loss])
         losses = [replay.losses[incident.loss][r - start - 1] for r in rounds]
         # As high as the run's loss rose, and not as high as it is in these rounds, in which it did not rise.

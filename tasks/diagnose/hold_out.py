@@ -5,9 +5,11 @@ from statistics import NormalDist
 import numpy as np
 
 from tasks.diagnose.causes import Candidate
+from tasks.diagnose.causes.base import Indication
 from tasks.diagnose.causes.hold_out_shift import OTHER_HALF, unlike_evidence
 from tasks.diagnose.evidence.unseen import Unseen, halves, unseen_losses
 from tasks.diagnose.investigation import Proof
+from tasks.diagnose.phrases import measured
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.replay.engine import Replayer
@@ -47,6 +49,21 @@ def prove_hold_out_shift(replays: Replayer, probe: Probe, start: int, last: int)
         if effect.proven:
             return _proof(folds, effect), folds[0]
     return None, folds[0]
+
+
+def replaced_evidence(proof: Proof) -> tuple[Indication, ...]:
+    """Returns what the hold-out losses of one model say, in the log and with today's hold-out data."""
+    last = (proof.from_round or 0) + len(proof.without)
+    now, logged = proof.without[-1], proof.with_change[-1]
+    return (
+        Indication(
+            "hold_out_loss_today",
+            now,
+            logged,
+            f"The replay trains the clients exactly as the run did. But after round {last}, the hold-out loss is "
+            f"{measured(now)}, and the run logged {measured(logged)}. So the hold-out data have been replaced since.",
+        ),
+    )
 
 
 def _proof(folds: list[Unseen], effect: Effect) -> Proof:

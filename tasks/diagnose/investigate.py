@@ -167,16 +167,28 @@ class _OwnTests:
     def proven(self, candidate: Candidate, findings: Findings) -> Proof | None:
         """Returns the proof of a cause that no replay of its change can decide about; None if it is not proven."""
         if candidate.cause == "hold_out_shift":
-            last = self.trials.window.last
-            if self.trials.spent + hold_out.MOST_REPLAYS * last > self.trials.allowed:
-                return None
-            proof, self.unseen = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
-            return proof
+            return self._of_hold_out(candidate)
         since = findings.absence.first - 1 if candidate.cause == "missing_clients" and findings.absence else None
         since = findings.drift.last_before if candidate.cause == "data_drift" and findings.drift else since
-        if since is None or self.trials.spent + before.MOST_ROUNDS > self.trials.allowed:
+        if since is None or not self._allows(before.MOST_ROUNDS):
             return None
-        return before.from_before(self.replays, self.incident, self.log, candidate, since)
+        return before.from_before(self.replays, self.incident, candidate, since)
+
+    def _of_hold_out(self, candidate: Candidate) -> Proof | None:
+        """The proof that the hold-out data were replaced in the run, or that they are unlike the clients' data."""
+        last = self.trials.window.last
+        if self._allows(before.MOST_ROUNDS):
+            until = self.incident.first - 1
+            replaced = before.from_before(self.replays, self.incident, candidate, until, self.log)
+            if replaced is not None:
+                return replace(replaced, evidence=hold_out.replaced_evidence(replaced))
+        if not self._allows(hold_out.MOST_REPLAYS * last):
+            return None
+        proof, self.unseen = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
+        return proof
+
+    def _allows(self, rounds: int) -> bool:
+        return self.trials.spent + rounds <= self.trials.allowed
 
 
 def _gone(
@@ -260,9 +272,8 @@ def _trials(
     # Confirmation comes on top: two more seeds of one change and of none, and what was spent on the evidence.
     reserve = 2 * (verdict.SEEDS - 1) * (last - replays.from_round)
     # Tests of their own come on top as well: they decide before the candidates of the tournament are replayed.
-    own = {candidate.cause for candidate in proposed if not candidate.replayed}
-    reserve += hold_out.MOST_REPLAYS * last * ("hold_out_shift" in own)
-    reserve += before.MOST_ROUNDS * len(own - {"hold_out_shift"})
+    own = [candidate.cause for candidate in proposed if not candidate.replayed]
+    reserve += hold_out.MOST_REPLAYS * last * ("hold_out_shift" in own) + before.MOST_ROUNDS * len(own)
     least = floor(chance_loss(replays.cohort.test_y), replays.loss, replays.from_round)
     return Trials(replays, compared, spent_before + allowed + reserve, least)
 

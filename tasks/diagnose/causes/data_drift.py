@@ -16,10 +16,10 @@ def _candidates(at: Situation) -> list[Candidate]:
         return []
     who = every_client(drift.clients)
     if not drift.then:
-        then = Change(f"with the data that {who} had before round {drift.first_after}")
+        then = Change(f"with the data that {who} had up to round {drift.last_before}")
         return [Candidate("data_drift", then, drift.clients, replayed=False)]
     says = f"the labels of {who} changed back"
-    back = Change(f"with {says}", surgery={says: labels_changed_back(drift.then)})
+    back = Change(f"with {says}", surgery={says: labels_changed_back(dict.fromkeys(drift.clients, drift.then))})
     return [Candidate("data_drift", back, drift.clients)]
 
 
@@ -31,22 +31,21 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
     changed = len(drift.clients)
     first = drift.clients[0]
     memory = drift.memories[first]
+    since = "" if drift.first_after is None else f"; from round {drift.first_after} on, it has the same losses"
     yield Indication(
         "clients_with_changed_data",
         changed,
         0.0,
-        f"The data of {changed} of {drift.num_clients} clients changed between round {drift.last_before} and "
-        f"round {drift.first_after}: up to the first, the log has other losses than today's data give under the "
-        f"same model, and from the second on the same losses. For example, client {first} logged "
-        f"{memory.logged:.7g} in round {memory.round}, and today the loss is {memory.now:.7g}.",
+        f"The data of {changed} of {drift.num_clients} clients changed after round {drift.last_before}. Up to then, "
+        f"the log has other losses than today's data give under the same models{since}. For example, client {first} "
+        f"logged {memory.logged:.7g} in round {memory.round}, and today the loss is {memory.now:.7g}.",
     )
-    words = dict.fromkeys(relabelling_in_words(then) for then in drift.then.values())
-    if words:
+    if drift.then:
         yield Indication(
             "relabelled",
-            len(drift.then),
+            changed,
             0.0,
-            f"If the labels are changed back ({' or '.join(words)}), the losses equal the logged losses.",
+            f"If the labels are changed back ({relabelling_in_words(drift.then)}), the losses equal the logged losses.",
         )
     hold_out = drift.hold_out
     if hold_out is not None and not hold_out.changed:
@@ -61,11 +60,11 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     drift = at.findings.drift
-    since = "" if drift is None else f" since round {drift.first_after}"
+    since = "" if drift is None else f" since round {drift.last_before}"
     return [
         Remedy(
-            f"find out which data are right, those that {every_client(clients)} had or those that they have{since}; "
-            "then correct the others, also the hold-out data"
+            f"find out which data of {every_client(clients)} are right, those of before or those{since}; then correct "
+            "the others, also the hold-out data"
         )
     ]
 

@@ -100,15 +100,36 @@ class LossComparison:
         2. All losses are of round 1, whose weights may give all labels the same loss.
         3. A logged loss is not the model's loss on a client's own examples alone; see `Replayer.as_they_are`.
         """
-        if not self.replays.as_they_are or len(memories) < TIMES or memories[-1].round == 1:
+        if len(memories) < TIMES or memories[-1].round == 1:
             return None
+        return next(iter(self._fitting(client, memories)), None)
+
+    def common_relabelling(self, memories: Mapping[str, Sequence[Memory]]) -> tuple[int, ...] | None:
+        """Returns the one relabelling of today's data that gives all the losses of all clients; None if there is none.
+
+        The result is None as well if several do, if there are fewer than TIMES clients, or for reason 3 of
+        `relabelling`.
+        """
+        if len(memories) < TIMES:
+            return None
+        left: set[tuple[int, ...]] | None = None
+        for client, mine in memories.items():
+            fitting = {*self._fitting(client, mine)}
+            left = fitting if left is None else left & fitting
+            if not left:
+                return None
+        return left.pop() if left is not None and len(left) == 1 else None
+
+    def _fitting(self, client: str, memories: Sequence[Memory]) -> Iterator[tuple[int, ...]]:
+        """The relabellings of today's data that give all the losses in `memories`, the simplest first."""
+        if not self.replays.as_they_are:
+            return
         logged = [memory.logged for memory in memories]
         tables = self._at({client: [memory.round - 1 for memory in memories]}, loss_by_other_label)[client].values()
         for then in relabellings(self.replays.cohort.num_classes):
             losses = [table[np.arange(len(then)), then].sum() for table in tables]
             if np.allclose(losses, logged, rtol=1e-5, atol=1e-6):
-                return tuple(int(label) for label in then)
-        return None
+                yield tuple(int(label) for label in then)
 
     def _add(
         self, compared: ComparedLosses, saved: int, clients: Collection[str], losses: Mapping[str, Mapping[int, float]]

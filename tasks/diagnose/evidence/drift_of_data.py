@@ -1,9 +1,7 @@
 """Did the data of most clients change in the course of the run? What the log remembers of them says it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-import numpy as np
+from dataclasses import dataclass
 
 from tasks.diagnose.evidence.compared import ComparedLosses
 from tasks.diagnose.evidence.memory import Memory
@@ -18,8 +16,9 @@ class DataDrift:
         memories: by client whose data changed, the last loss that its data of today do not give.
         num_clients: clients whose losses could be compared.
         last_before: last round in which the log shows the data of then.
-        first_after: first round in which the log shows the data of today.
-        then: by client, the label that each label of today was; empty if no relabelling explains the change.
+        first_after: first round in which the log shows the data of today; None if no later round can be compared.
+        then: for each label of today, the label that it was at all of these clients; empty if no relabelling explains
+            the change.
         hold_out: val_loss of the last known model before, in the log and with the hold-out data of today; None if it
             was not logged.
     """
@@ -27,8 +26,8 @@ class DataDrift:
     memories: Mapping[str, Memory]
     num_clients: int
     last_before: int
-    first_after: int
-    then: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    first_after: int | None
+    then: tuple[int, ...] = ()
     hold_out: Memory | None = None
 
     @property
@@ -37,41 +36,44 @@ class DataDrift:
         return tuple(sorted(self.memories))
 
 
-def drift_of(compared: ComparedLosses, first: int, sizes: Mapping[str, int]) -> DataDrift | None:
-    """Returns what the compared losses say of a change of most clients' data; None if they say no such thing.
+def drift_of(compared: ComparedLosses, first: int) -> DataDrift | None:
+    """Returns the change of most clients' data that the compared losses show; None if they show none.
 
-    It is one if all of these hold:
-    1. Most clients logged other losses before the rise than their data of today give, and later the same losses.
-    2. Their numbers of examples are as they were: else the clients were divided anew, which is a skew and no drift.
-    3. Over all clients, weighted by examples, the data of today have a loss of more than WORSE times the logged one
-       under the models before. Data that are only divided anew have the same loss over all clients.
+    1. Most clients logged other losses before the rise than their data of today give, and the same losses in it, as far
+       as these can be compared.
+    2. Their numbers of examples are as they were.
+
+    Clients that were divided anew look the same, unless their sizes changed: see `explained`.
 
     Args:
         compared: losses under the known models, of before the rise and of later.
         first: first round of the rise.
-        sizes: examples by client.
     """
     known = compared.memories.keys() | compared.resized
-    last, after = dict[str, Memory](), dict[str, int]()
+    last, after = dict[str, Memory](), list[int]()
     for client in compared.changed:
         before = [memory for memory in compared.memories[client] if memory.changed]
-        later = [memory.round for memory in compared.memories[client] if memory.round > before[-1].round]
-        if later and before[0].round < first:
-            last[client], after[client] = before[-1], later[0]
+        if before[-1].round <= first:
+            last[client] = before[-1]
+            after += [memory.round for memory in compared.memories[client] if memory.round > before[-1].round][:1]
     if not 2 * len(last) > len(known):
         return None
-    pairs = [(sizes[c], m) for c, memories in compared.memories.items() for m in memories if m.round < first]
-    weights = np.array([size for size, _ in pairs], np.float64)
-    logged, now = (np.array([getattr(memory, name) for _, memory in pairs]) for name in ("logged", "now"))
-    if not weights @ now > WORSE * (weights @ logged):
-        return None
-    return DataDrift(last, len(known), max(memory.round for memory in last.values()), min(after.values()))
+    return DataDrift(last, len(known), max(memory.round for memory in last.values()), min(after, default=None))
 
 
-def common_relabelling(known: Mapping[str, tuple[int, ...] | None]) -> dict[str, tuple[int, ...]]:
-    """Returns the relabelling of each client, where one explains all; empty if two differ, or if none is known.
+def explained(drift: DataDrift, compared: ComparedLosses, first: int, sizes: Mapping[str, int]) -> bool:
+    """Returns whether a change of most clients' data is a drift, and the clients were not only divided anew.
 
-    A client with too few losses to infer one from has the others' relabelling: the replay decides if that is right.
+    1. One relabelling gives every logged loss.
+    2. Or, over all clients, weighted by examples, today's data have a loss of more than WORSE times the logged one
+       under the models before the rise. Data that are only divided anew have the same loss over all clients.
+
+    Args:
+        drift: the change.
+        compared: see `drift_of`.
+        first: first round of the rise.
+        sizes: examples by client.
     """
-    found = {then for then in known.values() if then is not None}
-    return dict.fromkeys(known, found.pop()) if len(found) == 1 else {}
+    pairs = [(sizes[c], m) for c, memories in compared.memories.items() for m in memories if m.round < first]
+    logged = sum(size * memory.logged for size, memory in pairs)
+    return bool(drift.then) or sum(size * memory.now for size, memory in pairs) > WORSE * logged

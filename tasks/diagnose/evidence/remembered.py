@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.diagnose.evidence.compared import ComparedLosses, LossComparison
-from tasks.diagnose.evidence.drift_of_data import DataDrift, common_relabelling, drift_of
+from tasks.diagnose.evidence.compared import TIMES, ComparedLosses, LossComparison
+from tasks.diagnose.evidence.drift_of_data import DataDrift, drift_of, explained
 from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.replay.computations import ComputationCache
@@ -73,8 +73,10 @@ def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> 
             continue
         differing = [memory for memory in counted if memory.changed]
         back = comparison.relabelling(client, differing) if differing else None
+        if drift is not None and drift.then and client in drift.memories:
+            back = drift.then
         memories[client] = replace(max(counted, key=lambda memory: memory.difference), relabelling=back)
-    return Remembered(memories, drift and replace(drift, then=_relabelled(drift, memories)))
+    return Remembered(memories, drift)
 
 
 def _drift(comparison: LossComparison, before: ComparedLosses, first: int) -> DataDrift | None:
@@ -86,12 +88,13 @@ def _drift(comparison: LossComparison, before: ComparedLosses, first: int) -> Da
         later = comparison.under_some([saved for saved in replays.saved if saved >= first], before.memories, bool)
         memories = {c: (*mine, *later.memories.get(c, ())) for c, mine in before.memories.items()}
         compared = ComparedLosses(memories, before.resized | later.resized)
-    return drift_of(compared, first, {client: info.num_examples for client, info in replays.cohort.clients.items()})
-
-
-def _relabelled(drift: DataDrift, memories: Mapping[str, Memory]) -> dict[str, tuple[int, ...]]:
-    known = {client: memories[client].relabelling if client in memories else None for client in drift.clients}
-    return common_relabelling(known)
+    drift = drift_of(compared, first)
+    if drift is None:
+        return None
+    differing = {c: [memory for memory in compared.memories[c] if memory.changed][:TIMES] for c in drift.clients}
+    drift = replace(drift, then=comparison.common_relabelling(differing) or ())
+    sizes = {client: info.num_examples for client, info in replays.cohort.clients.items()}
+    return drift if explained(drift, compared, first, sizes) else None
 
 
 def risen_with_their_data(
