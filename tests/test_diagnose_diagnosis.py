@@ -56,6 +56,8 @@ def test_json_of_a_run_without_a_rise() -> None:
         "causes": [],
         "healthy": ["00"],
         "not_looked_at": [],
+        "looked_for": [],
+        "not_examined": [],
         "limits": ["Nothing."],
         "detection": {
             "loss": "val_loss",

@@ -4,6 +4,7 @@ import pytest
 from diagnosis_values import MINIMAL, RISE, diagnosis, with_cause, with_replay, with_rise
 
 from tasks.diagnose.diagnosis import Curve, Removed, ReplayResult
+from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.report.replay_wording import during, no_replay
 from tasks.diagnose.report.short import lines
@@ -116,7 +117,9 @@ def test_the_short_answer_says_why_no_cause_is_proven_and_whether_a_remedy_was_t
 def test_title_asks_why_only_if_something_rose_or_ended() -> None:
     assert title(diagnosis()) == "Why did the loss go up?"
     assert title(MINIMAL) == "Did the loss go up?"
-    assert title(replace(MINIMAL, question="ended")) == "Why did the run end?"
+    ending = Ending(3, "federate", "every client failed", False, ("00",), (), 1, 3, 2, 0.4)
+    assert title(replace(MINIMAL, ending=ending)) == "Why did the run end?"
+    assert title(replace(MINIMAL, ending=replace(ending, goes_on=True))) == "Did the loss go up?"
 
 
 def test_a_model_at_chance_is_said_to_be_at_chance_since_when() -> None:

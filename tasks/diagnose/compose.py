@@ -16,7 +16,6 @@ from tasks.diagnose.diagnosis import (
     Diagnosis,
     Evidence,
     NotFinished,
-    Question,
     RemedyEnding,
     Removed,
     ReplayResult,
@@ -25,7 +24,7 @@ from tasks.diagnose.diagnosis import (
 )
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
-from tasks.diagnose.investigation import Investigation, LongReplay, Proof, Tried
+from tasks.diagnose.investigation import Investigation, LongReplay, Proof, Standing, Tried
 from tasks.diagnose.observe.client_signals import client_signals
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.effect import Effect
@@ -74,14 +73,12 @@ def compose(
         ending: how the run ended; None if it did not end early.
     """
     signals = client_signals(observation)
-    question: Question = "ended" if ending and not ending.goes_on else "rise"
     healthy, not_looked_at = _unremarkable(observation, replays)
     answer = Diagnosis(
         observation.rise,
         healthy,
         signals,
         tuple(limits),
-        question=question,
         ending=ending,
         looked_at=observation.window,
         not_looked_at=not_looked_at,
@@ -91,7 +88,7 @@ def compose(
     return replace(
         answer,
         causes=tuple(
-            _cause(proof, replays, settings, _rounds(observation, replays, ending)) for proof in replays.causes
+            _cause(proof, replays, settings, _rounds(proof, observation, replays, ending)) for proof in replays.causes
         ),
         ruled_out=tuple(_ruled_out(proof) for proof in replays.ruled_out),
         not_finished=tuple(_not_finished(proof) for proof in replays.not_finished),
@@ -108,6 +105,9 @@ def compose(
             replays.allowed_for_remedies,
         ),
         signals=_signals(replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]),
+        standing=None if replays.standing is None else _standing(replays.standing),
+        looked_for=replays.looked_for,
+        not_examined=replays.not_examined,
     )
 
 
@@ -132,8 +132,15 @@ def _unremarkable(observation: Observation, replays: Investigation | None) -> tu
     )
 
 
-def _rounds(observation: Observation, replays: Investigation, ending: Ending | None) -> tuple[int, int]:
-    """The rounds in which a cause acts: of the end, or of the rise as far as it was replayed."""
+def _standing(standing: Standing) -> Standing:
+    loss, reference, noise = map(_number, (standing.loss, standing.reference, standing.noise))
+    return Standing(loss, reference, noise, standing.rounds)
+
+
+def _rounds(proof: Proof, observation: Observation, replays: Investigation, ending: Ending | None) -> tuple[int, int]:
+    """The rounds in which a cause acts: to the run's end, of the end, or of the rise as far as it was replayed."""
+    if replays.standing is not None:
+        return proof.since, replays.standing.rounds[1]
     if ending and observation.rise.of_an_end:
         return ending.since, ending.round
     # Replays that differ from the log are compared from an earlier round than the logged rise.
@@ -257,7 +264,7 @@ def _series(losses: Sequence[float]) -> Curve:
 
 
 def _share(value: float) -> float:
-    """A share of the rise in four digits, from -1 to 1. A loss below its level has nothing left to take away."""
+    """A share of the harm in four digits, from -1 to 1. A loss below its level has nothing left to take away."""
     return float(f"{min(1.0, max(-1.0, value)):.4g}")
 
 

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.investigation import Standing
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 
-Question = Literal["rise", "ended"]
+Question = Literal["rise", "ended", "standing"]
 
 Curve = tuple[float | None, ...]
 """A loss per round, nats per example; None where it is not finite."""
@@ -37,7 +38,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Removed:
-    """The share of the rise that a change takes away, from -1 to 1: mean over the seeds and its 90 % interval.
+    """The share of the harm that a change takes away, from -1 to 1: mean over the seeds and its 90 % interval.
+
+    The harm is the rise, or the excess of a loss that did not rise: ln(loss / reference) of `Standing`.
 
     Attributes:
         mean: over the seeds.
@@ -62,7 +65,7 @@ class ReplayResult:
         unchanged: (R,) that loss with nothing changed, mean over the seeds.
         changed: (R,) the same with the change.
         seeds: number of seeds.
-        removes: share of the rise that the change takes away.
+        removes: share of the harm that the change takes away.
         of_log: whether `unchanged` is the run's own logged loss, and `changed` the replay that changes nothing: the
             cause has gone since.
     """
@@ -106,7 +109,7 @@ class TriedRemedy:
     Attributes:
         settings: by their dotted names; empty for advice, as to correct data.
         says: what it is.
-        recovers: share of the rise that it takes back, -1 to 1: up to the run's end if `ending` is known, else in a
+        recovers: share of the harm that it takes back, -1 to 1: up to the run's end if `ending` is known, else in a
             short replay.
         loss_after: mean loss in the rounds of the short replay, nats per example; None if not finite.
         against: names of the causes that it was tried against.
@@ -129,10 +132,10 @@ class Cause:
 
     Attributes:
         cause: name in the fixed vocabulary.
-        score: share of the rise that it explains at least, 0 to 1.
+        score: share of the harm that it explains at least, 0 to 1.
         clients: through which it acts; empty if through all.
         fault: what is wrong of faulty clients, `labels`, `data` or `updates`; empty if that is not one thing.
-        rounds: whose losses were compared, first and last.
+        rounds: in which it acts, first and last, as far as they were compared.
         evidence: what speaks for it.
         replay: the rounds without it.
         remedy: the proposed one; None if none takes anything back.
@@ -155,7 +158,7 @@ class RuledOut:
     Attributes:
         cause: name in the fixed vocabulary.
         says: what was changed, as `the same rounds without client 04`.
-        removes: share of the rise that went away, of all seeds that were run; None if no replay of it rose, or if other
+        removes: share of the harm that went away, of all seeds that were run; None if no replay of it rose, or if other
             evidence refutes the cause.
         why: the evidence that refutes the cause, a part of a sentence; empty if its change removes too little.
     """
@@ -173,7 +176,7 @@ class NotFinished:
     Attributes:
         cause: name in the fixed vocabulary.
         says: what was changed, or would have been.
-        removes: share of the rise that went away, of all seeds that were run; None if it was not replayed.
+        removes: share of the harm that went away, of all seeds that were run; None if it was not replayed.
         why: why it is not known, a part of a sentence.
     """
 
@@ -212,12 +215,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Harm:
-    """How much worse the loss is than it was.
+    """How much worse the loss is than it was before, or than it would be without the proven causes.
 
     Attributes:
-        loss: the loss at its height, nats per example; None if it is not finite.
-        reference: the loss before the rise; None if it is not known.
-        noise: standard deviation of the loss of one round around its level, nats per example; None if not estimated.
+        loss: the loss at its height, or at the end of a run in which nothing rose, nats per example; None if it is not
+            finite.
+        reference: the loss before the rise, or at the end without the proven causes; None if it is not known.
+        noise: standard deviation of `loss`, nats per example: of one round around its level, or over seeds; None if not
+            estimated.
     """
 
     loss: float | None
@@ -241,11 +246,15 @@ class Diagnosis:
         remedies: tried, the best first.
         budget: of the replays; None if nothing was replayed.
         signals: what was measured of all clients, by name; None if nothing was replayed.
-        question: what is answered: why the loss rose, or why the run ended before its last round.
+        question: what is answered: why the loss rose, why the run ended before its last round, or why the loss is
+            higher than it should be, although nothing rose.
         ending: how the run ended; None if it did not end early.
         looked_at: the rounds in which clients were compared, first and last; None if they were checked only for failed
             updates and for single rounds that are far outside.
         not_looked_at: clients that could not be compared in these rounds, apart from those that failed.
+        standing: how high the loss is at the end, and how high it would be; None if that is not the question.
+        looked_for: what was looked at where nothing rose, a sentence each.
+        not_examined: what was not looked at where nothing rose, a sentence each.
     """
 
     rise: Rise
@@ -258,10 +267,19 @@ class Diagnosis:
     remedies: tuple[TriedRemedy, ...] = ()
     budget: Budget | None = None
     signals: Mapping[str, Any] | None = None
-    question: Question = "rise"
     ending: Ending | None = None
     looked_at: tuple[int, int] | None = None
     not_looked_at: tuple[str, ...] = ()
+    standing: Standing | None = None
+    looked_for: tuple[str, ...] = ()
+    not_examined: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> Question:
+        """Which question is answered."""
+        if self.standing is not None:
+            return "standing"
+        return "ended" if self.ending and not self.ending.goes_on else "rise"
 
     @property
     def verdict(self) -> str:
@@ -270,8 +288,10 @@ class Diagnosis:
 
     @property
     def harm(self) -> Harm | None:
-        """What is to be explained; None if nothing rose."""
-        rise = self.rise
+        """What is to be explained; None if there is nothing."""
+        rise, standing = self.rise, self.standing
+        if standing is not None:
+            return Harm(standing.loss, standing.reference, standing.noise)
         if not rise.detected:
             return None
         unit = rise.loss_before if rise.relative else 1.0
@@ -325,6 +345,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "causes": [_cause(cause) for cause in diagnosis.causes],
         "healthy": diagnosis.healthy,
         "not_looked_at": diagnosis.not_looked_at,
+        "looked_for": diagnosis.looked_for,
+        "not_examined": diagnosis.not_examined,
         "limits": diagnosis.limits,
         "detection": _fields(diagnosis.rise, "loss", "num_losses", "kind", "alarm", "phase", "sparsity", "noise")
         | _fields(diagnosis.rise, "correlation", "visible", "significance", "clients")
