@@ -26,9 +26,10 @@ def test_one_remedy_of_two_causes_is_proposed_once() -> None:
     (cause,) = diagnosis().causes
     second = replace(cause, cause="label_skew")
     answer = replace(diagnosis(), causes=(cause, second))
-    assert answer.proposed == [(["faulty_clients", "label_skew"], SCAFFOLD)]
-    answer = replace(answer, causes=(cause, replace(second, remedy=MEDIAN)))
-    assert answer.proposed == [(["faulty_clients"], SCAFFOLD), (["label_skew"], MEDIAN)]
+    assert answer.proposed == [([cause, second], SCAFFOLD)]
+    other = replace(second, remedy=MEDIAN)
+    answer = replace(answer, causes=(cause, other))
+    assert answer.proposed == [([cause], SCAFFOLD), ([other], MEDIAN)]
     assert answer.not_proposed == ()
 
 

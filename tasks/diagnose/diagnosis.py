@@ -68,6 +68,7 @@ class ReplayResult:
         removes: share of the harm that the change takes away.
         of_log: whether `unchanged` is the run's own logged loss, and `changed` the replay that changes nothing: the
             cause has gone since.
+        ends_at: hold-out loss at the end with the change, where nothing rose, nats per example.
     """
 
     says: str
@@ -79,6 +80,7 @@ class ReplayResult:
     seeds: int
     removes: Removed
     of_log: bool = False
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class Cause:
         cause: name in the fixed vocabulary.
         score: share of the harm that it explains at least, 0 to 1.
         clients: through which it acts; empty if through all.
-        fault: what is wrong of faulty clients, `labels`, `data` or `updates`; empty if that is not one thing.
+        fault: what is wrong, a key of the cause's `words.by_fault`: of faulty clients `labels`, `data` or `updates`, of
+            a learning rate `too_low`; empty if that is not one thing, or if the cause has only one fault.
         rounds: in which it acts, first and last, as far as they were compared.
         evidence: what speaks for it.
         replay: the rounds without it.
@@ -161,12 +164,17 @@ class RuledOut:
         removes: share of the harm that went away, of all seeds that were run; None if no replay of it rose, or if other
             evidence refutes the cause.
         why: the evidence that refutes the cause, a part of a sentence; empty if its change removes too little.
+        fault: as of a `Cause`.
+        ends_at: hold-out loss at the end with the change, where nothing rose, nats per example; None if it was not
+            replayed to the end.
     """
 
     cause: str
     says: str
     removes: float | None
     why: str = ""
+    fault: str = ""
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -178,12 +186,16 @@ class NotFinished:
         says: what was changed, or would have been.
         removes: share of the harm that went away, of all seeds that were run; None if it was not replayed.
         why: why it is not known, a part of a sentence.
+        fault: as of a `Cause`.
+        ends_at: as of a `RuledOut`.
     """
 
     cause: str
     says: str
     removes: float | None
     why: str
+    fault: str = ""
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +249,7 @@ class Diagnosis:
     Attributes:
         rise: of the loss, or that there is none.
         healthy: clients that were looked at and showed nothing unusual: they never failed, no loss that rose is theirs,
-            and no possible cause names them.
+            and no possible cause names them. Where nothing rose, `looked_for` says what was looked at.
         observations: what the logs show of single clients.
         limits: what the data could not tell, a sentence each.
         causes: proven, the first to be believed first.
@@ -249,9 +261,10 @@ class Diagnosis:
         question: what is answered: why the loss rose, why the run ended before its last round, or why the loss is
             higher than it should be, although nothing rose.
         ending: how the run ended; None if it did not end early.
-        looked_at: the rounds in which clients were compared, first and last; None if they were checked only for failed
-            updates and for single rounds that are far outside.
-        not_looked_at: clients that could not be compared in these rounds, apart from those that failed.
+        looked_at: the rounds in which clients were compared, first and last; None if the log was checked only for
+            failed updates and for single rounds that are far outside.
+        not_looked_at: clients that could not be compared, in these rounds or where nothing rose, apart from those that
+            failed.
         standing: how high the loss is at the end, and how high it would be; None if that is not the question.
         looked_for: what was looked at where nothing rose, a sentence each.
         not_examined: what was not looked at where nothing rose, a sentence each.
@@ -311,17 +324,17 @@ class Diagnosis:
         return next((cause.remedy for cause in self.causes if cause.remedy), None)
 
     @property
-    def proposed(self) -> list[tuple[list[str], TriedRemedy]]:
-        """The causes' remedies, each once, with the names of its causes."""
-        proposed: list[tuple[list[str], TriedRemedy]] = []
+    def proposed(self) -> list[tuple[list[Cause], TriedRemedy]]:
+        """The causes' remedies, each once, with its causes."""
+        proposed: list[tuple[list[Cause], TriedRemedy]] = []
         for cause in self.causes:
             if cause.remedy is None:
                 continue
-            causes = next((names for names, each in proposed if each.settings == cause.remedy.settings), None)
+            causes = next((against for against, each in proposed if each.settings == cause.remedy.settings), None)
             if causes is None:
-                proposed.append(([cause.cause], cause.remedy))
+                proposed.append(([cause], cause.remedy))
             else:
-                causes.append(cause.cause)
+                causes.append(cause)
         return proposed
 
     @property
@@ -360,8 +373,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         content["ending"] = _fields(diagnosis.ending, "round", "since", "failure", "by_guard", "failed")
     if diagnosis.budget is not None:
         content |= {
-            "ruled_out": [asdict(cause) for cause in diagnosis.ruled_out],
-            "not_finished": [asdict(cause) for cause in diagnosis.not_finished],
+            "ruled_out": [_tried(cause) for cause in diagnosis.ruled_out],
+            "not_finished": [_tried(cause) for cause in diagnosis.not_finished],
             "remedies": [asdict(remedy) for remedy in diagnosis.remedies],
             "replays": {name: value for name, value in asdict(diagnosis.budget).items() if value is not None},
             "signals": diagnosis.signals,
@@ -379,6 +392,11 @@ def _cause(cause: Cause) -> dict[str, Any]:
         "replay": _replay(cause.replay),
         "remedy": remedy,
     }
+
+
+def _tried(cause: RuledOut | NotFinished) -> dict[str, Any]:
+    known = {name: value for name, value in (("fault", cause.fault), ("ends_at", cause.ends_at)) if value}
+    return _fields(cause, "cause", "says", "removes", "why") | known
 
 
 def _replay(replay: ReplayResult) -> dict[str, Any]:
