@@ -100,8 +100,7 @@ def _unremarkable(observation: Observation, replays: Investigation | None) -> tu
     others = [client for client in observation.healthy if client not in named]
     if not observation.rise.detected:
         # A log in which nothing rose does not show what a client has done from the start.
-        looked_for = replays is not None and replays.looked_for
-        compared = {client.client for client in replays.findings.clients} if replays and looked_for else set[str]()
+        compared = {*replays.clients_looked_at} if replays is not None else set[str]()
     elif observation.window is None:
         return tuple(others), ()
     else:

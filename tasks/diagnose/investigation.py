@@ -155,6 +155,7 @@ class Investigation:
         standing: how high the loss is at the end, and how high it would be, where nothing rose; None of
             another question.
         looked_for: what was looked at where nothing rose, a sentence each.
+        clients_looked_at: the clients at which it was looked for.
         not_examined: what was not looked at where nothing rose, a sentence each.
     """
 
@@ -176,4 +177,5 @@ class Investigation:
     differs: str = ""
     standing: Standing | None = None
     looked_for: tuple[str, ...] = ()
+    clients_looked_at: tuple[str, ...] = ()
     not_examined: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ def _level(diagnosis: Diagnosis) -> tuple[float | None, str]:
     """The level of the dotted line, if there is one, and what it is."""
     if diagnosis.standing is None:
         return diagnosis.rise.loss_before, f"before {shaded(diagnosis.rise)}"
-    return diagnosis.standing.reference, f"without the cause{'s' * (len(diagnosis.causes) > 1)}, at the end"
+    return diagnosis.standing.reference, f"without the cause{'s' * (len(diagnosis.causes) > 1)}"
 
 
 def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:

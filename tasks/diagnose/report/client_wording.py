@@ -9,7 +9,7 @@ from tasks.diagnose.report.vocabulary import SIGNALS
 from tasks.errors import listed
 
 TITLE = "What the clients did"
-NOT_EXAMINED = "Not looked at:"
+NOT_LOOKED_AT = "Not looked at:"
 HEADS = ("client", "signal", "value", "median client", "before", "unusual", "in words")
 _ONLY_THE_LOG = (
     "Their data and updates were not compared with anything. The log shows only that none of them failed, and that no "
@@ -65,13 +65,17 @@ def nothing_unusual(diagnosis: Diagnosis) -> str:
 
 
 def not_looked_at(diagnosis: Diagnosis) -> Iterator[str]:
-    """Yields which clients were not looked at; nothing if all were."""
+    """Yields which clients were not looked at, if `not_examined` does not say so; nothing if all were."""
     if not diagnosis.not_looked_at:
         return
-    clients = f"Not looked at: {every_client(diagnosis.not_looked_at)}."
+    clients = f"{NOT_LOOKED_AT} {every_client(diagnosis.not_looked_at)}."
     if diagnosis.looked_at:
         yield f"{clients} The log has no rows to compare in {span(*diagnosis.looked_at)}."
-    elif diagnosis.looked_for:
-        yield clients
-    else:
+    elif not diagnosis.looked_for:
         yield f"{clients} {_ONLY_THE_LOG}"
+
+
+def not_examined(diagnosis: Diagnosis) -> list[str]:
+    """Returns what was not looked at where nothing rose, as items below NOT_LOOKED_AT."""
+    clients = diagnosis.not_looked_at if diagnosis.looked_for else ()
+    return [*([f"The data of {every_client(clients)}."] if clients else []), *diagnosis.not_examined]

@@ -51,8 +51,8 @@ def _looked_at(diagnosis: Diagnosis) -> Iterator[str]:
     if text:
         yield escape(f"{text}{f': {clients}' if clients else ''}.")
     yield from map(escape, client_wording.not_looked_at(diagnosis))
-    if diagnosis.not_examined:
-        yield f"{client_wording.NOT_EXAMINED}\n\n{_bullets(diagnosis.not_examined)}"
+    if items := client_wording.not_examined(diagnosis):
+        yield f"{client_wording.NOT_LOOKED_AT}\n\n{_bullets(items)}"
 
 
 def _bullets(sentences: Iterable[str]) -> str:
@@ -70,14 +70,14 @@ def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
         yield _table(heads, rows)
     yield escape(replay_wording.replayed(cause, diagnosis))
     if replay_wording.shown_before(cause, diagnosis) is None:
-        yield _losses(cause.replay)
+        yield _losses(cause.replay, at_the_end=diagnosis.standing is not None)
 
 
-def _losses(replay: ReplayResult) -> str:
+def _losses(replay: ReplayResult, at_the_end: bool) -> str:
     pairs = zip_longest(replay.unchanged, replay.changed)
     rows = [[str(at), *map(figure, pair)] for at, pair in enumerate(pairs, start=replay.from_round + 1)]
     heads = ("round", "the run itself", "replay") if replay.of_log else ("round", "nothing changed", "with the change")
-    return _table(heads, rows[:_MOST])
+    return _table(heads, rows[-_MOST:] if at_the_end else rows[:_MOST])
 
 
 def _remedy(diagnosis: Diagnosis) -> Iterator[str]:

@@ -68,7 +68,8 @@ def no_replay(diagnosis: Diagnosis) -> str:
     if diagnosis.budget is None:
         return "No round was replayed: the limits of this diagnosis say why."
     if diagnosis.ruled_out or diagnosis.not_finished:
-        return "No replay is shown, because no cause is proven. The tables below say what each replay removed."
+        showed = "what each replay removed" if diagnosis.standing is None else "where the loss of each replay ended"
+        return f"No replay is shown, because no cause is proven. The tables below say {showed}."
     if not diagnosis.budget.reproduced:
         return "No cause was replayed: the limits of this diagnosis say what the replay with nothing changed showed."
     return "No cause was replayed, because no possible cause was found."

@@ -69,9 +69,9 @@ def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
         yield bullets(diagnosis.looked_for)
     yield from _healthy(diagnosis)
     yield from map(paragraph, client_wording.not_looked_at(diagnosis))
-    if diagnosis.not_examined:
-        yield paragraph(client_wording.NOT_EXAMINED)
-        yield bullets(diagnosis.not_examined)
+    if items := client_wording.not_examined(diagnosis):
+        yield paragraph(client_wording.NOT_LOOKED_AT)
+        yield bullets(items)
 
 
 def _map(number: int, drawn: Map) -> Markup:

@@ -9,8 +9,8 @@ from tasks.diagnose.report.vocabulary import words_of
 
 HARM = "excess loss"
 RULE = (
-    "A cause is proven if (1) the run ends with a lower hold-out loss without it, by more than the noise of seeds, (2) "
-    "other clients' data agree with the hold-out data, and (3) no more specific cause explains the excess loss as well."
+    "A cause is proven if (1) the hold-out loss ends lower without it, by more than the noise of seeds, (2) so does "
+    "the loss on the data of the other clients, and (3) no more specific cause explains the excess loss as well."
 )
 
 WORDS = {

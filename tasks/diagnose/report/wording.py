@@ -89,7 +89,7 @@ def _stands(diagnosis: Diagnosis, standing: Standing) -> str:
     rise = diagnosis.rise
     if not diagnosis.causes:
         calm = f"{rise_wording.no_rise(rise)}{rise_wording.outside(diagnosis.observations)}"
-        return f"{calm}; {_unproven(diagnosis)}"
+        return f"{calm}, and {_unproven(diagnosis)}"
     if rise.chance is not None:
         harm = rise_wording.at_chance(rise.chance)
     else:
