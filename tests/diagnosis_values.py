@@ -17,6 +17,8 @@ from tasks.diagnose.diagnosis import (
     RuledOut,
     TriedRemedy,
 )
+from tasks.diagnose.investigation import Standing
+from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 from tasks.round_log.cells import Measurements
@@ -24,6 +26,12 @@ from tasks.round_log.read import ClientLog, RoundLog
 
 HOSTILE = "<script>alert(1)</script>&\"'--><img src=x onerror=y>$\\frac$"
 LOSSES = [1.2, 0.9, 0.7, 0.5, 0.42, 0.4, 0.8, 0.82, 0.81, 0.84, 0.8, 0.83]
+FALLING = [1.2, 0.9, 0.7, 0.55, 0.45, 0.4, 0.36, 0.33, 0.32, 0.31, 0.3, 0.3]
+GOOD = [1.1, 0.7, 0.5, 0.4, 0.33, 0.28, 0.24, 0.21, 0.2, 0.19, 0.18, 0.18]
+LOOKED_FOR = (
+    "The loss of the model on each client's data, beside hold-out data of the same classes.",
+    "Each client's update, beside the other clients' updates.",
+)
 NO_RISE = Rise(
     detected=False,
     round=None,
@@ -103,6 +111,99 @@ def diagnosis(cause: str = "faulty_clients", client: str = "03") -> Diagnosis:
         remedies=(SCAFFOLD, MEDIAN),
         budget=Budget(6, 42, 54, 3, (7, 12), True),
         signals={},
+    )
+
+
+def standing() -> Diagnosis:
+    """A loss that does not rise, and ends at 0.31 in place of 0.19, because the labels of client h3 are wrong."""
+    replay = ReplayResult(
+        says="the same rounds without client h3",
+        change={"leave out": ["h3"]},
+        from_round=0,
+        loss="val_loss",
+        unchanged=tuple(FALLING),
+        changed=tuple(GOOD),
+        seeds=3,
+        removes=Removed(1.0, 1.0, 1.0),
+        ends_at=0.19,
+    )
+    leave_out = TriedRemedy(
+        {"federate.exclude": ["h3"]}, "leave out client h3", 0.97, 0.2, ("faulty_clients",), True,
+        RemedyEnding(from_round=0, last=12, hold_out=0.192, unchanged=0.312, logged=True, seeds=3),
+    )  # fmt: skip
+    median = TriedRemedy(
+        {"federate.aggregator.kind": "median"}, "the median", 0.2, 0.29, ("faulty_clients",), False,
+        RemedyEnding(from_round=0, last=12, hold_out=0.28, unchanged=0.312, logged=True, seeds=1),
+    )  # fmt: skip
+    says = "Client h3 has a loss of 2.1; hold-out data of the same classes have 0.3."
+    return Diagnosis(
+        rise=NO_RISE,
+        healthy=("h0", "h1"),
+        observations=(),
+        limits=(),
+        causes=(
+            Cause(
+                cause="faulty_clients",
+                score=1.0,
+                clients=("h3",),
+                fault="labels",
+                rounds=(1, 12),
+                evidence=(Evidence("loss", 2.1, 0.3, says),),
+                replay=replay,
+                remedy=leave_out,
+            ),
+        ),
+        ruled_out=(RuledOut("label_skew", "the same rounds with labels dealt evenly", 0.03, ends_at=0.305),),
+        remedies=(leave_out, median),
+        budget=Budget(0, 72, 90, 3, (8, 12), True, remedy_rounds=36, remedy_allowed=36),
+        signals={},
+        not_looked_at=("h9",),
+        standing=Standing(0.31, 0.19, 0.012, (8, 12)),
+        looked_for=LOOKED_FOR,
+        not_examined=("Client h9 has only 3 examples.",),
+    )
+
+
+def standing_ruled_out() -> Diagnosis:
+    """The same with a suspect whose data are no cause."""
+    answer = standing()
+    return replace(
+        answer,
+        causes=(),
+        ruled_out=(RuledOut("faulty_clients", "the same rounds without client h3", None, ends_at=0.308),),
+        remedies=(),
+        standing=Standing(0.31, None, 0.012, (8, 12)),
+        limits=("No cause is proven, because every cause that was tried is ruled out.",),
+    )
+
+
+def standing_too_slow() -> Diagnosis:
+    """A model that never learned, because the clients' learning rate is too low."""
+    faster = TriedRemedy(
+        {"federate.client.learning_rate": 0.1}, "set the client learning rate to 0.1", 1.0, 0.19,
+        ("client_learning_rate",), True, RemedyEnding(0, 12, 0.19, 2.3, logged=True, seeds=3),
+    )  # fmt: skip
+    answer = with_replay(
+        standing(),
+        says="the same rounds at a client learning rate of 0.1",
+        change={"settings": {"federate.client.learning_rate": 0.1}},
+        unchanged=(2.3,) * 12,
+    )
+    answer = with_cause(
+        answer,
+        cause="client_learning_rate",
+        clients=(),
+        fault="too_low",
+        evidence=(Evidence("learned", 0.0, None, "In all rounds, the training loss fell by 0 %."),),
+        remedy=faster,
+    )
+    return replace(
+        answer,
+        rise=replace(NO_RISE, chance=Chance(2.303, 1, True)),
+        healthy=("h0", "h1", "h3"),
+        ruled_out=(),
+        remedies=(faster,),
+        standing=Standing(2.3, 0.19, 0.001, (8, 12)),
     )
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from tasks.diagnose.causes import CAUSES, candidates, evidence_for, fault_of, order, remedies
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
+from tasks.diagnose.diagnosis import RuledOut
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import sizes_made_equal
-from tasks.diagnose.report.vocabulary import name_of
+from tasks.diagnose.report.vocabulary import words_of
 from tasks.settings import Settings, parse, with_settings
 from tests.documents import ROOT, tables
 from tests.plain_findings import (
@@ -79,12 +80,16 @@ def test_order_and_flags_are_the_expected() -> None:
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_words_end_the_sentence_the_loss_rose_because(cause: str) -> None:
-    words = CAUSES[cause].words
-    for text in (words.alone, *(text.format("client 03") for text in (words.because, *words.by_fault.values()))):
-        assert re.fullmatch(r"(the|some|numbers) [^{}]*[^{}. ]", text)
-    assert "client 03" in words.because.format("client 03") or words.because == words.alone
-    assert words.name == words.name.strip().lower()
-    assert re.fullmatch(r"[A-Z].*\.", words.means)
+    general = CAUSES[cause].words
+    for words in (general, *general.by_fault.values()):
+        for text in (words.alone, words.because.format("client 03")):
+            assert re.fullmatch(r"(the|some|numbers) [^{}]*[^{}. ]", text)
+        assert "client 03" in words.because.format("client 03") or words.because == words.alone
+        assert words.name == words.name.strip().lower()
+        assert re.fullmatch(r"[A-Z].*\.", words.means)
+    assert [general.of(fault) for fault in ("", "unknown", *general.by_fault)] == [
+        general, general, *general.by_fault.values(),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -130,7 +135,7 @@ def test_cause_is_added_by_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.says for one in evidence_for("clouds", (), seen, Settings())] == ["It was cloudy."]
     assert remedies("clouds", Settings(), (), seen) == [Remedy("wait", {"seed": 3})]
     assert fault_of("clouds", ("01",), seen) == ""
-    assert name_of("clouds") == "clouds"
+    assert words_of(RuledOut("clouds", "", None)).name == "clouds"
 
 
 # The order

@@ -10,7 +10,7 @@ from plain_findings import a_client
 
 from tasks.diagnose.causes import Candidate, Remedy
 from tasks.diagnose.causes.base import Indication
-from tasks.diagnose.compose import MOST_CLIENTS, compose
+from tasks.diagnose.compose import compose
 from tasks.diagnose.diagnosis import Diagnosis, Evidence, Removed
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.local_models import LocalModel
@@ -20,6 +20,7 @@ from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.written_signals import MOST_CLIENTS
 from tasks.settings import parse
 
 FINDINGS = Findings((), 0.1, 0.0, 0.5, 0.3, math.nan, 1.0, (), (), {}, 0.0)
@@ -73,9 +74,10 @@ def test_only_clients_that_were_compared_and_that_nothing_names_have_nothing_unu
     # a failed, b is unusual, c's loss rose, d has a cause, e was suspected, g may be a cause, h took no part.
     answer = compose(seen, (), parse({}), replays)
     assert (answer.healthy, answer.not_looked_at, answer.looked_at) == (("f",), ("h",), (7, 11))
-    # Without a rise, no round is compared: all clients are checked for failures and outliers only.
-    answer = compose(replace(seen, rise=NO_RISE, window=None, drifts=()), (), parse({}))
-    assert (answer.healthy, answer.not_looked_at, answer.looked_at) == (names[1:], (), None)
+    # Without a rise, the log does not show what a client has done from the start: only failures and outliers.
+    calm = replace(seen, rise=NO_RISE, window=None, drifts=())
+    answer = compose(calm, (), parse({}))
+    assert (answer.healthy, answer.not_looked_at, answer.looked_at) == ((), names[1:], None)
 
 
 def test_losses_have_six_digits_and_none_if_not_finite() -> None:

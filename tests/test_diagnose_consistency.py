@@ -4,18 +4,42 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from diagnosis_values import MINIMAL, NO_RISE, SCAFFOLD, diagnosis, with_cause, with_replay, with_rise
+from diagnosis_values import (
+    LOOKED_FOR,
+    MINIMAL,
+    NO_RISE,
+    SCAFFOLD,
+    diagnosis,
+    standing,
+    standing_ruled_out,
+    standing_too_slow,
+    with_cause,
+    with_replay,
+    with_rise,
+)
 
 from tasks.diagnose.consistency import contradictions
-from tasks.diagnose.diagnosis import Diagnosis, NotFinished, Removed, RuledOut, to_json
-from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT
+from tasks.diagnose.diagnosis import Diagnosis, Evidence, NotFinished, Removed, RuledOut, to_json
+from tasks.diagnose.investigation import Standing
+from tasks.diagnose.limits import (
+    ALL_RULED_OUT,
+    NEAR_CHANCE,
+    NONE_TRIED,
+    NOT_KNOWN,
+    NOT_LOOKED_AT,
+    ONLY_SINGLE_ROUNDS,
+)
 
 SOUND = diagnosis()
 GONE = replace(with_replay(SOUND, kind="log_without"), budget=replace(SOUND.budget, reproduced=False))
 """A fault that has gone: in the replays, the loss does not rise."""
 
 
-@pytest.mark.parametrize("sound", [SOUND, MINIMAL, GONE])
+LOOKED = replace(MINIMAL, healthy=("00",), looked_for=LOOKED_FOR)
+STANDING, RULED_OUT = standing(), standing_ruled_out()
+
+
+@pytest.mark.parametrize("sound", [SOUND, MINIMAL, GONE, LOOKED, STANDING, RULED_OUT, standing_too_slow()])
 def test_sound_diagnosis_has_no_contradiction(sound: Diagnosis) -> None:
     assert contradictions(to_json(sound)) == []
 
@@ -24,11 +48,23 @@ def test_content_of_an_older_version_is_no_contradiction() -> None:
     content = to_json(SOUND)
     del content["harm"], content["ruled_out"], content["replays"]
     assert contradictions(content) == []
+    calm = to_json(replace(MINIMAL, healthy=("00",)))
+    del calm["looked_for"]
+    assert contradictions(calm) == []
 
 
 def unproven(limit: str, **changes: Any) -> Diagnosis:
     """The same rise without a proven cause, and one limit."""
     return replace(SOUND, causes=(), limits=(limit,), **changes)
+
+
+def _of(loss: float, reference: float | None) -> Standing:
+    return Standing(loss, reference, None, (8, 12))
+
+
+def with_evidence(says: str) -> Diagnosis:
+    """The loss that did not rise, with another sentence of evidence."""
+    return with_cause(STANDING, evidence=(Evidence("loss", 2.1, 0.3, says),))
 
 
 def _ruled_out(says: str, removes: float) -> Diagnosis:
@@ -69,6 +105,22 @@ def _ruled_out(says: str, removes: float) -> Diagnosis:
         (unproven(f"{NONE_TRIED}, so none is proven."), "but there are causes ruled out or not finished"),
         (unproven(f"No cause is proven, because {ALL_RULED_OUT}.", ruled_out=()), "but that is not so"),
         (unproven(f"No cause is proven. {NOT_KNOWN} a skew."), "not finished, but there are none"),
+        (replace(MINIMAL, healthy=("00",)), "it is not said what was looked at"),
+        (replace(LOOKED, limits=(f"The loss did not rise. {ONLY_SINGLE_ROUNDS}",)), "the report says what else was"),
+        (replace(STANDING, rise=SOUND.rise), "although it did not rise, but it rose"),
+        (replace(STANDING, standing=_of(0.31, None)), "not known how high the loss is without it"),
+        (replace(STANDING, standing=_of(0.19, 0.31)), "which is not above 0.31"),
+        (replace(RULED_OUT, standing=_of(0.31, 0.19)), "there is a loss without the causes"),
+        (replace(RULED_OUT, limits=()), "no limit says why"),
+        (replace(STANDING, limits=("In the rounds of the rise, …",)), "Nothing rose, but a sentence speaks of a rise"),
+        (with_evidence("The model before the rise has …"), "Nothing rose, but a sentence speaks of a rise"),
+        (replace(STANDING, ruled_out=(RuledOut("overfitting", "", 0.1, "the loss rose again"),)), "speaks of a rise"),
+        (with_replay(STANDING, removes=Removed(0.0, None, None)), "without it none of the harm is gone"),
+        (with_replay(STANDING, removes=Removed(0.3, 0.2, 0.4)), ""),
+        (replace(STANDING, ruled_out=(RuledOut("label_skew", "", 0.6),)), ""),
+        (replace(STANDING, healthy=("h3",)), "Client h3 is named by a cause"),
+        (replace(STANDING, healthy=("h9",)), "Client h9 was not looked at"),
+        (replace(STANDING, budget=replace(STANDING.budget, reproduced=False)), "did not reproduce the run"),
     ],
 )
 def test_contradiction_is_found(wrong: Diagnosis, words: str) -> None:

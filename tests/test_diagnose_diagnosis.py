@@ -2,9 +2,20 @@
 
 from dataclasses import replace
 
-from diagnosis_values import MEDIAN, MINIMAL, SCAFFOLD, diagnosis, with_cause, with_rise
+from diagnosis_values import (
+    LOOKED_FOR,
+    MEDIAN,
+    MINIMAL,
+    SCAFFOLD,
+    diagnosis,
+    standing,
+    standing_ruled_out,
+    standing_too_slow,
+    with_cause,
+    with_rise,
+)
 
-from tasks.diagnose.diagnosis import NotFinished, to_json
+from tasks.diagnose.diagnosis import Harm, NotFinished, to_json
 
 
 def test_verdict_is_the_first_cause() -> None:
@@ -26,9 +37,10 @@ def test_one_remedy_of_two_causes_is_proposed_once() -> None:
     (cause,) = diagnosis().causes
     second = replace(cause, cause="label_skew")
     answer = replace(diagnosis(), causes=(cause, second))
-    assert answer.proposed == [(["faulty_clients", "label_skew"], SCAFFOLD)]
-    answer = replace(answer, causes=(cause, replace(second, remedy=MEDIAN)))
-    assert answer.proposed == [(["faulty_clients"], SCAFFOLD), (["label_skew"], MEDIAN)]
+    assert answer.proposed == [([cause, second], SCAFFOLD)]
+    other = replace(second, remedy=MEDIAN)
+    answer = replace(answer, causes=(cause, other))
+    assert answer.proposed == [([cause], SCAFFOLD), ([other], MEDIAN)]
     assert answer.not_proposed == ()
 
 
@@ -38,6 +50,34 @@ def test_remedy_is_that_of_the_first_cause_that_has_one() -> None:
     assert answer.remedy == MEDIAN
     assert answer.not_proposed == (SCAFFOLD,)
     assert MINIMAL.remedy is None
+
+
+def test_question_and_harm_follow_from_what_is_known() -> None:
+    assert (MINIMAL.question, MINIMAL.harm) == ("rise", None)
+    assert (diagnosis().question, diagnosis().harm) == ("rise", Harm(0.82, 0.41, 0.0123))  # 0.03 · 0.41
+    assert (standing().question, standing().harm) == ("standing", Harm(0.31, 0.19, 0.012))
+    assert (standing_ruled_out().question, standing_ruled_out().harm) == ("standing", Harm(0.31, None, 0.012))
+
+
+def test_json_of_a_loss_that_did_not_rise() -> None:
+    content = to_json(standing())
+    assert (content["verdict"], content["question"]) == ("faulty_clients", "standing")
+    assert content["harm"] == {"loss": 0.31, "reference": 0.19, "noise": 0.012}
+    increase = content["increase"]
+    assert (increase["detected"], increase["round"], increase["until"]) == (False, None, None)
+    assert (content["looked_for"], content["not_examined"]) == (list(LOOKED_FOR), ["Client h9 has only 3 examples."])
+    (cause,) = content["causes"]
+    assert (cause["rounds"], cause["fault"], cause["replay"]["from_round"]) == ([1, 12], "labels", 0)
+    (skew,) = content["ruled_out"]
+    assert skew == {
+        "cause": "label_skew",
+        "says": "the same rounds with labels dealt evenly",
+        "removes": 0.03,
+        "why": "",
+        "ends_at": 0.305,
+    }
+    (slow,) = to_json(standing_too_slow())["causes"]
+    assert (slow["cause"], slow["fault"], slow["clients"]) == ("client_learning_rate", "too_low", [])
 
 
 def test_json_of_a_run_without_a_rise() -> None:
@@ -56,6 +96,8 @@ def test_json_of_a_run_without_a_rise() -> None:
         "causes": [],
         "healthy": ["00"],
         "not_looked_at": [],
+        "looked_for": [],
+        "not_examined": [],
         "limits": ["Nothing."],
         "detection": {
             "loss": "val_loss",

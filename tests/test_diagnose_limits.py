@@ -141,7 +141,7 @@ def test_why_replays_prove_nothing_is_said() -> None:
             differs=differs,
             window=(7, 9),
             ruled_out=("a cause that is ruled out",) if reproduced and not causes else (),
-            not_finished=[SimpleNamespace(candidate=SimpleNamespace(cause=cause)) for cause in open_],
+            not_finished=[SimpleNamespace(candidate=SimpleNamespace(cause=cause, fault="")) for cause in open_],
         )
         return not_proven(replays, own_losses)  # type: ignore[arg-type]
 

@@ -99,9 +99,19 @@ def test_clients_that_were_not_looked_at_are_not_among_those_with_nothing_unusua
     text = to_markdown(replace(diagnosis(), looked_at=(7, 9), not_looked_at=("02",)))
     assert "Nothing unusual was found in rounds 7 to 9 at 2 clients: 00, 01." in text
     assert "Not looked at: client 02. The log has no rows to compare in rounds 7 to 9." in text
-    text = to_markdown(replace(MINIMAL, healthy=("00",)))
+    text = to_markdown(replace(diagnosis(), healthy=("00",)))
     assert "No failed update, and no round far outside the usual range, was found at 1 client: 00." in text
     assert "Not looked at" not in text
+
+
+def test_clients_of_a_log_in_which_nothing_rose_are_not_called_usual() -> None:
+    text = to_markdown(replace(MINIMAL, not_looked_at=("00", "01")))
+    assert (
+        "## What was looked at\n\nNot looked at: clients 00 and 01. Their data and updates were not compared with "
+        "anything. The log shows only that none of them failed, and that no single round of them is far outside the "
+        "usual range.\n"
+    ) in text
+    assert "unusual" not in text
 
 
 def test_signals_that_are_not_unusual_are_not_said_to_be_so_of_their_client() -> None:
@@ -144,7 +154,7 @@ def test_markdown_tells_every_cause(cause: str) -> None:
 def test_markdown_of_a_healthy_run_is_short() -> None:
     text = to_markdown(MINIMAL)
     assert re.findall(r"^#+ (.*)", text, re.MULTILINE) == [
-        "Did the loss go up?", "Clients with nothing unusual", "Limits of this diagnosis",
+        "Did the loss go up?", "Limits of this diagnosis",
     ]  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def test_nothing_is_claimed_where_nothing_was_planted(tmp_path: Path) -> None:
         claimed += found["increase"]["detected"]
         if not found["increase"]["detected"]:
             assert found["observations"] == []
-            assert found["healthy"] == CLIENTS
+            assert (found["healthy"], found["not_looked_at"]) == ([], CLIENTS)
             assert found["increase"]["round"] is None
     assert claimed <= 2
 

@@ -1,13 +1,26 @@
 from dataclasses import replace
 
 import pytest
-from diagnosis_values import MINIMAL, RISE, diagnosis, with_cause, with_replay, with_rise
+from diagnosis_values import (
+    LOOKED_FOR,
+    MINIMAL,
+    RISE,
+    diagnosis,
+    standing,
+    standing_ruled_out,
+    standing_too_slow,
+    with_cause,
+    with_replay,
+    with_rise,
+)
 
-from tasks.diagnose.diagnosis import Curve, Removed, ReplayResult
+from tasks.diagnose.diagnosis import Curve, NotFinished, Removed, ReplayResult
+from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.investigation import Standing
 from tasks.diagnose.observe.chance import Chance
-from tasks.diagnose.report.replay_wording import during, no_replay
+from tasks.diagnose.report.replay_wording import during, no_replay, replayed
 from tasks.diagnose.report.short import lines
-from tasks.diagnose.report.wording import headline, title
+from tasks.diagnose.report.wording import facts, headline, title
 
 
 def test_headline_names_rise_cause_proof_and_remedy() -> None:
@@ -101,6 +114,9 @@ def test_no_replay_says_why() -> None:
     other = replace(nothing, budget=replace(nothing.budget, reproduced=False))
     assert no_replay(replace(nothing, budget=None)) == "No round was replayed: the limits of this diagnosis say why."
     assert no_replay(nothing) == "No cause was replayed, because no possible cause was found."
+    assert no_replay(standing_ruled_out()) == (
+        "No replay is shown, because no cause is proven. The tables below say where the loss of each replay ended."
+    )
     assert no_replay(other).startswith("No cause was replayed: the limits of this diagnosis say what")
 
 
@@ -113,10 +129,92 @@ def test_the_short_answer_says_why_no_cause_is_proven_and_whether_a_remedy_was_t
     assert list(lines(replace(without, remedies=())))[-1] == "remedy: none was tried"
 
 
+def test_headline_of_a_loss_that_did_not_rise_says_where_it_ends_and_would_end() -> None:
+    assert headline(standing()) == (
+        "The loss of the global model (val_loss) did not rise, but it is higher than it should be because the labels "
+        "of client h3 are wrong (proven by replay with 3 seeds: in the same rounds without client h3, val_loss ends at "
+        "0.19 instead of 0.31); remedy: leave out client h3 (-S 'federate.exclude=[h3]'), which removes 97 % of the "
+        "excess loss."
+    )
+    trained = with_rise(standing(), loss="train_loss")
+    assert headline(trained).startswith(
+        "The loss of the global model (train_loss) did not rise, but the hold-out loss (val_loss) is higher than it"
+    )
+
+
+def test_headline_of_a_model_that_never_learned_says_why() -> None:
+    assert headline(standing_too_slow()) == (
+        "The model never learned: it has been at chance since round 1 (no better than the class frequencies, 2.3) "
+        "because the clients' learning rate is too low (proven by replay with 3 seeds: in the same rounds at a client "
+        "learning rate of 0.1, val_loss ends at 0.19 instead of 2.3); remedy: set the client learning rate to 0.1 "
+        "(-S federate.client.learning_rate=0.1), which removes 100 % of the excess loss."
+    )
+
+
+def test_headline_of_a_loss_that_did_not_rise_says_what_became_of_suspects() -> None:
+    calm = "The loss of the global model (val_loss) did not rise beyond its noise in 12 measured rounds, and "
+    answer = standing_ruled_out()
+    assert headline(answer) == (
+        f"{calm}no cause is proven that makes it higher than it should be (ruled out: faulty clients)."
+    )
+    open_ = (NotFinished("server_learning_rate", "", None, "", fault="too_low"),)
+    assert headline(replace(answer, ruled_out=(), not_finished=open_)) == (
+        f"{calm}no cause is proven that makes it higher than it should be (not finished: too low a server learning "
+        "rate)."
+    )
+    assert answer.budget is not None
+    other = replace(answer, ruled_out=(), budget=replace(answer.budget, reproduced=False))
+    assert headline(other) == (
+        f"{calm}no cause is proven, because a replay with nothing changed does not give the logged losses."
+    )
+
+
+def test_headline_without_a_sign_says_that_causes_from_the_start_were_looked_for() -> None:
+    looked = replace(MINIMAL, looked_for=LOOKED_FOR)
+    assert headline(looked) == (
+        "The loss of the global model (val_loss) did not rise beyond its noise in 12 measured rounds, and there is no "
+        "sign of a cause that has kept it high from the start."
+    )
+    assert "no sign" not in headline(MINIMAL)
+
+
+def test_facts_of_a_loss_that_did_not_rise_hold_its_end_with_and_without_the_causes() -> None:
+    assert dict(facts(standing())) == {
+        "Loss at the end (val_loss, mean of rounds 8 to 12)": "0.31",
+        "Its standard deviation over seeds": "0.012",
+        "Loss at the end without the cause": "0.19",
+        "Cause": "faulty clients",
+        "Clients": "client h3",
+        "Excess loss removed by the remedy": "97 %",
+    }
+    unproven = dict(facts(replace(standing_ruled_out(), standing=Standing(0.31, None, None, (12, 12)))))
+    assert unproven == {"Loss at the end (val_loss, mean of round 12)": "0.31", "Cause": "not proven"}
+    assert dict(facts(standing_too_slow()))["Loss of a guess (chance)"] == "2.3"
+
+
+def test_each_of_several_causes_of_a_high_loss_has_its_share() -> None:
+    answer = standing()
+    (first,) = answer.causes
+    assert "of the excess loss" not in replayed(first, answer)
+    second = replace(first, cause="server_learning_rate", clients=(), fault="too_low", remedy=None)
+    second = replace(second, replay=replace(first.replay, removes=Removed(0.4, None, None), ends_at=0.25))
+    both = replace(answer, causes=(first, second))
+    assert replayed(second, both).endswith("The change removes 40 % of the excess loss.")
+    assert ", and because the server's learning rate is too low; remedy: leave out" in headline(both)
+    assert dict(facts(both))["Loss at the end without the causes"] == "0.19"
+    # One replay that takes both away proves both.
+    shared = replace(answer, causes=(first, replace(second, replay=first.replay)))
+    assert "are wrong and the server's learning rate is too low (proven by replay with 3 seeds" in headline(shared)
+
+
 def test_title_asks_why_only_if_something_rose_or_ended() -> None:
     assert title(diagnosis()) == "Why did the loss go up?"
     assert title(MINIMAL) == "Did the loss go up?"
-    assert title(replace(MINIMAL, question="ended")) == "Why did the run end?"
+    assert title(standing()) == "Why is the loss higher than it should be?"
+    assert title(standing_ruled_out()) == "Is the loss higher than it should be?"
+    ending = Ending(3, "federate", "every client failed", False, ("00",), (), 1, 3, 2, 0.4)
+    assert title(replace(MINIMAL, ending=ending)) == "Why did the run end?"
+    assert title(replace(MINIMAL, ending=replace(ending, goes_on=True))) == "Did the loss go up?"
 
 
 def test_a_model_at_chance_is_said_to_be_at_chance_since_when() -> None:

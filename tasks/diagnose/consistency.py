@@ -1,15 +1,26 @@
 """What may stand together in one diagnosis: the rules that every diagnosis.json keeps."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tasks.diagnose.causes import CAUSES
-from tasks.diagnose.limits import ALL_RULED_OUT, NEAR_CHANCE, NONE_TRIED, NOT_KNOWN, NOT_LOOKED_AT, WHY_NONE
+from tasks.diagnose.limits import (
+    ALL_RULED_OUT,
+    NEAR_CHANCE,
+    NONE_TRIED,
+    NOT_KNOWN,
+    NOT_LOOKED_AT,
+    ONLY_SINGLE_ROUNDS,
+    WHY_NONE,
+)
 from tasks.diagnose.phrases import figure
 from tasks.diagnose.thresholds import PROVEN
 
 Content = Mapping[str, Any]
 """diagnosis.json."""
+RISE = re.compile(r"\b(the|this) rise\b|\brose again\b|\brise again\b")
+"""What only a report about a rise says of it."""
 
 
 def contradictions(content: Content) -> list[str]:
@@ -43,7 +54,7 @@ def _rise(content: Content) -> Iterator[str]:
             yield f"The loss rose from {figure(before)} to {figure(after)}."
         elif figure(before) == figure(after):
             yield f"The loss rose, but both of its levels are shown as {figure(before)}."
-    harmed = increase["detected"] or content.get("question") == "ended"
+    harmed = increase["detected"] or content.get("question") in ("ended", "standing")
     if not harmed and (content["causes"] or content.get("ruled_out") or content.get("remedies")):
         yield "Nothing rose and the run did not end early, but causes or remedies were tried."
 
@@ -62,7 +73,49 @@ def _harm(content: Content) -> Iterator[str]:
         yield f"The harm is a loss of {figure(harm['loss'])}, which is not above {figure(harm['reference'])}."
 
 
+def _standing(content: Content) -> Iterator[str]:
+    """A loss that did not rise: what it would be is known exactly if a cause is proven."""
+    if content.get("question") != "standing":
+        return
+    if content["increase"]["detected"]:
+        yield "The question is why the loss is high although it did not rise, but it rose."
+    harm = content["harm"] or {}
+    if content["causes"] and harm.get("reference") is None:
+        yield "A cause is proven, but it is not known how high the loss is without it."
+    if not content["causes"] and harm.get("reference") is not None:
+        yield "No cause is proven, but there is a loss without the causes."
+    for sentence in _sentences(content):
+        if RISE.search(sentence):
+            yield f"Nothing rose, but a sentence speaks of a rise: {sentence}"
+
+
+def _sentences(content: Content) -> Iterator[str]:
+    """All that the report says of the limits, and of the causes that are proven or tried."""
+    yield from content["limits"]
+    for cause in content["causes"]:
+        yield from (evidence["says"] for evidence in cause["evidence"])
+        yield cause["replay"]["says"]
+    for tried in (*content.get("ruled_out", []), *content.get("not_finished", [])):
+        yield from (tried["says"], tried["why"])
+
+
+def _looked_at(content: Content) -> Iterator[str]:
+    """Where nothing rose, a client is called usual only if it is said what was looked at."""
+    if content["increase"]["detected"] or "looked_for" not in content:
+        return
+    if content["healthy"] and not content["looked_for"]:
+        yield "Clients have nothing unusual, but it is not said what was looked at."
+    if content["looked_for"] and ONLY_SINGLE_ROUNDS in " ".join(content["limits"]):
+        yield "A limit says that only single rounds were looked at, but the report says what else was."
+
+
 def _proofs(content: Content) -> Iterator[str]:
+    if content.get("question") == "standing":
+        # Several causes share the excess, and a share within the noise of seeds is no proof.
+        for cause in content["causes"]:
+            if not cause["replay"]["removes"]["mean"] > 0:
+                yield f"{cause['cause']} is claimed, but without it none of the harm is gone."
+        return
     for cause in content["causes"]:
         mean = cause["replay"]["removes"]["mean"]
         if mean < PROVEN:
@@ -181,8 +234,8 @@ def _unproven(content: Content) -> Iterator[str]:
     for cause in {each["cause"] for each in (*content["causes"], *ruled_out, *not_finished)}:
         if CAUSES[cause].words.name in skipped:
             yield f"A limit says that {cause} was not looked at, but it was tried."
-    risen = content["increase"]["detected"] or content.get("question") == "ended"
-    if risen and not content["causes"] and not any(why in text for why in WHY_NONE):
+    harmed = content["increase"]["detected"] or content.get("question") in ("ended", "standing")
+    if harmed and not content["causes"] and not any(why in text for why in WHY_NONE):
         yield "No cause is proven, but no limit says why."
 
 
@@ -190,6 +243,8 @@ _RULES: tuple[Callable[[Content], Iterator[str]], ...] = (
     _verdict,
     _rise,
     _harm,
+    _standing,
+    _looked_at,
     _proofs,
     _tried,
     _budget,

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tasks.diagnose.ended.ending import Ending
-from tasks.diagnose.investigation import ProofKind
+from tasks.diagnose.investigation import ProofKind, Standing
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 
-Question = Literal["rise", "ended"]
+Question = Literal["rise", "ended", "standing"]
 
 Curve = tuple[float | None, ...]
 """A loss per round, nats per example; None where it is not finite."""
@@ -38,7 +38,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Removed:
-    """The share of the rise that a change takes away, from -1 to 1: mean over the seeds and its 90 % interval.
+    """The share of the harm that a change takes away, from -1 to 1: mean over the seeds and its 90 % interval.
+
+    The harm is the rise, or the excess of a loss that did not rise: ln(loss / reference) of `Standing`.
 
     Attributes:
         mean: over the seeds.
@@ -63,12 +65,13 @@ class ReplayResult:
         unchanged: (R,) that loss with nothing changed, mean over the seeds.
         changed: (R,) the same with the change.
         seeds: number of seeds.
-        removes: share of the rise that the change takes away.
+        removes: share of the harm that the change takes away.
         kind: what the two losses are of.
             `change`: replays with nothing changed, and with the change.
             `log_without`: the run's own log, and replays with nothing changed: the cause has gone since.
             `log_before`: replays with nothing changed, and the run's own log, from before the cause began.
             `hold_out`: the hold-out data, and clients' data that the model was not trained on.
+        ends_at: hold-out loss at the end with the change, where nothing rose, nats per example.
     """
 
     says: str
@@ -80,6 +83,7 @@ class ReplayResult:
     seeds: int
     removes: Removed
     kind: ProofKind = "change"
+    ends_at: float | None = None
 
     @property
     def of_log(self) -> bool:
@@ -115,7 +119,7 @@ class TriedRemedy:
     Attributes:
         settings: by their dotted names; empty for advice, as to correct data.
         says: what it is.
-        recovers: share of the rise that it takes back, -1 to 1: up to the run's end if `ending` is known, else in a
+        recovers: share of the harm that it takes back, -1 to 1: up to the run's end if `ending` is known, else in a
             short replay.
         loss_after: mean loss in the rounds of the short replay, nats per example; None if not finite.
         against: names of the causes that it was tried against.
@@ -138,10 +142,11 @@ class Cause:
 
     Attributes:
         cause: name in the fixed vocabulary.
-        score: share of the rise that it explains at least, 0 to 1.
+        score: share of the harm that it explains at least, 0 to 1.
         clients: through which it acts; empty if through all.
-        fault: what is wrong of faulty clients, `labels`, `data` or `updates`; empty if that is not one thing.
-        rounds: whose losses were compared, first and last.
+        fault: what is wrong, a key of the cause's `words.by_fault`: of faulty clients `labels`, `data` or `updates`, of
+            a learning rate `too_low`; empty if that is not one thing, or if the cause has only one fault.
+        rounds: in which it acts, first and last, as far as they were compared.
         evidence: what speaks for it.
         replay: the rounds without it.
         remedy: the proposed one; None if none takes anything back.
@@ -164,15 +169,20 @@ class RuledOut:
     Attributes:
         cause: name in the fixed vocabulary.
         says: what was changed, as `the same rounds without client 04`.
-        removes: share of the rise that went away, of all seeds that were run; None if no replay of it rose, or if other
+        removes: share of the harm that went away, of all seeds that were run; None if no replay of it rose, or if other
             evidence refutes the cause.
         why: the evidence that refutes the cause, a part of a sentence; empty if its change removes too little.
+        fault: as of a `Cause`.
+        ends_at: hold-out loss at the end with the change, where nothing rose, nats per example; None if it was not
+            replayed to the end.
     """
 
     cause: str
     says: str
     removes: float | None
     why: str = ""
+    fault: str = ""
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -182,14 +192,18 @@ class NotFinished:
     Attributes:
         cause: name in the fixed vocabulary.
         says: what was changed, or would have been.
-        removes: share of the rise that went away, of all seeds that were run; None if it was not replayed.
+        removes: share of the harm that went away, of all seeds that were run; None if it was not replayed.
         why: why it is not known, a part of a sentence.
+        fault: as of a `Cause`.
+        ends_at: as of a `RuledOut`.
     """
 
     cause: str
     says: str
     removes: float | None
     why: str
+    fault: str = ""
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -221,12 +235,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Harm:
-    """How much worse the loss is than it was.
+    """How much worse the loss is than it was before, or than it would be without the proven causes.
 
     Attributes:
-        loss: the loss at its height, nats per example; None if it is not finite.
-        reference: the loss before the rise; None if it is not known.
-        noise: standard deviation of the loss of one round around its level, nats per example; None if not estimated.
+        loss: the loss at its height, or at the end of a run in which nothing rose, nats per example; None if it is not
+            finite.
+        reference: the loss before the rise, or at the end without the proven causes; None if it is not known.
+        noise: standard deviation of `loss`, nats per example: of one round around its level, or over seeds; None if not
+            estimated.
     """
 
     loss: float | None
@@ -241,7 +257,7 @@ class Diagnosis:
     Attributes:
         rise: of the loss, or that there is none.
         healthy: clients that were looked at and showed nothing unusual: they never failed, no loss that rose is theirs,
-            and no possible cause names them.
+            and no possible cause names them. Where nothing rose, `looked_for` says what was looked at.
         observations: what the logs show of single clients.
         limits: what the data could not tell, a sentence each.
         causes: proven, the first to be believed first.
@@ -250,11 +266,16 @@ class Diagnosis:
         remedies: tried, the best first.
         budget: of the replays; None if nothing was replayed.
         signals: what was measured of all clients, by name; None if nothing was replayed.
-        question: what is answered: why the loss rose, or why the run ended before its last round.
+        question: what is answered: why the loss rose, why the run ended before its last round, or why the loss is
+            higher than it should be, although nothing rose.
         ending: how the run ended; None if it did not end early.
-        looked_at: the rounds in which clients were compared, first and last; None if they were checked only for failed
-            updates and for single rounds that are far outside.
-        not_looked_at: clients that could not be compared in these rounds, apart from those that failed.
+        looked_at: the rounds in which clients were compared, first and last; None if the log was checked only for
+            failed updates and for single rounds that are far outside.
+        not_looked_at: clients that could not be compared, in these rounds or where nothing rose, apart from those that
+            failed.
+        standing: how high the loss is at the end, and how high it would be; None if that is not the question.
+        looked_for: what was looked at where nothing rose, a sentence each.
+        not_examined: what was not looked at where nothing rose, a sentence each.
     """
 
     rise: Rise
@@ -267,10 +288,19 @@ class Diagnosis:
     remedies: tuple[TriedRemedy, ...] = ()
     budget: Budget | None = None
     signals: Mapping[str, Any] | None = None
-    question: Question = "rise"
     ending: Ending | None = None
     looked_at: tuple[int, int] | None = None
     not_looked_at: tuple[str, ...] = ()
+    standing: Standing | None = None
+    looked_for: tuple[str, ...] = ()
+    not_examined: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> Question:
+        """Which question is answered."""
+        if self.standing is not None:
+            return "standing"
+        return "ended" if self.ending and not self.ending.goes_on else "rise"
 
     @property
     def verdict(self) -> str:
@@ -279,8 +309,10 @@ class Diagnosis:
 
     @property
     def harm(self) -> Harm | None:
-        """What is to be explained; None if nothing rose."""
-        rise = self.rise
+        """What is to be explained; None if there is nothing."""
+        rise, standing = self.rise, self.standing
+        if standing is not None:
+            return Harm(standing.loss, standing.reference, standing.noise)
         if not rise.detected:
             return None
         unit = rise.loss_before if rise.relative else 1.0
@@ -300,17 +332,17 @@ class Diagnosis:
         return next((cause.remedy for cause in self.causes if cause.remedy), None)
 
     @property
-    def proposed(self) -> list[tuple[list[str], TriedRemedy]]:
-        """The causes' remedies, each once, with the names of its causes."""
-        proposed: list[tuple[list[str], TriedRemedy]] = []
+    def proposed(self) -> list[tuple[list[Cause], TriedRemedy]]:
+        """The causes' remedies, each once, with its causes."""
+        proposed: list[tuple[list[Cause], TriedRemedy]] = []
         for cause in self.causes:
             if cause.remedy is None:
                 continue
-            causes = next((names for names, each in proposed if each.settings == cause.remedy.settings), None)
+            causes = next((against for against, each in proposed if each.settings == cause.remedy.settings), None)
             if causes is None:
-                proposed.append(([cause.cause], cause.remedy))
+                proposed.append(([cause], cause.remedy))
             else:
-                causes.append(cause.cause)
+                causes.append(cause)
         return proposed
 
     @property
@@ -334,6 +366,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "causes": [_cause(cause) for cause in diagnosis.causes],
         "healthy": diagnosis.healthy,
         "not_looked_at": diagnosis.not_looked_at,
+        "looked_for": diagnosis.looked_for,
+        "not_examined": diagnosis.not_examined,
         "limits": diagnosis.limits,
         "detection": _fields(diagnosis.rise, "loss", "num_losses", "kind", "alarm", "phase", "sparsity", "noise")
         | _fields(diagnosis.rise, "correlation", "visible", "significance", "clients")
@@ -347,8 +381,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
         content["ending"] = _fields(diagnosis.ending, "round", "since", "failure", "by_guard", "failed")
     if diagnosis.budget is not None:
         content |= {
-            "ruled_out": [asdict(cause) for cause in diagnosis.ruled_out],
-            "not_finished": [asdict(cause) for cause in diagnosis.not_finished],
+            "ruled_out": [_tried(cause) for cause in diagnosis.ruled_out],
+            "not_finished": [_tried(cause) for cause in diagnosis.not_finished],
             "remedies": [asdict(remedy) for remedy in diagnosis.remedies],
             "replays": {name: value for name, value in asdict(diagnosis.budget).items() if value is not None},
             "signals": diagnosis.signals,
@@ -366,6 +400,11 @@ def _cause(cause: Cause) -> dict[str, Any]:
         "replay": _replay(cause.replay),
         "remedy": remedy,
     }
+
+
+def _tried(cause: RuledOut | NotFinished) -> dict[str, Any]:
+    known = {name: value for name, value in (("fault", cause.fault), ("ends_at", cause.ends_at)) if value}
+    return _fields(cause, "cause", "says", "removes", "why") | known
 
 
 def _replay(replay: ReplayResult) -> dict[str, Any]:

@@ -29,12 +29,31 @@ class Gone:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How high the hold-out loss of a run in which nothing rose is at its end, and how high it would be.
+
+    Attributes:
+        loss: with nothing changed, nats per example: geometric mean of the last rounds, mean over the seeds; None if it
+            is not finite.
+        reference: the same with all proven causes taken away; None if none is proven.
+        noise: standard deviation of `loss` over the seeds, nats per example; None with one seed.
+        rounds: at the end, of which the mean is taken, first and last.
+    """
+
+    loss: float | None
+    reference: float | None
+    noise: float | None
+    rounds: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Proof:
     """A cause that was replayed, proven or not.
 
     Attributes:
         candidate: the cause, and the change that takes it away.
-        effect: the share of the rise that the change takes away, of all seeds that were run.
+        effect: the share of the harm that the change takes away, of all seeds that were run: of the rise, or of the
+            excess ln(loss / reference) of a loss that did not rise.
         loss: column that was compared, `val_loss` or `train_loss`.
         without: (R,) losses with nothing changed, mean over the seeds; of a fault that has gone, the logged losses.
         with_change: (R,) losses with the change; of a fault that has gone, the losses with nothing changed.
@@ -44,6 +63,7 @@ class Proof:
         from_round: round of the model that the proof's replays start from; None: as all others.
         why: why the cause is not proven, a part of a sentence; empty if it is proven, or if its change removes too
             little.
+        since: first round in which the cause acts, where nothing rose.
     """
 
     candidate: Candidate
@@ -56,6 +76,7 @@ class Proof:
     kind: ProofKind = "change"
     from_round: int | None = None
     why: str = ""
+    since: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +90,7 @@ class LongReplay:
         unchanged: the same with nothing changed.
         logged: whether `unchanged` is the run's own loss; if not, it is a replay's.
         by_seed: ln(hold-out loss with the remedy / with nothing changed) at the end, by seed.
-        recovers: share of the rise that is gone up to the last round; None if the run's loss is not above its level.
+        recovers: share of the harm that is gone up to the last round; None if the run's loss is not above its level.
         beats_chance: whether `hold_out` is below the loss of a model that ignores its input.
         recovered: whether the hold-out loss comes down to the best one before the rise.
     """
@@ -127,7 +148,7 @@ class Investigation:
         window: rounds whose losses are compared, first and last.
         reproduced: whether the rise came again with nothing changed.
         causes: proven, the first cause first.
-        ruled_out: replayed, and refuted: their change removes less than half of the rise, or their evidence fails.
+        ruled_out: replayed, and refuted: their change removes less than half of the harm, or their evidence fails.
         tried: remedies, the best first.
         proposed: the remedy that is proposed against each proven cause, where one takes anything back.
         findings: of the clients.
@@ -139,6 +160,11 @@ class Investigation:
         seeds: the most seeds that any change was replayed with.
         not_finished: possible causes of which it is not known whether they are one, each with its reason.
         differs: where the replay that changes nothing first differs from the log, a sentence; empty if it does not.
+        standing: how high the loss is at the end, and how high it would be, where nothing rose; None of
+            another question.
+        looked_for: what was looked at where nothing rose, a sentence each.
+        clients_looked_at: the clients at which it was looked for.
+        not_examined: what was not looked at where nothing rose, a sentence each.
     """
 
     from_round: int
@@ -157,3 +183,7 @@ class Investigation:
     seeds: int = 1
     not_finished: tuple[Proof, ...] = ()
     differs: str = ""
+    standing: Standing | None = None
+    looked_for: tuple[str, ...] = ()
+    clients_looked_at: tuple[str, ...] = ()
+    not_examined: tuple[str, ...] = ()

@@ -36,14 +36,16 @@ FROM_DATA = (
 )
 
 
-def limits_of_logs(observation: Observation, rounds: RoundLog, clients: ClientLog) -> list[str]:
-    """Returns what the logs could not tell."""
+def limits_of_logs(
+    observation: Observation, rounds: RoundLog, clients: ClientLog, looked_for: Sequence[str] = ()
+) -> list[str]:
+    """Returns what the logs could not tell. `looked_for` is what was looked at besides, where nothing rose."""
     return [
         *_of_chance(observation.rise),
         *_of_the_loss(observation.rise, rounds),
         *(_of_event(event, observation.rise) for event in observation.rise.events),
         *_of_the_test(observation.rise),
-        *_of_the_clients(observation, clients),
+        *_of_the_clients(observation, clients, looked_for),
     ]
 
 
@@ -91,6 +93,18 @@ def not_proven(replays: Investigation, own_losses: Sequence[str] = ()) -> list[s
     return [why_none_is_proven(replays), *_skews_left_out(own_losses), *unlike]
 
 
+def no_standing_cause(replays: Investigation) -> list[str]:
+    """Returns why no cause of a loss that did not rise is proven; empty if one is, or if there was no suspect."""
+    if replays.causes or replays.standing is None:
+        return []
+    if not replays.reproduced:
+        return [
+            "A replay with the data and settings in this folder does not give the losses of the log. Something else "
+            f"was different in the run, so no cause is proven. {replays.differs}".rstrip()
+        ]
+    return [why_none_is_proven(replays)]
+
+
 def _skews_left_out(own_losses: Sequence[str]) -> Iterator[str]:
     """Skews are no candidates for single clients' own losses (`causes.candidates`)."""
     if own_losses:
@@ -104,7 +118,8 @@ def _skews_left_out(own_losses: Sequence[str]) -> Iterator[str]:
 def why_none_is_proven(replays: Investigation) -> str:
     """Returns why no cause is proven: none was tried, some are not finished, or all are ruled out."""
     if replays.not_finished:
-        names = dict.fromkeys(CAUSES[proof.candidate.cause].words.name for proof in replays.not_finished)
+        candidates = [proof.candidate for proof in replays.not_finished]
+        names = dict.fromkeys(CAUSES[each.cause].words.of(each.fault).name for each in candidates)
         return (
             f"No cause is proven. {NOT_KNOWN} {' or '.join(names)}: the table of the causes that are not finished says "
             "why."
@@ -216,7 +231,7 @@ def _of_the_test(rise: Rise) -> Iterator[str]:
             yield f"On this curve, a rise by less than {size} cannot be separated from the noise, even if it lasts."
 
 
-def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[str]:
+def _of_the_clients(observation: Observation, clients: ClientLog, looked_for: Sequence[str]) -> Iterator[str]:
     failed, unusual = len(observation.failures), len(observation.unusual)
     if max(failed, unusual) > MOST_SHOWN:
         yield (
@@ -225,7 +240,8 @@ def _of_the_clients(observation: Observation, clients: ClientLog) -> Iterator[st
             "in clients.csv."
         )
     if not observation.rise.detected:
-        yield f"The loss did not rise. {ONLY_SINGLE_ROUNDS}"
+        if not looked_for:
+            yield f"The loss did not rise. {ONLY_SINGLE_ROUNDS}"
         return
     if not observation.drifts:
         yield "No client could be compared with other clients, or with its own past, in the rounds of the rise."

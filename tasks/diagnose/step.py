@@ -115,7 +115,8 @@ def diagnosis(
     if not ending:
         unproven = [*unproven, *unfinished(rounds, settings, workspace)]
     is_rise = observation.rise.kind != "ended"
-    of_logs = limits_of_logs(observation, rounds, clients) if is_rise else limits_of_ending(observation)
+    looked_for = () if replays is None else replays.looked_for
+    of_logs = limits_of_logs(observation, rounds, clients, looked_for) if is_rise else limits_of_ending(observation)
     limits = [*unproven, *from_data, *of_logs]
     return compose(observation, limits, settings, replays, ending)
 

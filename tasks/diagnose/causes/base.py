@@ -39,6 +39,8 @@ class Candidate:
         instead: another change, which is tried if the first removes less than half of the rise.
         replayed: whether a replay of the change decides. If not, today's data do not hold what the run had without the
             cause, so a test of its own decides: `before.py` or `hold_out.py`.
+        fault: which fault of the cause the change takes away, a key of `words.by_fault`; empty if the cause has only
+            one, or if its clients show which.
     """
 
     cause: str
@@ -46,6 +48,7 @@ class Candidate:
     clients: tuple[str, ...] = ()
     instead: Change | None = None
     replayed: bool = True
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,17 +108,22 @@ class Words:
 
     Attributes:
         name: how it is called.
-        because: ends `the loss rose because …`; `{}` stands for the clients.
+        because: ends `the loss rose because …` and `the loss is higher than it should be because …`; `{}` stands for
+            the clients.
         alone: the same without clients.
         means: what the cause does, for a reader who does not know it.
-        by_fault: the same as `because` for each fault that the cause can have.
+        by_fault: the words for each fault that the cause can have.
     """
 
     name: str
     because: str
     alone: str
     means: str
-    by_fault: Mapping[str, str] = field(default_factory=dict)
+    by_fault: Mapping[str, "Words"] = field(default_factory=dict)
+
+    def of(self, fault: str) -> "Words":
+        """Returns the words for a fault; the general ones if the fault has none or is empty."""
+        return self.by_fault.get(fault, self)
 
 
 def no_fault(clients: Sequence[ClientFinding]) -> str:

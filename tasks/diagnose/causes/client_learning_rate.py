@@ -49,7 +49,15 @@ CLIENT_LEARNING_RATE = CauseKind(
         "too high a client learning rate",
         "the learning rate of {} is too high",
         "the clients' learning rate is too high",
-        "Each step of local training goes too far, so training makes the model worse.",
+        "Each step of local training goes too far, so the loss rises or stays high.",
+        {
+            "too_low": Words(
+                "too low a client learning rate",
+                "the learning rate of {} is too low",
+                "the clients' learning rate is too low",
+                "Each step of local training is so small that the model has learned too little when the run ends.",
+            )
+        },
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.causes.shared import leave_out, remembered, without
@@ -146,18 +147,20 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     ]
 
 
+_WORDS = Words(
+    "faulty clients",
+    "the updates or the data of {} are faulty",
+    "some clients send faulty updates or data",
+    "A faulty client has wrong labels, corrupt inputs or changed updates. Unusual data alone are no fault.",
+)
+_BECAUSE = {
+    "labels": "the labels of {} are wrong",
+    "data": "the data of {} are faulty",
+    "updates": "the updates of {} are faulty",
+}
+
 FAULTY_CLIENTS = CauseKind(
-    words=Words(
-        "faulty clients",
-        "the updates or the data of {} are faulty",
-        "some clients send faulty updates or data",
-        "A faulty client has wrong labels, corrupt inputs or changed updates. Unusual data alone are no fault.",
-        {
-            "labels": "the labels of {} are wrong",
-            "data": "the data of {} are faulty",
-            "updates": "the updates of {} are faulty",
-        },
-    ),
+    words=replace(_WORDS, by_fault={fault: replace(_WORDS, because=text) for fault, text in _BECAUSE.items()}),
     candidates=_candidates,
     evidence=_evidence,
     remedies=_remedies,

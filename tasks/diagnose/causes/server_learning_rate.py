@@ -49,7 +49,16 @@ SERVER_LEARNING_RATE = CauseKind(
         "too high a server learning rate",
         "the server's learning rate is too high",
         "the server's learning rate is too high",
-        "The server takes too large a step along the clients' average, and the model gets worse.",
+        "The server takes too large a step along the clients' average, so the loss rises or stays high.",
+        {
+            "too_low": Words(
+                "too low a server learning rate",
+                "the server's learning rate is too low",
+                "the server's learning rate is too low",
+                "The server takes such small steps along the clients' average that the model has learned too little "
+                "when the run ends.",
+            )
+        },
     ),
     candidates=_candidates,
     evidence=_evidence,

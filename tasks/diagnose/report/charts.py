@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tasks.arrays import Floats
-from tasks.diagnose.diagnosis import Curve, ReplayResult
+from tasks.diagnose.diagnosis import Curve, Diagnosis, ReplayResult
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import figure as digits
 from tasks.diagnose.phrases import who
@@ -26,12 +26,16 @@ def shaded(rise: Rise) -> str:
     return "the first sign to the end of the run" if rise.of_an_end else "the rise"
 
 
-def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
-    """Returns the tested loss and the other one over the rounds, the rise shaded, the level before it dotted.
+def draw_loss(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Figure:
+    """Returns the tested loss and the other one over the rounds, the rise shaded, and a dotted line.
+
+    The dotted line is the level before the rise. Where nothing rose, it is the hold-out loss at the end without the
+    proven causes.
 
     If only some clients' losses rose, the mean of these clients' own losses is drawn too.
     """
     figure, axes = new(_HEIGHT)
+    rise = diagnosis.rise
     first = rise.loss
     at = rounds.rounds.astype(np.float64)
     if rise.rounds:
@@ -49,9 +53,10 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
         means = [clients.signals["loss_before"][own & (clients.rounds == t)].mean() for t in sampled]
         drawn.append(np.array(means))
         _plot(axes, sampled.astype(np.float64), drawn[-1], f"loss of {who(rise.clients)}", ORANGE, 2.0, "-")
-    if rise.loss_before is not None:
-        label = f"before {shaded(rise)}: {digits(rise.loss_before)}"
-        axes.axhline(rise.loss_before, color=INK, linestyle=":", linewidth=1.2, label=label)
+    level, says = _level(diagnosis)
+    if level is not None:
+        axes.axhline(level, color=INK, linestyle=":", linewidth=1.2, label=f"{says}: {digits(level)}")
+        drawn.append(np.array([level]))
     _lost(axes, at, rounds.losses[first].not_finite)
     pruning = rounds.rounds[rounds.pruning].tolist()
     if pruning and len(pruning) < len(at):
@@ -61,15 +66,22 @@ def draw_loss(rise: Rise, rounds: RoundLog, clients: ClientLog) -> Figure:
     return figure
 
 
+def _level(diagnosis: Diagnosis) -> tuple[float | None, str]:
+    """The level of the dotted line, if there is one, and what it is."""
+    if diagnosis.standing is None:
+        return diagnosis.rise.loss_before, f"before {shaded(diagnosis.rise)}"
+    return diagnosis.standing.reference, f"without the cause{'s' * (len(diagnosis.causes) > 1)}"
+
+
 def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
     """Returns the losses of two replays, with and without the change, and the recorded loss of the same rounds."""
     figure, axes = new(_HEIGHT)
-    start, column = replay.from_round, rounds.losses[replay.loss]
+    start = replay.from_round
     last = start + max(len(replay.unchanged), len(replay.changed))
-    shown = column.given & (rounds.rounds >= start) & (rounds.rounds <= last)
-    _plot(axes, rounds.rounds[shown].astype(np.float64), column.values[shown], "recorded", GREY, 1.2, ":")
+    at, recorded = _recorded(rounds, replay.loss, start, last)
+    _plot(axes, at, recorded, "recorded", GREY, 1.2, ":")
     # The model they start from is the recorded one, and val_loss is measured on the model after its round.
-    fork = column.values[shown & (rounds.rounds == start)] if replay.loss == "val_loss" else column.values[:0]
+    fork = recorded[at == start] if replay.loss == "val_loss" else recorded[:0]
     lines = [
         ("replay, nothing changed", replay.unchanged, ORANGE, "--"),
         ("replay with the change", replay.changed, BLUE, "-"),
@@ -81,8 +93,17 @@ def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
         at = np.arange(start + 1.0 - len(fork), start + 1 + len(losses))
         _plot(axes, at, values, label, colour, 2.0, dash)
         _lost(axes, at, ~np.isfinite(values), colour)
-    _finish(figure, axes, [_array(losses) for _, losses, _, _ in lines] + [column.values[shown]])
+    _finish(figure, axes, [_array(losses) for _, losses, _, _ in lines] + [recorded])
     return figure
+
+
+def _recorded(rounds: RoundLog, loss: str, first: int, last: int) -> tuple[Floats, Floats]:
+    """The rounds from `first` to `last` in which a loss was recorded, and the loss; empty if it is not in the log."""
+    column = rounds.losses.get(loss)
+    if column is None:
+        return np.empty(0), np.empty(0)
+    shown = column.given & (rounds.rounds >= first) & (rounds.rounds <= last)
+    return rounds.rounds[shown].astype(np.float64), column.values[shown]
 
 
 def _array(losses: Curve) -> Floats:

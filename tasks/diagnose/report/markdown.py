@@ -34,9 +34,8 @@ def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
     yield "Causes not finished", list(_causes(diagnosis.not_finished, diagnosis))
     yield "Causes ruled out", list(_causes(diagnosis.ruled_out, diagnosis))
     yield "What proves a cause", list(replay_wording.spent(diagnosis))
-    yield "Clients with nothing unusual", [*map(escape, _healthy(diagnosis))]
-    limits = "\n".join(f"- {escape(sentence)}" for sentence in diagnosis.limits)
-    yield "Limits of this diagnosis", [limits or "None."]
+    yield client_wording.looked_title(diagnosis), list(_looked_at(diagnosis))
+    yield "Limits of this diagnosis", [_bullets(diagnosis.limits) or "None."]
 
 
 def _drift(diagnosis: Diagnosis) -> Iterator[str]:
@@ -45,10 +44,19 @@ def _drift(diagnosis: Diagnosis) -> Iterator[str]:
         yield client_wording.remark(diagnosis.observations)
 
 
-def _healthy(diagnosis: Diagnosis) -> Iterator[str]:
-    clients = client_wording.healthy(diagnosis.healthy)
-    yield f"{client_wording.nothing_unusual(diagnosis)}{f': {clients}' if clients else ''}."
-    yield from client_wording.not_looked_at(diagnosis)
+def _looked_at(diagnosis: Diagnosis) -> Iterator[str]:
+    if diagnosis.looked_for:
+        yield _bullets(diagnosis.looked_for)
+    clients, text = client_wording.healthy(diagnosis.healthy), client_wording.nothing_unusual(diagnosis)
+    if text:
+        yield escape(f"{text}{f': {clients}' if clients else ''}.")
+    yield from map(escape, client_wording.not_looked_at(diagnosis))
+    if items := client_wording.not_examined(diagnosis):
+        yield f"{client_wording.NOT_LOOKED_AT}\n\n{_bullets(items)}"
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {escape(sentence)}" for sentence in sentences)
 
 
 def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
@@ -62,14 +70,14 @@ def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
         yield _table(heads, rows)
     yield escape(replay_wording.replayed(cause, diagnosis))
     if replay_wording.shown_before(cause, diagnosis) is None:
-        yield _losses(cause.replay)
+        yield _losses(cause.replay, at_the_end=diagnosis.standing is not None)
 
 
-def _losses(replay: ReplayResult) -> str:
+def _losses(replay: ReplayResult, at_the_end: bool) -> str:
     pairs = zip_longest(replay.unchanged, replay.changed)
     rows = [[str(at), *map(figure, pair)] for at, pair in enumerate(pairs, start=replay.from_round + 1)]
     heads = ("round", "the run itself", "replay") if replay.of_log else ("round", "nothing changed", "with the change")
-    return _table(heads, rows[:_MOST])
+    return _table(heads, rows[-_MOST:] if at_the_end else rows[:_MOST])
 
 
 def _remedy(diagnosis: Diagnosis) -> Iterator[str]:
@@ -96,9 +104,9 @@ def _tried(remedy: TriedRemedy, diagnosis: Diagnosis) -> Sequence[str]:
 
 def _causes(causes: Sequence[RuledOut | NotFinished], diagnosis: Diagnosis) -> Iterator[str]:
     if causes:
-        heads = ("cause", "replay", replay_wording.removes(diagnosis), "why")
+        heads = ("cause", "replay", replay_wording.outcome(diagnosis), "why")
         yield _table(heads, [replay_wording.tried(cause, diagnosis) for cause in causes])
-        yield from replay_wording.below_0(cause.removes for cause in causes)
+        yield from replay_wording.below_0_of(causes, diagnosis)
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -4,10 +4,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.diagnosis import Diagnosis, TriedRemedy
 from tasks.diagnose.phrases import figure, percent
-from tasks.diagnose.report import client_wording, holdings, patch, remedy_wording, replay_wording, sections, wording
+from tasks.diagnose.report import (
+    client_wording,
+    holdings,
+    patch,
+    remedy_wording,
+    replay_wording,
+    sections,
+    standing_wording,
+    wording,
+)
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.markup import (
     EMPTY,
@@ -24,7 +32,7 @@ from tasks.diagnose.report.markup import (
     together,
 )
 from tasks.diagnose.report.svg import style
-from tasks.diagnose.report.vocabulary import name_of
+from tasks.diagnose.report.vocabulary import words_of
 from tasks.round_log.read import ClientLog, RoundLog
 
 _WORDS = {
@@ -34,6 +42,8 @@ _WORDS = {
     "Update": "What a client sends back: how its training changed the model.",
     "Loss": "How wrong the model is; lower is better. val_loss: on the hold-out data, which no client trains on. "
     "train_loss: on the clients' training data.",
+}
+_OF_A_RISE = {
     "Noise": "Ups and downs of the loss that mean nothing. A rise counts only if noise alone would hardly cause it.",
     "Replay": "The rounds are run again from the model before the rise. One thing is changed. All else stays the same, "
     "including the random numbers. A cause is proven only if at least half of the rise goes away without it, and if "
@@ -74,7 +84,7 @@ def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: 
     yield section(client_wording.TITLE, *sections.signal_maps(diagnosis, clients))
     title = "Data of the named clients" if diagnosis.named else "Data of the clients"
     yield section(title, *sections.holdings_of(diagnosis, held))
-    if diagnosis.rise.detected:
+    if diagnosis.harm is not None:
         yield section("Evidence", *_evidence(diagnosis))
         yield section("Remedy", *_remedy(diagnosis))
         if diagnosis.not_finished:
@@ -84,18 +94,20 @@ def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: 
         if diagnosis.budget:
             yield section("What proves a cause", *map(paragraph, replay_wording.spent(diagnosis)))
     yield section("Limits of this diagnosis", *_limits(diagnosis))
-    yield section("Words", _glossary())
+    yield section("Words", _glossary(diagnosis))
 
 
 def _answer(diagnosis: Diagnosis) -> Iterator[Markup]:
     before, flags, after = wording.answer(diagnosis)
     command = tag("code", flags) if flags else EMPTY
-    yield tag("p", before, command, after, class_="answer" if diagnosis.rise.detected else "answer calm")
+    yield tag(
+        "p", before, command, after, class_="answer" if diagnosis.rise.detected or diagnosis.causes else "answer calm"
+    )
     facts = list(wording.facts(diagnosis))
     if facts:
         yield tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in facts), class_="facts")
     if diagnosis.causes:
-        yield paragraph(CAUSES[diagnosis.causes[0].cause].words.means)
+        yield paragraph(words_of(diagnosis.causes[0]).means)
 
 
 def _evidence(diagnosis: Diagnosis) -> Iterator[Markup]:
@@ -111,7 +123,7 @@ def _evidence(diagnosis: Diagnosis) -> Iterator[Markup]:
                 Column("in words", "says"),
             ]
             yield table(
-                f"Evidence for the cause: {name_of(cause.cause)}",
+                f"Evidence for the cause: {words_of(cause).name}",
                 columns,
                 [
                     [client_wording.signal(each), figure(each.value), figure(each.expected), each.says]
@@ -178,34 +190,32 @@ def _not_finished(diagnosis: Diagnosis) -> Iterator[Markup]:
         _columns(diagnosis),
         [replay_wording.tried(cause, diagnosis) for cause in diagnosis.not_finished],
     )
-    yield from map(paragraph, replay_wording.below_0(each.removes for each in diagnosis.not_finished))
+    yield from map(paragraph, replay_wording.below_0_of(diagnosis.not_finished, diagnosis))
 
 
 def _columns(diagnosis: Diagnosis) -> list[Column]:
-    removes = Column(replay_wording.removes(diagnosis), "number")
-    return [Column("cause"), Column("replay", "says"), removes, Column("why", "says")]
+    outcome = Column(replay_wording.outcome(diagnosis), "number")
+    return [Column("cause"), Column("replay", "says"), outcome, Column("why", "says")]
 
 
 def _ruled_out(diagnosis: Diagnosis) -> Iterator[Markup]:
     yield table(
-        "In how many seeds the run trains if a cause is removed in a replay."
-        if diagnosis.rise.of_an_end
-        else "The share of the rise that went away when each cause was removed in a replay.",
+        replay_wording.ruled_out(diagnosis),
         _columns(diagnosis),
         [replay_wording.tried(cause, diagnosis) for cause in diagnosis.ruled_out],
     )
-    yield from map(paragraph, replay_wording.below_0(each.removes for each in diagnosis.ruled_out))
+    yield from map(paragraph, replay_wording.below_0_of(diagnosis.ruled_out, diagnosis))
 
 
 def _limits(diagnosis: Diagnosis) -> Iterator[Markup]:
     yield bullets(diagnosis.limits) if diagnosis.limits else paragraph("None.")
 
 
-def _glossary() -> Markup:
-    return folded("What the words mean", tag("dl", *_entries()))
+def _glossary(diagnosis: Diagnosis) -> Markup:
+    return folded("What the words mean", tag("dl", *_entries(diagnosis)))
 
 
-def _entries() -> Iterator[Markup]:
-    for word, means in _WORDS.items():
+def _entries(diagnosis: Diagnosis) -> Iterator[Markup]:
+    for word, means in (_WORDS | (_OF_A_RISE if diagnosis.standing is None else standing_wording.WORDS)).items():
         yield tag("dt", word)
         yield tag("dd", means)

@@ -6,7 +6,7 @@ from tasks.diagnose.diagnosis import Cause, Diagnosis, RemedyEnding, TriedRemedy
 from tasks.diagnose.phrases import figure, joined, percent
 from tasks.diagnose.report import ended_wording
 from tasks.diagnose.report.replay_wording import FAILURES, harm_of
-from tasks.diagnose.report.vocabulary import name_of
+from tasks.diagnose.report.vocabulary import words_of
 
 
 def loss_heading(diagnosis: Diagnosis) -> str:
@@ -14,29 +14,29 @@ def loss_heading(diagnosis: Diagnosis) -> str:
     return "final val_loss" if ended_wording.is_ended(diagnosis.rise) else "hold-out loss at the end"
 
 
-def against(causes: Sequence[str]) -> str:
+def against(causes: Sequence[Cause]) -> str:
     """Returns `Against faulty clients and different labels`."""
-    return f"Against {joined([name_of(cause) for cause in causes])}"
+    return f"Against {joined([words_of(cause).name for cause in causes])}"
 
 
-def removed(remedy: TriedRemedy) -> str:
+def removed(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
     """Returns `86 % of the rise`."""
-    harm = harm_of(FAILURES if FAILURES in remedy.against else "")
-    return f"{percent(remedy.recovers)} of the {harm}"
+    return f"{percent(remedy.recovers)} of the {harm_of(FAILURES if FAILURES in remedy.against else '', diagnosis)}"
 
 
 def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
     """Yields why no remedy is proposed, a sentence for all causes with the same reason."""
-    causes: dict[str, list[str]] = {}
+    causes: dict[str, list[Cause]] = {}
     for cause in diagnosis.causes:
         if not cause.remedy:
-            causes.setdefault(_why_none(cause, diagnosis), []).append(cause.cause)
-    for why, names in causes.items():
-        yield f"{against(names)}, {why}"
+            causes.setdefault(_why_none(cause, diagnosis), []).append(cause)
+    for why, alike in causes.items():
+        yield f"{against(alike)}, {why}"
 
 
 def _why_none(cause: Cause, diagnosis: Diagnosis) -> str:
     tried = [remedy for remedy in diagnosis.remedies if cause.cause in remedy.against]
+    harm = harm_of(cause.cause, diagnosis)
     if cause.replay.of_log:
         return "no remedy was tried: the fault has gone, so a replay has nothing to remedy."
     if not tried:
@@ -44,9 +44,9 @@ def _why_none(cause: Cause, diagnosis: Diagnosis) -> str:
     if ended_wording.is_ended(diagnosis.rise):
         return "no setting that was tried lets the run train with every seed."
     if diagnosis.remedy:
-        return "no setting that was tried in addition removes more of the rise."
+        return f"no setting that was tried in addition removes more of the {harm}."
     if any(remedy.ending and not remedy.confirmed for remedy in tried):
-        stays = "clients still fail" if cause.cause == FAILURES else "the rise stays"
+        stays = "clients still fail" if cause.cause == FAILURES else f"the {harm} stays"
         return (
             "no remedy is proposed: with each remedy that was replayed to the end of the run, the hold-out loss ends "
             f"higher than without it or no better than chance, or {stays}."
@@ -55,8 +55,8 @@ def _why_none(cause: Cause, diagnosis: Diagnosis) -> str:
     if helping and any(remedy.ending for remedy in tried):
         return "no remedy is proposed: none helps up to the end of the run, or was tested as long as one that does not."
     if helping:
-        return "no remedy is proposed: where one removes some of the rise, the model learns nothing."
-    return f"no setting that was tried removes any of the {harm_of(cause.cause)}."
+        return f"no remedy is proposed: where one removes some of the {harm}, the model learns nothing."
+    return f"no setting that was tried removes any of the {harm}."
 
 
 def effect(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
@@ -67,14 +67,14 @@ def effect(remedy: TriedRemedy, diagnosis: Diagnosis) -> str:
     if ending is None:
         loss = "" if remedy.loss_after is None else f", in which the mean loss is {figure(remedy.loss_after)}"
         return (
-            f"Not confirmed: this removes {removed(remedy)} in a short replay{loss}. The end of the run was not "
-            "replayed."
+            f"Not confirmed: this removes {removed(remedy, diagnosis)} in a short replay{loss}. The end of the run was "
+            "not replayed."
         )
     start = "" if ending.from_round == 0 else f" from round {ending.from_round + 1}"
     return (
         f"In a replay{start} to round {ending.last}, the hold-out loss ends at {figure(ending.hold_out)}; "
         f"{'in the run it ended' if ending.logged else 'in a replay with nothing changed it ends'} at "
-        f"{figure(ending.unchanged)}. {_judged(ending)} This removes {removed(remedy)}."
+        f"{figure(ending.unchanged)}. {_judged(ending)} This removes {removed(remedy, diagnosis)}."
     )
 
 

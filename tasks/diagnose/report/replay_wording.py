@@ -1,28 +1,35 @@
 """The sentences about replays: what one showed of a cause, what proves a cause, and what the replays cost."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from tasks.diagnose.diagnosis import Cause, Curve, Diagnosis, NotFinished, Removed, ReplayResult, RuledOut
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, percent, span
-from tasks.diagnose.report import ended_wording
-from tasks.diagnose.report.vocabulary import name_of
+from tasks.diagnose.report import ended_wording, standing_wording
+from tasks.diagnose.report.vocabulary import words_of
 
 FAILURES = "non_finite"
 """The cause whose harm is failed updates, and not a loss."""
 
 
-def harm_of(cause: str) -> str:
+def harm_of(cause: str, diagnosis: Diagnosis) -> str:
     """Returns what a replay without the cause takes away."""
-    return "failed updates" if cause == FAILURES else "rise"
+    if cause == FAILURES:
+        return "failed updates"
+    return "rise" if diagnosis.standing is None else standing_wording.HARM
 
 
 def removes(diagnosis: Diagnosis) -> str:
     """Returns the heading of a column: what a change in a replay takes away."""
     if ended_wording.is_ended(diagnosis.rise):
         return "seeds that train"
-    return f"{harm_of(diagnosis.verdict)} removed"
+    return f"{harm_of(diagnosis.verdict, diagnosis)} removed"
+
+
+def outcome(diagnosis: Diagnosis) -> str:
+    """Returns the heading of a column: what a replay without a cause showed."""
+    return removes(diagnosis) if diagnosis.standing is None else standing_wording.outcome(diagnosis.standing)
 
 
 def replayed(cause: Cause, diagnosis: Diagnosis) -> str:
@@ -30,9 +37,11 @@ def replayed(cause: Cause, diagnosis: Diagnosis) -> str:
     replay, rise = cause.replay, diagnosis.rise
     earlier = shown_before(cause, diagnosis)
     if earlier is not None:
-        return f"The same replay as for {name_of(earlier.cause)} proves this: it takes both causes away."
+        return f"The same replay as for {words_of(earlier).name} proves this: it takes both causes away."
     if ended_wording.is_ended(rise):
         return ended_wording.replayed(cause)
+    if diagnosis.standing is not None:
+        return standing_wording.replayed(cause, diagnosis.standing, alone=len(diagnosis.causes) == 1)
     changed, unchanged = during(replay, rise)
     loss = "loss" if replay.loss == rise.loss else replay.loss
     over = f" with {count(replay.seeds, 'seed')}" if replay.seeds else ""
@@ -44,7 +53,7 @@ def replayed(cause: Cause, diagnosis: Diagnosis) -> str:
         )
     return (
         f"{text}With nothing changed, it is {shown(unchanged)}. The change removes {removal(replay.removes)} of the "
-        f"{harm_of(cause.cause)}."
+        f"{harm_of(cause.cause, diagnosis)}."
     )
 
 
@@ -59,7 +68,8 @@ def no_replay(diagnosis: Diagnosis) -> str:
     if diagnosis.budget is None:
         return "No round was replayed: the limits of this diagnosis say why."
     if diagnosis.ruled_out or diagnosis.not_finished:
-        return "No replay is shown, because no cause is proven. The tables below say what each replay removed."
+        showed = "what each replay removed" if diagnosis.standing is None else "where the loss of each replay ended"
+        return f"No replay is shown, because no cause is proven. The tables below say {showed}."
     if not diagnosis.budget.reproduced:
         return "No cause was replayed: the limits of this diagnosis say what the replay with nothing changed showed."
     return "No cause was replayed, because no possible cause was found."
@@ -97,11 +107,24 @@ def shown(loss: float | None) -> str:
     return "NaN or infinity" if loss is None else figure(loss)
 
 
+def ruled_out(diagnosis: Diagnosis) -> str:
+    """Returns what the table of the causes that are ruled out shows."""
+    if diagnosis.standing is not None:
+        return "The loss at the end of a replay without each cause."
+    if ended_wording.is_ended(diagnosis.rise):
+        return "In how many seeds the run trains if a cause is removed in a replay."
+    return "The share of the rise that went away when each cause was removed in a replay."
+
+
 def tried(cause: RuledOut | NotFinished, diagnosis: Diagnosis) -> list[str]:
-    """Returns the row of a table: the cause, what was changed, the share of the rise that went away, and why."""
-    ended = ended_wording.is_ended(diagnosis.rise)
-    why = cause.why or ("the run does not train without it" if ended else "more than half of the rise stays without it")
-    return [name_of(cause.cause), cause.says, percent(cause.removes), why]
+    """Returns the row of a table: the cause, what was changed, what the replay showed, and why."""
+    if diagnosis.standing is not None:
+        shown, why = figure(cause.ends_at), "without it, the loss does not end lower by more than the noise of seeds"
+    elif ended_wording.is_ended(diagnosis.rise):
+        shown, why = percent(cause.removes), "the run does not train without it"
+    else:
+        shown, why = percent(cause.removes), "more than half of the rise stays without it"
+    return [words_of(cause).name, cause.says, shown, cause.why or why]
 
 
 def below_0(shares: Iterable[float | None]) -> Iterator[str]:
@@ -110,12 +133,21 @@ def below_0(shares: Iterable[float | None]) -> Iterator[str]:
         yield "Below 0 %, the loss was higher with the change than without it."
 
 
+def below_0_of(causes: Sequence[RuledOut | NotFinished], diagnosis: Diagnosis) -> Iterator[str]:
+    """Yields the same for the table of causes that were tried, if it shows shares."""
+    if diagnosis.standing is None:
+        yield from below_0(cause.removes for cause in causes)
+
+
 def spent(diagnosis: Diagnosis) -> Iterator[str]:
     """Yields what proves a cause, and what the replays cost; nothing if there were none."""
     budget = diagnosis.budget
     if budget is None:
         return
-    yield ended_wording.rule(budget) if ended_wording.is_ended(diagnosis.rise) else _rule(diagnosis)
+    if diagnosis.standing is not None:
+        yield standing_wording.RULE
+    else:
+        yield ended_wording.rule(budget) if ended_wording.is_ended(diagnosis.rise) else _rule(diagnosis)
     seeds = f" No change was replayed with more than {count(budget.seeds, 'seed')}." if budget.seeds > 1 else ""
     yield (
         f"The replays of causes took {count(budget.rounds, 'round')} of at most {budget.allowed}. The replays of "
@@ -130,7 +162,7 @@ def _rule(diagnosis: Diagnosis) -> str:
             "A fault that has gone is proven if (1) the log shows wrong rows of a few clients right before the rise, "
             "and (2) in replays without these rows, the loss does not rise with any seed."
         )
-    harm = harm_of(diagnosis.verdict)
+    harm = harm_of(diagnosis.verdict, diagnosis)
     goes = "go" if first and first.cause == FAILURES else "goes"
     rule = (
         f"A cause is proven if (1) at least half of the {harm} {goes} away without it, (2) other seeds confirm this, "

@@ -8,7 +8,7 @@ from tasks.diagnose.phrases import figure, span, who
 from tasks.diagnose.report import charts, client_wording, holdings, maps, replay_wording, wording
 from tasks.diagnose.report.holdings import Holdings
 from tasks.diagnose.report.maps import Map
-from tasks.diagnose.report.markup import Column, Markup, chart, folded, paragraph, table, tag, together
+from tasks.diagnose.report.markup import Column, Markup, bullets, chart, folded, paragraph, table, tag, together
 from tasks.diagnose.report.svg import to_svg
 from tasks.diagnose.report.vocabulary import LOSSES
 from tasks.round_log.read import ClientLog, RoundLog
@@ -25,7 +25,7 @@ def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterat
     """Yields the loss as it was, and a replay for each cause."""
     rise = diagnosis.rise
     label = f"Line chart of the loss by round. {wording.headline(diagnosis)}"
-    loss = to_svg(charts.draw_loss(rise, rounds, clients), "loss", label)
+    loss = to_svg(charts.draw_loss(diagnosis, rounds, clients), "loss", label)
     shaded = (
         f"Shaded: {charts.shaded(rise)}, {span(rise.round, rise.until)}."
         if rise.detected
@@ -36,7 +36,7 @@ def curves(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Iterat
     replays = [_replay(number, cause, diagnosis, rounds) for number, cause in enumerate(causes)]
     figures = [chart(loss, title, f"{rise.loss} of rounds.csv by round. {shaded}"), *replays]
     yield tag("div", together(figures), class_="charts")
-    if rise.detected and not replays:
+    if diagnosis.harm is not None and not replays:
         yield paragraph(replay_wording.no_replay(diagnosis))
 
 
@@ -63,8 +63,15 @@ def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
             columns,
             [client_wording.observed(observation) for observation in diagnosis.observations],
         )
-    yield _healthy(diagnosis)
+    if not diagnosis.rise.detected:
+        yield tag("h3", client_wording.looked_title(diagnosis))
+    if diagnosis.looked_for:
+        yield bullets(diagnosis.looked_for)
+    yield from _healthy(diagnosis)
     yield from map(paragraph, client_wording.not_looked_at(diagnosis))
+    if items := client_wording.not_examined(diagnosis):
+        yield paragraph(client_wording.NOT_LOOKED_AT)
+        yield bullets(items)
 
 
 def _map(number: int, drawn: Map) -> Markup:
@@ -89,13 +96,12 @@ def _reading(diagnosis: Diagnosis, clients: ClientLog) -> str:
     return text.strip()
 
 
-def _healthy(diagnosis: Diagnosis) -> Markup:
+def _healthy(diagnosis: Diagnosis) -> Iterator[Markup]:
     listed, text = client_wording.healthy(diagnosis.healthy), client_wording.nothing_unusual(diagnosis)
-    return (
-        folded(text, paragraph(listed))
-        if len(diagnosis.healthy) > _LISTED
-        else paragraph(f"{text}{f': {listed}' if listed else ''}.")
-    )
+    if text and len(diagnosis.healthy) > _LISTED:
+        yield folded(text, paragraph(listed))
+    elif text:
+        yield paragraph(f"{text}{f': {listed}' if listed else ''}.")
 
 
 def holdings_of(diagnosis: Diagnosis, held: Holdings | None) -> Iterator[Markup]:

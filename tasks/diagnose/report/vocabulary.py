@@ -1,6 +1,8 @@
 """The signals and losses of a diagnosis in plain words; the causes' words stand with the causes."""
 
 from tasks.diagnose.causes import CAUSES
+from tasks.diagnose.causes.base import Words
+from tasks.diagnose.diagnosis import Cause, NotFinished, RuledOut
 
 SIGNALS = {
     "finite": "first round with an update that is not finite",
@@ -20,6 +22,6 @@ SIGNALS = {
 LOSSES = {"val_loss": "loss on hold-out data", "train_loss": "loss on training data"}
 
 
-def name_of(cause: str) -> str:
-    """Returns how the cause is called in a sentence."""
-    return CAUSES[cause].words.name
+def words_of(cause: Cause | RuledOut | NotFinished) -> Words:
+    """Returns the words of a cause and its fault."""
+    return CAUSES[cause.cause].words.of(cause.fault)

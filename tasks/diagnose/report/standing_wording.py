@@ -1,0 +1,74 @@
+"""The sentences about a loss that did not rise, but is higher than it should be."""
+
+from collections.abc import Iterator
+
+from tasks.diagnose.diagnosis import Cause, Diagnosis
+from tasks.diagnose.investigation import Standing
+from tasks.diagnose.phrases import count, figure, joined, percent, span, who
+from tasks.diagnose.report.vocabulary import words_of
+
+HARM = "excess loss"
+RULE = (
+    "A cause is proven if (1) the hold-out loss ends lower without it, by more than the noise of seeds, (2) so does "
+    "the loss on the data of the other clients, and (3) no more specific cause explains the excess loss as well."
+)
+
+WORDS = {
+    "Noise": "Ups and downs of the loss that mean nothing. With other random numbers (another seed), the loss at the "
+    "end is a little different. A lower loss counts only if the difference is larger than that.",
+    "Replay": "The rounds are run again from the start, or from an early round. One thing is changed. All else stays "
+    "the same, including the random numbers. A cause is proven only if the run ends with a clearly lower loss without "
+    "it.",
+    "Excess loss": "How much higher the loss at the end is with the proven causes than without them, on a logarithmic "
+    "scale: a remedy that removes all of it ends at the loss without the causes.",
+}
+
+
+def higher(loss: str) -> str:
+    """Returns how a sentence about the tested loss goes on: `, but it is higher than it should be`."""
+    return f", but {'it' if loss == 'val_loss' else 'the hold-out loss (val_loss)'} is higher than it should be"
+
+
+def proof(cause: Cause, standing: Standing) -> str:
+    """Returns ` (proven by replay with 3 seeds: in …, val_loss ends at 0.19 instead of 0.31)`."""
+    replay = cause.replay
+    return (
+        f" (proven by replay with {count(replay.seeds, 'seed')}: in {replay.says}, {replay.loss} ends at "
+        f"{figure(replay.ends_at)} instead of {figure(standing.loss)})"
+    )
+
+
+def facts(diagnosis: Diagnosis, standing: Standing) -> Iterator[tuple[str, str]]:
+    """Yields (title, text): how high the loss is and would be, the cause, its clients and the remedy."""
+    causes, remedy = diagnosis.causes, diagnosis.remedy
+    yield f"Loss at the end (val_loss, mean of {span(*standing.rounds)})", figure(standing.loss)
+    if standing.noise is not None:
+        yield "Its standard deviation over seeds", figure(standing.noise)
+    if diagnosis.rise.chance:
+        yield "Loss of a guess (chance)", figure(diagnosis.rise.chance.loss)
+    if not causes:
+        yield "Cause", "not proven"
+        return
+    yield f"Loss at the end without the {'cause' if len(causes) == 1 else 'causes'}", figure(standing.reference)
+    yield "Cause" if len(causes) == 1 else "Causes", joined([words_of(cause).name for cause in causes])
+    clients = dict.fromkeys(client for cause in causes for client in cause.clients)
+    if clients:
+        yield "Clients", who([*clients])
+    if remedy:
+        yield "Excess loss removed by the remedy", percent(remedy.recovers)
+
+
+def replayed(cause: Cause, standing: Standing, alone: bool) -> str:
+    """Returns what the replay of a cause showed. Of a cause that stands alone, it takes all of the excess away."""
+    replay = cause.replay
+    share = "" if alone else f" The change removes {percent(replay.removes.mean)} of the {HARM}."
+    return (
+        f"Replay of {span(replay.from_round + 1, replay.from_round + len(replay.changed))} with "
+        f"{count(replay.seeds, 'seed')}: in {replay.says}, {replay.loss} ends at {figure(replay.ends_at)}. With "
+        f"nothing changed, it ends at {figure(standing.loss)} (mean of {span(*standing.rounds)}).{share}"
+    )
+
+
+def outcome(standing: Standing) -> str:
+    """Returns the heading of a column: where the hold-out loss ends without a cause."""
+    return f"loss at the end (nothing changed: {figure(standing.loss)})"
