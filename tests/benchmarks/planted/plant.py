@@ -28,6 +28,7 @@ from tasks.federate.runner import Phase, Runner
 from tasks.federate.state import ServerState
 from tasks.federate.step import federate
 from tasks.files import read_json, replacing, write_json
+from tasks.local import faults
 from tasks.models import build
 from tasks.partition import partition
 from tasks.preprocess import preprocess
@@ -279,7 +280,8 @@ class Planter:
         # These settings come with each client's input or act on the host, so the computations are the same.
         for name in ("rounds", "local_work", "exclude", "guard"):
             del federate[name]
-        del federate["client"]["learning_rate"], federate["faults"]["clients"], federate["faults"]["from_round"]
+        del federate["client"]["learning_rate"]
+        federate["faults"] = faults.of_graph(settings.federate.faults)
         return json.dumps([federate, cohort.input_shape, cohort.num_classes, len(cohort.clients)])
 
     def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:
