@@ -109,7 +109,7 @@ class Case:
         plant = PLANTS[self.plant]
         if not plant.causes:
             return None
-        if plant.changed or plant.of_hold_out or plant.grows or plant.whole_classes:
+        if plant.changed or plant.of_hold_out or plant.whole_classes or (plant.grows and not plant.by_client):
             return self.begins
         drawn, others = self._drawn(sizes)
         touched: set[str] = set()

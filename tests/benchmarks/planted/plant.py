@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import yaml
 from bases import data_of
 from cases import Case
+from losses import end_gap
 from planted_data import change, commonest_labels, sizes_of, unchanged, write_data
 from plants import Operation
 
@@ -37,6 +40,9 @@ from tasks.settings import RuntimeSettings, Settings, parse
 
 _LARGEST = 1e37
 """No rate is larger: float32 ends at 3e38."""
+_DOUBLINGS = 9
+"""Values of a standing setting that grows: a rate is at most 256 times the first one."""
+_TWICE = math.log(2)
 
 
 class NotPlanted(Exception):
@@ -124,7 +130,30 @@ class Planter:
         if case.what.kind == "ended":
             return self._end(case, settings, healthy, clients, workspace)
         with runtime(RuntimeSettings()):
+            if case.what.grows:
+                return self._grow(case, settings, healthy, clients, workspace)
             return self._run(case, settings, healthy, clients, same, changed, workspace)
+
+    def _grow(self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path) -> Planted:
+        """Doubles a setting until the run does not end, and its loss at the end is at least twice the twin's."""
+        name = case.what.grows
+        value = reduce(getattr, name.split("."), settings)
+        for _ in range(_DOUBLINGS):
+            for written in ("models", "reports"):
+                shutil.rmtree(workspace / written, ignore_errors=True)
+            try:
+                planted = self._run(case, settings, healthy, clients, [], workspace, workspace)
+            except NotPlanted:
+                pass  # A higher rate can survive where a lower one ended: the first steps then stop all units.
+            else:
+                if (
+                    end_gap(*([line.row["val_loss"] for line in each] for each in (planted.lines, planted.twin)))
+                    >= _TWICE
+                ):
+                    return planted
+            value *= 2
+            settings = self._settings(case, {**case.planted(sizes_of(healthy.folder)), name: value})
+        raise NotPlanted(f"with {name} up to {value}, the run ends or learns")
 
     def _run(
         self,

@@ -32,7 +32,8 @@ class Plant:
         raw: whether the data are changed before `preprocess`, which then computes mean and sd of the changed data.
         spike: whether the update of one more client is scaled in one earlier round.
         rounds: of the run.
-        grows: an `ended` setting that is multiplied by 10 until the run dies.
+        grows: an `ended` setting that is multiplied by 10 until the run dies, or a `standing` one that is doubled until
+            the run does not learn.
         share: the fraction of clients that are planted; 0: one client.
         whole_classes: whether all holders of a class are planted, of as many classes as fit into `share`, at least one.
             Each client must hold one class.
@@ -86,12 +87,12 @@ _GUARDED = {"federate.guard": "stop"}
 FAST, _FASTER, SERVER = {RATE: 0.8}, {RATE: 0.5}, {SERVER_RATE: 4.0}
 """Planted rates; a healthy client has 0.05 or 0.01 (`bases.py`), a healthy server 1. Pairs have _FASTER: if
 the loss exploded, their other cause would not matter."""
-FAST_LINEAR, _FASTER_LINEAR, SERVER_LINEAR = {RATE: 15.0}, {RATE: 5.0}, {SERVER_RATE: 10.0}
+_FAST_LINEAR, _FASTER_LINEAR, _SERVER_LINEAR = {RATE: 15.0}, {RATE: 5.0}, {SERVER_RATE: 10.0}
 """Higher rates for linear models, because with the rates above they only learn faster. The chest X-rays rise with the
 rates above: an example is 12 times as long."""
-FAST_OF = {"synthetic": {RATE: 1.5}, "chest": FAST}
+_FAST_OF = {"synthetic": {RATE: 1.5}, "chest": FAST}
 _FASTER_OF = {"synthetic": _FASTER, "chest": _FASTER}
-SERVER_OF = {"synthetic": {SERVER_RATE: 30.0}, "chest": SERVER}
+_SERVER_OF = {"synthetic": {SERVER_RATE: 30.0}, "chest": SERVER}
 TWO_EACH = {"partition.kind": "classes", "partition.classes_per_client": 2}
 ONE_EACH = {"partition.kind": "classes", "partition.classes_per_client": 1}
 _DECAYING = {"federate.client.learning_rate": 0.1, "federate.client.weight_decay": 0.02}
@@ -99,7 +100,7 @@ _DECAYING = {"federate.client.learning_rate": 0.1, "federate.client.weight_decay
 it knows its own classes, and the mean of the clients is hardly worse."""
 FAULTY = ("faulty_clients",)
 _DATA_DRIFT, _HOLD_OUT = ("data_drift",), ("hold_out_shift",)
-_FACTOR = "federate.faults.factor"
+FACTOR = "federate.faults.factor"
 
 PLANTS: dict[str, Plant] = {
     "flip_one": Plant(FAULTY, operation=flip),
@@ -109,14 +110,14 @@ PLANTS: dict[str, Plant] = {
     "scaled_one": Plant(
         FAULTY,
         by_client=faults("scaled_update", 30.0),
-        of_linear={_FACTOR: 100.0},
-        of_base={"chest": {_FACTOR: 30.0}},
+        of_linear={FACTOR: 100.0},
+        of_base={"chest": {FACTOR: 30.0}},
     ),
     "reversed_one": Plant(FAULTY, by_client=faults("reversed_update", 10.0)),
     "reversed_several": Plant(FAULTY, by_client=faults("reversed_update", 3.0), share=0.3),
     "non_finite": Plant(("non_finite",), operation=explode),
-    "client_rate": Plant(("client_learning_rate",), changed=FAST, of_linear=FAST_LINEAR, of_base=FAST_OF),
-    "server_rate": Plant(("server_learning_rate",), changed=SERVER, of_linear=SERVER_LINEAR, of_base=SERVER_OF),
+    "client_rate": Plant(("client_learning_rate",), changed=FAST, of_linear=_FAST_LINEAR, of_base=_FAST_OF),
+    "server_rate": Plant(("server_learning_rate",), changed=SERVER, of_linear=_SERVER_LINEAR, of_base=_SERVER_OF),
     "width": Plant(("architecture_variation",), by_client=_narrow, share=0.5),
     "shift": Plant(("feature_shift",), operation=invert, share=0.3),
     # 3 clients, because the mean of 10 overfitted models is better than each of them.
@@ -150,8 +151,8 @@ PLANTS: dict[str, Plant] = {
     "flip_server_rate": Plant(
         (*FAULTY, "server_learning_rate"),
         changed=SERVER,
-        of_linear=SERVER_LINEAR,
-        of_base=SERVER_OF,
+        of_linear=_SERVER_LINEAR,
+        of_base=_SERVER_OF,
         operation=flip,
         share=0.3,
     ),
@@ -166,8 +167,8 @@ PLANTS: dict[str, Plant] = {
     "shift_server_rate": Plant(
         ("feature_shift", "server_learning_rate"),
         changed=SERVER,
-        of_linear=SERVER_LINEAR,
-        of_base=SERVER_OF,
+        of_linear=_SERVER_LINEAR,
+        of_base=_SERVER_OF,
         operation=invert,
         share=0.3,
     ),
@@ -178,7 +179,7 @@ PLANTS: dict[str, Plant] = {
     "reversed_moderate": Plant(FAULTY, by_client=faults("reversed_update", 1.0)),
     "spike_flip": Plant(FAULTY, operation=flip, share=0.3, spike=True),
     "spike_client_rate": Plant(
-        ("client_learning_rate",), changed=FAST, of_linear=FAST_LINEAR, of_base=FAST_OF, spike=True
+        ("client_learning_rate",), changed=FAST, of_linear=_FAST_LINEAR, of_base=_FAST_OF, spike=True
     ),
     "flip_all": Plant(_DATA_DRIFT, operation=flip, share=1.0),
     "flip_six": Plant(_DATA_DRIFT, operation=flip, share=0.6),

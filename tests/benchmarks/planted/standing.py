@@ -3,15 +3,12 @@
 from bases import LARGE
 from operations import flip, negative, noise, one_label, random_labels, renumber, rescale, shift_labels
 from plants import (
+    FACTOR,
     FAST,
-    FAST_LINEAR,
-    FAST_OF,
     FAULTY,
     ONE_EACH,
     RATE,
     SERVER,
-    SERVER_LINEAR,
-    SERVER_OF,
     SERVER_OPTIMIZER,
     SERVER_RATE,
     TWO_EACH,
@@ -44,7 +41,7 @@ STANDING: dict[str, Plant] = {
     "standing_noise": _data(noise),
     "standing_negative": _data(negative, also=_FEATURES),
     "standing_rescaled": _data(rescale, also=_FEATURES),
-    "standing_scaled": Plant(FAULTY, "standing", by_client=faults("scaled_update", 10.0)),
+    "standing_scaled": Plant(FAULTY, "standing", by_client=faults("scaled_update", 10.0), grows=FACTOR),
     "standing_reversed": Plant(FAULTY, "standing", by_client=faults("reversed_update", 1.0)),
     "standing_flip_several": _data(flip, _SEVERAL),
     "standing_random_several": _data(random_labels, _SEVERAL),
@@ -60,11 +57,9 @@ STANDING: dict[str, Plant] = {
         changed={RATE: 5e-5},
         of_base={base: {RATE: 1e-5} for base in LARGE},
     ),
-    "standing_fast": Plant(("client_learning_rate",), "standing", changed=FAST, of_linear=FAST_LINEAR, of_base=FAST_OF),
+    "standing_fast": Plant(("client_learning_rate",), "standing", changed=FAST, grows=RATE),
     "standing_server_slow": Plant(("server_learning_rate",), "standing", changed={SERVER_RATE: 1e-3}),
-    "standing_server_fast": Plant(
-        ("server_learning_rate",), "standing", changed=SERVER, of_linear=SERVER_LINEAR, of_base=SERVER_OF
-    ),
+    "standing_server_fast": Plant(("server_learning_rate",), "standing", changed=SERVER, grows=SERVER_RATE),
     "standing_adam_slow": Plant(("server_learning_rate",), "standing", healthy=_ADAM, changed={SERVER_RATE: 1e-5}),
     "standing_adam_fast": Plant(("server_learning_rate",), "standing", healthy=_ADAM, changed={SERVER_RATE: 1.0}),
     "standing_one_class": Plant(("label_skew",), "standing", healthy=_ALIKE, changed=ONE_EACH),
