@@ -13,7 +13,7 @@ from tasks.settings import switch_kind
 def _back(clients: Sequence[str], at: Situation) -> dict[str, Any]:
     """Returns the settings with which the clients take part again; none if no setting keeps them away."""
     federate, changed = at.settings.federate, dict[str, Any]()
-    if str(federate.faults.kind) == "absent" and {*clients} & {*federate.faults.clients}:
+    if federate.faults.kind == "absent" and {*clients} & {*federate.faults.clients}:
         changed |= switch_kind("federate.faults", "none")
     if {*clients} & {*federate.exclude}:
         changed["federate.exclude"] = sorted({*federate.exclude} - {*clients})

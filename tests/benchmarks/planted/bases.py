@@ -35,8 +35,11 @@ BASES: dict[str, dict[str, Any]] = {
 LEFT_OUT = ("breast_cancer", "colour")
 """The bases that are left out of all tuning: their runs are only looked at in the final report."""
 OF_CHEST = ("chest", "chest_cnn")
+LARGE = tuple(base for base in BASES if _LARGE.items() <= BASES[base].items())
 LINEAR = tuple(base for base in BASES if BASES[base].get("federate.model") == "logistic")
 TWO_CLASSES = ("chest", "chest_cnn", "breast_cancer")
+OF_TRACEFL = ("digits", "chest", "colour")
+"""10 clients, with enough examples at Dirichlet 0.3. One base of each kind of picture."""
 PICTURES = ("digits", "digits_part", "digits_logistic", "chest", "chest_cnn", "colour")
 
 CHEST_EXAMPLES = {"chest": 1500, "chest_cnn": 600}

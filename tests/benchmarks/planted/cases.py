@@ -2,12 +2,16 @@
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from bases import BASES, LINEAR, PART_OF_SYNTHETIC, PICTURES, TWO_CLASSES
-from plants import PAIRS, PLANTS, SHORT, Plant
+from bases import BASES, LINEAR, OF_TRACEFL, PART_OF_SYNTHETIC, PICTURES, TWO_CLASSES
+from plants import PAIRS, SHORT, Plant
+from plants import PLANTS as NOT_STANDING
+from standing import STANDING, TRACEFL
+
+PLANTS = NOT_STANDING | STANDING
 
 DIRICHLET = {"partition.kind": "dirichlet", "partition.alpha": 0.5}
 NATURAL = {"partition.kind": "natural"}
@@ -17,11 +21,15 @@ _EDGE = 3
 
 @dataclass(frozen=True)
 class Case:
-    """One run: the plant named `plant` in the healthy run `base`; `seed` is the seed of both."""
+    """One run: the plant named `plant` in the healthy run `base`; `seed` is the seed of both.
+
+    `labels` has the class of each client. Only a plant of whole classes needs it.
+    """
 
     plant: str
     base: str
     seed: int
+    labels: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -38,9 +46,9 @@ class Case:
         """The first round with the changed settings and data, drawn from the case's name.
 
         It is anywhere in the run, so it is behind a checkpoint in one of five cases. Each half of a pair has the pair's
-        own. A run that ends because of a setting has it from round 1 on.
+        own. A standing cause, and a setting that ends a run, are there from round 1 on.
         """
-        if self.what.kind == "ended" and self.what.by_client is None:
+        if self.what.kind == "standing" or (self.what.kind == "ended" and self.what.by_client is None):
             return 1
         if self.what.rounds == SHORT:
             return int(self._draw("begins").integers(4, 9))
@@ -101,7 +109,7 @@ class Case:
         plant = PLANTS[self.plant]
         if not plant.causes:
             return None
-        if plant.changed or plant.of_hold_out or plant.grows:
+        if plant.changed or plant.of_hold_out or plant.whole_classes or (plant.grows and not plant.by_client):
             return self.begins
         drawn, others = self._drawn(sizes)
         touched: set[str] = set()
@@ -132,6 +140,8 @@ class Case:
         """
         plant = PLANTS[self.plant]
         num = max(1, round(plant.share * len(sizes)))
+        if plant.whole_classes:
+            return self._holders(num), []
         needed = 2 * num if plant.by_others else num + others
         large = [client for client in sizes if sizes[client] >= sum(sizes.values()) / len(sizes) / 2]
         if len(large) < needed:
@@ -139,15 +149,28 @@ class Case:
         drawn = np.random.default_rng([77, self.seed]).permutation(sorted(large)).tolist()
         return sorted(drawn[:num]), sorted(drawn[num:needed])
 
+    def _holders(self, num: int) -> list[str]:
+        """Returns all clients of the drawn classes: of as many as have at most `num` clients, but at least of one."""
+        holders: list[str] = []
+        for label in np.random.default_rng([77, self.seed]).permutation(sorted({*self.labels.values()})):
+            own = [client for client, held in self.labels.items() if held == label]
+            if not holders or len(holders) + len(own) <= num:
+                holders += own
+        return sorted(holders)
+
 
 _NO_WIDTH = ("width", "width_flip")
 _OF_DIVISION = ("label_skew", "work", "quantity_skew", "none_two_classes")
 _NO_OVERFIT = ("digits_part", "synthetic")
 """The bases in which `overfit` is not planted. With its 3 clients, `digits_part` would be the same run as `digits`. In
 `synthetic`, longer local work makes the model better."""
-_OF_FEATURES = ("shift", "shift_short", "shift_client_rate", "shift_server_rate")
+_OF_FEATURES = ("shift", "shift_short", "shift_client_rate", "shift_server_rate", "invert_all")
 """The plants that `synthetic` does not get. Its clients differ in features and labelling by construction, and hold one
 or two classes. So without earlier data, shifted features cannot be distinguished from wrong labels."""
+
+
+_SAME_AS_FLIP = ("standing_shifted", "standing_renumbered", "standing_renumbered_several")
+"""With two classes, each of these reverses the labels."""
 
 
 def cases(seeds: list[int]) -> list[Case]:
@@ -166,7 +189,11 @@ def _possible(case: Case) -> bool:
         return base not in LINEAR
     if plant == "overfit":
         return base not in _NO_OVERFIT
-    if base == "synthetic" and (plant in _OF_FEATURES or plant in _OF_DIVISION):
+    if plant in TRACEFL:
+        return base in OF_TRACEFL
+    if plant in STANDING:
+        return _possible_from_round_one(case)
+    if base == "synthetic" and (plant in _OF_FEATURES or plant in _OF_DIVISION or plant == "absent"):
         return False
     if base in TWO_CLASSES and plant in _OF_DIVISION:
         return False
@@ -179,17 +206,34 @@ def _possible(case: Case) -> bool:
     return base != "synthetic" or not plant.startswith("none") or "partition.kind" not in case.what.healthy
 
 
-def sampled(found: list[Case], of_rise: int, of_ended: int) -> list[Case]:
-    """Returns all healthy cases, one of `of_rise` of the planted ones, and one of `of_ended` of the ended runs.
+def _possible_from_round_one(case: Case) -> bool:
+    """Returns whether a standing cause can be planted.
 
-    Seeds that follow each other by 2 get other cases, so that `of_rise` of them get all.
+    What one client of the synthetic data holds tells nothing of another, by construction. So nobody could know that its
+    data were changed, unless they were seen before. Only its settings and updates are changed.
+    """
+    plant = case.what
+    divided = "partition.kind" in {**plant.healthy, **plant.changed}
+    if case.base == "synthetic":
+        return not (plant.operation or plant.of_hold_out or divided)
+    if case.base == "chest_cnn" and divided:
+        return False  # 30 rounds of 20 epochs take minutes
+    if case.base in TWO_CLASSES:
+        return case.plant not in (*_SAME_AS_FLIP, "standing_two_classes")
+    # A cycle of three classes shifts them up or down.
+    return case.base != "wine" or case.plant not in ("standing_renumbered", "standing_renumbered_several")
+
+
+def sampled(found: list[Case], one_of: Mapping[str, int]) -> list[Case]:
+    """Returns all healthy cases, and of the planted ones one of `one_of`, by kind; `tracefl` is a kind of its own.
+
+    Seeds that follow each other by 2 get other cases, so that as many of them as `one_of` says get all.
     """
     plants, bases = list(PLANTS), list(BASES)
 
     def kept(case: Case) -> bool:
-        of = of_ended if case.what.kind == "ended" else of_rise
-        place = plants.index(case.plant) + 2 * bases.index(case.base) + case.seed // 2
-        return not case.what.causes or place % of == 0
+        of = one_of["tracefl" if case.plant in TRACEFL else case.what.kind] if case.what.causes else 1
+        return (plants.index(case.plant) + 2 * bases.index(case.base) + case.seed // 2) % of == 0
 
     return [case for case in found if kept(case)]
 

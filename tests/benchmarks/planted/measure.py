@@ -5,15 +5,16 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bases import LEFT_OUT
 from cases import Case
+from losses import REAL, WORST, at_end, finite, gap, highest_over_lowest, log_of
+from of_standing import of_standing
 from plant import Planted
-from remedy import WORSE, at_end, from_round_one, trains
+from remedy import WORSE, from_round_one, trains
 
 from tasks.clients import CLIENTS, read_preprocessed
 from tasks.diagnose import diagnosis
@@ -27,20 +28,20 @@ from tasks.round_log.cells import Measurements
 from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 from tasks.settings import Settings
 
-REAL, ABOVE, OWN = 0.1, 0.05, 0.5
+ABOVE, OWN = 0.05, 0.5
 """In units of ln(loss). A rise is one of three:
 
 1. val_loss or train_loss, if (a) the mean of ln(loss / the twin's loss) from the first changed round on is at least
    REAL, and (b) the mean loss of the 8 rounds from there on is at least exp(ABOVE) times that of the 3 rounds before.
 2. A planted client's own loss before its local work, if it is at least exp(OWN) times its earlier one.
 3. A failed client.
+
+A standing cause did harm if the mean of the last 5 values of val_loss is at least exp(REAL) times the twin's.
 """
 
-_NEVER: dict[str, int | None] = {"round": None, "onset": None, "alarm": None}
+NEVER: dict[str, int | None] = {"round": None, "onset": None, "alarm": None}
 _FIRST_TESTED = 8
 """The first round after which the detection is tested live."""
-_WORST = 1e6
-"""The loss that is used if a loss is not finite, so that the mean of the logarithms is finite."""
 
 
 def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
         "left_out": case.base in LEFT_OUT,
         "rounds": case.what.rounds,
         "planted": list(truth),
+        "also": list(case.what.also),
         "planted_clients": planted.clients,
         "onset": planted.onset,
         "spiked": planted.spiked,
@@ -73,6 +75,8 @@ def measure(case: Case, planted: Planted, workspace: Path) -> dict[str, Any]:
     }
     if case.what.kind == "ended":
         return result | _of_ended(answer, planted, workspace, cache)
+    if case.what.kind == "standing":
+        return result | {"live": NEVER} | of_standing(case, answer, planted, workspace, cache)
     assert rounds is not None, error
     assert clients is not None, error
     result |= _of_rise(case, planted, rounds, clients)
@@ -111,6 +115,7 @@ def _claimed(answer: Diagnosis | None) -> dict[str, Any]:
         "causes": [one.cause for one in causes],
         "clients": [list(one.clients) for one in causes],
         "called_faulty": named,
+        "unusual": sorted({seen.client for seen in answer.observations if seen.unusual}),
         "remedies": sum(one.remedy is not None for one in causes),
         "ruled_out": [[one.cause, one.removes] for one in answer.ruled_out],
         "limits": list(answer.limits),
@@ -147,7 +152,7 @@ def _of_rise(case: Case, planted: Planted, rounds: RoundLog, clients: ClientLog)
         "rose": bool(causes) and (broken or real or own >= OWN),
         "own_rise": highest_over_lowest([line.row["val_loss"] for line in planted.lines]),
         "num_clients": len(set(clients.clients)),
-        "live": _live(rounds, clients, planted.settings, planted.onset or begins) if causes else _NEVER,
+        "live": _live(rounds, clients, planted.settings, planted.onset or begins) if causes else NEVER,
     }
 
 
@@ -175,7 +180,7 @@ def _once_gap(planted: Planted, name: str) -> float:
     """Returns the largest ln(loss / the twin's loss) of the round of the fault and the round after it."""
     place = (planted.onset or planted.begins) - 1
     pairs = zip(planted.lines[place : place + 2], planted.twin[place : place + 2], strict=True)
-    return max((_log(ours.row[name]) - _log(twins.row[name]) for ours, twins in pairs), default=-math.inf)
+    return max((log_of(ours.row[name]) - log_of(twins.row[name]) for ours, twins in pairs), default=-math.inf)
 
 
 def _of_ended(answer: Diagnosis | None, planted: Planted, workspace: Path, cache: ComputationCache) -> dict[str, Any]:
@@ -205,8 +210,8 @@ def _of_remedy(
     except UndriftError as exc:
         return result | {"remedy_error": str(exc)}
     nothing = [line.row["val_loss"] for line in planted.lines]
-    nothing += [_WORST] * (len(losses) - len(nothing))
-    ends = [at_end([_finite(loss) for loss in each]) for each in (losses, nothing)]
+    nothing += [WORST] * (len(losses) - len(nothing))
+    ends = [at_end([finite(loss) for loss in each]) for each in (losses, nothing)]
     result |= {"ends": ends, "worse": ends[0] > WORSE * ends[1]}
     if gaps["val_loss"] >= REAL:
         left = gap(losses[planted.begins - 1 :], _from(planted.twin, "val_loss", planted.begins))
@@ -233,44 +238,20 @@ def _own_rise(log: ClientLog, client: str, planted: Planted) -> float:
     """Returns ln of the ratio of two means: a client's first 3 losses from the onset on over its last 3 before it."""
     rows = log.of(client) & ~np.isnan(log.signals["loss_before"])
     rounds, losses = log.rounds[rows], log.signals["loss_before"][rows]
-    after = [_finite(loss) for loss in losses[rounds >= (planted.onset or planted.begins)][:_OWN_WINDOW]]
-    before = [_finite(loss) for loss in losses[rounds < planted.begins][-_OWN_WINDOW:]]
+    after = [finite(loss) for loss in losses[rounds >= (planted.onset or planted.begins)][:_OWN_WINDOW]]
+    before = [finite(loss) for loss in losses[rounds < planted.begins][-_OWN_WINDOW:]]
     return float(np.log(np.mean(after) / np.mean(before))) if after and before else -math.inf
 
 
 def _above(losses: Sequence[float], begins: int) -> float:
     """Returns ln of the ratio of two means: the losses of 8 rounds from `begins` on over the last 3 known before."""
-    after = [_finite(loss) for loss in losses[begins - 1 : begins + 7] if not _missing(loss)]
-    before = [_finite(loss) for loss in losses[: begins - 1] if not _missing(loss)][-3:]
+    after = [finite(loss) for loss in losses[begins - 1 : begins + 7] if not _missing(loss)]
+    before = [finite(loss) for loss in losses[: begins - 1] if not _missing(loss)][-3:]
     return float(np.log(np.mean(after) / np.mean(before))) if after and before else -math.inf
-
-
-def highest_over_lowest(losses: Sequence[float | None]) -> float:
-    """Returns ln of the largest ratio of a mean of 3 losses to a mean of 3 earlier ones; 0 if the loss only falls.
-
-    Hard healthy runs, such as momentum on few examples, can rise with nothing planted.
-    """
-    known = [_finite(loss) for loss in losses if loss is not None]
-    means = np.log(np.maximum([np.mean(known[at : at + 3]) for at in range(len(known) - 2)], 1e-9))
-    return float(np.max(means - np.minimum.accumulate(means))) if len(means) else 0.0
 
 
 def _missing(loss: float | None) -> bool:
     return loss is None or math.isnan(loss)
-
-
-def _finite(loss: float) -> float:
-    return _WORST if math.isnan(loss) else min(loss, _WORST)
-
-
-def gap(losses: Sequence[float], twin: Sequence[float]) -> float:
-    """Returns the mean over the rounds of ln(loss / the twin's loss). A loss that is missing or over 1e6 is 1e6."""
-    return float(np.mean([_log(a) - _log(b) for a, b in zip_longest(losses, twin)]))
-
-
-def _log(loss: float | None) -> float:
-    known = loss is not None and math.isfinite(loss)
-    return math.log(max(_finite(loss), 1e-9) if known else _WORST)
 
 
 def _from(lines: Sequence[RoundLine], name: str, first: int) -> list[float]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import math
 import shutil
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import numpy as np
 import yaml
 from bases import data_of
 from cases import Case
+from losses import end_gap
+from planted_data import change, commonest_labels, sizes_of, unchanged, write_data
 from plants import Operation
 
-from tasks.clients import CLIENTS, TEST, read_client, read_preprocessed, read_raw, writing
+from tasks.clients import CLIENTS
 from tasks.errors import GuardStop, NoClientLeft
 from tasks.federate.checkpoint import Checkpoints, checkpoints_of
 from tasks.federate.cohort import Cohort, cohort_of
@@ -27,7 +30,7 @@ from tasks.federate.round import Round
 from tasks.federate.runner import Phase, Runner
 from tasks.federate.state import ServerState
 from tasks.federate.step import federate
-from tasks.files import read_json, replacing, write_json
+from tasks.files import write_json
 from tasks.local import faults
 from tasks.models import build
 from tasks.partition import partition
@@ -38,10 +41,13 @@ from tasks.settings import RuntimeSettings, Settings, parse
 
 _LARGEST = 1e37
 """No rate is larger: float32 ends at 3e38."""
+_DOUBLINGS = 9
+"""Values of a standing setting that grows: a rate is at most 256 times the first one."""
+_TWICE = math.log(2)
 
 
 class NotPlanted(Exception):
-    """The case cannot be planted: the run does not end, or no planted client takes part."""
+    """The case cannot be planted: the run ends or does not end, or no planted client takes part."""
 
 
 @dataclass(frozen=True)
@@ -112,18 +118,43 @@ class Planter:
         workspace.mkdir(parents=True)
         with runtime(RuntimeSettings()):
             healthy = self._run_healthy(case)
-        sizes = _sizes(healthy.folder / CLIENTS)
+        sizes = sizes_of(healthy.folder)
+        if case.what.whole_classes:
+            case = replace(case, labels=commonest_labels(healthy.folder))
         clients = case.clients(sizes)
         settings = self._settings(case, case.planted(sizes))
         # The changed data of one round are gone when the run is diagnosed.
         changed = self._folder / "once" if case.what.kind == "once" else workspace
-        self._write_data(case, settings, healthy, clients, changed)
-        same = _unchanged(healthy.folder / CLIENTS, changed / CLIENTS, clients) if case.changes_data else []
+        write_data(case, settings, healthy.settings, healthy.folder, clients, changed)
+        same = unchanged(healthy.folder, changed, clients) if case.changes_data else []
         clients = [client for client in clients if client not in same]
         if case.what.kind == "ended":
             return self._end(case, settings, healthy, clients, workspace)
         with runtime(RuntimeSettings()):
+            if case.what.grows:
+                return self._grow(case, settings, healthy, clients, workspace)
             return self._run(case, settings, healthy, clients, same, changed, workspace)
+
+    def _grow(self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path) -> Planted:
+        """Doubles a setting until the run does not end, and its loss at the end is at least twice the twin's."""
+        name = case.what.grows
+        value = reduce(getattr, name.split("."), settings)
+        for _ in range(_DOUBLINGS):
+            for written in ("models", "reports"):
+                shutil.rmtree(workspace / written, ignore_errors=True)
+            try:
+                planted = self._run(case, settings, healthy, clients, [], workspace, workspace)
+            except NotPlanted:
+                pass  # A higher rate can survive where a lower one ended: the first steps then stop all units.
+            else:
+                if (
+                    end_gap(*([line.row["val_loss"] for line in each] for each in (planted.lines, planted.twin)))
+                    >= _TWICE
+                ):
+                    return planted
+            value *= 2
+            settings = self._settings(case, {**case.planted(sizes_of(healthy.folder)), name: value})
+        raise NotPlanted(f"with {name} up to {value}, the run ends or learns")
 
     def _run(
         self,
@@ -136,7 +167,7 @@ class Planter:
         workspace: Path,
     ) -> Planted:
         """Writes the logs and checkpoints of a run that is changed from a round on, or in one round."""
-        sizes, last = _sizes(healthy.folder / CLIENTS), case.what.rounds
+        sizes, last = sizes_of(healthy.folder), case.what.rounds
         named = [[row["client"] for row in line.clients] for line in healthy.lines]
         once = case.what.kind == "once"
         begins = case.begins
@@ -155,8 +186,8 @@ class Planter:
                 raise NotPlanted("the client of the spike takes no part")
         cohort, model, runner = self._runner(kept, workspace)
         fresh = runner.fresh()
-        # A run writes the digest of its data when it begins, so it is the digest of the data before the onset.
-        begun = cohort_of(healthy.settings, healthy.folder).digest
+        # A run writes the digest of its data when it begins. Data that are changed later have another one.
+        begun = cohort.digest if begins == 1 else cohort_of(healthy.settings, healthy.folder).digest
         identity = {**identity_of(kept, cohort, model, _phase(kept)), "data": begun}
         checkpoints = Checkpoints(checkpoints_of(workspace, "federate"), identity)
         every = kept.federate.checkpoint_every
@@ -182,6 +213,8 @@ class Planter:
             try:
                 stepped = runner.step(state, round_num)
             except NoClientLeft:
+                if case.what.kind == "standing":
+                    raise NotPlanted(f"the run ends in round {round_num}") from None
                 break
             seconds = [*seconds, time.perf_counter() - began]
             state, lines = stepped.state, [*lines, stepped.line]
@@ -245,8 +278,8 @@ class Planter:
         partition(settings, folder)
         preprocess(settings, folder)
         if at_first:
-            sizes = _sizes(folder / CLIENTS)
-            _change(folder / CLIENTS, list(sizes)[: case.what.num_at_first or None], at_first, case.seed)
+            num = case.what.num_at_first or None
+            change(folder, lambda sizes: dict.fromkeys(list(sizes)[:num], at_first), case.seed)
         _, _, runner = self._runner(settings, folder)
         states, lines, seconds = [runner.fresh()], [], []
         for round_num in range(1, settings.federate.rounds + 1):
@@ -257,23 +290,6 @@ class Planter:
             lines.append(stepped.line)
         self._healthy = key, at_first, Healthy(folder, settings, states, lines, seconds)
         return self._healthy[2]
-
-    def _write_data(self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], folder: Path) -> None:
-        plant = case.what
-        shutil.rmtree(folder / CLIENTS, ignore_errors=True)
-        if settings.partition != healthy.settings.partition:
-            partition(settings, folder)
-            preprocess(settings, folder)
-        else:
-            shutil.copytree(healthy.folder / CLIENTS, folder / CLIENTS)
-        # The partition would show which clients' data were changed later.
-        shutil.rmtree(folder / "data/partition", ignore_errors=True)
-        if plant.operation is not None:
-            known = _sizes(folder / CLIENTS)
-            changed = [name for name in known if (name in clients) != plant.to_others]
-            _change(folder / CLIENTS, changed, plant.operation, case.seed)
-        if plant.of_hold_out is not None:
-            _change(folder / CLIENTS, [TEST], plant.of_hold_out, case.seed)
 
     def _key(self, settings: Settings, cohort: Cohort) -> str:
         federate = settings.model_dump(mode="json")["federate"]
@@ -325,42 +341,6 @@ def _write_settings(workspace: Path, settings: Settings) -> None:
     (workspace / "params.yaml").write_text(text, encoding="utf-8")
 
 
-def _sizes(root: Path) -> dict[str, int]:
-    sizes: dict[str, int] = read_json(root / "preprocess.json")["clients"]
-    return sizes
-
-
-def _unchanged(before: Path, after: Path, clients: list[str]) -> list[str]:
-    """Returns the clients whose data the operation did not change: reversing the labels keeps the middle label."""
-    then, now = (read_preprocessed(root).stored for root in (before, after))
-    return [
-        client
-        for client in clients
-        if all(np.array_equal(*pair) for pair in zip(read_client(then[client]), read_client(now[client]), strict=True))
-    ]
-
-
-def _change(root: Path, clients: Iterable[str], operation: Operation, seed: int) -> None:
-    preprocessed, changed = read_preprocessed(root), {*clients}
-    sizes = dict(preprocessed.sizes)
-    with replacing(root) as fresh:
-        with writing(fresh, list(sizes)) as write:
-            for client, stored in preprocessed.stored.items():
-                x, y = read_raw(stored)
-                if client in changed:
-                    rng = np.random.default_rng([78, seed, *client.encode()])
-                    x, y = operation(*read_client(stored), preprocessed.form.num_classes, rng)
-                write(client, x, y)
-                sizes[client] = len(y)
-            x, y = read_raw(preprocessed.test)
-            if TEST in changed:
-                x, y = operation(
-                    *read_client(preprocessed.test), preprocessed.form.num_classes, np.random.default_rng([78, seed])
-                )
-            write(TEST, x, y)
-        write_json(fresh / "preprocess.json", {**preprocessed.content, "clients": sizes})
-
-
 def _carried(state: ServerState, before: Settings, now: Settings, fresh: ServerState) -> ServerState:
     """Returns a state of the run with the settings `before` in the structure of the states with the settings `now`."""
     carried = replace(fresh, params=state.params)
@@ -388,6 +368,7 @@ def write_truth(path: Path, case: Case, planted: Planted) -> None:
         {
             "case": case.name,
             "causes": list(case.what.causes),
+            "also": list(case.what.also),
             "kind": case.what.kind,
             "clients": planted.clients,
             "onset": planted.onset,

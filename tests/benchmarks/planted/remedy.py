@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from losses import at_end
 from plant import Planted
 
 from tasks.clients import CLIENTS, read_client, read_preprocessed
@@ -16,8 +17,6 @@ from tasks.diagnose.replay.surgery import features_aligned
 from tasks.federate.state import ServerState
 from tasks.settings import Settings, with_settings
 
-LAST = 5
-"""Rounds at the end of a run whose mean loss is compared."""
 WORSE = 1.02
 """A mean loss is worse if it is more than this many times the other one: 2 % is noise."""
 
@@ -61,11 +60,6 @@ def trains(losses: list[float], workspace: Path) -> bool:
     shares = np.bincount(y) / len(y)
     chance = -float(np.sum(shares[shares > 0] * np.log(shares[shares > 0])))
     return at_end(losses) < chance
-
-
-def at_end(losses: list[float]) -> float:
-    """Returns the mean of the last LAST losses."""
-    return float(np.mean(losses[-LAST:]))
 
 
 def _change(remedy: Mapping[str, Any]) -> Change:
