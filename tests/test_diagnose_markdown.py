@@ -56,7 +56,7 @@ def test_a_cause_without_a_remedy_says_whether_one_was_tried() -> None:
 def test_no_remedy_is_tried_against_a_fault_that_has_gone() -> None:
     gone = with_cause(with_replay(replace(diagnosis(), remedies=()), kind="log_without"), remedy=None)
     text = to_markdown(gone)
-    assert "Against faulty clients, no remedy was tried: the fault has gone, so a replay has nothing to remedy." in text
+    assert "Against faulty clients, no remedy was tried: the cause has gone, so a replay has nothing to remedy." in text
     assert "A fault that has gone is proven if (1) the log shows wrong rows of a few clients" in text
 
 

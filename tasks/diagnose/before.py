@@ -17,6 +17,7 @@ from tasks.diagnose.replay.trials import Trials
 from tasks.diagnose.window import LEAST, LONGEST, reproduced
 from tasks.round_log.read import ClientLog
 
+NOT_SHOWN = "the log and the known models do not show the run without it, just before the rise"
 MOST_ROUNDS = verdict.SEEDS * LONGEST
 """Most rounds that the replays of `from_before` take."""
 

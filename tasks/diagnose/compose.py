@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tasks.diagnose.causes import CAUSES, evidence_for, fault_of
+from tasks.diagnose.causes import CAUSES, evidence_for, fault_of, remedies
 from tasks.diagnose.diagnosis import (
     Budget,
     Cause,
@@ -155,7 +155,17 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
             _ends_at(proof, replays),
         ),
         None if remedy is None else _remedy(remedy),
+        _advice(proof, replays, settings),
     )
+
+
+def _advice(proof: Proof, replays: Investigation, settings: Settings) -> str:
+    """What to do about a cause against which no setting helps; empty if there is none."""
+    if proof.gone:
+        return ""
+    candidate = proof.candidate
+    fitting = remedies(candidate.cause, settings, candidate.clients, replays.findings)
+    return next((remedy.says for remedy in fitting if not remedy.replayed), "")
 
 
 def _says(proof: Proof) -> str:

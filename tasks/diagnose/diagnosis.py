@@ -150,6 +150,7 @@ class Cause:
         evidence: what speaks for it.
         replay: the rounds without it.
         remedy: the proposed one; None if none takes anything back.
+        advice: what to do where no setting helps, a part of a sentence; empty if there is none.
     """
 
     cause: str
@@ -160,6 +161,7 @@ class Cause:
     evidence: tuple[Evidence, ...]
     replay: ReplayResult
     remedy: TriedRemedy | None
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -399,6 +401,7 @@ def _cause(cause: Cause) -> dict[str, Any]:
         "evidence": [asdict(evidence) for evidence in cause.evidence],
         "replay": _replay(cause.replay),
         "remedy": remedy,
+        **({"advice": cause.advice} if cause.advice else {}),
     }
 
 

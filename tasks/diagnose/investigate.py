@@ -24,7 +24,7 @@ from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.tournament import Tournament, proof, replay_all, unreplayed, without_failures
+from tasks.diagnose.tournament import NOT_REPLAYED, Tournament, proof, replay_all, unproven, without_failures
 from tasks.diagnose.treatment import treat
 from tasks.diagnose.window import (
     LEAST,
@@ -164,28 +164,29 @@ class _OwnTests:
             return "it could not be tested on data of clients that were not trained on"
         return "" if self.unseen.overfits else "the loss on data of clients that were not trained on stays low"
 
-    def proven(self, candidate: Candidate, findings: Findings) -> Proof | None:
-        """Returns the proof of a cause that no replay of its change can decide about; None if it is not proven."""
+    def decided(self, candidate: Candidate, findings: Findings) -> Proof:
+        """Returns the proof of a cause that no replay of its change can decide about, or why it is not proven."""
         if candidate.cause == "hold_out_shift":
             return self._of_hold_out(candidate)
-        since = findings.absence.first - 1 if candidate.cause == "missing_clients" and findings.absence else None
-        since = findings.drift.last_before if candidate.cause == "data_drift" and findings.drift else since
-        if since is None or not self._allows(before.MOST_ROUNDS):
-            return None
-        return before.from_before(self.replays, self.incident, candidate, since)
+        since = findings.absence.first - 1 if findings.absence else 0
+        if candidate.cause == "data_drift" and findings.drift:
+            since = findings.drift.last_before
+        if not self._allows(before.MOST_ROUNDS):
+            return unproven(self.trials, candidate, NOT_REPLAYED)
+        found = before.from_before(self.replays, self.incident, candidate, since)
+        return found or unproven(self.trials, candidate, before.NOT_SHOWN)
 
-    def _of_hold_out(self, candidate: Candidate) -> Proof | None:
-        """The proof that the hold-out data were replaced in the run, or that they are unlike the clients' data."""
+    def _of_hold_out(self, candidate: Candidate) -> Proof:
+        """Whether the hold-out data were replaced in the run, or are unlike the clients' data."""
         last = self.trials.window.last
-        if self._allows(before.MOST_ROUNDS):
-            until = self.incident.first - 1
-            replaced = before.from_before(self.replays, self.incident, candidate, until, self.log)
-            if replaced is not None:
-                return replace(replaced, evidence=hold_out.replaced_evidence(replaced))
-        if not self._allows(hold_out.MOST_REPLAYS * last):
-            return None
+        if not self._allows(before.MOST_ROUNDS + hold_out.MOST_REPLAYS * last):
+            return unproven(self.trials, candidate, NOT_REPLAYED)
+        until = self.incident.first - 1
+        replaced = before.from_before(self.replays, self.incident, candidate, until, self.log)
+        if replaced is not None:
+            return replace(replaced, evidence=hold_out.replaced_evidence(replaced))
         proof, self.unseen = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
-        return proof
+        return proof or unproven(self.trials, candidate, hold_out.REFUTED)
 
     def _allows(self, rounds: int) -> bool:
         return self.trials.spent + rounds <= self.trials.allowed
@@ -221,14 +222,13 @@ def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: Clie
 
 
 def _absence(replays: Replayer, incident: Incident, clients: ClientLog) -> Absence | None:
-    """The clients that stay away from about the first round of the rise on.
+    """The clients that stay away when the rise is sure.
 
-    Their absence begins after the model that the replays start from, or shortly before the rise: a model forgets
-    slowly, so such a rise is dated late.
+    It is recent if it begins after the model that the replays start from, or so shortly before the rise that this may
+    only be dated late.
     """
-    earliest = min(replays.from_round + 1, incident.first - EARLIER)
-    significance = replays.settings.diagnose.significance
-    return absence(clients, earliest, incident.alarm, replays.drawn, significance)
+    shortly_before = min(replays.from_round + 1, incident.first - EARLIER)
+    return absence(clients, shortly_before, incident.alarm, replays.drawn, replays.settings.diagnose.significance)
 
 
 def _hold_out_then(replays: Replayer, incident: Incident) -> Memory | None:
@@ -291,16 +291,21 @@ def _proven(
     entered = [failures.candidate] if failures else []
     if not came_again:
         return _Verdicts(ruled_out=[proof(trials, candidate) for candidate in entered])
+    undecided = list[Proof]()
     for candidate in (each for each in proposed if not each.replayed):
-        if own := tests.proven(candidate, findings):
-            return _Verdicts([own], [proof(trials, candidate) for candidate in entered])
+        decided = tests.decided(candidate, findings)
+        if not decided.why:
+            return _Verdicts([decided], [proof(trials, candidate) for candidate in entered], undecided)
+        undecided.append(decided)
     entered, left = replay_all(trials, [each for each in proposed if each.replayed], entered)
     tournament = Tournament(trials, entered, order(findings), tests.refuted)
     proven = tournament.decide()
     ruled_out, open_ = tournament.unproven(proven)
     claimed = {cause.candidate.cause for cause in proven}
-    not_replayed = [unreplayed(trials, candidate) for candidate in left if candidate.cause not in claimed]
-    return _Verdicts(proven, ruled_out, [*open_, *not_replayed])
+    not_replayed = [unproven(trials, candidate, NOT_REPLAYED) for candidate in left if candidate.cause not in claimed]
+    refuted = [each for each in undecided if each.why == hold_out.REFUTED]
+    unknown = [each for each in undecided if each.why != hold_out.REFUTED]
+    return _Verdicts(proven, [*refuted, *ruled_out], [*unknown, *open_, *not_replayed])
 
 
 def _reproduced(trials: Trials, incident: Incident) -> bool:

@@ -87,9 +87,9 @@ def proof(trials: Trials, candidate: Candidate, column: str = "") -> Proof:
     return Proof(candidate, trials.effect(candidate.change, column), column, *trials.series(candidate.change, column))
 
 
-def unreplayed(trials: Trials, candidate: Candidate) -> Proof:
-    """Returns that a candidate was not replayed, because the budget had ended."""
-    return Proof(candidate, Effect(()), trials.window.loss, (), (), why=NOT_REPLAYED)
+def unproven(trials: Trials, candidate: Candidate, why: str) -> Proof:
+    """Returns that a candidate is not proven, and why: nothing was replayed of it."""
+    return Proof(candidate, Effect(()), trials.window.loss, (), (), why=why)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def treat(
         share = taken_back(trials, best.change, proven) if best else None
         better = bool(beside.ranked) and worth_both(beside.ranked[0].gain, share)
         searches = [beside, *searches] if better else [*searches, beside]
-    corrections = search((each for fit in options for each in fit if not each.settings), [first])
+    corrections = search((each for fit in options for each in fit if each.replayed and not each.settings), [first])
     corrections.go_on()
     winner = _winner(searches, confirmation) or _winner([corrections], confirmation)
     others = [dose for each in (*searches, corrections) for dose in each.doses if dose is not winner]

@@ -51,14 +51,18 @@ _SHOWN = 5
 def order(findings: Findings) -> tuple[str, ...]:
     """Returns the names of the causes, the cause to be believed first at the front.
 
-    If local training diverges, the client rate comes before the skews: on data without skew such training diverges less
-    often, which explains nothing.
+    Two causes may come right before the skews, in this order:
+    1. the client rate, if local training diverges: on data without skew such training diverges less often, which
+       explains nothing;
+    2. missing clients, if they have been away for long: their return lowers the loss whatever raises it.
     """
-    if not findings.steepness > TOO_STEEP:
-        return tuple(CAUSES)
-    rest = [cause for cause in CAUSES if cause != "client_learning_rate"]
+    moved = [
+        *(["client_learning_rate"] if findings.steepness > TOO_STEEP else []),
+        *(["missing_clients"] if findings.absence is not None and not findings.absence.recent else []),
+    ]
+    rest = [cause for cause in CAUSES if cause not in moved]
     first_skew = next(i for i, cause in enumerate(rest) if CAUSES[cause].skew)
-    return (*rest[:first_skew], "client_learning_rate", *rest[first_skew:])
+    return (*rest[:first_skew], *moved, *rest[first_skew:])
 
 
 def candidates(

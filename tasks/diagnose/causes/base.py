@@ -66,6 +66,11 @@ class Remedy:
     surgery: Mapping[str, Surgery] = field(default_factory=dict)
 
     @property
+    def replayed(self) -> bool:
+        """Whether a replay can try it; advice that changes no data cannot be tried."""
+        return bool(self.settings or self.surgery)
+
+    @property
     def change(self) -> Change:
         """The change that replays it; each call makes another one."""
         return Change(self.says, self.settings, surgery=self.surgery)

@@ -20,6 +20,7 @@ class Absence:
         took_part: number of rounds before in which one of them took part.
         missed: number of rounds in which one of them was drawn and did not come, or that are too many for chance.
         chance: the largest probability, of one client, that sampling alone leaves it out so long; 0 if it was drawn.
+        recent: whether they were missing for the first time shortly before the rise, or in it.
     """
 
     clients: tuple[str, ...]
@@ -28,10 +29,7 @@ class Absence:
     took_part: int
     missed: int
     chance: float
-
-    def of(self, *clients: str) -> bool:
-        """Returns whether exactly these clients stay away."""
-        return tuple(sorted(clients)) == self.clients
+    recent: bool = True
 
 
 def chance_of_gap(rounds: int, took_part: int, gap: int) -> float:
@@ -46,22 +44,23 @@ def chance_of_gap(rounds: int, took_part: int, gap: int) -> float:
 
 def absence(
     log: ClientLog,
-    earliest: int,
+    shortly_before: int,
     latest: int,
     drawn: Callable[[int], Collection[str] | None],
     significance: float,
 ) -> Absence | None:
-    """Returns the clients that stay away from a round between `earliest` and `latest` on; None if there are none.
+    """Returns the clients that stay away in round `latest` and were there before; None if there are none.
 
     1. The client took part before, and its update never failed: the guard leaves out clients that fail.
     2. From that round on it was drawn and did not come; or, where nobody knows who was drawn, it stays away so long
        that the chance of it is below `significance`, divided by the number of clients and of rounds that could be the
        first.
+    3. If some of them are missing only since round `shortly_before` or later, they are the clients, and no others.
 
     Args:
         log: clients.csv, without rounds of pruning.
-        earliest: first round in which an absence may begin.
-        latest: last round in which it may begin.
+        shortly_before: first round that is shortly before the rise.
+        latest: the round in which the rise was sure.
         drawn: (round) -> the clients that were drawn; None if that is not known. It counts only if it explains the log:
             every client of a round was drawn.
         significance: `diagnose.significance`.
@@ -69,17 +68,19 @@ def absence(
     rounds = np.unique(log.rounds)
     here = {client: {*log.rounds[log.rows(client)].tolist()} for client in log.ids}
     failed = {client for client in log.ids if log.failed[log.rows(client)].any()}
-    level = significance / (len(log.ids) * max(1, latest - earliest + 1))
+    level = significance / (len(log.ids) * max(1, int((rounds <= latest).sum())))
     by_round = {int(r): drawn(int(r)) for r in rounds}
     if not all(names is None or {c for c in log.ids if r in here[c]} <= {*names} for r, names in by_round.items()):
         by_round = dict.fromkeys(by_round)
     found: dict[str, _Gap] = {}
     for client in (one for one in log.ids if one not in failed):
-        gap = _gap(client, here[client], by_round, earliest, latest)
+        gap = _gap(client, here[client], by_round, latest)
         if gap is not None and gap.chance < level:
             found[client] = gap
     if not found or len(found) == len(log.ids):
         return None
+    recent = {client: gap for client, gap in found.items() if gap.first >= shortly_before}
+    found = recent or found
     gaps = list(found.values())
     before = {r for client, gap in found.items() for r in here[client] if r < gap.first}
     return Absence(
@@ -89,6 +90,7 @@ def absence(
         len(before),
         len({r for gap in gaps for r in gap.missed}),
         max(gap.chance for gap in gaps),
+        bool(recent),
     )
 
 
@@ -100,10 +102,8 @@ class _Gap:
     chance: float
 
 
-def _gap(
-    client: str, here: Collection[int], drawn: Mapping[int, Collection[str] | None], earliest: int, latest: int
-) -> _Gap | None:
-    """The rounds in which a client stays away after one in which it took part; None if it begins at another time.
+def _gap(client: str, here: Collection[int], drawn: Mapping[int, Collection[str] | None], latest: int) -> _Gap | None:
+    """The rounds around `latest` in which a client stays away after one in which it took part; None if there are none.
 
     They end before the next round in which it takes part. The round in which it was first missed is the first one in
     which it was drawn and did not come.
@@ -116,7 +116,7 @@ def _gap(
     known = [r for r in away if drawn[r] is not None]
     missed = [r for r in known if client in (drawn[r] or ())]
     if len(known) == len(away):
-        return _Gap(missed[0], away[-1], tuple(missed), 0.0) if missed and earliest <= missed[0] <= latest else None
-    if not away or not earliest <= away[0]:
+        return _Gap(missed[0], away[-1], tuple(missed), 0.0) if missed and missed[0] <= latest else None
+    if not away:
         return None
     return _Gap(away[0], away[-1], tuple(away), chance_of_gap(len(drawn), len(here), len(away)))

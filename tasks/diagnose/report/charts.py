@@ -82,12 +82,21 @@ def draw_replay(replay: ReplayResult, rounds: RoundLog) -> Figure:
     _plot(axes, at, recorded, "recorded", GREY, 1.2, ":")
     # The model they start from is the recorded one, and val_loss is measured on the model after its round.
     fork = recorded[at == start] if replay.loss == "val_loss" else recorded[:0]
-    lines = [
-        ("replay, nothing changed", replay.unchanged, ORANGE, "--"),
-        ("replay with the change", replay.changed, BLUE, "-"),
-    ]
-    if replay.of_log:  # the recorded loss is drawn already
-        lines = [("replay without the fault", replay.changed, BLUE, "-")]
+    lines = {
+        "log_without": [("replay without the cause", replay.changed, BLUE, "-")],  # the recorded loss is drawn already
+        "log_before": [("replay, today's data", replay.unchanged, ORANGE, "--")],
+        "hold_out": [
+            ("hold-out data", replay.unchanged, ORANGE, "--"),
+            ("clients that were left out", replay.changed, BLUE, "-"),
+        ],
+    }.get(
+        replay.kind,
+        [
+            ("replay, nothing changed", replay.unchanged, ORANGE, "--"),
+            ("replay with the change", replay.changed, BLUE, "-"),
+        ],
+    )
+    fork = fork if replay.kind != "hold_out" else fork[:0]  # these models are other models from the first round on
     for label, losses, colour, dash in lines:
         values = np.concatenate([fork, _array(losses)])
         at = np.arange(start + 1.0 - len(fork), start + 1 + len(losses))

@@ -76,7 +76,11 @@ def _evidence(cause: Cause, diagnosis: Diagnosis) -> Iterator[str]:
 def _losses(replay: ReplayResult, at_the_end: bool) -> str:
     pairs = zip_longest(replay.unchanged, replay.changed)
     rows = [[str(at), *map(figure, pair)] for at, pair in enumerate(pairs, start=replay.from_round + 1)]
-    heads = ("round", "the run itself", "replay") if replay.of_log else ("round", "nothing changed", "with the change")
+    heads = {
+        "log_without": ("round", "the run itself", "replay"),
+        "log_before": ("round", "replay with today's data", "the run itself"),
+        "hold_out": ("round", "hold-out data", "clients that were left out"),
+    }.get(replay.kind, ("round", "nothing changed", "with the change"))
     return _table(heads, rows[-_MOST:] if at_the_end else rows[:_MOST])
 
 

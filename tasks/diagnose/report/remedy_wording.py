@@ -37,8 +37,10 @@ def without_remedy(diagnosis: Diagnosis) -> Iterator[str]:
 def _why_none(cause: Cause, diagnosis: Diagnosis) -> str:
     tried = [remedy for remedy in diagnosis.remedies if cause.cause in remedy.against]
     harm = harm_of(cause.cause, diagnosis)
+    if cause.advice:
+        return f"no setting helps. Advice: {cause.advice}."
     if cause.replay.of_log:
-        return "no remedy was tried: the fault has gone, so a replay has nothing to remedy."
+        return "no remedy was tried: the cause has gone, so a replay has nothing to remedy."
     if not tried:
         return "no remedy was tried."
     if ended_wording.is_ended(diagnosis.rise):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
+from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.diagnosis import Cause, Curve, Diagnosis, NotFinished, Removed, ReplayResult, RuledOut
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, percent, span
@@ -11,6 +12,18 @@ from tasks.diagnose.report.vocabulary import words_of
 
 FAILURES = "non_finite"
 """The cause whose harm is failed updates, and not a loss."""
+
+
+_RULES = {
+    "log_without": "A cause that has gone is proven if (1) the log shows it in the rows of a few clients right before "
+    "the rise, and (2) in replays without these rows, the loss does not rise with any seed.",
+    "log_before": "A cause that no replay can take away is proven if (1) the log of earlier rounds shows the run "
+    "without it, and (2) in replays of these rounds that have it, the loss rises as it did in the run, with each seed.",
+    "hold_out": "The hold-out data are proven to be unlike the clients' data if, with each half of the clients left "
+    "out of training, (1) the hold-out loss is above the loss on their data beyond chance and more than twice as high, "
+    "and (2) their loss is nearer to the training loss than to the hold-out loss.",
+}
+"""What proves a cause, by the kind of its proof."""
 
 
 def harm_of(cause: str, diagnosis: Diagnosis) -> str:
@@ -45,16 +58,34 @@ def replayed(cause: Cause, diagnosis: Diagnosis) -> str:
     changed, unchanged = during(replay, rise)
     loss = "loss" if replay.loss == rise.loss else replay.loss
     over = f" with {count(replay.seeds, 'seed')}" if replay.seeds else ""
-    text = f"Replay of {rounds_of(replay)}{over}: in {replay.says}, the mean {loss} is {shown(changed)}. "
-    if replay.of_log:
+    began = f"Replay of {rounds_of(replay)}{over}"
+    if replay.kind == "log_before":
+        return (
+            f"{began}, with today's data: the mean {loss} is {shown(unchanged)}. In the run itself, these rounds were "
+            f"before the change, and it was {shown(changed)}. So {removal(replay.removes)} of the rise comes from the "
+            "change."
+        )
+    if replay.kind == "hold_out":
+        return (
+            f"{began}, each without half of the clients: the mean loss is {shown(changed)} on the data of the clients "
+            f"that were left out, and {shown(unchanged)} on the hold-out data. So {removal(replay.removes)} of what "
+            "the hold-out loss is above the training loss comes from the hold-out data."
+        )
+    text = f"{began}: in {replay.says}, the mean {loss} is {shown(changed)}. "
+    if replay.kind == "log_without":
         return (
             f"{text}In the run itself, it was {shown(unchanged)}. So {removal(replay.removes)} of the rise came from "
-            "the fault."
+            f"{gone_since(cause)}."
         )
     return (
         f"{text}With nothing changed, it is {shown(unchanged)}. The change removes {removal(replay.removes)} of the "
         f"{harm_of(cause.cause, diagnosis)}."
     )
+
+
+def gone_since(cause: Cause) -> str:
+    """Returns what a cause that has gone is called: the fault, or as the cause is."""
+    return "the fault" if CAUSES[cause.cause].fault_of_clients else f"the {words_of(cause).name}"
 
 
 def shown_before(cause: Cause, diagnosis: Diagnosis) -> Cause | None:
@@ -157,11 +188,8 @@ def spent(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _rule(diagnosis: Diagnosis) -> str:
     first = diagnosis.causes[0] if diagnosis.causes else None
-    if first and first.replay.of_log:
-        return (
-            "A fault that has gone is proven if (1) the log shows wrong rows of a few clients right before the rise, "
-            "and (2) in replays without these rows, the loss does not rise with any seed."
-        )
+    if first and first.replay.kind in _RULES:
+        return _RULES[first.replay.kind]
     harm = harm_of(diagnosis.verdict, diagnosis)
     goes = "go" if first and first.cause == FAILURES else "goes"
     rule = (

@@ -94,6 +94,16 @@ def proof(cause: Cause, rise: Rise) -> str:
     # Failed updates are left out of the loss: their cause is proven by the failures that are gone, not by a loss.
     if cause.cause == FAILURES or (changed is None and unchanged is None):
         return f" (proven by a replay of {replay.says})"
+    if replay.kind == "log_before":
+        return (
+            f" (proven by the log and a replay: in the rounds before, the mean {replay.loss} was {shown(changed)}, and "
+            f"with today's data it is {shown(unchanged)})"
+        )
+    if replay.kind == "hold_out":
+        return (
+            f" (proven by replay: the mean loss is {shown(changed)} on clients' data that the model was not trained "
+            f"on, and {shown(unchanged)} on the hold-out data)"
+        )
     return (
         f" (proven by replay: in {replay.says}, the mean {replay.loss} is {shown(changed)} instead of "
         f"{shown(unchanged)})"

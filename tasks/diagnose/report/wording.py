@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.diagnosis import Cause, Diagnosis
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.investigation import Standing
@@ -37,7 +38,7 @@ def heading(cause: Cause) -> str:
 
 def because(cause: Cause) -> str:
     """Returns what ends `the loss rose because …` and `the loss is higher than it should be because …`."""
-    if cause.replay.of_log:
+    if cause.replay.of_log and CAUSES[cause.cause].fault_of_clients:
         return _GONE[cause.fault].format(who(cause.clients), span(*cause.rounds))
     words = words_of(cause)
     return words.because.format(who(cause.clients)) if cause.clients else words.alone
