@@ -11,10 +11,11 @@ from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Gone, Proof
 from tasks.diagnose.replay.agreement import Disagreement, first_disagreement
 from tasks.diagnose.replay.change import NO_CHANGE
-from tasks.diagnose.replay.effect import Effect, removed
+from tasks.diagnose.replay.effect import Effect, height, removed
 from tasks.diagnose.replay.engine import Replayer
 from tasks.diagnose.replay.trials import Trials
-from tasks.diagnose.window import LEAST, LONGEST, reproduced
+from tasks.diagnose.thresholds import REMAINS
+from tasks.diagnose.window import LEAST, LONGEST
 from tasks.round_log.read import ClientLog
 
 NOT_SHOWN = "the log and the known models do not show the run without it, just before the rise"
@@ -28,7 +29,7 @@ def from_before(
     """Returns the proof of a cause that began after round `until` and cannot be taken away in a replay; None without.
 
     In rounds up to `until` the run itself was without the cause. Replays of the same rounds have it, since they have
-    today's data. The cause is proven if the replayed loss rises as the run's did later, and the logged loss does not.
+    today's data. The cause is proven if the replayed loss rises with each seed, and the logged loss does not.
     They start from the last known model that is LEAST rounds or more before `until`.
 
     Args:
@@ -44,7 +45,8 @@ def from_before(
         return None
     last = min(until, start + LONGEST)
     rounds = [r for r in range(start + 1, last + 1) if r in incident.logged]
-    level = incident.rise.loss_before
+    # The first weights' loss is no level.
+    level = incident.logged.get(start, incident.rise.loss_before) if start else incident.rise.loss_before
     if level is None or not rounds:
         return None
     logged = [incident.logged[r] for r in rounds]
@@ -56,8 +58,7 @@ def from_before(
             return None
         series.append(replay.losses[incident.loss])
         losses = [replay.losses[incident.loss][r - start - 1] for r in rounds]
-        # As high as the run's loss rose, and not as high as it is in these rounds, in which it did not rise.
-        if not reproduced(losses, [], incident.loss_after, level):
+        if height(losses, level) < REMAINS:
             return None
         shares.append(removed(losses, logged, level))
     effect = Effect(tuple(share for share in shares if np.isfinite(share)))

@@ -1,12 +1,13 @@
 """Builds the diagnosis from what the logs show and what the replays showed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from tasks.diagnose.causes import CAUSES, evidence_for, fault_of, remedies
+from tasks.diagnose.causes.base import Indication
 from tasks.diagnose.diagnosis import (
     Budget,
     Cause,
@@ -20,6 +21,7 @@ from tasks.diagnose.diagnosis import (
     TriedRemedy,
 )
 from tasks.diagnose.ended.ending import Ending
+from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Investigation, LongReplay, Proof, Standing, Tried
 from tasks.diagnose.observe.client_signals import client_signals
 from tasks.diagnose.observe.observation import Observation
@@ -138,9 +140,7 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
         proof.gone.rounds if proof.gone else rounds,
         tuple(
             Evidence(signal, number(value), number(expected), says)
-            for signal, value, expected, says in (
-                proof.evidence or evidence_for(cause, clients, replays.findings, settings)
-            )
+            for signal, value, expected, says in _evidence(proof, replays.findings, settings)
         ),
         ReplayResult(
             _says(proof),
@@ -157,6 +157,14 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
         None if remedy is None else _remedy(remedy),
         _advice(proof, replays, settings),
     )
+
+
+def _evidence(proof: Proof, findings: Findings, settings: Settings) -> Iterable[Indication]:
+    """What came out of the proof itself, and what else speaks for the cause; of a fault that has gone, the former."""
+    if proof.gone and proof.evidence:
+        return proof.evidence
+    also = evidence_for(proof.candidate.cause, proof.candidate.clients, findings, settings)
+    return dict.fromkeys((*proof.evidence, *also))
 
 
 def _advice(proof: Proof, replays: Investigation, settings: Settings) -> str:

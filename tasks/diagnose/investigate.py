@@ -11,6 +11,7 @@ from tasks.diagnose.causes import Candidate, candidates, order
 from tasks.diagnose.confirmation import Confirmation
 from tasks.diagnose.evidence.absent import Absence, absence
 from tasks.diagnose.evidence.collect import find
+from tasks.diagnose.evidence.drift_of_data import DataDrift
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.harm import harmful
 from tasks.diagnose.evidence.memory import Memory
@@ -167,7 +168,7 @@ class _OwnTests:
     def decided(self, candidate: Candidate, findings: Findings) -> Proof:
         """Returns the proof of a cause that no replay of its change can decide about, or why it is not proven."""
         if candidate.cause == "hold_out_shift":
-            return self._of_hold_out(candidate)
+            return self._of_hold_out(candidate, findings.drift)
         since = findings.absence.first - 1 if findings.absence else 0
         if candidate.cause == "data_drift" and findings.drift:
             since = findings.drift.last_before
@@ -176,8 +177,11 @@ class _OwnTests:
         found = before.from_before(self.replays, self.incident, candidate, since)
         return found or unproven(self.trials, candidate, before.NOT_SHOWN)
 
-    def _of_hold_out(self, candidate: Candidate) -> Proof:
-        """Whether the hold-out data were replaced in the run, or are unlike the clients' data."""
+    def _of_hold_out(self, candidate: Candidate, drift: DataDrift | None) -> Proof:
+        """Whether the hold-out data were replaced in the run, or are unlike the clients' data.
+
+        If they have not changed and most clients' data have, it is the clients' data that drifted.
+        """
         last = self.trials.window.last
         if not self._allows(before.MOST_ROUNDS + hold_out.MOST_REPLAYS * last):
             return unproven(self.trials, candidate, NOT_REPLAYED)
@@ -186,6 +190,8 @@ class _OwnTests:
         if replaced is not None:
             return replace(replaced, evidence=hold_out.replaced_evidence(replaced))
         proof, self.unseen = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
+        if proof is not None and drift is not None and drift.hold_out is not None and not drift.hold_out.changed:
+            return replace(proof, candidate=replace(proof.candidate, cause="data_drift", clients=drift.clients))
         return proof or unproven(self.trials, candidate, hold_out.REFUTED)
 
     def _allows(self, rounds: int) -> bool:
@@ -232,9 +238,9 @@ def _absence(replays: Replayer, incident: Incident, clients: ClientLog) -> Absen
 
 
 def _hold_out_then(replays: Replayer, incident: Incident) -> Memory | None:
-    """The hold-out loss of the model that the replays start from, as the run logged it and with today's data."""
-    logged = incident.hold_out.get(replays.from_round)
-    return None if logged is None else Memory(replays.from_round, logged, replays.loss)
+    """The hold-out loss of the first known model of which it was logged, and the same with today's data."""
+    known = next((saved for saved in replays.saved if saved in incident.hold_out), None)
+    return None if known is None else Memory(known, incident.hold_out[known], replays.hold_out_loss(known))
 
 
 def _trials(

@@ -12,7 +12,7 @@ from tasks.diagnose.replay.surgery import labels_changed_back
 
 def _candidates(at: Situation) -> list[Candidate]:
     drift = at.findings.drift
-    if drift is None:
+    if drift is None or not drift.certain:
         return []
     who = every_client(drift.clients)
     if not drift.then:

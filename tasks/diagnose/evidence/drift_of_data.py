@@ -19,8 +19,9 @@ class DataDrift:
         first_after: first round in which the log shows the data of today; None if no later round can be compared.
         then: for each label of today, the label that it was at all of these clients; empty if no relabelling explains
             the change.
-        hold_out: val_loss of the last known model before, in the log and with the hold-out data of today; None if it
-            was not logged.
+        hold_out: val_loss of the first known model, in the log and with the hold-out data of today; None if it was not
+            logged.
+        certain: whether the clients were not only divided anew; see `explained`.
     """
 
     memories: Mapping[str, Memory]
@@ -29,6 +30,7 @@ class DataDrift:
     first_after: int | None
     then: tuple[int, ...] = ()
     hold_out: Memory | None = None
+    certain: bool = False
 
     @property
     def clients(self) -> tuple[str, ...]:

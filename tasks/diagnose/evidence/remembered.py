@@ -31,7 +31,7 @@ class Remembered:
 
     Attributes:
         memories: by client, the logged loss that differs most from the loss that its data of today give.
-        drift: a change of most clients' data; None if there is none.
+        drift: a change of most clients' data, certain or not; None if there is none.
     """
 
     memories: Mapping[str, Memory] = field(default_factory=dict)
@@ -62,8 +62,8 @@ def memories_of(replays: Replayer, probe: Probe, log: ClientLog, first: int) -> 
         [saved for saved in replays.saved if saved < first - 1], replays.cohort.clients, counts
     )
     drift = _drift(comparison, before, first) if before.of_most else None
-    if before.of_most and drift is None:
-        return Remembered()
+    if before.of_most and not (drift and drift.certain):
+        return Remembered(drift=drift)
     during = comparison.under_some([saved for saved in replays.saved if saved >= first], before.changed, lambda _: True)
     left_out = {*before.resized, *during.changed, *during.resized}
     memories = {}
@@ -94,7 +94,7 @@ def _drift(comparison: LossComparison, before: ComparedLosses, first: int) -> Da
     differing = {c: [memory for memory in compared.memories[c] if memory.changed][:TIMES] for c in drift.clients}
     drift = replace(drift, then=comparison.common_relabelling(differing) or ())
     sizes = {client: info.num_examples for client, info in replays.cohort.clients.items()}
-    return drift if explained(drift, compared, first, sizes) else None
+    return replace(drift, certain=explained(drift, compared, first, sizes))
 
 
 def risen_with_their_data(

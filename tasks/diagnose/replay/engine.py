@@ -202,6 +202,10 @@ class Replayer:
         """Returns the run's model (P,) after round `saved`, one of `saved`."""
         return np.asarray(self._saved.after(saved).params)
 
+    def hold_out_loss(self, saved: int) -> float:
+        """Returns the loss of today's hold-out data under the run's model after round `saved`, one of `saved`."""
+        return float(self._variants.unchanged.validate(self.params_after(saved))[0])
+
     def updates(
         self, round_num: int, clients: Sequence[str] | None = None, seed: int = 0
     ) -> dict[str, ClientResult | Failed]:
