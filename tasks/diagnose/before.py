@@ -29,7 +29,8 @@ def from_before(
     """Returns the proof of a cause that began after round `until` and cannot be taken away in a replay; None without.
 
     In rounds up to `until` the run itself was without the cause. Replays of the same rounds have it, since they have
-    today's data. The cause is proven if the replayed loss rises with each seed, and the logged loss does not.
+    today's data. The cause is proven if (1) the replayed loss rises with each seed, to REMAINS above the logged loss or
+    more, and (2) half of this rise or more is not in the log, with the certainty of every cause.
     They start from the last known model that is LEAST rounds or more before `until`.
 
     Args:
@@ -58,10 +59,11 @@ def from_before(
             return None
         series.append(replay.losses[incident.loss])
         losses = [replay.losses[incident.loss][r - start - 1] for r in rounds]
-        if height(losses, level) < REMAINS:
+        apart = height(losses, level) - height(logged, level)
+        if not (apart >= REMAINS and height(losses, level) > 0):
             return None
         shares.append(removed(losses, logged, level))
-    effect = Effect(tuple(share for share in shares if np.isfinite(share)))
+    effect = Effect(tuple(shares))
     if not effect.proven:
         return None
     unchanged = tuple(float(loss) for loss in np.mean(series, axis=0))

@@ -61,8 +61,8 @@ class CheckpointedStates:
 def _logged_as_reported(folder: Path, phase: str, cohort: Cohort, all_of_them: bool) -> bool:
     """Whether the log next to the checkpoints is the one of reports/rounds.csv, and of the cohort's clients.
 
-    If it is not, the checkpoints are of another run. If clients keep vectors, the server's vector is their sum: the log
-    must be of `all_of_them`, and of no others.
+    If it is not, the checkpoints are of another run. Clients may have come or gone since. If clients keep vectors, the
+    server's vector is their sum: the log must be of `all_of_them`, and of no others.
     """
     log, reported = checkpoints_of(folder, phase) / "log.jsonl", folder / "reports/rounds.csv"
     if not log.is_file() or not reported.is_file():
@@ -78,7 +78,8 @@ def _logged_as_reported(folder: Path, phase: str, cohort: Cohort, all_of_them: b
                     pairs.append((line.row["train_loss"], float(text)))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
-    same = took_part == {*cohort.clients} if all_of_them else took_part <= {*cohort.clients, *cohort.broken}
+    known = {*cohort.clients, *cohort.broken}
+    same = took_part == {*cohort.clients} if all_of_them else took_part <= known or known <= took_part
     return bool(pairs and same) and all(
         loss is not None and np.isclose(loss, other, rtol=1e-5, equal_nan=True) for loss, other in pairs
     )
