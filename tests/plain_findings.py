@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tasks.diagnose.evidence.absent import Absence
+from tasks.diagnose.evidence.drift_of_data import DataDrift
 from tasks.diagnose.evidence.findings import ClientFinding, Findings
 from tasks.diagnose.evidence.memory import Memory
 
@@ -32,6 +34,16 @@ HONEST = ClientFinding(
 WRONG_LABELS = {"loss": 5.0, "accuracy": 0.1}
 SHIFT = WRONG_LABELS | {"feature_distance": 3.0, "learnable": (0.8, 0.3)}
 MIXED_UP = Memory(round=3, logged=0.5, now=5.0, relabelling=(1, 0))
+AWAY = Absence(("05",), first=16, last=30, took_part=15, missed=15, chance=0.0)
+DRIFTED = DataDrift(
+    {f"{k:02}": Memory(11, 0.5, 5.0) for k in range(5)},
+    7,
+    11,
+    16,
+    then=(1, 0),
+    hold_out=Memory(5, 0.4, 0.4),
+    certain=True,
+)
 EVERYTHING = {
     "width": {"01": 0.5},
     "server_optimizer": {"kind": "adam", "learning_rate": 0.1},
@@ -70,4 +82,7 @@ def everything() -> Findings:
         a_client("04", epochs=9.0),
     )
     run = {"label_skew": 1.0, "size_skew": 0.6, "train_trend": -1.0, "val_trend": 0.2}
-    return overshooting(findings(*odd, num_clients=7, **run), *(f"{k:02}" for k in range(7)))
+    seen = replace(
+        findings(*odd, num_clients=7, **run), absence=AWAY, drift=DRIFTED, hold_out_in_conflict=True, unseen=None
+    )
+    return overshooting(seen, *(f"{k:02}" for k in range(7)))

@@ -57,6 +57,9 @@ def test_registry_has_the_causes_of_the_documents_and_a_module_of_the_same_name_
 # Cause: the clients through which it acts in `everything()`, and its flags; the most specific cause first.
 EXPECTED: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "non_finite": (("00",), {"fault_of_clients"}),
+    "missing_clients": (("05",), {"evident", "beside_another"}),
+    "data_drift": (("00", "01", "02", "03", "04"), {"evident", "beside_another", "changed_data"}),
+    "hold_out_shift": ((), {"evident"}),
     "faulty_clients": (("02",), {"evident", "beside_another", "changed_data", "fault_of_clients"}),
     "architecture_variation": (("01",), {"evident", "beside_another"}),
     "unequal_local_work": (("04",), {"evident", "beside_another"}),

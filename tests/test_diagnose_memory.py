@@ -63,7 +63,7 @@ def run(make_clients, settings_of, tmp_path_factory):
 def remembered(folder, settings, computations):
     log = read_clients(folder / "reports/clients.csv")
     with replayer(settings, folder, computations) as replays:
-        return memories_of(replays, Probe(replays.model), log, FIRST)
+        return memories_of(replays, Probe(replays.model), log, FIRST).memories
 
 
 def changed(run, to, client, change):
@@ -178,7 +178,7 @@ def test_data_that_changed_after_the_rise_are_not_held_against_it(run, settings_
     with replayer(settings_of(SETTINGS), folder, computations) as replays:
         # Rounds 11 and 16 were logged with the earlier data, so the data of today did not cause the rise of round 9.
         replays.go_to(8)
-        assert "02" not in memories_of(replays, Probe(replays.model), log, first=9)
+        assert "02" not in memories_of(replays, Probe(replays.model), log, first=9).memories
         assert "02" not in sent_over_trained(replays, log, ["02"], 18)
 
 

@@ -92,6 +92,9 @@ def _investigated(
     probe = Probe(replays.model)
     findings = _findings(replays, probe, incident, clients)
     proposed = candidates(findings, replays.settings, replays.from_round, bool(incident.hidden))
+    if findings.drift is not None and findings.drift.certain:
+        # Changed data of most clients make the hold-out data unlike theirs.
+        proposed = [candidate for candidate in proposed if candidate.cause != "hold_out_shift"]
     trials = _trials(replays, incident, clients, proposed, budget, spent_before)
     found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
     came_again = _reproduced(trials, incident)

@@ -17,8 +17,8 @@ OTHER_HALF = "with half of the clients left out of training, scored on the clien
 
 def _candidates(at: Situation) -> list[Candidate]:
     findings = at.findings
-    # What is wrong with the hold-out data raises no training loss. If the clients' data changed, it is not they.
-    if not findings.train_rise <= 0 or (findings.drift and findings.drift.certain):
+    # What is wrong with the hold-out data raises no training loss.
+    if not findings.train_rise <= 0:
         return []
     # The first weights contradict nothing.
     parts = findings.val_trend - findings.train_trend > APART and findings.train_trend < -APART
