@@ -37,13 +37,14 @@ MIXED_UP = Memory(round=3, logged=0.5, now=5.0, relabelling=(1, 0))
 AWAY = Absence(("05",), first=16, last=30, took_part=15, missed=15, chance=0.0)
 DRIFTED = DataDrift(
     {f"{k:02}": Memory(11, 0.5, 5.0) for k in range(5)},
-    7,
-    11,
-    16,
+    num_clients=7,
+    last_before=11,
+    first_after=16,
     then=(1, 0),
     hold_out=Memory(5, 0.4, 0.4),
     certain=True,
 )
+UNLIKE = SimpleNamespace(clients=("01", "03"), from_round=0, last=20, trained=0.1, loss=0.2, hold_out=2.0)
 EVERYTHING = {
     "width": {"01": 0.5},
     "server_optimizer": {"kind": "adam", "learning_rate": 0.1},
@@ -83,6 +84,6 @@ def everything() -> Findings:
     )
     run = {"label_skew": 1.0, "size_skew": 0.6, "train_trend": -1.0, "val_trend": 0.2}
     seen = replace(
-        findings(*odd, num_clients=7, **run), absence=AWAY, drift=DRIFTED, hold_out_in_conflict=True, unseen=None
+        findings(*odd, num_clients=7, **run), absence=AWAY, drift=DRIFTED, hold_out_in_conflict=True, unseen=UNLIKE
     )
     return overshooting(seen, *(f"{k:02}" for k in range(7)))

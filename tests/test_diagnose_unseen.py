@@ -124,7 +124,8 @@ def test_hold_out_data_unlike_the_clients_are_proven_by_both_halves(foreign, com
     assert proof.effect.proven
     assert proof.effect.by_seed[0] == pytest.approx(1 - first.share)
     assert proof.without[-1] > 2 * proof.with_change[-1]
-    assert [each.value for each in proof.evidence][0] == pytest.approx(first.hold_out)
+    assert [each.signal for each in proof.evidence] == ["hold_out_loss_beside_unseen_clients"] * 2
+    assert proof.evidence[0].value == pytest.approx(first.hold_out)
 
 
 def test_honest_hold_out_data_are_not_called_unlike(learned, computations):

@@ -142,7 +142,9 @@ class _OwnTests:
         trials: whose budget the tests share.
         incident: the rise.
         log: clients.csv.
-        unseen: the losses of a model that half of the clients did not train; None if not measured.
+        unseen: the losses of a model that half of the clients did not train, by which overfitting was tested; None if it
+            was not tested.
+        first_half: the same, if the hold-out data were tested; None if not.
     """
 
     replays: Replayer
@@ -151,6 +153,7 @@ class _OwnTests:
     incident: Incident
     log: ClientLog
     unseen: Unseen | None = None
+    first_half: Unseen | None = None
 
     def refuted(self, candidate: Candidate) -> str:
         """Returns why the candidate is refuted; empty if it is not.
@@ -161,6 +164,7 @@ class _OwnTests:
             return ""
         last, left = self.trials.window.last, self.trials.allowed - self.trials.spent
         start = earliest_start(self.replays, last, left)
+        self.unseen = self.unseen or self.first_half
         if self.unseen is None and start is not None:
             left_out, _ = halves(list(self.replays.cohort.clients))
             self.unseen = unseen_losses(self.replays, self.probe, start, last, left_out)
@@ -192,7 +196,7 @@ class _OwnTests:
         replaced = before.from_before(self.replays, self.incident, candidate, until, self.log)
         if replaced is not None:
             return replace(replaced, evidence=hold_out.replaced_evidence(replaced))
-        proof, self.unseen = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
+        proof, self.first_half = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
         if proof is not None and drift is not None and drift.hold_out is not None and not drift.hold_out.changed:
             return replace(proof, candidate=replace(proof.candidate, cause="data_drift", clients=drift.clients))
         return proof or unproven(self.trials, candidate, hold_out.REFUTED)

@@ -77,8 +77,7 @@ def not_proven(replays: Investigation, own_losses: Sequence[str] = ()) -> list[s
 
     `own_losses` are the clients whose own losses rose, where the mean of all clients hides it.
     """
-    refuted = {proof.candidate.cause for proof in replays.ruled_out if proof.why}
-    unlike = _unlike_hold_out(replays.findings.unseen) if "overfitting" in refuted else []
+    unlike = _unlike_hold_out(replays.findings.unseen)
     if replays.causes:
         return unlike
     if not replays.reproduced and replays.differs:
