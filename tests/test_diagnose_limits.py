@@ -163,9 +163,9 @@ def test_why_replays_prove_nothing_is_said() -> None:
     assert says(False, "a cause that has gone") == []
     # A tenth of the way from the training loss to the hold-out loss: the clients' data are like their own kind.
     unlike = "So the hold-out data are unlike the clients' data, and overfitting is not claimed."
-    assert says(True, unseen=Unseen(("01",), 0, 20, 0.1, 0.3, 2.1))[1].endswith(unlike)
-    assert says(True, "a cause", unseen=Unseen(("01",), 0, 20, 0.1, 0.3, 2.1))[0].endswith(unlike)
-    assert len(says(True, unseen=Unseen(("01",), 0, 20, 0.1, 1.9, 2.1))) == 1
+    assert says(True, unseen=Unseen(0.1, 0.3, 2.1, 0.0, ("01",), 0, 20))[1].endswith(unlike)
+    assert says(True, "a cause", unseen=Unseen(0.1, 0.3, 2.1, 0.0, ("01",), 0, 20))[0].endswith(unlike)
+    assert len(says(True, unseen=Unseen(0.1, 1.9, 2.1, 0.0, ("01",), 0, 20))) == 1
 
 
 def test_that_no_cause_was_tried_is_said() -> None:

@@ -142,8 +142,8 @@ class _OwnTests:
         trials: whose budget the tests share.
         incident: the rise.
         log: clients.csv.
-        unseen: the losses of a model that half of the clients did not train, by which overfitting was tested; None if it
-            was not tested.
+        unseen: the losses of a model that half of the clients did not train, by which overfitting was tested; None if
+            it was not tested.
         first_half: the same, if the hold-out data were tested; None if not.
     """
 
