@@ -29,9 +29,10 @@ def from_before(
     """Returns the proof of a cause that began after round `until` and cannot be taken away in a replay; None without.
 
     In rounds up to `until` the run itself was without the cause. Replays of the same rounds have it, since they have
-    today's data. The cause is proven if (1) the replayed loss rises with each seed, to REMAINS above the logged loss or
-    more, and (2) half of this rise or more is not in the log, with the certainty of every cause.
-    They start from the last known model that is LEAST rounds or more before `until`.
+    today's data. The level is the lowest loss that the run logged in them. The replays start from the last known model
+    that is LEAST rounds or more before `until`. The cause is proven if both of these hold:
+    1. With each seed, the replayed loss is above the logged one by REMAINS or more.
+    2. Of its height above the level, the share that is not in the log passes the test of every cause.
 
     Args:
         replays: of the run.
@@ -46,11 +47,10 @@ def from_before(
         return None
     last = min(until, start + LONGEST)
     rounds = [r for r in range(start + 1, last + 1) if r in incident.logged]
-    # The first weights' loss is no level.
-    level = incident.logged.get(start, incident.rise.loss_before) if start else incident.rise.loss_before
-    if level is None or not rounds:
-        return None
     logged = [incident.logged[r] for r in rounds]
+    if not logged:
+        return None
+    level = min(logged)
     series, shares = [], []
     for seed in range(verdict.SEEDS):
         replay = replays.begin_after(start, NO_CHANGE, seed)
@@ -59,8 +59,7 @@ def from_before(
             return None
         series.append(replay.losses[incident.loss])
         losses = [replay.losses[incident.loss][r - start - 1] for r in rounds]
-        apart = height(losses, level) - height(logged, level)
-        if not (apart >= REMAINS and height(losses, level) > 0):
+        if not height(losses, level) - height(logged, level) >= REMAINS:
             return None
         shares.append(removed(losses, logged, level))
     effect = Effect(tuple(shares))

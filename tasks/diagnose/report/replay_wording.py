@@ -18,7 +18,7 @@ _RULES = {
     "log_without": "A cause that has gone is proven if (1) the log shows it in the rows of a few clients right before "
     "the rise, and (2) in replays without these rows, the loss does not rise with any seed.",
     "log_before": "A cause that no replay can take away is proven if (1) the log of earlier rounds shows the run "
-    "without it, and (2) in replays of these rounds that have it, the loss rises with each seed.",
+    "without it, and (2) in replays of these rounds that have it, the loss is clearly higher with each seed.",
     "hold_out": "The hold-out data are proven to be unlike the clients' data if, with each half of the clients left "
     "out of training, (1) the hold-out loss is above the loss on their data beyond chance and more than twice as high, "
     "and (2) their loss is nearer to the training loss than to the hold-out loss.",
