@@ -91,7 +91,7 @@ class ScriptedReplayer:
 
         def step(state: None, round_num: int) -> SimpleNamespace:
             val, train = (LEVEL, LEVEL) if round_num < FIRST else late if round_num > LAST else losses
-            row = {"val_loss": val, "train_loss": train, "num_failed": failed}
+            row = {"val_loss": val, "train_loss": train, "num_failed": failed, "num_clients": self.num_clients}
             clients = [{"client": f"{k:02}", "loss_before": train, "num_examples": 10} for k in range(self.num_clients)]
             return SimpleNamespace(state=state, line=SimpleNamespace(round=round_num, row=row, clients=clients))
 

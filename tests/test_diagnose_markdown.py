@@ -57,7 +57,7 @@ def test_no_remedy_is_tried_against_a_fault_that_has_gone() -> None:
     gone = with_cause(with_replay(replace(diagnosis(), remedies=()), kind="log_without"), remedy=None)
     text = to_markdown(gone)
     assert "Against faulty clients, no remedy was tried: the cause has gone, so a replay has nothing to remedy." in text
-    assert "A fault that has gone is proven if (1) the log shows wrong rows of a few clients" in text
+    assert "A cause that has gone is proven if (1) the log shows it in the rows of a few clients" in text
 
 
 def test_causes_without_a_remedy_share_the_sentence_and_one_replay_is_shown_once() -> None:
@@ -205,3 +205,45 @@ def test_hostile_client_adds_no_line_and_no_tag() -> None:
 def test_fence_is_longer_than_any_in_the_settings() -> None:
     answer = with_settings_of_remedy(diagnosis(), {"federate.model": "a```b"})
     assert "````sh\n-S 'federate.model=\"a```b\"'\n````" in to_markdown(answer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "heads", "proof", "says", "rule"),
+    [
+        (
+            "log_before",
+            "data_drift",
+            "| round | replay with today's data | the run itself |",
+            "(proven by the log and a replay: in the rounds before, the mean val_loss was 0.39, and with today's "
+            "data it is 0.85)",
+            "with today's data: the mean loss is 0.85. In the run itself, these rounds were before the change, and it "
+            "was 0.39. So 95 % (90 % to 100 %) of the rise comes from the change.",
+            "A cause that no replay can take away is proven if",
+        ),
+        (
+            "hold_out",
+            "hold_out_shift",
+            "| round | hold-out data | clients that were left out |",
+            "(proven by replay: the mean loss is 0.39 on clients' data that the model was not trained on, and 0.85 on "
+            "the hold-out data)",
+            "the mean loss is 0.39 on the data of the clients that were left out, and 0.85 on the hold-out data. So 95 "
+            "% (90 % to 100 %) of what the hold-out loss is above the training loss comes from the hold-out data.",
+            "The hold-out data are proven to be unlike the clients' data if",
+        ),
+    ],
+)
+def test_a_proof_of_another_kind_says_what_was_compared(
+    kind: str, cause: str, heads: str, proof: str, says: str, rule: str
+) -> None:
+    """The means of 0.4, 0.38, … and 0.8, 0.9, … in the rounds of the rise are 0.39 and 0.85."""
+    shown = with_cause(with_replay(diagnosis(cause), kind=kind), remedy=None, advice="look at the data")
+    text = to_markdown(shown)
+    for part in (heads, proof, says, rule):
+        assert part in text
+    assert "no setting helps. Advice: look at the data." in text
+
+
+def test_missing_clients_that_are_back_are_no_fault() -> None:
+    text = to_markdown(with_cause(with_replay(diagnosis("missing_clients"), kind="log_without"), remedy=None))
+    assert "because the updates of client 03 are missing" in text
+    assert "of the rise came from the missing clients." in text

@@ -148,7 +148,7 @@ class Sites(ScriptedReplayer):
 
     def _replay(self, change, seed):
         replay = super()._replay(change, seed)
-        row = {"num_failed": 0, "val_loss": LEVEL}
+        row = {"num_failed": 0, "num_clients": 2 - len(change.without), "val_loss": LEVEL}
         clients = [{"client": "00", "weight": 0.5, "loss_before": self.others, "finite": True}]
         if not change.without:
             clients.append({"client": "03", "weight": 0.5, "loss_before": 9.0, "finite": True})
