@@ -88,7 +88,7 @@ def test_an_absence_that_chance_explains_is_none() -> None:
     """Took part in 3 of 20 rounds, the last time in round 11: C(9 + 2, 3) of C(20, 3) choices leave 9 rounds free."""
     here = {"00": EVERY, "01": [2, 7, 11]}
     assert chance_of_gap(20, 3, 9) == pytest.approx(comb(11, 3) / comb(20, 3))
-    assert found(here, lambda _: None) is None
+    assert found(here, lambda _: []) is None
 
 
 def test_chance_of_a_gap_is_the_share_of_random_rounds_that_leave_it_free() -> None:

@@ -188,3 +188,22 @@ def test_replaced_hold_out_data_are_named_and_nothing_of_the_model(change, sites
     assert cause["evidence"][0]["value"] > 2 * cause["evidence"][0]["expected"]
     assert "compare the hold-out data" in cause["advice"]
     assert [each["cause"] for each in found["ruled_out"] + found["not_finished"]] == []
+
+
+def test_missing_clients_are_ruled_out_where_the_loss_rises_with_them(sites, settings_of, tmp_path, computations):
+    """Client 05 stays away in the round in which client 00 begins to send reversed updates."""
+    fault = {"kind": "reversed_update", "clients": ["00"], "from_round": ONSET, "factor": 8.0}
+    settings = settings_of({**BASE, **{f"federate.faults.{name}": value for name, value in fault.items()}})
+    folder = write(tmp_path, sites(one_class=False))
+    drawn = Runner._sample
+
+    def without(self, state, round_num, excluded):
+        return [c for c in drawn(self, state, round_num, excluded) if round_num < ONSET or c != "05"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "_sample", without)
+        federate(settings, folder)
+    found = diagnosed(folder, settings, computations)
+    assert [(cause["cause"], cause["clients"]) for cause in found["causes"]] == [("faulty_clients", ["00"])]
+    (ruled_out,) = [each for each in found["ruled_out"] if each["cause"] == "missing_clients"]
+    assert ruled_out["why"] == "the loss rises again in a replay in which they take part"

@@ -1,7 +1,7 @@
 """The causes: the registry, their order, what makes each possible, and what a replay of each changes."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from tasks.diagnose.report.vocabulary import words_of
 from tasks.settings import Settings, parse, with_settings
 from tests.documents import ROOT, tables
 from tests.plain_findings import (
+    AWAY,
+    DRIFTED,
     EVERYTHING,
     MIXED_UP,
     SHIFT,
@@ -391,3 +393,61 @@ def test_unequal_sizes_are_made_equal_with_the_seed_of_the_run() -> None:
     for client in sites:
         assert len(after[client][1]) == 30  # (40 + 20) / 2
         np.testing.assert_array_equal(after[client][0], expected[client][0])
+
+
+# The causes of which the log, or a test of their own, decides
+
+
+@pytest.mark.parametrize(
+    ("federate", "changed"),
+    [
+        ({"faults": {"kind": "absent", "clients": ["04"], "from_round": 16}}, {"federate.faults.kind": "none"}),
+        ({"exclude": ["01", "04"]}, {"federate.exclude": ["01"]}),
+        ({}, {}),
+        ({"faults": {"kind": "absent", "clients": ["03"], "from_round": 16}}, {}),
+    ],
+)
+def test_missing_clients_take_part_again_where_a_setting_keeps_them_away(
+    federate: dict[str, Any], changed: dict[str, Any]
+) -> None:
+    seen = replace(findings(), absence=replace(AWAY, clients=("04",)))
+    found = candidate("missing_clients", seen, **federate)
+    assert found.clients == ("04",)
+    assert changed.items() <= found.change.settings.items()
+    assert found.replayed is bool(changed)
+
+
+def test_missing_clients_without_data_cannot_be_brought_back() -> None:
+    away = replace(findings(num_clients=5), absence=replace(AWAY, clients=("07",)))
+    fault = {"kind": "absent", "clients": ["07"], "from_round": 16}
+    assert not candidate("missing_clients", away, faults=fault).replayed
+    assert proposed(findings()) == []
+
+
+def test_drift_is_undone_by_its_relabelling_or_proven_by_the_log() -> None:
+    back = candidate("data_drift", replace(findings(), drift=DRIFTED))
+    assert back.replayed
+    (surgery,) = back.change.surgery.values()
+    x, y = np.zeros((2, 1)), np.array([0, 1])
+    changed = surgery({f"{k:02}": (x, y) for k in range(6)})
+    # DRIFTED swaps the two labels of clients 00 to 04.
+    assert [list(changed[client][1]) for client in ("00", "04", "05")] == [[1, 0], [1, 0], [0, 1]]
+    assert not candidate("data_drift", replace(findings(), drift=replace(DRIFTED, then=()))).replayed
+    assert "data_drift" not in proposed(replace(findings(), drift=replace(DRIFTED, certain=False)))
+
+
+@pytest.mark.parametrize(
+    ("in_conflict", "train_rise", "found"), [(True, -0.1, True), (True, 0.1, False), (False, -0.1, False)]
+)
+def test_hold_out_shift_is_possible_if_it_contradicts_the_model_and_the_training_loss_does_not_rise(
+    in_conflict: bool, train_rise: float, found: bool
+) -> None:
+    seen = replace(findings(train_rise=train_rise), hold_out_in_conflict=in_conflict)
+    assert ("hold_out_shift" in proposed(seen)) is found
+
+
+def test_first_weights_contradict_nothing_so_the_course_of_the_losses_decides() -> None:
+    parted = findings(train_trend=-1.0, val_trend=0.2)
+    before_round_1 = {one.cause for one in candidates(parted, Settings(), 0)}
+    assert "hold_out_shift" in before_round_1
+    assert "hold_out_shift" not in proposed(parted)

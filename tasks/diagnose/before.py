@@ -19,6 +19,7 @@ from tasks.diagnose.window import LEAST, LONGEST
 from tasks.round_log.read import ClientLog
 
 NOT_SHOWN = "the log and the known models do not show the run without it, just before the rise"
+WITH_THEM = "the loss rises again in a replay in which they take part"
 MOST_ROUNDS = verdict.SEEDS * LONGEST
 """Most rounds that the replays of `from_before` take."""
 

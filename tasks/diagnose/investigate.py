@@ -176,6 +176,8 @@ class _OwnTests:
         """Returns the proof of a cause that no replay of its change can decide about, or why it is not proven."""
         if candidate.cause == "hold_out_shift":
             return self._of_hold_out(candidate, findings.drift)
+        if candidate.cause == "missing_clients" and {*candidate.clients} <= {*self.replays.cohort.clients}:
+            return unproven(self.trials, candidate, before.WITH_THEM)
         since = findings.absence.first - 1 if findings.absence else 0
         if candidate.cause == "data_drift" and findings.drift:
             since = findings.drift.last_before
@@ -237,9 +239,11 @@ def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: Clie
 def _absence(replays: Replayer, incident: Incident, clients: ClientLog) -> Absence | None:
     """The clients that stay away when the rise is sure.
 
-    It is recent if it begins after the model that the replays start from, or so shortly before the rise that this may
-    only be dated late.
+    None if the sampling depends on their losses: then an absence says nothing. It is recent if it begins after the
+    model that the replays start from, or so shortly before the rise that this may only be dated late.
     """
+    if replays.settings.federate.sampling.kind == "power_of_choice":
+        return None
     shortly_before = min(replays.from_round + 1, incident.first - EARLIER)
     return absence(clients, shortly_before, incident.alarm, replays.drawn, replays.settings.diagnose.significance)
 
@@ -316,8 +320,9 @@ def _proven(
     ruled_out, open_ = tournament.unproven(proven)
     claimed = {cause.candidate.cause for cause in proven}
     not_replayed = [unproven(trials, candidate, NOT_REPLAYED) for candidate in left if candidate.cause not in claimed]
-    refuted = [each for each in undecided if each.why == hold_out.REFUTED]
-    unknown = [each for each in undecided if each.why != hold_out.REFUTED]
+    refutations = (hold_out.REFUTED, before.WITH_THEM)
+    refuted = [each for each in undecided if each.why in refutations]
+    unknown = [each for each in undecided if each.why not in refutations]
     return _Verdicts(proven, [*refuted, *ruled_out], [*unknown, *open_, *not_replayed])
 
 

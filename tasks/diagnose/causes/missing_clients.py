@@ -11,8 +11,13 @@ from tasks.settings import switch_kind
 
 
 def _back(clients: Sequence[str], at: Situation) -> dict[str, Any]:
-    """Returns the settings with which the clients take part again; none if no setting keeps them away."""
+    """Returns the settings with which the clients take part again.
+
+    None if no setting keeps them away, or if the data of one are not there any more.
+    """
     federate, changed = at.settings.federate, dict[str, Any]()
+    if not {*clients} <= {client.client for client in at.findings.clients} | {*federate.exclude}:
+        return changed
     if federate.faults.kind == "absent" and {*clients} & {*federate.faults.clients}:
         changed |= switch_kind("federate.faults", "none")
     if {*clients} & {*federate.exclude}:

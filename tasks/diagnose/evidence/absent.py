@@ -46,7 +46,7 @@ def absence(
     log: ClientLog,
     shortly_before: int,
     latest: int,
-    drawn: Callable[[int], Collection[str] | None],
+    drawn: Callable[[int], Collection[str]],
     significance: float,
 ) -> Absence | None:
     """Returns the clients that stay away in round `latest` and were there before; None if there are none.
@@ -61,8 +61,8 @@ def absence(
         log: clients.csv, without rounds of pruning.
         shortly_before: first round that is shortly before the rise.
         latest: the round in which the rise was sure.
-        drawn: (round) -> the clients that were drawn; None if that is not known. It counts only if it explains the log:
-            every client of a round was drawn.
+        drawn: (round) -> the clients that were drawn. It counts only if it explains the log: every client of a round
+            was drawn.
         significance: `diagnose.significance`.
     """
     rounds = np.unique(log.rounds)
@@ -70,11 +70,10 @@ def absence(
     failed = {client for client in log.ids if log.failed[log.rows(client)].any()}
     level = significance / (len(log.ids) * max(1, int((rounds <= latest).sum())))
     by_round = {int(r): drawn(int(r)) for r in rounds}
-    if not all(names is None or {c for c in log.ids if r in here[c]} <= {*names} for r, names in by_round.items()):
-        by_round = dict.fromkeys(by_round)
+    explains = all({c for c in log.ids if r in here[c]} <= {*names} for r, names in by_round.items())
     found: dict[str, _Gap] = {}
     for client in (one for one in log.ids if one not in failed):
-        gap = _gap(client, here[client], by_round, latest)
+        gap = _gap(client, here[client], by_round, latest, explains)
         if gap is not None and gap.chance < level:
             found[client] = gap
     if not found or len(found) == len(log.ids):
@@ -102,21 +101,20 @@ class _Gap:
     chance: float
 
 
-def _gap(client: str, here: Collection[int], drawn: Mapping[int, Collection[str] | None], latest: int) -> _Gap | None:
+def _gap(
+    client: str, here: Collection[int], drawn: Mapping[int, Collection[str]], latest: int, known: bool
+) -> _Gap | None:
     """The rounds around `latest` in which a client stays away after one in which it took part; None if there are none.
 
-    They end before the next round in which it takes part. The round in which it was first missed is the first one in
-    which it was drawn and did not come.
+    They end before the next round in which it takes part. If it is `known` who was drawn, the first round that it
+    missed is the first one in which it was drawn and did not come.
     """
     before = [r for r in here if r < latest]
     back = min((r for r in here if r >= latest), default=max(drawn) + 1)
     if not before or latest in here:
         return None
     away = [r for r in drawn if max(before) < r < back]
-    known = [r for r in away if drawn[r] is not None]
-    missed = [r for r in known if client in (drawn[r] or ())]
-    if len(known) == len(away):
+    if known:
+        missed = [r for r in away if client in drawn[r]]
         return _Gap(missed[0], away[-1], tuple(missed), 0.0) if missed and missed[0] <= latest else None
-    if not away:
-        return None
-    return _Gap(away[0], away[-1], tuple(away), chance_of_gap(len(drawn), len(here), len(away)))
+    return _Gap(away[0], away[-1], tuple(away), chance_of_gap(len(drawn), len(here), len(away))) if away else None

@@ -237,14 +237,12 @@ class Replayer:
         """Returns which of its examples the client's first batch of the round holds."""
         return self._variants.unchanged.order(client, round_num)[: self.settings.federate.client.batch_size]
 
-    def drawn(self, round_num: int) -> list[str] | None:
+    def drawn(self, round_num: int) -> list[str]:
         """Returns the clients that the run's sampling draws in a round in which no client has been excluded, sorted.
 
-        None if the draw depends on the model.
+        With `power_of_choice`, they are the candidates, of which the model's losses decide.
         """
         sampling, clients = self.settings.federate.sampling, self.cohort.clients
-        if sampling.kind == "power_of_choice":
-            return None
         sizes = {client: info.num_examples for client, info in clients.items()}
         return sample(sampling, sizes, self.settings.seed, round_num, {c: info.labels for c, info in clients.items()})
 
