@@ -11,15 +11,14 @@ from tasks.diagnose.causes import Candidate, candidates, order
 from tasks.diagnose.confirmation import Confirmation
 from tasks.diagnose.evidence.absent import Absence, absence
 from tasks.diagnose.evidence.collect import find
-from tasks.diagnose.evidence.drift_of_data import DataDrift
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.harm import harmful
 from tasks.diagnose.evidence.memory import Memory
 from tasks.diagnose.evidence.sent import capture
-from tasks.diagnose.evidence.unseen import Unseen, earliest_start, halves, unseen_losses
 from tasks.diagnose.gone import EARLIER, gone_fault, says_where
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation, Proof
+from tasks.diagnose.own_tests import REFUTATIONS, OwnTests
 from tasks.diagnose.replay.agreement import Disagreement, first_disagreement
 from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.computations import ComputationCache
@@ -98,7 +97,7 @@ def _investigated(
     trials = _trials(replays, incident, clients, proposed, budget, spent_before)
     found = first_disagreement(replays.unchanged.lines, clients, trials.window.last)
     came_again = _reproduced(trials, incident)
-    tests = _OwnTests(replays, probe, trials, incident, clients)
+    tests = OwnTests(replays, probe, trials, incident, clients)
     verdicts = _proven(trials, proposed, findings, came_again, tests)
     gone = None if came_again or verdicts.proven else _gone(trials, proposed, findings, tests, found)
     findings = replace(findings, unseen=tests.unseen)
@@ -132,83 +131,8 @@ class _Verdicts:
     not_finished: Sequence[Proof] = ()
 
 
-@dataclass
-class _OwnTests:
-    """The tests by which a cause is proven or refuted apart from replays of its change.
-
-    Attributes:
-        replays: of the run.
-        probe: of its model.
-        trials: whose budget the tests share.
-        incident: the rise.
-        log: clients.csv.
-        unseen: the losses of a model that half of the clients did not train, by which overfitting was tested; None if
-            it was not tested.
-        first_half: the same, if the hold-out data were tested; None if not.
-    """
-
-    replays: Replayer
-    probe: Probe
-    trials: Trials
-    incident: Incident
-    log: ClientLog
-    unseen: Unseen | None = None
-    first_half: Unseen | None = None
-
-    def refuted(self, candidate: Candidate) -> str:
-        """Returns why the candidate is refuted; empty if it is not.
-
-        Overfitting has to pass a test: clients' data that were not trained on have a high loss, too.
-        """
-        if candidate.cause != "overfitting":
-            return ""
-        last, left = self.trials.window.last, self.trials.allowed - self.trials.spent
-        start = earliest_start(self.replays, last, left)
-        self.unseen = self.unseen or self.first_half
-        if self.unseen is None and start is not None:
-            left_out, _ = halves(list(self.replays.cohort.clients))
-            self.unseen = unseen_losses(self.replays, self.probe, start, last, left_out)
-        if self.unseen is None:
-            return "it could not be tested on data of clients that were not trained on"
-        return "" if self.unseen.overfits else "the loss on data of clients that were not trained on stays low"
-
-    def decided(self, candidate: Candidate, findings: Findings) -> Proof:
-        """Returns the proof of a cause that no replay of its change can decide about, or why it is not proven."""
-        if candidate.cause == "hold_out_shift":
-            return self._of_hold_out(candidate, findings.drift)
-        if candidate.cause == "missing_clients" and {*candidate.clients} <= {*self.replays.cohort.clients}:
-            return unproven(self.trials, candidate, before.WITH_THEM)
-        since = findings.absence.first - 1 if findings.absence else 0
-        if candidate.cause == "data_drift" and findings.drift:
-            since = findings.drift.last_before
-        if not self._allows(before.MOST_ROUNDS):
-            return unproven(self.trials, candidate, NOT_REPLAYED)
-        found = before.from_before(self.replays, self.incident, candidate, since)
-        return found or unproven(self.trials, candidate, before.NOT_SHOWN)
-
-    def _of_hold_out(self, candidate: Candidate, drift: DataDrift | None) -> Proof:
-        """Whether the hold-out data were replaced in the run, or are unlike the clients' data.
-
-        If they have not changed and most clients' data have, it is the clients' data that drifted.
-        """
-        last = self.trials.window.last
-        if not self._allows(before.MOST_ROUNDS + hold_out.MOST_REPLAYS * last):
-            return unproven(self.trials, candidate, NOT_REPLAYED)
-        until = self.incident.first - 1
-        replaced = before.from_before(self.replays, self.incident, candidate, until, self.log)
-        if replaced is not None:
-            return replace(replaced, evidence=hold_out.replaced_evidence(replaced))
-        proof, self.first_half = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
-        if proof is not None and drift is not None and drift.hold_out is not None and not drift.hold_out.changed:
-            return replace(proof, candidate=replace(proof.candidate, cause="data_drift", clients=drift.clients))
-        return proof or unproven(self.trials, candidate, hold_out.REFUTED)
-
-    def _allows(self, rounds: int) -> bool:
-        return self.trials.spent + rounds <= self.trials.allowed
-
-
 def _gone(
-    trials: Trials, proposed: Sequence[Candidate], findings: Findings, tests: _OwnTests, found: Disagreement | None
+    trials: Trials, proposed: Sequence[Candidate], findings: Findings, tests: OwnTests, found: Disagreement | None
 ) -> Proof | None:
     """The proof of a cause that has gone since: missing clients that are there today, or a fault of a few clients."""
     absence = findings.absence
@@ -296,7 +220,7 @@ def _trials(
 
 
 def _proven(
-    trials: Trials, proposed: Sequence[Candidate], findings: Findings, came_again: bool, tests: _OwnTests
+    trials: Trials, proposed: Sequence[Candidate], findings: Findings, came_again: bool, tests: OwnTests
 ) -> _Verdicts:
     """The proven causes, the causes that are ruled out, and those of which it is not known.
 
@@ -320,9 +244,8 @@ def _proven(
     ruled_out, open_ = tournament.unproven(proven)
     claimed = {cause.candidate.cause for cause in proven}
     not_replayed = [unproven(trials, candidate, NOT_REPLAYED) for candidate in left if candidate.cause not in claimed]
-    refutations = (hold_out.REFUTED, before.WITH_THEM)
-    refuted = [each for each in undecided if each.why in refutations]
-    unknown = [each for each in undecided if each.why not in refutations]
+    refuted = [each for each in undecided if each.why in REFUTATIONS]
+    unknown = [each for each in undecided if each.why not in REFUTATIONS]
     return _Verdicts(proven, [*refuted, *ruled_out], [*unknown, *open_, *not_replayed])
 
 
