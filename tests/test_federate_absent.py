@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 
+from tasks.clients import CLIENTS
 from tasks.errors import RunError
 from tasks.federate import federate
 from tasks.federate.cohort import cohort_of
@@ -13,6 +14,7 @@ from tasks.federate.runner import Phase, Runner
 from tasks.files import read_rows
 from tasks.models import build
 from tasks.prune import prune
+from tests.shards import damage
 
 SIZES = (7, 4, 11, 5, 6)
 EVERYBODY = ["00", "01", "02", "03", "04"]
@@ -91,7 +93,7 @@ def test_round_without_a_client_leaves_the_model_and_says_why(run, caplog):
     for row in rounds[1:3]:
         assert (row["val_loss"], row["train_loss"], row["failure"]) == (rounds[0]["val_loss"], "", "")
         assert float(row["server_update_norm"]) == 0
-    said = "round 2: no client takes part: 00, 01, 02, 03, 04 stay away; federate.faults.kind is absent"
+    said = "round 2: no client takes part: 00, 01, 02, 03, 04 stayed away; federate.faults.kind is absent"
     assert said in caplog.messages
     # Round 4 goes on from the model and the momentum after round 1: it is round 2 without the fault, but for its draws.
     whole = {**BASE, **changes, "federate.client.batch_size": 20}  # a batch of all examples: no draw matters
@@ -103,6 +105,13 @@ def test_round_without_a_client_leaves_the_model_and_says_why(run, caplog):
 def test_run_in_which_nobody_takes_part_is_refused_with_its_setting(run):
     with pytest.raises(RunError, match=r"no client took part in rounds 1 to 4: federate.faults.kind is absent"):
         run(away(*EVERYBODY))
+
+
+def test_broken_client_does_not_count_as_taking_part(clients, settings_of, tmp_path):
+    folder = clients.write(tmp_path)
+    damage(folder / CLIENTS, "04", "y", lambda content: content[:-4])
+    with pytest.raises(RunError, match="no client took part in rounds 1 to 4"):
+        federate(settings_of({**BASE, **away(*EVERYBODY)}), folder)
 
 
 def test_prune_goes_on_without_the_absent_until_they_are_back(clients, settings_of, tmp_path):

@@ -65,8 +65,10 @@ def write_reports(folder: Path) -> None:
     files.write_rows(reports / "clients.csv", ("round", "client"), [{"round": 1, "client": "00"}])
     files.write_rows(reports / "timings.csv", ("step", "round", "seconds"), [])
     scores = {"accuracy": 0.75, "loss": 0.5, "sparsity": 0.8, "pruned_accuracy": 0.7, "pruned_loss": 0.6}
-    files.write_json(reports / "metrics.json", {**scores, "size_bytes": 4000, "pruned_size_bytes": 900})
-    for name in ("prune", "evaluation", "diagnosis"):
+    baselines = {"pooled_loss": 0.4, "clients_better_alone": 1}
+    files.write_json(reports / "metrics.json", {**scores, **baselines, "size_bytes": 4000, "pruned_size_bytes": 900})
+    files.write_json(reports / "evaluation.json", {"baselines": {"says": ["The federation pays", "for some."]}})
+    for name in ("prune", "diagnosis"):
         files.write_json(reports / f"{name}.json", {})
     (reports / "diagnosis.md").write_text("# no rise")
     (reports / "diagnosis.html").write_text("<h1>no rise</h1>")
@@ -291,6 +293,15 @@ def test_a_model_page_holds_the_model_s_own_scores(opened: connection.Store, run
     scores = {name: {metric.key for metric in model.metrics} for name, model in models.items()}
     assert scores["global"] == {"accuracy", "loss", "size_bytes"}
     assert scores["pruned"] == {"pruned_accuracy", "pruned_loss", "pruned_size_bytes", "sparsity"}
+
+
+def test_baselines_are_scores_of_the_run_and_of_no_model(opened: connection.Store, run: mlflow.entities.Run) -> None:
+    assert (run.data.metrics["pooled_loss"], run.data.metrics["clients_better_alone"]) == (0.4, 1)
+    for output in run.outputs.model_outputs:
+        names = {metric.key for metric in opened.client.get_logged_model(output.model_id).metrics or []}
+        assert "loss" in names or "pruned_loss" in names
+        assert not names & {"pooled_loss", "clients_better_alone"}
+    assert run.data.tags["mlflow.note.content"].endswith("\n\nThe federation pays for some.")
 
 
 def test_a_run_that_was_begun_gets_what_it_lacks(tracked: Path, opened: connection.Store, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
 TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras"}
-CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/diagnose/evidence", "tasks/diagnose/replay")
+CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/evaluate/baselines", "tasks/diagnose/evidence", "tasks/diagnose/replay")
 READERS_OF_EXAMPLES = {"read_client", "read_checked", "read_raw", "read_raw_checked", "read_member", "read_npy"}
 """Functions of tasks.clients, tasks.npz and tasks.files that read arrays."""
 CLIENTS_SIDE = (
@@ -42,6 +42,7 @@ CLIENTS_SIDE = (
 """Code that runs where a client's data are, or that writes these data."""
 AT_THE_SERVER = {
     "tasks/diagnose/replay/variants.py": "simulated counterfactuals, which move examples between clients",
+    "tasks/evaluate/baselines/pooled.py": "evaluate.baselines: all data in one place, which only a simulation can do",
     "tasks/federate/public.py": "federate.shared_fraction: a public data set, simulated by drawing it from the clients",
 }
 """Other files that read examples, and why they are allowed to."""

@@ -46,6 +46,9 @@ FILES = (
     "reports/rounds.csv",
 )
 """The artifacts of a run, without the models. Every finished run has these files."""
+_BASELINES = "baselines"
+_OF_BASELINES = ("pooled_", "local_", "federated_", "clients_better_")
+"""How the scores of `evaluate.baselines` begin."""
 TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
 """More artifacts, if they exist."""
 
@@ -156,10 +159,12 @@ def _log_run(
     for name in [each for each in loaded if each not in there]:
         ids[name] = logged_models.log_model(opened, run_id, name, loaded[name], settings, classes, origin)
         client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODEL_FILES[name]]})
-    for name, model_id in ids.items():
+    for name, model_id in {**ids, _BASELINES: None}.items():
         mine = {key: value for key, value in scores.items() if _is_of(key) == name}
         run_content.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
-    run_content.log_tags(client, run_id, {"mlflow.note.content": note(settings, rows, scores)})
+    evaluation = files.read_json(folder / "reports/evaluation.json")
+    said = evaluation.get("baselines", {}).get("says", [])
+    run_content.log_tags(client, run_id, {"mlflow.note.content": note(settings, rows, scores, said)})
 
 
 def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
@@ -214,8 +219,13 @@ def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Ma
         client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
 
 
-def note(settings: Settings, rows: Sequence[Mapping[str, str]], scores: Mapping[str, Any]) -> str:
-    """Returns the run's description in Markdown: main settings, number of rounds in `rows` of rounds.csv, scores."""
+def note(
+    settings: Settings, rows: Sequence[Mapping[str, str]], scores: Mapping[str, Any], said: Sequence[str] = ()
+) -> str:
+    """Returns the run's description in Markdown: main settings, number of rounds in `rows` of rounds.csv, scores.
+
+    `said` are the sentences of `evaluate.baselines`: for whom the federation pays.
+    """
     federate, partition = settings.federate, settings.partition
     pruned = sum(row["phase"] == "prune" for row in rows)
     lines = [
@@ -228,10 +238,15 @@ def note(settings: Settings, rows: Sequence[Mapping[str, str]], scores: Mapping[
     for key in ("accuracy", "loss", "size_bytes"):
         if key in scores and f"pruned_{key}" in scores:
             lines.append(f"| {key} | {scores[key]:.6g} | {scores[f'pruned_{key}']:.6g} |")
+    if said:
+        lines += ["", " ".join(said)]
     return "\n".join(lines)
 
 
 def _is_of(key: str) -> str:
+    """Returns the model that a score of metrics.json describes; the baselines are no models of the run."""
+    if key.startswith(_OF_BASELINES):
+        return _BASELINES
     return "pruned" if key.startswith("pruned_") or key == "sparsity" else "global"
 
 

@@ -21,6 +21,7 @@ from tasks.diagnose.observe.chance import hold_out_counts
 from tasks.diagnose.observe.observation import Observation, observe, sound_after
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.observe.rise import Rise
+from tasks.diagnose.payoff import payoff
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.report.markdown import to_markdown
 from tasks.diagnose.report.wording import headline
@@ -61,8 +62,9 @@ def written(reports: Path, settings: Settings, workspace: Path | None) -> tuple[
         answer = diagnosis(rounds, clients, settings, workspace)
         if run_again:
             answer = replace(answer, limits=(RUN_AGAIN, *answer.limits))
-        _write_text(reports / "diagnosis.md", to_markdown(answer))
-        _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace))
+        pays = payoff(reports, rounds)
+        _write_text(reports / "diagnosis.md", to_markdown(answer, pays))
+        _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace, pays))
         content = to_json(answer)
         write_json(reports / "diagnosis.json", content)
         for sentence in contradictions(content):
@@ -193,12 +195,13 @@ def _hold_out(rounds: RoundLog) -> dict[int, float]:
     return dict(zip(rounds.rounds[measured].tolist(), column.values[measured].tolist(), strict=True))
 
 
-def _page(answer: Diagnosis, rounds: RoundLog, clients: ClientLog, workspace: Path | None) -> str:
+def _page(answer: Diagnosis, rounds: RoundLog, clients: ClientLog, workspace: Path | None, pays: Sequence[str]) -> str:
     # Matplotlib takes half a second to import, which other commands need not wait for.
     from tasks.diagnose.report.page import to_html
 
     path = None if workspace is None else workspace / "data/partition/partition.json"
-    return to_html(answer, rounds, clients, read_json(path) if path is not None and path.is_file() else None)
+    partition = read_json(path) if path is not None and path.is_file() else None
+    return to_html(answer, rounds, clients, partition, pays)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -57,7 +57,8 @@ def evaluate(settings: Settings, folder: Path) -> None:
     """Writes reports/metrics.json, evaluation.json, loss.png, drift.png and confusion.png.
 
     Nothing is written before everything is computed. A client whose data cannot be used is named in the log and under
-    `left_out` in evaluation.json. It is missing from the scores over clients.
+    `left_out` in evaluation.json. It is missing from the scores over clients. With `evaluate.baselines`, the two files
+    also say for which clients the federation pays; see `tasks.evaluate.baselines`.
 
     Raises:
         DataError: a model, the hold-out set, the round log or prune.json is missing or cannot be used.
@@ -78,12 +79,21 @@ def _evaluate(settings: Settings, folder: Path) -> None:
     models = {
         name: load_logits(folder / "models" / f"{name}.h5", model, preprocessed.form, batch_size) for name in _MODELS
     }
-    tests = {name: _score_test(name, y, logits(x)) for name, logits in models.items()}
+    predicted = {name: logits(x) for name, logits in models.items()}
+    tests = {name: _score_test(name, y, logits) for name, logits in predicted.items()}
     per_client, left_out = _score_clients(models, preprocessed)
     evaluations = {name: Evaluation(tests[name], per_client[name]) for name in models}
     metrics = _flat(evaluations, curves) | of_prune
+    detailed = _detailed(evaluations, classes) | {"left_out": left_out}
+    if settings.evaluate.baselines:
+        # Here, because TFF takes seconds to import, and most evaluations need none.
+        from tasks.evaluate.baselines.measure import measure
+
+        measured = measure(settings, folder, int(metrics["rounds"]), predicted["global"])
+        metrics, detailed = metrics | measured.flat, detailed | {"baselines": measured.detailed}
+        _log.info("%s", " ".join(measured.says))
     write_json(reports / "metrics.json", metrics)
-    write_json(reports / "evaluation.json", _detailed(evaluations, classes) | {"left_out": left_out})
+    write_json(reports / "evaluation.json", detailed)
     save(draw_curves(curves), reports / "loss.png")
     save(draw_drift(updates, curves.prune_from), reports / "drift.png")
     confusions = {name: evaluation.test.confusion for name, evaluation in evaluations.items()}

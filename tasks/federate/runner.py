@@ -124,7 +124,7 @@ class Runner:
         sampled = [client for client in drawn if client not in self._absent and client not in away]
         if not sampled:
             why = "; federate.faults.kind is absent" if away else ""
-            _log.warning("round %d: no client takes part: %s stay away%s", round_num, listed(drawn), why)
+            _log.warning("round %d: no client takes part: %s stayed away%s", round_num, listed(drawn), why)
         gone = self._absent.union(excluded)
         left = [client for client in self._cohort.clients if client not in gone]
         if state.kept is not None and len(left) < len(self._cohort.clients):

@@ -62,7 +62,8 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
                 shutil.copyfile(own / name, fresh)
 
     rows = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report, watch)
-    if not any(row["num_clients"] for row in rows):
+    # A client whose data are broken counts in round 1, as failed.
+    if not any(row["num_clients"] > row["num_failed"] for row in rows):
         raise RunError(
             f"no client took part in rounds 1 to {len(rows)}: federate.faults.kind is absent, and "
             "federate.faults.clients names every client that was drawn"

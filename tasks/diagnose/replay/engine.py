@@ -102,7 +102,8 @@ class Replay:
     def _loss(self, name: str) -> float:
         if self.ended and not self.lines:
             return self.start_loss if name == "val_loss" else np.inf
-        measured = (line.row for line in reversed(self.lines) if name == "val_loss" or line.row["num_clients"])
+        rows = (line.row for line in reversed(self.lines))
+        measured = (row for row in rows if name == "val_loss" or row["num_clients"] > row["num_failed"])
         row: Mapping[str, Any] = {} if self.broken else next(measured, {})
         loss = row.get(name)
         return float(loss) if loss is not None and np.isfinite(loss) else np.inf

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
+from tasks.diagnose import payoff
 from tasks.diagnose.diagnosis import Cause, Diagnosis, NotFinished, ReplayResult, RuledOut, TriedRemedy
 from tasks.diagnose.phrases import clean, figure, percent
 from tasks.diagnose.report import client_wording, patch, remedy_wording, replay_wording, wording
@@ -14,14 +15,14 @@ _SPECIAL = re.compile(r"[\\`*\[\]<>|~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|(?<=
 _LEADING = re.compile(r"^(\s*\d*)([#>+.)-])(?=\s)")
 
 
-def to_markdown(diagnosis: Diagnosis) -> str:
-    """Returns diagnosis.md: the content of diagnosis.html without the pictures."""
+def to_markdown(diagnosis: Diagnosis, pays: Sequence[str] = ()) -> str:
+    """Returns diagnosis.md: the content of diagnosis.html without the pictures; for `pays` see `payoff`."""
     before, flags, after = wording.answer(diagnosis)
     parts = [f"# {wording.title(diagnosis)}", f"{escape(before)}{_code(flags)}{escape(after)}"]
     facts = list(wording.facts(diagnosis))
     if facts:
         parts.append(_table(("", ""), facts))
-    for title, content in _sections(diagnosis):
+    for title, content in (*_sections(diagnosis), (payoff.TITLE, [escape(" ".join(pays))] if pays else [])):
         if content:
             parts += [f"## {title}", *content]
     return "\n\n".join(parts) + "\n"

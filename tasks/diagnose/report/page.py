@@ -1,9 +1,10 @@
 """diagnosis.html: the diagnosis for someone who knows neither the papers nor the statistics, in one file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.diagnose import payoff
 from tasks.diagnose.diagnosis import Diagnosis, TriedRemedy
 from tasks.diagnose.phrases import figure, percent
 from tasks.diagnose.report import (
@@ -51,7 +52,13 @@ _OF_A_RISE = {
 }
 
 
-def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partition: Mapping[str, Any] | None) -> str:
+def to_html(
+    diagnosis: Diagnosis,
+    rounds: RoundLog,
+    clients: ClientLog,
+    partition: Mapping[str, Any] | None,
+    pays: Sequence[str] = (),
+) -> str:
     """Returns the page: self-contained, without scripts, the same bytes for the same arguments.
 
     Args:
@@ -59,6 +66,7 @@ def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partitio
         rounds: rounds.csv.
         clients: clients.csv.
         partition: partition.json of the clients' data; None where it is not known.
+        pays: the sentences of `tasks.diagnose.payoff`.
     """
     css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     with style():
@@ -66,6 +74,7 @@ def to_html(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, partitio
             [
                 tag("header", tag("h1", wording.title(diagnosis)), together(_answer(diagnosis))),
                 *_sections(diagnosis, rounds, clients, holdings.read_holdings(partition)),
+                section(payoff.TITLE, paragraph(" ".join(pays))) if pays else EMPTY,
             ]
         )
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
