@@ -68,7 +68,7 @@ class NoClientLeft(RunError):
     """A round without an update to average: every client failed, or no client is left.
 
     Attributes:
-        line: the round's `tasks.federate.record.RoundLine`; None if nothing is to be logged.
+        line: the round's `tasks.federate.record.RoundLine`.
     """
 
     def __init__(self, message: str, line: Any = None) -> None:

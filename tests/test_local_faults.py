@@ -25,7 +25,8 @@ from tasks.settings import AggregatorSettings, ClientKind, ClientSettings, Fault
 from tests.shards import write_client
 
 OUTPUTS = ("models/global.h5", "reports/federate/rounds.csv", "reports/federate/clients.csv")
-KINDS = [kind for kind in get_args(FaultKind) if kind != "none"]
+KINDS = [kind for kind in get_args(FaultKind) if kind not in ("none", "absent")]
+"""The faults of clients that train; test_federate_absent.py has the others."""
 BASE = {
     "federate.model": "logistic",
     "federate.rounds": 4,
@@ -90,6 +91,37 @@ def test_only_the_named_are_faulty_and_from_their_round_on_for_ever():
     settings = FaultSettings(kind="scaled_update", clients=("b",), from_round=3)
     told = {client: [faults.inputs(settings, 0, t, client)["faulty"] for t in (1, 2, 3, 4, 40)] for client in "ab"}
     assert told == {"a": [False] * 5, "b": [False, False, True, True, True]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_is_faulty_after_the_last_round_of_the_fault(kind):
+    settings = FaultSettings(kind=kind, clients=("b",), from_round=3, until_round=4)
+    told = [bool(faults.inputs(settings, 0, t, "b")["faulty"]) for t in (1, 2, 3, 4, 5, 40)]
+    assert told == [False, False, True, True, False, False]
+    assert [faults.acts(settings, t) for t in (1, 2, 3, 4, 5, 40)] == told
+
+
+def test_graph_does_not_depend_on_who_is_faulty_and_when():
+    some = FaultSettings(kind="scaled_update", clients=("b",), factor=3.0)
+    others = some.model_copy(update={"clients": ("a", "b"), "from_round": 3, "until_round": 4})
+    assert faults.of_graph(some) == faults.of_graph(others) != faults.of_graph(FaultSettings())
+    assert faults.of_graph(FaultSettings(kind="absent", clients=("b",))) == faults.of_graph(FaultSettings())
+
+
+@pytest.mark.parametrize("kind", ["flipped_labels", "noisy_features"])
+def test_data_are_those_of_the_round(kind):
+    settings = FaultSettings(kind=kind, clients=("b",), from_round=3, until_round=4)
+
+    def seen(client, round_num):
+        return faults.with_fault(settings, 0, round_num, client, (X, Y), CLASSES)
+
+    for key in (("b", 2), ("b", 5), ("a", 3)):
+        for found, own in zip(seen(*key), (X, Y), strict=True):
+            np.testing.assert_array_equal(found, own)
+    changed = [not np.array_equal(found, own) for found, own in zip(seen("b", 4), (X, Y), strict=True)]
+    assert changed == [kind == "noisy_features", kind == "flipped_labels"]
+    for found, other in zip(seen("b", 3), seen("b", 4), strict=True):
+        np.testing.assert_array_equal(found, other)
 
 
 def test_noise_has_one_seed_for_a_client_in_all_rounds_of_a_run():
@@ -311,6 +343,28 @@ def test_client_whose_update_is_not_finite_is_named(clients, settings_of, tmp_pa
     assert (row["finite"], row["weight"], row["failure"]) == ("False", "0.0", "its update is not finite")
     assert float(row["loss_mean"]) > 0
     assert "round 2: client 02 left out: its update is not finite" in caplog.messages
+
+
+@pytest.mark.parametrize("kind", ["flipped_labels", "reversed_update"])
+def test_fault_of_one_round_is_one_round_of_a_lasting_fault_and_then_none(kind, clients, settings_of, tmp_path):
+    losses = {}
+    for until in (0, 2):
+        drill = {**BASE, **faulty(kind, "01", from_round=2), "federate.faults.until_round": until}
+        folder = clients.write(tmp_path / str(until))
+        federate(settings_of(drill), folder)
+        losses[until] = [
+            [row_of(reports(folder)[1], t, "01")[name] for name in ("loss_mean", "update_norm")] for t in (1, 2, 3)
+        ]
+    assert losses[2][:2] == losses[0][:2]
+    # Round 3 begins with the same model. Without the fault, the client reports other numbers: see KINDS above.
+    same = [a == b for a, b in zip(losses[2][2], losses[0][2], strict=True)]
+    assert same == [kind == "reversed_update", False]
+
+
+def test_fault_that_ends_fails_nobody_after_it(clients, settings_of, tmp_path):
+    drill = {**BASE, **faulty("not_finite", "02", from_round=2), "federate.faults.until_round": 3}
+    federate(settings_of(drill), clients.write(tmp_path))
+    assert [row["num_failed"] for row in reports(tmp_path)[0]] == ["0", "1", "1", "0"]
 
 
 def test_guard_meets_a_simulated_fault_as_a_real_one(clients, settings_of, tmp_path):

@@ -225,6 +225,16 @@ def other(default: Any, field: Any) -> Any:
         ),
         (
             "federate.faults",
+            {"kind": "absent", "clients": ["a"], "from_round": 5, "until_round": 4},
+            "federate.faults.until_round must be 0 or >= from_round (5), got 4",
+        ),
+        (
+            "federate.faults",
+            {"until_round": 4},
+            "federate.faults.until_round has no effect with kind none (only with flipped_labels, ",
+        ),
+        (
+            "federate.faults",
             {"kind": "scaled_update", "clients": ["a"], "factor": 0.0},
             "federate.faults.factor must be > 0.0, got 0.0",
         ),

@@ -85,7 +85,8 @@ class Runner:
             computations: see `tasks.federate.computations`.
             local_seed: the seed of the clients' draws (the order of their examples, epochs, augmentation, dropout).
                 The sampling of clients always follows the run's seed. None: the run's seed.
-            absent: clients that are sampled like the others, but take no part.
+            absent: clients that are sampled like the others, but take no part in any round. The average and the
+                clients' vectors are then of the other clients alone, as if these were the whole federation.
             validate: see `build_validation`, for `model` and the cohort's hold-out data; None: built here.
             scratch: the folder for files without a name, which hold what does not fit into memory; None: the system's
                 folder for temporary files.
@@ -112,24 +113,30 @@ class Runner:
     def step(self, state: ServerState, round_num: int, excluded: Collection[str] = ()) -> Stepped:
         """Runs round `round_num` from `state` without the clients in `excluded`; changes neither argument.
 
+        A client that `federate.faults` makes absent is still one of the federation, so its SCAFFOLD or FedDyn vector
+        counts on. If every client that was drawn is absent, nobody trains, and the model stays as it is.
+
         Raises:
             NoClientLeft: every client of the round failed, or no client is left. It has the round's log line.
         """
-        gone = self._absent.union(excluded)
-        sampled = [client for client in self._sample(state, round_num, excluded) if client not in self._absent]
+        away = faults.absent(self._settings.faults, round_num)
+        drawn = self._sample(state, round_num, excluded)
+        sampled = [client for client in drawn if client not in self._absent and client not in away]
         if not sampled:
-            raise NoClientLeft(f"round {round_num}: every client that was drawn is left out")
+            why = "; federate.faults.kind is absent" if away else ""
+            _log.warning("round %d: no client takes part: %s stay away%s", round_num, listed(drawn), why)
+        gone = self._absent.union(excluded)
         left = [client for client in self._cohort.clients if client not in gone]
         if state.kept is not None and len(left) < len(self._cohort.clients):
             state = self.settled(state, left)
         inputs = self._inputs(state, sampled, round_num, self._whole(left))
-        kept: KeptWriter | None = None if state.kept is None else state.kept.writer()
+        kept: KeptWriter | None = state.kept.writer() if state.kept is not None and sampled else None
         with updates_of(len(sampled), len(state.params), self._scratch) as updates:
             taken = _Taken(sampled, updates, kept)
-            proposed, in_order = self._computations.next(state, inputs, taken)
+            proposed, in_order = self._computations.next(state, inputs, taken) if sampled else (state, [])
             reports = dict(zip(sampled, in_order, strict=True))
             failures = {client: reason for client, report in reports.items() if (reason := _reason(report))}
-            ended = len(failures) == len(sampled)
+            ended = bool(sampled) and len(failures) == len(sampled)
             if round_num == self._phase.first:
                 failures |= {c: reason for c, reason in self._cohort.broken.items() if c not in excluded}
             if ended:

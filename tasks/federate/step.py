@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tasks import outputs
+from tasks.errors import RunError
 from tasks.federate.checkpoint import finish
 from tasks.federate.cohort import cohort_of
 from tasks.federate.fit import check_fit
@@ -30,6 +31,10 @@ def federate(settings: Settings, folder: Path, watch: Watch = ignore) -> None:
 
     Writes models/global.h5, and writes rounds.csv and clients.csv twice: into reports/federate/, the step's own output,
     and into reports/, where the step `prune` adds its rounds.
+
+    Raises:
+        RunError: no client took part in any round, because `federate.faults` makes all clients absent that were drawn;
+            and see `run_rounds`.
     """
     with outputs.renewed(outputs.of("federate", folder)):
         _federate(settings, folder, watch)
@@ -57,6 +62,11 @@ def _federate(settings: Settings, folder: Path, watch: Watch) -> None:
                 shutil.copyfile(own / name, fresh)
 
     rows = run_rounds(settings, folder, cohort, model, Phase("federate", 1, settings.federate.rounds), report, watch)
+    if not any(row["num_clients"] for row in rows):
+        raise RunError(
+            f"no client took part in rounds 1 to {len(rows)}: federate.faults.kind is absent, and "
+            "federate.faults.clients names every client that was drawn"
+        )
     save_model(model, folder / "models" / "global.h5")
     finish(folder, "federate")
     row = rows[-1]

@@ -2,8 +2,9 @@
 
 Two faults change a client's data, as in Fang 2020 (arXiv 1911.11815) and FedDebug (Gill 2023, arXiv 2301.03553): wrong
 labels, and noise instead of the features. The client trains on these data as usual. So all that it reports (losses,
-SCAFFOLD's and FedDyn's vectors, MimeLite's gradient) belongs to them. The other faults change only the update that the
-client sends after its training. If no fault is simulated, the clients' inputs and graphs are as without this module.
+SCAFFOLD's and FedDyn's vectors, MimeLite's gradient) belongs to them. Three faults change only the update that the
+client sends after its training. An absent client is drawn and takes no part. If no fault is simulated, or clients are
+absent, the clients' inputs and graphs are as without this module.
 """
 
 from collections import OrderedDict
@@ -18,16 +19,36 @@ from tasks.local.client_update import NamedTensors
 from tasks.settings import FaultSettings
 
 OF_DATA = ("flipped_labels", "noisy_features")
-"""The faults that change a client's data. The others change the update that it sends."""
+"""The faults that change a client's data."""
+
+_WITHOUT_INPUTS = ("none", "absent")
 
 # First word of the seed of the noise, so that it shares no draws: schedule.py and public.py of federate have 1 to 4.
 _NOISE = 5
 
 
+def acts(settings: FaultSettings, round_num: int) -> bool:
+    """Returns whether some clients are faulty in a round."""
+    begun, ended = round_num >= settings.from_round, 0 < settings.until_round < round_num
+    return settings.kind != "none" and begun and not ended
+
+
+def absent(settings: FaultSettings, round_num: int) -> frozenset[str]:
+    """Returns the clients that stay away from a round."""
+    return frozenset(settings.clients if settings.kind == "absent" and acts(settings, round_num) else ())
+
+
+def of_graph(settings: FaultSettings) -> dict[str, Any]:
+    """Returns the settings on which a client's graph depends; the other settings come with its inputs."""
+    if settings.kind in _WITHOUT_INPUTS:
+        return {}
+    return settings.model_dump(mode="json", include={"kind", "factor"})
+
+
 def input_types(settings: FaultSettings) -> OrderedDict[str, Any]:
-    """Returns the types of the inputs that a client needs for the fault; none if `kind` is none."""
+    """Returns the types of the inputs that a client needs for the fault; none if `kind` is none or absent."""
     types: OrderedDict[str, Any] = OrderedDict()
-    if settings.kind != "none":
+    if settings.kind not in _WITHOUT_INPUTS:
         types["faulty"] = np.bool_
     if settings.kind == "noisy_features":
         types["noise_seed"] = tff.TensorType(np.int32, [2])
@@ -37,20 +58,22 @@ def input_types(settings: FaultSettings) -> OrderedDict[str, Any]:
 def inputs(settings: FaultSettings, seed: int, round_num: int, client: str) -> OrderedDict[str, Any]:
     """Returns the values of `input_types` for one client and round. Its noise has the same seed in all rounds."""
     values: OrderedDict[str, Any] = OrderedDict()
-    if settings.kind != "none":
-        values["faulty"] = np.bool_(client in settings.clients and round_num >= settings.from_round)
+    if settings.kind not in _WITHOUT_INPUTS:
+        values["faulty"] = np.bool_(client in settings.clients and acts(settings, round_num))
     if settings.kind == "noisy_features":
         words = np.random.SeedSequence([_NOISE, seed, *client.encode()]).generate_state(2)
         values["noise_seed"] = words.astype(np.uint32).view(np.int32)
     return values
 
 
-def with_fault(settings: FaultSettings, seed: int, client: str, examples: Examples, num_classes: int) -> Examples:
-    """Returns the examples on which the client trains after its fault has begun. `seed` is the seed of the run."""
-    if client not in settings.clients:
+def with_fault(
+    settings: FaultSettings, seed: int, round_num: int, client: str, examples: Examples, num_classes: int
+) -> Examples:
+    """Returns the examples on which the client trains in a round. `seed` is the seed of the run."""
+    if settings.kind not in OF_DATA or client not in settings.clients or not acts(settings, round_num):
         return examples
     x, y = map(tf.constant, examples)
-    x, y = faulty_examples(settings, inputs(settings, seed, settings.from_round, client), x, y, num_classes)
+    x, y = faulty_examples(settings, inputs(settings, seed, round_num, client), x, y, num_classes)
     return x.numpy(), y.numpy()
 
 

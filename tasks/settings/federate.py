@@ -104,7 +104,9 @@ class LocalWorkSettings(Section):
         return self
 
 
-FaultKind = Literal["none", "flipped_labels", "noisy_features", "scaled_update", "reversed_update", "not_finite"]
+FaultKind = Literal[
+    "none", "flipped_labels", "noisy_features", "scaled_update", "reversed_update", "not_finite", "absent"
+]
 _FAULTS = [kind for kind in get_args(FaultKind) if kind != "none"]
 
 
@@ -116,14 +118,21 @@ class FaultSettings(Section):
         title="Kind",
         description="fault of the clients: flipped_labels, label y of C classes becomes C - 1 - y; noisy_features, the "
         "features become Gaussian noise; scaled_update, the update is multiplied by factor; reversed_update, by "
-        "-factor; not_finite, the update has a NaN",
+        "-factor; not_finite, the update has a NaN; absent, the clients are drawn, but take no part",
     )
     clients: ClientIds = setting((), title="Clients", description="ids of the faulty clients", used_by=tuple(_FAULTS))
     from_round: int = setting(
         1,
         ge=1,
         title="From round",
-        description="first round of the fault, at most federate.rounds; it lasts to the end of the run, also in prune",
+        description="first round of the fault, at most federate.rounds",
+        used_by=tuple(_FAULTS),
+    )
+    until_round: int = setting(
+        0,
+        ge=0,
+        title="Until round",
+        description="last round of the fault; 0: it lasts to the end of the run, also in prune",
         used_by=tuple(_FAULTS),
     )
     factor: float = setting(
@@ -140,6 +149,12 @@ class FaultSettings(Section):
             raise ValueError(f"clients must name at least one client with kind {self.kind}, got []")
         if len(set(self.clients)) < len(self.clients):
             raise ValueError(f"clients must name each client once, got {list(self.clients)}")
+        return self
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> "FaultSettings":
+        if 0 < self.until_round < self.from_round:
+            raise ValueError(f"until_round must be 0 or >= from_round ({self.from_round}), got {self.until_round}")
         return self
 
 

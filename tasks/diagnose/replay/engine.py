@@ -45,7 +45,7 @@ class Replay:
         next_round: the round to be run next.
         start_loss: hold-out loss of the model that it starts from.
         losses: after each round so far, by column (`val_loss`, `train_loss`); infinite once no client is left whose
-            update is finite.
+            update is finite. If no client took part in a round, its `train_loss` is the one of the round before.
         lines: what each round logged.
         broken: whether no client is left whose update is finite.
     """
@@ -76,9 +76,8 @@ class Replay:
                 done = self.runner.step(self.state, self.next_round)
                 self.state = done.state
                 self.lines.append(done.line)
-            except NoClientLeft as exc:
-                # If the change leaves out every client that was drawn, nothing is logged, and the model stays.
-                self.broken = exc.line is not None
+            except NoClientLeft:
+                self.broken = True
         for name, losses in self.losses.items():
             losses.append(self._loss(name))
         self.next_round += 1
@@ -103,7 +102,8 @@ class Replay:
     def _loss(self, name: str) -> float:
         if self.ended and not self.lines:
             return self.start_loss if name == "val_loss" else np.inf
-        row: Mapping[str, Any] = self.lines[-1].row if self.lines and not self.broken else {}
+        measured = (line.row for line in reversed(self.lines) if name == "val_loss" or line.row["num_clients"])
+        row: Mapping[str, Any] = {} if self.broken else next(measured, {})
         loss = row.get(name)
         return float(loss) if loss is not None and np.isfinite(loss) else np.inf
 

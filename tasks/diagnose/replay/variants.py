@@ -21,6 +21,7 @@ from tasks.local import faults
 from tasks.local.on_examples import on_examples
 from tasks.models import build, num_params
 from tasks.parameters import digest
+from tasks.round_log.read import has_no_row, read_rounds
 from tasks.runtime.carry import at_clients
 from tasks.runtime.check_in import check_in
 from tasks.runtime.failed import Failed
@@ -61,6 +62,7 @@ class Variants:
         self.model = build(settings.federate.model, self.cohort.input_shape, self.cohort.num_classes, settings.seed)
         self.phase = Phase("federate", 1, settings.federate.rounds)
         self._folder, self._holder, self._cache = folder, holder, cache
+        self._today = _last_round(folder, settings.federate.rounds)
         self._cohorts: dict[str, Cohort] = {}
         computations = self._computations(self.settings, self.cohort)
         self.unchanged = Runner(self.settings, self.cohort, self.model, self.phase, computations, scratch=holder)
@@ -70,18 +72,16 @@ class Variants:
 
         Args:
             compute: the client's id and its preprocessed examples, without public ones, as a simulated fault leaves
-                them -> numbers, or vectors of the model's size.
+                them in the last round of the run -> numbers, or vectors of the model's size.
             clients: ids.
 
         Raises:
             RunError: a client's data cannot be read, or the model fails on them.
         """
-        simulated, seed, form = self.settings.federate.faults, self.settings.seed, self._checked_in.form
 
         def with_fault(stored: Stored) -> T:
             def compute_on(examples: Examples) -> T:
-                faulty = faults.with_fault(simulated, seed, stored.client, examples, form.num_classes)
-                return compute(stored.client, faulty)
+                return compute(stored.client, self._with_fault(stored.client, examples))
 
             return on_examples(compute_on, stored)
 
@@ -94,11 +94,20 @@ class Variants:
 
     def _sites(self) -> dict[str, Examples]:
         """The clients' examples in one place: a simulation may move them between clients, a federation could not."""
-        simulated, seed, num_classes = self.settings.federate.faults, self.settings.seed, self.cohort.num_classes
         return {
-            client: faults.with_fault(simulated, seed, client, read_client(info.stored), num_classes)
-            for client, info in self.cohort.clients.items()
+            client: self._with_fault(client, read_client(info.stored)) for client, info in self.cohort.clients.items()
         }
+
+    def _with_fault(self, client: str, examples: Examples) -> Examples:
+        settings = self.settings
+        return faults.with_fault(
+            settings.federate.faults, settings.seed, self._today, client, examples, self._checked_in.form.num_classes
+        )
+
+    @property
+    def _data_are_faulty(self) -> bool:
+        simulated = self.settings.federate.faults
+        return simulated.kind in faults.OF_DATA and faults.acts(simulated, self._today)
 
     @property
     def draws(self) -> bool:
@@ -117,7 +126,7 @@ class Variants:
             SettingsError: the run's other settings or its data do not allow the change.
         """
         settings = with_settings(self.settings, change.settings)
-        if change.surgery and settings.federate.faults.kind in faults.OF_DATA:
+        if change.surgery and self._data_are_faulty:
             # The fault is already in the data on which the surgery was done.
             settings = with_settings(settings, {"federate.faults": FaultSettings().model_dump(mode="json")})
         cohort = self._cohort(settings, change)
@@ -136,12 +145,15 @@ class Variants:
         return runner, self._first_state(settings, cohort, runner, state)
 
     def honest(self, state: ServerState) -> Runner:
-        """Returns the runner of the run with honest updates; a fault of the data is in it from the first round on."""
+        """Returns the runner of the run with honest updates.
+
+        A fault of the data that is there in the last round of the run is in all rounds.
+        """
         simulated = self.settings.federate.faults
         if simulated.kind == "none":
             return self.unchanged
-        of_data = simulated.kind in faults.OF_DATA
-        left = simulated.model_copy(update={"from_round": 1}) if of_data else FaultSettings()
+        always = simulated.model_copy(update={"from_round": 1, "until_round": 0})
+        left = always if self._data_are_faulty else FaultSettings()
         return self.changed(Change("", {"federate.faults": left.model_dump(mode="json")}), 0, state)[0]
 
     def again(self, seed: int, state: ServerState) -> tuple[Runner, ServerState]:
@@ -195,10 +207,18 @@ class Variants:
         for name in _PER_ROUND:
             del federate[name]
         del federate["client"]["learning_rate"], federate["client"]["schedule"]
+        federate["faults"] = faults.of_graph(settings.federate.faults)
         shape = [cohort.input_shape, cohort.num_classes, len(cohort.clients)]
         augment = settings.preprocess.augment.model_dump(mode="json")
         key = json.dumps([federate, augment, shape, digest(self.model), cohort.public is not None and cohort.digest])
         return self._cache.get(key, lambda: build_computations(settings, cohort, self.model, masked=False))
+
+
+def _last_round(folder: Path, planned: int) -> int:
+    """Returns the last round of training in the log of the run, which may have ended early; `planned` without a log."""
+    log = folder / "reports/rounds.csv"
+    rounds = read_rounds(log) if log.is_file() and not has_no_row(log) else None
+    return planned if rounds is None else int(rounds.rounds[~rounds.pruning].max(initial=0))
 
 
 def _shares(cohort: Cohort) -> dict[str, float]:

@@ -31,6 +31,7 @@ from tasks.federate.runner import Phase, Runner
 from tasks.federate.state import ServerState
 from tasks.federate.step import federate
 from tasks.files import write_json
+from tasks.local import faults
 from tasks.models import build
 from tasks.partition import partition
 from tasks.preprocess import preprocess
@@ -296,8 +297,7 @@ class Planter:
         for name in ("rounds", "local_work", "exclude", "guard"):
             del federate[name]
         del federate["client"]["learning_rate"]
-        for name in ("clients", "from_round", "until_round"):
-            federate["faults"].pop(name, None)
+        federate["faults"] = faults.of_graph(settings.federate.faults)
         return json.dumps([federate, cohort.input_shape, cohort.num_classes, len(cohort.clients)])
 
     def _runner(self, settings: Settings, folder: Path) -> tuple[Cohort, Any, Runner]:
