@@ -52,7 +52,8 @@ def _figures(results: Sequence[Result]) -> list[str]:
     healthy = sum(not one["planted"] for one in results)
     standing = [one for one in results if one["kind"] == "standing"]
     lines = [f"{len(results)} runs, {healthy} with nothing planted, {len(standing)} with a standing cause", ""]
-    lines += _confusion([one for one in results if one["kind"] != "standing"]) + _confusion(standing)
+    others = [one for one in results if one["kind"] != "standing"]
+    lines += _confusion(others) + _confusion(standing)
     for title, found in (
         ("rise, ended", rates(results)),
         ("new causes", rates_of_new_causes(results)),
@@ -71,10 +72,10 @@ def _figures(results: Sequence[Result]) -> list[str]:
         [
             ["share of the gap that the proposed settings take back, run from round 1", *_quantiles(of_rise)],
             ["the same, of a standing cause, at the end", *_quantiles(of_standing)],
-            ["diagnosis / training, seconds, with a rise", *_quantiles(costs(results, rose=True))],
-            ["diagnosis / training, seconds, without a rise", *_quantiles(costs(results, rose=False))],
-            ["the same, with a suspect", *_quantiles(suspected)],
-            ["the same, without a suspect", *_quantiles(not_suspected)],
+            ["diagnosis / training, seconds, with a rise", *_quantiles(costs(others, rose=True))],
+            ["diagnosis / training, seconds, without a rise", *_quantiles(costs(others, rose=False))],
+            ["the same, also of standing causes, with a suspect", *_quantiles(suspected)],
+            ["the same, also of standing causes, without a suspect", *_quantiles(not_suspected)],
             ["rounds from onset to detection, live", *_quantiles(delays(results))],
             ["replayed rounds / allowed rounds", *_quantiles(cost)],
             ["seconds of a diagnosis", *_quantiles([one["seconds"] for one in results])],
