@@ -13,6 +13,7 @@ import pytest
 from planted_results import SUITE, made, suite_module
 
 from tasks.clients import CLIENTS, read_preprocessed, read_raw
+from tasks.diagnose.replay.computations import ComputationCache
 from tasks.partition import partition
 from tasks.preprocess import preprocess
 
@@ -127,7 +128,7 @@ def test_a_rescaled_client_decides_how_all_are_standardised(settings_of, tmp_pat
     partition(settings, healthy)
     preprocess(settings, healthy)
     case = cases.Case("standing_rescaled", "digits", 0)
-    planted_data.write_data(case, settings, settings, healthy, ["01"], planted)
+    planted_data.write_data(case, settings, settings, healthy, ["01"], planted, tmp_path / "changed")
 
     def read(folder: Path) -> Any:
         found = read_preprocessed(folder / CLIENTS)
@@ -145,6 +146,7 @@ def test_a_rescaled_client_decides_how_all_are_standardised(settings_of, tmp_pat
     for site, z in after.items():
         assert z == pytest.approx((raw[site] - values.mean(0)) / values.std(0), abs=1e-4)
     assert not (planted / "data/partition").exists()
+    assert (tmp_path / "changed/data/partition/partition.json").is_file()
     assert planted_data.unchanged(healthy, planted, ["01"]) == []
     assert planted_data.sizes_of(planted) == planted_data.sizes_of(healthy)
 
@@ -273,3 +275,18 @@ def test_one_standing_case_leaves_a_truth_and_amade(tmp_path: Path) -> None:
     assert result["rose"]
     assert result["num_clients"] == 10
     assert not (tmp_path / case / "workspace/data/partition").exists()
+
+
+@pytest.mark.slow
+def test_remedy_of_preprocess_runs_that_step_again(tmp_path: Path) -> None:
+    remedy, planter = suite_module("remedy"), suite_module("plant").Planter(tmp_path, None)
+    workspace = tmp_path / "workspace"
+    planted = planter.plant(cases.Case("standing_rescaled", "digits_logistic", 0), workspace)
+    nothing, twin = ([line.row["val_loss"] for line in lines] for lines in (planted.lines, planted.twin))
+    ends = [
+        losses.at_end(remedy.from_round_one(settings, planted, workspace, ComputationCache()))
+        for settings in ({"federate.exclude": planted.clients}, {"preprocess.normalize": "client"})
+    ]
+    # The mean and sd are those of the client's features, also if it does not train.
+    assert ends[0] == pytest.approx(losses.at_end(nothing), rel=0.05)
+    assert ends[1] == pytest.approx(losses.at_end(twin), rel=0.05)

@@ -75,6 +75,7 @@ class Planted:
         healthy: the same run with nothing planted.
         training: seconds that this run's training takes. See `Planter`.
         without: by cause of a pair, the rounds without that cause.
+        raw: a folder with data/partition, from which `preprocess` made the data of the whole run; None: no such folder.
     """
 
     settings: Settings
@@ -86,6 +87,7 @@ class Planted:
     healthy: Healthy
     training: float
     without: dict[str, list[RoundLine]] = field(default_factory=dict)
+    raw: Path | None = None
 
     @property
     def twin(self) -> list[RoundLine]:
@@ -125,7 +127,7 @@ class Planter:
         settings = self._settings(case, case.planted(sizes))
         # The changed data of one round are gone when the run is diagnosed.
         changed = self._folder / "once" if case.what.kind == "once" else workspace
-        write_data(case, settings, healthy.settings, healthy.folder, clients, changed)
+        write_data(case, settings, healthy.settings, healthy.folder, clients, changed, self._folder / "raw")
         same = unchanged(healthy.folder, changed, clients) if case.changes_data else []
         clients = [client for client in clients if client not in same]
         if case.what.kind == "ended":
@@ -234,7 +236,8 @@ class Planter:
             clients = [client for client in clients if client in drawn]
         onset = case.onset(sizes, [[row["client"] for row in line.clients] for line in lines], same)
         training = float(np.median(seconds)) * len(lines) + tracing
-        return Planted(kept, clients, begins, onset, spiked, lines, healthy, training, without)
+        raw = self._folder / "raw" if case.what.raw and begins == 1 else None
+        return Planted(kept, clients, begins, onset, spiked, lines, healthy, training, without, raw)
 
     def _end(self, case: Case, settings: Settings, healthy: Healthy, clients: list[str], workspace: Path) -> Planted:
         """Runs `federate` as a user does, until it dies: a setting that `grows` is multiplied by 10 each time."""
