@@ -1,6 +1,5 @@
 """The suite of planted causes: its scores, computed by hand, and one case from end to end."""
 
-import importlib
 import itertools
 import json
 import math
@@ -10,22 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from planted_results import SUITE, made, suite_module
 
 from tasks.diagnose.causes import CAUSES
 
-SUITE = Path(__file__).parent / "benchmarks/planted"
-
-
-def _module(name: str) -> Any:
-    # The suite is a folder of scripts, which import each other by name.
-    sys.path.insert(0, str(SUITE))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(SUITE))
-
-
-bases, cases, score = _module("bases"), _module("cases"), _module("score")
+bases, cases, score = map(suite_module, ("bases", "cases", "score"))
+figures = suite_module("figures")
 
 
 def test_every_cause_is_planted() -> None:
@@ -34,46 +23,30 @@ def test_every_cause_is_planted() -> None:
     assert planted == {*CAUSES, *new, "unnamed"}, "tests/benchmarks/planted/plants.py: a Plant for each cause in CAUSES"
 
 
-def _result(planted: list[str], causes: list[str], **given: Any) -> dict[str, Any]:
-    fixed = {"case": "made.digits.0", "plant": "made", "planted_clients": [], "called_faulty": [], "rose": True}
-    live = {"round": None, "onset": None, "alarm": None}
-    more = {"num_clients": 10, "detected": bool(causes), "onset": 16, "live": live, "seconds": 1.0, "seed": 0}
-    run = {"kind": "rise" if planted else "none", "rounds": 30, "spiked": None, "left_out": False, "base": "digits"}
-    said = {
-        "error": "",
-        "remedies": len(causes),
-        "training_seconds": 2.0,
-        "case_seconds": 3.0,
-        "clients": [],
-        "own_rise": 0.0,
-    }
-    return {**fixed, **more, **run, **said, "planted": planted, "harmful": planted, "causes": causes, **given}
-
-
 def test_wilson_interval_solves_its_equation() -> None:
     # Wilson's bounds solve |rate - p| = z sqrt(p (1 - p) / n).
     for hits, of in ((1, 10), (7, 9), (50, 200)):
-        for bound in score.wilson(hits, of):
+        for bound in figures.wilson(hits, of):
             assert abs(hits / of - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / of))
     # If all are right, the lower bound solves 1 - p = z sqrt(p (1 - p) / n), so p = n / (n + z²).
-    assert score.wilson(20, 20) == pytest.approx((20 / (20 + 1.959964**2), 1.0))
-    assert score.wilson(0, 0) == (0.0, 1.0)
+    assert figures.wilson(20, 20) == pytest.approx((20 / (20 + 1.959964**2), 1.0))
+    assert figures.wilson(0, 0) == (0.0, 1.0)
 
 
 def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
     faulty = "faulty_clients"
     results = [
-        _result([faulty], [faulty], planted_clients=["03"], called_faulty=["03"]),
-        _result([faulty], [faulty], planted_clients=["03"], called_faulty=["03", "04"]),
-        _result([faulty], ["label_skew"], planted_clients=["01", "02"]),
-        _result([faulty, "label_skew"], ["label_skew", faulty], planted_clients=["05"], called_faulty=["05"]),
-        _result([faulty, "label_skew"], ["label_skew"], planted_clients=["05"]),
-        _result([faulty, "label_skew"], [faulty], harmful=[faulty], planted_clients=["05"], called_faulty=["05"]),
-        _result(["overfitting"], [], rose=False),
-        _result([], []),
-        _result([], [faulty], called_faulty=["07"]),
+        made([faulty], [faulty], planted_clients=["03"], called_faulty=["03"]),
+        made([faulty], [faulty], planted_clients=["03"], called_faulty=["03", "04"]),
+        made([faulty], ["label_skew"], planted_clients=["01", "02"]),
+        made([faulty, "label_skew"], ["label_skew", faulty], planted_clients=["05"], called_faulty=["05"]),
+        made([faulty, "label_skew"], ["label_skew"], planted_clients=["05"]),
+        made([faulty, "label_skew"], [faulty], harmful=[faulty], planted_clients=["05"], called_faulty=["05"]),
+        made(["overfitting"], [], rose=False),
+        made([], []),
+        made([], [faulty], called_faulty=["07"]),
     ]
-    found = score.rates(results)
+    found = figures.rates(results)
     assert found["cause named first, `rise`"] == (2, 3)  # the case without a rise does not count
     assert found["with two planted, both among the first two"] == (1, 2)
     assert found["the same: one faulty"] == (1, 2)
@@ -83,8 +56,8 @@ def test_rates_count_exact_sets_pairs_and_false_claims() -> None:
     assert found["honest clients called faulty"] == (2, 83)
     # Of 7 planted runs, only label_skew for two faulty clients is wrong: half of a pair is not a wrong cause.
     assert found["a wrong cause claimed, where something is planted"] == (1, 7)
-    assert score.confusion(results)["overfitting (no rise)"] == {"none": 1}
-    assert "No rise: made.digits.0" in score.report(results)
+    assert figures.confusion(results)["overfitting (no harm)"] == {"none": 1}
+    assert "No harm: made.digits.0" in score.report(results)
     assert "Only faulty_clients did harm: made.digits.0" in score.report(results)
 
 
@@ -93,16 +66,16 @@ def test_ended_runs_and_faults_of_one_round_are_no_rises() -> None:
     ended = {"kind": "ended", "trains": False, "question": None}
     once = {"kind": "once", "planted_clients": ["03"], "once_shown": True}
     results = [
-        _result([rate], [rate], kind="ended", trains=True, question="ended"),
-        _result([rate], ["overfitting"], **ended),
-        _result(["non_finite"], ["non_finite"], **ended, planted_clients=["03"], clients=[["03", "04"]]),
-        _result([faulty], [], **once, once_named=True),
-        _result([faulty], [], **{**once, "once_shown": False}, once_named=False),
-        _result([rate], [rate], spiked=7),
-        _result(["unnamed"], ["overfitting"]),
-        _result(["unnamed"], []),
+        made([rate], [rate], kind="ended", trains=True, question="ended"),
+        made([rate], ["overfitting"], **ended),
+        made(["non_finite"], ["non_finite"], **ended, planted_clients=["03"], clients=[["03", "04"]]),
+        made([faulty], [], **once, once_named=True),
+        made([faulty], [], **{**once, "once_shown": False}, once_named=False),
+        made([rate], [rate], spiked=7),
+        made(["unnamed"], ["overfitting"]),
+        made(["unnamed"], []),
     ]
-    found = score.rates(results)
+    found = figures.rates(results)
     assert found["cause named first, `rise`"] == (1, 1)
     assert found["the same, the lasting fault after a spike"] == (1, 1)
     assert found["cause named first, `ended`"] == (2, 3)
@@ -112,13 +85,12 @@ def test_ended_runs_and_faults_of_one_round_are_no_rises() -> None:
     assert found["a fault of one round named, with client and round"] == (1, 2)
     assert found["the same, if a loss shows it"] == (1, 1)
     assert found["a wrong cause claimed, where something is planted"] == (2, 8)
-    assert found["the same, where no cause of the vocabulary fits"] == (1, 2)
 
 
 def test_healthy_runs_whose_own_loss_rises_are_also_counted_apart() -> None:
     claim = ["overfitting"]
-    results = [_result([], claim, own_rise=0.2), _result([], [], own_rise=0.0), _result([], claim, own_rise=0.05)]
-    found = score.rates(results)
+    results = [made([], claim, own_rise=0.2), made([], [], own_rise=0.0), made([], claim, own_rise=0.05)]
+    found = figures.rates(results)
     assert found["a claim although nothing was planted"] == (2, 3)
     assert found["the same, if val_loss itself did not rise"] == (1, 2)
 
@@ -126,32 +98,33 @@ def test_healthy_runs_whose_own_loss_rises_are_also_counted_apart() -> None:
 def test_remedies_contradictions_and_failures_are_counted() -> None:
     rate = "client_learning_rate"
     results = [
-        _result([rate], [rate, "overfitting"], remedies=1, worse=True, remedy={}, contradictions=["61 rounds of 45"]),
-        _result([rate], [rate], worse=False, contradictions=[]),
-        _result([rate], [], error="rounds.csv has no rows", contradictions=None),
+        made([rate], [rate, "overfitting"], remedies=1, worse=True, remedy={}, contradictions=["61 rounds of 45"]),
+        made([rate], [rate], worse=False, contradictions=[]),
+        made([rate], [], error="rounds.csv has no rows", contradictions=None),
     ]
-    found = score.rates(results)
+    found = figures.rates(results)
     assert found["proven causes that have a remedy"] == (2, 3)
     assert found["the proposed settings end worse than doing nothing"] == (1, 2)
-    assert found["reports that contradict themselves"] == (1, 2)
-    assert found["a diagnosis that failed"] == (1, 3)
+    of_reports = figures.rates_of_reports(results)
+    assert of_reports["reports that contradict themselves"] == (1, 2)
+    assert of_reports["a diagnosis that failed"] == (1, 3)
     assert "Failed, rounds.csv has no rows: made.digits.0" in score.report(results)
 
 
 def test_cost_is_the_diagnosis_over_its_training() -> None:
     # 6 s over 2 s with a rise; 1 s over 2 s without one. Ended runs and failed diagnoses have no cost.
     results = [
-        _result(["overfitting"], ["overfitting"], seconds=6.0),
-        _result([], []),
-        _result(["overfitting"], [], kind="ended"),
-        _result(["overfitting"], [], error="failed"),
+        made(["overfitting"], ["overfitting"], seconds=6.0),
+        made([], []),
+        made(["overfitting"], [], kind="ended"),
+        made(["overfitting"], [], error="failed"),
     ]
-    assert score.costs(results, rose=True) == [3.0]
-    assert score.costs(results, rose=False) == [0.5]
+    assert figures.costs(results, rose=True) == [3.0]
+    assert figures.costs(results, rose=False) == [0.5]
 
 
 def test_left_out_data_sets_have_their_own_figures() -> None:
-    seen, unseen = _result([], []), _result([], ["overfitting"], base="wine", left_out=True)
+    seen, unseen = made([], []), made([], ["overfitting"], base="wine", left_out=True)
     report = score.report([seen, unseen])
     first, second = report.split("## Data sets left out of all tuning")
     assert "| a claim although nothing was planted | 0.0 % | 0.0 to 79.3 % | 0/1 |" in first
@@ -162,7 +135,7 @@ def test_left_out_data_sets_have_their_own_figures() -> None:
 def test_delay_counts_the_onset_as_one_and_a_false_alarm_as_never() -> None:
     rounds = [16, 18, 12, None]
     live = [{"round": number, "onset": number, "alarm": number} for number in rounds]
-    found = score.delays([_result(["overfitting"], [], live=one) for one in live])
+    found = figures.delays([made(["overfitting"], [], live=one) for one in live])
     assert found == [1, 3, math.inf, math.inf]
 
 
@@ -274,7 +247,7 @@ def test_cases_of_one_healthy_run_stand_together() -> None:
 
 
 @pytest.mark.slow
-def test_one_case_leaves_a_workspace_a_truth_and_a_result(tmp_path: Path) -> None:
+def test_one_case_leaves_a_workspace_a_truth_and_amade(tmp_path: Path) -> None:
     command = [sys.executable, str(SUITE / "suite.py"), str(tmp_path), "--seeds", "0", "--only"]
     case = "non_finite.digits_logistic.0"
     ran = subprocess.run([*command, case], capture_output=True, text=True, timeout=600)

@@ -218,10 +218,10 @@ def _possible_from_round_one(case: Case) -> bool:
         return not (plant.operation or plant.of_hold_out or divided)
     if case.base == "chest_cnn" and divided:
         return False  # 30 rounds of 20 epochs take minutes
-    if case.base in TWO_CLASSES:
-        return case.plant not in (*_SAME_AS_FLIP, "standing_two_classes")
-    # A cycle of three classes shifts them up or down.
-    return case.base != "wine" or case.plant not in ("standing_renumbered", "standing_renumbered_several")
+    if case.base == "wine":
+        # A cycle of three classes shifts them up or down. And the loss falls below 0.01 with any division.
+        return not divided and case.plant not in ("standing_renumbered", "standing_renumbered_several")
+    return case.base not in TWO_CLASSES or case.plant not in (*_SAME_AS_FLIP, "standing_two_classes")
 
 
 def sampled(found: list[Case], one_of: Mapping[str, int]) -> list[Case]:

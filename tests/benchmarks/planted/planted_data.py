@@ -21,7 +21,7 @@ _Sizes = dict[str, int]
 
 
 def write_data(
-    case: Case, settings: Settings, healthy: Settings, source: Path, clients: list[str], folder: Path
+    case: Case, settings: Settings, healthy: Settings, source: Path, clients: list[str], folder: Path, raw: Path
 ) -> None:
     """Writes data/clients into `folder`, with what the case changes from its onset on.
 
@@ -32,16 +32,16 @@ def write_data(
         source: workspace of the healthy run, with data/partition and data/clients.
         clients: the planted ones.
         folder: a workspace; its data/clients is replaced.
+        raw: gets data/partition, if the case changes it. In a workspace, it would show whose data were changed later.
     """
     shutil.rmtree(folder / CLIENTS, ignore_errors=True)
-    raw = case.what.raw
     if settings.partition != healthy.partition:
         partition(settings, folder)
         preprocess(settings, folder)
     else:
-        taken = _PARTITION if raw else CLIENTS
+        taken = _PARTITION if case.what.raw else CLIENTS
         shutil.copytree(source / taken, folder / taken)
-    if raw:
+    if case.what.raw:
         root = folder / _PARTITION
         record = read_json(root / "partition.json")
         sizes = client_sizes(record, root / "partition.json", "partition")
@@ -49,9 +49,10 @@ def write_data(
         found = find(root, sizes, form, lambda _: None, "partition")
         _change(root, found, _operations(case, sizes, clients), case.seed, lambda _: {"partition.json": record})
         preprocess(settings, folder)
+        shutil.rmtree(raw, ignore_errors=True)
+        shutil.copytree(root, raw / _PARTITION)
     else:
         change(folder, lambda sizes: _operations(case, sizes, clients), case.seed)
-    # The partition would show which clients' data were changed later.
     shutil.rmtree(folder / _PARTITION, ignore_errors=True)
 
 

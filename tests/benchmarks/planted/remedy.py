@@ -15,6 +15,7 @@ from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replay, replayer
 from tasks.diagnose.replay.surgery import features_aligned
 from tasks.federate.state import ServerState
+from tasks.preprocess import preprocess
 from tasks.settings import Settings, with_settings
 
 WORSE = 1.02
@@ -27,11 +28,16 @@ def from_round_one(
     """Returns val_loss after each round with the remedy's settings from round 1 to the last round.
 
     Before the onset, settings and data are the healthy ones with the remedy laid over them. From the onset on, they are
-    the planted ones with the remedy laid over them. A loss is infinite if no client is left.
+    the planted ones with the remedy laid over them. If the data were wrong from round 1 and the remedy changes
+    `preprocess`, this step runs again, also for the hold-out data. A loss is infinite if no client is left.
 
     Raises:
         UndriftError: the settings do not allow the remedy.
     """
+    if planted.raw is not None and any(name.startswith("preprocess.") for name in remedy):
+        settings = with_settings(planted.settings, remedy)
+        preprocess(settings, planted.raw)
+        return _run(settings, planted.raw, Change("with the remedy", {}), cache).losses["val_loss"]
     change = _change(remedy)
     if planted.begins == 1:
         return _run(planted.settings, workspace, change, cache).losses["val_loss"]

@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder of the workspaces and results")
     parser.add_argument("--seeds", default="0,1", help="comma-separated; even ones to tune on, odd ones to report")
     parser.add_argument("--sets", choices=["tune", "left_out", "all"], default="tune", help="which data sets")
-    parser.add_argument("--only", help="names of the cases to run, with wildcards; without it, a sample of all cases")
+    parser.add_argument("--only", help="names of cases, with wildcards, comma-separated; without it, a sample runs")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--chest", type=Path, help="MedMNIST's pneumoniamnist.npz; without it those cases are left out")
     parser.add_argument("--list", action="store_true", help="print the cases and run none")
@@ -44,7 +44,7 @@ def main() -> int:
     chosen = [
         case
         for case in (cases(seeds) if given.only else sampled(cases(seeds), _SAMPLE))
-        if fnmatch.fnmatch(case.name, given.only or "*")
+        if any(fnmatch.fnmatch(case.name, names) for names in (given.only or "*").split(","))
         and given.sets in ("all", "left_out" if case.base in LEFT_OUT else "tune")
         and (case.base not in OF_CHEST or given.chest or given.list)
     ]
