@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from plain_findings import a_client
 from tasks.diagnose.causes import Candidate, Remedy
 from tasks.diagnose.causes.base import Indication
 from tasks.diagnose.compose import compose
-from tasks.diagnose.diagnosis import Diagnosis, Evidence, Removed
+from tasks.diagnose.consistency import contradictions
+from tasks.diagnose.diagnosis import Budget, Diagnosis, Evidence, Removed, to_json
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.local_models import LocalModel
 from tasks.diagnose.evidence.memory import Memory
-from tasks.diagnose.investigation import Gone, Investigation, Proof, Tried
+from tasks.diagnose.investigation import Gone, Investigation, Proof, Standing, Tried
 from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.change import Change
@@ -238,3 +240,67 @@ def test_of_many_clients_the_blamed_and_the_farthest_have_numbers_and_all_have_q
     few = composed(findings=replace(FINDINGS, clients=clients[:MOST_CLIENTS])).signals
     assert few is not None
     assert (len(few["clients"]), "all_clients" in few) == (MOST_CLIENTS, False)
+
+
+CALM = replace(OBSERVATION, rise=NO_RISE, window=None, drifts=(), failures={}, clients=("00", "01", "02"))
+
+
+def stands(*by_seed: float, ends: float = 0.1, since: int = 1, fault: str = "too_low", clients: Any = ()) -> Proof:
+    """A cause in a run of 4 rounds whose loss ends at 0.4 in the last two, and at `ends` without the cause."""
+    change = Change("at a higher rate", {"federate.client.learning_rate": 0.1})
+    candidate = Candidate("client_learning_rate", change, clients, fault=fault)
+    return Proof(
+        candidate, Effect(by_seed), "val_loss", (0.8, 0.5, 0.4, 0.4), (0.8, 0.5, ends, ends), since=since
+    )  # fmt: skip
+
+
+def stood(*causes: Proof, reference: float | None = 0.1234567, **changes: Any) -> Diagnosis:
+    value = changes.pop("standing", Standing(0.42, reference, 0.0123456789, (3, 4)))
+    looked = {"looked_for": ("Labels.",), "clients_looked_at": ("00", "02"), "not_examined": ("Updates.",)}
+    ruled_out = changes.pop("ruled_out", ())
+    replays = Investigation(
+        0, (3, 4), True, causes, ruled_out, (), {}, FINDINGS, 12, 15, seeds=3, standing=value, **(looked | changes)
+    )
+    return compose(CALM, (), parse({}), replays)
+
+
+def test_a_loss_that_did_not_rise_has_its_levels_causes_and_rounds() -> None:
+    answer = stood(stands(0.9, 1.0, 1.1, since=3))
+    assert answer.standing == Standing(0.42, 0.123457, 0.0123457, (3, 4))
+    assert (answer.question, answer.verdict, answer.looked_for, answer.not_examined) == (
+        "standing", "client_learning_rate", ("Labels.",), ("Updates.",),
+    )  # fmt: skip
+    (cause,) = answer.causes
+    assert (cause.rounds, cause.fault, cause.replay.ends_at) == ((3, 4), "too_low", 0.123457)
+    assert answer.budget == Budget(0, 12, 15, 3, (3, 4), True)
+    assert contradictions(to_json(answer)) == []
+
+
+def test_ends_of_replays_are_the_ratio_of_their_last_rounds_times_the_loss_at_the_end() -> None:
+    tried = (
+        stands(0.2, ends=0.2),
+        stands(0.1),
+        replace(stands(0.1), with_change=(0.8, 0.5, 0.2)),
+        stands(ends=np.nan),
+        stands(ends=0),
+    )
+    answer = stood(reference=None, ruled_out=tried, not_finished=tried[:1])
+    # 0.42 · 0.2 / 0.4 = 0.21 and 0.42 · 0.1 / 0.4 = 0.105; the third replay does not reach the end.
+    assert [each.ends_at for each in answer.ruled_out] == [0.21, 0.105, None, None, 0.0]
+    assert [(each.ends_at, each.fault) for each in answer.not_finished] == [(0.21, "too_low")]
+    assert stood(stands(0.9), stands(0.5, ends=0.2)).causes[1].replay.ends_at == 0.21
+    assert composed(proof("overfitting", 0.9)).causes[0].replay.ends_at is None
+
+
+def test_where_nothing_rose_only_clients_that_were_looked_at_have_nothing_unusual() -> None:
+    assert (stood().healthy, stood().not_looked_at) == (("00", "02"), ("01",))
+    named = stood(stands(0.9, clients=("02",)))
+    assert (named.healthy, named.not_looked_at) == (("00",), ("01",))
+
+
+def test_a_run_without_a_suspect_has_no_replays_and_says_what_was_looked_for() -> None:
+    answer = stood(standing=None)
+    assert (answer.question, answer.standing, answer.budget, answer.signals) == ("rise", None, None, None)
+    assert (answer.looked_for, answer.not_examined) == (("Labels.",), ("Updates.",))
+    assert (answer.healthy, answer.not_looked_at) == (("00", "02"), ("01",))
+    assert contradictions(to_json(answer)) == []

@@ -10,7 +10,16 @@ import pytest
 from diagnosis_values import LOSSES, NO_RISE, RISE, client_log, round_log
 
 from tasks.diagnose.evidence.unseen import Unseen
-from tasks.diagnose.limits import NEAR_CHANCE, limits_of_logs, not_proven, not_replayed, why_none_is_proven
+from tasks.diagnose.investigation import Standing
+from tasks.diagnose.limits import (
+    NEAR_CHANCE,
+    ONLY_SINGLE_ROUNDS,
+    limits_of_logs,
+    no_standing_cause,
+    not_proven,
+    not_replayed,
+    why_none_is_proven,
+)
 from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.observe.drift import Drift
 from tasks.diagnose.observe.events import Event
@@ -19,6 +28,7 @@ from tasks.diagnose.observe.rise import Rise
 from tasks.round_log.read import RoundLog
 
 DRIFT = Drift("03", "update_norm", 4.0, 1.0, 1.0, 9.0, True)
+STANDING = Standing(0.31, 0.19, None, (8, 12))
 HOLD_OUT = "The loss on the hold-out data (val_loss) did not rise beyond its noise"
 NOT_VAL = "train_loss was tested, because val_loss has too few values"
 
@@ -171,6 +181,30 @@ def test_why_replays_prove_nothing_is_said() -> None:
 def test_that_no_cause_was_tried_is_said() -> None:
     none = SimpleNamespace(ruled_out=(), not_finished=())
     assert why_none_is_proven(none).startswith("No cause was tried, so none is proven.")  # type: ignore[arg-type]
+
+
+def test_why_no_cause_of_a_high_loss_is_proven_is_said() -> None:
+    def says(standing: object, reproduced: bool = True, *causes: str, differs: str = "") -> list[str]:
+        replays = SimpleNamespace(
+            standing=standing, reproduced=reproduced, causes=causes, differs=differs, ruled_out=("x",), not_finished=()
+        )
+        return no_standing_cause(replays)  # type: ignore[arg-type]
+
+    assert says(None) == says(STANDING, True, "a cause") == says(STANDING, False, "a cause") == []
+    assert says(STANDING) == ["No cause is proven, because every cause that was tried is ruled out."]
+    other = (
+        "A replay with the data and settings in this folder does not give the losses of the log. Something else was "
+        "different in the run, so no cause is proven."
+    )
+    assert says(STANDING, False) == [other]
+    assert says(STANDING, False, differs="In round 7.") == [f"{other} In round 7."]
+
+
+def test_only_single_rounds_were_looked_at_unless_something_else_was() -> None:
+    calm = Observation(NO_RISE, None, (), {}, ("00", "03"), np.nan, np.nan)
+    log = round_log(LOSSES), client_log(["03", "00"], 12)
+    assert any(ONLY_SINGLE_ROUNDS in each for each in limits_of_logs(calm, *log))
+    assert not any(ONLY_SINGLE_ROUNDS in each for each in limits_of_logs(calm, *log, ("Labels.",)))
 
 
 @pytest.mark.parametrize(("significance", "says"), [(2.4999e-4, True), (2.49997e-4, False)])

@@ -5,16 +5,21 @@ from dataclasses import replace
 import pytest
 from diagnosis_values import (
     HOSTILE,
+    LOOKED_FOR,
     MEDIAN,
     MINIMAL,
     SCAFFOLD,
     diagnosis,
+    standing,
+    standing_ruled_out,
+    standing_too_slow,
     with_cause,
     with_replay,
     with_settings_of_remedy,
 )
 
 from tasks.diagnose.causes import CAUSES
+from tasks.diagnose.diagnosis import Diagnosis
 from tasks.diagnose.report.markdown import escape, to_markdown
 
 RATE = "too high a client learning rate"
@@ -102,6 +107,68 @@ def test_clients_that_were_not_looked_at_are_not_among_those_with_nothing_unusua
     text = to_markdown(replace(diagnosis(), healthy=("00",)))
     assert "No failed update, and no round far outside the usual range, was found at 1 client: 00." in text
     assert "Not looked at" not in text
+
+
+def test_a_high_loss_is_told_with_what_was_looked_at_and_where_replays_end() -> None:
+    text = to_markdown(standing())
+    assert re.findall(r"^##? (.*)", text, re.MULTILINE) == [
+        "Why is the loss higher than it should be?", "Evidence", "Remedy", "Causes ruled out", "What proves a cause",
+        "What was looked at", "Limits of this diagnosis",
+    ]  # fmt: skip
+    assert (
+        "Replay of rounds 1 to 12 with 3 seeds: in the same rounds without client h3, val_loss ends at 0.19. With "
+        "nothing changed, it ends at 0.31 (mean of rounds 8 to 12).\n"
+    ) in text
+    assert "the hold-out loss ends at 0.192; in the run it ended at 0.312." in text
+    assert "This removes 97 % of the excess loss." in text
+    assert "| remedy | excess loss removed | hold-out loss at the end | settings |" in text
+    assert (
+        "| cause | replay | loss at the end (nothing changed: 0.31) | why |\n| --- | --- | --- | --- |\n"
+        "| different label mixes | the same rounds with labels dealt evenly | 0.305 | without it, the loss does not "
+        "end lower by more than the noise of seeds |\n"
+    ) in text
+    assert text.endswith(
+        f"- {LOOKED_FOR[0]}\n- {LOOKED_FOR[1]}\n\nNothing unusual was found at 2 clients: h0, h1.\n\n"
+        "Not looked at:\n\n- The data of client h9.\n- Client h9 has only 3 examples.\n\n"
+        "## Limits of this diagnosis\n\nNone.\n"
+    )
+
+
+@pytest.mark.parametrize("answer", [standing(), standing_ruled_out(), standing_too_slow()])
+def test_nothing_is_said_of_a_rise_where_nothing_rose(answer: Diagnosis) -> None:
+    text = to_markdown(answer)
+    assert "rise" not in text.replace("did not rise", "")
+    assert "rose" not in text
+
+
+def test_every_way_to_have_no_remedy_against_a_high_loss_speaks_of_it() -> None:
+    answer = standing()
+    leave_out, _ = answer.remedies
+    nothing = with_cause(answer, remedy=None)
+    failed = replace(leave_out, confirmed=False)
+    for remedies, words in (
+        ((failed,), "hold-out loss ends higher than without it or no better than chance, or the excess loss stays."),
+        ((replace(failed, ending=None),), "where one removes some of the excess loss, the model learns nothing."),
+        ((replace(failed, ending=None, recovers=0.0),), "that was tried removes any of the excess loss."),
+    ):
+        assert words in to_markdown(replace(nothing, remedies=remedies))
+    unsure = with_cause(answer, remedy=replace(failed, ending=None))
+    assert "this removes 97 % of the excess loss in a short replay" in to_markdown(unsure)
+
+
+def test_of_a_long_replay_the_end_is_shown_if_the_end_is_the_question() -> None:
+    losses = tuple(float(t) for t in range(1, 101))
+    early, late = "\n| 1 | 1 | 1 |\n", "\n| 100 | 100 | 100 |\n"
+    text = to_markdown(with_replay(standing(), unchanged=losses, changed=losses))
+    assert (early in text, late in text) == (False, True)
+    text = to_markdown(with_replay(diagnosis(), unchanged=losses, changed=losses, from_round=0))
+    assert (early in text, late in text) == (True, False)
+
+
+def test_a_negative_share_of_a_tried_cause_is_explained_only_where_shares_are_shown() -> None:
+    answer = replace(standing(), remedies=())
+    worse = replace(answer, ruled_out=(replace(answer.ruled_out[0], removes=-0.2),))
+    assert "Below 0 %" not in to_markdown(worse)
 
 
 def test_clients_of_a_log_in_which_nothing_rose_are_not_called_usual() -> None:

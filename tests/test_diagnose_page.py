@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from diagnosis_pages import Page, labels_of, page_of
 from diagnosis_values import (
+    FALLING,
     HOSTILE,
+    LOOKED_FOR,
     LOSSES,
     MEDIAN,
     MINIMAL,
@@ -21,13 +23,16 @@ from diagnosis_values import (
     diagnosis,
     partition,
     round_log,
+    standing,
+    standing_ruled_out,
+    standing_too_slow,
     with_cause,
     with_replay,
     with_rise,
 )
 
 from tasks.diagnose.causes import CAUSES
-from tasks.diagnose.diagnosis import Evidence, Removed, RuledOut
+from tasks.diagnose.diagnosis import Diagnosis, Evidence, Removed, RuledOut
 from tasks.diagnose.report.page import to_html
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +53,49 @@ def test_replay_of_the_other_loss_says_of_which() -> None:
         "in the same rounds without client 03, the mean train_loss is 0.39. With nothing changed, it is 0.85." in said
     )
     assert "train_loss" not in Page(page_of(diagnosis())).said.split("Replay of rounds 7 to 12")[1][:160]
+
+
+IDS = ["h3", "h0", "h1", "h9"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sections"),
+    [
+        (standing(), ["The loss and its replays", "Evidence", "Remedy", "Causes ruled out", "What proves a cause"]),
+        (standing_ruled_out(), ["The loss", "Evidence", "Remedy", "Causes ruled out", "What proves a cause"]),
+        (standing_too_slow(), ["The loss and its replays", "Evidence", "Remedy", "What proves a cause"]),
+    ],
+)
+def test_page_of_a_high_loss_has_what_was_replayed_and_shades_no_rise(answer: Diagnosis, sections: list[str]) -> None:
+    page = page_of(answer, IDS, FALLING, partition=partition(IDS, ["cat", "dog"]))
+    said = Page(page).said
+    assert [title for title in sections if f">{title}</h2>" not in page] == []
+    assert "In training, it did not rise beyond its noise." in said
+    assert "The rise is between the dashed lines" not in said
+    assert "Shaded" not in said
+    assert "rise" not in re.sub("did not rise|Did not rise", "", said)
+    assert ("without the cause: 0.19" in said) == bool(answer.causes)
+    assert ('class="answer calm"' in page) == (not answer.causes)
+    assert "Excess loss" in said
+    assert "The data of client h9." in said
+    assert said.count("What was looked at") == 1
+
+
+def test_page_of_a_run_without_a_suspect_says_what_was_looked_at() -> None:
+    calm = replace(MINIMAL, healthy=("h0", "h1"), looked_for=LOOKED_FOR, not_examined=("Updates.",))
+    said = Page(page_of(calm, IDS, FALLING)).said
+    for text in (*LOOKED_FOR, "Nothing unusual was found at 2 clients: h0, h1.", "Not looked at:", "Updates."):
+        assert text in said
+    assert "What proves a cause" not in said
+    logs = Page(page_of(replace(MINIMAL, not_looked_at=tuple(IDS)), IDS, FALLING)).said
+    assert "Not looked at: clients h3, h0, h1 and h9. Their data and updates were not compared" in logs
+    assert "Nothing unusual" not in logs
+
+
+def test_a_high_hold_out_loss_that_was_not_logged_is_drawn_all_the_same() -> None:
+    answer = with_rise(standing(), loss="train_loss")
+    said = Page(page_of(answer, IDS, FALLING, "train_loss")).said
+    assert "Replay: the same rounds without client h3" in said
 
 
 @cache

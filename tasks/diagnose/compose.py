@@ -200,7 +200,8 @@ def _ends_at(proof: Proof, replays: Investigation) -> float | None:
     ends = [np.array(losses[first - 1 : last], np.float64) for losses in (proof.with_change, proof.without)]
     if first < 1 or any(len(losses) <= last - first for losses in ends):
         return None
-    changed, unchanged = (float(np.log(losses).mean()) for losses in ends)
+    with np.errstate(divide="ignore"):  # a loss of 0 has the geometric mean 0
+        changed, unchanged = (float(np.log(losses).mean()) for losses in ends)
     return number(standing.loss * math.exp(changed - unchanged))
 
 
