@@ -192,3 +192,14 @@ CHANCE_LOST = 0.9
 CHANCE_WORSE = 1.03
 """A rise of a model at chance counts if it goes above this times the loss of chance: then the model is worse than one
 that knows nothing. Origin: by hand; not measured."""
+
+# A loss that did not rise, and is higher than it should be.
+SHARP = 0.75
+"""A judge of the features that gets this share of the hold-out examples right needs no second judge, a fraction.
+Origin: by hand; a wrong label then contradicts it three times in four."""
+TUNED = 0.4
+"""A setting is a choice, and a better one is nearly always found: it is claimed only if the log loss at the end is
+higher by more than this, that is by half. Origin: by hand."""
+HALF_LEARNED = 0.5
+"""Nothing moved if (1) the loss at the end is above this share of the first one, and (2) all steps together, straight
+downhill at the slope of the first model, lower it by less than this share. Origin: theory; the halves of one loss."""

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.arrays import Floats
+from tasks.arrays import Floats, Ints
 from tasks.clients import Examples
-from tasks.local.probe import Probe
-from tasks.parameters import Params
+
+if TYPE_CHECKING:  # its import takes TensorFlow's
+    from tasks.local.probe import Probe
+    from tasks.parameters import Params
 
 _FEATURES = 200
 """Most features whose correlations are computed. If there are more, a fixed random choice of this many is used."""
@@ -28,13 +31,17 @@ class LabelMeans:
     means: Mapping[int, Floats]
 
 
-def label_means(probe: Probe, params: Params, examples: Examples) -> LabelMeans:
+def label_means(probe: "Probe", params: "Params", examples: Examples) -> LabelMeans:
     """Returns the means of a client's features by the label that the model with `params` predicts.
 
-    Predicted labels are used so that an unusual label mix or wrong labels do not matter. The mean of a label with one
-    example is that example.
+    Predicted labels are used so that an unusual label mix or wrong labels do not matter.
     """
-    x, predicted = flat(examples[0]), probe.logits(params, examples[0]).argmax(1)
+    return means_by_label(examples[0], probe.logits(params, examples[0]).argmax(1))
+
+
+def means_by_label(features: NDArray[np.float32], predicted: Ints) -> LabelMeans:
+    """Returns the means of features (N, ...) by label (N,). The mean of a label with one example is that example."""
+    x = flat(features)
     labels = [int(label) for label in np.unique(predicted)]
     return LabelMeans(
         {label: int((predicted == label).sum()) for label in labels},

@@ -2,19 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.arrays import Floats
+from tasks.arrays import Floats, Ints
 from tasks.clients import Examples
 from tasks.diagnose.thresholds import CONFLICT_LOSS
 from tasks.local.features import LabelMeans, flat
-from tasks.local.probe import Fit, Probe
-from tasks.parameters import Params
+
+if TYPE_CHECKING:  # its import takes TensorFlow's
+    from tasks.local.probe import Fit, Probe
+    from tasks.parameters import Params
 
 
-def expected(fit: Fit, reference: Fit) -> tuple[float, float]:
+def expected(fit: "Fit", reference: "Fit") -> tuple[float, float]:
     """Returns (loss, accuracy) that a client with the label mix of `fit` would have if its data were like the others'.
 
     For each label, the loss and accuracy of `reference`, the hold-out data, count in proportion to the client's
@@ -30,7 +33,7 @@ def expected(fit: Fit, reference: Fit) -> tuple[float, float]:
     return loss, accuracy
 
 
-def hold_out_in_conflict(fits: Mapping[str, Fit], reference: Fit) -> bool:
+def hold_out_in_conflict(fits: "Mapping[str, Fit]", reference: "Fit") -> bool:
     """Returns whether the hold-out loss is more than CONFLICT_LOSS times the clients' loss on the same labels.
 
     Args:
@@ -57,9 +60,14 @@ class HoldOutFeatures:
     sd: Floats
 
 
-def hold_out_features(probe: Probe, params: Params, reference: Examples) -> HoldOutFeatures:
+def hold_out_features(probe: "Probe", params: "Params", reference: Examples) -> HoldOutFeatures:
     """Returns the features of the hold-out data `reference`, as the model with `params` sees them."""
-    base, predicted = flat(reference[0]), probe.logits(params, reference[0]).argmax(1)
+    return features_by_label(reference[0], probe.logits(params, reference[0]).argmax(1))
+
+
+def features_by_label(features: NDArray[np.float32], predicted: Ints) -> HoldOutFeatures:
+    """Returns the features (N, ...) of hold-out examples that are taken for the labels `predicted` (N,)."""
+    base = flat(features)
     spread = np.zeros(base.shape[1])
     for label in np.unique(predicted):
         rows = base[predicted == label]
