@@ -184,14 +184,25 @@ def test_that_no_cause_was_tried_is_said() -> None:
 
 
 def test_why_no_cause_of_a_high_loss_is_proven_is_said() -> None:
-    def says(standing: object, reproduced: bool = True, *causes: str, differs: str = "") -> list[str]:
+    def says(
+        standing: object, reproduced: bool = True, *causes: str, differs: str = "", dead: tuple[str, ...] = ()
+    ) -> list[str]:
         replays = SimpleNamespace(
-            standing=standing, reproduced=reproduced, causes=causes, differs=differs, ruled_out=("x",), not_finished=()
+            standing=standing,
+            reproduced=reproduced,
+            causes=causes,
+            differs=differs,
+            ruled_out=("x",),
+            not_finished=(),
+            dead_layers=dead,
         )
         return no_standing_cause(replays)  # type: ignore[arg-type]
 
     assert says(None) == says(STANDING, True, "a cause") == says(STANDING, False, "a cause") == []
     assert says(STANDING) == ["No cause is proven, because every cause that was tried is ruled out."]
+    one, two = says(STANDING, dead=("dense",))[0], says(STANDING, dead=("dense", "dense_1"))[0]
+    assert one.startswith("All weights of the layer dense are zero in the first model,")
+    assert two.startswith("All weights of the layers dense and dense_1 are zero in the first model,")
     other = (
         "A replay with the data and settings in this folder does not give the losses of the log. Something else was "
         "different in the run, so no cause is proven."

@@ -173,7 +173,7 @@ def test_headline_without_a_sign_says_that_causes_from_the_start_were_looked_for
     looked = replace(MINIMAL, looked_for=LOOKED_FOR)
     assert headline(looked) == (
         "The loss of the global model (val_loss) did not rise beyond its noise in 12 measured rounds, and there is no "
-        "sign of a cause that has kept it high from the start."
+        "sign of a cause that keeps it higher than it should be."
     )
     assert "no sign" not in headline(MINIMAL)
 

@@ -1,8 +1,9 @@
 """Builds the diagnosis from what the logs show and what the replays showed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,11 @@ from tasks.diagnose.diagnosis import (
     TriedRemedy,
 )
 from tasks.diagnose.ended.ending import Ending
-from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.investigation import Investigation, LongReplay, Proof, Standing, Tried
 from tasks.diagnose.observe.client_signals import client_signals
 from tasks.diagnose.observe.observation import Observation
 from tasks.diagnose.replay.effect import Effect
-from tasks.diagnose.written_signals import number, series, signals_of
+from tasks.diagnose.written_signals import number, series, shortened, signals_of
 from tasks.settings import Settings
 
 
@@ -46,7 +46,7 @@ def compose(
         replays: what the replays showed; None if nothing was replayed, so that no cause is proven.
         ending: how the run ended; None if it did not end early.
     """
-    signals = client_signals(observation)
+    signals = (*client_signals(observation), *(replays.observations if replays else ()))
     healthy, not_looked_at = _unremarkable(observation, replays)
     answer = Diagnosis(
         observation.rise,
@@ -81,9 +81,7 @@ def compose(
             replays.spent_on_remedies,
             replays.allowed_for_remedies,
         ),
-        signals=signals_of(
-            replays.findings, [client for proof in replays.causes for client in proof.candidate.clients]
-        ),
+        signals=_signals(replays),
         standing=None if replays.standing is None else _standing(replays.standing),
     )
 
@@ -99,6 +97,7 @@ def _unremarkable(observation: Observation, replays: Investigation | None) -> tu
         named |= {client for proof in (*replays.causes, *replays.not_finished) for client in proof.candidate.clients}
         suspected = (proof.candidate for proof in replays.ruled_out if CAUSES[proof.candidate.cause].fault_of_clients)
         named |= {client for candidate in suspected for client in candidate.clients}
+        named |= {each.client for each in replays.observations}
     others = [client for client in observation.healthy if client not in named]
     if not observation.rise.detected:
         # A log in which nothing rose does not show what a client has done from the start.
@@ -111,6 +110,11 @@ def _unremarkable(observation: Observation, replays: Investigation | None) -> tu
         tuple(client for client in others if client in compared),
         tuple(client for client in others if client not in compared),
     )
+
+
+def _signals(replays: Investigation) -> Mapping[str, Any]:
+    blamed = [client for proof in replays.causes for client in proof.candidate.clients]
+    return signals_of(replays.findings, blamed) if replays.signals is None else shortened(replays.signals, blamed)
 
 
 def _standing(standing: Standing) -> Standing:
@@ -140,7 +144,7 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
         proof.gone.rounds if proof.gone else rounds,
         tuple(
             Evidence(signal, number(value), number(expected), says)
-            for signal, value, expected, says in _evidence(proof, replays.findings, settings)
+            for signal, value, expected, says in _evidence(proof, replays, settings)
         ),
         ReplayResult(
             _says(proof),
@@ -149,7 +153,7 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
             proof.loss,
             series(proof.without),
             series(proof.with_change),
-            len(effect.by_seed),
+            proof.seeds,
             _removed(effect),
             proof.kind,
             _ends_at(proof, replays),
@@ -159,9 +163,13 @@ def _cause(proof: Proof, replays: Investigation, settings: Settings, rounds: tup
     )
 
 
-def _evidence(proof: Proof, findings: Findings, settings: Settings) -> Iterable[Indication]:
-    """What came out of the proof itself, and what else speaks for the cause; of a fault that has gone, the former."""
-    if proof.gone and proof.evidence:
+def _evidence(proof: Proof, replays: Investigation, settings: Settings) -> Iterable[Indication]:
+    """What came out of the proof itself, and what else speaks for the cause.
+
+    Only the former of a fault that has gone, and where nothing rose: there is no model before a rise.
+    """
+    findings, of_its_own = replays.findings, replays.standing is not None
+    if proof.evidence and (proof.gone or of_its_own):
         return proof.evidence
     also = evidence_for(proof.candidate.cause, proof.candidate.clients, findings, settings)
     return dict.fromkeys((*proof.evidence, *also))

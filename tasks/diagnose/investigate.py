@@ -11,6 +11,7 @@ from tasks.diagnose.causes import Candidate, candidates, order
 from tasks.diagnose.confirmation import Confirmation
 from tasks.diagnose.evidence.absent import Absence, absence
 from tasks.diagnose.evidence.collect import find
+from tasks.diagnose.evidence.examined import examined
 from tasks.diagnose.evidence.findings import Findings
 from tasks.diagnose.evidence.harm import harmful
 from tasks.diagnose.evidence.memory import Memory
@@ -149,8 +150,12 @@ def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: Clie
     sent = capture(replays, incident.alarm)
     train_rise = training_rise(clients, incident.first, incident.until)
     findings = find(replays, probe, sent, clients, incident.first, incident.trends, train_rise)
+    if not (findings.faulty() or findings.shifted()):
+        findings = examined(findings, replays, probe)
     suspects = findings.faulty()
-    never_cleared = {c.client for c in findings.clients if c.in_conflict or c.uphill or findings.outgrown(c)}
+    never_cleared = {
+        c.client for c in findings.clients if c.in_conflict or c.examined or c.uphill or findings.outgrown(c)
+    }
     never_cleared |= {c.client for c in findings.clients if np.isfinite(c.sent_over_trained)}
     return replace(
         findings,

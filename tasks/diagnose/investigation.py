@@ -1,13 +1,15 @@
 """What the replays showed, in plain values: the replays make it, the report reads it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from tasks.diagnose.causes import Candidate, Remedy
 from tasks.diagnose.causes.base import Indication
 from tasks.diagnose.evidence.findings import Findings
+from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.thresholds import AS_GOOD
 
@@ -77,6 +79,12 @@ class Proof:
     from_round: int | None = None
     why: str = ""
     since: int = 1
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds; of the test of the hold-out data, each half of the clients is left out with each."""
+        number = len(self.effect.by_seed)
+        return -(-number // 2) if self.kind == "hold_out" else number
 
 
 @dataclass(frozen=True)
@@ -165,6 +173,10 @@ class Investigation:
         looked_for: what was looked at where nothing rose, a sentence each.
         clients_looked_at: the clients at which it was looked for.
         not_examined: what was not looked at where nothing rose, a sentence each.
+        signals: what was measured of the clients where nothing rose, for diagnosis.json; None: that of `findings`.
+        observations: what speaks against clients that no replay blames, where nothing rose.
+        notes: what else was seen of the clients, a sentence each.
+        dead_layers: of a model that is at chance, the layers that no training can move.
     """
 
     from_round: int
@@ -187,3 +199,7 @@ class Investigation:
     looked_for: tuple[str, ...] = ()
     clients_looked_at: tuple[str, ...] = ()
     not_examined: tuple[str, ...] = ()
+    signals: Mapping[str, Any] | None = None
+    observations: tuple[ClientSignal, ...] = ()
+    notes: tuple[str, ...] = ()
+    dead_layers: tuple[str, ...] = ()

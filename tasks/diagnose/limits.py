@@ -102,7 +102,17 @@ def no_standing_cause(replays: Investigation) -> list[str]:
             "A replay with the data and settings in this folder does not give the losses of the log. Something else "
             f"was different in the run, so no cause is proven. {replays.differs}".rstrip()
         ]
-    return [why_none_is_proven(replays)]
+    return [*_dead(replays.dead_layers), why_none_is_proven(replays)]
+
+
+def _dead(layers: Sequence[str]) -> Iterator[str]:
+    if layers:
+        whose = f"layer {layers[0]}" if len(layers) == 1 else f"layers {joined(list(layers))}"
+        yield (
+            f"All weights of the {whose} are zero in the first model, and the gradient of the loss in them is exactly "
+            "zero, whatever the rest of the model learns. So no data, no client and no setting can move them. Give "
+            "these layers random initial weights (in Keras, `kernel_initializer`)."
+        )
 
 
 def _skews_left_out(own_losses: Sequence[str]) -> Iterator[str]:

@@ -16,9 +16,9 @@ from tasks.diagnose.ended.ending import Ending, as_rise, broken_model, find_endi
 from tasks.diagnose.ended.limits import RUN_AGAIN, limits_of_ending, unfinished, why_not_proven, why_not_replayed
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
-from tasks.diagnose.limits import FROM_DATA, limits_of_logs, not_proven, not_replayed, replay_failed
+from tasks.diagnose.limits import FROM_DATA, limits_of_logs, no_standing_cause, not_proven, not_replayed, replay_failed
 from tasks.diagnose.observe.chance import hold_out_counts
-from tasks.diagnose.observe.observation import Observation, observe, sound_after
+from tasks.diagnose.observe.observation import Observation, observe, sound_after, without_rise
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.payoff import payoff
@@ -109,18 +109,32 @@ def diagnosis(
         observation, from_data = observe(rounds, clients, significance, data_rises, hold_out), [FROM_DATA]
     ending = find_ending(rounds, clients) or broken_model(observation, rounds, clients)
     replays, unproven = None, list[str]()
+    logged = observation
     if ending and not (ending.by_rise and observation.rise.detected):
         observation, from_data = as_rise(observation, ending), []
         replays, unproven = _ended(observation.rise, ending, rounds, training, settings, workspace, cache)
     elif observation.rise.detected:
         replays, unproven = _replayed(observation, data_rises, rounds, training, settings, workspace, cache)
+    goes_on = ending is None or ending.goes_on
+    if goes_on and workspace is not None and not (replays and replays.causes) and _has_data(workspace):
+        standing, why = _stood(logged, rounds, training, settings, workspace, cache)
+        if not observation.rise.detected:
+            replays, unproven = standing, why
+        elif standing is not None and standing.causes:
+            # What has been wrong from the start can hide behind a rise that nothing explains.
+            observation, from_data, ending, replays, unproven = without_rise(logged), [], None, standing, []
     if not ending:
         unproven = [*unproven, *unfinished(rounds, settings, workspace)]
     is_rise = observation.rise.kind != "ended"
     looked_for = () if replays is None else replays.looked_for
     of_logs = limits_of_logs(observation, rounds, clients, looked_for) if is_rise else limits_of_ending(observation)
-    limits = [*unproven, *from_data, *of_logs]
+    notes = () if replays is None else replays.notes
+    limits = [*unproven, *from_data, *notes, *of_logs]
     return compose(observation, limits, settings, replays, ending)
+
+
+def _has_data(workspace: Path) -> bool:
+    return (workspace / "data/clients/preprocess.json").is_file()
 
 
 def _ended(
@@ -172,6 +186,27 @@ def _replayed(
     return _outcome(
         lambda: investigate(settings, workspace, incident, clients, budget, cache),
         lambda replays: not_proven(replays, incident.hidden),
+    )
+
+
+def _stood(
+    observation: Observation,
+    rounds: RoundLog,
+    clients: ClientLog,
+    settings: Settings,
+    workspace: Path,
+    cache: ComputationCache,
+) -> tuple[Investigation | None, list[str]]:
+    """What stands in the way of a loss that did not rise, and why that is not known, if it is not."""
+    if rounds.pruning.all():
+        return None, []
+    if reasons := not_replayed(observation.rise, workspace, rounds, settings.federate.rounds):
+        return None, reasons
+    from tasks.diagnose.standing.investigate import investigate_standing
+
+    return _outcome(
+        lambda: investigate_standing(settings, workspace, rounds, clients, observation, cache),
+        lambda replays: no_standing_cause(replays) if replays.standing and not replays.causes else [],
     )
 
 

@@ -1,7 +1,7 @@
 """What was measured of the clients, as diagnosis.json holds it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,13 @@ def signals_of(findings: Findings, blamed: Sequence[str]) -> dict[str, Any]:
         of_all = {name: [number(float(value)) for value in quantiles(numbers[name])] for name in numbers}
         signals["all_clients"] = {name: dict(zip(QUANTILES, each, strict=True)) for name, each in of_all.items()}
     return signals
+
+
+def shortened(signals: Mapping[str, Any], blamed: Sequence[str]) -> dict[str, Any]:
+    """Returns what was measured of at most MOST_CLIENTS clients, the blamed ones first, in six digits."""
+    clients = signals["clients"]
+    chosen = [*dict.fromkeys([*(client for client in blamed if client in clients), *clients])][:MOST_CLIENTS]
+    return {"clients": {client: {k: number(v) for k, v in clients[client].items()} for client in chosen}}
 
 
 def _middle(values: Floats) -> float:

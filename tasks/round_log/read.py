@@ -8,7 +8,7 @@ Columns that are needed:
 
 Columns that are used if they are present:
 
-- rounds.csv: `phase`, `sparsity`, `val_accuracy`, `failure`.
+- rounds.csv: `phase`, `sparsity`, `val_accuracy`, `server_update_norm`, `failure`.
 - clients.csv: `finite`, `failure`, `num_examples`, `num_steps`.
 
 All other columns are ignored. An empty cell is a value that was not measured. `nan`, `inf` and `-inf` are values that
@@ -45,6 +45,7 @@ class RoundLog:
         sparsity: None if the file has no such column.
         accuracy: the column val_accuracy; None if the file has no such column.
         failure: why the run ended in the last round; "" if the file does not say that it did.
+        server_steps: length of the server's step in each round; None if the file has no such column.
     """
 
     rounds: Ints
@@ -53,6 +54,7 @@ class RoundLog:
     sparsity: Measurements | None
     accuracy: Measurements | None = None
     failure: str = ""
+    server_steps: Measurements | None = None
 
     @property
     def pruning(self) -> Bools:
@@ -124,7 +126,7 @@ def read_rounds(path: Path) -> RoundLog:
         read_blocks(path),
         ["round"],
         [[name] for name in LOSS_COLUMNS],
-        (*LOSS_COLUMNS, "sparsity", "val_accuracy"),
+        (*LOSS_COLUMNS, "sparsity", "val_accuracy", "server_update_norm"),
         {"phase": str, "failure": str},
     )
     order = np.argsort(columns.rounds, kind="stable")
@@ -135,8 +137,9 @@ def read_rounds(path: Path) -> RoundLog:
     phases = columns.texts.get("phase") or [""] * len(rounds)
     ordered = {name: column.at(order) for name, column in columns.numbers.items()}
     sparsity, accuracy = ordered.pop("sparsity", None), ordered.pop("val_accuracy", None)
+    steps = ordered.pop("server_update_norm", None)
     failure = columns.texts["failure"][order[-1]] if "failure" in columns.texts else ""
-    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity, accuracy, failure)
+    return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity, accuracy, failure, steps)
 
 
 def read_clients(path: Path) -> ClientLog:

@@ -11,6 +11,7 @@ from tasks.diagnose.evidence.memory import relabelling_in_words
 from tasks.diagnose.phrases import every_client, measured
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import labels_changed_back
+from tasks.diagnose.standing.against import against
 from tasks.settings import switch_kind
 
 
@@ -50,16 +51,19 @@ def _correction(findings: Findings, clients: tuple[str, ...]) -> list[Remedy]:
 
 
 def _fault(clients: Sequence[ClientFinding]) -> str:
-    if all(client.relabelled for client in clients):
+    if all(client.relabelled or (client.examined and not client.examined.is_far) for client in clients):
         return "labels"
-    if all(client.changed for client in clients):
+    if all(client.changed or client.examined for client in clients):
         return "data"
-    return "" if any(client.changed for client in clients) else "updates"
+    return "" if any(client.changed or client.examined for client in clients) else "updates"
 
 
 def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
     del at
     for client in clients:
+        if client.examined is not None:
+            yield from against(client.examined)
+            continue
         yield from _of_data(client) if client.changed else _of_length(client)
         yield from _of_update(client)
 

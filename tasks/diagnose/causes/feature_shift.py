@@ -7,6 +7,7 @@ from tasks.diagnose.causes.shared import FEDPROX, leave_out, remembered, without
 from tasks.diagnose.evidence.findings import ClientFinding
 from tasks.diagnose.replay.change import Change
 from tasks.diagnose.replay.surgery import features_aligned
+from tasks.diagnose.standing.against import against
 from tasks.diagnose.thresholds import SHIFTED
 
 _ALIGNED = {"features standardised by each client": features_aligned}
@@ -26,6 +27,9 @@ def _candidates(at: Situation) -> list[Candidate]:
 def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indication]:
     del at
     for client in clients:
+        if client.examined is not None:
+            yield from against(client.examined)
+            continue
         yield Indication(
             "feature_distance",
             client.feature_distance,

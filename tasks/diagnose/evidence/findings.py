@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # its import takes TensorFlow's
     from tasks.diagnose.evidence.drift_of_data import DataDrift
     from tasks.diagnose.evidence.local_models import LocalModel
     from tasks.diagnose.evidence.unseen import Unseen
+    from tasks.diagnose.standing.examine import Examined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class ClientFinding(DataFinding, UpdateFinding):
         failed: first round of the rise in which its update was not finite; None if it never failed.
         first_broken: index of the first step of plain SGD on its data whose loss is not finite; None if there is none,
             or if the client never failed.
+        examined: its data beside the hold-out data, if these speak against it (standing/examine.py).
     """
 
     client: str
@@ -39,6 +41,7 @@ class ClientFinding(DataFinding, UpdateFinding):
     width: float
     failed: int | None = None
     first_broken: int | None = None
+    examined: "Examined | None" = None
 
     @property
     def took_part(self) -> bool:
@@ -47,7 +50,13 @@ class ClientFinding(DataFinding, UpdateFinding):
 
     @property
     def wrong_data(self) -> bool:
-        """Whether its changed data are a fault: wrong labels, noise, or features that look like the others'."""
+        """Whether its data are a fault.
+
+        They have changed to wrong labels, noise, or features that look like the others'; or they contradict the
+        hold-out data, and not only by their features.
+        """
+        if self.examined is not None:
+            return not self.examined.is_shifted
         return self.changed and (self.relabelled or not self.shifted or not self.makes_sense)
 
 
@@ -137,7 +146,7 @@ class Findings:
 
     def wrong_update(self, client: ClientFinding) -> bool:
         """Whether a client with unchanged data sends what its work does not explain."""
-        if client.changed:
+        if client.changed or client.examined is not None:
             return False
         if client.verified is not None:
             return not client.verified
@@ -164,7 +173,9 @@ class Findings:
     def shifted(self) -> tuple[str, ...]:
         """Returns the clients whose features are unlike the others' and new to the model, and whose data make sense."""
         moved = [client for client in self.clients if client.shifted and client.changed and not client.relabelled]
-        return tuple(client.client for client in moved if client.makes_sense)
+        foreign = {client.client for client in self.clients if client.examined and client.examined.is_shifted}
+        new = {client.client for client in moved if client.makes_sense and not client.examined}
+        return tuple(client.client for client in self.clients if client.client in new | foreign)
 
     def failed(self) -> tuple[str, ...]:
         """Returns the clients whose updates were not finite, the first to fail first.
@@ -182,6 +193,11 @@ class Findings:
         if self.steepness > TOO_STEEP:
             failed = [client for client in failed if not client.loss <= BEYOND * client.expected_loss]
         return tuple(client.client for client in sorted(failed, key=lambda client: (client.failed or 0, client.client)))
+
+
+def no_findings() -> Findings:
+    """Returns that nothing is known of any client."""
+    return Findings((), np.nan, np.nan, np.nan, np.nan, np.nan, np.nan, (), (), {}, np.nan)
 
 
 def mean_label_distance(labels: Mapping[str, NDArray[np.int64]]) -> float:

@@ -1,7 +1,7 @@
 """What the logs of a run show: a rise or none, and what each client did in its rounds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from tasks.arrays import Ints
 from tasks.diagnose.observe.chance import Chance
 from tasks.diagnose.observe.drift import Drift, drift, ranking
+from tasks.diagnose.observe.events import Event
 from tasks.diagnose.observe.outliers import Outlier, outliers
 from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.observe.rise import Rise, find_rise
@@ -98,6 +99,31 @@ def observe(
         _trend(rounds, "val_loss", rise),
         outside,
     )
+
+
+def without_rise(observation: Observation) -> Observation:
+    """Returns the observation with its rise as an event that is not explained: something else is."""
+    was = observation.rise
+    events = was.events
+    if was.round is not None and was.until is not None:
+        phase = was.phase or "federate"
+        rise_event = Event(was.round, was.until, was.loss_before, was.loss_after, was.loss, was.clients, phase)
+        events = (rise_event, *events)
+    rise = replace(
+        was,
+        events=events,
+        detected=False,
+        round=None,
+        until=None,
+        alarm=None,
+        loss_before=None,
+        loss_after=None,
+        confidence=0.0,
+        kind="none",
+        clients=(),
+        val_loss_round=None,
+    )
+    return replace(observation, rise=rise, window=None, drifts=())
 
 
 def sound_after(rise: Rise, log: RoundLog, data_rises: Sequence[ClientRise] = ()) -> int:

@@ -23,6 +23,8 @@ _LEAST_ROWS = 12
 """Fewest rows of a signal from which the spread of the rows is known."""
 _TAIL = 5
 """Degrees of freedom of Student's t, the law of the rows around what is usual: the tails of honest rows are heavy."""
+_QUARTILE = float(student.ppf(0.75, _TAIL))
+"""The median absolute value of that noise over its scale."""
 _JOINT = 1.5
 """Power of the p-value of each of two signals in the probability of both: 2 if independent, 1 if they are one."""
 _MODIFIED_Z = 3.5
@@ -180,4 +182,4 @@ def _beside(place: int, num: int) -> Ints:
 
 def _scale(values: Floats) -> float:
     """The sd of t(5) noise whose median absolute value is that of `values`, over the sd; above 0."""
-    return max(float(np.median(np.abs(values))) / float(student.ppf(0.75, _TAIL)), 1e-9)
+    return max(float(np.median(np.abs(values))) / _QUARTILE, 1e-9)

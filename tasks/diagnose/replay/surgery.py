@@ -101,7 +101,11 @@ def _mean_and_sd(rows: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArra
 
 
 def features_aligned(sites: Sites) -> Sites:
-    """Standardises every client's examples by its own mean and sd a channel, as `preprocess.normalize: client` does."""
+    """Standardises every site's examples by its own mean and sd a channel, as `preprocess.normalize: client` does.
+
+    A replay does this to the hold-out data, too. If one client's features are 255 times the others', global statistics
+    leave hold-out data that hardly vary, on which a model of standardised features would be at chance.
+    """
     aligned = {}
     for client, (x, y) in sites.items():
         rows = x.reshape(-1, x.shape[-1]).astype(np.float64)

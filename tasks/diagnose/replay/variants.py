@@ -9,6 +9,7 @@ from typing import TypeVar
 from tasks.clients import CLIENTS, TEST, Examples, Stored, read_client, read_raw, writing
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
+from tasks.diagnose.replay.surgery import features_aligned
 from tasks.errors import RunError
 from tasks.federate.aggregators import check
 from tasks.federate.cohort import Cohort, cohort_from, cohort_of
@@ -139,7 +140,7 @@ class Variants:
             self._computations(settings, cohort),
             local_seed=self.settings.seed + seed * _SEED_STEP,
             absent=change.without,
-            validate=self.unchanged.validate,
+            validate=None if _of_every_site(change) else self.unchanged.validate,
             scratch=self._holder,
         )
         return runner, self._first_state(settings, cohort, runner, state)
@@ -198,7 +199,10 @@ class Variants:
         with writing(folder / CLIENTS, list(sizes)) as write:
             for client in sorted(sites):
                 write(client, *sites[client])
-            write(TEST, *read_raw(preprocessed.test))
+            if _of_every_site(change):
+                write(TEST, *features_aligned({TEST: self._checked_in.test})[TEST])
+            else:
+                write(TEST, *read_raw(preprocessed.test))
         write_json(folder / CLIENTS / "preprocess.json", {**preprocessed.content, "clients": sizes})
         return folder
 
@@ -219,6 +223,11 @@ def _last_round(folder: Path, planned: int) -> int:
     log = folder / "reports/rounds.csv"
     rounds = read_rounds(log) if log.is_file() and not has_no_row(log) else None
     return planned if rounds is None else int(rounds.rounds[~rounds.pruning].max(initial=0))
+
+
+def _of_every_site(change: Change) -> bool:
+    """Whether a surgery is done to the hold-out data, too, as preprocessing would do."""
+    return features_aligned in change.surgery.values()
 
 
 def _shares(cohort: Cohort) -> dict[str, float]:

@@ -181,10 +181,12 @@ def spent(diagnosis: Diagnosis) -> Iterator[str]:
     else:
         yield ended_wording.rule(budget) if ended_wording.is_ended(diagnosis.rise) else _rule(diagnosis)
     seeds = f" No change was replayed with more than {count(budget.seeds, 'seed')}." if budget.seeds > 1 else ""
-    yield (
-        f"The replays of causes took {count(budget.rounds, 'round')} of at most {budget.allowed}. The replays of "
-        f"remedies took {count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}.{seeds}"
+    remedies = (
+        f"The replays of remedies took {count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}."
+        if budget.remedy_allowed
+        else "They are replays of remedies, too."
     )
+    yield (f"The replays of causes took {count(budget.rounds, 'round')} of at most {budget.allowed}. {remedies}{seeds}")
 
 
 def _rule(diagnosis: Diagnosis) -> str:

@@ -8,6 +8,7 @@ from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, who
 from tasks.diagnose.report.replay_wording import FAILURES, during, shown
+from tasks.diagnose.report.vocabulary import OF_ALL_ROUNDS
 from tasks.errors import listed
 
 _ROUNDS = 5
@@ -27,7 +28,7 @@ def no_rise(rise: Rise, looked_for: bool = False) -> str:
             f"{count(rise.num_losses, 'measured round')}{tested}"
         )
     if looked_for:
-        text += ", and there is no sign of a cause that has kept it high from the start"
+        text += ", and there is no sign of a cause that keeps it higher than it should be"
     pruned = [event for event in rise.events if event.phase == "prune"]
     if pruned:
         text += f"; while the model was pruned, {pruned[0].loss} rose in round {pruned[0].round}"
@@ -78,7 +79,12 @@ def _remarks(rise: Rise) -> str:
 
 def outside(observations: Sequence[ClientSignal]) -> str:
     """Returns the clients with an unusual row, where nothing rose."""
-    outside = [each for each in observations if each.unusual and each.signal != "failures"]
+    unusual = [each for each in observations if each.unusual and each.signal != "failures"]
+    of_all_rounds = [each for each in unusual if each.signal in OF_ALL_ROUNDS]
+    if of_all_rounds:
+        odd = who(sorted({each.client for each in of_all_rounds}))
+        return f", but the data or the updates of {odd} are unlike what is expected"
+    outside = unusual
     if not outside:
         return ""
     rounds = sorted({number for each in outside for number in each.rounds})

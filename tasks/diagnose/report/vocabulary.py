@@ -16,9 +16,21 @@ SIGNALS = {
     "loss_before": "loss on its own data before local training",
     "loss_after": "loss on its own data after local training",
     "overshooting": "share of clients whose training raises their loss",
+    "hold_out_loss_beside_unseen_clients": "hold-out loss, and loss on clients that were not trained on",
     "loss_of_unseen_clients": "loss on clients that were not trained on, and on hold-out data",
+    "agreement_with_hold_out": "share of its labels that a classifier of the hold-out data gives, too",
+    "feature_distance": "distance of its features to the hold-out data's (sd)",
+    "learnable": "accuracy on its own data after training on the rest of them",
+    "undone": "rises of the loss over its falls, in the second half of the run",
+    "last_over_first": "loss at the end over the first one",
+    "raises": "share of local trainings that raise the client's own loss",
+    "path_times_slope": "how far all steps could lower the loss, straight downhill",
     "loss_change": "change of the loss on its own data in local training",
 }
+OF_ALL_ROUNDS = ("agreement_with_hold_out", "feature_distance", "learnable", "sent_over_trained")
+"""Signals of a client that are not of single rounds."""
+DISPUTED = "disagree with the hold-out data"
+"""Part of the sentence that says so of half of the clients or more."""
 LOSSES = {"val_loss": "loss on hold-out data", "train_loss": "loss on training data"}
 
 

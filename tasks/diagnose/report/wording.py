@@ -11,7 +11,7 @@ from tasks.diagnose.report import ended_wording, rise_wording, standing_wording
 from tasks.diagnose.report.patch import flags
 from tasks.diagnose.report.remedy_wording import removed
 from tasks.diagnose.report.replay_wording import FAILURES, removal, shown_before
-from tasks.diagnose.report.vocabulary import words_of
+from tasks.diagnose.report.vocabulary import DISPUTED, words_of
 
 _GONE = {
     "data": "{} had faulty data in {}",
@@ -101,7 +101,10 @@ def _stands(diagnosis: Diagnosis, standing: Standing) -> str:
 def _risen(diagnosis: Diagnosis) -> str:
     rise = diagnosis.rise
     if not rise.detected:
-        return f"{rise_wording.no_rise(rise, bool(diagnosis.looked_for))}{rise_wording.outside(diagnosis.observations)}"
+        disputed = any(DISPUTED in sentence for sentence in diagnosis.not_examined)
+        found = rise_wording.no_rise(rise, bool(diagnosis.looked_for) and not disputed)
+        most = f", but the data of half of the clients or more {DISPUTED}" if disputed else ""
+        return f"{found}{most}{rise_wording.outside(diagnosis.observations)}"
     if not diagnosis.causes:
         return f"{rise_wording.rose(rise)}; {_unproven(diagnosis)}"
     return _caused(rise_wording.rose(rise), rise_wording.proof(diagnosis.causes[0], rise), diagnosis)
