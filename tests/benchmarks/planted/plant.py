@@ -23,6 +23,8 @@ from tasks.federate.record import RoundLine
 from tasks.federate.state import ServerState
 from tasks.federate.step import federate
 from tasks.files import write_json
+from tasks.models import save_model
+from tasks.parameters import assign
 from tasks.round_log.write import write_log
 from tasks.runtime.kinds import runtime
 from tasks.settings import RuntimeSettings, Settings
@@ -198,6 +200,9 @@ class Planter:
             if round_num % every == 0:
                 checkpoints.save(round_num, _carried(state, before, kept, fresh))
         checkpoints.close()
+        # As a run does: where the features of an example say little of its label, a diagnosis asks the global model.
+        assign(model, state.params)
+        save_model(model, workspace / "models" / "global.h5")
         write_log(workspace / "reports", [line.row for line in lines], (row for line in lines for row in line.clients))
         _write_settings(workspace, kept)
         tracing = self._trainer.seconds_to_begin(kept, cohort)
