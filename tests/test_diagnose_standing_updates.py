@@ -147,7 +147,7 @@ def sent(settings, folder, suspects, computations, log=None):
     with replayer(settings, folder, computations) as replays:
         replays.go_to(0)
         found = sent_otherwise(replays, log, suspects)
-        return *found, replays.spent
+        return found.since, dict(found.by_client), replays.spent
 
 
 def test_a_reversed_update_is_found_and_dated(of_reversed, computations):
@@ -157,8 +157,8 @@ def test_a_reversed_update_is_found_and_dated(of_reversed, computations):
     assert list(found) == ["02"]
     assert found["02"].value == pytest.approx(-1, abs=0.01)
     assert "client 02 sent the reverse of what training on its data gives." in found["02"].says
-    # The last known round and a search by halves among the six before it.
-    assert spent <= 1 + 3
+    # The last known round, the first one, and a search by halves among the six before the last.
+    assert spent <= 2 + 3
 
 
 def test_honest_suspects_are_cleared(of_reversed, computations):
@@ -205,3 +205,27 @@ def test_a_client_that_failed_in_the_round_is_not_among_the_senders(of_reversed,
     log = read_clients(folder / "reports/clients.csv")
     log = replace(log, failed=log.failed | log.of("05"))
     assert sent(settings, folder, ["05"], computations, log)[:2] == (0, {})
+
+
+def without_rows(log, client, rounds):
+    kept = ~(log.of(client) & np.isin(log.rounds, rounds))
+    return replace(
+        log,
+        rounds=log.rounds[kept],
+        clients=tuple(np.array(log.clients)[kept].tolist()),
+        signals={name: values[kept] for name, values in log.signals.items()},
+        failed=log.failed[kept],
+        not_finite=log.not_finite[kept],
+    )
+
+
+def test_a_suspect_that_was_not_drawn_is_compared_in_the_last_known_round_in_which_it_was(of_reversed, computations):
+    settings, folder = of_reversed
+    log = read_clients(folder / "reports/clients.csv")
+    with replayer(settings, folder, computations) as replays:
+        known = [saved + 1 for saved in replays.saved if saved + 1 in log.rounds]
+        replays.go_to(0)
+        some = sent_otherwise(replays, without_rows(log, "02", [known[0], known[-1]]), ["02"])
+        never = sent_otherwise(replays, without_rows(log, "02", known), ["02"])
+    assert (list(some.by_client), some.compared) == (["02"], {"02"})
+    assert (never.since, dict(never.by_client), never.compared) == (0, {}, frozenset())

@@ -18,6 +18,7 @@ from tasks.diagnose.diagnosis import Curve, NotFinished, Removed, ReplayResult
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.investigation import Standing
 from tasks.diagnose.observe.chance import Chance
+from tasks.diagnose.observe.events import Event
 from tasks.diagnose.report.replay_wording import during, no_replay, replayed
 from tasks.diagnose.report.short import lines
 from tasks.diagnose.report.wording import facts, headline, title
@@ -255,3 +256,12 @@ def test_loss_during_the_rise_is_unknown_if_it_was_not_finite() -> None:
 
 def test_loss_of_a_replay_that_ended_before_the_rise_is_that_of_its_rounds() -> None:
     assert during(replay(4, (1.0, 2.0), (3.0, 5.0)), replace(RISE, round=7, until=8)) == (4.0, 1.5)
+
+
+def test_a_cause_from_the_start_behind_an_unexplained_rise_does_not_say_that_nothing_rose():
+    calm = standing()
+    rose = Event(24, 25, 0.26, 1.1, "train_loss", ("04",), "federate")
+    says = headline(replace(calm, rise=replace(calm.rise, events=(rose,))))
+    assert says.startswith("The hold-out loss (val_loss) has been higher than it should be from the start because the ")
+    pruned = Event(32, 40, 0.2, 0.4, "val_loss", (), "prune")
+    assert "did not rise" in headline(replace(calm, rise=replace(calm.rise, events=(pruned,))))

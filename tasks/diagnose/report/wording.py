@@ -93,6 +93,8 @@ def _stands(diagnosis: Diagnosis, standing: Standing) -> str:
         return f"{calm}, and {_unproven(diagnosis)}"
     if rise.chance is not None:
         harm = rise_wording.at_chance(rise.chance)
+    elif any(event.phase != "prune" for event in rise.events):
+        harm = "The hold-out loss (val_loss) has been higher than it should be from the start"
     else:
         harm = f"The loss of the global model ({rise.loss}) did not rise{standing_wording.higher(rise.loss)}"
     return _caused(harm, standing_wording.proof(diagnosis.causes[0], standing), diagnosis)

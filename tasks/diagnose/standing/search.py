@@ -8,10 +8,11 @@ import numpy as np
 from tasks.diagnose.causes import Candidate, Remedy
 from tasks.diagnose.causes.base import Indication
 from tasks.diagnose.changed_data import data_changed
-from tasks.diagnose.evidence.sent_otherwise import sent_otherwise
+from tasks.diagnose.evidence.sent_otherwise import SentOtherwise, sent_otherwise
 from tasks.diagnose.hold_out import prove_hold_out_shift
 from tasks.diagnose.investigation import Investigation, LongReplay, Proof, Standing, Tried
 from tasks.diagnose.observe.client_signals import ClientSignal
+from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.effect import Effect
@@ -70,7 +71,8 @@ class _Search:
         looked = self.looked
         # A client whose data are wrong sends odd updates because of them.
         odd = [client for client in looked.odd if client not in looked.examination.suspects]
-        since, sent = sent_otherwise(replays, looked.log, odd) if odd else (0, {})
+        otherwise = sent_otherwise(replays, looked.log, odd) if odd else SentOtherwise(0, {}, frozenset())
+        since, sent = otherwise.since, otherwise.by_client
         num_clients = len(looked.sites.checked_in.clients)
         suspicions = [
             *of_clients(looked.examination, looked.settings, sent, since, num_clients),
@@ -81,6 +83,11 @@ class _Search:
         if data_changed(looked.settings, looked.workspace) or not {*contest.ending} <= {*looked.logged}:
             contest.logged = {}  # other data, or a loss at the end that was not measured in the same rounds
         not_examined = list(empty.not_examined)
+        if unknown := [client for client in odd if client not in otherwise.compared]:
+            not_examined.append(
+                f"The updates of {every_client(unknown)}, which are odd in the log: no round that can be run again "
+                "tells what training on their data gives."
+            )
         if looked.hold_out_is_odd:
             proof, _ = prove_hold_out_shift(replays, Probe(replays.model), 0, max(1, looked.last // 2))
             if proof is not None:
