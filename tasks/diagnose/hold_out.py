@@ -16,6 +16,9 @@ from tasks.diagnose.replay.engine import Replayer
 from tasks.local.probe import Probe
 
 REFUTED = "the model does not do much better on clients' data that it was not trained on"
+NOT_COMPARED = (
+    "the halves of the clients have no label in common with each other and the hold-out data, or cannot be run"
+)
 _SEEDS = 2
 """Most seeds of each half. A second one is drawn only if the halves agree on the cause and differ in its size."""
 MOST_REPLAYS = 2 * _SEEDS

@@ -88,7 +88,8 @@ class OwnTests:
         proof, self.first_half = hold_out.prove_hold_out_shift(self.replays, self.probe, 0, last)
         if proof is not None and drift is not None and drift.hold_out is not None and not drift.hold_out.changed:
             return replace(proof, candidate=replace(proof.candidate, cause="data_drift", clients=drift.clients))
-        return proof or unproven(self.trials, candidate, hold_out.REFUTED)
+        why = hold_out.NOT_COMPARED if self.first_half is None else hold_out.REFUTED
+        return proof or unproven(self.trials, candidate, why)
 
     def _allows(self, rounds: int) -> bool:
         return self.trials.spent + rounds <= self.trials.allowed
