@@ -210,8 +210,10 @@ def test_inverted_hold_out_data_are_named_and_nobody_is_excluded(hospitals):
 @pytest.mark.slow
 def test_a_client_that_sends_ten_times_its_update_is_named(answer):
     found, _ = answer({"federate.faults.kind": "scaled_update", **FAULT})
-    assert found["increase"]["round"] >= 16
+    # Its rise is not beyond the noise of the curve; compared over the rounds in which the fault acts, its harm is.
+    assert found["question"] == "standing"
     (cause,) = found["causes"]
+    assert cause["rounds"] == [16, 30]
     assert (cause["cause"], cause["clients"], cause["fault"]) == ("faulty_clients", ["03"], "updates")
     # The factor of the simulated fault is 10.
     (sent,) = (each["value"] for each in cause["evidence"] if each["signal"] == "sent_over_trained")

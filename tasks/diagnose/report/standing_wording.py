@@ -6,6 +6,7 @@ from tasks.diagnose.diagnosis import Cause, Diagnosis
 from tasks.diagnose.investigation import Standing
 from tasks.diagnose.phrases import count, figure, joined, percent, span, who
 from tasks.diagnose.report.vocabulary import words_of
+from tasks.diagnose.thresholds import ENDING
 
 HARM = "excess loss"
 RULE = (
@@ -40,7 +41,7 @@ def proof(cause: Cause, standing: Standing) -> str:
             f"{hold_out} on the hold-out data)"
         )
     return (
-        f" (proven by replay with {count(replay.seeds, 'seed')}: in {replay.says}, {replay.loss} ends at "
+        f" (proven by replay with {count(replay.seeds, 'seed')}: in {replay.says}, {_is_at(replay.loss, standing)} "
         f"{figure(replay.ends_at)} instead of {figure(standing.loss)})"
     )
 
@@ -48,7 +49,7 @@ def proof(cause: Cause, standing: Standing) -> str:
 def facts(diagnosis: Diagnosis, standing: Standing) -> Iterator[tuple[str, str]]:
     """Yields (title, text): how high the loss is and would be, the cause, its clients and the remedy."""
     causes, remedy = diagnosis.causes, diagnosis.remedy
-    yield f"Loss at the end (val_loss, mean of {span(*standing.rounds)})", figure(standing.loss)
+    yield f"Loss{_when(standing)} (val_loss, mean of {span(*standing.rounds)})", figure(standing.loss)
     if standing.noise is not None:
         yield "Its standard deviation over seeds", figure(standing.noise)
     if diagnosis.rise.chance:
@@ -56,7 +57,7 @@ def facts(diagnosis: Diagnosis, standing: Standing) -> Iterator[tuple[str, str]]
     if not causes:
         yield "Cause", "not proven"
         return
-    yield f"Loss at the end without the {'cause' if len(causes) == 1 else 'causes'}", figure(standing.reference)
+    yield f"Loss{_when(standing)} without the {'cause' if len(causes) == 1 else 'causes'}", figure(standing.reference)
     yield "Cause" if len(causes) == 1 else "Causes", joined([words_of(cause).name for cause in causes])
     clients = dict.fromkeys(client for cause in causes for client in cause.clients)
     if clients:
@@ -78,11 +79,25 @@ def replayed(cause: Cause, standing: Standing, alone: bool) -> str:
     share = "" if alone else f" The change removes {percent(replay.removes.mean)} of the {HARM}."
     return (
         f"Replay of {span(replay.from_round + 1, replay.from_round + len(replay.changed))} with "
-        f"{count(replay.seeds, 'seed')}: in {replay.says}, {replay.loss} ends at {figure(replay.ends_at)}. With "
-        f"nothing changed, it ends at {figure(standing.loss)} (mean of {span(*standing.rounds)}).{share}"
+        f"{count(replay.seeds, 'seed')}: in {replay.says}, {_is_at(replay.loss, standing)} "
+        f"{figure(replay.ends_at)}. With nothing changed, {_is_at('it', standing)} {figure(standing.loss)} "
+        f"(mean of {span(*standing.rounds)}).{share}"
     )
 
 
 def outcome(standing: Standing) -> str:
     """Returns the heading of a column: where the hold-out loss ends without a cause."""
-    return f"loss at the end (nothing changed: {figure(standing.loss)})"
+    return f"loss{_when(standing)} (nothing changed: {figure(standing.loss)})"
+
+
+def _acts_later(standing: Standing) -> bool:
+    """Whether the rounds that are compared are those in which a fault acts that began later, and not only the last."""
+    return standing.rounds[1] - standing.rounds[0] >= ENDING
+
+
+def _when(standing: Standing) -> str:
+    return " while the fault acts" if _acts_later(standing) else " at the end"
+
+
+def _is_at(loss: str, standing: Standing) -> str:
+    return f"{'its mean' if loss == 'it' else f'the mean {loss}'} is" if _acts_later(standing) else f"{loss} ends at"

@@ -25,18 +25,20 @@ class Contest:
         logged: hold-out loss of the run by round, if the run can be compared with replays; empty if it cannot.
         last: the last round that is compared.
         allowed: rounds that all replays may take.
+        since: first round in which the suspected fault acts.
     """
 
     replays: Replayer
     logged: Mapping[int, float]
     last: int
     allowed: int
+    since: int = 1
     _begun: dict[tuple[int, int], Replay] = field(default_factory=dict)
 
     @property
     def ending(self) -> range:
-        """The rounds at the end whose mean loss is compared."""
-        return ending_of(self.last)
+        """The rounds whose mean loss is compared: at the end, or all in which a fault acts that began later."""
+        return range(self.since, self.last + 1) if self.since > 1 else ending_of(self.last)
 
     def affords(self, num_replays: int) -> bool:
         """Returns whether the budget is enough for so many further runs."""

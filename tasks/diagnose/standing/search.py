@@ -79,7 +79,8 @@ class _Search:
             *looked.choices,
         ]
         allowed = allowed_rounds(looked.settings.diagnose.budget, looked.last) + 2 * (SEEDS - 1) * looked.last
-        contest = Contest(replays, looked.logged, looked.last, allowed)
+        since = min((each.since for each in suspicions if not each.choice), default=1)
+        contest = Contest(replays, looked.logged, looked.last, allowed, since)
         if data_changed(looked.settings, looked.workspace) or not {*contest.ending} <= {*looked.logged}:
             contest.logged = {}  # other data, or a loss at the end that was not measured in the same rounds
         not_examined = list(empty.not_examined)
