@@ -14,9 +14,9 @@ import numpy as np
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import LongReplay
 from tasks.diagnose.replay.change import NO_CHANGE, Change
-from tasks.diagnose.replay.effect import height, removed
+from tasks.diagnose.replay.effect import height, ln, removed
 from tasks.diagnose.replay.engine import Replay, Replayer
-from tasks.diagnose.thresholds import AS_GOOD, CONFIRMED_SEEDS, ENDING, WORST
+from tasks.diagnose.thresholds import AS_GOOD, CONFIRMED_SEEDS, ENDING
 from tasks.diagnose.window import chance_loss
 from tasks.errors import SettingsError
 from tasks.round_log.read import ClientLog
@@ -132,7 +132,7 @@ class Confirmation:
             (self._over(losses, unchanged),),
             self._failures_gone(replay) if of_failures else self._recovers(replay, losses, at_fault),
             end < self.chance,
-            _ln(end) <= _ln(self._best_before) + self._noise_before,
+            ln(end) <= ln(self._best_before) + self._noise_before,
         )
 
     def with_more_seeds(self, change: Change, ending: LongReplay) -> LongReplay:
@@ -171,12 +171,12 @@ class Confirmation:
         return range(min(self.last, max(self.incident.first, self.last - ENDING + 1)), self.last + 1)
 
     def _end(self, losses: Losses) -> float:
-        return float(np.exp(np.mean([_ln(losses[at]) for at in self._ending if at in losses])))
+        return float(np.exp(np.mean([ln(losses[at]) for at in self._ending if at in losses])))
 
     def _over(self, changed: Losses, unchanged: Losses) -> float:
         """The mean of ln(changed / unchanged) over the rounds at the end that both have."""
         both = [at for at in self._ending if at in changed and at in unchanged]
-        return float(np.mean([_ln(changed[at]) - _ln(unchanged[at]) for at in both]))
+        return float(np.mean([ln(changed[at]) - ln(unchanged[at]) for at in both]))
 
     @property
     def _before(self) -> list[float]:
@@ -259,7 +259,3 @@ def _means(rows: Iterable[tuple[int, str, float | None, float | None]]) -> dict[
         if loss is not None and weight is not None and np.isfinite(loss) and loss > 0 and weight > 0:
             by_round.setdefault(round_num, []).append((loss, weight))
     return {at: sum(loss * w for loss, w in pairs) / sum(w for _, w in pairs) for at, pairs in by_round.items()}
-
-
-def _ln(loss: float) -> float:
-    return float(np.log(np.clip(loss if np.isfinite(loss) else WORST, 1 / WORST, WORST)))

@@ -180,7 +180,7 @@ def _replayed(
         column.values[column.given],
         (observation.train_trend, observation.val_trend),
         sound_after(rise, rounds, data_rises),
-        _hold_out(rounds),
+        rounds.hold_out,
     )
     budget = settings.diagnose.budget
     return _outcome(
@@ -219,15 +219,6 @@ def _outcome(
     except UndriftError as exc:
         return None, replay_failed(exc)
     return replays, unproven(replays)
-
-
-def _hold_out(rounds: RoundLog) -> dict[int, float]:
-    """The hold-out loss of the rounds of training in which it was measured."""
-    column = rounds.losses.get("val_loss")
-    if column is None:
-        return {}
-    measured = column.given & ~rounds.pruning
-    return dict(zip(rounds.rounds[measured].tolist(), column.values[measured].tolist(), strict=True))
 
 
 def _page(answer: Diagnosis, rounds: RoundLog, clients: ClientLog, workspace: Path | None, pays: Sequence[str]) -> str:

@@ -61,6 +61,15 @@ class RoundLog:
         """(R,) true for rounds of pruning."""
         return np.array([phase == "prune" for phase in self.phases], dtype=np.bool_)
 
+    @property
+    def hold_out(self) -> dict[int, float]:
+        """`val_loss` of the rounds of training in which it was measured, by round."""
+        column = self.losses.get("val_loss")
+        if column is None:
+            return {}
+        measured = column.given & ~self.pruning
+        return dict(zip(self.rounds[measured].tolist(), column.values[measured].tolist(), strict=True))
+
 
 @dataclass(frozen=True)
 class ClientLog:

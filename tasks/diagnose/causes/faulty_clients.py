@@ -146,7 +146,7 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
         Remedy("aggregate with the geometric median (RFA)", switch_kind("federate.aggregator", "geometric_median")),
         Remedy("aggregate with multi-Krum", multi_krum),
         Remedy("aggregate with the coordinate-wise median", switch_kind("federate.aggregator", "median")),
-        leave_out(clients, at),
+        leave_out(clients, at.settings),
         *_correction(at.findings, clients),
     ]
 

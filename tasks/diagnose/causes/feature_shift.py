@@ -3,23 +3,17 @@
 from collections.abc import Iterator, Sequence
 
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
-from tasks.diagnose.causes.shared import FEDPROX, leave_out, remembered, without
+from tasks.diagnose.causes.shared import FEDPROX, STANDARDISED, leave_out, remembered, standardised, without
 from tasks.diagnose.evidence.findings import ClientFinding
-from tasks.diagnose.replay.change import Change
-from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.standing.against import against
 from tasks.diagnose.thresholds import SHIFTED
-
-_ALIGNED = {"features standardised by each client": features_aligned}
 
 
 def _candidates(at: Situation) -> list[Candidate]:
     shifted = at.findings.shifted()
     if not shifted:
         return []
-    aligned = Change(
-        "with each client's features standardised by its own mean and standard deviation", surgery=_ALIGNED
-    )
+    aligned = standardised()
     changes = [aligned, without(shifted)] if at.is_minority(shifted) else [aligned]
     return [Candidate("feature_shift", change, shifted) for change in changes]
 
@@ -41,8 +35,7 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
-    own = Remedy("let each client standardise its own features", {"preprocess.normalize": "client"}, _ALIGNED)
-    return [own, FEDPROX, leave_out(clients, at)]
+    return [STANDARDISED, FEDPROX, leave_out(clients, at.settings)]
 
 
 FEATURE_SHIFT = CauseKind(

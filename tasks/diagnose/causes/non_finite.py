@@ -36,7 +36,7 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
 
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
-    return [CLIPPED, *slower(at), leave_out(clients, at)]
+    return [CLIPPED, *slower(at), leave_out(clients, at.settings)]
 
 
 NON_FINITE = CauseKind(

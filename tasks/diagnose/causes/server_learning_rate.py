@@ -1,25 +1,27 @@
 """A server that steps too far along the clients' average."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
+from tasks.diagnose.causes.shared import server_rate
 from tasks.diagnose.evidence.findings import ClientFinding
 from tasks.diagnose.replay.change import Change
 from tasks.settings import Settings
 
 
-def _plain_averaging(settings: Settings) -> dict[str, Any]:
-    """Returns the settings of plain averaging on the server: sgd at a rate of 1."""
+def plain_averaging(settings: Settings) -> Remedy:
+    """Returns the remedy of plain averaging on the server: sgd at a rate of 1."""
     plain = type(settings.federate.server_optimizer)(kind="sgd", learning_rate=1.0)
-    return {f"federate.server_optimizer.{name}": value for name, value in plain.model_dump(mode="json").items()}
+    values = plain.model_dump(mode="json").items()
+    named = {f"federate.server_optimizer.{name}": value for name, value in values}
+    return Remedy("use plain averaging on the server", named)
 
 
 def _candidates(at: Situation) -> list[Candidate]:
     optimizer = at.settings.federate.server_optimizer
     if optimizer.kind == "sgd" and optimizer.learning_rate <= 1:
         return []
-    change = Change("with plain averaging on the server", _plain_averaging(at.settings))
+    change = Change("with plain averaging on the server", plain_averaging(at.settings).settings)
     return [Candidate("server_learning_rate", change)]
 
 
@@ -37,10 +39,9 @@ def _evidence(clients: Sequence[ClientFinding], at: Situation) -> Iterator[Indic
 
 def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     del clients
-    tenth = float(f"{at.settings.federate.server_optimizer.learning_rate / 10:.3g}")
     return [
-        Remedy("use plain averaging on the server", _plain_averaging(at.settings)),
-        Remedy(f"set the server learning rate to {tenth:g}", {"federate.server_optimizer.learning_rate": tenth}),
+        plain_averaging(at.settings),
+        server_rate(at.settings.federate.server_optimizer.learning_rate / 10),
     ]
 
 

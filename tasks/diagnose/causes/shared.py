@@ -9,13 +9,21 @@ from tasks.diagnose.evidence.findings import ClientFinding
 from tasks.diagnose.evidence.memory import relabelling_in_words
 from tasks.diagnose.phrases import every_client
 from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.thresholds import LOWER
-from tasks.settings import switch_kind
+from tasks.settings import Settings, switch_kind
 
 FEDNOVA = Remedy("use normalised averaging (FedNova)", switch_kind("federate.client", "fednova"))
 SCAFFOLD = Remedy("use control variates (SCAFFOLD)", switch_kind("federate.client", "scaffold"))
 FEDPROX = Remedy("add a proximal term (FedProx, mu 0.1)", switch_kind("federate.client", "fedprox", mu=0.1))
+ALIGNED = {"features standardised by each client": features_aligned}
+STANDARDISED = Remedy("let each client standardise its own features", {"preprocess.normalize": "client"}, ALIGNED)
 CLIPPED = Remedy("clip gradients at norm 1", {"federate.client.clip_norm": 1.0})
+
+
+def standardised() -> Change:
+    """Returns the change to a run in which each client standardises its own features."""
+    return Change("with each client's features standardised by its own mean and standard deviation", surgery=ALIGNED)
 
 
 def without(clients: tuple[str, ...]) -> Change:
@@ -23,9 +31,9 @@ def without(clients: tuple[str, ...]) -> Change:
     return Change(f"without {every_client(clients)}", without=clients)
 
 
-def leave_out(clients: tuple[str, ...], at: Situation) -> Remedy:
+def leave_out(clients: tuple[str, ...], settings: Settings) -> Remedy:
     """Returns the remedy that excludes these clients, and those that the run excludes already."""
-    excluded = sorted({*at.settings.federate.exclude, *clients})
+    excluded = sorted({*settings.federate.exclude, *clients})
     return Remedy(f"leave out {every_client(clients)}", {"federate.exclude": excluded})
 
 
@@ -42,10 +50,19 @@ def slower(at: Situation) -> list[Remedy]:
     """
     rate, lowest = at.settings.federate.client.learning_rate, lower_rate(at)
     steps = [step for step in (_digits(rate / by) for by in LOWER) if step > lowest]
-    return [
-        Remedy(f"set the client learning rate to {each:g}", {"federate.client.learning_rate": each})
-        for each in (*steps, lowest)
-    ]
+    return [client_rate(each) for each in (*steps, lowest)]
+
+
+def client_rate(rate: float) -> Remedy:
+    """Returns the remedy of a client rate, in three digits."""
+    value = _digits(rate)
+    return Remedy(f"set the client learning rate to {value:g}", {"federate.client.learning_rate": value})
+
+
+def server_rate(rate: float) -> Remedy:
+    """Returns the remedy of a server rate, in three digits."""
+    value = _digits(rate)
+    return Remedy(f"set the server learning rate to {value:g}", {"federate.server_optimizer.learning_rate": value})
 
 
 def _digits(rate: float) -> float:

@@ -1,19 +1,15 @@
 """Replays of a run that ended: with nothing changed, and with changes that may let it train."""
 
 import json
-import logging
 
 import numpy as np
 
 from tasks.diagnose.ended.course import Course, bar, early_bar, effect_of, trains
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect
-from tasks.diagnose.replay.engine import Replay, Replayer
+from tasks.diagnose.replay.engine import Replay, Replayer, begun
 from tasks.diagnose.verdict import SEEDS
 from tasks.diagnose.window import chance_loss
-from tasks.errors import SettingsError
-
-_log = logging.getLogger(__name__)
 
 
 class Survival:
@@ -69,14 +65,11 @@ class Survival:
         """Returns the replay of a change, to the last round; None if the settings or the data do not allow it."""
         key = _key(change), seed
         if key not in self._begun:
-            try:
-                self._begun[key] = self._replays.begin(change, seed)
-            except SettingsError as exc:
-                _log.info("no replay (%s): %s", change.says, exc)
+            replay = begun(self._replays, change, seed, self.start)
+            if replay is None:
                 return None
-            again = f", seed {seed + 1}" if seed else ""
-            _log.info("replay from round %d: %s%s", self.start, change.says or "nothing changed", again)
-            self._advance(self._begun[key], self.last)
+            self._begun[key] = replay
+            self._advance(replay, self.last)
         return self._course(self._begun[key])
 
     def _advance(self, replay: Replay, last: int) -> None:

@@ -92,7 +92,7 @@ def suspects(
     at = Situation(findings, settings, start)
     unusable = tuple(client for client in ending.failed if client not in ending.not_finite)
     if 0 < len(unusable) < ending.num_clients / 2:
-        settings_without = leave_out(unusable, at).settings
+        settings_without = leave_out(unusable, settings).settings
         yield Candidate("faulty_clients", Change(f"without {every_client(unusable)}", settings_without), unusable)
     steep = steepness.outliers
     proposed = candidates(findings, settings, start)

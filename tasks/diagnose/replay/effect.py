@@ -48,6 +48,11 @@ class Effect:
         return np.clip(np.array(self.by_seed), LOWEST_SHARE, 1.0)
 
 
+def ln(loss: float) -> float:
+    """Returns the logarithm of a loss that counts as at most WORST and at least 1 over it, also if it is not finite."""
+    return float(np.log(np.clip(loss if np.isfinite(loss) else WORST, 1 / WORST, WORST)))
+
+
 def height(losses: Sequence[float], level: float) -> float:
     """Returns the mean of ln(loss / level), each loss at most 10,000 times the level; losses and level > 0.
 

@@ -17,7 +17,7 @@ from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.checkpointed import CheckpointedStates
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.variants import Variants
-from tasks.errors import NoClientLeft
+from tasks.errors import NoClientLeft, SettingsError
 from tasks.federate import runner
 from tasks.federate.loop import identity_of
 from tasks.federate.record import RoundLine
@@ -291,6 +291,21 @@ class Replayer:
     def _spend(self, num_clients: int) -> None:
         per_round = clients_per_round(self.settings.federate.sampling, self.num_clients)
         self.spent += -(-num_clients // per_round)
+
+
+def begun(replays: Replayer, change: Change, seed: int, from_round: int) -> Replay | None:
+    """Returns a replay of which no round has been run; None, with a line in the log, if the change is not allowed.
+
+    `from_round` is the round that the log names as its start.
+    """
+    try:
+        replay = replays.begin(change, seed)
+    except SettingsError as exc:
+        _log.info("no replay (%s): %s", change.says, exc)
+        return None
+    again = f", seed {seed + 1}" if seed else ""
+    _log.info("replay from round %d: %s%s", from_round, change.says or "nothing changed", again)
+    return replay
 
 
 @contextmanager

@@ -1,18 +1,14 @@
 """Changes that are tried in replays, within a budget of rounds, and what came of them in plain numbers."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.effect import Effect, height, removed
-from tasks.diagnose.replay.engine import Replay, Replayer
+from tasks.diagnose.replay.engine import Replay, Replayer, begun
 from tasks.diagnose.thresholds import REMAINS
 from tasks.diagnose.window import Window
-from tasks.errors import SettingsError
-
-_log = logging.getLogger(__name__)
 
 
 class Trials:
@@ -71,14 +67,11 @@ class Trials:
         """
         replays = self._changed.get(id(change), {})
         if seed not in replays:
-            try:
-                replays[seed] = self._replayer.begin(change, seed)
-            except SettingsError as exc:
-                _log.info("no replay (%s): %s", change.says, exc)
+            replay = begun(self._replayer, change, seed, self.start)
+            if replay is None:
                 return False
+            replays[seed] = replay
             self._changed[id(change)] = replays
-            again = f", seed {seed + 1}" if seed else ""
-            _log.info("replay from round %d: %s%s", self.start, change.says, again)
         self.run_unchanged(seed, until)
         self._replayer.advance(replays[seed], self.window.last if until is None else until)
         return True

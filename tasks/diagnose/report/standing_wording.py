@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tasks.diagnose.diagnosis import Cause, Diagnosis
+from tasks.diagnose.diagnosis import Cause, Diagnosis, ReplayResult
 from tasks.diagnose.investigation import Standing
 from tasks.diagnose.phrases import count, figure, joined, percent, span, who
 from tasks.diagnose.report.vocabulary import words_of
@@ -35,7 +35,7 @@ def proof(cause: Cause, standing: Standing) -> str:
     """Returns ` (proven by replay with 3 seeds: in …, val_loss ends at 0.19 instead of 0.31)`."""
     replay = cause.replay
     if replay.kind == "hold_out":
-        unseen, hold_out = (figure(losses[-1]) for losses in (replay.changed, replay.unchanged))
+        unseen, hold_out = _of_hold_out(replay)
         return (
             f" (proven by replay: the loss is {unseen} on clients' data that the model was not trained on, and "
             f"{hold_out} on the hold-out data)"
@@ -70,7 +70,7 @@ def replayed(cause: Cause, standing: Standing, alone: bool) -> str:
     """Returns what the replay of a cause showed. Of a cause that stands alone, it takes all of the excess away."""
     replay = cause.replay
     if replay.kind == "hold_out":
-        unseen, hold_out = (figure(losses[-1]) for losses in (replay.changed, replay.unchanged))
+        unseen, hold_out = _of_hold_out(replay)
         return (
             f"Replay of {span(replay.from_round + 1, replay.from_round + len(replay.changed))}, each without half of "
             f"the clients: at its end, the loss is {unseen} on the data of the clients that were left out, and "
@@ -83,6 +83,11 @@ def replayed(cause: Cause, standing: Standing, alone: bool) -> str:
         f"{figure(replay.ends_at)}. With nothing changed, {_is_at('it', standing)} {figure(standing.loss)} "
         f"(mean of {span(*standing.rounds)}).{share}"
     )
+
+
+def _of_hold_out(replay: ReplayResult) -> tuple[str, str]:
+    """The loss at the end on the data of clients that were left out, and on the hold-out data."""
+    return figure(replay.changed[-1]), figure(replay.unchanged[-1])
 
 
 def outcome(standing: Standing) -> str:

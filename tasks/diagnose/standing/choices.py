@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tasks.diagnose.causes.base import Indication, Remedy
-from tasks.diagnose.causes.shared import FEDPROX, SCAFFOLD
+from tasks.diagnose.causes.server_learning_rate import plain_averaging
+from tasks.diagnose.causes.shared import FEDPROX, SCAFFOLD, client_rate, server_rate
 from tasks.diagnose.phrases import measured
 from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.effect import ln
 from tasks.diagnose.replay.surgery import labels_dealt_evenly
-from tasks.diagnose.standing.ends import ln
 from tasks.diagnose.standing.suspicion import Option, Suspicion
 from tasks.diagnose.thresholds import HALF_LEARNED, SKEWED_LABELS
 from tasks.round_log.read import ClientLog, RoundLog
 from tasks.settings import Settings
 
-_RATE, _SERVER = "federate.client.learning_rate", "federate.server_optimizer"
 _TIMES = (1, 10, 100)
 """Times the least factor by which a low rate is multiplied, one after the other."""
 _LARGEST = 1e6
@@ -180,23 +179,19 @@ def _long_work(settings: Settings, label_skew: float) -> Suspicion:
 
 
 def _plain(settings: Settings) -> Option:
-    plain = type(settings.federate.server_optimizer)(kind="sgd", learning_rate=1.0)
-    values: dict[str, Any] = plain.model_dump(mode="json")
-    named = {f"{_SERVER}.{name}": value for name, value in values.items()}
-    return _option("with plain averaging on the server", Remedy("use plain averaging on the server", named))
+    return _option("with plain averaging on the server", plain_averaging(settings))
 
 
 def _server_rate(rate: float) -> Option:
-    return _rate("server", f"{_SERVER}.learning_rate", rate)
+    return _rate("server", server_rate(rate))
 
 
 def _client_rate(rate: float) -> Option:
-    return _rate("client", _RATE, rate)
+    return _rate("client", client_rate(rate))
 
 
-def _rate(whose: str, name: str, rate: float) -> Option:
-    value = float(f"{rate:.3g}")
-    remedy = Remedy(f"set the {whose} learning rate to {value:g}", {name: value})
+def _rate(whose: str, remedy: Remedy) -> Option:
+    (value,) = remedy.settings.values()
     return _option(f"at a {whose} learning rate of {value:g}", remedy)
 
 

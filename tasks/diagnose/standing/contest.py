@@ -1,19 +1,16 @@
 """Whole runs again from round 1, with what may be in the way taken away: does the loss end lower, beyond its noise?"""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tasks.diagnose.replay.change import NO_CHANGE, Change
-from tasks.diagnose.replay.engine import Replay, Replayer
-from tasks.diagnose.standing.ends import Ends, ending_of, ln, mean_loss
+from tasks.diagnose.replay.effect import ln
+from tasks.diagnose.replay.engine import Replay, Replayer, begun
+from tasks.diagnose.standing.ends import Ends, ending_of, mean_loss
 from tasks.diagnose.thresholds import MARGIN
 from tasks.diagnose.verdict import SEEDS
-from tasks.errors import SettingsError
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -50,13 +47,10 @@ class Contest:
             return dict(self.logged)
         key = id(change), seed
         if key not in self._begun:
-            try:
-                self._begun[key] = self.replays.begin(change, seed)
-            except SettingsError as exc:
-                _log.info("no replay (%s): %s", change.says, exc)
+            replay = begun(self.replays, change, seed, from_round=1)
+            if replay is None:
                 return None
-            again = f", seed {seed + 1}" if seed else ""
-            _log.info("replay from round 1: %s%s", change.says or "nothing changed", again)
+            self._begun[key] = replay
         self.replays.advance(self._begun[key], self.last if until is None else until)
         return dict(enumerate(self._begun[key].losses["val_loss"], start=1))
 
@@ -67,7 +61,8 @@ class Contest:
     def promises(self, change: Change, base: Change) -> float | None:
         """Returns ln(loss at the end without / with a change beyond `base`), with the run's own seed.
 
-        A run that is no better halfway ends there. None if the change is not allowed or not affordable.
+        A run whose loss is higher by more than MARGIN halfway ends there. None if the change is not allowed or not
+        affordable.
         """
         halfway = max(1, self.last // 2)
         half = ending_of(halfway)
@@ -102,9 +97,10 @@ class Contest:
 
     def series(self, change: Change) -> tuple[float, ...]:
         """Returns the hold-out loss of each round, mean over the seeds that were run; NaN where it was not measured."""
-        seeds = [seed for seed in range(SEEDS) if self.is_run(change, seed)] or [0]
-        begun = [seed for seed in seeds if self.is_run(change, seed) or (id(change), seed) in self._begun]
-        runs = [self.run(change, seed, until=0) or {} for seed in begun]
+        seeds = [seed for seed in range(SEEDS) if self.is_run(change, seed)]
+        if not seeds and (id(change), 0) in self._begun:  # it ended halfway
+            seeds = [0]
+        runs = [self.run(change, seed, until=0) or {} for seed in seeds]
         last = min(self.last, *(max(run, default=0) for run in runs)) if runs else 0
         return tuple(float(np.mean([run.get(at, np.nan) for run in runs])) for at in range(1, last + 1))
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.replay.effect import Effect, ln
 from tasks.diagnose.standing.suspicion import Option
-from tasks.diagnose.thresholds import AS_GOOD, ENDING, TAKEN_BACK, TUNED, WORST
+from tasks.diagnose.thresholds import AS_GOOD, ENDING, TAKEN_BACK, TUNED
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,3 @@ def best_of(falls: Sequence[tuple[Option, float]]) -> Option:
     """Returns the most fitting of the options whose fall is at least TAKEN_BACK of the best; the best if none falls."""
     best = max(fall for _, fall in falls)
     return next(option for option, fall in falls if fall == best or fall >= TAKEN_BACK * best > 0)
-
-
-def ln(loss: float) -> float:
-    """Returns the logarithm of a loss that counts as at most WORST and at least 1 over it, also if it is not finite."""
-    return float(np.log(np.clip(loss if np.isfinite(loss) else WORST, 1 / WORST, WORST)))

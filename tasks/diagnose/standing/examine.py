@@ -47,7 +47,7 @@ class Examined:
         heights: judge to how far the disagreement is above the median client's, over the limit: above 1 is apart.
         distance: of its features to those of hold-out data of the same predicted labels (`feature_distance`).
         far: how far `distance` is above the median client's, over the limit: above 1 is apart.
-        learnable: accuracy on one half of the client's data after training on the other, and the share of the most
+        learnable: accuracy on a part of the client's data after training on the others, and the share of the most
             frequent label; None if not measured.
         structure: see `expectations.structure`; NaN if not measured.
     """
@@ -105,13 +105,11 @@ class Examination:
         clients: those that could be examined, by id.
         judges: that judged them.
         failed: client to why it could not be examined.
-        num_classes: C.
     """
 
     clients: Mapping[str, Examined]
     judges: tuple[Judge, ...]
     failed: Mapping[str, str]
-    num_classes: int
 
     @property
     def compares(self) -> bool:
@@ -233,7 +231,7 @@ def _examined(
     if blunt and (accuracy is None or not judges or accuracy > judges[0].accuracy):
         judges += [judge for judge in [look()] if judge]
     if not judges:
-        return Examination({}, (), {}, sites.num_classes)
+        return Examination({}, (), {})
     sharpest = max(judges, key=lambda judge: judge.accuracy)
     hold_out = features_by_label(sites.test[0], sharpest.predicted(sites.test[0]))
 
@@ -250,7 +248,7 @@ def _examined(
         if not isinstance(answer, Failed)
     }
     found = _compared(found, judges, _samples(sites.test, sharpest, hold_out), significance / _TESTS)
-    examination = Examination(found, tuple(judges), failed, sites.num_classes)
+    examination = Examination(found, tuple(judges), failed)
     return replace(examination, clients={**found, **_sense(sites, found, examination.suspects)})
 
 

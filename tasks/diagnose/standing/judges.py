@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from tasks.arrays import Floats, Ints
 from tasks.clients import Examples
@@ -143,7 +142,7 @@ def judge_of(name: str, look: Look, test: Examples) -> Judge | None:
     labels = np.unique(y)
     if len(y) < _FEWEST or len(labels) < 2:
         return None
-    with threadpool_limits(1), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it need not converge to the last digit
         seen = _finite(look(test[0][kept]))
         num = min(_COMPONENTS, seen.shape[1], len(y) // 2)

@@ -1,4 +1,4 @@
-"""Do a client's labels follow from its features? Halves of its data judge each other."""
+"""Do a client's labels follow from its features? Each part of its data is judged by the others."""
 
 import numpy as np
 

@@ -64,11 +64,7 @@ class Looked:
     @cached_property
     def logged(self) -> dict[int, float]:
         """The hold-out loss of the rounds of training in which it was measured."""
-        column = self.rounds.losses.get("val_loss")
-        if column is None:
-            return {}
-        measured = column.given & ~self.rounds.pruning
-        return dict(zip(self.rounds.rounds[measured].tolist(), column.values[measured].tolist(), strict=True))
+        return self.rounds.hold_out
 
     @property
     def hold_out_is_odd(self) -> bool:

@@ -175,7 +175,7 @@ class _Search:
         tried = [
             _tried(contest, suspicion, option.remedy, changes[option.change.says], base, ends, option is best)
             for option, _ in falls
-            if contest.is_run(changes[option.change.says])  # one that was no better halfway ended there
+            if contest.is_run(changes[option.change.says])  # one that was worse halfway ended there
         ]
         if suspicion.change is not None:
             tried = self._remedies(contest, suspicion, base, ends)

@@ -1,19 +1,15 @@
 """What may be in the way of a run, with what speaks for it and the settings that take it away."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tasks.diagnose.causes.base import Indication, Remedy
-from tasks.diagnose.causes.shared import without
-from tasks.diagnose.phrases import every_client
+from tasks.diagnose.causes.shared import STANDARDISED, leave_out, standardised, without
 from tasks.diagnose.replay.change import Change
-from tasks.diagnose.replay.surgery import features_aligned
 from tasks.diagnose.standing.against import against
 from tasks.diagnose.standing.examine import Examination
 from tasks.settings import Settings
-
-_ALIGNED = {"features standardised by each client": features_aligned}
 
 
 class Option(NamedTuple):
@@ -82,21 +78,15 @@ def of_clients(
         fault = faults.pop() if len(faults) == 1 else ""
         from_round = since if fault == "updates" else 1
         found.append(
-            Suspicion("faulty_clients", names, fault, evidence, (leaving_out(names, settings),), since=from_round)
+            Suspicion("faulty_clients", names, fault, evidence, (_leaving_out(names, settings),), since=from_round)
         )
     if shifted:
         names = tuple(each.client for each in shifted)
         evidence = tuple(each for client in shifted for each in against(client))
-        own = Option(
-            Change("with each client's features standardised by its own mean and standard deviation", surgery=_ALIGNED),
-            Remedy("let each client standardise its own features", {"preprocess.normalize": "client"}, _ALIGNED),
-        )
-        fitting = (own,) if settings.preprocess.normalize != "client" else ()
-        found.append(Suspicion("feature_shift", names, "", evidence, (*fitting, leaving_out(names, settings))))
+        fitting = (Option(standardised(), STANDARDISED),) if settings.preprocess.normalize != "client" else ()
+        found.append(Suspicion("feature_shift", names, "", evidence, (*fitting, _leaving_out(names, settings))))
     return found
 
 
-def leaving_out(clients: Sequence[str], settings: Settings) -> Option:
-    """Returns the remedy that excludes these clients, and those that the run excludes already."""
-    excluded, names = sorted({*settings.federate.exclude, *clients}), every_client(tuple(clients))
-    return Option(without(tuple(clients)), Remedy(f"leave out {names}", {"federate.exclude": excluded}))
+def _leaving_out(clients: tuple[str, ...], settings: Settings) -> Option:
+    return Option(without(clients), leave_out(clients, settings))
