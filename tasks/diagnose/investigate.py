@@ -150,7 +150,7 @@ def _findings(replays: Replayer, probe: Probe, incident: Incident, clients: Clie
     sent = capture(replays, incident.alarm)
     train_rise = training_rise(clients, incident.first, incident.until)
     findings = find(replays, probe, sent, clients, incident.first, incident.trends, train_rise)
-    if not (findings.faulty() or findings.shifted()):
+    if not findings.faulty():
         findings = examined(findings, replays, probe)
     suspects = findings.faulty()
     never_cleared = {
