@@ -30,14 +30,15 @@ def investigate_standing(
         workspace: with the clients' data.
         rounds: rounds.csv.
         log: clients.csv, the rounds of training.
-        observation: what the logs show. If the loss rose, the settings are not suspected: they can have made the rise,
-            and then its own replays would have proven them.
+        observation: what the logs show. If the loss rose, and the model is better than chance, the settings are not
+            suspected: they can have made the rise, and then its own replays would have proven them.
         cache: of computations.
 
     Raises:
         UndriftError: the data are missing, or the replays cannot begin.
     """
-    looked, chance = look(settings, workspace, rounds, log, not observation.rise.detected), observation.chance
+    chance = observation.chance
+    looked = look(settings, workspace, rounds, log, with_settings=not observation.rise.detected or chance is not None)
     examination, last = looked.examination, looked.last
     looked_for, not_examined = said(examination, log, looked.looks_at_settings)
     empty = Investigation(
