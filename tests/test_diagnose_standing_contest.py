@@ -36,6 +36,17 @@ def test_a_loss_that_ends_clearly_lower_with_every_seed_is_beyond_the_noise():
     assert ends([0.2, 0.201, 0.199], 0.6, 0.6, 0.6).beyond_noise(AS_GOOD)
 
 
+def test_runs_that_end_anywhere_are_beyond_the_noise_if_all_of_them_end_higher():
+    # With the change all end at 0.1. Without it they end at 2.3 or diverge: log losses 0.83, 9.21 and 9.21 (at most
+    # 10,000), so falls of 3.1, 11.5 and 11.5: mean 8.7, above the noise of 4.8. The shares of the mean, at most 1, are
+    # 0.36, 1 and 1, so their lower bound is 0.79 - 2.92 * 0.37 / sqrt(3) = 0.16.
+    found = Ends((2.3, np.inf, np.inf), (0.1, 0.1, 0.1))
+    assert not found.effect.proven
+    assert found.beyond_noise(TUNED)
+    # One run with the change ends at 2: only 0.14 below the best run without it.
+    assert not Ends((2.3, np.inf, np.inf), (2.0, 0.1, 0.1)).beyond_noise(TUNED)
+
+
 @pytest.mark.parametrize(
     ("found", "why"),
     [

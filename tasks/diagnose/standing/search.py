@@ -78,7 +78,9 @@ class _Search:
             *of_clients(looked.examination, looked.settings, sent, since, num_clients),
             *looked.choices,
         ]
-        allowed = allowed_rounds(looked.settings.diagnose.budget, looked.last) + 2 * (SEEDS - 1) * looked.last
+        # Other seeds come on top, and what was spent on the evidence: without that, the last run would not fit.
+        of_seeds = 2 * (SEEDS - 1) * looked.last
+        allowed = replays.spent + allowed_rounds(looked.settings.diagnose.budget, looked.last) + of_seeds
         since = min((each.since for each in suspicions if not each.choice), default=1)
         contest = Contest(replays, looked.logged, looked.last, allowed, since)
         if data_changed(looked.settings, looked.workspace) or not {*contest.ending} <= {*looked.logged}:
