@@ -39,7 +39,12 @@ OUTPUTS = {
         "reports/loss.png",
         "reports/metrics.json",
     ),
-    "diagnose": ("reports/diagnosis.html", "reports/diagnosis.json", "reports/diagnosis.md"),
+    "diagnose": (
+        "reports/diagnosis.html",
+        "reports/diagnosis.json",
+        "reports/diagnosis.md",
+        "reports/diagnosis_metrics.json",
+    ),
     "track": ("reports/mlflow.json",),
 }
 """The paths that each step writes, relative to the workspace."""

@@ -16,6 +16,7 @@ from diagnosis_values import (
 )
 
 from tasks.diagnose.diagnosis import Harm, NotFinished, to_json
+from tasks.diagnose.metrics import to_metrics
 
 
 def test_verdict_is_the_first_cause() -> None:
@@ -78,6 +79,15 @@ def test_json_of_a_loss_that_did_not_rise() -> None:
     }
     (slow,) = to_json(standing_too_slow())["causes"]
     assert (slow["cause"], slow["fault"], slow["clients"]) == ("client_learning_rate", "too_low", [])
+
+
+def test_metrics_are_the_verdict_its_round_and_loss() -> None:
+    rise = {"verdict": "faulty_clients", "question": "rise", "round": 7, "loss": 0.82, "reference": 0.41}
+    assert to_metrics(diagnosis()) == {"diagnosis": rise}
+    from_the_start = {"verdict": "faulty_clients", "question": "standing", "round": 1, "loss": 0.31, "reference": 0.19}
+    assert to_metrics(standing()) == {"diagnosis": from_the_start}
+    nothing = {"verdict": "none", "question": "rise", "round": None, "loss": None, "reference": None}
+    assert to_metrics(MINIMAL) == {"diagnosis": nothing}
 
 
 def test_json_of_a_run_without_a_rise() -> None:

@@ -17,6 +17,7 @@ from tasks.diagnose.ended.limits import RUN_AGAIN, limits_of_ending, unfinished,
 from tasks.diagnose.incident import Incident
 from tasks.diagnose.investigation import Investigation
 from tasks.diagnose.limits import FROM_DATA, limits_of_logs, no_standing_cause, not_proven, not_replayed, replay_failed
+from tasks.diagnose.metrics import to_metrics
 from tasks.diagnose.observe.chance import hold_out_counts
 from tasks.diagnose.observe.observation import Observation, observe, sound_after, without_rise
 from tasks.diagnose.observe.own_losses import ClientRise
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def diagnose(settings: Settings, folder: Path) -> None:
-    """Reads reports/rounds.csv and clients.csv, writes reports/diagnosis.json, diagnosis.md and diagnosis.html.
+    """Reads reports/rounds.csv and clients.csv, writes diagnosis.json, .md, .html and diagnosis_metrics.json there.
 
     If the loss rose, the rounds are replayed from data/clients and the checkpoints, if they are there.
 
@@ -67,6 +68,7 @@ def written(reports: Path, settings: Settings, workspace: Path | None) -> tuple[
         _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace, pays))
         content = to_json(answer)
         write_json(reports / "diagnosis.json", content)
+        write_json(reports / "diagnosis_metrics.json", to_metrics(answer))
         for sentence in contradictions(content):
             _log.warning("this diagnosis contradicts itself, please report it: %s", sentence)
     return answer, len(rounds.rounds)
