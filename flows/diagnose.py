@@ -19,11 +19,24 @@ def main(arguments: list[str] | None = None) -> int:
         "or into its MLflow run. If PREFECT_API_URL is set, the diagnosis is a Prefect flow run.",
     )
     parser.add_argument(
-        "run", metavar="RUN", help="an MLflow run id, or a folder that holds reports/rounds.csv and clients.csv"
+        "run",
+        metavar="RUN",
+        help="an MLflow run id, or a folder that holds reports/rounds.csv and clients.csv; with --from, a file",
     )
     parser.add_argument("--apply", action="store_true", help="afterwards, run the pipeline again with the best remedy")
+    parser.add_argument(
+        "--from",
+        dest="framework",
+        choices=("flower", "nvflare"),
+        help="RUN is a log of this framework: a Flower History as JSON, or NVFlare's round_metrics.jsonl; the "
+        "diagnosis is written beside it",
+    )
     options = parser.parse_args(arguments)
+    if options.framework and options.apply:
+        parser.error("--apply needs a run of Undrift: with --from, no round can be replayed, so no remedy is proven")
     command.prepare()
+    if options.framework:
+        return command.run(lambda: _foreign(options.run, options.framework))
     return command.run(lambda: (_apply if options.apply else _report)(options.run))
 
 
@@ -35,6 +48,13 @@ def _apply(run: str) -> None:
     repository = find_repository(Path.cwd())
     _find_mlflow(run)
     launch_pipeline(repository, params_with_remedy(run))
+
+
+def _foreign(file: str, framework: str) -> None:
+    """Diagnoses the log of another framework. It is never a flow run: the worker may not see the file."""
+    from flows.framework_logs import diagnose_file
+
+    diagnose_file(Path(file), framework)
 
 
 def _report(run: str) -> None:

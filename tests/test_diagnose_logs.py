@@ -28,7 +28,7 @@ SETTINGS = parse({})
         ("rounds", "round,val_loss\n1\n", "must have as many cells"),
         ("rounds", "round,val_loss\n1,2,3\n", "must have as many cells"),
         ("clients", "round,client\n1,00\n", "needs one of the columns"),
-        ("clients", "round,client,loss_before\n1,00,1\n", "needs one of the columns"),
+        ("clients", "round,client,loss_after\n1,00,1\n", "needs one of the columns"),
         ("clients", "round,update_norm\n1,2\n", "has no column client"),
         ("clients", "round,client,update_norm\n1,,2\n", "must be a client id"),
         ("clients", "round,client,update_norm\n1,a,long\n", "column update_norm must be a number"),

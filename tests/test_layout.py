@@ -19,7 +19,7 @@ LAYERS = (
     {"workspace"},
     {"mlflow_store"},
     {"recovery", "running", "serving"},
-    {"comparing", "steps"},
+    {"comparing", "framework_logs", "steps"},
     {"prefect_flows"},
     {"pipeline", "compare", "diagnose", "deployments", "tracking"},
 )

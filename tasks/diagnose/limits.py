@@ -242,6 +242,9 @@ def _of_the_test(rise: Rise) -> Iterator[str]:
 
 
 def _of_the_clients(observation: Observation, clients: ClientLog, looked_for: Sequence[str]) -> Iterator[str]:
+    if not clients.ids:
+        yield "The log has no numbers of single clients, so no client can be named."
+        return
     failed, unusual = len(observation.failures), len(observation.unusual)
     if max(failed, unusual) > MOST_SHOWN:
         yield (

@@ -28,7 +28,7 @@ from tasks.diagnose.report.markdown import to_markdown
 from tasks.diagnose.report.wording import headline
 from tasks.errors import UndriftError
 from tasks.files import read_json, replacing, write_json
-from tasks.round_log.read import ClientLog, RoundLog, has_no_row, read_clients, read_rounds
+from tasks.round_log.read import ClientLog, RoundLog, has_no_row, no_clients, read_clients, read_rounds
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -46,23 +46,29 @@ def diagnose(settings: Settings, folder: Path) -> None:
     _log.info("report: %s", os.path.relpath(folder / "reports/diagnosis.html"))
 
 
-def diagnose_logs(reports: Path, settings: Settings, workspace: Path | None) -> Diagnosis:
+def diagnose_logs(
+    reports: Path, settings: Settings, workspace: Path | None, more_limits: Sequence[str] = ()
+) -> Diagnosis:
     """Does the same for the logs in the folder `reports`, and returns the diagnosis.
 
-    `workspace` holds the clients' data and perhaps checkpoints; None: nothing can be replayed.
+    `workspace` holds the clients' data and perhaps checkpoints; None: nothing can be replayed, and clients.csv may be
+    missing. `more_limits` are known to the caller, and come first.
     """
-    answer, num_rounds = written(reports, settings, workspace)
+    answer, num_rounds = written(reports, settings, workspace, more_limits)
     _log.info("%d rounds: %s", num_rounds, headline(answer))
     return answer
 
 
-def written(reports: Path, settings: Settings, workspace: Path | None) -> tuple[Diagnosis, int]:
+def written(
+    reports: Path, settings: Settings, workspace: Path | None, more_limits: Sequence[str] = ()
+) -> tuple[Diagnosis, int]:
     """Writes the diagnosis of the logs in `reports`, and returns it with the number of rounds; logs no answer."""
     with outputs.renewed([reports / Path(name).name for name in outputs.OUTPUTS["diagnose"]]):
         rounds, clients, run_again = _logs(reports, settings, workspace)
         answer = diagnosis(rounds, clients, settings, workspace)
         if run_again:
-            answer = replace(answer, limits=(RUN_AGAIN, *answer.limits))
+            more_limits = (RUN_AGAIN, *more_limits)
+        answer = replace(answer, limits=(*more_limits, *answer.limits))
         pays = payoff(reports, rounds)
         _write_text(reports / "diagnosis.md", to_markdown(answer, pays))
         _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace, pays))
@@ -87,7 +93,10 @@ def _logs(reports: Path, settings: Settings, workspace: Path | None) -> tuple[Ro
             if ended_again(settings, workspace, Path(holder)):
                 again = Path(holder, "reports")
                 return read_rounds(again / "rounds.csv"), read_clients(again / "clients.csv"), True
-    return read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv"), False
+    rounds = read_rounds(reports / "rounds.csv")
+    if workspace is None and not (reports / "clients.csv").exists():
+        return rounds, no_clients(), False
+    return rounds, read_clients(reports / "clients.csv"), False
 
 
 def diagnosis(

@@ -3,13 +3,12 @@
 Columns that are needed:
 
 - rounds.csv: `round`, and one of `val_loss` and `train_loss`.
-- clients.csv: `round`, `client`, and one of `update_norm`, `update_cosine` and `update_cosine_robust`, or both
-  `loss_before` and `loss_after`.
+- clients.csv: `round`, `client`, and one of `update_norm`, `update_cosine`, `update_cosine_robust` and `loss_before`.
 
 Columns that are used if they are present:
 
 - rounds.csv: `phase`, `sparsity`, `val_accuracy`, `server_update_norm`, `failure`.
-- clients.csv: `finite`, `failure`, `num_examples`, `num_steps`.
+- clients.csv: `loss_after`, `finite`, `failure`, `num_examples`, `num_steps`.
 
 All other columns are ignored. An empty cell is a value that was not measured. `nan`, `inf` and `-inf` are values that
 are not finite.
@@ -30,8 +29,8 @@ from tasks.files import Block, read_blocks
 from tasks.round_log.cells import Measurements, Values, client_name, joined, measurements, round_number, truth
 from tasks.round_log.columns import LOSS_COLUMNS, SIGNAL_COLUMNS, WORK_COLUMNS
 
-_ONE_OF = (("update_norm",), ("update_cosine",), ("update_cosine_robust",), ("loss_before", "loss_after"))
-"""Columns of clients.csv of which all in one group are needed."""
+_ONE_OF = ("update_norm", "update_cosine", "update_cosine_robust", "loss_before")
+"""Columns of clients.csv of which one is needed."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def read_rounds(path: Path) -> RoundLog:
         path,
         read_blocks(path),
         ["round"],
-        [[name] for name in LOSS_COLUMNS],
+        LOSS_COLUMNS,
         (*LOSS_COLUMNS, "sparsity", "val_accuracy", "server_update_norm"),
         {"phase": str, "failure": str},
     )
@@ -149,6 +148,12 @@ def read_rounds(path: Path) -> RoundLog:
     steps = ordered.pop("server_update_norm", None)
     failure = columns.texts["failure"][order[-1]] if "failure" in columns.texts else ""
     return RoundLog(rounds, tuple(phases[place] for place in order), ordered, sparsity, accuracy, failure, steps)
+
+
+def no_clients() -> ClientLog:
+    """Returns the log of a run of which nothing is known of single clients."""
+    nobody = np.zeros(0, dtype=np.bool_)
+    return ClientLog(np.zeros(0, dtype=np.int64), (), {}, nobody, nobody)
 
 
 def read_clients(path: Path) -> ClientLog:
@@ -222,13 +227,13 @@ def _read(
     path: Path,
     blocks: Iterable[Block],
     all_of: Sequence[str],
-    one_of: Sequence[Sequence[str]],
+    one_of: Sequence[str],
     numbers: Sequence[str],
     texts: Mapping[str, Callable[[str], Any]],
 ) -> _Columns:
     """Returns the columns `numbers` and `texts` that the file has.
 
-    It must have the columns `all_of`, and the columns of one of `one_of`.
+    It must have the columns `all_of`, and one of the columns `one_of`.
     """
     measured: dict[str, list[Measurements]] = {}
     parsers = {name: Values(path, name, parse) for name, parse in {"round": round_number, **texts}.items()}
@@ -244,12 +249,12 @@ def _read(
     return _Columns(rounds, {name: joined(parts) for name, parts in measured.items()}, parsed)
 
 
-def _require(path: Path, block: Block, all_of: Sequence[str], one_of: Sequence[Sequence[str]]) -> None:
+def _require(path: Path, block: Block, all_of: Sequence[str], one_of: Sequence[str]) -> None:
     if not block.rows:
         raise DataError(f"{path} holds no row below its header: at least one round is needed")
     got = ", ".join(block.header)[:300]
     for name in all_of:
         if name not in block.header:
             raise DataError(f"{path} has no column {name}, got {got}")
-    if not any(set(names) <= set(block.header) for names in one_of):
-        raise DataError(f"{path} needs one of the columns {', '.join(map(' and '.join, one_of))}, got {got}")
+    if not {*one_of} & {*block.header}:
+        raise DataError(f"{path} needs one of the columns {', '.join(one_of)}, got {got}")

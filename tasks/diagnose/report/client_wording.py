@@ -54,6 +54,8 @@ def nothing_unusual(diagnosis: Diagnosis) -> str:
     """
     if not (diagnosis.rise.detected or diagnosis.looked_for):
         return ""
+    if not (diagnosis.healthy or diagnosis.named or diagnosis.not_looked_at):  # the log has no client
+        return ""
     if not diagnosis.healthy:
         return "Each client that was looked at failed, is unusual, or is named by a rise or by a possible cause"
     clients = count(len(diagnosis.healthy), "client")

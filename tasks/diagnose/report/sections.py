@@ -63,7 +63,7 @@ def signal_maps(diagnosis: Diagnosis, clients: ClientLog) -> Iterator[Markup]:
             columns,
             [client_wording.observed(observation) for observation in diagnosis.observations],
         )
-    if not diagnosis.rise.detected:
+    if not diagnosis.rise.detected and (diagnosis.looked_for or diagnosis.healthy or diagnosis.not_looked_at):
         yield tag("h3", client_wording.looked_title(diagnosis))
     if diagnosis.looked_for:
         yield bullets(diagnosis.looked_for)
