@@ -2,16 +2,20 @@
 
 import csv
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from matplotlib.collections import PolyCollection
 
-from flows.comparing import grid, loss_curves, results, summary
+from flows.comparing import grid, loss_curves, report_files, results, summary
 from flows.comparing.results import Result
+from flows.workspace import overrides
 from tasks import files
+from tasks.settings import parse
 
 BASE = (Path(__file__).parents[1] / "params.yaml").read_text()
 KINDS, SEEDS = ("sgd", "adam"), (0, 1, 2)
@@ -209,3 +213,47 @@ def test_labels_with_a_pipe_do_not_break_the_table() -> None:
 def test_numbers_that_are_none_or_not_finite_are_left_out() -> None:
     scores = json.loads('{"a": 1, "b": null, "c": true, "d": NaN, "e": "x", "f": Infinity}')
     assert results.finite(scores) == {"a": 1.0}
+
+
+def with_settings_in_every_cell(changes: Mapping[str, object]) -> list[Result]:
+    params = yaml.safe_load(BASE)
+    for name, value in changes.items():
+        *sections, last = name.split(".")
+        section = params
+        for part in sections:
+            section = section[part]
+        section[last] = value
+    made = grid.cells(yaml.safe_dump(params), ["federate.server_optimizer.kind=sgd,adam"], same_clients=True)
+    return [finished(cell, {"accuracy": 0.5}) for cell in made]
+
+
+def test_the_settings_that_are_fixed_in_every_cell_are_flags_that_a_shell_reads() -> None:
+    base = parse(yaml.safe_load(BASE))
+    changes = {"federate.rounds": 12, "federate.faults.kind": "reversed_update", "federate.faults.clients": ["03"]}
+    found = with_settings_in_every_cell(changes)
+    text = summary.markdown(found, "", None, summary.fixed_settings(found, base))
+    (line,) = (line for line in text.splitlines() if line.startswith("Every cell has these settings instead"))
+    said = shlex.split(line.split("`")[1])
+    assert said[::2] == ["-S"] * 3
+    assert set(said[1::2]) == {
+        "federate.rounds=12",
+        "federate.faults.kind=reversed_update",
+        'federate.faults.clients=["03"]',
+    }
+    again = parse(yaml.safe_load(overrides.with_overrides(BASE, said[1::2])))
+    assert again.federate.faults == found[0].cell.settings.federate.faults
+
+
+def test_settings_of_the_grid_and_of_params_yaml_are_not_called_fixed() -> None:
+    found = with_settings_in_every_cell({})
+    assert summary.fixed_settings(found, parse(yaml.safe_load(BASE))) == ""
+
+
+@pytest.mark.parametrize("has_params", [True, False])
+def test_compare_md_says_the_fixed_settings_if_the_repository_has_params_yaml(has_params: bool, tmp_path: Path) -> None:
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    if has_params:
+        (tmp_path / "params.yaml").write_text(BASE)
+    report_files.write_reports(tmp_path / "run", tmp_path, with_settings_in_every_cell({"federate.rounds": 12}))
+    text = (tmp_path / "reports/compare.md").read_text()
+    assert ("`-S federate.rounds=12`" in text) == has_params

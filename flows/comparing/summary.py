@@ -9,6 +9,8 @@ from flows.comparing import significance
 from flows.comparing.grid import SEED, short_name
 from flows.comparing.results import DRIFT, ROUNDS_TO_TARGET, Result
 from flows.comparing.significance import Group, Verdict
+from tasks.diagnose.report.patch import flags, plain
+from tasks.settings import Settings, fields, value_at
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,28 @@ def shared_clients(results: Sequence[Result]) -> str:
     return "Cells with the same seed have the same clients; each seed divides the examples in another way."
 
 
-def markdown(results: Sequence[Result], clients: str, target: float | None) -> str:
+def fixed_settings(results: Sequence[Result], base: Settings) -> str:
+    """Returns a sentence with the settings in which all cells differ from `base` in the same way; empty if none does.
+
+    `partition.seed` is left out: `shared_clients` says it.
+    """
+    values, of_base = results[0].cell.settings.model_dump(mode="json"), base.model_dump(mode="json")
+    grid = {*results[0].cell.values, "partition.seed"}
+    fixed = {name: value_at(values, name) for name in fields() if name not in grid}
+    fixed = {name: value for name, value in fixed.items() if value != value_at(of_base, name)}
+    return f"Every cell has these settings instead of those in params.yaml: `{flags(fixed) or plain(fixed)}`" * bool(
+        fixed
+    )
+
+
+def markdown(results: Sequence[Result], clients: str, target: float | None, fixed: str = "") -> str:
     """Returns compare.md.
 
     Args:
         results: the results of all cells, in the grid's order.
         clients: the sentence from `shared_clients`.
         target: the hold-out accuracy that counts for `rounds to target`; None if there is none.
+        fixed: the sentence from `fixed_settings`.
     """
     settings = list(results[0].cell.values)
     shown = [column for column in COMPARED if any(column.key in each.numbers for each in results)]
@@ -95,6 +112,7 @@ def markdown(results: Sequence[Result], clients: str, target: float | None) -> s
     parts = [
         f"# Comparison: {' × '.join(short_name(name) for name in settings)}",
         _summary(results, clients),
+        fixed,
         _table(results, settings, shown, judged),
         _legend(results, shown, target),
         _test(results, settings, shown, judged),
