@@ -59,6 +59,12 @@ def mlflow_server(environment: Mapping[str, str], log: Path, folder: Path) -> Ab
     return _server(command, free_port(), "/health", {**environment, **no_jobs}, log, folder)
 
 
+def model_server(environment: Mapping[str, str], log: Path, folder: Path, model: str) -> AbstractContextManager[str]:
+    """Yields the address of a server of the MLflow model at `model`; `log` gets what it writes."""
+    command = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local"]
+    return _server(command, free_port(), "/ping", environment, log, folder)
+
+
 @contextmanager
 def _server(
     command: Sequence[str],

@@ -140,6 +140,8 @@ def _log_run(
     opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]
 ) -> None:
     from flows.mlflow_store import data_versions, logged_models, run_content
+    from tasks.predict import recipe_of
+    from tasks.predict.example import raw_example
 
     client = opened.client
     digests = {path: dvc_hash(folder / path) for path in (*DATA, *MODEL_FILES.values())}
@@ -152,12 +154,15 @@ def _log_run(
     curves = {column: int(row["round"]) for row in rows for column in run_content.numbers(row)}
     scores = files.read_json(folder / "reports/metrics.json")
     log_artifacts(client, run_id, folder, digests)
-    classes = files.read_json(folder / "data/partition/partition.json")["classes"]
+    recipe = recipe_of(settings, folder)
+    example = raw_example(recipe, folder)
     origin = run_content.origin(folder)
     # All models are logged before any score: MLflow copies all numbers of step 0, a new model's step, to that model.
     ids = dict(there)
     for name in [each for each in loaded if each not in there]:
-        ids[name] = logged_models.log_model(opened, run_id, name, loaded[name], settings, classes, origin)
+        ids[name] = logged_models.log_model(
+            opened, run_id, name, folder / MODEL_FILES[name], recipe, example, settings, origin
+        )
         client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODEL_FILES[name]]})
     for name, model_id in {**ids, _BASELINES: None}.items():
         mine = {key: value for key, value in scores.items() if _is_of(key) == name}

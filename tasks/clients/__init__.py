@@ -11,6 +11,7 @@ from tasks.clients.preprocessed import (
     read_hold_out,
     read_preprocessed,
     statistics_of,
+    typical_example,
 )
 from tasks.clients.reading import (
     Examples,
@@ -56,5 +57,6 @@ __all__ = [
     "shards",
     "statistics_of",
     "to_publish",
+    "typical_example",
     "writing",
 ]

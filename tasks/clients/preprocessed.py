@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tasks.clients.ids import client_sizes
-from tasks.clients.reading import Examples, read_checked
+from tasks.clients.reading import Examples, mean_and_sd, read_checked, read_raw_checked
 from tasks.clients.shards import TEST, Form, Stored, find
 from tasks.errors import reading
 from tasks.files import as_size, read_json
@@ -78,3 +81,21 @@ def read_hold_out(preprocessed: Preprocessed) -> Examples:
         DataError: see `read_checked`.
     """
     return read_checked(preprocessed.test)
+
+
+def typical_example(preprocessed: Preprocessed) -> NDArray[np.float32] | NDArray[np.uint8]:
+    """Returns the mean hold-out example before it was normalised, of the type of the raw data; pixels are rounded.
+
+    Raises:
+        DataError: see `read_hold_out`.
+    """
+    x, _ = read_raw_checked(preprocessed.test)
+    mean: NDArray[np.float64] = x.mean(axis=0, dtype=np.float64)
+    if x.dtype == np.uint8:
+        pixels: NDArray[np.uint8] = np.rint(mean).astype(np.uint8)
+        return pixels
+    if preprocessed.content.get("normalize") == "none":
+        return mean.astype(np.float32)
+    centre, sd = mean_and_sd(preprocessed.test.statistics, TEST, mean.shape[-1])
+    features: NDArray[np.float32] = (mean * sd + centre).astype(np.float32)
+    return features

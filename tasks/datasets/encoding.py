@@ -15,7 +15,7 @@ from tasks.datasets.column_values import values_of
 from tasks.datasets.columns import ColumnType
 from tasks.datasets.table_file import read_table
 from tasks.datasets.unreadable import RowsError
-from tasks.errors import DataError, reading
+from tasks.errors import DataError, listed, reading
 from tasks.settings import Missing
 
 if TYPE_CHECKING:
@@ -77,9 +77,23 @@ def encode(path: Path, features: Mapping[str, Any]) -> NDArray[np.float32]:
     with reading(_RECORD):
         fitted = Fitted.model_validate(features)
     frame = read_table(path, {column.name: "the column" for column in fitted.columns})
+    return encode_frame(frame, features, str(path))
+
+
+def encode_frame(frame: pd.DataFrame, features: Mapping[str, Any], where: str) -> NDArray[np.float32]:
+    """Returns the features x (N, F) of a table in memory, by `features` of partition.json; `where` names it in errors.
+
+    Raises:
+        DataError: see `encode`.
+    """
     with reading(_RECORD):
-        values = values_in(frame, fitted.columns, str(path))
-    return transform(values, fitted, str(path))
+        fitted = Fitted.model_validate(features)
+    missing = [column.name for column in fitted.columns if column.name not in frame]
+    if missing:
+        raise DataError(f"{where} must have the run's columns, got none of these: {listed([*map(repr, missing)])}")
+    with reading(_RECORD):
+        values = values_in(frame, fitted.columns, where)
+    return transform(values, fitted, where)
 
 
 def values_in(frame: pd.DataFrame, columns: Sequence[ColumnType], where: str) -> pd.DataFrame:
