@@ -43,11 +43,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _apply(run: str) -> None:
     """Diagnoses the run, and runs its pipeline again with the remedy of the first cause that has one."""
     _find_prefect()
+    from flows.mlflow_store.mending import next_run_mends
     from flows.prefect_flows.diagnosis_flow import params_with_remedy
 
     repository = find_repository(Path.cwd())
     _find_mlflow(run)
-    launch_pipeline(repository, params_with_remedy(run))
+    params = params_with_remedy(run)
+    next_run_mends(run)
+    launch_pipeline(repository, params)
 
 
 def _foreign(file: str, framework: str) -> None:

@@ -19,7 +19,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from flows.mlflow_store import run_content
+from flows.mlflow_store import run_names
 from tasks import files
 from tasks.settings import load
 from tests.servers import free_port
@@ -153,7 +153,7 @@ def test_every_cell_is_a_child_with_all_settings_and_a_tag_for_each_of_the_grid(
         assert run.info.run_id == row["mlflow_run_id"]
         assert run.info.status == {"finished": "FINISHED", "failed": "FAILED"}[row["status"]]
         assert (run.data.tags[RATE], run.data.tags["seed"]) == (row[RATE], row["seed"])
-        assert run.data.params == run_content.spelled_settings(load(compared.folder / f"cell-0{at}/params.yaml"))
+        assert run.data.params == run_names.spelled_settings(load(compared.folder / f"cell-0{at}/params.yaml"))
         assert run.data.tags.get("failure", "") == row["reason"]
 
 

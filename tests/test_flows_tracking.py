@@ -15,7 +15,7 @@ import pytest
 import yaml
 from mlflow.entities import ViewType
 
-from flows.mlflow_store import connection, data_versions, finished_run, logged_models, run_content
+from flows.mlflow_store import connection, data_versions, finished_run, logged_models, run_content, run_names
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
 from tasks.errors import RunError, UndriftError
@@ -155,7 +155,7 @@ def test_report_names_the_run(tracked: Path, opened: connection.Store, run: mlfl
 
 
 def test_parameters_are_all_settings_by_dotted_name(tracked: Path, run: mlflow.entities.Run) -> None:
-    assert run.data.params == run_content.spelled_settings(load(tracked / "params.yaml"))
+    assert run.data.params == run_names.spelled_settings(load(tracked / "params.yaml"))
     assert run.data.params["federate.client.learning_rate"] == "0.05"
     assert run.data.params["preprocess.augment.flip"] == "false"
     assert run.data.params["federate.local_work.by_client"] == "{}"

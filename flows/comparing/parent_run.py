@@ -8,7 +8,7 @@ from mlflow.entities import Param
 
 from flows.comparing.grid import Cell, short_name
 from flows.comparing.results import Result
-from flows.mlflow_store import connection, run_content, run_record
+from flows.mlflow_store import connection, run_content, run_names, run_record
 from flows.mlflow_store.store_errors import store_errors
 
 _TABLE = "compare.json"
@@ -46,7 +46,7 @@ class ParentRun:
         return str(run.info.run_id)
 
     def _log_settings(self, cells: Sequence[Cell], grid: Mapping[str, str]) -> None:
-        spelled = [run_content.spelled_settings(cell.settings) for cell in cells]
+        spelled = [run_names.spelled_settings(cell.settings) for cell in cells]
         shared = {name: value for name, value in spelled[0].items() if all(cell[name] == value for cell in spelled)}
         params = [Param(name, value) for name, value in {**shared, **grid}.items()]
         for begin in range(0, len(params), run_content.PARAMS_PER_CALL):

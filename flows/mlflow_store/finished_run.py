@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection, run_record
+from flows.mlflow_store import connection, mending, run_record, verdict_tags
 from flows.mlflow_store.store_errors import store_errors
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import command, files, outputs
@@ -169,7 +169,9 @@ def _log_run(
         run_content.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
     evaluation = files.read_json(folder / "reports/evaluation.json")
     said = evaluation.get("baselines", {}).get("says", [])
-    run_content.log_tags(client, run_id, {"mlflow.note.content": note(settings, rows, scores, said)})
+    mended = mending.compared(client, client.get_run(run_id), scores.get("loss"))
+    text = "\n\n".join(part for part in (mended, note(settings, rows, scores, said)) if part)
+    verdict_tags.mark(client, run_id, folder / "reports", text)
 
 
 def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:

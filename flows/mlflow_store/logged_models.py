@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from flows.mlflow_store import model_flavors, run_content
+from flows.mlflow_store import model_flavors
 from flows.mlflow_store.connection import Store
+from flows.mlflow_store.run_names import spelled_settings
 from tasks.clients import CLIENTS, read_preprocessed
 from tasks.predict import Recipe
 from tasks.settings import Settings
@@ -52,7 +53,7 @@ def log_model(
         store.experiment_id,
         name=name,
         source_run_id=run_id,
-        params=run_content.spelled_settings(settings),
+        params=spelled_settings(settings),
         model_type="classifier",
         tags={**origin, "mlflow.note.content": model_flavors.described(recipe)},
     )

@@ -6,20 +6,21 @@ number could be logged to the wrong run. Every function can be called while the 
 
 import contextlib
 import getpass
-import json
 import math
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from mlflow import MlflowClient
 from mlflow.data.dataset import Dataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
-from flows.mlflow_store.run_names import run_name
-from tasks.settings import Settings, fields, value_at
+from flows.mlflow_store import changed_settings, mending
+from flows.mlflow_store.connection import store_folder
+from flows.mlflow_store.run_names import run_name, spelled_settings
+from tasks.settings import Settings
 
 Item = TypeVar("Item")
 
@@ -32,16 +33,15 @@ PARAMS_PER_CALL = 100
 def create(
     client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
 ) -> str:
-    """Creates a run for the workspace `folder` with the tags of its origin. Returns the run's id."""
-    name = (tags or {}).get("mlflow.runName") or run_name(settings)
-    run = client.create_run(experiment_id, run_name=name, tags={**origin(folder), **(tags or {})})
+    """Creates a run for the workspace `folder` with the tags of its origin. Returns the run's id.
+
+    Its name and the tag `settings.changed` say what differs from the repository's params.yaml.
+    """
+    changes = changed_settings.changed(settings, store_folder(folder))
+    named = changed_settings.name_of(settings, changes, run_name(settings))
+    all_tags = {**origin(folder), **changed_settings.tag_of(changes), **mending.link(), **(tags or {})}
+    run = client.create_run(experiment_id, run_name=all_tags.get("mlflow.runName", named), tags=all_tags)
     return str(run.info.run_id)
-
-
-def spelled_settings(settings: Settings) -> dict[str, str]:
-    """Returns dotted name → value, for every setting; texts are as they are, other values in JSON."""
-    values = settings.model_dump()
-    return {name: _spell(value_at(values, name)) for name in fields()}
 
 
 def log_settings(client: MlflowClient, run_id: str, settings: Settings) -> None:
@@ -157,10 +157,6 @@ def _git(folder: Path, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _spell(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _number(cell: str | None) -> float | None:

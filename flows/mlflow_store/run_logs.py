@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection, finished_run
+from flows.mlflow_store import connection, finished_run, verdict_tags
 from flows.mlflow_store.store_errors import store_errors
 from flows.workspace.repository import RUNS, find_repository
 from tasks import lock
@@ -78,7 +78,7 @@ def _in_folder(folder: Path) -> RunLogs:
 
 @contextmanager
 def _in_mlflow(run_id: str) -> Iterator[RunLogs]:
-    """Yields copies of the MLflow run's logs. After the block, logs the files of WRITTEN to the run."""
+    """Yields copies of the MLflow run's logs. After the block, logs the files of WRITTEN and the verdict to the run."""
     repository = find_repository(Path.cwd())
     if not os.environ.get("MLFLOW_TRACKING_URI") and not (repository / connection.DATABASE).exists():
         raise InputError(f"MLflow at sqlite:///{connection.DATABASE} has no run {run_id}: the file does not exist yet")
@@ -95,6 +95,7 @@ def _in_mlflow(run_id: str) -> Iterator[RunLogs]:
         yield RunLogs(Path(holder), settings, workspace)
         for name in WRITTEN:
             opened.client.log_artifact(run_id, str(Path(holder, name)), "reports")
+        verdict_tags.mark(opened.client, run_id, Path(holder))
         _log.info("%s: reports/%s logged to run %s", opened.uri, ", ".join(WRITTEN), run_id)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection
+from flows.mlflow_store import connection, verdict_tags
 from tasks.files import replacing
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, wi
     """Ends the run of `folder` in MLflow. If the store does not answer, logs a warning.
 
     With `with_reports`, a run that did not finish gets the folder's round logs, which a diagnosis needs, and the
-    diagnosis, if there is one.
+    diagnosis with its verdict, if there is one.
     """
     try:
         # A finished run has its round logs already, among its other files.
@@ -107,6 +107,7 @@ def terminate(client: "MlflowClient", folder: Path, run_id: str, status: str, wi
             for path in _REPORTS:
                 if (folder / path).is_file():
                     client.log_artifact(run_id, str(folder / path), "reports")
+            verdict_tags.mark(client, run_id, folder / "reports")
         client.set_terminated(run_id, status)
     except Exception as lost:  # the store is gone, but the error that ended the run is more important
         _log.warning("MLflow run %s could not be marked %s: %s", run_id, status, safe_line(lost))
