@@ -13,7 +13,16 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss
 from tasks.clients import TEST
 from tasks.errors import DataError
 from tasks.evaluate.curves import Curves, read_curves, read_updates
-from tasks.evaluate.metrics import ClientScores, area_under_roc, mean_cross_entropy, over_clients, predict, score
+from tasks.evaluate.metrics import (
+    ClientScores,
+    area_under_roc,
+    mean_cross_entropy,
+    over_clients,
+    predict,
+    score,
+    score_client,
+    worst,
+)
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
 from tasks.files import read_json, read_rows, write_json, write_rows
 from tasks.heat_map import Grid
@@ -165,6 +174,30 @@ def test_over_clients_takes_the_bad_end_of_both():
 def test_over_clients_leaves_out_what_is_undefined():
     assert over_clients({}) == {}
     assert "client_loss_mean" not in over_clients({"00": ClientScores(3, None, 0.5)})
+
+
+def test_no_client_is_ranked_by_fewer_than_10_examples():
+    clients = {"few": ClientScores(9, 5.0, 0.0), "many": ClientScores(10, 1.0, 0.6), "best": ClientScores(99, 0.5, 0.9)}
+    summary = over_clients(clients)
+    assert (summary["client_accuracy_worst"], summary["client_loss_worst"]) == (0.6, 1.0)
+    assert summary["client_accuracy_mean"] == pytest.approx(0.5)
+    assert set(over_clients({"few": clients["few"]})) == {"client_accuracy_mean", "client_loss_mean"}
+
+
+def test_the_worst_of_all_is_named_with_its_support_and_never_for_two_examples():
+    # The hospital has two examples of class b, both wrong, and 30 of class a, of which 27 are right.
+    y = np.array([0] * 30 + [1] * 2)
+    logits = logits_for(np.array([0] * 27 + [1] * 3 + [0] * 2), 2)
+    hospital = score_client(y, logits)
+    assert (hospital.support, hospital.recall) == ((30, 2), (0.9, 0.0))
+    other = score_client(np.array([1] * 20), logits_for(np.array([1] * 19 + [0]), 2))
+    assert other.recall == (None, 0.95)
+    test = score(np.array([0] * 9 + [1] * 12), logits_for(np.array([1] * 9 + [1] * 6 + [0] * 6), 2))
+    assert worst(["a", "b"], test, {"hospital": hospital, "other": other}) == {
+        "client": {"client": "hospital", "accuracy": 27 / 32, "num_examples": 32},
+        "class": {"class": "b", "recall": 0.5, "num_examples": 12},  # a has only 9 hold-out examples
+        "client_class": {"client": "hospital", "class": "a", "recall": 0.9, "num_examples": 30},
+    }
 
 
 # the round log
@@ -427,9 +460,14 @@ def test_evaluate_scores_both_models_on_test_set_and_clients(workspace):
             loss, accuracy = reference(workspace, model, client)
             assert of["loss"] == pytest.approx(loss, rel=1e-5)
             assert of["accuracy"] == pytest.approx(accuracy)
-        worst = min(of["accuracy"] for of in clients.values())
-        assert metrics[f"{prefix}client_accuracy_worst"] == worst
-        assert metrics[f"{prefix}client_loss_worst"] == max(of["loss"] for of in clients.values())
+            assert sum(of["support"]) == of["num_examples"]
+            right = [n * recall for n, recall in zip(of["support"], of["recall"], strict=True) if n]
+            assert sum(right) / of["num_examples"] == pytest.approx(accuracy)
+        ranked = [of for of in clients.values() if of["num_examples"] >= 10]
+        assert 0 < len(ranked) < 3
+        assert metrics[f"{prefix}client_accuracy_worst"] == min(of["accuracy"] for of in ranked)
+        assert metrics[f"{prefix}client_loss_worst"] == max(of["loss"] for of in ranked)
+        assert evaluation[model]["worst"]["client"]["accuracy"] == min(of["accuracy"] for of in ranked)
         confusion = np.array(evaluation[model]["test"]["confusion"])
         assert np.trace(confusion) / confusion.sum() == pytest.approx(metrics[f"{prefix}accuracy"])
         per_class = evaluation[model]["test"]["per_class"]

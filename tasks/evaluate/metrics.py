@@ -4,8 +4,9 @@ A score that is undefined (the recall of a class without examples, the AUC of on
 is None here, null in evaluation.json and absent from metrics.json: never NaN, never a made-up 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ ClassLabels = NDArray[np.int32] | NDArray[np.int64]
 
 NO_CLASS = -1
 """The prediction for an example with a logit that is not finite: wrong, whatever its label."""
+
+FEWEST = 10
+"""Fewest examples from which a client or a class is ranked. The recall of 2 examples can only be 0, 1/2 or 1, and a
+client was once called the worst for two examples of a class."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class ClientScores:
     num_examples: int
     loss: float | None
     accuracy: float
+    support: tuple[int, ...] = ()
+    """(C,) the client's examples of each class"""
+    recall: tuple[float | None, ...] = ()
+    """(C,) the fraction of them that is predicted right; None if there are none"""
 
 
 def score(y: ClassLabels, logits: Logits) -> Scores:
@@ -88,8 +97,13 @@ def score(y: ClassLabels, logits: Logits) -> Scores:
 
 
 def score_client(y: ClassLabels, logits: Logits) -> ClientScores:
-    """Returns loss and accuracy of logits (N, C) against the labels y (N,) of one client; N > 0."""
-    return ClientScores(len(y), mean_cross_entropy(y, logits), accuracy(y, predict(logits)))
+    """Returns the scores of logits (N, C) against the labels y (N,) of one client; N > 0."""
+    predictions, num_classes = predict(logits), logits.shape[1]
+    support = np.bincount(y, minlength=num_classes)
+    right = np.bincount(y[predictions == y], minlength=num_classes)
+    recall = tuple(float(r / n) if n else None for r, n in zip(right.tolist(), support.tolist(), strict=True))
+    loss = mean_cross_entropy(y, logits)
+    return ClientScores(len(y), loss, accuracy(y, predictions), tuple(support.tolist()), recall)
 
 
 def predict(logits: Logits) -> NDArray[np.int64]:
@@ -129,20 +143,54 @@ def over_clients(clients: Mapping[str, ClientScores]) -> dict[str, float]:
 
     `client_accuracy_worst`, `_p10`, `_mean`: the smallest, the 10th percentile (linear between neighbours) and the
     mean. A high loss is bad, so `client_loss_worst` is the largest and `client_loss_p90` the 90th percentile. Clients
-    without a finite loss are missing only from the loss. Without clients there is no entry.
+    with fewer than FEWEST examples count only in the means, because one example more or less changes their rank.
+    Clients without a finite loss are missing only from the loss. Without clients there is no entry.
     """
-    accuracies = [client.accuracy for client in clients.values()]
-    losses = [client.loss for client in clients.values() if client.loss is not None]
+    ranked = [client for client in clients.values() if client.num_examples >= FEWEST]
     summary: dict[str, float] = {}
-    if accuracies:
-        summary["client_accuracy_worst"] = min(accuracies)
-        summary["client_accuracy_p10"] = float(np.percentile(accuracies, 10))
-        summary["client_accuracy_mean"] = float(np.mean(accuracies))
+    if clients:
+        accuracies = [client.accuracy for client in ranked]
+        if accuracies:
+            summary["client_accuracy_worst"] = min(accuracies)
+            summary["client_accuracy_p10"] = float(np.percentile(accuracies, 10))
+        summary["client_accuracy_mean"] = float(np.mean([client.accuracy for client in clients.values()]))
+    losses = [client.loss for client in clients.values() if client.loss is not None]
     if losses:
-        summary["client_loss_worst"] = max(losses)
-        summary["client_loss_p90"] = float(np.percentile(losses, 90))
+        high = [client.loss for client in ranked if client.loss is not None]
+        if high:
+            summary["client_loss_worst"] = max(high)
+            summary["client_loss_p90"] = float(np.percentile(high, 90))
         summary["client_loss_mean"] = float(np.mean(losses))
     return summary
+
+
+def worst(classes: Sequence[str], test: Scores, clients: Mapping[str, ClientScores]) -> dict[str, dict[str, Any]]:
+    """Returns the worst client, class of the hold-out data, and class of a client, each with its number of examples.
+
+    The keys are `client`, `class` and `client_class`. Clients and classes with fewer than FEWEST examples are not
+    ranked; of equals, the first is returned. A key without anything to rank is missing.
+    """
+    entries: dict[str, list[dict[str, Any]]] = {
+        "client": [
+            {"client": client, "accuracy": of.accuracy, "num_examples": of.num_examples}
+            for client, of in clients.items()
+        ],
+        "class": [
+            {"class": name, "recall": of.recall, "num_examples": of.support}
+            for name, of in zip(classes, test.per_class, strict=True)
+        ],
+        "client_class": [
+            {"client": client, "class": name, "recall": recall, "num_examples": support}
+            for client, of in clients.items()
+            for name, recall, support in zip(classes, of.recall, of.support, strict=True)
+        ],
+    }
+    ranked = {key: [each for each in those if each["num_examples"] >= FEWEST] for key, those in entries.items()}
+    return {
+        key: min(those, key=lambda each: float(each.get("accuracy", each.get("recall"))))
+        for key, those in ranked.items()
+        if those
+    }
 
 
 def _defined(value: float) -> float | None:

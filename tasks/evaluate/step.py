@@ -17,7 +17,7 @@ from tasks.arrays import LogitsOf
 from tasks.clients import CLIENTS, Examples, Preprocessed, check_client_id, read_hold_out, read_preprocessed
 from tasks.errors import DataError, listed, reading
 from tasks.evaluate.curves import Curves, read_curves, read_updates
-from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client
+from tasks.evaluate.metrics import ClientScores, Scores, over_clients, score, score_client, worst
 from tasks.evaluate.model import load_logits
 from tasks.evaluate.pictures import draw_confusion, draw_curves, draw_drift, save
 from tasks.files import read_json, write_json
@@ -211,7 +211,10 @@ def _flat(evaluations: Mapping[str, Evaluation], curves: Curves) -> dict[str, fl
 
 
 def _detailed(evaluations: Mapping[str, Evaluation], classes: list[str]) -> dict[str, Any]:
-    """Returns evaluation.json: by model, all scores of metrics.json, and the scores of each class and client."""
+    """Returns evaluation.json: by model, all scores of metrics.json, and the scores of each class and client.
+
+    `support` and `recall` of a client are in the order of `classes`.
+    """
     detailed: dict[str, Any] = {"classes": classes}
     for model, evaluation in evaluations.items():
         test = evaluation.test
@@ -220,5 +223,6 @@ def _detailed(evaluations: Mapping[str, Evaluation], classes: list[str]) -> dict
             "test": asdict(test) | {"per_class": per_class, "confusion": test.confusion.tolist()},
             "clients": {client: asdict(of) for client, of in evaluation.clients.items()},
             "over_clients": over_clients(evaluation.clients),
+            "worst": worst(classes, test, evaluation.clients),
         }
     return detailed
