@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
 DATA = {"data/partition": "partition", "data/clients": "training"}
 """Data set of a run → its use in the run, which MLflow calls its context."""
 MODEL_FILES = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
+_HOLD_OUT = "data/partition/test.npz"
 _DIGEST = "dvc.digest"
-"""The tag that holds the hash of a logged model's file.
-
-It is set last: a model with this tag is complete, and registered if `track.register_as` is set.
-"""
+"""The tag that holds the hash of a logged model's file. It is set last: a model with this tag is complete."""
 FILES = (
     "params.yaml",
     "data/partition/partition.json",
@@ -49,6 +48,13 @@ FILES = (
 _BASELINES = "baselines"
 _OF_BASELINES = ("pooled_", "local_", "federated_", "clients_better_")
 """How the scores of `evaluate.baselines` begin."""
+_OF_PRUNED = {
+    "size_bytes": "tflite_size_bytes",
+    "size_bytes_gzip": "tflite_size_bytes_gzip",
+    "h5_size_bytes": "size_bytes",
+    "h5_size_bytes_gzip": "size_bytes_gzip",
+}
+"""Score of the pruned model in metrics.json, without its prefix → the name on the model's own page."""
 TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
 """More artifacts, if they exist."""
 
@@ -139,7 +145,7 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
 def _log_run(
     opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]
 ) -> None:
-    from flows.mlflow_store import data_versions, logged_models, run_content
+    from flows.mlflow_store import data_versions, logged_models, registry, run_content
     from tasks.predict import recipe_of
     from tasks.predict.example import raw_example
 
@@ -164,14 +170,39 @@ def _log_run(
             opened, run_id, name, folder / MODEL_FILES[name], recipe, example, settings, origin
         )
         client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODEL_FILES[name]]})
-    for name, model_id in {**ids, _BASELINES: None}.items():
-        mine = {key: value for key, value in scores.items() if _is_of(key) == name}
-        run_content.log_scores(client, run_id, mine, curves, model_id, data["data/clients"])
+    log = partial(run_content.log_scores, client, run_id, curves=curves, data=data["data/clients"])
+    log({key: value for key, value in scores.items() if key.startswith(("pruned_", *_OF_BASELINES))})
+    for name in ("pruned", "global"):  # both have a `loss`; the run's own is that of the global model
+        log(of_model(name, scores), model_id=ids[name], earlier=0 if name == "global" else 1)
     evaluation = files.read_json(folder / "reports/evaluation.json")
     said = evaluation.get("baselines", {}).get("says", [])
     mended = mending.compared(client, client.get_run(run_id), scores.get("loss"))
     text = "\n\n".join(part for part in (mended, note(settings, rows, scores, said)) if part)
     verdict_tags.mark(client, run_id, folder / "reports", text)
+    run_content.log_tags(client, run_id, registry.run_tags(folder / "reports", dvc_hash(folder / _HOLD_OUT)))
+    _register(client, run_id, settings, folder, {name: (ids[name], of_model(name, scores)) for name in ids})
+
+
+def _register(
+    client: "MlflowClient",
+    run_id: str,
+    settings: Settings,
+    folder: Path,
+    models: Mapping[str, tuple[str, Mapping[str, Any]]],
+) -> None:
+    """Registers the run's models, name → (id, scores), if `track.register_as` is set.
+
+    The global model is registered as `track.register_as`, the pruned one as `<track.register_as>-pruned`, so that the
+    versions of a registered model are comparable.
+    """
+    from flows.mlflow_store import registry
+
+    name = settings.track.register_as
+    for model, (model_id, scores) in models.items() if name else ():
+        registered = name if model == "global" else f"{name}-{model}"
+        version = registry.version_of(client, registered, run_id, model_id, scores)
+        if settings.track.promote:
+            registry.promote(client, version, model, folder)
 
 
 def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, str]) -> dict[str, str]:
@@ -248,6 +279,17 @@ def note(
     if said:
         lines += ["", " ".join(said)]
     return "\n".join(lines)
+
+
+def of_model(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scores of metrics.json that describe one model, under names that both models share.
+
+    `size_bytes` is the size of the model's H5 file. Of the pruned model, the deployed file's is `tflite_size_bytes`.
+    """
+    if name == "global":
+        return {key: value for key, value in scores.items() if _is_of(key) == name}
+    own = {key.removeprefix("pruned_"): value for key, value in scores.items() if _is_of(key) == name}
+    return {_OF_PRUNED.get(key, key): value for key, value in own.items()}
 
 
 def _is_of(key: str) -> str:

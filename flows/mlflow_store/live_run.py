@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,16 @@ class LiveRun:
         TrackingLost: the store does not answer at the start.
     """
 
-    def __init__(self, folder: Path, settings: Settings, tags: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, settings: Settings, tags: Mapping[str, str], begun: float | None = None) -> None:
+        """`begun` is when the first step started, in seconds since 1970; None: now."""
         self._folder, self.store = folder, connection.connect(folder)
         from flows.mlflow_store import run_content  # after connect, which quiets MLflow before its import
 
         self._client = self.store.client
         with store_errors(self.store.uri):
             experiment = self.store.experiment_id
-            self.run_id = run_record.begin(
-                self._client, folder, lambda: run_content.create(self._client, experiment, settings, folder, tags), tags
-            )
+            start = partial(run_content.create, self._client, experiment, settings, folder, tags, begun)
+            self.run_id = run_record.begin(self._client, folder, start, tags)
             run_content.log_settings(self._client, self.run_id, settings)
             self._last = run_content.last_round(self._client, self.run_id)
         self._rows: list[dict[str, str]] = []

@@ -1,12 +1,9 @@
-"""Logs models to MLflow, and registers them if `track.register_as` is set."""
+"""Logs models to MLflow."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from flows.mlflow_store import model_flavors
@@ -42,11 +39,10 @@ def log_model(
     settings: Settings,
     origin: Mapping[str, str],
 ) -> str:
-    """Logs the model in the H5 file `weights` and returns its id. Registers it if `track.register_as` is set.
+    """Logs the model in the H5 file `weights` and returns its id.
 
     The logged model is created first, and MLflow's `log` gets its id. Otherwise, `log` would choose the experiment by
-    the environment and the thread's active run. The global model is registered as `track.register_as`, any other model
-    as `<track.register_as>-<name>`, so that the versions of a registered model are comparable.
+    the environment and the thread's active run.
     """
     client = store.client
     logged = client.create_logged_model(
@@ -69,20 +65,4 @@ def log_model(
         metadata={"classes": list(recipe.classes)},
         validate_serving_input=False,  # it would load the model again, and leave its copy of the code on sys.path
     )
-    register_as = settings.track.register_as
-    if register_as:
-        register_model(client, register_as if name == "global" else f"{register_as}-{name}", run_id, logged.model_id)
     return str(logged.model_id)
-
-
-def register_model(client: MlflowClient, name: str, run_id: str, model_id: str) -> None:
-    """Makes a logged model the next version of the registered model `name`."""
-    try:
-        client.create_registered_model(name)
-    except MlflowException as exc:
-        if exc.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    created = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, model_id=model_id)
-    # mlflow.register_model sets this tag too; the model's page lists the versions in it.
-    versions = json.dumps([{"name": created.name, "version": created.version}])
-    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": versions})

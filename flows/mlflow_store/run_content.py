@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.data.dataset import Dataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
-from flows.mlflow_store import changed_settings, mending
+from flows.mlflow_store import changed_settings, mending, run_start
 from flows.mlflow_store.connection import store_folder
 from flows.mlflow_store.run_names import run_name, spelled_settings
 from tasks.settings import Settings
@@ -31,16 +31,23 @@ PARAMS_PER_CALL = 100
 
 
 def create(
-    client: MlflowClient, experiment_id: str, settings: Settings, folder: Path, tags: Mapping[str, str] | None = None
+    client: MlflowClient,
+    experiment_id: str,
+    settings: Settings,
+    folder: Path,
+    tags: Mapping[str, str] | None = None,
+    begun: float | None = None,
 ) -> str:
     """Creates a run for the workspace `folder` with the tags of its origin. Returns the run's id.
 
-    Its name and the tag `settings.changed` say what differs from the repository's params.yaml.
+    Its name and the tag `settings.changed` say what differs from the repository's params.yaml. `begun` is when its
+    first step started, in seconds since 1970; None: see `run_start.started`.
     """
     changes = changed_settings.changed(settings, store_folder(folder))
     named = changed_settings.name_of(settings, changes, run_name(settings))
     all_tags = {**origin(folder), **changed_settings.tag_of(changes), **mending.link(), **(tags or {})}
-    run = client.create_run(experiment_id, run_name=all_tags.get("mlflow.runName", named), tags=all_tags)
+    all_tags.setdefault("mlflow.runName", named)
+    run = client.create_run(experiment_id, run_start.started(begun), all_tags, all_tags["mlflow.runName"])
     return str(run.info.run_id)
 
 
@@ -91,6 +98,7 @@ def log_scores(
     curves: Mapping[str, int],
     model_id: str | None = None,
     data: Dataset | None = None,
+    earlier: int = 0,
 ) -> None:
     """Logs final scores to the run, and to the model that they describe.
 
@@ -104,8 +112,10 @@ def log_scores(
         curves: column of rounds.csv → the last round in which it has a number.
         model_id: the logged model that the scores describe, if there is one.
         data: the data set that the scores were computed on, if it is to be named.
+        earlier: milliseconds by which the scores are dated back. MLflow logs a model's score to its run too, where the
+            score with the latest time counts.
     """
-    now = _now()
+    now = _now() - earlier
     about = {"model_id": model_id, "run_id": run_id}
     if data is not None:
         about |= {"dataset_name": data.name, "dataset_digest": data.digest}

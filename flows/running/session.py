@@ -1,6 +1,7 @@
 """The state that the tasks of one flow run share: its workspace, its settings, and its MLflow run if one has begun."""
 
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ class Session:
         """`parent` is the comparison's MLflow run if this run is a cell; a cell always gets an MLflow run."""
         self.workspace, self.settings = workspace, settings
         self.is_child = bool(parent)
-        self.linked = ""
+        self.linked, self._begun = "", time.time()
         self._tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
         self._live: LiveRun | None = None
 
@@ -34,7 +35,7 @@ class Session:
     def begin(self) -> LiveRun:
         """Returns the MLflow run. The first call creates or resumes it."""
         if self._live is None:
-            self._live = LiveRun(self.workspace.folder, self.settings, self._tags)
+            self._live = LiveRun(self.workspace.folder, self.settings, self._tags, self._begun)
         return self._live
 
     def live(self) -> LiveRun:

@@ -57,6 +57,8 @@ class Scores:
     per_class: list[ClassScores]
     confusion: NDArray[np.int64]
     """(C, C) examples by label (row) and prediction (column); NO_CLASS has no column"""
+    losses: NDArray[np.float64] | None
+    """(N,) the loss of each example; None if any logit is not finite"""
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,11 @@ def score(y: ClassLabels, logits: Logits) -> Scores:
         y, predictions, labels=classes, zero_division=np.nan
     )
     non_finite = int((predictions == NO_CLASS).sum())
+    losses = cross_entropies(y, logits)
     return Scores(
         num_examples=len(y),
         non_finite=non_finite,
-        loss=mean_cross_entropy(y, logits),
+        loss=None if losses is None else float(losses.mean()),
         accuracy=accuracy(y, predictions),
         balanced_accuracy=float(np.nanmean(recall)),
         macro_f1=float(np.nanmean(f1)),
@@ -93,6 +96,7 @@ def score(y: ClassLabels, logits: Logits) -> Scores:
             ClassScores(_defined(precision[k]), _defined(recall[k]), _defined(f1[k]), int(support[k])) for k in classes
         ],
         confusion=confusion_matrix(y, predictions, labels=classes),
+        losses=losses,
     )
 
 
@@ -112,15 +116,21 @@ def predict(logits: Logits) -> NDArray[np.int64]:
 
 
 def mean_cross_entropy(y: ClassLabels, logits: Logits) -> float | None:
-    """Returns the mean of -log softmax(logits)[y] in nats; ln C for equal logits; None if a logit is not finite.
+    """Returns the mean of `cross_entropies`; None if a logit is not finite."""
+    losses = cross_entropies(y, logits)
+    return None if losses is None else float(losses.mean())
+
+
+def cross_entropies(y: ClassLabels, logits: Logits) -> NDArray[np.float64] | None:
+    """Returns (N,) -log softmax(logits)[y] in nats; ln C for equal logits; None if a logit is not finite.
 
     It is computed from the logits in float64, so that nothing is clipped. scikit-learn's `log_loss` takes
     probabilities, which lose a confident mistake of more than 36 nats.
     """
     if not np.isfinite(logits).all():
         return None
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
-    return float(-log_probabilities[np.arange(len(y)), y].mean())
+    losses: NDArray[np.float64] = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(y)), y]
+    return losses
 
 
 def accuracy(y: ClassLabels, predictions: ClassLabels) -> float:
@@ -187,7 +197,7 @@ def worst(classes: Sequence[str], test: Scores, clients: Mapping[str, ClientScor
     }
     ranked = {key: [each for each in those if each["num_examples"] >= FEWEST] for key, those in entries.items()}
     return {
-        key: min(those, key=lambda each: float(each.get("accuracy", each.get("recall"))))
+        key: min(those, key=lambda each: float(each["accuracy"] if "accuracy" in each else each["recall"]))
         for key, those in ranked.items()
         if those
     }

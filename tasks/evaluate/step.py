@@ -213,16 +213,22 @@ def _flat(evaluations: Mapping[str, Evaluation], curves: Curves) -> dict[str, fl
 def _detailed(evaluations: Mapping[str, Evaluation], classes: list[str]) -> dict[str, Any]:
     """Returns evaluation.json: by model, all scores of metrics.json, and the scores of each class and client.
 
-    `support` and `recall` of a client are in the order of `classes`.
+    `support` and `recall` of a client are in the order of `classes`. `losses` are those of the hold-out examples, with
+    spaces between them: in one line, and with them two runs on the same hold-out data are compared.
     """
     detailed: dict[str, Any] = {"classes": classes}
     for model, evaluation in evaluations.items():
         test = evaluation.test
         per_class = [{"class": name} | asdict(of) for name, of in zip(classes, test.per_class, strict=True)]
         detailed[model] = {
-            "test": asdict(test) | {"per_class": per_class, "confusion": test.confusion.tolist()},
+            "test": asdict(test)
+            | {"per_class": per_class, "confusion": test.confusion.tolist(), "losses": _line(test.losses)},
             "clients": {client: asdict(of) for client, of in evaluation.clients.items()},
             "over_clients": over_clients(evaluation.clients),
             "worst": worst(classes, test, evaluation.clients),
         }
     return detailed
+
+
+def _line(losses: NDArray[np.float64] | None) -> str | None:
+    return None if losses is None else " ".join(f"{loss:.6g}" for loss in losses.tolist())

@@ -15,8 +15,18 @@ class TrackSettings(Section):
         "empty: no model is registered",
     )
 
+    promote: bool = setting(
+        False,
+        title="Promote",
+        description="true: the registered version becomes `champion` if (1) its hold-out loss is not worse than the "
+        "champion's beyond noise, (2) the worst client's accuracy has not fallen, and (3) the diagnosis found nothing; "
+        "else the version says why not",
+    )
+
     @model_validator(mode="after")
     def _can_be_registered(self) -> "TrackSettings":
         if set(self.register_as) & set("/:") or self.register_as != self.register_as.strip():
             raise ValueError(f"register_as must hold no / or : and no space around it, got {self.register_as!r}")
+        if self.promote and not self.register_as:
+            raise ValueError("promote needs a registered model, got no register_as: set track.register_as to its name")
         return self
