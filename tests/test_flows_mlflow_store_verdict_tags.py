@@ -9,7 +9,15 @@ import pytest
 import yaml
 from mlflow.entities import Run
 
-from flows.mlflow_store import changed_settings, connection, mending, run_content, run_record, verdict_tags
+from flows.mlflow_store import (
+    changed_settings,
+    connection,
+    mending,
+    run_content,
+    run_record,
+    run_scores,
+    verdict_tags,
+)
 from flows.mlflow_store.run_names import run_name
 from tasks import files
 from tasks.settings import Settings, parse
@@ -182,3 +190,15 @@ def test_a_run_links_to_the_run_that_it_mends(
     assert store.client.get_run(bad).data.tags["diagnosis.mended_by"] == good.info.run_id
     mending.next_run_mends(str(tmp_path / "reports"))  # a folder without an MLflow run
     assert mending.link() == {}
+
+
+def test_the_description_names_the_worst_with_their_support() -> None:
+    ranked = {
+        "client": {"client": "03", "accuracy": 0.71, "num_examples": 212},
+        "client_class": {"client": "03", "class": "eel", "recall": 0.5, "num_examples": 12},
+    }
+    assert run_scores.worst(ranked) == (
+        "Global model: worst client 03: accuracy 0.71 on 212 examples of its own; worst class at a client, eel at 03: "
+        "recall 0.5 on 12 examples."
+    )
+    assert run_scores.worst({}) == ""

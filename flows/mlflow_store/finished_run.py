@@ -1,14 +1,14 @@
 """Logs a finished run to MLflow: settings, numbers of each round, final scores, models, data versions, reports."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection, mending, run_record, verdict_tags
+from flows.mlflow_store import connection, mending, run_record, run_scores, verdict_tags
 from flows.mlflow_store.store_errors import store_errors
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import command, files, outputs
@@ -45,16 +45,6 @@ FILES = (
     "reports/rounds.csv",
 )
 """The artifacts of a run, without the models. Every finished run has these files."""
-_BASELINES = "baselines"
-_OF_BASELINES = ("pooled_", "local_", "federated_", "clients_better_")
-"""How the scores of `evaluate.baselines` begin."""
-_OF_PRUNED = {
-    "size_bytes": "tflite_size_bytes",
-    "size_bytes_gzip": "tflite_size_bytes_gzip",
-    "h5_size_bytes": "size_bytes",
-    "h5_size_bytes_gzip": "size_bytes_gzip",
-}
-"""Score of the pruned model in metrics.json, without its prefix → the name on the model's own page."""
 TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
 """More artifacts, if they exist."""
 
@@ -171,16 +161,18 @@ def _log_run(
         )
         client.set_logged_model_tags(ids[name], {_DIGEST: digests[MODEL_FILES[name]]})
     log = partial(run_content.log_scores, client, run_id, curves=curves, data=data["data/clients"])
-    log({key: value for key, value in scores.items() if key.startswith(("pruned_", *_OF_BASELINES))})
+    log({key: value for key, value in scores.items() if key.startswith(("pruned_", *run_scores.OF_BASELINES))})
     for name in ("pruned", "global"):  # both have a `loss`; the run's own is that of the global model
-        log(of_model(name, scores), model_id=ids[name], earlier=0 if name == "global" else 1)
+        log(run_scores.of_model(name, scores), model_id=ids[name], earlier=0 if name == "global" else 1)
     evaluation = files.read_json(folder / "reports/evaluation.json")
     said = evaluation.get("baselines", {}).get("says", [])
     mended = mending.compared(client, client.get_run(run_id), scores.get("loss"))
-    text = "\n\n".join(part for part in (mended, note(settings, rows, scores, said)) if part)
+    ranked = (evaluation.get("global") or {}).get("worst") or {}
+    parts = mended, run_scores.note(settings, rows, scores, said), run_scores.worst(ranked)
+    text = "\n\n".join(part for part in parts if part)
     verdict_tags.mark(client, run_id, folder / "reports", text)
     run_content.log_tags(client, run_id, registry.run_tags(folder / "reports", dvc_hash(folder / _HOLD_OUT)))
-    _register(client, run_id, settings, folder, {name: (ids[name], of_model(name, scores)) for name in ids})
+    _register(client, run_id, settings, folder, {name: (ids[name], run_scores.of_model(name, scores)) for name in ids})
 
 
 def _register(
@@ -255,48 +247,6 @@ def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Ma
     for path in paths:
         parent = Path(path).parent.as_posix()
         client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
-
-
-def note(
-    settings: Settings, rows: Sequence[Mapping[str, str]], scores: Mapping[str, Any], said: Sequence[str] = ()
-) -> str:
-    """Returns the run's description in Markdown: main settings, number of rounds in `rows` of rounds.csv, scores.
-
-    `said` are the sentences of `evaluate.baselines`: for whom the federation pays.
-    """
-    federate, partition = settings.federate, settings.partition
-    pruned = sum(row["phase"] == "prune" for row in rows)
-    lines = [
-        f"**{federate.model}** on {settings.data.kind}, {partition.kind} partition, "
-        f"{len(rows) - pruned} federated and {pruned} pruning rounds, seed {settings.seed}.",
-        "",
-        "| | global | pruned |",
-        "|---|---|---|",
-    ]
-    for key in ("accuracy", "loss", "size_bytes"):
-        if key in scores and f"pruned_{key}" in scores:
-            lines.append(f"| {key} | {scores[key]:.6g} | {scores[f'pruned_{key}']:.6g} |")
-    if said:
-        lines += ["", " ".join(said)]
-    return "\n".join(lines)
-
-
-def of_model(name: str, scores: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the scores of metrics.json that describe one model, under names that both models share.
-
-    `size_bytes` is the size of the model's H5 file. Of the pruned model, the deployed file's is `tflite_size_bytes`.
-    """
-    if name == "global":
-        return {key: value for key, value in scores.items() if _is_of(key) == name}
-    own = {key.removeprefix("pruned_"): value for key, value in scores.items() if _is_of(key) == name}
-    return {_OF_PRUNED.get(key, key): value for key, value in own.items()}
-
-
-def _is_of(key: str) -> str:
-    """Returns the model that a score of metrics.json describes; the baselines are no models of the run."""
-    if key.startswith(_OF_BASELINES):
-        return _BASELINES
-    return "pruned" if key.startswith("pruned_") or key == "sparsity" else "global"
 
 
 @contextmanager
