@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -86,10 +88,28 @@ def only_workspace(repository: Path) -> Path:
     return max((repository / ".runs").glob("[!.]*"), key=lambda folder: folder.stat().st_mtime)
 
 
+def run_in_prefect(api: str, workspace: Path) -> dict[str, Any]:
+    """Returns the flow run of a workspace."""
+    return dict(httpx.get(f"{api}/flow_runs/{workspace.name}", trust_env=False).json())
+
+
+def events_of(api: str, workspace: Path) -> list[dict[str, Any]]:
+    """Returns the events that Undrift emitted about the flow run of a workspace."""
+    asked = {"event": {"prefix": ["undrift."]}, "resource": {"id": [f"prefect.flow-run.{workspace.name}"]}}
+    return list(httpx.post(f"{api}/events/filter", json={"filter": asked}, trust_env=False).json()["events"])
+
+
 def test_first_run_does_every_step_and_says_nothing_else(first: Done) -> None:
     assert first.states() == dict.fromkeys(TASKS, "Completed")
     assert "Traceback" not in first.said
     assert not [line for line in first.said.splitlines() if " | " not in line]  # no lines of DVC, MLflow or TensorFlow
+
+
+def test_a_task_of_a_run_follows_the_one_before_it(first: Done, repository: Path, prefect_server: str) -> None:
+    graph = httpx.get(f"{prefect_server}/flow_runs/{only_workspace(repository).name}/graph-v2", trust_env=False).json()
+    nodes = dict(graph["nodes"])
+    arrows = {(nodes[parent["id"]]["label"], node["label"]) for node in nodes.values() for parent in node["parents"]}
+    assert arrows == {*pairwise(TASKS)}
 
 
 def test_the_last_line_of_a_run_is_where_its_report_is(first: Done, repository: Path) -> None:
@@ -186,6 +206,12 @@ def test_a_run_that_dies_explains_itself_to_the_user_prefect_and_mlflow(
     asked = {"artifacts": {"key": {"any_": ["report"]}, "flow_run_id": {"any_": [workspace.name]}}}
     (artifact,) = httpx.post(f"{prefect_server}/artifacts/filter", json=asked, trust_env=False).json()
     assert artifact["data"].startswith("# Why did the run end?")
+    shown = run_in_prefect(prefect_server, workspace)
+    assert (shown["state_name"], shown["tags"]) == ("Failed", ["RunEnded"])
+    report = f". Report .runs/{workspace.name}/reports/diagnosis.html"
+    assert shown["state"]["message"] == last.removeprefix("error: ") + report
+    (event,) = events_of(prefect_server, workspace)
+    assert (event["event"], event["payload"]["cause"]) == ("undrift.run.ended", "client_learning_rate")
     run_id = (workspace / ".mlflow-run").read_text().split()[0]
     logged = {file.path for file in mlflow_of(repository).list_artifacts(run_id, "reports")}
     assert {"reports/diagnosis.json", "reports/rounds.csv"} <= logged
@@ -272,7 +298,9 @@ def test_what_a_run_pushed_comes_back_in_a_fresh_clone_by_its_mlflow_artifacts(
 
 
 @pytest.mark.slow
-def test_the_remedy_of_a_diagnosis_is_applied(copy_repository: Callable[..., Path], run: Run, tmp_path: Path) -> None:
+def test_the_remedy_of_a_diagnosis_is_applied(
+    copy_repository: Callable[..., Path], run: Run, prefect_server: str, tmp_path: Path
+) -> None:
     folder = copy_repository(tmp_path / "repository")
     changed = {
         "federate.rounds": "24",
@@ -290,6 +318,14 @@ def test_the_remedy_of_a_diagnosis_is_applied(copy_repository: Callable[..., Pat
         ["03", "07"],
         {"federate.exclude": ["03", "07"]},
     )
+    shown = run_in_prefect(prefect_server, first)
+    assert (shown["state_type"], shown["state_name"], shown["tags"]) == ("COMPLETED", "LossRose", ["LossRose"])
+    assert shown["state"]["message"].startswith("The loss of ")
+    assert f"Report .runs/{first.name}/reports/diagnosis.html, MLflow run " in shown["state"]["message"]
+    (event,) = events_of(prefect_server, first)
+    assert event["event"] == "undrift.loss.rose"
+    told = {name: event["payload"][name] for name in ("cause", "clients", "round")}
+    assert told == {"cause": "faulty_clients", "clients": ["03", "07"], "round": 13}
     applied = run(folder, "flows.diagnose", mlflow_run(folder, first), "--apply")
     assert applied.status == 0, applied.said
     (second,) = [each for each in (folder / ".runs").glob("[!.]*") if each != first]
@@ -298,3 +334,5 @@ def test_the_remedy_of_a_diagnosis_is_applied(copy_repository: Callable[..., Pat
     assert params["federate.faults.from_round"] == "13"  # all other settings are unchanged
     before, after = (files.read_json(each / "reports/metrics.json") for each in (first, second))
     assert after["loss"] < before["loss"]
+    shown = run_in_prefect(prefect_server, second)
+    assert (shown["state_name"], shown["tags"], events_of(prefect_server, second)) == ("Completed", [], [])

@@ -17,6 +17,7 @@ from flows.recovery import killed_runs, takeover
 from flows.running import ui_artifacts
 from flows.running.failed_state import error_of, failed
 from flows.running.session import Session
+from flows.running.verdict import Verdict, announce, read_verdict
 from flows.steps import TASKS
 from flows.workspace import overrides, raw_data
 from flows.workspace.repository import RUNS, find_repository
@@ -115,16 +116,29 @@ def _open(repository: Path, params: str, settings: Settings, force: bool) -> Ses
 def _run(session: Session, force: bool, push: bool) -> State[Any]:
     if push:
         session.workspace.check_remote()
+    state = None
     for step, task in TASKS.items():
-        state = task(session, force, return_state=True)
+        state = task(session, force, return_state=True, wait_for=[state] if state else None)  # draws an arrow
         if not state.is_completed():
             ui_artifacts.rounds(session)
             raise _error(step, error_of(state), session)
         ui_artifacts.publish(step, session)
     if push:
         _log.info("%d files pushed to DVC's remote", session.workspace.push())
-    report = Path(RUNS, session.workspace.folder.name, "reports/diagnosis.html")
-    return Completed(message=f"report {report}, MLflow run {session.mlflow()['run_id']}")
+    verdict = read_verdict(session.workspace.folder / "reports")
+    announce(verdict, _report(session))
+    return _completed(verdict, f"report {_report(session)}, MLflow run {session.mlflow()['run_id']}")
+
+
+def _completed(verdict: Verdict | None, where: str) -> State[Any]:
+    """Returns the state of a run that ran to its end; its name and message say what is wrong with it."""
+    if verdict is None:
+        return Completed(message=where)
+    return Completed(name=verdict.tag, message=f"{verdict.says} {where[0].upper()}{where[1:]}")
+
+
+def _report(session: Session) -> Path:
+    return Path(RUNS, session.workspace.folder.name, "reports/diagnosis.html")
 
 
 def _error(step: str, error: UndriftError, session: Session) -> UndriftError:
@@ -138,7 +152,10 @@ def _error(step: str, error: UndriftError, session: Session) -> UndriftError:
     for line in end_of_run.lines(answer, Path(RUNS, session.workspace.folder.name)):
         _log.error("%s", line)
     ui_artifacts.diagnosis(session)
-    return type(error)(f"{step}: {error}. The cause: {end_of_run.summary(answer)}")
+    announce(read_verdict(session.workspace.folder / "reports"), _report(session))
+    explained = type(error)(f"{step}: {error}. The cause: {end_of_run.summary(answer)}")
+    explained.add_note(f"Report {_report(session)}")
+    return explained
 
 
 pipeline = pipeline_flow()

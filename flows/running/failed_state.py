@@ -12,9 +12,13 @@ from tasks.errors import RunError, UndriftError
 
 
 def failed(exc: Exception) -> State[Any]:
-    """Returns the Failed state for an error that `command.as_error` knows; raises any other error."""
+    """Returns the Failed state for an error that `command.as_error` knows; raises any other error.
+
+    The notes of the error follow its text in the state's message.
+    """
     error = command.as_error(exc)
-    return Failed(message=" ".join(without_secrets(str(error)).split()), data=error)
+    said = ". ".join([str(error), *getattr(error, "__notes__", ())])
+    return Failed(message=" ".join(without_secrets(said).split()), data=error)
 
 
 def error_of(state: State[Any]) -> UndriftError:
