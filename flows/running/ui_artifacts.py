@@ -6,9 +6,10 @@ from typing import Any
 
 from prefect import runtime
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-from prefect.settings import PREFECT_UI_URL
+from prefect.utilities.urls import url_for
 
 from flows.addresses import without_password
+from flows.running import report_artifact
 from flows.running.session import Session
 from tasks.files import read_json, read_rows
 
@@ -21,9 +22,8 @@ def mlflow_tags() -> dict[str, str]:
     """Returns the tags that link the MLflow run to this flow run."""
     run = runtime.flow_run
     tags = {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name)}
-    if PREFECT_UI_URL.value():  # a temporary server has no UI
-        tags["prefect.url"] = without_password(str(run.ui_url))
-    return tags
+    page = url_for("flow-run", obj_id=str(run.id))
+    return {**tags, "prefect.url": without_password(page)} if page else tags  # a temporary server has no pages
 
 
 def publish(step: str, session: Session) -> None:
@@ -43,16 +43,15 @@ def rounds(session: Session) -> None:
 
 def diagnosis(session: Session) -> None:
     """Creates the artifact with the diagnosis of a run that ended, which has no scores."""
-    text = (session.workspace.folder / "reports/diagnosis.md").read_text(encoding="utf-8")
+    text = report_artifact.report(session.workspace.folder / "reports")
     create_markdown_artifact(text, key="report", description="why the run ended")
 
 
 def _report(session: Session) -> None:
     reports = session.workspace.folder / "reports"
     scores = read_json(reports / "metrics.json")
-    path = reports / "diagnosis.md"
-    diagnosis = path.read_text(encoding="utf-8") if path.is_file() else ""
-    create_markdown_artifact(f"{diagnosis}\n\n{_scores(scores)}", key="report", description="diagnosis and scores")
+    text = f"{report_artifact.report(reports)}\n\n{_scores(scores)}"
+    create_markdown_artifact(text, key="report", description="diagnosis and scores")
 
 
 def _scores(scores: dict[str, Any]) -> str:
