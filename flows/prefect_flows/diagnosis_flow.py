@@ -1,14 +1,18 @@
-"""The flow `diagnose`: explains why the loss of a run rose."""
+"""The flow `diagnose`: explains why the loss of a run is up, and can run the pipeline again with the best remedy."""
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
 from flows.mlflow_store.run_logs import RunLogs, open_run_logs
+from flows.running import report_artifact
 from flows.running.failed_state import failed
 from flows.workspace import overrides
 from tasks import command
@@ -21,27 +25,63 @@ from tasks.settings import with_settings
 
 _log = logging.getLogger(__name__)
 
+_PIPELINE = "pipeline/pipeline"
+"""The deployment that runs the pipeline again with a remedy."""
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """A diagnosis, ready to show and to apply.
+
+    Attributes:
+        answer: in one sentence.
+        report: the whole diagnosis as Markdown, with its pictures.
+        flags: the settings of the remedy, as `-S name=value`.
+        params: the text of the run's params.yaml with the remedy of the first cause that has one; "" if there is
+            nothing to apply.
+        why_not: why there is nothing to apply; "" if there is a remedy to apply.
+    """
+
+    answer: str
+    report: str
+    flags: str = ""
+    params: str = ""
+    why_not: str = ""
+
 
 @flow(name="diagnose", flow_run_name="diagnose {run}", persist_result=False)
-def diagnose(run: str) -> State[Any]:
-    """Explains why the loss of a run rose.
+def diagnose(run: str, apply: bool = False) -> State[Any]:
+    """Explains why the loss of a run is up.
 
     Args:
         run: an MLflow run id, or a folder on the worker's machine that holds reports/rounds.csv and clients.csv.
+        apply: afterwards, run the pipeline again with the best remedy, as a flow run of its own.
     """
     command.quiet()
     try:
-        answer, markdown = diagnosed(run)
+        found = diagnosed(run)
+        create_markdown_artifact(found.report, key="diagnosis", description=f"of {run}")
+        if not apply:
+            return Completed(message=found.answer)
+        made = _run_pipeline(params_of(found))
+        return Completed(message=f"{found.answer} Runs again with {found.flags}: flow run {made.name}")
     except Exception as exc:
         return failed(exc)
-    create_markdown_artifact(markdown, key="diagnosis", description=f"of {run}")
-    return Completed(message=answer)
 
 
-def diagnosed(run: str) -> tuple[str, str]:
-    """Diagnoses `run`, an MLflow run id or a folder. Returns the answer in one sentence, and diagnosis.md."""
+def diagnosed(run: str) -> Diagnosed:
+    """Diagnoses `run`, an MLflow run id or a folder."""
     with open_run_logs(run) as logs:
-        return headline(_diagnose(logs)), (logs.reports / "diagnosis.md").read_text(encoding="utf-8")
+        answer = diagnose_logs(logs.reports, logs.settings, logs.workspace)
+        said, report = headline(answer), report_artifact.report(logs.reports)
+        remedy = answer.remedy
+        if why_not := _why_not(logs, answer):
+            return Diagnosed(said, report, why_not=why_not)
+        assert remedy is not None
+        assert logs.workspace is not None
+        settings = with_settings(logs.settings, remedy.settings)
+        params = overrides.params_text(logs.workspace / "params.yaml", settings)
+        return Diagnosed(said, report, flags(remedy.settings), params)
 
 
 def params_with_remedy(run: str) -> str:
@@ -50,17 +90,36 @@ def params_with_remedy(run: str) -> str:
     Raises:
         RunError: no cause has a proven remedy, the remedy is no setting, or the run's workspace is gone.
     """
-    with open_run_logs(run) as logs:
-        answer = _diagnose(logs)
-        remedy = answer.remedy
-        if remedy is None or logs.workspace is None:
-            raise RunError(f"there is no proven remedy to apply: {headline(answer)}")
-        if not remedy.settings:
-            raise RunError(f"there is no setting to apply; the remedy is to {remedy.says}, and to run again")
-        params = overrides.params_text(logs.workspace / "params.yaml", with_settings(logs.settings, remedy.settings))
-    _log.info("running again with %s", flags(remedy.settings))
-    return params
+    return params_of(diagnosed(run))
 
 
-def _diagnose(logs: RunLogs) -> Diagnosis:
-    return diagnose_logs(logs.reports, logs.settings, logs.workspace)
+def params_of(found: Diagnosed) -> str:
+    """Returns the text of params.yaml with the remedy. Raises RunError if there is nothing to apply."""
+    if found.why_not:
+        raise RunError(found.why_not)
+    _log.info("running again with %s", found.flags)
+    return found.params
+
+
+def _why_not(logs: RunLogs, answer: Diagnosis) -> str:
+    remedy = answer.remedy
+    if remedy is None or logs.workspace is None:
+        return f"there is no proven remedy to apply: {headline(answer)}"
+    if not remedy.settings:
+        return f"there is no setting to apply; the remedy is to {remedy.says}, and to run again"
+    return ""
+
+
+def _run_pipeline(params: str) -> FlowRun:
+    """Starts a flow run of the deployment `pipeline` with the settings of `params`, and returns at once.
+
+    The worker runs it in a process of its own, where it can be cancelled and retried like any other.
+    """
+    import yaml
+
+    try:
+        made: Any = run_deployment(_PIPELINE, parameters={"settings": yaml.safe_load(params)}, timeout=0)
+    except ObjectNotFound as exc:
+        raise RunError(f"there is no deployment {_PIPELINE}: register it with python -m flows.deployments") from exc
+    run: FlowRun = made
+    return run
