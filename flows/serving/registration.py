@@ -11,23 +11,53 @@ import flows
 from flows.addresses import without_password
 from flows.serving import reachability
 from tasks.errors import InputError, SettingsError
-from tasks.settings import fields, laid_over, load, parse, value_at
+from tasks.settings import fields, laid_over, load, parse, sections, value_at
 
 DEPLOYED = {
-    "pipeline": "The six steps from raw data to a pruned, tracked and versioned federated model.",
-    "compare": "A grid of settings on the same clients, and one table that tests which is best.",
-    "diagnose": "Explains why the loss of a run rose.",
+    "pipeline": "Seven tasks: partition the data over clients, preprocess them, train in rounds (federate), prune, "
+    "evaluate, diagnose, track. The diagnosis says whether the loss rose or is too high, and proves the cause and a "
+    "remedy by replays. Models, curves and reports are in MLflow, data and results in DVC.",
+    "compare": "The same tasks for every combination of a grid of settings, on the same clients, and one table that "
+    "tests which is best.",
+    "diagnose": "Explains why the loss of a finished run is up, or why the run ended: the rounds, the clients, the "
+    "cause and a remedy, each proven by replays. Can run the pipeline again with the remedy.",
 }
 """Deployment → its description in the UI. The flow of a deployment is `flows/<name>.py:<name>`."""
+
+FIRST = (
+    "federate.rounds",
+    "federate.model",
+    "federate.client.learning_rate",
+    "federate.client.batch_size",
+    "federate.local_work.epochs",
+    "federate.aggregator.kind",
+    "data.kind",
+    "data.path",
+    "partition.kind",
+    "partition.num_clients",
+)
+"""The ten settings that people change first, in the order of the form."""
 
 # TensorFlow reads them when it is imported. Commands set them by tasks.command.prepare, which no worker's run calls.
 _TENSORFLOW = {"WRAPT_DISABLE_EXTENSIONS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
+_MEMORY = 1.5 * 2**30
+"""Memory of a process with TensorFlow, TFF and the data of a small run, in bytes."""
+
 _log = logging.getLogger(__name__)
 
 
-def register_deployments(repository: Path, pool: str) -> None:
+def default_limit() -> int:
+    """Returns how many flow runs this machine can run at a time: one per core, as far as they fit into its memory."""
+    import psutil
+
+    return max(1, min(len(os.sched_getaffinity(0)), int(psutil.virtual_memory().total // _MEMORY)))
+
+
+def register_deployments(repository: Path, pool: str, limit: int) -> None:
     """Creates the process work pool `pool` if it is missing, and registers every flow of DEPLOYED there.
+
+    `limit` is the most flow runs at a time in a pool that is created; the limit of an existing pool stays.
 
     A deployment that is registered again gets the present code and params.yaml. It keeps what a user set in the UI:
     schedules, pause, limit of runs at a time, description, tags, job variables, and the settings that the user changed.
@@ -38,7 +68,7 @@ def register_deployments(repository: Path, pool: str) -> None:
     from prefect import flow
 
     raw = _raw(repository / "params.yaml")
-    _ensure_pool(pool)
+    _ensure_pool(pool, limit)
     for name, description in DEPLOYED.items():
         loaded: Any = flow.from_source(source=str(repository), entrypoint=f"flows/{name}.py:{name}")
         # The same as loaded.deploy, without the advice and the table that it prints.
@@ -50,7 +80,7 @@ def register_deployments(repository: Path, pool: str) -> None:
             job_variables={"env": environment()},
         )
         shown = deployment._parameter_openapi_schema.properties
-        _arrange(shown)
+        arrange(shown, deployment._parameter_openapi_schema.definitions)
         if "settings" in shown:
             deployment.parameters = {"settings": raw}
             shown["settings"]["default"] = raw  # so the next registration finds the user's changes
@@ -84,12 +114,29 @@ def kept(before: Mapping[str, Any], deployed: Mapping[str, Any], now: Mapping[st
     return changed
 
 
-def _arrange(shown: dict[str, dict[str, Any]]) -> None:
-    """Gives a form's parameters titles like the settings', and puts the settings last: they fill many screens."""
+def arrange(shown: dict[str, dict[str, Any]], definitions: dict[str, Any]) -> None:
+    """Arranges a form.
+
+    Its parameters get titles like the settings'. The settings are the last parameter, because they fill many screens.
+    In each section of the settings, those of FIRST come first, in this order; so do the sections that hold them.
+
+    Args:
+        shown: parameter → its JSON schema.
+        definitions: class of a section → its JSON schema.
+    """
     for at, name in enumerate(sorted(shown, key=lambda name: name == "settings")):
         parameter = shown[name]
         parameter["position"], parameter["title"] = at, name.replace("_", " ").capitalize()
         parameter["description"] = parameter.get("description", "").removesuffix(".")
+    for section, model in sections():
+        properties = definitions.get(model.__name__, {}).get("properties", {})
+        for at, name in enumerate(sorted(properties, key=lambda name: _rank(f"{section}.{name}".lstrip(".")))):
+            properties[name]["position"] = at
+
+
+def _rank(name: str) -> int:
+    """Returns the place in FIRST of a setting, or of the first setting of a section; len(FIRST) if it has none."""
+    return next((at for at, first in enumerate(FIRST) if f"{first}.".startswith(f"{name}.")), len(FIRST))
 
 
 def _apply(deployment: Any) -> Any:
@@ -155,7 +202,7 @@ def _raw(params: Path) -> Any:
     return yaml.safe_load(params.read_text(encoding="utf-8"))
 
 
-def _ensure_pool(name: str) -> None:
+def _ensure_pool(name: str, limit: int) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectNotFound
@@ -167,9 +214,18 @@ def _ensure_pool(name: str) -> None:
         except ObjectNotFound:
             template = ProcessWorker.get_default_base_job_template()
             described = "Undrift's flow runs, each in its own processes on the worker's machine"
-            created = WorkPoolCreate(name=name, type="process", description=described, base_job_template=template)
-            pool = client.create_work_pool(created)
-            _log.info("work pool %s: created", name)
+            pool = client.create_work_pool(
+                WorkPoolCreate(
+                    name=name,
+                    type="process",
+                    description=described,
+                    base_job_template=template,
+                    concurrency_limit=limit,
+                )
+            )
+            _log.info("work pool %s: created, with at most %d flow runs at a time", name, limit)
+    if pool.concurrency_limit is not None and pool.concurrency_limit < limit:
+        _log.info("work pool %s: at most %d flow runs at a time, as set on its page", name, pool.concurrency_limit)
     if pool.type != "process":
         raise InputError(f"--pool must name a process work pool or a new pool, got {name!r} of type {pool.type}")
 
