@@ -1,11 +1,10 @@
 """`python -m flows.deployments`: registers the deployments that a user starts in the Prefect UI; runs their worker."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from flows.serving import reachability, registration
+from flows.serving import notification, reachability, registration
 from flows.workspace.repository import find_repository
 from tasks import command
 
@@ -32,23 +31,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--register-only", "--no-worker", action="store_true", dest="only", help="register only; start no worker"
     )
-    cores = len(os.sched_getaffinity(0))
     parser.add_argument(
         "--limit",
         type=_count,
-        default=cores,
         metavar="N",
-        help="flow runs at a time; default: one per core, %(default)s",
+        help="flow runs at a time; default: one per core, as far as they fit into memory. A new pool gets the same "
+        "limit",
+    )
+    parser.add_argument(
+        "--notify",
+        default="",
+        metavar="TYPE/NAME",
+        help="send each verdict (the loss rose, is too high or is worse, the run ended) to this notification block, "
+        "such as slack-webhook/ops, by an automation that does nothing else",
     )
     options = parser.parse_args(arguments)
     command.prepare()
-    return command.run(lambda: _command(options.pool, options.limit, options.only))
+    return command.run(lambda: _command(options.pool, options.limit, options.only, options.notify))
 
 
-def _command(pool: str, limit: int, only: bool) -> None:
+def _command(pool: str, limit: int | None, only: bool, block: str) -> None:
     repository = find_repository(Path.cwd())
     reachability.require_prefect()
-    registration.register_deployments(repository, pool)
+    if block:
+        notification.register_notification(block)
+    limit = limit or registration.default_limit()
+    registration.register_deployments(repository, pool, limit)
     if not only:
         from flows.serving import worker
 

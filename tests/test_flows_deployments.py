@@ -3,6 +3,7 @@
 These tests send the same requests as the UI's buttons; tests/test_flows_deployments_ui.py presses the buttons.
 """
 
+import os
 import random
 import re
 import signal
@@ -78,6 +79,9 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
         "work pool registered",
         *(f"deployment {name}/{name}" for name in ("pipeline", "compare", "diagnose")),
     ]
+    cores = len(os.sched_getaffinity(0))
+    assert 1 <= ask(prefect_server, "GET", "work_pools/registered")["concurrency_limit"] <= cores
+    httpx.patch(f"{prefect_server}/work_pools/registered", json={"concurrency_limit": 7}, trust_env=False)
     made = ask(prefect_server, "GET", "deployments/name/pipeline/pipeline")
     assert made["parameters"] == {"settings": yaml.safe_load((folder / "params.yaml").read_text())}
     assert made["job_variables"]["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tasks,flows"
@@ -104,6 +108,7 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
     status, said = command(*arguments, PREFECT_API_URL=prefect_server)
     assert status == 0, said
     assert [line for line in said if "kept" in line] == ["pipeline: kept from the UI: evaluate.batch_size=64"]
+    assert ask(prefect_server, "GET", "work_pools/registered")["concurrency_limit"] == 7
     again = ask(prefect_server, "GET", "deployments/name/pipeline/pipeline")
     assert again["id"] == made["id"]
     assert {key: again[key] for key in by_hand if key in again} | {"concurrency_limit": 3} == by_hand
