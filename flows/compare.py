@@ -19,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command.Parser(
         prog="python -m flows.compare",
         description="Run every combination (cell) of a grid of settings, as one Prefect flow run. Writes "
-        "reports/compare.csv, .md and .png. Logs one MLflow run for the comparison and a child run for each cell.",
+        "reports/compare.csv, .md and .png. Logs one MLflow run for the comparison and a child run for each cell. Uses "
+        "the Prefect server at PREFECT_API_URL; if that is not set, starts a temporary server for this command.",
         epilog="A list counts as one value: --grid preprocess.resize=[16,16],[8,8] has two values. All cells have the "
         "same clients, even if they differ in seed, unless (1) the grid changes a setting of data or partition, or (2) "
         "-S partition.seed=-1 is given. Every Dask worker needs the repository's folder at the same path, PYTHONPATH "

@@ -16,7 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command.Parser(
         prog="python -m flows.diagnose",
         description="Explain why the loss of a run rose. Writes diagnosis.json, .md and .html next to its rounds.csv, "
-        "or into its MLflow run. If PREFECT_API_URL is set, the diagnosis is a Prefect flow run.",
+        "or into its MLflow run. If PREFECT_API_URL is set, the diagnosis is a Prefect flow run; if not, it needs no "
+        "server, and only --apply starts a temporary one.",
     )
     parser.add_argument(
         "run",
