@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--apply", action="store_true", help="afterwards, run the pipeline again with the best remedy")
     parser.add_argument(
+        "--against", metavar="OTHER", default="", help="explain why the loss ends higher than in OTHER, another RUN"
+    )
+    parser.add_argument(
         "--from",
         dest="framework",
         choices=("flower", "nvflare"),
@@ -33,15 +36,17 @@ def main(arguments: list[str] | None = None) -> int:
         "diagnosis is written beside it",
     )
     options = parser.parse_args(arguments)
-    if options.framework and options.apply:
-        parser.error("--apply needs a run of Undrift: with --from, no round can be replayed, so no remedy is proven")
+    if options.framework and (options.apply or options.against):
+        parser.error(
+            "--apply and --against need a run of Undrift: with --from, no round can be replayed, so no cause is proven"
+        )
     command.prepare()
     if options.framework:
         return command.run(lambda: _foreign(options.run, options.framework))
-    return command.run(lambda: (_apply if options.apply else _report)(options.run))
+    return command.run(lambda: (_apply if options.apply else _report)(options.run, options.against))
 
 
-def _apply(run: str) -> None:
+def _apply(run: str, against: str) -> None:
     """Diagnoses the run, and runs its pipeline again with the remedy of the first cause that has one."""
     _find_prefect()
     from flows.mlflow_store.mending import next_run_mends
@@ -49,7 +54,7 @@ def _apply(run: str) -> None:
 
     repository = find_repository(Path.cwd())
     _find_mlflow(run)
-    params = params_with_remedy(run)
+    params = params_with_remedy(run, against)
     next_run_mends(run)
     launch_pipeline(repository, params)
 
@@ -61,10 +66,10 @@ def _foreign(file: str, framework: str) -> None:
     diagnose_file(Path(file), framework)
 
 
-def _report(run: str) -> None:
-    """Diagnoses the run. The diagnosis is a flow run only if a Prefect server is set.
+def _report(run: str, against: str) -> None:
+    """Diagnoses the run, beside the run `against` if that is not empty.
 
-    Otherwise it is none: a temporary server would take half a minute to start.
+    The diagnosis is a flow run only if a Prefect server is set: a temporary one would take half a minute to start.
     """
     has_server = _find_prefect()
     from flows.prefect_flows.diagnosis_flow import diagnose, diagnosed
@@ -73,10 +78,10 @@ def _report(run: str) -> None:
 
     _find_mlflow(run)
     if not has_server:
-        diagnosed(run)
+        diagnosed(run, against)
         return
     reachability.check_prefect()
-    state = diagnose(run, return_state=True)
+    state = diagnose(run, against=against, return_state=True)
     if not state.is_completed():
         raise error_of(state)
 

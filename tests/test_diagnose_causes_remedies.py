@@ -33,8 +33,9 @@ def fits(remedy: Remedy, settings: Settings) -> bool:
     return True
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.parametrize("cause", [cause for cause in CAUSES if cause != "changed_setting"])
 def test_a_remedy_fits_where_the_cause_is_possible(cause: str) -> None:
+    """Apart from a changed setting, whose remedy is the other run's."""
     settings = parse({"federate": EVERYTHING})
     tried = remedies(cause, settings, ("01",), everything())
     says = [remedy.says for remedy in tried]

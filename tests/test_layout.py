@@ -28,7 +28,15 @@ FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
 LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
 TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras"}
-CALLERS_OF_FEDERATE = ("tasks/prune", "tasks/evaluate/baselines", "tasks/diagnose/evidence", "tasks/diagnose/replay")
+CALLERS_OF_FEDERATE = (
+    "tasks/prune",
+    "tasks/evaluate/baselines",
+    "tasks/diagnose/compared",
+    "tasks/diagnose/evidence",
+    "tasks/diagnose/replay",
+)
+CALLERS_OF_PREPROCESS = ("tasks/diagnose/compared/mixtures.py",)
+"""With another run's data of one client, `normalize: global` changes the data of all: they are preprocessed again."""
 READERS_OF_EXAMPLES = {"read_client", "read_checked", "read_raw", "read_raw_checked", "read_member", "read_npy"}
 """Functions of tasks.clients, tasks.npz and tasks.files that read arrays."""
 CLIENTS_SIDE = (
@@ -41,6 +49,8 @@ CLIENTS_SIDE = (
 )
 """Code that runs where a client's data are, or that writes these data."""
 AT_THE_SERVER = {
+    "tasks/diagnose/compared/mixtures.py": "simulated counterfactuals: one run with another run's data of a client",
+    "tasks/diagnose/compared/side.py": "reads the hold-out data, which are the server's",
     "tasks/diagnose/replay/variants.py": "simulated counterfactuals, which move examples between clients",
     "tasks/evaluate/baselines/pooled.py": "evaluate.baselines: all data in one place, which only a simulation can do",
     "tasks/federate/public.py": "federate.shared_fraction: a public data set, simulated by drawing it from the clients",
@@ -101,6 +111,7 @@ def test_tasks_read_no_environment_variable(path: Path) -> None:
 def test_steps_never_import_each_other(path: Path) -> None:
     others = {name.split(".")[1] for name in imported(path) if name.startswith("tasks.")} & set(STEPS) - {step_of(path)}
     allowed = {"federate"} if relative(path).startswith(CALLERS_OF_FEDERATE) else set()
+    allowed |= {"preprocess"} if relative(path) in CALLERS_OF_PREPROCESS else set()
     assert others <= allowed, (
         f"{relative(path)}: the step {step_of(path)} may not import {', '.join(sorted(others - allowed))}; steps share "
         f"the modules next to them in tasks/, and only {', '.join(CALLERS_OF_FEDERATE)} may import federate"

@@ -65,6 +65,24 @@ def open_run_logs(run: str) -> Iterator[RunLogs]:
         raise InputError(f"RUN must be an MLflow run id or a folder that holds reports/rounds.csv, got {run!r}")
 
 
+def find_run(run: str, repository: Path) -> RunLogs:
+    """Returns `run`, an MLflow run id or a folder, without reading its logs.
+
+    Raises:
+        InputError: the folder holds no run, or the folder of the MLflow run is not on this machine.
+    """
+    if Path(run).is_dir():
+        return _in_folder(Path(run))
+    if not re.fullmatch(r"[0-9a-f]{32}", run):
+        raise InputError(f"a run must be an MLflow run id or a folder that holds reports/rounds.csv, got {run!r}")
+    workspace = _workspace(repository, run)
+    if workspace is None:
+        raise InputError(
+            f"the folder of MLflow run {run} is not on this machine, so it cannot be compared: run it again"
+        )
+    return RunLogs(workspace / "reports", load(workspace / "params.yaml"), workspace)
+
+
 def _in_folder(folder: Path) -> RunLogs:
     reports = folder / "reports" if (folder / "reports/rounds.csv").is_file() else folder
     for name in LOGS:

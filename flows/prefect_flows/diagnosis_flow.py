@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -11,16 +12,21 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
-from flows.mlflow_store.run_logs import RunLogs, open_run_logs
+from flows.mlflow_store.run_logs import RunLogs, find_run, open_run_logs
 from flows.running import report_artifact
 from flows.running.failed_state import failed
 from flows.workspace import overrides
+from flows.workspace.compared_code import other_code
+from flows.workspace.raw_again import bring_back
+from flows.workspace.repository import find_repository
 from tasks import command
 from tasks.diagnose import diagnose_logs
+from tasks.diagnose.compared.explain import diagnose_against
+from tasks.diagnose.compared.side import side_of
 from tasks.diagnose.diagnosis import Diagnosis
 from tasks.diagnose.report.patch import flags
 from tasks.diagnose.report.wording import headline
-from tasks.errors import RunError
+from tasks.errors import InputError, RunError
 from tasks.settings import with_settings
 
 _log = logging.getLogger(__name__)
@@ -50,16 +56,17 @@ class Diagnosed:
 
 
 @flow(name="diagnose", flow_run_name="diagnose {run}", persist_result=False)
-def diagnose(run: str, apply: bool = False) -> State[Any]:
-    """Explains why the loss of a run is up.
+def diagnose(run: str, apply: bool = False, against: str = "") -> State[Any]:
+    """Explains why the loss of a run is up, or why it is higher than that of another run.
 
     Args:
         run: an MLflow run id, or a folder on the worker's machine that holds reports/rounds.csv and clients.csv.
         apply: afterwards, run the pipeline again with the best remedy, as a flow run of its own.
+        against: the run with which it is compared, given as `run`; empty: none.
     """
     command.quiet()
     try:
-        found = diagnosed(run)
+        found = diagnosed(run, against)
         create_markdown_artifact(found.report, key="diagnosis", description=f"of {run}")
         if not apply:
             return Completed(message=found.answer)
@@ -69,10 +76,10 @@ def diagnose(run: str, apply: bool = False) -> State[Any]:
         return failed(exc)
 
 
-def diagnosed(run: str) -> Diagnosed:
-    """Diagnoses `run`, an MLflow run id or a folder."""
+def diagnosed(run: str, against: str = "") -> Diagnosed:
+    """Diagnoses `run`, an MLflow run id or a folder, beside the run `against` if that is not empty."""
     with open_run_logs(run) as logs:
-        answer = diagnose_logs(logs.reports, logs.settings, logs.workspace)
+        answer = _against(run, logs, against) if against else diagnose_logs(logs.reports, logs.settings, logs.workspace)
         said, report = headline(answer), report_artifact.report(logs.reports)
         remedy = answer.remedy
         if why_not := _why_not(logs, answer):
@@ -84,13 +91,31 @@ def diagnosed(run: str) -> Diagnosed:
         return Diagnosed(said, report, flags(remedy.settings), params)
 
 
-def params_with_remedy(run: str) -> str:
+def _against(run: str, logs: RunLogs, other: str) -> Diagnosis:
+    """Explains why a run ends with a higher loss than `other`, an MLflow run id or a folder.
+
+    Raises:
+        InputError: the two are one run, or their raw data are not on this machine and not in DVC's cache or remote.
+    """
+    repository = find_repository(Path.cwd())
+    before = find_run(other, repository)
+    for name, each in ((run, logs), (other, before)):
+        if each.workspace is not None:
+            bring_back(each.workspace, name)
+    this, that = (side_of(name, each.settings, each.workspace) for name, each in ((run, logs), (other, before)))
+    if this.workspace.resolve() == that.workspace.resolve():
+        raise InputError(f"{run} and {other} are one run: --against needs another one")
+    code = other_code(this.workspace, that.workspace, repository, other)
+    return diagnose_against(logs.reports, this, that, code)
+
+
+def params_with_remedy(run: str, against: str = "") -> str:
     """Diagnoses `run`. Returns the text of its params.yaml, changed by the remedy of the first cause that has one.
 
     Raises:
         RunError: no cause has a proven remedy, the remedy is no setting, or the run's workspace is gone.
     """
-    return params_of(diagnosed(run))
+    return params_of(diagnosed(run, against))
 
 
 def params_of(found: Diagnosed) -> str:

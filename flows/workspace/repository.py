@@ -8,8 +8,8 @@ RUNS = ".runs"
 """The folder of the repository with a folder for each flow run."""
 CODE = ("tasks", "flows")
 """The project's own code."""
-STAGE_FILES = ("dvc.yaml", "dvc.lock", ".dvcignore")
-"""The files that DVC reads, in addition to the folder .dvc."""
+STAGE_FILES = ("dvc.yaml", "dvc.lock", ".dvcignore", "requirements.lock")
+"""The files that DVC reads, in addition to the folder .dvc, and the lock of the environment."""
 STOP = "stop"
 """The file in a comparison's folder that stops its cells. Cells on other machines cannot get a signal."""
 CELL_LOCKS = ".locks"

@@ -54,7 +54,7 @@ def _rise(content: Content) -> Iterator[str]:
             yield f"The loss rose from {figure(before)} to {figure(after)}."
         elif figure(before) == figure(after):
             yield f"The loss rose, but both of its levels are shown as {figure(before)}."
-    harmed = increase["detected"] or content.get("question") in ("ended", "standing")
+    harmed = increase["detected"] or content.get("question") in ("ended", "standing", "against")
     if not harmed and (content["causes"] or content.get("ruled_out") or content.get("remedies")):
         yield "Nothing rose and the run did not end early, but causes or remedies were tried."
 
@@ -64,7 +64,7 @@ def _harm(content: Content) -> Iterator[str]:
         return
     harm, detected = content["harm"], content["increase"]["detected"]
     if harm is None:
-        if detected:
+        if detected and content.get("question") != "against":
             yield "The loss rose, but there is no harm."
         return
     if not detected and content.get("question", "rise") == "rise":
@@ -87,6 +87,19 @@ def _standing(content: Content) -> Iterator[str]:
     for sentence in _sentences(content):
         if RISE.search(sentence):
             yield f"Nothing rose, but a sentence speaks of a rise: {sentence}"
+
+
+def _against(content: Content) -> Iterator[str]:
+    """A run beside another one: only a higher loss has causes, and each is a difference that was taken back."""
+    if content.get("question") != "against":
+        return
+    if content["causes"] and not content["worse"]:
+        yield "The loss is not higher than that of the other run, but a cause is claimed."
+    if content["causes"] and not any(each["proven"] for each in content["differences"]):
+        yield "A cause is claimed, but no difference is one."
+    for each in content["differences"]:
+        if each["proven"] and not each["tried"]:
+            yield f"{each['name']} is a cause, but it was not taken back."
 
 
 def _sentences(content: Content) -> Iterator[str]:
@@ -235,6 +248,8 @@ def _unproven(content: Content) -> Iterator[str]:
         if CAUSES[cause].words.name in skipped:
             yield f"A limit says that {cause} was not looked at, but it was tried."
     harmed = content["increase"]["detected"] or content.get("question") in ("ended", "standing")
+    if content.get("question") == "against":
+        harmed = content["worse"]
     if harmed and not content["causes"] and not any(why in text for why in WHY_NONE):
         yield "No cause is proven, but no limit says why."
 
@@ -244,6 +259,7 @@ _RULES: tuple[Callable[[Content], Iterator[str]], ...] = (
     _rise,
     _harm,
     _standing,
+    _against,
     _looked_at,
     _proofs,
     _tried,

@@ -13,7 +13,7 @@ from tasks.diagnose.investigation import ProofKind, Standing
 from tasks.diagnose.observe.client_signals import ClientSignal
 from tasks.diagnose.observe.rise import Rise
 
-Question = Literal["rise", "ended", "standing"]
+Question = Literal["rise", "ended", "standing", "against"]
 
 Curve = tuple[float | None, ...]
 """A loss per round, nats per example; None where it is not finite."""
@@ -253,6 +253,46 @@ class Harm:
 
 
 @dataclass(frozen=True)
+class DifferenceTried:
+    """One difference between two runs, and what became of it.
+
+    Attributes:
+        what: `setting`, `client` (its raw data changed), `new_client`, `missing_client` or `code`.
+        name: of the settings, the client or the files.
+        says: what is different, a sentence.
+        tried: whether a replay took it back.
+        proven: whether it is a cause.
+        removes: share of the difference of the losses that went away, -1 to 1; None if it was not tried.
+        ends_at: hold-out loss at the end without it, nats per example; None if it was not tried.
+        together: whether it was taken back together with others.
+    """
+
+    what: str
+    name: str
+    says: str
+    tried: bool
+    proven: bool
+    removes: float | None
+    ends_at: float | None
+    together: bool
+
+
+@dataclass(frozen=True)
+class Against:
+    """The run with which this one is compared.
+
+    Attributes:
+        other: its name.
+        worse: whether this run ends with a higher loss, beyond the noise of seeds.
+        differences: all of them.
+    """
+
+    other: str
+    worse: bool
+    differences: tuple[DifferenceTried, ...]
+
+
+@dataclass(frozen=True)
 class Diagnosis:
     """The answer: what rose, who drifted, the proven causes and their remedies.
 
@@ -268,8 +308,8 @@ class Diagnosis:
         remedies: tried, the best first.
         budget: of the replays; None if nothing was replayed.
         signals: what was measured of all clients, by name; None if nothing was replayed.
-        question: what is answered: why the loss rose, why the run ended before its last round, or why the loss is
-            higher than it should be, although nothing rose.
+        question: what is answered: why the loss rose, why the run ended before its last round, why the loss is higher
+            than it should be, although nothing rose, or why it is higher than that of another run.
         ending: how the run ended; None if it did not end early.
         looked_at: the rounds in which clients were compared, first and last; None if the log was checked only for
             failed updates and for single rounds that are far outside.
@@ -278,6 +318,8 @@ class Diagnosis:
         standing: how high the loss is at the end, and how high it would be; None if that is not the question.
         looked_for: what was looked at where nothing rose, a sentence each.
         not_examined: what was not looked at where nothing rose, a sentence each.
+        against: the run with which this one is compared; None if that is not the question. `standing` then has both
+            losses.
     """
 
     rise: Rise
@@ -296,10 +338,13 @@ class Diagnosis:
     standing: Standing | None = None
     looked_for: tuple[str, ...] = ()
     not_examined: tuple[str, ...] = ()
+    against: Against | None = None
 
     @property
     def question(self) -> Question:
         """Which question is answered."""
+        if self.against is not None:
+            return "against"
         if self.standing is not None:
             return "standing"
         return "ended" if self.ending and not self.ending.goes_on else "rise"
@@ -313,6 +358,8 @@ class Diagnosis:
     def harm(self) -> Harm | None:
         """What is to be explained; None if there is nothing."""
         rise, standing = self.rise, self.standing
+        if self.against is not None and not self.against.worse:
+            return None
         if standing is not None:
             return Harm(standing.loss, standing.reference, standing.noise)
         if not rise.detected:
@@ -358,7 +405,8 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     """Returns diagnosis.json, in nothing but JSON's types.
 
     The keys of the contract, and `detection` (how the rise was tested) and `observations`. If the run ended early, also
-    `ending`. If rounds were replayed, also `ruled_out`, `not_finished`, `remedies`, `replays` and `signals`.
+    `ending`. If it is compared with another run, also `other`, `worse` and `differences`. If rounds were replayed, also
+    `ruled_out`, `not_finished`, `remedies`, `replays` and `signals`.
     """
     content: dict[str, Any] = {
         "verdict": diagnosis.verdict,
@@ -381,6 +429,9 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     }
     if diagnosis.ending is not None and not diagnosis.ending.goes_on:
         content["ending"] = _fields(diagnosis.ending, "round", "since", "failure", "by_guard", "failed")
+    if diagnosis.against is not None:
+        content |= _fields(diagnosis.against, "other", "worse")
+        content["differences"] = [asdict(each) for each in diagnosis.against.differences]
     if diagnosis.budget is not None:
         content |= {
             "ruled_out": [_tried(cause) for cause in diagnosis.ruled_out],

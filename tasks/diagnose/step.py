@@ -69,15 +69,22 @@ def written(
         if run_again:
             more_limits = (RUN_AGAIN, *more_limits)
         answer = replace(answer, limits=(*more_limits, *answer.limits))
-        pays = payoff(reports, rounds)
-        _write_text(reports / "diagnosis.md", to_markdown(answer, pays))
-        _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace, pays))
-        content = to_json(answer)
-        write_json(reports / "diagnosis.json", content)
-        write_json(reports / "diagnosis_metrics.json", to_metrics(answer))
-        for sentence in contradictions(content):
-            _log.warning("this diagnosis contradicts itself, please report it: %s", sentence)
+        write_reports(reports, answer, rounds, clients, workspace)
     return answer, len(rounds.rounds)
+
+
+def write_reports(
+    reports: Path, answer: Diagnosis, rounds: RoundLog, clients: ClientLog, workspace: Path | None
+) -> None:
+    """Writes diagnosis.md, .html, .json and diagnosis_metrics.json."""
+    pays = payoff(reports, rounds)
+    _write_text(reports / "diagnosis.md", to_markdown(answer, pays))
+    _write_text(reports / "diagnosis.html", _page(answer, rounds, clients, workspace, pays))
+    content = to_json(answer)
+    write_json(reports / "diagnosis.json", content)
+    write_json(reports / "diagnosis_metrics.json", to_metrics(answer))
+    for sentence in contradictions(content):
+        _log.warning("this diagnosis contradicts itself, please report it: %s", sentence)
 
 
 def _logs(reports: Path, settings: Settings, workspace: Path | None) -> tuple[RoundLog, ClientLog, bool]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tasks.diagnose.causes.architecture_variation import ARCHITECTURE_VARIATION
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation
+from tasks.diagnose.causes.changed_setting import CHANGED_SETTING
 from tasks.diagnose.causes.client_learning_rate import CLIENT_LEARNING_RATE
 from tasks.diagnose.causes.data_drift import DATA_DRIFT
 from tasks.diagnose.causes.faulty_clients import FAULTY_CLIENTS
@@ -38,6 +39,7 @@ CAUSES: dict[str, CauseKind] = {
     "label_skew": LABEL_SKEW,
     "client_learning_rate": CLIENT_LEARNING_RATE,
     "overfitting": OVERFITTING,
+    "changed_setting": CHANGED_SETTING,
 }
 """The causes, the most specific first: a cause is more specific if its removal touches fewer other things.
 

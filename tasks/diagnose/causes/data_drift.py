@@ -1,6 +1,7 @@
 """The data of most clients changed in the course of the run: what the model learned is no longer right."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tasks.diagnose.causes.base import Candidate, CauseKind, Indication, Remedy, Situation, Words
 from tasks.diagnose.evidence.findings import ClientFinding
@@ -69,12 +70,24 @@ def _remedies(clients: tuple[str, ...], at: Situation) -> list[Remedy]:
     ]
 
 
+_WORDS = Words(
+    "changed data of most clients",
+    "the data of {} changed, which are most clients",
+    "the data of most clients changed",
+    "What the model learned before is no longer right for the data of most clients.",
+)
+
 DATA_DRIFT = CauseKind(
-    words=Words(
-        "changed data of most clients",
-        "the data of {} changed, which are most clients",
-        "the data of most clients changed",
-        "What the model learned before is no longer right for the data of most clients.",
+    words=replace(
+        _WORDS,
+        by_fault={
+            "few": Words(
+                "changed data",
+                "the data of {} changed",
+                "the data of some clients changed",
+                "With the data that these clients had in the other run, the loss ends lower.",
+            )
+        },
     ),
     candidates=_candidates,
     evidence=_evidence,

@@ -320,18 +320,22 @@ def replayer(settings: Settings, folder: Path, cache: ComputationCache | None = 
     Raises:
         UndriftError: the clients' data are missing, or not those that the settings can train on.
     """
-    threads = RuntimeSettings(threads=settings.federate.runtime.threads)
-    with tempfile.TemporaryDirectory() as holder, runtime(threads), _hushed():
+    with tempfile.TemporaryDirectory() as holder, replaying(settings):
         yield Replayer(settings, folder, Path(holder), cache or ComputationCache())
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """A client that fails in a replay fails in every one: the run's own log has said so."""
+def replaying(settings: Settings) -> Iterator[None]:
+    """Lets replays run in this process in the block.
+
+    They do not say which clients fail: a client that fails in a replay fails in every one, and the run's own log has
+    said so.
+    """
     noisy = logging.getLogger(runner.__name__)
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
-        yield
+        with runtime(RuntimeSettings(threads=settings.federate.runtime.threads)):
+            yield
     finally:
         noisy.setLevel(level)

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 from tasks.diagnose import payoff
-from tasks.diagnose.diagnosis import Cause, Diagnosis, NotFinished, ReplayResult, RuledOut, TriedRemedy
+from tasks.diagnose.diagnosis import Against, Cause, Diagnosis, NotFinished, ReplayResult, RuledOut, TriedRemedy
 from tasks.diagnose.phrases import clean, figure, percent
-from tasks.diagnose.report import client_wording, patch, remedy_wording, replay_wording, wording
+from tasks.diagnose.report import against_wording, client_wording, patch, remedy_wording, replay_wording, wording
 
 _MOST = 30
 """Most rounds of a replay that are listed."""
@@ -29,6 +29,8 @@ def to_markdown(diagnosis: Diagnosis, pays: Sequence[str] = ()) -> str:
 
 
 def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
+    if diagnosis.against is not None:
+        yield "What differs", list(_differences(diagnosis.against))
     yield client_wording.TITLE, list(_drift(diagnosis))
     yield "Evidence", [part for cause in diagnosis.causes for part in _evidence(cause, diagnosis)]
     yield "Remedy", list(_remedy(diagnosis))
@@ -37,6 +39,12 @@ def _sections(diagnosis: Diagnosis) -> Iterator[tuple[str, list[str]]]:
     yield "What proves a cause", list(replay_wording.spent(diagnosis))
     yield client_wording.looked_title(diagnosis), list(_looked_at(diagnosis))
     yield "Limits of this diagnosis", [_bullets(diagnosis.limits) or "None."]
+
+
+def _differences(against: Against) -> Iterator[str]:
+    rows = list(against_wording.rows(against))
+    yield _table(against_wording.HEADS, rows) if rows else "Nothing that was compared."
+    yield from map(escape, against_wording.not_tried(against))
 
 
 def _drift(diagnosis: Diagnosis) -> Iterator[str]:

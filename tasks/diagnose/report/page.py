@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks.diagnose import payoff
-from tasks.diagnose.diagnosis import Diagnosis, TriedRemedy
+from tasks.diagnose.diagnosis import Against, Diagnosis, TriedRemedy
 from tasks.diagnose.phrases import figure, percent
 from tasks.diagnose.report import (
+    against_wording,
     client_wording,
     holdings,
     patch,
@@ -90,6 +91,8 @@ def to_html(
 def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: Holdings | None) -> Iterator[Markup]:
     title = "The loss and its replays" if diagnosis.causes else "The loss"
     yield section(title, *sections.curves(diagnosis, rounds, clients))
+    if diagnosis.against is not None:
+        yield section("What differs", *_differences(diagnosis.against))
     yield section(client_wording.TITLE, *sections.signal_maps(diagnosis, clients))
     title = "Data of the named clients" if diagnosis.named else "Data of the clients"
     yield section(title, *sections.holdings_of(diagnosis, held))
@@ -104,6 +107,15 @@ def _sections(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog, held: 
             yield section("What proves a cause", *map(paragraph, replay_wording.spent(diagnosis)))
     yield section("Limits of this diagnosis", *_limits(diagnosis))
     yield section("Words", _glossary(diagnosis))
+
+
+def _differences(against: Against) -> Iterator[Markup]:
+    kinds = dict(zip(against_wording.HEADS, ("says", "", "number", "number"), strict=True))
+    columns = [Column(head, kind) for head, kind in kinds.items()]
+    rows = list(against_wording.rows(against))
+    caption = f"Each difference between this run and {against.other}, and what taking it back showed."
+    yield table(caption, columns, rows) if rows else paragraph("Nothing that was compared.")
+    yield from map(paragraph, against_wording.not_tried(against))
 
 
 def _answer(diagnosis: Diagnosis) -> Iterator[Markup]:
@@ -225,6 +237,9 @@ def _glossary(diagnosis: Diagnosis) -> Markup:
 
 
 def _entries(diagnosis: Diagnosis) -> Iterator[Markup]:
-    for word, means in (_WORDS | (_OF_A_RISE if diagnosis.standing is None else standing_wording.WORDS)).items():
+    own = _OF_A_RISE if diagnosis.standing is None else standing_wording.WORDS
+    if diagnosis.against is not None:
+        own = against_wording.WORDS
+    for word, means in (_WORDS | own).items():
         yield tag("dt", word)
         yield tag("dd", means)

@@ -7,7 +7,7 @@ from tasks.diagnose.causes import CAUSES
 from tasks.diagnose.diagnosis import Cause, Curve, Diagnosis, NotFinished, Removed, ReplayResult, RuledOut
 from tasks.diagnose.observe.rise import Rise
 from tasks.diagnose.phrases import count, figure, percent, span
-from tasks.diagnose.report import ended_wording, standing_wording
+from tasks.diagnose.report import against_wording, ended_wording, standing_wording
 from tasks.diagnose.report.vocabulary import words_of
 
 FAILURES = "non_finite"
@@ -30,6 +30,8 @@ def harm_of(cause: str, diagnosis: Diagnosis) -> str:
     """Returns what a replay without the cause takes away."""
     if cause == FAILURES:
         return "failed updates"
+    if diagnosis.against is not None:
+        return against_wording.HARM
     return "rise" if diagnosis.standing is None else standing_wording.HARM
 
 
@@ -53,6 +55,8 @@ def replayed(cause: Cause, diagnosis: Diagnosis) -> str:
         return f"The same replay as for {words_of(earlier).name} proves this: it takes both causes away."
     if ended_wording.is_ended(rise):
         return ended_wording.replayed(cause)
+    if diagnosis.against is not None and diagnosis.standing is not None:
+        return against_wording.replayed(cause, diagnosis.against, diagnosis.standing)
     if diagnosis.standing is not None:
         return standing_wording.replayed(cause, diagnosis.standing, alone=len(diagnosis.causes) == 1)
     changed, unchanged = during(replay, rise)
@@ -176,7 +180,9 @@ def spent(diagnosis: Diagnosis) -> Iterator[str]:
     budget = diagnosis.budget
     if budget is None:
         return
-    if diagnosis.standing is not None:
+    if diagnosis.against is not None:
+        yield against_wording.RULE
+    elif diagnosis.standing is not None:
         yield standing_wording.RULE
     else:
         yield ended_wording.rule(budget) if ended_wording.is_ended(diagnosis.rise) else _rule(diagnosis)

@@ -7,7 +7,7 @@ from tasks.diagnose.diagnosis import Cause, Diagnosis
 from tasks.diagnose.ended.ending import Ending
 from tasks.diagnose.investigation import Standing
 from tasks.diagnose.phrases import figure, joined, percent, span, who
-from tasks.diagnose.report import ended_wording, rise_wording, standing_wording
+from tasks.diagnose.report import against_wording, ended_wording, rise_wording, standing_wording
 from tasks.diagnose.report.patch import flags
 from tasks.diagnose.report.remedy_wording import removed
 from tasks.diagnose.report.replay_wording import FAILURES, removal, shown_before
@@ -23,6 +23,8 @@ _GONE = {
 
 def title(diagnosis: Diagnosis) -> str:
     """Returns the question that the report answers."""
+    if diagnosis.against is not None:
+        return against_wording.title(diagnosis.against)
     if diagnosis.question == "ended":
         return "Why did the run end?"
     if diagnosis.question == "standing":
@@ -70,6 +72,8 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
 
 def _finding(diagnosis: Diagnosis) -> str:
     rise, ending = diagnosis.rise, diagnosis.ending
+    if diagnosis.against is not None and diagnosis.standing is not None:
+        return against_wording.finding(diagnosis, diagnosis.against, diagnosis.standing)
     if diagnosis.standing is not None:
         return _stands(diagnosis, diagnosis.standing)
     if ending is not None and ended_wording.is_ended(rise):
@@ -128,6 +132,9 @@ def facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     rise, causes = diagnosis.rise, diagnosis.causes
     if ended_wording.is_ended(rise):
         yield from ended_wording.facts(diagnosis, [words_of(cause).name for cause in causes])
+        return
+    if diagnosis.against is not None and diagnosis.standing is not None:
+        yield from against_wording.facts(diagnosis, diagnosis.against, diagnosis.standing)
         return
     if diagnosis.standing is not None:
         yield from standing_wording.facts(diagnosis, diagnosis.standing)

@@ -107,7 +107,7 @@ def look(settings: Settings, workspace: Path, rounds: RoundLog, log: ClientLog, 
     last = int(rounds.rounds[~rounds.pruning][-1])
     sites = StoredSites(settings, workspace, last)
     significance = settings.diagnose.significance
-    examination = examine(sites, significance, _accuracy(rounds), lambda: _model_judge(settings, workspace, sites))
+    examination = examine(sites, significance, _accuracy(rounds), lambda: judge_of_model(settings, workspace, sites))
     return Looked(
         settings, workspace, rounds, log, last, sites, examination, odd_senders(log, significance), with_settings
     )
@@ -120,7 +120,8 @@ def _accuracy(rounds: RoundLog) -> float | None:
     return float(known[-1]) if len(known) else None
 
 
-def _model_judge(settings: Settings, workspace: Path, sites: StoredSites) -> Judge | None:
+def judge_of_model(settings: Settings, workspace: Path, sites: StoredSites) -> Judge | None:
+    """Returns the judge that sees the logits of the run's model; None if there is no model."""
     path = workspace / "models/global.h5"
     if not path.is_file():
         return None

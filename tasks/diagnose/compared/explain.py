@@ -1,0 +1,138 @@
+"""`diagnose --against`: the diagnosis of one run beside another."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from tasks import outputs
+from tasks.diagnose.changed_data import data_changed
+from tasks.diagnose.compared.answer import Answer
+from tasks.diagnose.compared.code import SAME_CODE, OtherCode
+from tasks.diagnose.compared.comparison import Comparison, compare
+from tasks.diagnose.compared.differences import Difference, differences
+from tasks.diagnose.compared.mixtures import Mixtures, mixtures
+from tasks.diagnose.compared.seeds import keep_seeds, read_seeds
+from tasks.diagnose.compared.side import Side
+from tasks.diagnose.diagnosis import Diagnosis
+from tasks.diagnose.observe.client_signals import client_signals
+from tasks.diagnose.observe.observation import observe
+from tasks.diagnose.phrases import count
+from tasks.diagnose.replay.computations import ComputationCache
+from tasks.diagnose.report.wording import headline
+from tasks.diagnose.standing.ends import ending_of
+from tasks.diagnose.standing.examine import Examination, StoredSites, examine
+from tasks.diagnose.standing.look import judge_of_model
+from tasks.diagnose.step import write_reports
+from tasks.diagnose.verdict import SEEDS
+from tasks.errors import InputError, UndriftError
+from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
+
+_log = logging.getLogger(__name__)
+
+
+def diagnose_against(reports: Path, this: Side, other: Side, code: OtherCode = SAME_CODE) -> Diagnosis:
+    """Writes why `this`, whose logs are in `reports`, ends with a higher loss than `other`, and returns it.
+
+    Raises:
+        InputError: `this` ended early, or the two runs cannot be compared; the files of an earlier diagnosis stay.
+        DataError: a file, a column or a number is missing.
+    """
+    with outputs.renewed([reports / Path(name).name for name in outputs.OUTPUTS["diagnose"]]):
+        rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
+        answer = explained(rounds, clients.without(rounds.rounds[rounds.pruning]), this, other, code)
+        write_reports(reports, answer, rounds, clients, this.workspace)
+    _log.info("%d rounds: %s", len(rounds.rounds), headline(answer))
+    return answer
+
+
+def explained(
+    rounds: RoundLog,
+    clients: ClientLog,
+    this: Side,
+    other: Side,
+    code: OtherCode = SAME_CODE,
+    cache: ComputationCache | None = None,
+) -> Diagnosis:
+    """Returns why `this` ends with a higher loss than `other`, or that it does not.
+
+    Args:
+        rounds: rounds.csv of `this`.
+        clients: clients.csv of `this`.
+        this: the run.
+        other: the run with which it is compared.
+        code: what of the code of `other` differs, and where it is.
+        cache: of computations.
+
+    Raises:
+        InputError: `this` ended early, or the two runs cannot be compared.
+    """
+    settings, trained = this.settings, rounds.rounds[~rounds.pruning]
+    if not len(trained) or (len(trained) < settings.federate.rounds and not settings.federate.early_stopping.patience):
+        raise InputError(
+            f"{this.name} ended after {count(len(trained), 'round')} of {settings.federate.rounds}, so its loss says "
+            "nothing beside another run: diagnose it without --against"
+        )
+    last = int(trained[-1])
+    found = differences(this, other, code.names)
+    tryable = [each for each in found if each.what != "code" or code.folder is not None]
+    with mixtures(this, other, cache or ComputationCache(), code.folder) as mixed:
+        compared = _compared(mixed, found, tryable, rounds, last)
+    observation = observe(rounds, clients, settings.diagnose.significance)
+    named = {client for cause in compared.causes for each in cause.differences for client in each.clients}
+    answer = Answer(this, other, found, compared, _examination(this, last) if named else None)
+    healthy = tuple(client for client in observation.healthy if client not in named)
+    limits = (*_limits(this, other, compared, found), *([code.says] if code.says else []))
+    return Diagnosis(
+        observation.rise,
+        (),
+        client_signals(observation),
+        limits,
+        causes=answer.causes,
+        not_finished=answer.not_finished,
+        remedies=answer.remedies,
+        budget=answer.budget,
+        signals={},
+        standing=answer.standing,
+        not_looked_at=healthy,
+        against=answer.against,
+    )
+
+
+def _compared(
+    mixed: Mixtures, found: Sequence[Difference], tryable: list[Difference], rounds: RoundLog, last: int
+) -> Comparison:
+    this, other = mixed.this, mixed.other
+    settings = this.settings.diagnose
+    logged = rounds.hold_out
+    if {*ending_of(last)} <= {*logged} and not data_changed(this.settings, this.workspace):
+        mixed.tell((), logged)
+    alike = this.hold_out_digest == other.hold_out_digest
+    known = read_seeds(other) if alike else None
+    compared = compare(mixed, tryable, last, known, settings.budget, settings.significance)
+    if alike and known is None and len(tryable) == len(found) and len(compared.other) == SEEDS:
+        keep_seeds(other, compared.other)
+    return compared
+
+
+def _examination(this: Side, last: int) -> Examination | None:
+    """What the clients' data show beside the hold-out data; None if that cannot be looked at."""
+    with suppress(UndriftError):
+        sites = StoredSites(this.settings, this.workspace, last)
+        judge = partial(judge_of_model, this.settings, this.workspace, sites)
+        return examine(sites, this.settings.diagnose.significance, None, judge)
+    return None
+
+
+def _limits(this: Side, other: Side, compared: Comparison, found: Sequence[Difference]) -> Iterator[str]:
+    if this.hold_out_digest != other.hold_out_digest:
+        yield (
+            f"The hold-out data differ from those of {other.name}. Both losses are measured on the hold-out data of "
+            "this run."
+        )
+    if not found:
+        yield f"Nothing that a result depends on differs from {other.name}, as far as it was compared."
+    if compared.worse and not compared.causes:
+        tried = "no single difference" if found else "no difference"
+        yield f"No cause is proven: {tried} that was taken back removes half of what the loss is higher."
