@@ -14,13 +14,12 @@ class TrackSettings(Section):
         description="name of the global model in MLflow's model registry; the pruned model gets this name and -pruned; "
         "empty: no model is registered",
     )
-
     promote: bool = setting(
         False,
         title="Promote",
-        description="true: the registered version becomes `champion` if (1) its hold-out loss is not worse than the "
-        "champion's beyond noise, (2) the worst client's accuracy has not fallen, and (3) the diagnosis found nothing; "
-        "else the version says why not",
+        description="true: the registered version gets the alias champion if (1) its hold-out loss is not worse than "
+        "the champion's beyond noise, (2) the worst client's accuracy has not fallen, and (3) the diagnosis found "
+        "nothing; else the version says why not",
     )
 
     @model_validator(mode="after")
