@@ -19,8 +19,10 @@ figures = suite_module("figures")
 
 def test_every_cause_is_planted() -> None:
     planted = {cause for plant in cases.PLANTS.values() for cause in plant.causes}
-    new = {"missing_clients", "data_drift", "hold_out_shift"}
-    assert planted == {*CAUSES, *new, "unnamed"}, "tests/benchmarks/planted/plants.py: a Plant for each cause in CAUSES"
+    of_two_runs = {"changed_setting"}  # two_nights.py plants it
+    assert planted == {*CAUSES, "unnamed"} - of_two_runs, (
+        "tests/benchmarks/planted/plants.py: a Plant for each cause in CAUSES"
+    )
 
 
 def test_wilson_interval_solves_its_equation() -> None:
