@@ -103,7 +103,7 @@ def test_the_champion_moves_only_to_a_model_that_is_no_worse(tmp_path: Path, mon
     assert first.tags["promotion"] == "the first champion"
     assert worse.tags["promotion"].startswith("not promoted: the hold-out loss is worse: 0.305 instead of 0.2")
     assert sick.tags["promotion"] == "not promoted: the diagnosis is not clean: The answer."
-    assert sick.description.endswith("Not promoted: the diagnosis is not clean: The answer..")
+    assert sick.description.endswith("\n\nNot promoted: the diagnosis is not clean: The answer.")
     better = new_version([0.1, 0.2] * 50, "none")
     assert client.get_model_version_by_alias("digits", "champion").version == better.version
     assert better.tags["promotion"] == f"champion in place of version {first.version}"
