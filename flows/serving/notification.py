@@ -44,8 +44,11 @@ def register_notification(block: str) -> None:
         if existing:
             kept = [action for action in existing[0].actions if isinstance(action, SendNotification)]
             texts = {"subject": kept[0].subject, "body": kept[0].body} if kept else {"subject": _SUBJECT, "body": _BODY}
-            actions = [SendNotification(block_document_id=document.id, **texts)]
-            core = AutomationCore(**existing[0].model_dump(exclude={"id", "actions"}), actions=actions)
+            # An update sends only the fields that are set, and the server needs the type.
+            actions = [SendNotification(type="send-notification", block_document_id=document.id, **texts)]
+            core = AutomationCore(
+                **existing[0].model_dump(exclude={"id", "actions", "owner_resource"}), actions=actions
+            )
             client.update_automation(existing[0].id, core)
         else:
             core = AutomationCore(
