@@ -98,4 +98,4 @@ def test_the_command_offers_every_reader_and_reports_errors_in_one_line(
     with pytest.raises(SystemExit) as left:
         diagnose.main([str(tmp_path), "--from", "flower", "--apply"])
     assert left.value.code == 2
-    assert "--apply needs a run of Undrift" in capsys.readouterr().err
+    assert "--apply and --against need a run of Undrift" in capsys.readouterr().err
