@@ -119,6 +119,7 @@ def test_a_run_that_is_not_worse_has_no_cause_and_replays_no_difference(night, l
     assert [each["tried"] for each in found["differences"]] == [False]
 
 
+@pytest.mark.slow
 def test_a_client_that_is_gone_is_missing(night, last_night):
     def keeps(labels):
         return lambda x, y: (x[np.isin(y, labels)], y[np.isin(y, labels)])
@@ -138,6 +139,7 @@ def test_a_client_that_is_gone_is_missing(night, last_night):
     assert cause["advice"] == "bring client 05 back"
 
 
+@pytest.mark.slow
 def test_many_changed_clients_are_tried_in_halves_within_the_budget(night, last_night):
     changes = {f"{k:02}": other_examples for k in range(6)} | {"03": shifted}
     found = answer(night("tonight", {}, changes), last_night)
