@@ -16,6 +16,8 @@ from tasks.files import read_rows
 from tasks.partition import partition
 from tasks.preprocess import preprocess
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 10
 BASE = {
     "data.kind": "clients",

@@ -17,6 +17,8 @@ from diagnosis_logs import Row, client_rows, losses_of, round_rows, write
 from tasks.diagnose import diagnose
 from tasks.settings import parse
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 STAGE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["diagnose"]
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")

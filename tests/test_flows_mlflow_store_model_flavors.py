@@ -24,6 +24,8 @@ from tasks.preprocess import preprocess
 from tasks.settings import parse
 from tests import servers
 
+pytestmark = pytest.mark.slow
+
 SITES = ("00", "01")
 
 

@@ -17,6 +17,8 @@ from tasks import files
 from tasks.errors import SettingsError
 from tasks.settings import Settings, parse
 
+pytestmark = pytest.mark.slow
+
 
 def scores(losses: list[float], worst: float = 0.8, num_examples: int = 100) -> dict[str, Any]:
     client = {"client": "03", "accuracy": worst, "num_examples": num_examples}

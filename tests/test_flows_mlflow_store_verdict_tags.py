@@ -22,6 +22,8 @@ from flows.mlflow_store.run_names import run_name
 from tasks import files
 from tasks.settings import Settings, parse
 
+pytestmark = pytest.mark.slow
+
 FLIPPED = {
     "verdict": "faulty_clients",
     "question": "rise",
