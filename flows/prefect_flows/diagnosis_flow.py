@@ -17,12 +17,11 @@ from flows.running import report_artifact
 from flows.running.failed_state import failed
 from flows.workspace import overrides
 from flows.workspace.compared_code import other_code
-from flows.workspace.raw_again import bring_back
 from flows.workspace.repository import find_repository
+from flows.workspace.run_folder import Workspace
 from tasks import command
 from tasks.diagnose import diagnose_logs
-from tasks.diagnose.compared.explain import diagnose_against
-from tasks.diagnose.compared.side import side_of
+from tasks.diagnose.compared.side import PARTITION, side_of
 from tasks.diagnose.diagnosis import Diagnosis
 from tasks.diagnose.report.patch import flags
 from tasks.diagnose.report.wording import headline
@@ -97,11 +96,13 @@ def _against(run: str, logs: RunLogs, other: str) -> Diagnosis:
     Raises:
         InputError: the two are one run, or their raw data are not on this machine and not in DVC's cache or remote.
     """
+    from tasks.diagnose.compared.explain import diagnose_against  # TensorFlow takes seconds to import
+
     repository = find_repository(Path.cwd())
     before = find_run(other, repository)
-    for name, each in ((run, logs), (other, before)):
+    for each in (logs, before):
         if each.workspace is not None:
-            bring_back(each.workspace, name)
+            Workspace(repository, each.workspace).bring_back(PARTITION)
     this, that = (side_of(name, each.settings, each.workspace) for name, each in ((run, logs), (other, before)))
     if this.workspace.resolve() == that.workspace.resolve():
         raise InputError(f"{run} and {other} are one run: --against needs another one")

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +141,29 @@ class Workspace:
                     return int(repo.push(run_cache=True))
             except (DvcException, OSError, RunError) as exc:
                 raise RunError(f"dvc push: {safe_line(exc)}") from exc
+
+    def bring_back(self, path: str) -> None:
+        """Restores an output that is not in the workspace, from DVC's cache or, if it is not there, from the remote.
+
+        Nothing happens without a dvc.lock.
+
+        Raises:
+            InputError: it is neither in the cache nor in a remote.
+        """
+        from dvc.exceptions import DvcException
+
+        if (self.folder / path).exists() or not (self.folder / "dvc.lock").is_file():
+            return
+        with self._repo() as repo:
+            try:
+                with suppress(DvcException):
+                    repo.checkout([path], force=True)
+                if not (self.folder / path).exists():
+                    repo.pull([path], force=True)
+            except (DvcException, OSError) as exc:
+                raise InputError(
+                    f"{self.folder}: {path} is neither in DVC's cache nor in a remote ({safe_line(exc)}): run it again"
+                ) from exc
 
     def hashes(self) -> dict[str, str]:
         """Returns path → DVC's hash, for every output in the workspace's dvc.lock."""
