@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from flows.mlflow_store.run_logs import WRITTEN
 from tasks import outputs
 from tasks.diagnose import diagnose_logs
 from tasks.diagnose.diagnosis import Diagnosis
@@ -15,8 +16,6 @@ from tasks.settings import Settings
 
 READERS = {"flower": read_flower, "nvflare": read_nvflare}
 """Framework → the reader of its log."""
-WRITTEN = ("diagnosis.json", "diagnosis.md", "diagnosis.html")
-"""The files that a diagnosis writes beside the log."""
 
 _log = logging.getLogger(__name__)
 

@@ -25,6 +25,8 @@ _OVERFITTING = "overfitting"
 
 SEEDS = 3
 """Most seeds that a change is replayed with, if the loss rises again in each."""
+SEED_STEP = 7919
+"""Between the seeds of two replays; any number that is no user's next seed."""
 MOST_SEEDS = 5
 """Most seeds, if the cause has evidence of its own: a fault that raises the loss now and then shows no rise in some.
 Without evidence, one of many seeds would favour any change."""

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import yaml
 
+from tasks.diagnose.verdict import SEED_STEP
 from tasks.errors import RunError
 from tasks.files import read_rows
 from tasks.settings import Settings, with_settings
 
 _STEPS = ("preprocess", "federate")
-_SEED_STEP = 7919
-"""Between the seeds of two runs; any number that is no user's next seed."""
 _TIMEOUT = 24 * 3600
 
 
@@ -51,7 +50,7 @@ def trained_by(code: Path, settings: Settings, data: Path, seed: int) -> dict[in
         RunError: the other code fails, for example because it does not know a setting.
     """
     settings = with_settings(settings, {"federate.evaluate_every": 1, "federate.guard": "continue"})
-    settings = with_settings(settings, {"seed": settings.seed + seed * _SEED_STEP})
+    settings = with_settings(settings, {"seed": settings.seed + seed * SEED_STEP})
     with tempfile.TemporaryDirectory() as holder:
         folder = Path(holder)
         (folder / "data").mkdir()

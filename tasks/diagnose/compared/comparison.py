@@ -1,7 +1,7 @@
 """Does a run end with a higher loss than another one, beyond the noise of seeds, and which difference takes it away?"""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import t as student
@@ -10,7 +10,7 @@ from tasks.diagnose.compared.differences import Difference
 from tasks.diagnose.compared.mixtures import Mixtures
 from tasks.diagnose.compared.search import responsible
 from tasks.diagnose.replay.effect import Effect, ln
-from tasks.diagnose.standing.ends import ending_of, mean_loss
+from tasks.diagnose.standing.ends import ending_of, mean_loss, noise_of
 from tasks.diagnose.thresholds import MORE
 from tasks.diagnose.verdict import SEEDS
 from tasks.errors import RunError
@@ -97,11 +97,6 @@ def _mean(losses: Sequence[float]) -> float:
     return float(np.exp(np.mean([ln(loss) for loss in losses])))
 
 
-def noise_of(losses: Sequence[float]) -> float:
-    """Returns the standard deviation of the log losses over the seeds; NaN with one seed."""
-    return float(np.std([ln(loss) for loss in losses], ddof=1)) if len(losses) > 1 else np.nan
-
-
 def is_worse(this: Sequence[float], other: Sequence[float], significance: float) -> bool:
     """Returns whether a run ends with a higher loss than another one, beyond the noise of seeds.
 
@@ -131,10 +126,8 @@ class _Search:
     mixed: Mixtures
     found: list[Difference]
     last: int
-    budget: float
     significance: float
-    allowed: int = 0
-    outcomes: dict[tuple[Difference, ...], Outcome] = field(default_factory=dict)
+    allowed: int
 
     def end(self, taken_back: Collection[Difference], seed: int) -> float | None:
         """The loss at the end; None if it cannot be run, or if the budget ended."""
@@ -180,15 +173,15 @@ def compare(
     """
     # Halves of N differences: log2 N times both halves, then their seeds. The seeds of the two runs come on top.
     halvings = 1 + int(np.ceil(np.log2(max(len(found), 1))))
-    search = _Search(mixed, found, last, budget, significance)
-    search.allowed = int(np.ceil(last * (budget * halvings + 2 * SEEDS)))
+    allowed = int(np.ceil(last * (budget * halvings + 2 * SEEDS)))
+    search = _Search(mixed, found, last, significance, allowed)
     this = _known(search, ())
     other = tuple(other_ends) if other_ends is not None else _known(search, found)
     curve, rounds = search.curve(()), ending_of(last)
     answer = Comparison(this, other, curve, is_worse(this, other, significance), (rounds[0], rounds[-1]))
     if answer.worse:
         answer = _explained(search, answer)
-    return replace(answer, spent=mixed.spent, allowed=search.allowed)
+    return replace(answer, spent=mixed.spent, allowed=allowed)
 
 
 def _known(search: _Search, taken_back: Collection[Difference]) -> tuple[float, ...]:
@@ -212,7 +205,7 @@ def _explained(search: _Search, answer: Comparison) -> Comparison:
         cause = responsible(left, share)
         if not cause:
             break
-        confirmed = _confirmed(search, tuple(cause), base, before, gap, answer)
+        confirmed = _confirmed(search, tuple(cause), base, before, gap)
         if confirmed.why:
             outcomes[tuple(cause)] = confirmed
             break
@@ -263,7 +256,6 @@ def _confirmed(
     base: tuple[Difference, ...],
     before: tuple[float, ...],
     gap: float,
-    answer: Comparison,
 ) -> Outcome:
     """The outcome of taking back a possible cause over all seeds."""
     taken = (*base, *cause)

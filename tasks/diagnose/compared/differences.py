@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tasks.diagnose.compared.side import Side
 from tasks.diagnose.phrases import count, every_client, joined
-from tasks.settings import Settings
+from tasks.settings import Settings, fields, value_at
 
 What = Literal["setting", "client", "new_client", "missing_client", "code"]
 
@@ -87,16 +87,9 @@ def differences(this: Side, other: Side, code: tuple[str, ...] = ()) -> list[Dif
 
 
 def _changed(this: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
-    now, then = _flat(this.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-    both = {name: (now.get(name), then.get(name)) for name in (*now, *then)}
+    now, then = this.model_dump(mode="json"), other.model_dump(mode="json")
+    both = {name: (value_at(now, name), value_at(then, name)) for name in fields()}
     return {name: pair for name, pair in both.items() if pair[0] != pair[1] and not name.startswith(_NO_PART)}
-
-
-def _flat(section: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in section.items():
-        flat |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
-    return flat
 
 
 def _together(changed: Mapping[str, tuple[Any, Any]]) -> Iterator[dict[str, tuple[Any, Any]]]:

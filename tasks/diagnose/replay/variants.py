@@ -10,6 +10,7 @@ from tasks.clients import CLIENTS, TEST, Examples, Stored, read_client, read_raw
 from tasks.diagnose.replay.change import NO_CHANGE, Change
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.surgery import features_aligned
+from tasks.diagnose.verdict import SEED_STEP
 from tasks.errors import RunError
 from tasks.federate.aggregators import check
 from tasks.federate.cohort import Cohort, cohort_from, cohort_of
@@ -32,8 +33,6 @@ T = TypeVar("T")
 
 # What a round's computations do not depend on: these come with each client's input, or are the host's business.
 _PER_ROUND = ("rounds", "evaluate_every", "checkpoint_every", "guard", "local_work", "exclude", "early_stopping")
-_SEED_STEP = 7919
-"""Between the seeds of two replays; any number that is no user's next seed."""
 
 
 class Variants:
@@ -138,7 +137,7 @@ class Variants:
             self.model,
             self.phase,
             self._computations(settings, cohort),
-            local_seed=self.settings.seed + seed * _SEED_STEP,
+            local_seed=self.settings.seed + seed * SEED_STEP,
             absent=change.without,
             validate=None if _of_every_site(change) else self.unchanged.validate,
             scratch=self._holder,

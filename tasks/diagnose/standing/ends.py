@@ -35,7 +35,7 @@ class Ends:
     @property
     def noise(self) -> float:
         """Standard deviation of the log loss over the seeds with nothing changed; NaN with one seed."""
-        return float(np.std([ln(loss) for loss in self.without], ddof=1)) if len(self.without) > 1 else np.nan
+        return noise_of(self.without)
 
     @property
     def effect(self) -> Effect:
@@ -52,6 +52,11 @@ class Ends:
         """
         apart = len(self.without) > 1 and ln(min(self.without)) - ln(max(self.with_change)) > TUNED
         return self.fall > max(least, self.noise) and (apart or self.effect.proven)
+
+
+def noise_of(losses: Sequence[float]) -> float:
+    """Returns the standard deviation of the log losses over the seeds; NaN with one seed."""
+    return float(np.std([ln(loss) for loss in losses], ddof=1)) if len(losses) > 1 else np.nan
 
 
 def ending_of(last: int) -> range:
