@@ -483,6 +483,7 @@ def test_timings_of_a_shorter_run_leave_no_later_rounds(tmp_path: Path) -> None:
 ANSWER = ("why: ", "since: round ", "remedy: -S federate.client.learning_rate=", "report: reports/diagnosis.html")
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_explains_itself(divided: Path, tmp_path: Path) -> None:
     shutil.copytree(divided / "data", tmp_path / "data")
     text = (ROOT / "params.yaml").read_text()

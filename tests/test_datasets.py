@@ -27,7 +27,7 @@ from tasks.errors import DataError, SettingsError
 from tasks.settings import DataKind, DataSettings
 from tests.raw_examples import as_numbers
 
-IN_TMP_PATH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+IN_TMP_PATH = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
 
 def read(kind: DataKind, path: Path | str = "tasks/datasets", seed: int = 0, **fields: Any) -> RawExamples:

@@ -44,7 +44,7 @@ def clients(folder: Path, **labels: Any) -> Path:
 # Groups
 
 
-@hypothesis_settings(deadline=None, max_examples=50)
+@hypothesis_settings(max_examples=50)
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=2, max_size=40),
     num_classes=st.integers(1, 4),

@@ -540,7 +540,7 @@ def test_a_record_of_another_form_is_refused(tmp_path: Path, change: dict[str, A
         encode(path, {"names": list(data.feature_names), **data.fitted, **change})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(
     cells=st.lists(
         st.one_of(

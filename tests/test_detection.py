@@ -101,6 +101,7 @@ def test_noise_alone_is_seldom_a_rise(law: str, rate: float) -> None:
     assert sum(len(claims(draw, 40)) for draw in draws) <= most(360, rate)
 
 
+@pytest.mark.slow
 def test_false_alarms_follow_the_significance() -> None:
     rng = np.random.default_rng(12)
     draw = partial(curve, rng, 30, "flat", "t5")
@@ -186,13 +187,13 @@ def test_rise_in_a_descent_that_goes_on_is_found() -> None:
 
 
 @given(st.lists(st.floats(0, 0.5), min_size=8, max_size=40), st.floats(0.01, 100))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_losses_that_never_rise_are_no_rise(falls: list[float], start: float) -> None:
     assert not find(start * np.exp(-np.cumsum(falls))).detected
 
 
 @given(st.integers(0, 100), st.floats(1e-3, 1e3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_unit_of_the_loss_does_not_matter(seed: int, unit: float) -> None:
     losses = curve(np.random.default_rng(seed), 20, "exponential", "gauss", "step", 20)
     one, other = find(losses), find(unit * losses)

@@ -85,6 +85,7 @@ def test_too_high_a_client_rate_that_ends_the_run_is_named_with_one_that_trains(
     assert "The cause: the clients' learning rate is too high (proven by replay with 3 seeds" in says
 
 
+@pytest.mark.slow
 def test_a_client_for_which_the_guard_stops_is_left_out(ended):
     answer = ended({"federate.guard": "stop", "federate.faults.kind": "not_finite", **FAULT})
     assert cause_of(answer) == ("non_finite", ["03"], {"federate.exclude": ["03"]})

@@ -48,6 +48,7 @@ def test_two_rises_are_at_once_if_one_begins_in_the_round_after_the_other(val: i
     assert [test.share for test in tests] == ([0.5, 0.5] if at_once else [0.3, 0.2])
 
 
+@pytest.mark.slow
 def test_training_has_nine_tenths_of_the_significance_if_the_run_pruned() -> None:
     # A single column has half of 0.01. If the last two rounds prune, training has 0.9 of that: 0.0045.
     losses = pulse(NOISE[0], 18, 28, 1.78)

@@ -290,6 +290,7 @@ def changed_in_between(make_clients, settings_of, tmp_path_factory):
     return flipped_from(13, SETTINGS, make_clients, settings_of, tmp_path_factory.mktemp("between"))
 
 
+@pytest.mark.slow
 def test_a_change_before_the_first_checkpoint_is_proven_from_the_next_one(
     make_clients, settings_of, tmp_path, computations
 ):

@@ -130,6 +130,7 @@ def test_a_client_that_is_excluded_already_stays_excluded(digits_at, answer):
     assert "05" not in found["healthy"]
 
 
+@pytest.mark.slow
 def test_two_faults_one_after_the_other_are_taken_away_together(digits_at, answer):
     """The second one is proven beyond the first: the client of the first one stays away."""
     found = answer(*digits_at({"diagnose.budget": 20.0}, {"02": shifted, "04": lambda x, y: (1 - x, y)}))
@@ -202,6 +203,7 @@ def test_settings_of_another_run_prove_nothing(digits_at, answer, settings_of):
     assert (found["verdict"], found["causes"]) == ("none", [])
 
 
+@pytest.mark.slow
 def test_most_clients_against_the_hold_out_data_are_not_called_faulty(digits_at, answer):
     found = answer(*digits_at({}, {f"{k:02}": shifted for k in range(4)}))
     assert all(cause["cause"] != "faulty_clients" for cause in found["causes"])

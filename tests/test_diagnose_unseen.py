@@ -128,6 +128,7 @@ def test_hold_out_data_unlike_the_clients_are_proven_by_both_halves(foreign, com
     assert proof.evidence[0].value == pytest.approx(first.hold_out)
 
 
+@pytest.mark.slow
 def test_honest_hold_out_data_are_not_called_unlike(learned, computations):
     settings, folder = learned(lambda labels: labels)
     with replayer(settings, folder, computations) as replays:

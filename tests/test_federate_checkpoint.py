@@ -363,7 +363,7 @@ def test_state_that_does_not_fit_on_the_disk_leaves_the_last_one(opened, tmp_pat
     ]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 30), st.integers(1, 7))
 def test_log_and_checkpoints_agree_wherever_the_run_is_cut(tmp_path_factory, cut, every):
     """A run of `cut` rounds and one more line is killed: the log up to the last checkpoint is complete."""

@@ -75,14 +75,14 @@ def slow_krum_scores(updates, num_faulty):
 shapes = st.tuples(st.integers(1, 21), st.sampled_from([1, 2, 37]), st.integers(0, 10**6))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes)
 def test_median_is_numpy_s(shape):
     updates = random_updates(*shape)
     np.testing.assert_allclose(apply(median, updates), np.median(np.stack(updates), axis=0), rtol=1e-6, atol=1e-7)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes, st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.29, 0.4, 0.49]))
 def test_trimmed_mean_sorts_cuts_and_averages_every_entry(shape, trim):
     updates = random_updates(*shape)
@@ -137,7 +137,7 @@ def test_pruned_network_is_smaller_than_a_sort():
     assert _network(100, 0) == ()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(3, 15), st.sampled_from([1, 3, 40]), st.integers(0, 10**6), st.data())
 def test_krum_is_the_update_with_the_smallest_brute_force_score(num_clients, num_params, seed, data):
     updates = random_updates(num_clients, num_params, seed)
@@ -215,7 +215,7 @@ def test_krum_of_too_few_updates_takes_one_and_warns(caplog):
         assert "fewer than 2 * num_faulty + 3 = 7" in caplog.text
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(2, 9), st.integers(0, 10**6))
 def test_geometric_median_minimises_the_weighted_sum_of_distances(num_clients, seed):
     points = np.stack(random_updates(num_clients, 2, seed)).astype(float)

@@ -38,7 +38,7 @@ def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 8), st.integers(2, 60), st.integers(0, 10**6), st.sampled_from([1e-4, 1.0, 1e4]))
 def test_statistics_equal_those_of_the_vectors(num_clients, num_params, seed, scale):
     updates = random_updates(num_clients, num_params, seed, scale)
@@ -163,7 +163,7 @@ def test_one_core_and_many_give_the_same_bits():
     assert bits("1") == bits("2") != b""
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(3, 9), st.integers(0, 10**6))
 def test_geometric_median_is_that_of_a_general_optimiser(num_clients, seed):
     updates = random_updates(num_clients, 2, seed)

@@ -46,7 +46,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_secrets, "IN_USE", known_secrets.KnownSecrets())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(secret=secrets, form=st.sampled_from(FORMS), spell=st.sampled_from(spelled))
 @example(secret="p/w d", form=FORMS[0], spell=spelled[0])
 @example(secret="p@ss/word", form=FORMS[0], spell=spelled[0])
@@ -69,7 +69,7 @@ def _said_by_libraries(address: str) -> Iterator[str]:
             yield from (str(exc), repr(exc))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(secret=secrets, form=st.sampled_from(FORMS), spell=st.sampled_from(spelled))
 @example(secret="se cret/x", form=FORMS[5], spell=spelled[0])  # httpx: Invalid port: 'se cret'
 def test_no_secret_is_left_in_what_libraries_say(secret: str, form: str, spell) -> None:

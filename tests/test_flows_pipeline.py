@@ -143,6 +143,7 @@ def test_a_second_run_is_cached_and_then_dvc_repro_runs_nothing(first: Done, rep
     assert len(runs) == 1
 
 
+@pytest.mark.slow
 def test_after_dvc_repro_a_flow_run_runs_nothing(
     repository: Path, run: Run, copy_repository: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -493,6 +493,7 @@ def test_the_report_holds_no_password_of_the_store(tracked: Path, tmp_path: Path
     assert "s3cret" not in done.stderr
 
 
+@pytest.mark.slow
 def test_processes_that_begin_at_once_share_one_fresh_database(tmp_path: Path) -> None:
     connect = "from flows.mlflow_store.connection import connect"
     script = f"from pathlib import Path; {connect}; print(connect(Path()).experiment_id)"

@@ -38,7 +38,13 @@ PATHS = ("../d.csv", "sub/../../d.csv", "sub/../d.csv", "./d.csv", "d.csv", "dat
 LINKED = ("up/d.csv", "deep/d.csv", "deep/../d.csv", "up/repository/d.csv")
 
 
-@pytest.mark.parametrize("path", [*PATHS, *LINKED])
+QUICK = ("../d.csv", "sub/../d.csv", "data/raw.csv", "up/repository/d.csv")
+"""Outside, inside under another name, inside, and through a link; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.slow] * (path not in QUICK)) for path in (*PATHS, *LINKED)]
+)
 def test_a_run_reads_the_file_that_dvc_repro_reads(path: str, repository: Path) -> None:
     params = repository / "params.yaml"
     text = params.read_text().replace("path: tasks/datasets", f"path: {path}")

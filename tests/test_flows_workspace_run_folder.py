@@ -130,7 +130,7 @@ def test_a_damaged_file_of_the_cache_is_a_miss_and_is_made_anew(
         assert dvc_hash(path) == name.removesuffix(".dir")
 
 
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("link", ["copy", pytest.param("hardlink", marks=pytest.mark.slow), "symlink"])
 def test_an_output_damaged_in_the_workspace_is_never_taken_for_done(
     link: str, copy_repository: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -147,7 +147,9 @@ def test_an_output_damaged_in_the_workspace_is_never_taken_for_done(
     assert dvc_hash(first.folder / "data/partition") == sound
 
 
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(
+    "link", [pytest.param("copy", marks=pytest.mark.slow), "hardlink", pytest.param("symlink", marks=pytest.mark.slow)]
+)
 def test_a_forced_run_replaces_what_is_damaged_in_the_cache(
     link: str, copy_repository: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def run_twice(tmp_path: Path, settings_of: Callable[..., Settings]) -> Callable[
     return run
 
 
+@pytest.mark.slow
 def test_table_of_visits(run_twice: Callable[[inputs.Write], Run]) -> None:
     run = run_twice(inputs.table)
     record = run.partition

@@ -55,7 +55,7 @@ def test_registry_holds_every_kind_of_the_settings() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("classes", "natural")])
 @given(labels=LABELS, num_clients=st.integers(1, 60), seed=SEEDS, alpha=POSITIVE, power=st.booleans(), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_kind_covers_every_example_once(
     kind: PartitionKind, labels: list[int], num_clients: int, seed: int, alpha: float, power: bool, data: st.DataObject
 ) -> None:
@@ -76,7 +76,7 @@ def test_every_kind_covers_every_example_once(
 
 
 @given(labels=LABELS, num_clients=st.integers(1, 30), per_client=st.integers(1, 12), seed=SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_classes_covers_every_example_once_or_says_why_not(
     labels: list[int], num_clients: int, per_client: int, seed: int
 ) -> None:
@@ -212,7 +212,7 @@ def test_label_mix_gives_a_client_its_class_while_it_lasts() -> None:
     alpha=POSITIVE,
     seed=SEEDS,
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_label_mix_fills_rows_and_columns_exactly(
     num_clients: int, available: list[int], alpha: float, seed: int
 ) -> None:
@@ -253,7 +253,7 @@ def test_label_mix_is_as_skewed_as_drawing_one_example_at_a_time() -> None:
 
 
 @given(labels=LABELS, num_clients=st.integers(1, 20), per_client=st.integers(1, 4), seed=SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shards_bound_the_classes_held(labels: list[int], num_clients: int, per_client: int, seed: int) -> None:
     # C - 1 borders between classes cut the K s sorted shards: at most K s + C - 1 pairs of a shard and a class.
     y = examples(labels).y
@@ -286,7 +286,7 @@ def test_shards_aligned_with_classes_give_at_most_s_classes() -> None:
 
 
 @given(num_clients=st.integers(1, 25), per_client=st.integers(1, 8), seed=SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_classes_gives_each_class_to_nearly_equally_many(num_clients: int, per_client: int, seed: int) -> None:
     y = balanced(8, 30)
     if num_clients * per_client < 8:

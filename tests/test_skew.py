@@ -308,7 +308,7 @@ def test_squared_distances_are_those_of_the_differences(a: np.ndarray, b: np.nda
     values=st.data(),
     images=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_measures_are_finite_for_any_data(sizes: list[int], values: st.DataObject, images: bool) -> None:
     # Few different values, so that features repeat or are constant, and the ends of float32.
     ends = [float(np.float32(value)) for value in (0, 1, -1, 0.1, 1e-45, 3e38, -3e38)]
