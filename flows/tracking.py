@@ -13,20 +13,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = command.Parser(
         prog="python -m flows.tracking",
         description="Log the finished run in the current folder to MLflow: settings, the numbers of each round, final "
-        "scores, pictures, reports, models and the versions of its data. Writes reports/mlflow.json.",
+        "scores, pictures, reports, models and the versions of its data. Writes reports/mlflow.json, which names the "
+        "run. If the store has a run with the same settings and results, names that one and logs nothing.",
         epilog="The store is mlflow.db in the repository, or MLFLOW_TRACKING_URI if that is set. To open the "
         "repository's store: mlflow server --backend-store-uri sqlite:///mlflow.db",
     )
-    parser.parse_args(arguments)
+    parser.add_argument("--force", action="store_true", help="log a new run, also if the store has the same one")
+    options = parser.parse_args(arguments)
     command.prepare()
     command.end_with_parent()
-    return command.run(_track)
+    return command.run(lambda: _track(options.force))
 
 
-def _track() -> None:
+def _track(force: bool) -> None:
     settings = load(Path("params.yaml"))
     with lock.held(Path(), "track"):
-        track(settings, Path())
+        track(settings, Path(), force)
 
 
 if __name__ == "__main__":

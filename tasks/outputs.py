@@ -45,7 +45,7 @@ OUTPUTS = {
         "reports/diagnosis.md",
         "reports/diagnosis_metrics.json",
     ),
-    "track": ("reports/mlflow.json",),
+    "track": ("reports/mlflow.json", "reports/tracked.json"),
 }
 """The paths that each step writes, relative to the workspace."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.comparing import grid, results
-from flows.mlflow_store import finished_run
+from flows.mlflow_store import tracked_results
 from tasks import files
 from tasks.errors import DataError
 
@@ -56,5 +56,5 @@ def test_a_damaged_report_of_a_tracked_run_is_one_line(content: bytes, tmp_path:
     path = tmp_path / "mlflow.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"mlflow\.json must") as raised:
-        finished_run.read_report(path)
+        tracked_results.read_report(path)
     assert "\n" not in str(raised.value)

@@ -180,7 +180,8 @@ def test_a_run_links_to_the_run_that_it_mends(
 ) -> None:
     bad = new_run(store, tmp_path)
     run_content.log_scores(store.client, bad, {"loss": 0.634}, {})
-    files.write_json(tmp_path / "reports/mlflow.json", {"run_id": bad})
+    report = {"run_id": bad, "tracking_uri": store.uri, "experiment_id": store.experiment_id}
+    files.write_json(tmp_path / "reports/mlflow.json", report)
     monkeypatch.setenv(mending.VARIABLE, "")  # restored after the test
     mending.next_run_mends(str(tmp_path))
     good = store.client.get_run(new_run(store, tmp_path))

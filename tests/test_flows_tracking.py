@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -15,7 +16,16 @@ import pytest
 import yaml
 from mlflow.entities import ViewType
 
-from flows.mlflow_store import connection, data_versions, finished_run, logged_models, run_content, run_names
+from flows.mlflow_store import (
+    connection,
+    data_versions,
+    finished_run,
+    logged_models,
+    run_content,
+    run_files,
+    run_names,
+    tracked_results,
+)
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
 from tasks.errors import RunError, UndriftError
@@ -90,7 +100,7 @@ def write_models(folder: Path) -> None:
 
 def lock_data(folder: Path) -> None:
     """Writes a dvc.lock with the hashes of the run's data and models."""
-    paths = [*finished_run.DATA, *finished_run.MODEL_FILES.values()]
+    paths = [*run_files.DATA, *run_files.MODEL_FILES.values()]
     outs = [{"path": path, "hash": "md5", "md5": dvc_hash(folder / path)} for path in paths]
     (folder / "dvc.lock").write_text(
         yaml.safe_dump({"schema": "2.0", "stages": {"all": {"cmd": "make", "outs": outs}}})
@@ -217,7 +227,7 @@ def test_artifacts_are_reports_pictures_settings_and_exported_models(
             found |= walk(entry.path) if entry.is_dir else {entry.path}
         return found
 
-    assert walk() == {*finished_run.FILES, finished_run.TIMINGS, finished_run.LOCK}
+    assert walk() == {*run_files.FILES, run_files.TIMINGS, run_files.LOCK}
 
 
 def test_the_logged_lock_does_not_name_an_earlier_run(
@@ -236,8 +246,8 @@ def test_a_lock_of_other_data_is_not_logged(opened: connection.Store, tracked: P
     for name in ("data", "models", "reports", "params.yaml", "dvc.lock"):
         (tmp_path / name).symlink_to(tracked / name)
     run_id = opened.client.create_run(opened.experiment_id).info.run_id
-    digests = dict.fromkeys(finished_run.DATA, f"{'0' * 32}.dir")
-    finished_run.log_artifacts(opened.client, run_id, tmp_path, digests)
+    digests = dict.fromkeys(run_files.DATA, f"{'0' * 32}.dir")
+    run_files.log_artifacts(opened.client, run_id, tmp_path, digests)
     assert "dvc.lock" not in [entry.path for entry in opened.client.list_artifacts(run_id)]
 
 
@@ -354,6 +364,102 @@ def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(
     assert {str(model.status) for model in found} == {"READY"}
     pruned = next(model for model in found if model.name == "pruned")
     assert {metric.key for metric in pruned.metrics} >= {"accuracy", "loss"}
+
+
+def test_a_run_with_the_same_settings_and_results_is_logged_once(tracked: Path, tmp_path: Path) -> None:
+    """The case of results that DVC restored: the folder has no reports/mlflow.json, the store has the run."""
+    folder = copy_of(tracked, tmp_path)
+    report, tracked_file = (folder / name for name in (tracked_results.REPORT, tracked_results.TRACKED))
+    expected = report.read_text(), tracked_file.read_text()
+    for path in (report, tracked_file):
+        path.unlink()
+    settings = load(folder / "params.yaml")
+    assert finished_run.find_logged(settings, folder)
+    assert (report.read_text(), tracked_file.read_text()) == expected
+    # Where clients are trained is no part of a result; the seed is, also if the results are the same.
+    assert finished_run.find_logged(with_settings(settings, {"federate.runtime.threads": 2}), folder)
+    assert not finished_run.find_logged(with_settings(settings, {"seed": 5}), folder)
+    (folder / "reports/prune.json").write_text('{"other": 1}')
+    assert not finished_run.find_logged(settings, folder)
+
+
+def test_a_run_that_is_not_finished_or_deleted_holds_no_results(tracked: Path, tmp_path: Path) -> None:
+    opened = connection.connect(tmp_path)
+    results = tracked_results.results_of(load(tracked / "params.yaml"), tracked)
+    create = partial(opened.client.create_run, opened.experiment_id, tags={tracked_results.TAG: results.digest})
+    failed, deleted, older, newer = (create().info.run_id for _ in range(4))
+    opened.client.set_terminated(failed, "FAILED")
+    assert tracked_results.find(opened, results) == ""
+    for run_id in (deleted, older, newer):
+        opened.client.set_terminated(run_id)
+    opened.client.delete_run(deleted)
+    assert tracked_results.find(opened, results) in (older, newer)
+    opened.client.delete_run(newer)
+    assert tracked_results.find(opened, results) == older
+
+
+def test_a_report_of_other_rounds_names_no_run(tracked: Path, tmp_path: Path) -> None:
+    """The case of `dvc checkout` of another run: DVC restores the round log, and not reports/mlflow.json."""
+    folder = copy_of(tracked, tmp_path)
+    run_id = files.read_json(folder / "reports/mlflow.json")["run_id"]
+    assert tracked_results.run_in(folder) == run_id
+    rounds = folder / "reports/rounds.csv"
+    before = rounds.read_text()
+    rounds.write_text(before.replace("federate", "prune", 1))
+    assert tracked_results.run_in(folder) == ""
+    rounds.write_text(before)
+    (folder / "reports/tracked.json").write_text("[]")
+    assert tracked_results.run_in(folder) == ""
+    (folder / "reports/tracked.json").unlink()  # an earlier version wrote none
+    assert tracked_results.run_in(folder) == run_id
+
+
+@pytest.mark.slow
+def test_dvc_repro_changes_no_lock_and_always_leaves_the_report_of_the_run(finished: Path, tmp_path: Path) -> None:
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["track"]
+    of_code = ("tasks", "flows")
+    deps = [path for path in stage["deps"] if not path.startswith(of_code)]
+    command = f"{sys.executable} -m flows.tracking"
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"track": {**stage, "cmd": command, "deps": deps}}}))
+    for name in ("data", "models", "reports"):
+        shutil.copytree(finished / name, tmp_path / name, ignore=shutil.ignore_patterns("mlflow.json", "tracked.json"))
+    shutil.copy(finished / "params.yaml", tmp_path)
+    dvc(tmp_path, "init", "--no-scm")
+    params, lock, report = (tmp_path / name for name in ("params.yaml", "dvc.lock", "reports/mlflow.json"))
+
+    def repro(says: str) -> str:
+        assert says in dvc(tmp_path, "repro")
+        return str(files.read_json(report)["run_id"])
+
+    first = repro("Running stage 'track'")
+    locked = lock.read_bytes()
+    assert repro("didn't change") == first
+    usual = params.read_text()
+    params.write_text(usual.replace("seed: 0", "seed: 1", 1))
+    second = repro("Running stage 'track'")
+    params.write_text(usual)
+    assert repro("has these settings and results already") == first != second
+    assert lock.read_bytes() == locked
+    # A new clone on another machine, whose store lacks the run.
+    for path in (*tmp_path.glob("mlflow.db*"), report, tmp_path / "reports/tracked.json"):
+        path.unlink()
+    assert repro("Running stage 'track'") not in (first, second)
+    assert lock.read_bytes() == locked
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def run_ids(folder: Path) -> dict[str, str]:

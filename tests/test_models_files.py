@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from flows.mlflow_store import finished_run
+from flows.mlflow_store import finished_run, run_files
 from tasks.errors import DataError
 from tasks.files import write_json
 
@@ -286,7 +286,7 @@ def finished(tmp_path_factory, make_clients, settings_of):
     settings = settings_of({"federate.rounds": 1, "prune.rounds": 2, "prune.begin_round": 1, "prune.end_round": 2})
     federate(settings, folder)
     prune(settings, folder)
-    for name in finished_run.FILES:  # `track` logs them
+    for name in run_files.FILES:  # `track` logs them
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     return folder, settings

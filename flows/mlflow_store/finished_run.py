@@ -8,70 +8,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection, mending, run_record, run_scores, verdict_tags
+from flows.mlflow_store import connection, mending, run_files, run_record, run_scores, tracked_results, verdict_tags
+from flows.mlflow_store.run_files import DATA, MODEL_FILES
 from flows.mlflow_store.store_errors import store_errors
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import command, files, outputs
-from tasks.errors import DataError
 from tasks.settings import Settings
 from tasks.signals import masked
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-DATA = {"data/partition": "partition", "data/clients": "training"}
-"""Data set of a run → its use in the run, which MLflow calls its context."""
-MODEL_FILES = {"global": "models/global.h5", "pruned": "models/pruned.h5"}
 _HOLD_OUT = "data/partition/test.npz"
 _DIGEST = "dvc.digest"
 """The tag that holds the hash of a logged model's file. It is set last: a model with this tag is complete."""
-FILES = (
-    "params.yaml",
-    "data/partition/partition.json",
-    "data/clients/preprocess.json",
-    "models/pruned.tflite",
-    "models/pruned_float.tflite",
-    "reports/clients.csv",
-    "reports/confusion.png",
-    "reports/diagnosis.html",
-    "reports/diagnosis.json",
-    "reports/diagnosis.md",
-    "reports/drift.png",
-    "reports/evaluation.json",
-    "reports/labels.png",
-    "reports/loss.png",
-    "reports/metrics.json",
-    "reports/prune.json",
-    "reports/rounds.csv",
-)
-"""The artifacts of a run, without the models. Every finished run has these files."""
-TIMINGS, LOCK = "reports/timings.csv", "dvc.lock"
-"""More artifacts, if they exist."""
 
 _log = logging.getLogger(__name__)
 
 
-def track(settings: Settings, folder: Path) -> None:
-    """Logs the finished run in the workspace `folder` as a new MLflow run, and writes reports/mlflow.json.
+def track(settings: Settings, folder: Path, force: bool = False) -> None:
+    """Logs the finished run in the workspace `folder` to MLflow, and writes reports/mlflow.json and tracked.json.
 
-    If a killed process left an MLflow run of this folder running, that run is ended, and not continued: its rounds can
-    be of other settings or data.
+    If the store has a finished run with the same settings and results, that run is named and nothing is logged, unless
+    `force`. If a killed process left an MLflow run of this folder running, that run is ended, and not continued: its
+    rounds can be of other settings or data.
 
     Raises:
         DataError: a step has not been run, or a model file is damaged or of another model. Nothing was logged.
         TrackingLost, RunError: MLflow did not accept the run. The MLflow run is FAILED.
     """
-    loaded = _finished(settings, folder)
-    opened = connection.connect(folder)
-    from flows.mlflow_store import run_content
+    run_files.check(folder)
+    results, opened = tracked_results.results_of(settings, folder), connection.connect(folder)
+    with store_errors(opened.uri), _beginning(opened.client, folder) as begin:
+        if not force and _found(opened, folder, results):
+            return
+        loaded = _models(settings, folder)
+        from flows.mlflow_store import run_content
 
-    with outputs.renewed(outputs.of("track", folder)):
-        with store_errors(opened.uri), _beginning(opened.client, folder) as begin:
+        with outputs.renewed(outputs.of("track", folder)):
             run_id = begin(lambda: run_content.create(opened.client, opened.experiment_id, settings, folder))
             with ending(opened.client, run_id):
                 run_content.log_settings(opened.client, run_id, settings)
-                _log_run(opened, run_id, settings, folder, loaded)
-        _report(opened, run_id, folder)
+                _log_run(opened, run_id, settings, folder, loaded, results)
+            tracked_results.write(opened, run_id, folder, results)
+            _log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
+
+
+def find_logged(settings: Settings, folder: Path) -> bool:
+    """Returns whether MLflow has a finished run with these settings and the results in the workspace `folder`.
+
+    If it has, writes reports/mlflow.json and tracked.json for that run. Raises the same errors as `track`.
+    """
+    run_files.check(folder)
+    results, opened = tracked_results.results_of(settings, folder), connection.connect(folder)
+    with store_errors(opened.uri):
+        return _found(opened, folder, results)
+
+
+def _found(opened: connection.Store, folder: Path, results: tracked_results.Results) -> bool:
+    run_id = tracked_results.find(opened, results)
+    if run_id:
+        tracked_results.write(opened, run_id, folder, results)
+        _log.info("%s: run %s has these settings and results already", opened.uri, run_id)
+    return bool(run_id)
 
 
 @contextmanager
@@ -109,22 +108,21 @@ def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
 
     The status of the MLflow run stays as it is. Raises the same errors as `track`.
     """
-    loaded = _finished(settings, folder)
-    opened = connection.connect(folder)
+    run_files.check(folder)
+    loaded = _models(settings, folder)
+    results, opened = tracked_results.results_of(settings, folder), connection.connect(folder)
     with store_errors(opened.uri):
-        _log_run(opened, run_id, settings, folder, loaded)
-    _report(opened, run_id, folder)
+        _log_run(opened, run_id, settings, folder, loaded, results)
+    tracked_results.write(opened, run_id, folder, results)
+    _log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
 
 
-def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
+def _models(settings: Settings, folder: Path) -> dict[str, Any]:
     """Returns name → Keras model, for the models of the run.
 
     Raises:
-        DataError: a file of the run is missing, or a model file is damaged or of another model.
+        DataError: a model file is damaged or of another model.
     """
-    for path in (*FILES, *MODEL_FILES.values()):
-        if not (folder / path).is_file():
-            raise DataError(f"{path} is missing: run the step that makes it first")
     connection.quiet_mlflow()
     with command.loading():
         from flows.mlflow_store import logged_models
@@ -133,23 +131,27 @@ def _finished(settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def _log_run(
-    opened: connection.Store, run_id: str, settings: Settings, folder: Path, loaded: Mapping[str, Any]
+    opened: connection.Store,
+    run_id: str,
+    settings: Settings,
+    folder: Path,
+    loaded: Mapping[str, Any],
+    results: tracked_results.Results,
 ) -> None:
     from flows.mlflow_store import data_versions, logged_models, registry, run_content
     from tasks.predict import recipe_of
     from tasks.predict.example import raw_example
 
-    client = opened.client
-    digests = {path: dvc_hash(folder / path) for path in (*DATA, *MODEL_FILES.values())}
+    client, digests = opened.client, results.hashes
     there = _logged_models(opened, run_id, digests)
-    run_content.log_tags(client, run_id, {f"dvc.{path}": digest for path, digest in digests.items()})
+    run_content.log_tags(client, run_id, {f"dvc.{path}": digests[path] for path in (*DATA, *MODEL_FILES.values())})
     data = {path: data_versions.data_set(folder, path, digests[path]) for path in DATA}
     run_content.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
     rows, logged = files.read_rows(folder / "reports/rounds.csv"), run_content.logged_rounds(client, run_id)
     run_content.log_rounds(client, run_id, [row for row in rows if int(row["round"]) not in logged])
     curves = {column: int(row["round"]) for row in rows for column in run_content.numbers(row)}
     scores = files.read_json(folder / "reports/metrics.json")
-    log_artifacts(client, run_id, folder, digests)
+    run_files.log_artifacts(client, run_id, folder, digests)
     recipe = recipe_of(settings, folder)
     example = raw_example(recipe, folder)
     origin = run_content.origin(folder)
@@ -173,6 +175,7 @@ def _log_run(
     verdict_tags.mark(client, run_id, folder / "reports", text)
     run_content.log_tags(client, run_id, registry.run_tags(folder / "reports", dvc_hash(folder / _HOLD_OUT)))
     _register(client, run_id, settings, folder, {name: (ids[name], run_scores.of_model(name, scores)) for name in ids})
+    run_content.log_tags(client, run_id, {tracked_results.TAG: results.digest})  # last: the run is complete
 
 
 def _register(
@@ -206,47 +209,6 @@ def _logged_models(opened: connection.Store, run_id: str, digests: Mapping[str, 
         elif _DIGEST not in model.tags and not client.search_model_versions(f"run_id = '{run_id}'"):
             client.delete_logged_model(model.model_id)
     return whole
-
-
-def _report(opened: connection.Store, run_id: str, folder: Path) -> None:
-    written = {"run_id": run_id, "tracking_uri": opened.uri, "experiment_id": opened.experiment_id}
-    files.write_json(folder / "reports/mlflow.json", written)
-    _log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
-
-
-def read_report(path: Path) -> dict[str, str]:
-    """Returns `run_id`, `tracking_uri` and `experiment_id` of the MLflow run that a reports/mlflow.json names.
-
-    Raises:
-        DataError: the file is missing, or does not name a run.
-    """
-    report = files.read_json(path)
-    names = ("run_id", "tracking_uri", "experiment_id")
-    if not isinstance(report, dict) or not all(isinstance(report.get(name), str) for name in names):
-        raise DataError(f"{path} must name an MLflow run by {', '.join(names)}: run the step track again")
-    return {name: report[name] for name in names}
-
-
-def log_artifacts(client: "MlflowClient", run_id: str, folder: Path, digests: Mapping[str, str]) -> None:
-    """Logs reports, pictures, settings and exported models under their paths in the workspace.
-
-    dvc.lock is logged only if it has the hashes of this run's data: with it and params.yaml, `dvc pull` restores the
-    data. DVC updates dvc.lock when a stage ends, so the file is out of date if steps ran without DVC.
-    """
-    from flows.mlflow_store import data_versions
-
-    paths = [*FILES]
-    if (folder / TIMINGS).is_file():
-        paths.append(TIMINGS)
-    if (folder / LOCK).is_file():
-        locked = data_versions.locked(folder / LOCK)
-        if digests.items() <= locked.items():
-            client.log_text(run_id, data_versions.lock_of_results(folder / LOCK), LOCK)
-        else:
-            _log.warning("dvc.lock does not match this run's data and is not logged: run dvc repro or dvc commit")
-    for path in paths:
-        parent = Path(path).parent.as_posix()
-        client.log_artifact(run_id, str(folder / path), None if parent == "." else parent)
 
 
 @contextmanager

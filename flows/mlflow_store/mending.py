@@ -1,13 +1,11 @@
 """The link from a run to the run that it mends: `python -m flows.diagnose RUN --apply` sets it for its next run."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.mlflow_store import tracked_results
 from flows.mlflow_store.verdict_tags import PREFIX
-from tasks.errors import DataError
-from tasks.files import read_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,11 +22,7 @@ def next_run_mends(run: str) -> None:
     Nothing is linked if the folder's run is not in MLflow.
     """
     os.environ.pop(VARIABLE, None)
-    run_id = run
-    if Path(run).is_dir():
-        run_id = ""
-        with suppress(DataError):
-            run_id = str(read_json(Path(run, "reports/mlflow.json"))["run_id"])
+    run_id = tracked_results.run_in(Path(run)) if Path(run).is_dir() else run
     if run_id:
         os.environ[VARIABLE] = run_id
 

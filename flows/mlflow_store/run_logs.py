@@ -5,14 +5,15 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection, finished_run, verdict_tags
+from flows.mlflow_store import connection, tracked_results, verdict_tags
 from flows.mlflow_store.store_errors import store_errors
+from flows.mlflow_store.tracked_results import REPORT
 from flows.workspace.repository import RUNS, find_repository
 from tasks import lock
 from tasks.errors import DataError, InputError, TrackingLost, reading
@@ -26,7 +27,6 @@ LOGS = ("rounds.csv", "clients.csv")
 """The files that a diagnosis needs."""
 WRITTEN = ("diagnosis.json", "diagnosis.md", "diagnosis.html")
 """The files that a diagnosis writes next to the logs."""
-_REPORT = "reports/mlflow.json"
 
 _log = logging.getLogger(__name__)
 
@@ -126,10 +126,9 @@ def _logged_settings(run: "Run") -> Settings:
 
 def _workspace(repository: Path, run_id: str) -> Path | None:
     """Returns the folder on this machine in which the run ran; None if it is gone, or holds a newer run."""
-    for report in (repository / _REPORT, *sorted((repository / RUNS).rglob(_REPORT))):
-        with suppress(DataError):  # a damaged report of another run is not about this run
-            if finished_run.read_report(report)["run_id"] == run_id:
-                return report.parents[1]
+    for report in (repository / REPORT, *sorted((repository / RUNS).rglob(REPORT))):
+        if tracked_results.run_in(report.parents[1]) == run_id:
+            return report.parents[1]
     return None
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.mlflow_store import finished_run, run_record
+from flows.mlflow_store import finished_run, run_record, tracked_results
 from flows.mlflow_store.live_run import LiveRun
 from flows.workspace.run_folder import Workspace
 from tasks.settings import Settings
@@ -56,6 +56,16 @@ class Session:
         run_record.note_data(folder, data)
         return live
 
+    def restore(self, step: str) -> bool:
+        """Returns whether the step need not run: DVC's cache has its outputs or, for `track`, MLflow has the run."""
+        if step != "track":
+            return self.workspace.restore(step)
+        if not finished_run.find_logged(self.settings, self.workspace.folder):
+            _log.info("MLflow has no run with these settings and results: they are logged")
+            return False
+        self.workspace.commit(step)
+        return True
+
     def finish(self) -> None:
         """Logs the finished run, and writes reports/mlflow.json."""
         live = self.live()
@@ -87,9 +97,9 @@ class Session:
             self._live.end(status)
 
     def mlflow(self) -> dict[str, Any]:
-        """Returns reports/mlflow.json for this flow run's MLflow run or, without one, the restored file; {} if none."""
+        """Returns reports/mlflow.json for this flow run's MLflow run or, without one, the file; {} if there is none."""
         if self._live is not None:
             store = self._live.store
             return {"run_id": self._live.run_id, "tracking_uri": store.uri, "experiment_id": store.experiment_id}
         path = Path(self.workspace.folder, "reports/mlflow.json")
-        return finished_run.read_report(path) if path.is_file() else {}
+        return tracked_results.read_report(path) if path.is_file() else {}

@@ -31,7 +31,7 @@ def worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> b
 def restore_or_run(step: str, session: Session, force: bool, run: Callable[[], None]) -> bool:
     """Restores the step's outputs from DVC's cache, or runs it and caches them. Returns whether they were restored."""
     with lock.held(session.workspace.folder, step):
-        if not force and session.workspace.restore(step):
+        if not force and session.restore(step):
             return True
         session.workspace.clear(step)
         run()
