@@ -6,6 +6,8 @@ from flows import known_secrets
 
 ENVIRONMENT = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,flows",
+    # The same loggers also log outside of flow runs: in commands, in `dvc repro`, and in tests. Prefect would warn.
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # A temporary server takes 20 to 40 s to start on a slow machine; Prefect gives up after 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",

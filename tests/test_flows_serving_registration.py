@@ -1,6 +1,8 @@
 """The forms of the deployments, and how many flow runs a machine runs at a time."""
 
+import logging
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,3 +42,10 @@ def test_the_settings_that_people_change_first_come_first_in_their_sections() ->
 
 def test_the_default_limit_is_one_run_per_core_at_most() -> None:
     assert 1 <= default_limit() <= len(os.sched_getaffinity(0))
+
+
+def test_a_line_outside_of_a_flow_run_makes_prefect_warn_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("tasks.federate.step", "flows.serving.worker"):
+            logging.getLogger(name).warning("a line of a command, or of a stage of DVC")
