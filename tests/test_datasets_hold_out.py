@@ -16,7 +16,7 @@ from tasks.datasets import RawExamples, load_raw
 from tasks.datasets.groups import whole_groups
 from tasks.errors import DataError, SettingsError
 from tasks.partition import partition
-from tasks.settings import DataKind, DataSettings, PartitionKind, PartitionSettings, Settings
+from tasks.settings import DataKind, DataSettings, Missing, PartitionKind, PartitionSettings, Settings
 from tests.raw_examples import as_numbers
 from tests.shards import read_client
 
@@ -227,3 +227,44 @@ def test_clients_that_share_a_group_are_held_out_together_or_not_at_all(tmp_path
     path.write_text(path.read_text().replace(",1,1\n", ",0,1\n"))
     with pytest.raises(DataError, match=r"'0' \(1 such groups\) has clients in and out of data\.hold_out_clients"):
         read("table", path, hold_out_clients=("1",), **both)
+
+
+# The digest of the raw hold-out data
+
+
+@pytest.mark.parametrize("missing", ["mean", "median", "most_frequent"])
+def test_other_training_rows_change_the_encoded_hold_out_data_and_not_their_digest(
+    tmp_path: Path, missing: Missing
+) -> None:
+    """The champion of last night and the candidate of tonight are compared on hold-out rows that have not changed."""
+    path, held = tmp_path / "table.csv", "3,,red,x,h\n4,2,,y,h\n"
+
+    def examples(training: str, held: str = held) -> RawExamples:
+        path.write_text(f"a,b,colour,label,site\n{training}{held}")
+        fields: dict[str, Any] = {"client_column": "site", "hold_out_clients": ("h",), "missing": missing}
+        return read("table", path, **fields)
+
+    night = examples("1,1,red,x,s\n2,1,red,y,s\n")
+    # Another value to fill `b` with, a new category, and a new class that comes first.
+    next_night = examples("1,5,red,x,s\n2,5,blue,y,s\n5,5,red,a,s\n")
+    assert not np.array_equal(night.test_x, next_night.test_x)
+    assert night.test_y.tolist() != next_night.test_y.tolist()
+    assert night.test_digest == next_night.test_digest
+    for other in ("3,,red,x,h\n4,2,,x,h\n", "3,1,red,x,h\n4,2,,y,h\n", "4,2,,y,h\n3,,red,x,h\n", "3,,red,x,h\n"):
+        assert examples("1,1,red,x,s\n2,1,red,y,s\n", other).test_digest != night.test_digest
+
+
+def test_the_digest_of_hold_out_arrays_is_of_their_features_and_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sites = {name: (rng.random((1500, 3), np.float32), rng.integers(0, 2, 1500)) for name in ("a", "test")}
+
+    def digest(**changed: tuple[np.ndarray, np.ndarray]) -> str:
+        for name, (x, y) in (sites | changed).items():
+            np.savez(tmp_path / f"{name}.npz", x=x, y=y)
+        return read("clients", tmp_path).test_digest
+
+    x, y = sites["test"]
+    usual, later = digest(), x.copy()
+    later[-1, 0] += 1
+    assert digest(a=(x, y)) == usual
+    assert len({usual, digest(test=(later, y)), digest(test=(x, 1 - y))}) == 3

@@ -1,5 +1,6 @@
 """Which version becomes the champion, by plain numbers and in a real MLflow store."""
 
+import json
 import os
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_the_champion_moves_only_to_a_model_that_is_no_worse(tmp_path: Path, mon
     client = opened.client
     assert promotion.SURE > 1
 
+    files.write_json(tmp_path / "data/partition/partition.json", {"test": {"digest": "abc"}})
+
     def new_version(losses: list[float], verdict: str) -> ModelVersion:
         files.write_json(tmp_path / "reports/evaluation.json", {"global": scores(losses)})
         files.write_json(tmp_path / "reports/diagnosis.json", {"verdict": verdict, "increase": {"detected": False}})
@@ -89,7 +92,7 @@ def test_the_champion_moves_only_to_a_model_that_is_no_worse(tmp_path: Path, mon
         run_id = run_content.create(client, opened.experiment_id, Settings(), tmp_path)
         client.log_artifact(run_id, str(tmp_path / "reports/evaluation.json"), "reports")
         verdict_tags.mark(client, run_id, tmp_path / "reports", "")
-        run_content.log_tags(client, run_id, registry.run_tags(tmp_path / "reports", "abc"))
+        run_content.log_tags(client, run_id, registry.run_tags(tmp_path))
         logged = client.create_logged_model(opened.experiment_id, name="global", source_run_id=run_id)
         version = registry.version_of(client, "digits", run_id, logged.model_id, {"loss": 0.2, "accuracy": 0.9})
         again = registry.version_of(client, "digits", run_id, logged.model_id, {})
@@ -110,6 +113,36 @@ def test_the_champion_moves_only_to_a_model_that_is_no_worse(tmp_path: Path, mon
     assert client.get_model_version_by_alias("digits", "champion").version == better.version
     assert better.tags["promotion"] == f"champion in place of version {first.version}"
     assert better.description.startswith("The answer.\n\nOf run mlp dirichlet(0.5) mean sgd: loss 0.2, accuracy 0.9 on")
+    # A killed attempt can leave a version without its alias; the next one decides again, and says it once.
+    client.set_registered_model_alias("digits", "champion", first.version)
+    registry.promote(client, better, "global", tmp_path)
+    assert client.get_model_version_by_alias("digits", "champion").version == better.version
+    assert client.get_model_version("digits", better.version).description == better.description
+    # What was decided stays: neither an old champion nor a refused version takes the place of a newer one.
+    for decided in (first, worse):
+        registry.promote(client, client.get_model_version("digits", decided.version), "global", tmp_path)
+    assert client.get_model_version_by_alias("digits", "champion").version == better.version
+
+
+def test_the_next_attempt_gives_a_version_the_alias_that_a_killed_one_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    opened = connection.connect(tmp_path)
+    client = opened.client
+    run_id = run_content.create(client, opened.experiment_id, Settings(), tmp_path)
+    model_id = client.create_logged_model(opened.experiment_id, name="global", source_run_id=run_id).model_id
+    client.create_registered_model("digits")
+    killed = client.create_model_version("digits", f"models:/{model_id}", run_id=run_id, model_id=model_id)
+    assert not client.get_registered_model("digits").aliases
+    assert registry.version_of(client, "digits", run_id, model_id, {}).version == killed.version
+    assert client.get_registered_model("digits").aliases == {"candidate": killed.version}
+    assert json.loads(client.get_logged_model(model_id).tags["mlflow.modelVersions"])[0]["version"] == killed.version
+    # An attempt that finds a complete version leaves the alias of a later version alone.
+    later = client.create_model_version("digits", f"models:/{model_id}", run_id="0" * 32)
+    client.set_registered_model_alias("digits", "candidate", later.version)
+    registry.version_of(client, "digits", run_id, model_id, {})
+    assert client.get_model_version_by_alias("digits", "candidate").version == later.version
 
 
 def test_a_run_under_dvc_starts_when_dvc_began(tmp_path: Path) -> None:

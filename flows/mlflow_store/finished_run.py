@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.known_secrets import safe_line
-from flows.mlflow_store import connection, mending, run_files, run_record, run_scores, tracked_results, verdict_tags
+from flows.mlflow_store import (
+    connection,
+    mending,
+    run_files,
+    run_record,
+    run_scores,
+    tracked_results,
+    verdict_tags,
+)
 from flows.mlflow_store.run_files import DATA, MODEL_FILES
 from flows.mlflow_store.store_errors import store_errors
-from flows.workspace.dvc_hashes import dvc_hash
 from tasks import command, files, outputs
 from tasks.settings import Settings
 from tasks.signals import masked
@@ -19,7 +26,6 @@ from tasks.signals import masked
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_HOLD_OUT = "data/partition/test.npz"
 _DIGEST = "dvc.digest"
 """The tag that holds the hash of a logged model's file. It is set last: a model with this tag is complete."""
 
@@ -173,7 +179,7 @@ def _log_run(
     parts = mended, run_scores.note(settings, rows, scores, said), run_scores.worst(ranked)
     text = "\n\n".join(part for part in parts if part)
     verdict_tags.mark(client, run_id, folder / "reports", text)
-    run_content.log_tags(client, run_id, registry.run_tags(folder / "reports", dvc_hash(folder / _HOLD_OUT)))
+    run_content.log_tags(client, run_id, registry.run_tags(folder))
     _register(client, run_id, settings, folder, {name: (ids[name], run_scores.of_model(name, scores)) for name in ids})
     run_content.log_tags(client, run_id, {tracked_results.TAG: results.digest})  # last: the run is complete
 

@@ -35,12 +35,14 @@ class SourceFeatures:
         names: names of a table's F features; empty for other data.
         fitted: fit to the training examples, as JSON; empty if nothing was fitted.
         filled: number of missing cells of each example that were filled, (N,); None if no cell can be missing.
+        held_digest: of the hold-out rows before anything was fitted; empty if nothing was fitted.
     """
 
     x: SourceArray
     names: tuple[str, ...] = ()
     fitted: Mapping[str, Any] = field(default_factory=dict)
     filled: NDArray[np.int64] | None = None
+    held_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ class RawExamples:
         fitted: fit to the training examples, as JSON; empty if nothing was fitted.
         filled: number of missing cells of each training example that were filled, (N,); None if none can be missing.
         test_filled: the same for the hold-out examples, (M,).
+        test_digest: of the raw hold-out examples and their classes. It does not change if other training examples give
+            another mean for missing cells, or another category.
         skipped: as in `Source`.
         held_out: hold-out clients and numbers of groups, for partition.json; empty if single examples are held out.
     """
@@ -132,5 +136,6 @@ class RawExamples:
     fitted: Mapping[str, Any] = field(default_factory=dict)
     filled: NDArray[np.int64] | None = None
     test_filled: NDArray[np.int64] | None = None
+    test_digest: str = ""
     skipped: Skipped | None = None
     held_out: Mapping[str, Any] = field(default_factory=dict)

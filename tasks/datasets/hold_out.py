@@ -1,5 +1,6 @@
 """The choice of the hold-out data: the examples that no client trains on."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ HOLD_OUT_STREAM = 0x401D
 
 _NAMED = 20
 """Most clients that a line names."""
+_BLOCK = 1000
+"""Examples that are read at a time."""
 
 
 def hold_out(source: Source, settings: DataSettings, seed: int) -> RawExamples:
@@ -53,9 +56,23 @@ def hold_out(source: Source, settings: DataSettings, seed: int) -> RawExamples:
         fitted=features.fitted,
         filled=None if filled is None else filled[~held],
         test_filled=None if filled is None else filled[held],
+        test_digest=_digest(features.held_digest, test, source.classes),
         skipped=source.skipped,
         held_out=described,
     )
+
+
+def _digest(held: str, test: Labelled, classes: Sequence[str]) -> str:
+    """Returns the md5 of the hold-out examples and the names of their classes; `held` is `SourceFeatures.held_digest`.
+
+    The names, because a new class of the training examples can change the numbers of the others.
+    """
+    digest = hashlib.md5(held.encode(), usedforsecurity=False)
+    for begin in range(0, 0 if held else len(test.y), _BLOCK):
+        block = test.x[np.arange(begin, min(begin + _BLOCK, len(test.y)))]
+        digest.update(f"{block.dtype}{block.shape}".encode() + np.ascontiguousarray(block).tobytes())
+    digest.update("\0".join(classes[label] for label in test.y.tolist()).encode())
+    return digest.hexdigest()
 
 
 def _held(source: Source, settings: DataSettings, seed: int) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -133,7 +134,16 @@ def _features(
         names=fitted.names,
         fitted=fitted.model_dump(mode="json", exclude={"names"}, exclude_defaults=True),
         filled=None if settings.missing == "refuse" else empty.sum(axis=1).to_numpy(dtype=np.int64),
+        held_digest=_digest(values[held]),
     )
+
+
+def _digest(values: pd.DataFrame) -> str:
+    """Returns the md5 of the values of rows, as they are before missing ones are filled and text is encoded."""
+    import pandas as pd
+
+    rows = pd.util.hash_pandas_object(values, index=False).to_numpy()
+    return hashlib.md5("\0".join(map(str, values.columns)).encode() + rows.tobytes(), usedforsecurity=False).hexdigest()
 
 
 def _said(fitted: Fitted, values: pd.DataFrame, empty: pd.DataFrame, settings: DataSettings, path: Path) -> str:

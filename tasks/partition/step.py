@@ -134,6 +134,7 @@ def _record(kind: str, seed: int, data: RawExamples, clients: dict[str, dict[str
         "test": {
             "num_examples": len(data.test_y),
             "counts": _counts(data.test_y, data.classes).tolist(),
+            "digest": data.test_digest,
             **_filled(data.test_filled),
         },
     }
