@@ -14,6 +14,7 @@ from flows.mlflow_store import (
     run_files,
     run_record,
     run_scores,
+    score_tables,
     tracked_results,
     verdict_tags,
 )
@@ -150,7 +151,9 @@ def _log_run(
 
     client, digests = opened.client, results.hashes
     there = _logged_models(opened, run_id, digests)
-    run_content.log_tags(client, run_id, {f"dvc.{path}": digests[path] for path in (*DATA, *MODEL_FILES.values())})
+    versions = {f"dvc.{path}": digests[path] for path in (*DATA, *MODEL_FILES.values())}
+    # MLflow's page shows the tags in this order: the verdict first.
+    run_content.log_tags(client, run_id, {**verdict_tags.verdict_tags(folder / "reports"), **versions})
     data = {path: data_versions.data_set(folder, path, digests[path]) for path in DATA}
     run_content.log_data(client, run_id, {context: data[path] for path, context in DATA.items()})
     rows, logged = files.read_rows(folder / "reports/rounds.csv"), run_content.logged_rounds(client, run_id)
@@ -173,6 +176,7 @@ def _log_run(
     for name in ("pruned", "global"):  # both have a `loss`; the run's own is that of the global model
         log(run_scores.of_model(name, scores), model_id=ids[name], earlier=0 if name == "global" else 1)
     evaluation = files.read_json(folder / "reports/evaluation.json")
+    score_tables.log_tables(client, run_id, evaluation)
     said = evaluation.get("baselines", {}).get("says", [])
     mended = mending.compared(client, client.get_run(run_id), scores.get("loss"))
     ranked = (evaluation.get("global") or {}).get("worst") or {}

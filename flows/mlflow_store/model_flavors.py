@@ -100,4 +100,4 @@ def described(recipe: Recipe) -> str:
     else:
         sizes = ("H", "W", *recipe.input_shape[2:]) if recipe.resize else recipe.input_shape
         taken = f"raw {'images' if recipe.images else 'examples'} {' × '.join(map(str, sizes))}, {recipe.dtype}"
-    return f"{taken} in, the class and the probabilities of {len(recipe.classes)} classes out"
+    return f"Takes {taken}; gives the class and the probabilities of {len(recipe.classes)} classes."
