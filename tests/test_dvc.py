@@ -166,15 +166,10 @@ def test_the_timings_are_no_output() -> None:
     assert "reports/timings.csv" not in [out for stage in STAGES for out in outputs(stage)]
 
 
-def test_every_output_of_a_step_is_cached_and_removed_before_a_run() -> None:
-    """With `cache: false` or `persist: true`, a stage would not be in the run-cache.
-
-    So `track` runs again where the other stages are restored: it must find the MLflow run for reports/mlflow.json.
-    """
-    for name, stage in STAGES.items():
-        own = {out for out in [*stage.get("outs", []), *stage.get("metrics", [])] if isinstance(out, str)}
-        assert own == (set(outputs(name)) if name in STEPS else set())
-    assert STAGES["track"]["outs"] == [{"reports/tracked.json": {"cache": False, "persist": True}}]
+def test_every_output_is_cached_and_removed_before_a_run() -> None:
+    """With `cache: false` or `persist: true`, a stage would not be in the run-cache."""
+    for stage in STAGES.values():
+        assert all(isinstance(out, str) for out in [*stage.get("outs", []), *stage.get("metrics", [])])
 
 
 def test_telemetry_is_off_in_the_repository() -> None:

@@ -398,24 +398,24 @@ def test_a_run_that_is_not_finished_or_deleted_holds_no_results(tracked: Path, t
     assert tracked_results.find(opened, results) == older
 
 
-def test_a_report_of_other_rounds_names_no_run(tracked: Path, tmp_path: Path) -> None:
-    """The case of `dvc checkout` of another run: DVC restores the round log, and not reports/mlflow.json."""
+def test_a_report_of_other_results_names_no_run(tracked: Path, tmp_path: Path) -> None:
+    """The case of `dvc checkout` of another run: DVC restores tracked.json, and not reports/mlflow.json."""
     folder = copy_of(tracked, tmp_path)
     run_id = files.read_json(folder / "reports/mlflow.json")["run_id"]
     assert tracked_results.run_in(folder) == run_id
-    rounds = folder / "reports/rounds.csv"
-    before = rounds.read_text()
-    rounds.write_text(before.replace("federate", "prune", 1))
+    path = folder / "reports/tracked.json"
+    path.write_text(json.dumps({**files.read_json(path), "digest": "0" * 32}))
     assert tracked_results.run_in(folder) == ""
-    rounds.write_text(before)
-    (folder / "reports/tracked.json").write_text("[]")
+    path.write_text("[]")
     assert tracked_results.run_in(folder) == ""
-    (folder / "reports/tracked.json").unlink()  # an earlier version wrote none
+    path.unlink()  # an earlier version wrote none
     assert tracked_results.run_in(folder) == run_id
 
 
 @pytest.mark.slow
-def test_dvc_repro_changes_no_lock_and_always_leaves_the_report_of_the_run(finished: Path, tmp_path: Path) -> None:
+def test_dvc_repro_changes_no_lock_and_the_command_finds_the_run_of_restored_results(
+    finished: Path, tmp_path: Path
+) -> None:
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["track"]
     of_code = ("tasks", "flows")
     deps = [path for path in stage["deps"] if not path.startswith(of_code)]
@@ -438,9 +438,14 @@ def test_dvc_repro_changes_no_lock_and_always_leaves_the_report_of_the_run(finis
     params.write_text(usual.replace("seed: 0", "seed: 1", 1))
     second = repro("Running stage 'track'")
     params.write_text(usual)
-    assert repro("has these settings and results already") == first != second
+    assert repro("is cached") == second  # of the settings before
     assert lock.read_bytes() == locked
-    # A new clone on another machine, whose store lacks the run.
+    assert tracked_results.run_in(tmp_path) == ""
+    assert run_command(tmp_path).returncode == 0
+    assert tracked_results.run_in(tmp_path) == first != second
+    assert "up to date" in dvc(tmp_path, "status")
+    # A new clone on another machine: neither its store nor its cache has the run.
+    shutil.rmtree(tmp_path / ".dvc/cache")
     for path in (*tmp_path.glob("mlflow.db*"), report, tmp_path / "reports/tracked.json"):
         path.unlink()
     assert repro("Running stage 'track'") not in (first, second)

@@ -108,7 +108,7 @@ def _in_mlflow(run_id: str) -> Iterator[RunLogs]:
         run = _find(opened.client, run_id, opened.uri)
         for name in LOGS:
             _download(opened, run_id, f"reports/{name}", holder)
-        workspace = _workspace(repository, run_id)
+        workspace = _workspace(repository, run_id, run.data.tags.get(tracked_results.TAG, ""))
         settings = load(workspace / "params.yaml") if workspace else _logged_settings(run)
         yield RunLogs(Path(holder), settings, workspace)
         for name in WRITTEN:
@@ -124,8 +124,14 @@ def _logged_settings(run: "Run") -> Settings:
         return parse({"diagnose": {"significance": float(significance)}} if significance else {})
 
 
-def _workspace(repository: Path, run_id: str) -> Path | None:
-    """Returns the folder on this machine in which the run ran; None if it is gone, or holds a newer run."""
+def _workspace(repository: Path, run_id: str, digest: str = "") -> Path | None:
+    """Returns the folder on this machine that has the run's results; None if there is none.
+
+    `digest` is that of the run's settings and results. With it, the repository's folder is known although DVC has
+    restored the results there, and reports/mlflow.json names another run.
+    """
+    if digest and tracked_results.digest_in(repository) == digest:
+        return repository
     for report in (repository / REPORT, *sorted((repository / RUNS).rglob(REPORT))):
         if tracked_results.run_in(report.parents[1]) == run_id:
             return report.parents[1]

@@ -2,7 +2,8 @@
 
 reports/mlflow.json names the MLflow run, so it differs on every machine. It is no output of DVC: dvc.lock would then
 change with every run. The output of the stage `track` is reports/tracked.json, which has only the hashes of what was
-logged. The MLflow run has their digest as a tag, so it is found again if DVC restores the results later.
+logged. The MLflow run has their digest as a tag, so it is found again if DVC restores the results later. Then
+reports/mlflow.json can name the run before; its digest shows it.
 """
 
 import hashlib
@@ -16,15 +17,16 @@ from flows.mlflow_store import connection, run_files
 from flows.mlflow_store.run_names import spelled_settings
 from flows.workspace.dvc_hashes import dvc_hash
 from tasks import files
-from tasks.errors import DataError, reading
+from tasks.errors import DataError
 from tasks.settings import Settings
 
 TAG = "tracked"
 """The tag of a complete MLflow run: the digest of its settings and results."""
 REPORT, TRACKED = "reports/mlflow.json", "reports/tracked.json"
+_DIGEST = "digest"
+"""A key of both files."""
 _WITHOUT_EFFECT = "federate.runtime."
 """The settings on which no result depends."""
-_ROUNDS = "reports/rounds.csv"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def find(opened: connection.Store, results: Results) -> str:
 def write(opened: connection.Store, run_id: str, folder: Path, results: Results) -> None:
     """Writes both files for the MLflow run that holds the results in `folder`."""
     report = {"run_id": run_id, "tracking_uri": opened.uri, "experiment_id": opened.experiment_id}
-    files.write_json(folder / REPORT, report)
-    files.write_json(folder / TRACKED, {"digest": results.digest, "hashes": dict(results.hashes)})
+    files.write_json(folder / REPORT, {**report, _DIGEST: results.digest})
+    files.write_json(folder / TRACKED, {_DIGEST: results.digest, "hashes": dict(results.hashes)})
 
 
 def read_report(path: Path) -> dict[str, str]:
@@ -78,19 +80,26 @@ def read_report(path: Path) -> dict[str, str]:
     return {name: report[name] for name in names}
 
 
+def digest_in(folder: Path) -> str:
+    """Returns the digest in the reports/tracked.json of the workspace `folder`; empty if there is none."""
+    return _digest(folder / TRACKED)
+
+
+def _digest(path: Path) -> str:
+    with suppress(DataError):  # missing or damaged
+        content = files.read_json(path)
+        return str(content.get(_DIGEST, "")) if isinstance(content, dict) else ""
+    return ""
+
+
 def run_in(folder: Path) -> str:
     """Returns the id of the MLflow run whose results are in the workspace `folder`; empty if it is not known.
 
-    After `dvc checkout`, the results can be those of another run than reports/mlflow.json names; the rounds tell. A
-    folder without reports/tracked.json, of an earlier version, is believed.
+    If DVC has restored other results, reports/mlflow.json names the run before, and its digest is another one than that
+    of reports/tracked.json. A folder without reports/tracked.json, of an earlier version, is believed.
     """
     with suppress(DataError):  # missing or damaged
         run_id = read_report(folder / REPORT)["run_id"]
-        if not (folder / TRACKED).is_file():
-            return run_id
-        tracked = files.read_json(folder / TRACKED)
-        with reading(f"{folder / TRACKED} must have the hash of {_ROUNDS}"):
-            rounds = tracked["hashes"][_ROUNDS]
-        if (folder / _ROUNDS).is_file() and dvc_hash(folder / _ROUNDS) == rounds:
+        if not (folder / TRACKED).exists() or digest_in(folder) == _digest(folder / REPORT) != "":
             return run_id
     return ""
