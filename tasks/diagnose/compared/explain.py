@@ -10,7 +10,8 @@ from tasks import outputs
 from tasks.diagnose.changed_data import data_changed
 from tasks.diagnose.compared.answer import Answer
 from tasks.diagnose.compared.code import SAME_CODE, OtherCode
-from tasks.diagnose.compared.comparison import Comparison, compare
+from tasks.diagnose.compared.compare import compare
+from tasks.diagnose.compared.comparison import Comparison
 from tasks.diagnose.compared.differences import Difference, differences
 from tasks.diagnose.compared.mixtures import Mixtures, mixtures
 from tasks.diagnose.compared.seeds import keep_seeds, read_seeds
