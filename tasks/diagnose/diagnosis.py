@@ -341,6 +341,11 @@ class Diagnosis:
     against: Against | None = None
 
     @property
+    def compared(self) -> tuple[Against, Standing] | None:
+        """The other run, and how both runs end; None if this run is not compared with another one."""
+        return None if self.against is None or self.standing is None else (self.against, self.standing)
+
+    @property
     def question(self) -> Question:
         """Which question is answered."""
         if self.against is not None:

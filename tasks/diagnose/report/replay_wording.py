@@ -55,8 +55,8 @@ def replayed(cause: Cause, diagnosis: Diagnosis) -> str:
         return f"The same replay as for {words_of(earlier).name} proves this: it takes both causes away."
     if ended_wording.is_ended(rise):
         return ended_wording.replayed(cause)
-    if diagnosis.against is not None and diagnosis.standing is not None:
-        return against_wording.replayed(cause, diagnosis.against, diagnosis.standing)
+    if diagnosis.compared is not None:
+        return against_wording.replayed(cause, *diagnosis.compared)
     if diagnosis.standing is not None:
         return standing_wording.replayed(cause, diagnosis.standing, alone=len(diagnosis.causes) == 1)
     changed, unchanged = during(replay, rise)

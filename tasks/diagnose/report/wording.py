@@ -72,8 +72,8 @@ def answer(diagnosis: Diagnosis) -> tuple[str, str, str]:
 
 def _finding(diagnosis: Diagnosis) -> str:
     rise, ending = diagnosis.rise, diagnosis.ending
-    if diagnosis.against is not None and diagnosis.standing is not None:
-        return against_wording.finding(diagnosis, diagnosis.against, diagnosis.standing)
+    if diagnosis.compared is not None:
+        return against_wording.finding(diagnosis, *diagnosis.compared)
     if diagnosis.standing is not None:
         return _stands(diagnosis, diagnosis.standing)
     if ending is not None and ended_wording.is_ended(rise):
@@ -133,8 +133,8 @@ def facts(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     if ended_wording.is_ended(rise):
         yield from ended_wording.facts(diagnosis, [words_of(cause).name for cause in causes])
         return
-    if diagnosis.against is not None and diagnosis.standing is not None:
-        yield from against_wording.facts(diagnosis, diagnosis.against, diagnosis.standing)
+    if diagnosis.compared is not None:
+        yield from against_wording.facts(diagnosis, *diagnosis.compared)
         return
     if diagnosis.standing is not None:
         yield from standing_wording.facts(diagnosis, diagnosis.standing)
