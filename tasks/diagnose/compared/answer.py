@@ -1,6 +1,7 @@
 """From a comparison of two runs to the diagnosis: causes of the fixed vocabulary, remedies, and every difference."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from tasks.diagnose.diagnosis import (
 )
 from tasks.diagnose.investigation import Standing
 from tasks.diagnose.phrases import joined
-from tasks.diagnose.replay.effect import Effect
+from tasks.diagnose.replay.effect import Effect, ln
 from tasks.diagnose.standing.against import against as speaks_against
 from tasks.diagnose.standing.examine import Examination, Examined
 from tasks.diagnose.verdict import SEEDS
@@ -77,26 +78,26 @@ class Answer:
         )
 
     def _difference(self, each: Difference, outcome: Outcome | None, proven: bool) -> DifferenceTried:
-        with_others = outcome is not None and len(outcome.differences) > 1
+        with_others = outcome is not None and len(outcome.differences) + len(outcome.beyond) > 1
         return DifferenceTried(
             each.what,
             each.name,
             each.says,
             tried=outcome is not None,
             proven=proven,
-            removes=None if outcome is None else _share(outcome.effect.mean),
+            removes=None if outcome is None else _share(self._effect(outcome).mean),
             ends_at=None if outcome is None else number(outcome.ends_at),
             together=with_others,
         )
 
     @property
     def causes(self) -> tuple[Cause, ...]:
-        """The proven causes."""
-        by_name: dict[str, Cause] = {}
+        """The proven causes; differences of one name that were proven one after the other are one cause."""
+        by_name: dict[str, Outcome] = {}
         for outcome in self._compared.causes:
-            cause = self._cause(outcome)
-            by_name.setdefault(cause.cause, cause)
-        return tuple(by_name.values())
+            name = self._name(outcome)
+            by_name[name] = self._joined(by_name[name], outcome) if name in by_name else outcome
+        return tuple(self._cause(name, outcome) for name, outcome in by_name.items())
 
     @property
     def not_finished(self) -> tuple[NotFinished, ...]:
@@ -124,6 +125,21 @@ class Answer:
         compared = self._compared
         return Budget(0, compared.spent, compared.allowed, SEEDS, compared.rounds, reproduced=True)
 
+    def _joined(self, first: Outcome, second: Outcome) -> Outcome:
+        """Two outcomes as one: the second was replayed with the differences of the first taken back, too."""
+        both = (*first.differences, *second.differences)
+        beyond = tuple(each for each in second.beyond if each not in both)
+        return replace(second, differences=both, beyond=beyond, effect=self._effect(second))
+
+    def _effect(self, outcome: Outcome) -> Effect:
+        """The share of the whole difference of the losses that goes away, together with what was taken back before."""
+        compared = self._compared
+        if not outcome.beyond or not outcome.by_seed:
+            return outcome.effect
+        gap = ln(compared.loss) - ln(compared.reference)
+        pairs = zip(compared.this, outcome.by_seed, strict=False)  # what is ruled out was replayed with one seed
+        return Effect(tuple((ln(before) - ln(end)) / gap for before, end in pairs))
+
     def _name(self, outcome: Outcome) -> str:
         """The cause's name in the fixed vocabulary."""
         whats = {each.what for each in outcome.differences}
@@ -148,11 +164,10 @@ class Answer:
         num_clients = len({client for each in outcome.differences for client in each.clients})
         return "few" if name == "data_drift" and 2 * num_clients < self._num_clients else ""
 
-    def _cause(self, outcome: Outcome) -> Cause:
-        name, effect = self._name(outcome), outcome.effect
+    def _cause(self, name: str, outcome: Outcome) -> Cause:
         return Cause(
             name,
-            max(0.0, _share(effect.low)),
+            max(0.0, _share(outcome.effect.low)),
             tuple(client for each in outcome.differences for client in each.clients),
             self._fault(name, outcome),
             (1, self._compared.rounds[1]),
@@ -165,7 +180,7 @@ class Answer:
                 series(self._compared.curve),
                 series(outcome.curve),
                 len(outcome.by_seed),
-                _removed(effect),
+                _removed(self._effect(outcome)),
                 ends_at=number(outcome.ends_at),
             ),
             _remedy(name, outcome, self._compared),
