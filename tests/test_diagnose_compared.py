@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from tasks.diagnose.compared.explain import diagnose_against
+from tasks.diagnose.compared.code import OtherCode
+from tasks.diagnose.compared.explain import AGAINST, diagnose_against, diagnose_if_worse
+from tasks.diagnose.compared.seeds import SEEDS_FILE
 from tasks.diagnose.compared.side import side_of
 from tasks.diagnose.consistency import contradictions
 from tasks.errors import InputError
@@ -147,6 +149,56 @@ def test_many_changed_clients_are_tried_in_halves_within_the_budget(night, last_
     found = answer(night("tonight", {}, changes), last_night)
     assert found["causes"][0]["clients"] == ["03"]
     assert found["replays"]["rounds"] <= found["replays"]["allowed"]
+
+
+def test_a_run_with_fewer_rounds_than_the_other_one_is_compared_with_its_end(night, last_night):
+    found = answer(night("tonight", {"federate.rounds": 2}), last_night)
+    (cause,) = found["causes"]
+    assert cause["remedy"]["settings"] == {"federate.rounds": ROUNDS}
+    assert found["differences"][0]["ends_at"] == pytest.approx(found["harm"]["reference"], rel=1e-4)
+    assert found["harm"]["reference"] == pytest.approx(ends(last_night), rel=0.1)  # over seeds, of which it is one
+
+
+def test_code_that_cannot_be_tried_is_not_hidden_by_a_replay_of_the_other_run(night, last_night):
+    # Last night's log says what last night's code made of the data. Today's code would make the loss of today.
+    tonight = night("tonight", {"federate.client.learning_rate": 0.005})
+    as_before = side_of(last_night.name, tonight.settings, last_night.workspace)
+    code = OtherCode(("tasks/federate",), says="The code differs, and was not tried.")
+    diagnose_against(tonight.workspace / "reports", tonight, as_before, code)
+    found = json.loads((tonight.workspace / "reports/diagnosis.json").read_text())
+    assert (found["worse"], found["verdict"], found["causes"]) == (True, "none", [])
+    assert found["harm"]["reference"] == pytest.approx(ends(last_night), rel=1e-3)
+    assert code.says in found["limits"]
+    assert [(each["what"], each["tried"]) for each in found["differences"]] == [("code", False)]
+
+
+def test_a_night_that_is_no_higher_costs_no_round_and_writes_nothing(night, last_night):
+    better = night("tonight", {"federate.rounds": ROUNDS + 5})
+    answered = diagnose_if_worse(better.workspace / "reports", better, last_night)
+    assert answered.against.worse is False
+    assert answered.budget.rounds == 0
+    assert not (better.workspace / "reports" / AGAINST).exists()
+
+
+def test_a_worse_night_is_explained_beside_its_own_diagnosis_and_the_noise_is_measured_once(night, last_night):
+    (last_night.workspace / SEEDS_FILE).unlink(missing_ok=True)
+    tonight = night("tonight", {"federate.rounds": 2, "federate.client.momentum": 0.1})
+    reports = tonight.workspace / "reports"
+    (reports / "diagnosis.json").write_text("its own")
+    first = diagnose_if_worse(reports, tonight, last_night)
+    found = json.loads((reports / AGAINST / "diagnosis.json").read_text())
+    assert (found["question"], found["worse"], found["verdict"]) == ("against", True, "changed_setting")
+    assert (reports / AGAINST / "diagnosis.html").is_file()
+    assert (reports / "diagnosis.json").read_text() == "its own"
+    seeds = json.loads((last_night.workspace / SEEDS_FILE).read_text())["val_loss"]
+    assert len(seeds) == 3
+    assert seeds[0] == pytest.approx(ends(last_night), rel=1e-6)
+    assert found["harm"]["noise"] == pytest.approx(
+        np.std(np.log(seeds), ddof=1) * np.exp(np.mean(np.log(seeds))), rel=1e-3
+    )
+    again = diagnose_if_worse(reports, tonight, last_night)
+    # The second time, two seeds of last night are known; its third is in its log.
+    assert first.budget.rounds - again.budget.rounds == 2 * ROUNDS
 
 
 def test_a_run_that_ended_early_or_has_no_raw_data_is_refused(night, last_night):

@@ -1,5 +1,6 @@
 """Which differences of two runs make one end with a higher loss: they are taken back within a budget of rounds."""
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,8 @@ from tasks.diagnose.thresholds import MORE
 from tasks.diagnose.verdict import SEEDS
 from tasks.errors import RunError
 
+_log = logging.getLogger(__name__)
+
 _MOST_CAUSES = 2
 """Most causes that are looked for: one more is looked for beyond those that are proven."""
 
@@ -32,13 +35,12 @@ _MOST_CAUSES = 2
 class _Search:
     mixed: Mixtures
     found: list[Difference]
-    last: int
     significance: float
     allowed: int
 
     def end(self, taken_back: Collection[Difference], seed: int) -> float | None:
         """The loss at the end; None if it cannot be run, or if the budget ended."""
-        if not self.mixed.knows(taken_back, seed) and self.mixed.spent + self.last > self.allowed:
+        if not self.mixed.knows(taken_back, seed) and self.mixed.spent + self.rounds_of(taken_back) > self.allowed:
             return None
         losses = self.mixed.losses(taken_back, seed)
         return None if losses is None else mean_loss(losses, ending_of(max(losses)))
@@ -48,6 +50,12 @@ class _Search:
         found = [self.end(taken_back, seed) for seed in range(SEEDS)]
         known = [each for each in found if each is not None]
         return tuple(known) if len(known) == SEEDS else None
+
+    def rounds_of(self, taken_back: Collection[Difference]) -> int:
+        """The most rounds of a replay: the other run can have more, and with early stopping a run ends before them."""
+        named = (each.settings.get("federate.rounds") for each in taken_back)
+        own = self.mixed.this.settings.federate.rounds
+        return next((int(rounds) for rounds in named if rounds is not None), own)
 
     def curve(self, taken_back: Collection[Difference]) -> tuple[float, ...]:
         """The loss by round, mean over the seeds that were run."""
@@ -64,6 +72,7 @@ def compare(
     other_ends: Sequence[float] | None,
     budget: float,
     significance: float,
+    screened: bool = False,
 ) -> Comparison:
     """Returns what `diagnose --against` answers.
 
@@ -74,21 +83,46 @@ def compare(
         other_ends: the other run's losses at its end by seed, if they are known; None: they are measured.
         budget: replays of the whole run that may be spent on one half of the differences, over 1.
         significance: the probability that one of two equal runs is called worse.
+        screened: whether to stop before this run is run with more seeds, if it does not end higher than the other run
+            by more than one standard deviation of the other run's seeds. Most runs of a schedule end there, for few
+            replays or none.
 
     Raises:
         UndriftError: one of the two runs cannot be run again.
     """
     # Halves of N differences: log2 N times both halves, then their seeds. The seeds of the two runs come on top.
     halvings = 1 + int(np.ceil(np.log2(max(len(found), 1))))
-    allowed = int(np.ceil(last * (budget * halvings + 2 * SEEDS)))
-    search = _Search(mixed, found, last, significance, allowed)
+    rounds, search = ending_of(last), _Search(mixed, found, significance, 0)
+    of_both = search.rounds_of(()), search.rounds_of(found)
+    search.allowed = allowed = int(np.ceil(max(of_both) * budget * halvings)) + SEEDS * sum(of_both)
+    if screened and (passed := _passed(search, other_ends)):
+        ends = (rounds[0], rounds[-1])
+        return Comparison(*passed, search.curve(()), False, ends, spent=mixed.spent, allowed=allowed)
+    if screened:
+        _log.info("the loss is higher: replays look for the cause, in %d rounds at most", allowed - mixed.spent)
     this = _known(search, ())
     other = tuple(other_ends) if other_ends is not None else _known(search, found)
-    curve, rounds = search.curve(()), ending_of(last)
+    curve = search.curve(())
     answer = Comparison(this, other, curve, is_worse(this, other, significance), (rounds[0], rounds[-1]))
     if answer.worse:
         answer = _explained(search, answer)
     return replace(answer, spent=mixed.spent, allowed=allowed)
+
+
+def _passed(search: _Search, other_ends: Sequence[float] | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """How both runs end, by seed, if this one does not end higher beyond one standard deviation; None if it may."""
+    this = search.end((), 0)
+    if this is None:
+        return None
+    if other_ends is None and search.mixed.knows(search.found, 0):
+        logged = search.end(search.found, 0)
+        if logged is not None and this <= logged:
+            return (this,), (logged,)
+    if other_ends is None:
+        _log.info("the loss ends at %.4g: %s runs with other seeds, for its noise", this, search.mixed.other.name)
+    other = tuple(other_ends) if other_ends is not None else _known(search, search.found)
+    gap = ln(this) - ln(mean_over_seeds(other))
+    return ((this,), other) if gap <= 0 or gap <= noise_of(other) else None
 
 
 def _known(search: _Search, taken_back: Collection[Difference]) -> tuple[float, ...]:

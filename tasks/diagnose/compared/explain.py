@@ -22,15 +22,19 @@ from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.phrases import count
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.report.wording import headline
-from tasks.diagnose.standing.ends import ending_of
+from tasks.diagnose.standing.ends import ending_of, mean_loss
 from tasks.diagnose.standing.examine import Examination, StoredSites, examine
 from tasks.diagnose.standing.look import judge_of_model
 from tasks.diagnose.step import write_reports
 from tasks.diagnose.verdict import SEEDS
 from tasks.errors import InputError, UndriftError
+from tasks.files import remove, replacing
 from tasks.round_log.read import ClientLog, RoundLog, read_clients, read_rounds
 
 _log = logging.getLogger(__name__)
+
+AGAINST = "against"
+"""The folder below `reports` with the diagnosis of a run beside the last good run."""
 
 
 def diagnose_against(reports: Path, this: Side, other: Side, code: OtherCode = SAME_CODE) -> Diagnosis:
@@ -48,6 +52,26 @@ def diagnose_against(reports: Path, this: Side, other: Side, code: OtherCode = S
     return answer
 
 
+def diagnose_if_worse(reports: Path, this: Side, other: Side, code: OtherCode = SAME_CODE) -> Diagnosis:
+    """Does the same, but writes into the folder AGAINST of `reports`, and only if `this` is worse than `other`.
+
+    The run's own diagnosis stays as it is. If `this` clearly is not worse, few rounds are replayed or none.
+
+    Raises:
+        UndriftError: as `diagnose_against`.
+    """
+    remove(reports / AGAINST)
+    rounds, clients = read_rounds(reports / "rounds.csv"), read_clients(reports / "clients.csv")
+    trained = clients.without(rounds.rounds[rounds.pruning])
+    answer = explained(rounds, trained, this, other, code, screened=True)
+    if answer.against is not None and answer.against.worse:
+        with replacing(reports / AGAINST) as fresh:
+            fresh.mkdir()
+            write_reports(fresh, answer, rounds, clients, this.workspace)
+    _log.info("%s", headline(answer))
+    return answer
+
+
 def explained(
     rounds: RoundLog,
     clients: ClientLog,
@@ -55,6 +79,7 @@ def explained(
     other: Side,
     code: OtherCode = SAME_CODE,
     cache: ComputationCache | None = None,
+    screened: bool = False,
 ) -> Diagnosis:
     """Returns why `this` ends with a higher loss than `other`, or that it does not.
 
@@ -65,6 +90,7 @@ def explained(
         other: the run with which it is compared.
         code: what of the code of `other` differs, and where it is.
         cache: of computations.
+        screened: as for `compare`.
 
     Raises:
         InputError: `this` ended early, or the two runs cannot be compared.
@@ -79,7 +105,7 @@ def explained(
     found = differences(this, other, code.names)
     tryable = [each for each in found if each.what != "code" or code.folder is not None]
     with mixtures(this, other, cache or ComputationCache(), code.folder) as mixed:
-        compared = _compared(mixed, found, tryable, rounds, last)
+        compared = _compared(mixed, found, tryable, rounds, last, screened)
     observation = observe(rounds, clients, settings.diagnose.significance)
     named = {client for cause in compared.causes for each in cause.differences for client in each.clients}
     answer = Answer(this, other, found, compared, _examination(this, last) if named else None)
@@ -102,19 +128,40 @@ def explained(
 
 
 def _compared(
-    mixed: Mixtures, found: Sequence[Difference], tryable: list[Difference], rounds: RoundLog, last: int
+    mixed: Mixtures,
+    found: Sequence[Difference],
+    tryable: list[Difference],
+    rounds: RoundLog,
+    last: int,
+    screened: bool,
 ) -> Comparison:
     this, other = mixed.this, mixed.other
     settings = this.settings.diagnose
     logged = rounds.hold_out
     if {*ending_of(last)} <= {*logged} and not data_changed(this.settings, this.workspace):
         mixed.tell((), logged)
-    alike = this.hold_out_digest == other.hold_out_digest
-    known = read_seeds(other) if alike else None
-    compared = compare(mixed, tryable, last, known, settings.budget, settings.significance)
+    alike, known = this.hold_out_digest == other.hold_out_digest, None
+    if alike:
+        known, of_other = read_seeds(other), _logged(other)
+        if of_other and len(tryable) == len(found):
+            mixed.tell(tryable, of_other)
+        elif of_other:  # today's code does not make the other run's losses, but its log has one
+            known = (mean_loss(of_other, ending_of(max(of_other))),)
+    compared = compare(mixed, tryable, last, known, settings.budget, settings.significance, screened)
     if alike and known is None and len(tryable) == len(found) and len(compared.other) == SEEDS:
         keep_seeds(other, compared.other)
     return compared
+
+
+def _logged(side: Side) -> dict[int, float]:
+    """The hold-out loss by round in the log of a run that ran to its end; {} if it is not known or not of its data."""
+    with suppress(UndriftError):
+        losses, settings = read_rounds(side.workspace / "reports/rounds.csv").hold_out, side.settings
+        last = max(losses, default=0)
+        complete = last == settings.federate.rounds or bool(settings.federate.early_stopping.patience)
+        if complete and {*ending_of(last)} <= {*losses} and not data_changed(settings, side.workspace):
+            return losses
+    return {}
 
 
 def _examination(this: Side, last: int) -> Examination | None:
