@@ -22,9 +22,13 @@ def next_run_mends(run: str) -> None:
     Nothing is linked if the folder's run is not in MLflow.
     """
     os.environ.pop(VARIABLE, None)
+    os.environ.update(environment(run))
+
+
+def environment(run: str) -> dict[str, str]:
+    """Returns the environment variable of a process whose next run links to `run`; {} if that is not in MLflow."""
     run_id = tracked_results.run_in(Path(run)) if Path(run).is_dir() else run
-    if run_id:
-        os.environ[VARIABLE] = run_id
+    return {VARIABLE: run_id} if run_id else {}
 
 
 def link() -> dict[str, str]:

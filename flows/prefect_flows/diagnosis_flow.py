@@ -12,20 +12,19 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed
 
+from flows.mlflow_store import mending
 from flows.mlflow_store.run_logs import RunLogs, find_run, open_run_logs
 from flows.running import report_artifact
 from flows.running.failed_state import failed
+from flows.running.two_runs import two_runs
 from flows.workspace import overrides
-from flows.workspace.compared_code import other_code
 from flows.workspace.repository import find_repository
-from flows.workspace.run_folder import Workspace
 from tasks import command
 from tasks.diagnose import diagnose_logs
-from tasks.diagnose.compared.side import PARTITION, side_of
 from tasks.diagnose.diagnosis import Diagnosis
 from tasks.diagnose.report.patch import flags
 from tasks.diagnose.report.wording import headline
-from tasks.errors import InputError, RunError
+from tasks.errors import RunError
 from tasks.settings import with_settings
 
 _log = logging.getLogger(__name__)
@@ -69,7 +68,7 @@ def diagnose(run: str, apply: bool = False, against: str = "") -> State[Any]:
         create_markdown_artifact(found.report, key="diagnosis", description=f"of {run}")
         if not apply:
             return Completed(message=found.answer)
-        made = _run_pipeline(params_of(found))
+        made = _run_pipeline(params_of(found), run)
         return Completed(message=f"{found.answer} Runs again with {found.flags}: flow run {made.name}")
     except Exception as exc:
         return failed(exc)
@@ -99,14 +98,7 @@ def _against(run: str, logs: RunLogs, other: str) -> Diagnosis:
     from tasks.diagnose.compared.explain import diagnose_against  # TensorFlow takes seconds to import
 
     repository = find_repository(Path.cwd())
-    before = find_run(other, repository)
-    for each in (logs, before):
-        if each.workspace is not None:
-            Workspace(repository, each.workspace).bring_back(PARTITION)
-    this, that = (side_of(name, each.settings, each.workspace) for name, each in ((run, logs), (other, before)))
-    if this.workspace.resolve() == that.workspace.resolve():
-        raise InputError(f"{run} and {other} are one run: --against needs another one")
-    code = other_code(this.workspace, that.workspace, repository, other)
+    this, that, code = two_runs(repository, run, logs, other, find_run(other, repository))
     return diagnose_against(logs.reports, this, that, code)
 
 
@@ -136,15 +128,21 @@ def _why_not(logs: RunLogs, answer: Diagnosis) -> str:
     return ""
 
 
-def _run_pipeline(params: str) -> FlowRun:
+def _run_pipeline(params: str, mends: str) -> FlowRun:
     """Starts a flow run of the deployment `pipeline` with the settings of `params`, and returns at once.
 
-    The worker runs it in a process of its own, where it can be cancelled and retried like any other.
+    The worker runs it in a process of its own, where it can be cancelled and retried like any other. Its MLflow run
+    links to the run `mends`. The worker adds the variable to the deployment's own environment.
     """
     import yaml
 
     try:
-        made: Any = run_deployment(_PIPELINE, parameters={"settings": yaml.safe_load(params)}, timeout=0)
+        made: Any = run_deployment(
+            _PIPELINE,
+            parameters={"settings": yaml.safe_load(params)},
+            job_variables={"env": mending.environment(mends)},
+            timeout=0,
+        )
     except ObjectNotFound as exc:
         raise RunError(f"there is no deployment {_PIPELINE}: register it with python -m flows.deployments") from exc
     run: FlowRun = made
