@@ -39,15 +39,21 @@ def test_a_loss_higher_than_it_should_be_is_high_only_with_a_proven_cause(tmp_pa
     assert written(tmp_path, standing_ruled_out()) is None
 
 
-@pytest.mark.parametrize(("verdict", "tag"), [("changed_setting", "Worse"), ("none", None)])
-def test_a_run_worse_than_another_is_worse_only_with_a_proven_cause(
-    verdict: str, tag: str | None, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("verdict", ["changed_setting", "none"])
+def test_a_run_worse_than_another_is_worse_with_or_without_a_proven_cause(verdict: str, tmp_path: Path) -> None:
     written(tmp_path, standing())
-    against = read_json(tmp_path / "diagnosis.json") | {"question": "against", "verdict": verdict}
+    against = read_json(tmp_path / "diagnosis.json") | {"question": "against", "worse": True, "verdict": verdict}
     write_json(tmp_path / "diagnosis.json", against)
     found = read_verdict(tmp_path)
-    assert (found.tag if found else None) == tag
+    assert found
+    assert (found.tag, found.cause) == ("Worse", verdict)
+
+
+def test_a_run_not_worse_than_another_has_no_verdict(tmp_path: Path) -> None:
+    written(tmp_path, diagnosis())
+    against = {"question": "against", "worse": False, "verdict": "none"}
+    write_json(tmp_path / "diagnosis.json", read_json(tmp_path / "diagnosis.json") | against)
+    assert read_verdict(tmp_path) is None
 
 
 def test_a_run_that_ended_has_the_round_of_its_end(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed
 
 from flows.mlflow_store.run_names import run_name
+from flows.prefect_flows.last_good_task import AGAINST, against_last_good
 from flows.recovery import killed_runs, takeover
 from flows.running import ui_artifacts
 from flows.running.failed_state import error_of, failed
+from flows.running.last_good import mark
 from flows.running.session import Session
 from flows.running.verdict import Verdict, announce, read_verdict
 from flows.steps import TASKS
@@ -48,13 +50,17 @@ def pipeline_flow(params: str = "") -> Flow[..., State[Any]]:
         on_cancellation=[end_in_mlflow],
         on_crashed=[end_in_mlflow],
     )
-    def pipeline(settings: Settings = _DEFAULTS, force: bool = False, push: bool = False) -> State[Any]:
+    def pipeline(
+        settings: Settings = _DEFAULTS, force: bool = False, push: bool = False, against_last_good: bool = True
+    ) -> State[Any]:
         """From raw data to a pruned, tracked, versioned federated model.
 
         Args:
             settings: all settings of params.yaml.
             force: run every step: use no results from DVC's cache or from a killed run.
             push: at the end, send the run's data and models to DVC's default remote.
+            against_last_good: if the loss is higher than in the last good run of this deployment, find out whether
+                this is more than noise, and why. That runs rounds again, within diagnose.budget.
         """
         command.quiet()
         try:
@@ -63,7 +69,7 @@ def pipeline_flow(params: str = "") -> Flow[..., State[Any]]:
                 session = _open(repository, params, parsed(settings), force)
                 killed_runs.end_killed_runs(repository)
                 with session.ending():
-                    return _run(session, force, push)
+                    return _run(session, force, push, against_last_good)
         except Exception as exc:
             return failed(exc)
 
@@ -113,7 +119,7 @@ def _open(repository: Path, params: str, settings: Settings, force: bool) -> Ses
     return Session(workspace, settings, tags)
 
 
-def _run(session: Session, force: bool, push: bool) -> State[Any]:
+def _run(session: Session, force: bool, push: bool, compares: bool) -> State[Any]:
     if push:
         session.workspace.check_remote()
     state = None
@@ -125,9 +131,30 @@ def _run(session: Session, force: bool, push: bool) -> State[Any]:
         ui_artifacts.publish(step, session)
     if push:
         _log.info("%d files pushed to DVC's remote", session.workspace.push())
-    verdict = read_verdict(session.workspace.folder / "reports")
-    announce(verdict, _report(session))
-    return _completed(verdict, f"report {_report(session)}, MLflow run {session.mlflow()['run_id']}")
+    verdict, report = read_verdict(session.workspace.folder / "reports"), _report(session)
+    deployment = runtime.deployment.id
+    if deployment and verdict is None and compares:
+        verdict = _against_last_good(session, str(deployment), state)
+        report = _report(session, AGAINST) if verdict else report
+    if deployment:
+        mark(session.workspace.folder, verdict is None, str(deployment), str(runtime.flow_run.name))
+    announce(verdict, report)
+    return _completed(verdict, f"report {report}, MLflow run {session.mlflow()['run_id']}")
+
+
+def _against_last_good(session: Session, deployment: str, after: State[Any] | None) -> Verdict | None:
+    """Returns the verdict of a run that is worse than the last good run of `deployment`; None if it is not.
+
+    A run that has a verdict of its own is not compared: what is wrong with it is known already, and replays cost.
+    """
+    try:
+        against_last_good(session, deployment, return_state=True, wait_for=[after] if after else None)
+    finally:
+        session.end("FINISHED")  # it has finished, even if the comparison is cancelled
+    verdict = read_verdict(session.workspace.folder / AGAINST)
+    if verdict is not None:
+        ui_artifacts.diagnosis(session, AGAINST, "against", "why the loss is higher than in the last good run")
+    return verdict
 
 
 def _completed(verdict: Verdict | None, where: str) -> State[Any]:
@@ -137,8 +164,8 @@ def _completed(verdict: Verdict | None, where: str) -> State[Any]:
     return Completed(name=verdict.tag, message=f"{verdict.says} {where[0].upper()}{where[1:]}")
 
 
-def _report(session: Session) -> Path:
-    return Path(RUNS, session.workspace.folder.name, "reports/diagnosis.html")
+def _report(session: Session, folder: str = "reports") -> Path:
+    return Path(RUNS, session.workspace.folder.name, folder, "diagnosis.html")
 
 
 def _error(step: str, error: UndriftError, session: Session) -> UndriftError:

@@ -22,6 +22,8 @@ def mlflow_tags() -> dict[str, str]:
     """Returns the tags that link the MLflow run to this flow run."""
     run = runtime.flow_run
     tags = {"prefect.flow_run_id": str(run.id), "prefect.flow_run_name": str(run.name)}
+    if runtime.deployment.id:
+        tags["prefect.deployment"] = str(runtime.deployment.name)
     page = url_for("flow-run", obj_id=str(run.id))
     return {**tags, "prefect.url": without_password(page)} if page else tags  # a temporary server has no pages
 
@@ -41,10 +43,12 @@ def rounds(session: Session) -> None:
     create_table_artifact(table, key="rounds", description="the round log, reports/rounds.csv")
 
 
-def diagnosis(session: Session) -> None:
-    """Creates the artifact with the diagnosis of a run that ended, which has no scores."""
-    text = report_artifact.report(session.workspace.folder / "reports")
-    create_markdown_artifact(text, key="report", description="why the run ended")
+def diagnosis(
+    session: Session, folder: str = "reports", key: str = "report", description: str = "why the run ended"
+) -> None:
+    """Creates the artifact with the diagnosis in `folder`; with the defaults, of a run that ended without scores."""
+    text = report_artifact.report(session.workspace.folder / folder)
+    create_markdown_artifact(text, key=key, description=description)
 
 
 def _report(session: Session) -> None:

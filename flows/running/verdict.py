@@ -21,8 +21,6 @@ EVENTS = {
 }
 """Tag on the flow run → its event. The tag is the name of the final state too, unless the run failed."""
 
-_PROVEN = {"standing": "LossHigh", "against": "Worse"}
-"""Question → tag, for the questions whose answer needs a proven cause."""
 _MARKUP = re.compile(r"\\(.)|`+")
 
 
@@ -63,8 +61,10 @@ def _tag(content: Mapping[str, Any]) -> str | None:
     question = content["question"]
     if question == "ended":
         return "RunEnded"
-    if question in _PROVEN:
-        return _PROVEN[question] if content["verdict"] != "none" else None
+    if question == "against":
+        return "Worse" if content["worse"] else None
+    if question == "standing":
+        return "LossHigh" if content["causes"] else None
     return "LossRose" if content["increase"]["detected"] or content["causes"] else None
 
 

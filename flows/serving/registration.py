@@ -16,7 +16,8 @@ from tasks.settings import fields, laid_over, load, parse, sections, value_at
 DEPLOYED = {
     "pipeline": "Seven tasks: partition the data over clients, preprocess them, train in rounds (federate), prune, "
     "evaluate, diagnose, track. The diagnosis says whether the loss rose or is too high, and proves the cause and a "
-    "remedy by replays. Models, curves and reports are in MLflow, data and results in DVC.",
+    "remedy by replays. Models, curves and reports are in MLflow, data and results in DVC. If the loss is higher than "
+    "in the last good run of this deployment, the run is compared with that run.",
     "compare": "The same tasks for every combination of a grid of settings, on the same clients, and one table that "
     "tests which is best.",
     "diagnose": "Explains why the loss of a finished run is up, or why the run ended: the rounds, the clients, the "
