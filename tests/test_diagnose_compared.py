@@ -203,7 +203,9 @@ def test_a_worse_night_is_explained_beside_its_own_diagnosis_and_the_noise_is_me
 
 def test_a_run_that_ended_early_or_has_no_raw_data_is_refused(night, last_night):
     tonight = night("tonight")
-    with pytest.raises(InputError, match=r"gone cannot be compared, because its folder is gone: run it again"):
+    with pytest.raises(
+        InputError, match=r"gone cannot be compared, because the folder of the run, with params\.yaml and"
+    ):
         side_of("gone", tonight.settings, None)
     shutil.rmtree(tonight.workspace / "data/partition")
     with pytest.raises(InputError, match=r"partition\.json is missing: run it again, or restore it with `dvc pull`"):

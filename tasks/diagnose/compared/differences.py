@@ -131,15 +131,16 @@ def _of_clients(this: Side, other: Side) -> Iterator[Difference]:
             says = f"{who} is new, with {count(now, 'example')}."
             yield Difference("new_client", (client,), _capital(says), f"without {who}", clients=(client,))
         elif this.digests[client] != other.digests[client]:
-            sizes = "as many examples" if now == then else f"{count(now, 'example')} instead of {then}"
+            same = now == then
+            sizes = "as many examples" if same else f"{count(now, 'example')} instead of {then}"
             yield Difference(
                 "client",
                 (client,),
                 f"The data of {who} changed: {sizes}, and other values than in {other.name}.",
                 f"with the data of {who} of {other.name}",
                 clients=(client,),
-                now=float(now),
-                then=float(then),
+                now=None if same else float(now),
+                then=None if same else float(then),
             )
 
 

@@ -77,9 +77,14 @@ def side_of(name: str, settings: Settings, workspace: Path | None) -> Side:
     """
     path = None if workspace is None else workspace / PARTITION / "partition.json"
     if workspace is None or path is None or not path.is_file():
-        where = "its folder is gone" if workspace is None else f"{path} is missing"
+        if workspace is None:
+            raise InputError(
+                f"{name} cannot be compared, because the folder of the run, with params.yaml and {PARTITION}, is not "
+                "here: name that folder, or run it again"
+            )
         raise InputError(
-            f"{name} cannot be compared, because {where}: run it again, or restore it with `dvc pull` in its folder"
+            f"{name} cannot be compared, because {path} is missing: run it again, or restore it with `dvc pull` in its "
+            "folder"
         )
     with advising("run the step partition again"):
         content = read_json(path)
