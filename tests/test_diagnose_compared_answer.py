@@ -12,6 +12,7 @@ from tasks.diagnose.compared.side import Side
 from tasks.diagnose.replay.effect import Effect
 from tasks.diagnose.report.against_wording import rows
 from tasks.diagnose.report.page import to_html
+from tasks.diagnose.report.replay_wording import spent
 from tasks.diagnose.report.wording import headline
 from tests.diagnosis_values import FALLING, MINIMAL, client_log, round_log
 
@@ -51,6 +52,11 @@ def test_the_dotted_line_of_the_picture_is_the_other_run_s_loss(two_settings):
     page = to_html(answer, round_log(FALLING), client_log(["00"], len(FALLING)), None, [])
     assert "the other run at its end: 0.4" in page
     assert "without the cause" not in page
+
+
+def test_the_cost_of_the_replays_is_one_number(two_settings):
+    answer = replace(MINIMAL, standing=two_settings.standing, against=two_settings.against, budget=two_settings.budget)
+    assert list(spent(answer))[-1].startswith("The replays took 0 rounds of at most 0. No change")
 
 
 def test_a_difference_taken_back_after_another_is_shown_with_what_both_take_away(two_settings):

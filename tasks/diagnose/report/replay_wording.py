@@ -187,6 +187,9 @@ def spent(diagnosis: Diagnosis) -> Iterator[str]:
     else:
         yield ended_wording.rule(budget) if ended_wording.is_ended(diagnosis.rise) else _rule(diagnosis)
     seeds = f" No change was replayed with more than {count(budget.seeds, 'seed')}." if budget.seeds > 1 else ""
+    if diagnosis.against is not None:  # a difference is its own remedy, if it has one
+        yield f"The replays took {count(budget.rounds, 'round')} of at most {budget.allowed}.{seeds}"
+        return
     remedies = (
         f"The replays of remedies took {count(budget.remedy_rounds, 'round')} of at most {budget.remedy_allowed}."
         if budget.remedy_allowed
