@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.mlflow_store import finished_run
+from flows.mlflow_store import tracked_results
 from flows.mlflow_store.verdict_tags import PREFIX
 from flows.workspace.repository import RUNS
 from tasks.errors import DataError
@@ -73,7 +73,7 @@ def _read(path: Path, deployment: str) -> GoodRun | None:
         content = read_json(path)
         if content["deployment"] != deployment:
             return None
-        run_id = finished_run.read_report(path.parent / "reports/mlflow.json")["run_id"]
+        run_id = tracked_results.read_report(path.parent / tracked_results.REPORT)["run_id"]
         return GoodRun(path.parent, run_id, str(content["flow_run"]).rpartition(_SEPARATOR)[2])
     except (DataError, KeyError, TypeError) as damaged:
         _log.debug("%s: %s", path, damaged)
