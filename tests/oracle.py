@@ -84,8 +84,9 @@ def _each_client(take: Any, value: Any, signature: Any) -> Any:
     if _at_clients(signature):
         return [take(part) for part in value]
     if isinstance(value, tuple) and isinstance(signature, tff.StructType):
-        parts = zip(value, tff.structure.iter_elements(signature), strict=True)
-        return tuple(_each_client(take, part, of_part) for part, (_, of_part) in parts)
+        pairs = zip(value, tff.structure.iter_elements(signature), strict=True)
+        parts = [_each_client(take, part, of_part) for part, (_, of_part) in pairs]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     return value
 
 
