@@ -32,163 +32,24 @@ everything else to stderr.
 
 import argparse
 import os
-import queue
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
-from speed_case import ANSWER, ORDERS, SHAPES
+from speed_case import ORDERS, SHAPES
+from speed_child import OURS, VARIANTS, Child, Failed, start
 
-HERE = Path(__file__).parent
-OURS = "ours"
-VARIANTS = {
-    OURS: ("speed_ours.py",),
-    "stock TFF": ("speed_tff.py",),
-    "FedJAX, jit": ("speed_fedjax.py", "jit"),
-    "FedJAX, pmap": ("speed_fedjax.py", "pmap"),
-    "PyTorch, 1 thread": ("speed_torch.py", "1"),
-    "PyTorch, 2 threads": ("speed_torch.py", "2"),
-    "pfl, 2 threads": ("speed_pfl.py", "1"),
-    "pfl, 2 processes": ("speed_pfl.py", "2"),
-    "Flower, Ray": ("speed_flower.py",),
-}
-"""The script of each variant, with its own arguments."""
-IN_OUR_ENVIRONMENT = ("speed_ours.py", "speed_tff.py")
 CORES = 2
 WARM, LEAST, MOST = 2, 3, 100
 """Rounds that are not timed; least and most timed rounds of a variant."""
 FIRST, FAR = 1e-4, 0.05
 """Largest difference of a parameter after round 1; largest relative difference of the way after round ORDERS."""
-START = 900.0
-"""Most seconds until a process is ready, with the making of its environment."""
 HEADER = ("model", "parameters", "clients", *(f"{name}, s" for name in VARIANTS), "fastest peer / ours (goal ≥ 1)")
-
-
-class Failed(Exception):
-    """A variant gives no times; the text is for its cell."""
-
-
-@dataclass
-class Child:
-    """The process of a variant."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-    most: float
-    """Most seconds of a round."""
-    seconds: list[float] = field(default_factory=list)
-    """Of each round, also those that are not counted."""
-    saved: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    """By round: the global parameters (P,) after round 1 and round ORDERS."""
-
-    @property
-    def timed(self) -> list[float]:
-        """Returns the seconds of the counted rounds."""
-        return self.seconds[WARM:]
-
-    def __post_init__(self) -> None:
-        # It knows if the number of an ended process has gone to another one.
-        self._whole = psutil.Process(self.process.pid)
-        self._answers: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            text = line.decode(errors="replace").strip()
-            if text.startswith(ANSWER):
-                self._answers.put(text.removeprefix(ANSWER))
-        self._answers.put("")  # it has ended
-
-    def ready(self) -> None:
-        """Waits until the process can run rounds."""
-        with self._running():
-            self._answer(START)
-
-    def round(self) -> None:
-        """Runs a round."""
-        path = self.log.with_suffix(".npy")
-        with self._running():
-            self.seconds.append(float(self._ask("round")))
-            if len(self.seconds) in (1, ORDERS):
-                self._ask(f"save {path}")
-                self.saved[len(self.seconds)] = np.load(path)
-
-    def _ask(self, command: str) -> str:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # `_answer` says why
-            self.process.stdin.write(f"{command}\n".encode())
-            self.process.stdin.flush()
-        return self._answer(self.most)
-
-    def _answer(self, most: float) -> str:
-        try:
-            answer = self._answers.get(timeout=most)
-        except queue.Empty:
-            raise Failed(f"stopped after {most:.0f} s") from None
-        if not answer:
-            lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-            raise Failed(f"failed: {lines[-1] if lines else 'without a message'}"[:200].replace("|", "/"))
-        return answer
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        self._signal(signal.SIGCONT)
-        try:
-            yield
-        finally:
-            self._signal(signal.SIGSTOP)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with suppress(psutil.NoSuchProcess):
-            for each in [self._whole, *self._whole.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess):
-                    each.send_signal(number)
-
-    def close(self) -> None:
-        """Ends the process and those that it started."""
-        self._signal(signal.SIGCONT)
-        with suppress(psutil.NoSuchProcess):
-            started = self._whole.children(recursive=True)
-            assert self.process.stdin is not None
-            with suppress(BrokenPipeError):
-                self.process.stdin.close()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(30)
-            self.process.kill()
-            for each in started:
-                with suppress(psutil.NoSuchProcess):
-                    each.kill()
-        self.process.wait()
-
-
-def start(name: str, folder: Path, most: float, arguments: tuple[str, ...] = ()) -> Child:
-    """Starts the process of a variant."""
-    script, *own = VARIANTS[name]
-    uv = Path(sys.executable).with_name("uv")
-    python = [sys.executable] if script in IN_OUR_ENVIRONMENT else [uv, "run", "--quiet"]
-    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    log = folder / f"{script.removesuffix('.py')}_{'_'.join(own)}.log"
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [*python, HERE / script, folder, *own, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=env,
-            start_new_session=True,  # Ctrl-C reaches only this process, which ends the others
-        )
-    return Child(name, process, log, most)
 
 
 class Comparison:
@@ -269,7 +130,7 @@ def take_turns(comparison: Comparison, options: argparse.Namespace) -> None:
 
 def row(model: str, num_clients: int, comparison: Comparison, asked: list[str]) -> list[str]:
     """Returns a row of the table."""
-    times = {child.name: child.timed for child in comparison.children}
+    times = {child.name: child.seconds[WARM:] for child in comparison.children}
     medians = {name: float(np.median(each)) for name, each in times.items()}
     peers = {name: median for name, median in medians.items() if name != OURS}
     ratio = "no peer ran"
