@@ -48,13 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _launch(options: argparse.Namespace) -> None:
     from flows.comparing import grid
+    from flows.comparing.dask_address import check_runtimes
 
     if options.jobs < 0:
         raise InputError(f"--jobs must be >= 0, got {options.jobs}")
     repository = find_repository(Path.cwd())
     params = overridden(options.params, options.overrides)
     same_clients = not any(change.lstrip("+").startswith("partition.seed=") for change in options.overrides)
-    grid.cells(params, options.grid, same_clients)  # a wrong grid is an error before any server is needed
+    cells = grid.cells(params, options.grid, same_clients)  # a wrong grid is an error before any server is needed
+    if options.dask:
+        check_runtimes(cells)
     launch_comparison(repository, params, options.grid, same_clients, options.jobs, options.dask)
 
 

@@ -18,7 +18,7 @@ from flows.workspace.dvc_hashes import dvc_hash
 from tasks import clients, files
 from tasks.errors import DataError
 from tasks.outputs import OUTPUTS
-from tasks.settings import STEPS, Settings
+from tasks.settings import STEPS, FederateSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -121,6 +121,13 @@ def test_a_stage_depends_on_the_settings_that_its_code_reads(stage: str) -> None
     # too. No output of `federate` depends on `prune`, so a change of `prune` must not train again.
     read -= {"prune"} if stage == "federate" else set()
     assert read <= names
+
+
+@pytest.mark.parametrize("stage", ["federate", "prune", "evaluate", "diagnose"])
+def test_a_stage_depends_on_all_of_federate_but_the_runtime(stage: str) -> None:
+    """Each runtime gives the same results, so a run on another one takes them from the cache."""
+    names = {name for name in STAGES[stage]["params"] if name.startswith("federate")}
+    assert names == {f"federate.{name}" for name in FederateSettings.model_fields if name != "runtime"}
 
 
 def test_track_depends_on_all_settings() -> None:

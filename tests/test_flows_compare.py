@@ -186,11 +186,18 @@ def test_prefect_has_a_task_run_a_cell_and_the_table(prefect_server: str, compar
     assert by_key["compare"]["data"].startswith("# Comparison: client.learning_rate × seed")
 
 
+ON_DASK = ("-S", "federate.runtime.kind=dask", "-S", "federate.runtime.address=tcp://127.0.0.1:1")
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("--grid", "federate.server_optimizer.beta_1=0.8,0.9"), "cell beta_1=0.8: "),
         (("--grid", "seed=0,1", "--dask", "nowhere"), "got 'nowhere'"),
+        (
+            ("--grid", "seed=0,1", "--dask", "tcp://127.0.0.1:1", *ON_DASK),
+            "federate.runtime.kind must be in_process with --dask",
+        ),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(

@@ -26,7 +26,7 @@ LAYERS = (
 """The modules and packages of flows/ in layers: a layer imports only earlier layers. The commands are last."""
 FRAMEWORKS = {"flows", "prefect", "mlflow", "dvc", "dvc_data", "dvc_objects"}
 LIBRARIES = {"numpy", "scipy", "sklearn", "pandas", "PIL", "matplotlib", "rich", "yaml", "pydantic", "pydantic_core"}
-LIBRARIES |= {"dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
+LIBRARIES |= {"distributed", "dp_accounting", "h5py", "psutil", "pyarrow", "threadpoolctl"}
 TENSORFLOW = {"tensorflow", "tensorflow_federated", "tensorflow_model_optimization", "keras"}
 CALLERS_OF_FEDERATE = (
     "tasks/prune",
@@ -87,6 +87,11 @@ def test_tasks_know_no_framework(path: Path) -> None:
 def test_tasks_use_only_the_agreed_libraries(path: Path) -> None:
     used = {name.split(".")[0] for name in imported(path)}
     assert used <= LIBRARIES | TENSORFLOW | {"tasks"} | set(sys.stdlib_module_names)
+
+
+def test_only_the_runtime_on_dask_knows_dask() -> None:
+    using = {relative(path) for path in TASKS if {"distributed", "dask"} & {n.split(".")[0] for n in imported(path)}}
+    assert using == {"tasks/runtime/on_dask/cluster.py"}
 
 
 @pytest.mark.parametrize("path", TASKS, ids=relative)

@@ -140,6 +140,10 @@ def test_a_user_s_model_is_named_by_module_and_function() -> None:
     assert parse(changed("federate.model", "my.models:build_net")).federate.model == "my.models:build_net"
 
 
+NEEDED = {"dask": {"address": "tls://10.0.0.1:8786"}}
+"""Settings that a kind cannot do without."""
+
+
 @pytest.mark.parametrize("name", [name for name, field in fields().items() if field.json_schema_extra])
 def test_a_setting_without_effect_is_refused_by_name(name: str) -> None:
     section, _, own = name.rpartition(".")
@@ -154,6 +158,7 @@ def test_a_setting_without_effect_is_refused_by_name(name: str) -> None:
     if not unused:
         return  # every kind uses it
     settings = changed(f"{section}.{model.chooser}", unused[0])
+    look_up(settings, section).update(NEEDED.get(unused[0], {}))
     parse(settings)  # no error, because the setting has its default
     look_up(settings, section)[own] = other(default, field)
     text = refusal(settings)
@@ -370,20 +375,29 @@ def test_an_error_of_the_block_names_the_setting_to_change() -> None:
 
 
 WENT = "belonged to kind worker, which was removed: delete"
-NO_WORKER = "kind must be in_process, got 'worker': TFF's worker process let the whole network run code"
+NO_WORKER = "kind must be in_process or dask, got 'worker': TFF's worker process let the whole network run code"
 
 
 @pytest.mark.parametrize(
     ("old", "says"),
     [
         ({"kind": "worker"}, NO_WORKER),
-        ({"kind": "in_process", "threads": 2, "deadline": 600.0, "restarts": 3}, f"deadline and restarts {WENT} them"),
+        ({"kind": "in_process", "threads": 2, "deadline": 600.0, "restarts": 3}, f"restarts {WENT} it"),
         ({"restarts": None}, f"restarts {WENT} it"),
-        ({"kind": "worker", "deadline": 5.0}, f"{NO_WORKER}; deadline {WENT} it"),
+        ({"kind": "worker", "restarts": 5}, f"{NO_WORKER}; restarts {WENT} it"),
     ],
 )
 def test_settings_of_the_worker_process_are_told_what_to_do(old: dict[str, Any], says: str) -> None:
     assert refusal(changed("federate.runtime", old)) == f"federate.runtime.{says}"
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1:8786", "tls://10.0.0.1", "ucx://10.0.0.1:8786", "tls://a:b@c:8786"])
+def test_dask_needs_the_address_of_a_scheduler(address: str) -> None:
+    said = refusal(changed("federate.runtime", {"kind": "dask", "address": address}))
+    assert said.startswith(
+        "federate.runtime.address must be the address of a Dask scheduler with kind dask, like tls://"
+    )
+    assert said.endswith(f"got {address!r}")
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -1,13 +1,15 @@
 """Checks that a Dask scheduler with workers answers at an address, and shows the address without secrets."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from flows import addresses, known_secrets
+from flows.comparing.grid import Cell
 from flows.known_secrets import safe_line
 from flows.serving import reachability
 from flows.serving.temporary_server import is_temporary
-from tasks.errors import InputError
+from tasks.errors import InputError, SettingsError
 
 _CONNECT = 10.0
 """Seconds to connect to a Dask scheduler."""
@@ -46,6 +48,20 @@ def check_dask(address: str) -> None:
             f"the Dask workers on {', '.join(elsewhere)} cannot reach this command's temporary Prefect server: set "
             "PREFECT_API_URL to a server that they reach too"
         )
+
+
+def check_runtimes(cells: Iterable[Cell]) -> None:
+    """Checks that no cell uses a Dask cluster itself; call it if a Dask cluster runs the cells.
+
+    Raises:
+        SettingsError: a cell does: it would wait for workers that are busy with cells.
+    """
+    for cell in cells:
+        if cell.settings.federate.runtime.kind == "dask":
+            raise SettingsError(
+                "federate.runtime.kind must be in_process with --dask, which runs whole cells on the workers, got "
+                "dask: leave out --dask, and the workers compute the clients of each cell"
+            )
 
 
 async def _workers(address: str) -> Any:

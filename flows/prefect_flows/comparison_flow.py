@@ -18,7 +18,7 @@ from prefect.states import Completed
 
 from flows.comparing import fan_out, grid, report_files, results
 from flows.comparing.cell_task import Plan
-from flows.comparing.dask_address import check_dask
+from flows.comparing.dask_address import check_dask, check_runtimes
 from flows.comparing.grid import Cell
 from flows.comparing.parent_run import ParentRun
 from flows.comparing.results import Result
@@ -95,6 +95,7 @@ def _compare(
     base = params or overrides.params_text(repository / "params.yaml", settings)
     cells = grid.placed_cells(repository, grid.cells(base, axes, same_clients))
     if dask:
+        check_runtimes(cells)
         check_dask(dask)
     folder = repository / RUNS / str(runtime.flow_run.id)
     places = {str((repository / cell.settings.data.path).resolve()) for cell in cells}

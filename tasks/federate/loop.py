@@ -28,6 +28,7 @@ from tasks.federate.state import ServerState
 from tasks.models import num_params
 from tasks.parameters import assign, digest, flatten
 from tasks.round_log.columns import ClientRow, RoundRow
+from tasks.runtime.code import digest_of_code
 from tasks.runtime.kinds import runtime
 from tasks.settings import Settings
 
@@ -106,10 +107,15 @@ def run_rounds(
 
 
 def identity_of(settings: Settings, cohort: Cohort, model: tf.keras.Model, phase: Phase) -> Identity:
-    """Returns what identifies the checkpoints of a run; `model` must have the parameters that the run begins with."""
+    """Returns what identifies the checkpoints of a run; `model` must have the parameters that the run begins with.
+
+    Where the rounds are computed is no part of it, because each runtime gives the same bits.
+    """
+    described = settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"})
+    del described["federate"]["runtime"]
     return {
         "phase": [phase.name, phase.first, phase.last],
-        "settings": settings.model_dump(mode="json", include={"seed", "preprocess", "federate", "prune"}),
+        "settings": described,
         "data": cohort.digest,
         "model": model.to_json(),
         "start": hashlib.sha256(flatten(model).tobytes()).hexdigest(),
@@ -122,14 +128,8 @@ def _code() -> str:
 
     A run goes on only from checkpoints of the same code. A replay can begin from checkpoints of other code.
     """
-    digest = hashlib.sha256(f"{tf.__version__} {tff.__version__} {np.__version__}".encode())
-    tasks = Path(__file__).parents[1]
-    packages = [
-        path for name in ("clients", "federate", "local", "prune", "runtime") for path in (tasks / name).rglob("*.py")
-    ]
-    for path in sorted([*tasks.glob("*.py"), *packages]):
-        digest.update(path.relative_to(tasks).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    packages = ("clients", "federate", "local", "prune", "runtime")
+    return digest_of_code(packages, f"{tf.__version__} {tff.__version__} {np.__version__}")
 
 
 class Loop:

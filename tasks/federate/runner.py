@@ -1,11 +1,9 @@
 """Single rounds from any state: sample, train, aggregate, record. Runs and replays share this module."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,23 +14,20 @@ from tasks.federate import schedule
 from tasks.federate.client_updates import CLIENT_UPDATES
 from tasks.federate.cohort import Cohort
 from tasks.federate.computations import widths
+from tasks.federate.inputs import Inputs, Plan, order
 from tasks.federate.kept import Kept, KeptWriter
 from tasks.federate.privacy import epsilon
 from tasks.federate.record import Outcome, RoundLine, client_rows, round_row
 from tasks.federate.round import Round
-from tasks.federate.state import ClientInput, ClientReport, ClientResult, ServerState
+from tasks.federate.state import ClientReport, ClientResult, ServerState
 from tasks.federate.updates import FewUpdates, ManyUpdates, updates_of
 from tasks.federate.validation import build_validation
 from tasks.local import faults
-from tasks.local.own_examples import own_examples
 from tasks.parameters import Params, flatten, prunable
 from tasks.runtime.failed import Failed
 from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
-
-# Used if nothing is drawn: computing a real seed takes 25 µs a client.
-_NO_SEED = np.zeros(2, np.int32)
 
 
 @dataclass(frozen=True)
@@ -96,7 +91,8 @@ class Runner:
         self._cohort, self._phase, self._computations = cohort, phase, computations
         self._initial = flatten(model)
         self._absent, self._scratch = frozenset(absent), scratch
-        self._prunable, self._widths = prunable(model), widths(settings.federate.width)
+        self._prunable, known = prunable(model), widths(settings.federate.width)
+        self._architectures = {client: known.index(width) for client, width in settings.federate.width.items()}
         augment = settings.preprocess.augment
         self._draws = computations.draws or augment.flip or augment.brightness > 0
         self.validate = validate or build_validation(model, cohort.test_x, cohort.test_y)
@@ -227,9 +223,8 @@ class Runner:
 
     def order(self, client: str, round_num: int) -> NDArray[np.int32]:
         """Returns the order (E·N,) in which the client visits its examples in round `round_num`."""
-        rng = schedule.client_rng(self._local_seed, round_num, client)
-        num_epochs = schedule.epochs(self._settings.local_work, client, rng)
-        return schedule.visits(self._cohort.clients[client].num_examples, num_epochs, rng)
+        info = self._cohort.clients[client]
+        return order(info, client, round_num, self._local_seed, self._settings.local_work)
 
     def _sample(self, state: ServerState, round_num: int, excluded: Collection[str]) -> list[str]:
         left = {c: info for c, info in self._cohort.clients.items() if c not in excluded}
@@ -245,30 +240,16 @@ class Runner:
         losses = dict(zip(sampled, numbers, strict=True))
         return schedule.highest(losses, sampling.clients_per_round)
 
-    def _inputs(self, state: ServerState, clients: Sequence[str], round_num: int, whole: float = 1.0) -> "_Inputs":
-        return _Inputs(clients, lambda client: self._client_input(state, client, round_num, whole))
-
-    def _client_input(self, state: ServerState, client: str, round_num: int, whole: float) -> ClientInput:
-        info, settings = self._cohort.clients[client], self._settings
+    def _inputs(self, state: ServerState, clients: Sequence[str], round_num: int, whole: float = 1.0) -> Inputs:
+        settings, seed = self._settings, self._local_seed
         step, steps = round_num - self._phase.first + 1, self._phase.last - self._phase.first + 1
-        factor = schedule.learning_rate_factor(settings.client.schedule, step, steps)
-        x, y = own_examples(info.stored)
-        inputs = OrderedDict(
-            x=x,
-            y=y,
-            num_examples=np.int32(info.num_examples),
-            order=self.order(client, round_num),
-            weight=np.float32(info.weight),
-            share=np.float32(info.share / whole),
-            learning_rate=np.float32(settings.client.learning_rate * factor),
-            seed=schedule.draw_seed(self._local_seed, round_num, client) if self._draws else _NO_SEED,
-            brightness=info.brightness,
-            architecture=np.int32(self._widths.index(settings.width.get(client, 1.0))),
+        learning_rate = settings.client.learning_rate * schedule.learning_rate_factor(
+            settings.client.schedule, step, steps
         )
-        inputs |= faults.inputs(settings.faults, self._seed, round_num, client)
-        if state.kept is not None:
-            inputs["kept"] = state.kept[client]
-        return inputs
+        plan = Plan(
+            round_num, self._seed, seed, learning_rate, whole, self._draws, settings.local_work, settings.faults
+        )
+        return Inputs(clients, self._cohort.clients, self._architectures, state.kept, plan)
 
     def _prune(self, state: ServerState, round_num: int) -> ServerState:
         mask = self._phase.next_mask(round_num, state.params) if self._phase.next_mask else None
@@ -278,19 +259,6 @@ class Runner:
         if round_num % self._settings.evaluate_every and round_num != self._phase.last:
             return None
         return self.validate(params)
-
-
-class _Inputs(Sequence[ClientInput]):
-    """The clients' inputs. Each is made when it is asked for, on the thread that computes the client."""
-
-    def __init__(self, clients: Sequence[str], make: Callable[[str], ClientInput]) -> None:
-        self._clients, self._make = clients, make
-
-    def __len__(self) -> int:
-        return len(self._clients)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._make(self._clients[place])
 
 
 class _Taken:

@@ -15,19 +15,19 @@ computation, where it would look like the failure of a client.
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import tensorflow_federated as tff
 
-from tasks.errors import DataError
-from tasks.runtime.failed import Failed
-from tasks.runtime.native import Compiled
+from tasks.runtime.attempt import attempted
+from tasks.runtime.native import Compiled, Evaluated
 from tasks.runtime.taking import taken
 from tasks.runtime.values import Value
-from tasks.scrub import scrubbed, scrubbing
+from tasks.scrub import scrubbing
 from tasks.signals import Apart, Call
 
 
@@ -70,7 +70,7 @@ class InProcessContext(tff.framework.SyncContext):
 
         def run(under_way: Call[Any]) -> Any:
             self._under_way = under_way
-            return scrubbing("the server's computation failed", lambda: self._compile(comp)(arg, self._each, take))
+            return scrubbing("the server's computation failed", lambda: self._compile(comp)(arg, self._carry, take))
 
         return self._apart.call(run)
 
@@ -79,11 +79,12 @@ class InProcessContext(tff.framework.SyncContext):
             self._compiled[comp] = Compiled(comp, self._attempt)
         return self._compiled[comp]
 
-    def _each(self, num: int, compute: Callable[[int], list[Value]], take: Callable[[int, list[Value]], None]) -> None:
-        """See `tasks.runtime.native.Each`."""
+    def _carry(self, evaluated: Evaluated, ready: Sequence[int]) -> None:
+        """See `tasks.runtime.native.Carry`. `Evaluated.compute` runs on several threads at once."""
+        num, compute = evaluated.num, partial(evaluated.compute, ready)
         if self._pool is None or num < 2:
             for place in range(num):
-                take(place, compute(place))
+                evaluated.add(ready, place, compute(place))
             return
         running: deque[Future[list[Value]]] = deque()
         try:
@@ -91,7 +92,7 @@ class InProcessContext(tff.framework.SyncContext):
                 if place < num:
                     running.append(self._pool.submit(compute, place))
                 if place >= self._ahead:
-                    take(place - self._ahead, running.popleft().result())
+                    evaluated.add(ready, place - self._ahead, running.popleft().result())
         finally:
             for future in running:
                 future.cancel()
@@ -99,12 +100,4 @@ class InProcessContext(tff.framework.SyncContext):
     def _attempt(self, function: Callable[[Value], Value], value: Value) -> Value:
         """See `tasks.runtime.values.Attempt`."""
         self._under_way.check()  # after a cancellation, only clients that have begun run to their end
-        if isinstance(value, Failed):
-            return value
-        try:
-            return function(value)
-        except DataError as exc:
-            return Failed(str(exc))
-        except Exception as exc:
-            # Every exception, because no list of what a client's data or a user's model can cause is complete.
-            return Failed(scrubbed(exc))
+        return attempted(function, value)

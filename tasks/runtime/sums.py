@@ -57,6 +57,17 @@ class Sum:
             self._parts.append(self._zero)
         self._parts[-1] = self._accumulate((self._parts[-1], value))
 
+    def part(self) -> Value | None:
+        """Returns the sum over the clients that were added, all of one block, and begins again; None: all failed."""
+        self._block = -1
+        return self._parts.pop() if self._parts else None
+
+    def add_part(self, part: Value | None) -> None:
+        """Adds the `part` of the next block."""
+        if part is not None:
+            self._parts.append(part)
+            self._close_block()
+
     def finish(self) -> None:
         """Ends the sum after the last client."""
         self._close_block()

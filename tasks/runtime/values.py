@@ -1,6 +1,7 @@
 """Values of a computation in this process, and their conversion from and to Python's values."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,12 +70,24 @@ def waits_of(value: Value) -> frozenset[Any]:
     return frozenset().union(*map(waits_of, value)) if isinstance(value, tuple) else frozenset()
 
 
+def is_known(value: Value) -> bool:
+    """Returns whether all sums over the clients that `value` waits for are known."""
+    return all(one.known for one in waits_of(value))
+
+
 def settled(value: Value) -> Value:
     """Returns `value`, without CLIENTS-placed parts, with what it waits for in its place."""
     if isinstance(value, Later):
         return settled(value.value)
     return tuple(map(settled, value)) if isinstance(value, tuple) else value
 
+
+def _not_here() -> Value:
+    raise RuntimeError("the value is in the server's process")
+
+
+_ELSEWHERE = Later(_not_here, frozenset({object()}))
+"""A value at the server, in a process in which it is not known. What follows from it is a `Later`, too."""
 
 Embed = Callable[[Any], Value]
 """Python's value -> the `Value`."""
@@ -83,20 +96,27 @@ Extract = Callable[[Value], Any]
 """A `Value` -> Python's value, with structures in their Python containers."""
 
 
-def embedder(signature: TffType, attempt: Attempt) -> Embed:
+def embedder(signature: TffType, attempt: Attempt, elsewhere: bool = False) -> Embed:
     """Returns the function that embeds Python's values of TFF's type `signature`.
 
     The clients' values are asked for one at a time, when they are needed. A client for which `value[place]` raises has
     failed. The type is looked at once, not for each client: that would take as long as a small client's training.
+
+    Args:
+        signature: of the values.
+        attempt: makes a client's value.
+        elsewhere: whether the server's values are in another process. Nothing that follows from them can be computed.
     """
     if isinstance(signature, tff.FederatedType):
+        if elsewhere and signature.placement is tff.SERVER:
+            return lambda value: _ELSEWHERE
         member = embedder(signature.member, attempt)
         if not _one_each(signature):
             return member
         return lambda value: AtClients(lambda place, _: attempt(lambda at: member(value[at]), place))
     if isinstance(signature, tff.StructType):
         names = [name for name, _ in tff.structure.iter_elements(signature)]
-        parts = [embedder(element, attempt) for _, element in tff.structure.iter_elements(signature)]
+        parts = [embedder(element, attempt, elsewhere) for _, element in tff.structure.iter_elements(signature)]
 
         def embed_struct(value: Any) -> Value:
             if isinstance(value, Mapping):
@@ -127,6 +147,40 @@ def num_clients(value: Any, signature: TffType) -> int:
     elements = tff.structure.from_container(value) if not isinstance(value, tff.structure.Struct) else value
     parts = [num_clients(elements[i], t) for i, (_, t) in enumerate(tff.structure.iter_elements(signature))]
     return max(parts, default=0)
+
+
+def of_clients(value: Any, signature: TffType, places: slice) -> Any:
+    """Returns the part of Python's `value`, of TFF's type `signature`, that the clients at `places` need.
+
+    The server's values are None in it. Of the clients' values, only the slice `value[places]` is taken, so that the
+    other clients' values need not exist.
+    """
+    if isinstance(signature, tff.FederatedType):
+        if signature.placement is not tff.CLIENTS:
+            return None
+        return value[places] if _one_each(signature) else value
+    if not isinstance(signature, tff.StructType):
+        return None
+    elements = tff.structure.from_container(value) if not isinstance(value, tff.structure.Struct) else value
+    return [of_clients(elements[i], t, places) for i, (_, t) in enumerate(tff.structure.iter_elements(signature))]
+
+
+def clients_of(value: Any, signature: TffType) -> Sequence[str] | None:
+    """Returns the names of the clients of Python's `value`, of TFF's type `signature`, if it has names in `clients`."""
+    if isinstance(signature, tff.FederatedType):
+        return getattr(value, "clients", None) if _one_each(signature) else None
+    if not isinstance(signature, tff.StructType):
+        return None
+    elements = tff.structure.from_container(value) if not isinstance(value, tff.structure.Struct) else value
+    found = (clients_of(elements[i], t) for i, (_, t) in enumerate(tff.structure.iter_elements(signature)))
+    return next((names for names in found if names is not None), None)
+
+
+def num_values(signature: TffType) -> int:
+    """Returns the number of values of TFF's type `signature`; a dimension of unknown length counts as 0."""
+    if isinstance(signature, tff.StructType):
+        return sum(num_values(element) for _, element in tff.structure.iter_elements(signature))
+    return math.prod(length or 0 for length in signature.shape)
 
 
 def placed_at_clients(value: Value, signature: TffType) -> Iterator[tuple[AtClients, TffType]]:

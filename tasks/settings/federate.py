@@ -1,5 +1,6 @@
 """`federate`: the federated training. The sections client and aggregator have their own modules."""
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -158,15 +159,48 @@ class FaultSettings(Section):
         return self
 
 
+_SCHEDULER = re.compile(r"(tcp|tls)://[^\s/@]+:[0-9]{1,5}")
+
+
 class RuntimeSettings(Section):
     """Where the rounds are computed."""
 
-    kind: Literal["in_process"] = setting(
-        "in_process", title="Kind", description="in_process: in the process of the step"
+    kind: Literal["in_process", "dask"] = setting(
+        "in_process",
+        title="Kind",
+        description="in_process: in the process of the step; dask: the clients on the workers of a Dask cluster. Both "
+        "give the same results",
     )
     threads: int = setting(
-        0, ge=0, title="Threads", description="clients that are computed at the same time; 0: one per core"
+        0,
+        ge=0,
+        title="Threads",
+        description="clients that are computed at the same time; 0: one per core",
+        used_by=("in_process",),
     )
+    address: str = setting(
+        "",
+        title="Address",
+        description="address of the Dask scheduler, like tls://10.0.0.1:8786; Dask's own configuration names the "
+        "certificates",
+        used_by=("dask",),
+    )
+    deadline: float = setting(
+        120.0,
+        gt=0,
+        title="Deadline",
+        description="most seconds without a worker; then the run ends, and can go on from its checkpoint",
+        used_by=("dask",),
+    )
+
+    @model_validator(mode="after")
+    def _dask_has_an_address(self) -> "RuntimeSettings":
+        if self.kind == "dask" and not _SCHEDULER.fullmatch(self.address):
+            raise ValueError(
+                "address must be the address of a Dask scheduler with kind dask, like tls://10.0.0.1:8786 or "
+                f"tcp://127.0.0.1:8786, got {self.address!r}"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -175,11 +209,10 @@ class RuntimeSettings(Section):
             return raw
         wrong = []
         if raw.get("kind") == "worker":
-            wrong.append("kind must be in_process, got 'worker': TFF's worker process let the whole network run code")
-        obsolete = [name for name in ("deadline", "restarts") if name in raw]
-        if obsolete:
-            them = "them" if len(obsolete) > 1 else "it"
-            wrong.append(f"{' and '.join(obsolete)} belonged to kind worker, which was removed: delete {them}")
+            allowed = "kind must be in_process or dask, got 'worker'"
+            wrong.append(f"{allowed}: TFF's worker process let the whole network run code")
+        if "restarts" in raw:
+            wrong.append("restarts belonged to kind worker, which was removed: delete it")
         if wrong:
             raise ValueError("; ".join(wrong))
         return raw

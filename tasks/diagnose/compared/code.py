@@ -56,8 +56,9 @@ def trained_by(code: Path, settings: Settings, data: Path, seed: int) -> dict[in
         (folder / "data").mkdir()
         (folder / "data/partition").symlink_to((data / "data/partition").resolve(), target_is_directory=True)
         (folder / "tasks").symlink_to((code / "tasks").resolve(), target_is_directory=True)
-        params = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-        (folder / "params.yaml").write_text(params, encoding="utf-8")
+        params = settings.model_dump(mode="json")
+        del params["federate"]["runtime"]  # Dask's workers run this code, and the other code may not know them
+        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": str(folder)}
         for step in _STEPS:
             done = subprocess.run(

@@ -13,7 +13,7 @@ from tasks.diagnose.compared.differences import Difference
 from tasks.diagnose.compared.side import PARTITION, Side
 from tasks.diagnose.replay.change import NO_CHANGE
 from tasks.diagnose.replay.computations import ComputationCache
-from tasks.diagnose.replay.engine import Replay, Replayer, replaying
+from tasks.diagnose.replay.engine import Replay, Replayer, holding, replaying
 from tasks.errors import UndriftError
 from tasks.federate.schedule import stops_early
 from tasks.files import write_json
@@ -157,5 +157,5 @@ def _ended(settings: Settings, replay: Replay) -> bool:
 @contextmanager
 def mixtures(this: Side, other: Side, cache: ComputationCache, code: Path | None = None) -> Iterator[Mixtures]:
     """Yields what runs mixtures of two runs; nothing is left after the block."""
-    with tempfile.TemporaryDirectory() as holder, replaying(this.settings):
-        yield Mixtures(this, other, Path(holder), cache, code)
+    with holding(this.settings, this.workspace) as holder, replaying(this.settings):
+        yield Mixtures(this, other, holder, cache, code)

@@ -27,7 +27,7 @@ from tasks.federate.state import ClientResult, ServerState
 from tasks.round_log.columns import LOSS_COLUMNS
 from tasks.runtime.failed import Failed
 from tasks.runtime.kinds import runtime
-from tasks.settings import RuntimeSettings, Settings
+from tasks.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -310,7 +310,7 @@ def begun(replays: Replayer, change: Change, seed: int, from_round: int) -> Repl
 
 @contextmanager
 def replayer(settings: Settings, folder: Path, cache: ComputationCache | None = None) -> Iterator[Replayer]:
-    """Yields what replays the run with `settings` in the workspace `folder`, in this process; nothing is left after.
+    """Yields what replays the run with `settings` in the workspace `folder`; nothing is left after the block.
 
     Args:
         settings: of the run.
@@ -320,13 +320,26 @@ def replayer(settings: Settings, folder: Path, cache: ComputationCache | None = 
     Raises:
         UndriftError: the clients' data are missing, or not those that the settings can train on.
     """
-    with tempfile.TemporaryDirectory() as holder, replaying(settings):
-        yield Replayer(settings, folder, Path(holder), cache or ComputationCache())
+    with holding(settings, folder) as holder, replaying(settings):
+        yield Replayer(settings, folder, holder, cache or ComputationCache())
+
+
+@contextmanager
+def holding(settings: Settings, folder: Path) -> Iterator[Path]:
+    """Yields a new folder for changed data, which is gone after the block.
+
+    It is in the workspace `folder` if the clients are computed on other machines, which read these data.
+    """
+    there = folder / "models" if settings.federate.runtime.kind == "dask" else None
+    if there is not None:
+        there.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="replays-", dir=there) as holder:
+        yield Path(holder).resolve()
 
 
 @contextmanager
 def replaying(settings: Settings) -> Iterator[None]:
-    """Lets replays run in this process in the block.
+    """Lets replays run in the block, where `federate.runtime` says.
 
     They do not say which clients fail: a client that fails in a replay fails in every one, and the run's own log has
     said so.
@@ -335,7 +348,7 @@ def replaying(settings: Settings) -> Iterator[None]:
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
-        with runtime(RuntimeSettings(threads=settings.federate.runtime.threads)):
+        with runtime(settings.federate.runtime):
             yield
     finally:
         noisy.setLevel(level)

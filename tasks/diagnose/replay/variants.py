@@ -32,7 +32,16 @@ from tasks.settings import FaultSettings, Settings, with_settings
 T = TypeVar("T")
 
 # What a round's computations do not depend on: these come with each client's input, or are the host's business.
-_PER_ROUND = ("rounds", "evaluate_every", "checkpoint_every", "guard", "local_work", "exclude", "early_stopping")
+_PER_ROUND = (
+    "rounds",
+    "evaluate_every",
+    "checkpoint_every",
+    "guard",
+    "local_work",
+    "exclude",
+    "early_stopping",
+    "runtime",
+)
 
 
 class Variants:

@@ -35,7 +35,15 @@ from tasks.parameters import Params, assign
 from tasks.runtime.failed import Failed
 from tasks.runtime.kinds import runtime
 from tasks.scrub import scrubbing
-from tasks.settings import FaultSettings, FederateSettings, LocalWorkSettings, Settings, switch_kind, with_settings
+from tasks.settings import (
+    FaultSettings,
+    FederateSettings,
+    LocalWorkSettings,
+    RuntimeSettings,
+    Settings,
+    switch_kind,
+    with_settings,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +104,8 @@ def measure(settings: Settings, folder: Path, rounds: int, logits: NDArray[np.fl
     federated = answers(cohort.test_y, logits)
     left_out = {**dict.fromkeys(settings.federate.exclude, "federate.exclude names it"), **cohort.broken}
     comparisons: dict[str, Comparison] = {}
-    with runtime(settings.federate.runtime):
+    # In this process also if the rounds were on a cluster: only one client at a time trains, and on temporary data.
+    with runtime(RuntimeSettings(threads=settings.federate.runtime.threads)):
         trainer = _Trainer(alone, cohort, last)
         pooled = _pooled(alone, folder, trainer)
         if isinstance(pooled, Failed):
