@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import distributed.config  # noqa: F401 - its defaults come first: dask.config.set would take them away again
 import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -92,7 +93,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     """Yields a scheduler without workers, which this process may use; all processes end with the block."""
     with ExitStack() as running:
         started = Cluster(folder, running)
-        running.enter_context(dask.config.set(dask.config.collect_env(started.config)))
+        names = {name.removeprefix("DASK_").replace("__", ".").lower(): name for name in started.config}
+        running.enter_context(dask.config.set({each: started.config[name] for each, name in names.items()}))
         wait_for(lambda: "Scheduler at" in (folder / "scheduler.log").read_text())
         yield started
 

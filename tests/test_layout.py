@@ -91,7 +91,7 @@ def test_tasks_use_only_the_agreed_libraries(path: Path) -> None:
 
 def test_only_the_runtime_on_dask_knows_dask() -> None:
     using = {relative(path) for path in TASKS if {"distributed", "dask"} & {n.split(".")[0] for n in imported(path)}}
-    assert using == {"tasks/runtime/on_dask/cluster.py"}
+    assert using == {"tasks/runtime/on_dask/cluster.py", "tasks/runtime/on_dask/lane.py"}
 
 
 @pytest.mark.parametrize("path", TASKS, ids=relative)

@@ -10,6 +10,9 @@ import time
 import pytest
 from dask_cluster import ROOT, cluster, wait_for
 
+from tasks.diagnose.replay.change import Change
+from tasks.diagnose.replay.engine import replayer
+from tasks.diagnose.replay.surgery import labels_dealt_evenly
 from tasks.errors import RunError, SettingsError
 from tasks.federate import federate
 from tasks.files import read_rows
@@ -111,6 +114,24 @@ def test_pruning_runs_there_too(two, clients, settings_of, on_dask, tmp_path):
         prune(settings, folder)
     for name in ("models/pruned.h5", "reports/rounds.csv", "reports/clients.csv"):
         assert (there / name).read_bytes() == (here / name).read_bytes()
+
+
+def test_replays_of_a_diagnosis_run_there_also_with_changed_data(
+    two, clients, settings_of, on_dask, computations, tmp_path
+):
+    folder = clients.write(tmp_path)
+    federate(settings_of(BASE), folder)
+    before = sorted(path.name for path in (folder / "models").iterdir())
+    found = []
+    for settings in (settings_of(BASE), on_dask(two)):
+        with replayer(settings, folder, computations) as replays:
+            replays.go_to(2)
+            replay = replays.begin(Change("", surgery={"dealt": labels_dealt_evenly(0)}), 0)
+            replays.advance(replay, 4)
+            sent = replays.updates(3, ["00", "07"])
+            found.append((replay.losses, [result.update.tobytes() for result in sent.values()]))
+    assert found[0] == found[1]
+    assert sorted(path.name for path in (folder / "models").iterdir()) == before
 
 
 class Stop(Exception):

@@ -3,9 +3,10 @@
 The whole round, and the file of each step. A step without a file is in this file.
 
 1. tasks/federate/loop.py runs the rounds of a phase, one after the other: `Loop.run` calls `Runner.step`.
-2. tasks/federate/runner.py draws the clients (tasks/federate/schedule.py). It makes each client's input when the client
-   is about to compute: its examples (tasks/local/own_examples.py), their order, its learning rate, its weight and share
-   p_k (tasks/federate/cohort.py), and the vector c_k it keeps (tasks/federate/kept.py).
+2. tasks/federate/runner.py draws the clients (tasks/federate/schedule.py). tasks/federate/inputs.py makes each client's
+   input when the client is about to compute: its examples (tasks/local/own_examples.py), their order, its learning
+   rate, its weight and share p_k (tasks/federate/cohort.py), and the vector c_k it keeps (tasks/federate/kept.py). With
+   `federate.runtime.kind: dask`, this and step 4 are on a worker (tasks/runtime/on_dask).
 3. `_Parts.train` broadcasts the parameters x, the pruning mask and the server's vector s.
 4. tasks/local/update.py computes a client's round. It makes the steps (tasks/local/descent.py) with the terms of the
    client update (tasks/federate/client_updates), and returns Δ_k, the losses and the next c_k.

@@ -11,6 +11,9 @@ largest resident set, and the seconds of a step are the process's, with the star
   of them; a cell is the median over the turns, and a ratio the median of each turn's ratio.
 - steps: every step for 10,000 clients, and all but `prune` and `diagnose` for 20,000 JPEG files of 224x224 pixels that
   are resized to 64x64. Every tenth of these files is another image, and nine links to the same bytes follow it.
+- dask: rounds of 100 and 1,000 clients with two Dask workers and in one process with two threads, and of 100 clients
+  with one worker and in one process with one thread, in turns. Only with --only dask. Scheduler and workers run on this
+  machine, over TLS.
 - against: rounds of 10 and 100 clients here and in another checkout, in turns. The other checkout makes its own
   data/clients from the same raw data. Only with --against; both use this Python.
 
@@ -32,6 +35,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.dask_cluster import cluster
 
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("scale_child.py")
@@ -39,7 +47,7 @@ CHILD = Path(__file__).with_name("scale_child.py")
 MODELS = {"logistic": 7_850, "scale_child:perceptron_55k": 55_660, "scale_child:perceptron_1m": 1_200_460}
 """Parameters by `federate.model`, for 28x28 pixels and 10 classes."""
 COMPARED = ("logistic", "cnn")
-"""The models of the part *against*: of both checkouts, with 7,850 and 44,426 parameters."""
+"""The models of the parts *against* and *dask*, with 7,850 and 44,426 parameters."""
 EXAMPLES, PIXELS, HELD_OUT = 20, 28 * 28, 1000
 START = 15.0
 """Seconds of a process before its first round, for the guess of how long a case takes."""
@@ -60,6 +68,7 @@ class Sizes:
         turns: of the part *rounds*.
         against: by number of clients, the rounds of a process of the part *against*.
         against_turns: of the part *against*.
+        dask: by number of clients, the rounds of a process of the part *dask*.
     """
 
     rounds: Mapping[int, int]
@@ -70,10 +79,13 @@ class Sizes:
     turns: int
     against: Mapping[int, int]
     against_turns: int
+    dask: Mapping[int, int]
 
 
-WHOLE = Sizes({10: 60, 100: 30, 1000: 8, 10_000: 4}, 10_000, 20_000, 224, 64, 3, {10: 400, 100: 80}, 5)
-QUICK = Sizes({10: 6, 100: 4}, 100, 200, 64, 32, 1, {10: 6}, 1)
+WHOLE = Sizes(
+    {10: 60, 100: 30, 1000: 8, 10_000: 4}, 10_000, 20_000, 224, 64, 3, {10: 400, 100: 80}, 5, {100: 30, 1000: 10}
+)
+QUICK = Sizes({10: 6, 100: 4}, 100, 200, 64, 32, 1, {10: 6}, 1, {20: 6})
 
 
 @dataclass(frozen=True)
@@ -187,11 +199,23 @@ class Clients:
             self._made.add(path)
         return path
 
-    def federate(self, num_clients: int, model: str, rounds: int, checkout: Path = ROOT, side: str = "here") -> Run:
-        """Runs `rounds` of `model` with the code of `checkout`, in its own workspace of the name `side`."""
+    def federate(
+        self,
+        num_clients: int,
+        model: str,
+        rounds: int,
+        checkout: Path = ROOT,
+        side: str = "here",
+        runtime: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """Runs `rounds` of `model` with the code of `checkout`, in its own workspace of the name `side`.
+
+        `runtime` has the settings of federate.runtime that differ from the defaults.
+        """
         sections = settings_of_clients(self.raw(num_clients), num_clients)
         folder = self._folder / f"{side}_{num_clients}"
-        workspace(folder, **sections, federate=settings_of_rounds(model, rounds))
+        where = {"runtime": runtime} if runtime else {}
+        workspace(folder, **sections, federate={**settings_of_rounds(model, rounds), **where})
         if folder not in self._made:
             for step in ("partition", "preprocess"):
                 prepared = run(step, folder, self._most, checkout)
@@ -333,6 +357,40 @@ def stored_table(folder: Path, pixels: int) -> list[tuple[int, float]]:
     return found
 
 
+def measure_dask(sizes: Sizes, folder: Path, most: float) -> list[Goal]:
+    """Prints the table of the part *dask*; returns its goals."""
+    clients, few = Clients(folder, most), min(sizes.dask)
+    print(
+        "\n| model | clients | workers, threads | on Dask, s | in process, s | Dask / in process |\n"
+        "|---|---|---|---|---|---|"
+    )
+    goals = []
+    cases = [(model, num, 2) for model in COMPARED for num in sizes.dask] + [("scale_child:perceptron_55k", few, 1)]
+    for model, num, workers in cases:
+        (at := folder / f"cluster_{model.rpartition(':')[2]}_{num}").mkdir()
+        with cluster(at) as started, patch.dict(os.environ, started.config):
+            for _ in range(workers):
+                started.work()
+            pairs = []
+            for turn in range(sizes.turns):
+                say(f"turn {turn + 1}: {model}, {num} clients, {workers} workers")
+                on_dask = {"kind": "dask", "address": started.address}
+                there = clients.federate(num, model, sizes.dask[num], runtime=on_dask)
+                here = clients.federate(num, model, sizes.dask[num], runtime={"threads": workers})
+                if here.failure or there.failure:
+                    sys.exit(f"error: in process: {here.failure or 'done'}; Dask: {there.failure or 'done'}")
+                pairs.append((there.round, here.round))
+        ratios = [there / here for there, here in pairs]
+        cells = [spread([there for there, _ in pairs]), spread([here for _, here in pairs]), spread(ratios)]
+        print(f"| {model.rpartition(':')[2]} | {num} | {workers} | {' | '.join(cells)} |", flush=True)
+        if num == 1000:
+            goals.append(Goal(f"two Dask workers over two threads, 1,000 clients, {model}", 1.15, median(ratios)))
+        if workers == 1:
+            beyond = median([there - here for there, here in pairs])
+            goals.append(Goal("a Dask round beyond the work, 100 clients, 55,660 parameters", 0.2, beyond, " s"))
+    return goals
+
+
 def measure_against(sizes: Sizes, folder: Path, most: float, other: Path) -> list[Goal]:
     """Prints the table of the part *against*; returns its goals."""
     clients = Clients(folder, most)
@@ -359,10 +417,12 @@ def main() -> None:
     """Prints the tables as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few clients, images and rounds, to test this script")
-    parser.add_argument("--only", nargs="+", choices=("rounds", "steps", "against"), help="parts (default: all)")
+    parser.add_argument(
+        "--only", nargs="+", choices=("rounds", "steps", "dask", "against"), help="parts (default: all but dask)"
+    )
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="a checkout to compare the rounds with")
     parser.add_argument("--most-seconds", type=float, default=900.0, help="most seconds of a process (default 900)")
-    parser.add_argument("--turns", type=int, help="turns of the parts rounds and against (default 3 and 5)")
+    parser.add_argument("--turns", type=int, help="turns of the parts rounds and dask, and against (default 3 and 5)")
     options = parser.parse_args()
     if options.turns is not None and options.turns < 1:
         parser.error(f"--turns must be >= 1, got {options.turns}")
@@ -380,6 +440,8 @@ def main() -> None:
                 goals += measure_rounds(sizes, folder, options.most_seconds)
             elif part == "steps":
                 goals += measure_steps(sizes, folder, options.most_seconds)
+            elif part == "dask":
+                goals += measure_dask(sizes, folder, options.most_seconds)
             else:
                 goals += measure_against(sizes, folder, options.most_seconds, options.against.resolve())
     print("\n| figure | value | goal | met |\n|---|---|---|---|")

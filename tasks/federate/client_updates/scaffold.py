@@ -31,8 +31,8 @@ class Scaffold(ClientUpdate):
 
     - The whole round, as a list: tasks/federate/round.py.
     - The client's side: tasks/local/update.py calls these methods, and tasks/local/descent.py makes the steps.
-    - c_k on the host: tasks/federate/runner.py. It starts at 0 in `fresh`, goes to the client in `_client_input`, and
-      is stored in `_with_kept`.
+    - c_k on the host: tasks/federate/runner.py. It starts at 0 in `fresh`, goes to the client in `_inputs`, and is
+      stored in `step`.
     - p_k: `share` of tasks/federate/cohort.py. tasks/local/update.py multiplies c_k⁺ − c_k by it. If clients leave for
       good, tasks/federate/runner.py makes the other shares sum to 1 again, and `settled` computes c from them.
     """
