@@ -22,7 +22,7 @@ from tasks.errors import RunError, SettingsError, listed, one_line
 from tasks.runtime.on_dask import machine
 from tasks.runtime.on_dask.jobs import Jobs
 from tasks.runtime.on_dask.lane import LOST, only_on, serve
-from tasks.runtime.on_dask.task import describe
+from tasks.runtime.on_dask.task import describe, on_worker
 from tasks.runtime.on_dask.team import Team, Worker
 
 _log = logging.getLogger(__name__)
@@ -192,7 +192,7 @@ class Cluster:
     async def _check(self, address: str) -> tuple[str, bool]:
         """Returns why a worker cannot take part (empty if it can), and whether this process reaches it directly."""
         try:
-            asked = self._client.submit(describe, **only_on(address))
+            asked = self._client.submit(on_worker(describe), **only_on(address))
             theirs = await asyncio.wait_for(asked.result(), _CHECK)
         except TimeoutError:
             return f"it did not answer within {_CHECK:g} s", False

@@ -9,7 +9,7 @@ from tasks.errors import RunError, one_line
 from tasks.runtime.on_dask import machine
 from tasks.runtime.on_dask.jobs import Job, Jobs
 from tasks.runtime.on_dask.remote import unpickled
-from tasks.runtime.on_dask.task import MISSING, REFUSED, UNREAD, compute
+from tasks.runtime.on_dask.task import MISSING, REFUSED, UNREAD, compute, on_worker
 from tasks.runtime.on_dask.team import Team, Worker
 
 DaskClient = Any
@@ -78,7 +78,7 @@ async def _ask(client: DaskClient, worker: Worker, jobs: Jobs, job: Job) -> byte
     worker.sent = jobs.sent
     while True:
         part = job.pickled(program, received)
-        asked = client.submit(compute, machine.digest(), part, **only_on(worker.address))
+        asked = client.submit(on_worker(compute), machine.digest(), part, **only_on(worker.address))
         try:
             answer: bytes = await client.gather(asked, direct=worker.direct)
         except (CancelledError, KilledWorker, OSError) as exc:

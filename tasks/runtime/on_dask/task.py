@@ -1,5 +1,7 @@
-"""The functions that Dask's workers call. Nothing heavy is imported here, because Dask's scheduler imports it too."""
+"""The functions that Dask's workers call."""
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 MISSING = b"missing"
@@ -8,6 +10,16 @@ REFUSED = b"refused"
 """Answer: the worker is not the one that was checked."""
 READ, UNREAD = b"r", b"u"
 """Begin all other answers: whether the inputs of all clients could be made. A pickled `remote.Answer` follows."""
+
+
+def on_worker(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function of this module in a form that a process without this module can receive.
+
+    A worker that cannot import the function raises an error when it calls it. Otherwise it would fail as it receives
+    the function, and then Dask ends the worker, which others may use too. Dask's scheduler receives the function too.
+    """
+    module, name = __name__, function.__name__
+    return lambda *arguments: getattr(importlib.import_module(module), name)(*arguments)
 
 
 def describe() -> dict[str, Any]:
