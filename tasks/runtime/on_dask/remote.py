@@ -1,5 +1,6 @@
 """Some clients of a computation, computed in a worker's process."""
 
+import io
 import pickle
 import threading
 from collections import OrderedDict
@@ -74,7 +75,10 @@ def answer(part: bytes) -> bytes:
     if program is None or received is None:
         return MISSING
     found = scrubbing("the server's computation failed", lambda: program.compute(wanted, received))
-    return (UNREAD if found.unread else READ) + pickle.dumps(found, protocol=5)
+    whole = io.BytesIO()  # the updates of many clients: every copy of them counts
+    whole.write(UNREAD if found.unread else READ)
+    pickle.dump(found, whole, protocol=5)
+    return whole.getvalue()
 
 
 def unpickled(answer: bytes) -> Answer:
