@@ -48,6 +48,11 @@ class LocalTraining:
     faults: FaultSettings = field(default_factory=FaultSettings)
 
 
+_LOSSES = ("loss_before", "loss_sum", "late_sum", "late_count")
+"""What a step adds to: the mean loss of the first batch; the sum of the losses of all visits; the same of the batches
+that hold the last `batch_size` visits; the number of these visits."""
+
+
 def descend(
     forward: Forward,
     training: LocalTraining,
@@ -70,6 +75,7 @@ def descend(
     summed = _sums_gradients(training)
     steps_per_epoch = (client["num_examples"] + size - 1) // size
     num_steps = tf.size(order) // client["num_examples"] * steps_per_epoch
+    late_from = tf.size(order) - size
 
     def step(state: dict[str, Any]) -> tuple[dict[str, Any]]:
         epoch, batch = state["step"] // steps_per_epoch, state["step"] % steps_per_epoch
@@ -80,7 +86,7 @@ def descend(
         inputs = _augment(tf.gather(x, visits), training, client, seed)
         of_model = tf.random.experimental.stateless_fold_in(seed, _OF_MODEL)
         losses, gradient = _gradient(forward, training.loss, state["params"], inputs, tf.gather(y, visits), of_model)
-        total = tf.reduce_sum(losses)
+        total, number = tf.reduce_sum(losses), tf.cast(end - begin, tf.float32)
         if settings.clip_norm:
             gradient, _ = tf.clip_by_global_norm(gradient, settings.clip_norm)
         gradient = _decayed(gradient, state["params"], settings.weight_decay)
@@ -95,20 +101,19 @@ def descend(
         velocity = state["velocity"]
         if momentum:
             velocity = direction = [momentum * v + d for v, d in zip(velocity, direction, strict=True)]
-        late = tf.cast(end > tf.size(order) - size, tf.float32)
+        late = end > late_from
+        parts = [
+            tf.where(tf.equal(state["step"], 0), total / number, 0.0),
+            total,
+            tf.where(late, total, 0.0),
+            tf.where(late, number, 0.0),
+        ]
         following = {
             "step": state["step"] + 1,
             "params": [p - rate * d for p, d in zip(state["params"], direction, strict=True)],
             "velocity": velocity,
-            "loss_before": tf.where(
-                tf.equal(state["step"], 0), total / tf.cast(end - begin, tf.float32), state["loss_before"]
-            ),
-            "loss_sum": state["loss_sum"] + total,
-            "late_sum": state["late_sum"] + tf.where(late > 0, total, 0.0),
-            "late_count": state["late_count"] + late * tf.cast(end - begin, tf.float32),
+            "losses": state["losses"] + tf.stack(parts),
             "gradient_sum": [s + g for s, g in zip(state["gradient_sum"], gradient, strict=True)] if summed else [],
-            "normalizer": state["normalizer"],
-            "response": state["response"],
         }
         if algorithm.normalized:
             # ‖a‖₁ is the distance, in learning rates, that the same recursion moves if every gradient is 1.
@@ -116,21 +121,20 @@ def descend(
             following["normalizer"] = state["normalizer"] + following["response"]
         return (following,)
 
-    zero, zeros = tf.constant(0.0), [tf.zeros_like(p) for p in start]
+    zeros = [tf.zeros_like(p) for p in start]
+    # Each loop variable costs time in each step, as much as a small operation: so there are few.
     begin_state = {
         "step": tf.constant(0),
         "params": start,
         "velocity": zeros if momentum else [],
-        "loss_before": zero,
-        "loss_sum": zero,
-        "late_sum": zero,
-        "late_count": zero,
+        "losses": tf.zeros(len(_LOSSES)),
         "gradient_sum": zeros if summed else [],
-        "normalizer": zero if algorithm.normalized else tf.constant(1.0),
-        "response": zero,
     }
+    if algorithm.normalized:
+        begin_state |= {"response": tf.constant(0.0), "normalizer": tf.constant(0.0)}
     (end_state,) = tf.while_loop(lambda state: state["step"] < num_steps, step, (begin_state,))
-    return end_state  # type: ignore[no-any-return]
+    losses = dict(zip(_LOSSES, tf.unstack(end_state["losses"]), strict=True))
+    return {"normalizer": tf.constant(1.0), **losses, **end_state}
 
 
 def _sums_gradients(training: LocalTraining) -> bool:
@@ -186,8 +190,9 @@ def _gradient(
     with tf.GradientTape() as tape:
         tape.watch(params)
         losses = losses_of(forward, loss, params, x, y, seed)
-        mean = tf.reduce_mean(losses)
-    gradient = tape.gradient(mean, params, unconnected_gradients="zero")
+    # The derivatives of the mean, which TensorFlow takes six small operations to find.
+    each = tf.fill(tf.shape(losses), 1.0 / tf.cast(tf.size(losses), tf.float32))
+    gradient = tape.gradient(losses, params, output_gradients=each, unconnected_gradients="zero")
     # The gradient of an Embedding is sparse, and its shape is unknown.
     return losses, [tf.ensure_shape(tf.convert_to_tensor(g), p.shape) for g, p in zip(gradient, params, strict=True)]
 

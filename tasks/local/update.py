@@ -125,10 +125,10 @@ def _result(
     training: LocalTraining, client: NamedTensors, trained: NamedTensors, num_architectures: int
 ) -> OrderedDict[str, Any]:
     loss_sum, update = trained["loss_sum"], faults.faulty_update(training.faults, client, trained["update"])
-    finite = tf.math.is_finite(tf.reduce_sum(tf.square(update))) & tf.math.is_finite(loss_sum)
+    finite = tf.math.is_finite(tf.nn.l2_loss(update)) & tf.math.is_finite(loss_sum)
     if training.algorithm.needs_full_gradient:
         # The other vectors are finite if the update is.
-        finite &= tf.math.is_finite(tf.reduce_sum(tf.square(trained["full_gradient"])))
+        finite &= tf.math.is_finite(tf.nn.l2_loss(trained["full_gradient"]))
 
     def or_else(value: tf.Tensor, otherwise: Callable[[], tf.Tensor]) -> tf.Tensor:
         # Not tf.where, which copies: with many parameters, copies take most of a round's time.
