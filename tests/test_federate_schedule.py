@@ -241,6 +241,13 @@ def test_different_keys_give_different_streams(one, other):
     assert (draw_seed(*one).tobytes() == draw_seed(*other).tobytes()) == same
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, 2**32 - 1])
+def test_a_client_draws_as_numpy_draws_from_the_words_of_its_key(seed):
+    # 2 is the first word of a client's draws.
+    expected = np.random.default_rng([2, seed, 3, *b"client-1"]).integers(0, 2**63, 4).tolist()
+    assert client_rng(seed, 3, "client-1").integers(0, 2**63, 4).tolist() == expected
+
+
 def test_draw_seed_is_two_int32_words():
     words = draw_seed(3, 4, "client-1")
     assert words.dtype == np.int32

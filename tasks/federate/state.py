@@ -81,6 +81,9 @@ class ClientReport:
     influence: float | None = None
 
 
+_REPORTED = tuple(each.name for each in fields(ClientReport))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClientResult(ClientReport):
     """The result that a client sends after its local training.
@@ -96,7 +99,7 @@ class ClientResult(ClientReport):
     @property
     def report(self) -> ClientReport:
         """The result without its vectors."""
-        return ClientReport(**{each.name: getattr(self, each.name) for each in fields(ClientReport)})
+        return ClientReport(**{name: getattr(self, name) for name in _REPORTED})
 
     @classmethod
     def of(cls, sent: Mapping[str, Any]) -> "ClientResult":

@@ -88,6 +88,10 @@ class Walk:
         return lambda names: function(names)(argument(names))
 
     def _lambda(self, block: BuildingBlock) -> Program:
+        index = _selects(block)
+        if index is not None:
+            part = Part(index)
+            return lambda names: part
         body, name, own = self.program(block.result), block.parameter_name, {block.parameter_name}
         if _names_in(block.result) <= own:
             # It needs no other name, which a function that every client calls can save.
@@ -138,6 +142,8 @@ class Walk:
     def _federated_map(self, argument: Value) -> Value:
         function, value = argument
         if isinstance(value, AtClients):
+            if isinstance(function, Part):
+                return AtClients(lambda place, memo: function(value.of(place, memo)), value.waits)
             return AtClients(lambda place, memo: self._attempt(function, value.of(place, memo)), value.waits)
         # At the server: TFF uses one intrinsic for both.
         waits = waits_of(value)
@@ -146,6 +152,25 @@ class Walk:
     def _summed(self, over: Sum) -> Later:
         self.sums.append(over)
         return Later(lambda: over.result, over.waits | {over})
+
+
+class Part:
+    """The function x -> x[index]. It cannot fail: of a client that failed, the part is its `Failed`."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __call__(self, whole: Value) -> Value:
+        """Returns the part."""
+        return whole if isinstance(whole, Failed) else _selected(whole, self._index)
+
+
+def _selects(block: BuildingBlock) -> int | None:
+    """Returns which part of its argument a lambda returns; None if it does anything else."""
+    part, framework = block.result, tff.framework
+    if isinstance(part, framework.Selection) and isinstance(part.source, framework.Reference):
+        return int(part.as_index()) if part.source.name == block.parameter_name else None
+    return None
 
 
 def _names_in(block: BuildingBlock) -> set[str]:
