@@ -90,8 +90,8 @@ class Walk:
     def _lambda(self, block: BuildingBlock) -> Program:
         index = _selects(block)
         if index is not None:
-            part = Part(index)
-            return lambda names: part
+            selector = Selector(index)
+            return lambda names: selector
         body, name, own = self.program(block.result), block.parameter_name, {block.parameter_name}
         if _names_in(block.result) <= own:
             # It needs no other name, which a function that every client calls can save.
@@ -142,7 +142,7 @@ class Walk:
     def _federated_map(self, argument: Value) -> Value:
         function, value = argument
         if isinstance(value, AtClients):
-            if isinstance(function, Part):
+            if isinstance(function, Selector):
                 return AtClients(lambda place, memo: function(value.of(place, memo)), value.waits)
             return AtClients(lambda place, memo: self._attempt(function, value.of(place, memo)), value.waits)
         # At the server: TFF uses one intrinsic for both.
@@ -154,7 +154,7 @@ class Walk:
         return Later(lambda: over.result, over.waits | {over})
 
 
-class Part:
+class Selector:
     """The function x -> x[index]. It cannot fail: of a client that failed, the part is its `Failed`."""
 
     def __init__(self, index: int) -> None:
