@@ -70,6 +70,7 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="folder of the runs and results")
     parser.add_argument("--seeds", default="0", help="comma-separated; even ones to tune on, odd ones to report")
     parser.add_argument("--sets", choices=["tune", "left_out", "all"], default="tune", help="which data sets")
+    parser.add_argument("--causes", default=",".join(CAUSES), help="comma-separated: what is planted")
     parser.add_argument("--chest", type=Path, help="MedMNIST's pneumoniamnist.npz; without it those cases are left out")
     parser.add_argument("--score", action="store_true", help="print the figures and run nothing")
     given = parser.parse_args()
@@ -85,7 +86,7 @@ def main() -> int:
         if base in OF_CHEST and not given.chest:
             continue
         for seed in map(int, given.seeds.split(",")):
-            for name in CAUSES:
+            for name in given.causes.split(","):
                 _case(given.out, name, base, seed, given.chest)
     return 0
 
