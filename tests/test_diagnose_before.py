@@ -10,6 +10,7 @@ from tasks.diagnose import diagnosis
 from tasks.diagnose.consistency import contradictions
 from tasks.diagnose.diagnosis import to_json
 from tasks.federate import federate
+from tasks.federate.inputs import Inputs
 from tasks.federate.runner import Runner
 from tasks.files import read_rows, write_json, write_rows
 from tasks.round_log.read import read_clients, read_rounds
@@ -136,16 +137,16 @@ def drifted(sites, settings, folder, change):
     """Makes a run in which the data of four of six clients are changed from round 12 on."""
     data = sites(one_class=False)
     write(folder, data)
-    given = Runner._client_input
+    given = Inputs._input
 
-    def with_other_data(self, state, client, round_num, whole):
-        inputs = given(self, state, client, round_num, whole)
-        if round_num >= ONSET and client in MOST:
+    def with_other_data(self, client):
+        inputs = given(self, client)
+        if self.plan.round_num >= ONSET and client in MOST:
             inputs["x"], inputs["y"] = change(inputs["x"], inputs["y"])
         return inputs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, "_client_input", with_other_data)
+        patch.setattr(Inputs, "_input", with_other_data)
         federate(settings, folder)
     return write(folder, {client: change(*each) if client in MOST else each for client, each in data.items()})
 

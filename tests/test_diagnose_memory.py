@@ -281,6 +281,7 @@ def flipped_from(first, settings, make_clients, settings_of, folder):
     # The identity of the run stays, except that no fault was simulated.
     identity = read_json(folder / "models/checkpoints/federate/run.json")["identity"]
     begun_with = settings_of(settings).model_dump(mode="json", include=set(identity["settings"]))
+    del begun_with["federate"]["runtime"]
     record_as(folder, {**identity, "settings": begun_with})
     return folder
 

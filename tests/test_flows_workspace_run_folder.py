@@ -165,6 +165,7 @@ def test_a_forced_run_replaces_what_is_damaged_in_the_cache(
     assert dvc_hash(cache_of(first.repository)[sound]) == sound
 
 
+@pytest.mark.slow
 def test_a_damaged_entry_of_the_run_cache_is_a_miss(copy_repository: Callable[..., Path], tmp_path: Path) -> None:
     first = fresh_repository(copy_repository, tmp_path / "repository", "copy")
     (entry,) = [path for path in (first.repository / ".dvc/cache/runs").rglob("*") if path.is_file()]

@@ -53,7 +53,8 @@ def against_last_good(session: Session, deployment: str) -> State[Any]:
     except Exception as exc:
         if masked(exc):
             raise
-        why = str(exc) if isinstance(exc, UndriftError) else f"{type(exc).__name__}: {safe_line(exc)}"
+        kind = "" if isinstance(exc, UndriftError) else f"{type(exc).__name__}: "
+        why = f"{kind}{safe_line(exc)}"
         _log.warning("not compared with the last good run of the deployment: %s", why)
         _log.debug("the error", exc_info=exc)
         return Completed(name="NotCompared", message=why)
