@@ -90,7 +90,8 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
     daily = {"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True, "parameters": {"push": True}}
     answer = httpx.post(f"{prefect_server}/deployments/{made['id']}/schedules", json=[daily], trust_env=False)
     assert answer.status_code == 201, answer.text
-    edited = made["parameters"]["settings"] | {"evaluate": {"batch_size": 64}}
+    settings = made["parameters"]["settings"]
+    edited = settings | {"evaluate": settings["evaluate"] | {"batch_size": 64}}
     env = made["job_variables"]["env"] | {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "no"}
     by_hand = {
         "description": "every night",
@@ -121,7 +122,8 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
     )
     now = yaml.safe_load(params.read_text())
     assert now["seed"] == 5
-    assert again["parameters"] == {"settings": now | {"evaluate": {"batch_size": 64}}, "force": True}
+    evaluate = now["evaluate"] | {"batch_size": 64}
+    assert again["parameters"] == {"settings": now | {"evaluate": evaluate}, "force": True}
     # Variables that the code needs are set again; other variables stay.
     assert again["job_variables"] == {
         "env": made["job_variables"]["env"] | {"OMP_NUM_THREADS": "1"},
