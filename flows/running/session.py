@@ -57,9 +57,14 @@ class Session:
         return live
 
     def restore(self, step: str) -> bool:
-        """Returns whether the step need not run: DVC's cache has its outputs or, for `track`, MLflow has the run."""
+        """Returns whether the step need not run: DVC's cache has its outputs or, for `track`, MLflow has the run.
+
+        A flow run that has begun an MLflow run of its own completes that one, also if another run has the same results.
+        """
         if step != "track":
             return self.workspace.restore(step)
+        if self.is_live:
+            return False
         if not finished_run.find_logged(self.settings, self.workspace.folder):
             _log.info("MLflow has no run with these settings and results: they are logged")
             return False
