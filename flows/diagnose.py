@@ -1,4 +1,4 @@
-"""`python -m flows.diagnose RUN`: explains why the loss of a run rose.
+"""`python -m flows.diagnose RUN`: explains why the loss of a run rose or is too high, or why the run ended early.
 
 The deployment `diagnose` finds its flow in this module.
 """
@@ -15,9 +15,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = command.Parser(
         prog="python -m flows.diagnose",
-        description="Explain why the loss of a run rose. Writes diagnosis.json, .md and .html next to its rounds.csv, "
-        "or into its MLflow run. If PREFECT_API_URL is set, the diagnosis is a Prefect flow run; if not, it needs no "
-        "server, and only --apply starts a temporary one.",
+        description="Explain why the loss of a run rose or is higher than it should be, or why the run ended early. "
+        "Writes diagnosis.json, .md and .html next to its rounds.csv, or into its MLflow run. If PREFECT_API_URL is "
+        "set, the diagnosis is a Prefect flow run; if not, it needs no server, and only --apply starts a temporary "
+        "one.",
     )
     parser.add_argument(
         "run",
