@@ -1,10 +1,10 @@
-"""`diagnose`: why the loss rose."""
+"""`diagnose`: why the loss rose or is higher than it should be."""
 
 from tasks.settings.base import Section, setting
 
 
 class DiagnoseSettings(Section):
-    """Whether the loss rose, in which round, and why."""
+    """Whether the loss rose or is higher than it should be, and why."""
 
     significance: float = setting(
         0.01,
@@ -18,6 +18,6 @@ class DiagnoseSettings(Section):
         gt=0,
         title="Budget",
         description="rounds that the replays for causes can take, as a multiple of the rounds from their start to "
-        "the end of the rise; replays of remedies can take the same multiple of the run's rounds (both are counted as "
-        "at least 15)",
+        "the end of the rise, or of the run's rounds if nothing rose; replays of remedies can take the same multiple "
+        "of the run's rounds (each counts as at least 15); docs/diagnosis.md has the budget for two runs",
     )
