@@ -20,7 +20,7 @@ PURPOSE = {
     "federate": "train the model over federated rounds",
     "prune": "prune the model in further rounds, export it",
     "evaluate": "score both models: global, per class, per client",
-    "diagnose": "find whether and when the loss rose, through which clients, and why",
+    "diagnose": "find whether the loss rose or is too high, since when, through which clients, and why",
 }
 
 
