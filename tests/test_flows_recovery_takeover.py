@@ -50,13 +50,13 @@ def leave(repository: Path, name: str, record: str = "some-run KILLED", params: 
     folder.mkdir(parents=True)
     (folder / ".mlflow-run").write_text(record)
     (folder / "left").write_text(name)
-    takeover.mark(folder, takeover.identity(repository, params))
+    takeover.mark(folder, takeover.identity(repository, [params]))
     return folder
 
 
 def taken(repository: Path, name: str = SECOND, params: str = PARAMS) -> str:
     """Returns the name of the folder in which a run with `params` continues; empty if it continues in none."""
-    takeover.take_over(repository, name, takeover.identity(repository, params))
+    takeover.take_over(repository, name, takeover.identity(repository, [params]))
     path = repository / ".runs" / name / "left"
     return path.read_text() if path.is_file() else ""
 
@@ -66,6 +66,14 @@ def test_a_run_goes_on_however_it_ended_before_its_end(record: str, repository: 
     leave(repository, KILLED, record)
     assert taken(repository) == KILLED
     assert [path.name for path in (repository / ".runs").glob("[!.]*")] == [SECOND]
+
+
+def test_where_the_rounds_are_computed_makes_no_other_run(repository: Path, server: None) -> None:
+    runtimes = ("{kind: dask, address: tcp://10.0.0.2:8786}", "{kind: dask, address: tcp://10.0.0.2:40001}")
+    before, after = (f"seed: 0\nfederate: {{rounds: 3, runtime: {runtime}}}\n" for runtime in runtimes)
+    leave(repository, KILLED, params=before)
+    assert taken(repository, params=after.replace("rounds: 3", "rounds: 4")) == ""
+    assert taken(repository, params=after) == KILLED
 
 
 def test_what_finished_or_began_nothing_stays(repository: Path) -> None:
@@ -189,7 +197,7 @@ def test_a_folder_that_was_taken_has_dvc_s_files_by_its_new_name(
 
     repository = copy_repository(tmp_path / "repository")
     params = (repository / "params.yaml").read_text()
-    identity = takeover.identity(repository, params)
+    identity = takeover.identity(repository, [params])
     first = Workspace.open(repository, KILLED, params, "tasks/datasets")
     takeover.mark(first.folder, identity)
     (first.folder / ".mlflow-run").write_text("some-run")
@@ -308,3 +316,22 @@ def test_a_run_killed_twice_ends_with_the_bits_of_one_never_killed(
         subprocess.run([sys.executable, "-m", "tasks", step], cwd=undisturbed, env=environment, check=True)
     for path in ("reports/federate/rounds.csv", "reports/federate/clients.csv", "models/global.h5"):
         assert (workspace / path).read_bytes() == (undisturbed / path).read_bytes(), path
+
+
+def test_another_attempt_runs_with_its_own_runtime(copy_repository: Callable[..., Path], tmp_path: Path) -> None:
+    repository = copy_repository(tmp_path / "repository")
+    before = (repository / "params.yaml").read_text()
+    after = before.replace("threads: 0", "threads: 1")
+    assert after != before
+    first = Workspace.open(repository, KILLED, before, "tasks/datasets")
+    session = Session(first, load(first.folder / "params.yaml"), {})
+    run_id = session.begin().run_id
+    session.end("KILLED")
+    second = Workspace.open(repository, KILLED, after, "tasks/datasets")
+    assert (second.folder / "params.yaml").read_text() == after
+    session = Session(second, load(second.folder / "params.yaml"), {})
+    assert session.begin().run_id == run_id
+    session.end("FINISHED")
+    # MLflow lets no parameter change, so it keeps that of the first attempt.
+    logged = connection.connect(second.folder).client.get_run(run_id)
+    assert (logged.info.status, logged.data.params["federate.runtime.threads"]) == ("FINISHED", "0")

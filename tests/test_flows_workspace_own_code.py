@@ -65,8 +65,8 @@ def test_a_second_attempt_has_it_as_it_is_by_then(repository: Path) -> None:
 
 @pytest.mark.parametrize("name", ["own.py", "package/model.py"])
 def test_a_killed_run_of_another_module_is_not_gone_on_with(name: str, repository: Path) -> None:
-    before = takeover.identity(repository, "seed: 0\n")
+    before = takeover.identity(repository, ["seed: 0\n"])
     (repository / name).write_text("changed = 1\n")
-    assert takeover.identity(repository, "seed: 0\n") != before
+    assert takeover.identity(repository, ["seed: 0\n"]) != before
     (repository / name).write_text(MODULES[name])
-    assert takeover.identity(repository, "seed: 0\n") == before
+    assert takeover.identity(repository, ["seed: 0\n"]) == before

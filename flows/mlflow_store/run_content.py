@@ -52,8 +52,14 @@ def create(
 
 
 def log_settings(client: MlflowClient, run_id: str, settings: Settings) -> None:
-    """Logs all settings as parameters."""
-    for part in _chunks([Param(key, value) for key, value in spelled_settings(settings).items()], PARAMS_PER_CALL):
+    """Logs all settings as parameters.
+
+    `federate.runtime` keeps the values of the run's first attempt: MLflow lets no parameter change, and another attempt
+    can be on another cluster.
+    """
+    kept = [name for name in client.get_run(run_id).data.params if name.startswith("federate.runtime.")]
+    params = [Param(name, value) for name, value in spelled_settings(settings).items() if name not in kept]
+    for part in _chunks(params, PARAMS_PER_CALL):
         client.log_batch(run_id, params=part)
 
 

@@ -99,8 +99,8 @@ def _compare(
         check_dask(dask)
     folder = repository / RUNS / str(runtime.flow_run.id)
     places = {str((repository / cell.settings.data.path).resolve()) for cell in cells}
-    described = [part for cell in cells for part in (cell.label, cell.params)]
-    identity = takeover.identity(repository, "compare", *sorted(places), *described)
+    labels = [cell.label for cell in cells]
+    identity = takeover.identity(repository, [cell.params for cell in cells], "compare", *sorted(places), *labels)
     with killed_runs.alive(repository, folder.name):
         if not folder.is_dir():
             takeover.take_over(repository, folder.name, identity)

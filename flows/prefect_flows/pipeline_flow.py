@@ -110,7 +110,7 @@ def _open(repository: Path, params: str, settings: Settings, force: bool) -> Ses
     text = params or overrides.params_text(repository / "params.yaml", settings)
     text, settings = raw_data.placed(repository, text, settings)
     data = str((repository / settings.data.path).resolve())
-    identity = takeover.identity(repository, "pipeline", text, data)
+    identity = takeover.identity(repository, [text], "pipeline", data)
     if not force and not (repository / RUNS / run_id).is_dir():
         takeover.take_over(repository, run_id, identity)
     workspace = Workspace.open(repository, run_id, text, settings.data.path)

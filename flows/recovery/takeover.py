@@ -1,17 +1,19 @@
 """Lets a new flow run continue an unfinished one, in the same folder and MLflow run.
 
 Each start of a flow gets a new flow run id, and so a new folder. Before that folder is made, this module looks for an
-earlier run that (1) has the same settings, code, data path and repository, (2) has no process, and (3) is not complete
-in MLflow. It renames that run's folder. How the earlier run ended does not matter: if an error stopped it, the new run
-stops at the same error.
+earlier run that (1) has the same settings (but for `federate.runtime`), code, data path and repository, (2) has no
+process, and (3) is not complete in MLflow. It renames that run's folder. How the earlier run ended does not matter: if
+an error stopped it, the new run stops at the same error.
 """
 
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from uuid import UUID
+
+import yaml
 
 from flows.mlflow_store import run_record
 from flows.recovery import killed_runs, prefect_states
@@ -28,13 +30,19 @@ _PATIENCE = 60.0
 """Most seconds to wait until the cells of a killed comparison end their rounds on a Dask cluster."""
 
 
-def identity(repository: Path, *parts: str) -> str:
-    """Returns a digest of `parts`, the code, the stages and the repository's path. Equal flow runs have equal digests.
+def identity(repository: Path, params: Sequence[str], *parts: str) -> str:
+    """Returns a digest of the settings, the code, the stages and the repository's path: equal for equal flow runs.
 
-    dvc.lock is left out: an earlier run writes it, and no result depends on it.
+    Left out is what no result depends on: `federate.runtime`, because a cluster that was started again has another
+    address, and dvc.lock, because an earlier run writes it.
+
+    Args:
+        repository: the folder of dvc.yaml.
+        params: texts of params.yaml.
+        parts: anything else that tells two runs apart.
     """
     digest = hashlib.sha256()
-    for text in (str(repository.resolve()), *parts):
+    for text in (str(repository.resolve()), *map(_without_runtime, params), *parts):
         _add(digest, text.encode())
     stages = [repository / name for name in STAGE_FILES if name != "dvc.lock"]
     for path in (*stages, *_code(repository)):
@@ -42,6 +50,12 @@ def identity(repository: Path, *parts: str) -> str:
             _add(digest, path.relative_to(repository).as_posix().encode())
             _add(digest, path.read_bytes())
     return digest.hexdigest()
+
+
+def _without_runtime(params: str) -> str:
+    settings = yaml.safe_load(params)
+    settings.get("federate", {}).pop("runtime", None)
+    return yaml.safe_dump(settings)
 
 
 def mark(folder: Path, identity: str) -> None:

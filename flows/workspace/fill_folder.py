@@ -41,13 +41,16 @@ def fill(repository: Path, folder: Path, fresh: Path, params: str, data_path: st
         (fresh / data_path).symlink_to(source.resolve(), target_is_directory=source.is_dir())
 
 
-def refresh(repository: Path, folder: Path) -> None:
-    """Makes the folder of an earlier attempt ready for a new attempt.
+def refresh(repository: Path, folder: Path, params: str) -> None:
+    """Makes the folder of an earlier attempt ready for a new attempt, with the text `params` of params.yaml.
 
+    The settings are written again, because `federate.runtime` can be another one (flows/recovery/takeover.py).
     The code is copied again: the new attempt runs the present code, and DVC must cache its results under that code. The
     configuration is written again, because the folder can have had another name. If the configuration changes, DVC's
     notes about files under the old name are removed.
     """
+    with replacing(folder / "params.yaml") as fresh:
+        fresh.write_text(params, encoding="utf-8")
     for name in (*CODE, *own_code(repository)):
         with replacing(folder / name) as fresh:
             _copy_code(repository / name, fresh)

@@ -52,7 +52,7 @@ class Workspace:
         """
         folder = repository / RUNS / run_id
         if folder.is_dir():
-            refresh(repository, folder)
+            refresh(repository, folder, params)
         else:
             with replacing(folder) as fresh:
                 fresh.mkdir()
