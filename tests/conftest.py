@@ -265,6 +265,8 @@ def deploy(shell, prefect_server, tmp_path_factory):
         said = tmp_path_factory.mktemp("worker") / "log"
         command = [sys.executable, "-m", "flows.deployments", "--pool", f"test-{os.getpid()}-{said.parent.name}"]
         environment = {**shell, "PREFECT_API_URL": prefect_server, **environment}
+        for before in servers.ask(prefect_server, "POST", "deployments/filter"):  # of other tests, with their schedules
+            servers.ask(prefect_server, "DELETE", f"deployments/{before['id']}")
         with said.open("w") as log:
             worker = subprocess.Popen(command, cwd=repository, env=environment, stdout=log, stderr=log)
         try:

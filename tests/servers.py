@@ -10,6 +10,9 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 PATIENCE = 180.0
 """Seconds until a server answers."""
@@ -102,3 +105,16 @@ def _wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < until, log.read_text()
             time.sleep(0.3)
+
+
+def ask(api: str, method: str, path: str, **body: Any) -> Any:
+    """Returns the answer of a Prefect server's API as JSON; None for an empty answer."""
+    until = time.monotonic() + 60
+    while True:
+        answer = httpx.request(method, f"{api}/{path}", json=body or None, timeout=30, trust_env=False)
+        # 503: another writer has locked the database. Prefect's own client asks again, too.
+        if answer.status_code != 503 or time.monotonic() > until:
+            break
+        time.sleep(1)
+    assert answer.is_success, answer.text
+    return answer.json() if answer.content else None

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from mlflow import MlflowClient
 
@@ -14,6 +13,7 @@ from flows.running.model_loss import loss_of_model
 from tasks import files
 from tasks.diagnose.compared.side import side_of
 from tasks.settings import load
+from tests.servers import ask
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +27,6 @@ def deployed(
     small = {"federate.rounds": ROUNDS, "partition.kind": "iid", "federate.model": "logistic"}
     with deploy(copy_repository(tmp_path_factory.mktemp("deployed"), small)) as served:
         yield served
-
-
-def ask(api: str, method: str, path: str, **body: Any) -> Any:
-    answer = httpx.request(method, f"{api}/{path}", json=body or None, timeout=30, trust_env=False)
-    assert answer.is_success, answer.text
-    return answer.json()
 
 
 class Night:

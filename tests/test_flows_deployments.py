@@ -22,6 +22,7 @@ import yaml
 from mlflow import MlflowClient
 
 from flows.serving import registration
+from tests.servers import ask
 
 ROUNDS, PRUNE_ROUNDS = 800, 2
 """These rounds take at least 20 s: enough time to cancel the run, and to kill it after a retry."""
@@ -43,12 +44,6 @@ def command(folder: Path, shell: dict[str, str], *arguments: str, **environment:
 @pytest.fixture(scope="module")
 def repository(copy_repository: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_repository(tmp_path_factory.mktemp("repository"))
-
-
-def ask(api: str, method: str, path: str, **body: Any) -> Any:
-    answer = httpx.request(method, f"{api}/{path}", json=body or None, timeout=30, trust_env=False)
-    assert answer.is_success, answer.text
-    return answer.json()
 
 
 def test_without_a_server_it_says_how_to_start_one(repository: Path, shell: dict[str, str]) -> None:
@@ -81,7 +76,7 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
     ]
     cores = len(os.sched_getaffinity(0))
     assert 1 <= ask(prefect_server, "GET", "work_pools/registered")["concurrency_limit"] <= cores
-    httpx.patch(f"{prefect_server}/work_pools/registered", json={"concurrency_limit": 7}, trust_env=False)
+    ask(prefect_server, "PATCH", "work_pools/registered", concurrency_limit=7)
     made = ask(prefect_server, "GET", "deployments/name/pipeline/pipeline")
     assert made["parameters"] == {"settings": yaml.safe_load((folder / "params.yaml").read_text())}
     assert made["job_variables"]["env"]["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tasks,flows"
@@ -101,8 +96,7 @@ def test_registered_again_a_deployment_has_the_new_code_and_keeps_what_was_set_i
         "concurrency_options": {"collision_strategy": "CANCEL_NEW", "grace_period_seconds": 120},
     }
     wanted = {"parameters": {"settings": edited, "force": True}, "job_variables": {"env": env, "stream_output": False}}
-    answer = httpx.patch(f"{prefect_server}/deployments/{made['id']}", json=by_hand | wanted, trust_env=False)
-    assert answer.status_code == 204, answer.text
+    ask(prefect_server, "PATCH", f"deployments/{made['id']}", **by_hand, **wanted)
 
     params = folder / "params.yaml"
     params.write_text(params.read_text().replace("seed: 0", "seed: 5"))

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import browser
-import httpx
 import pytest
 import yaml
 from mlflow import MlflowClient
 
 from tasks.settings import STEPS, Settings, fields
-from tests.servers import mlflow_server
+from tests.servers import ask, mlflow_server
 
 CHROMIUM = browser.find()
 pytestmark = [
@@ -68,15 +67,7 @@ class Site:
         return self.api.removesuffix("/api")
 
     def ask(self, method: str, path: str, **body: Any) -> Any:
-        until = time.monotonic() + 60
-        while True:
-            answer = httpx.request(method, f"{self.api}/{path}", json=body or None, timeout=30, trust_env=False)
-            # 503: another writer has locked the database. Prefect's own client asks again, too.
-            if answer.status_code != 503 or time.monotonic() > until:
-                break
-            time.sleep(1)
-        assert answer.is_success, answer.text
-        return answer.json()
+        return ask(self.api, method, path, **body)
 
     def deployment(self, name: str = "pipeline") -> dict[str, Any]:
         return dict(self.ask("GET", f"deployments/name/{name}/{name}"))
@@ -117,7 +108,12 @@ def test_the_form_shows_every_setting_with_its_help_and_its_choices(site: Site, 
     time.sleep(1)  # the help texts appear a moment later
     page.screenshot(site.pictures / "form.png")
     form = {tuple(each["path"]): each for each in page.run(READ_FORM)}
-    assert [path for path in form if len(path) == 1] == [("Force",), ("Push",), ("Settings",)]
+    assert [path for path in form if len(path) == 1] == [
+        ("Force",),
+        ("Push",),
+        ("Against last good",),
+        ("Settings",),
+    ]
     for name, field in fields().items():
         shown = form[titles(name)]
         assert shown["help"].startswith(field.description), name
