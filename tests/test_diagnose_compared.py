@@ -172,6 +172,20 @@ def test_code_that_cannot_be_tried_is_not_hidden_by_a_replay_of_the_other_run(ni
     assert [(each["what"], each["tried"]) for each in found["differences"]] == [("code", False)]
 
 
+def test_a_loss_that_nothing_that_was_compared_explains_is_still_higher(night, last_night):
+    # Without a dvc.lock, code is not compared. Here a setting stands for what differs and is not found.
+    (last_night.workspace / SEEDS_FILE).unlink(missing_ok=True)
+    tonight = night("tonight", {"federate.client.learning_rate": 0.005})
+    as_before = side_of(last_night.name, tonight.settings, last_night.workspace)
+    found = answer(tonight, as_before)
+    assert (found["worse"], found["verdict"], found["differences"]) == (True, "none", [])
+    assert found["harm"]["reference"] == pytest.approx(ends(last_night), rel=1e-3)
+    assert found["harm"]["loss"] == pytest.approx(ends(tonight), rel=0.1)  # over seeds, of which it is one
+    assert not (last_night.workspace / SEEDS_FILE).exists()  # no replay was one of last night
+    equal = side_of("the same", tonight.settings, shutil.copytree(tonight.workspace, tonight.workspace.parent / "same"))
+    assert answer(tonight, equal)["worse"] is False
+
+
 def test_a_night_that_is_no_higher_costs_no_round_and_writes_nothing(night, last_night):
     better = night("tonight", {"federate.rounds": ROUNDS + 5})
     answered = diagnose_if_worse(better.workspace / "reports", better, last_night)

@@ -143,12 +143,15 @@ def _compared(
     alike, known = this.hold_out_digest == other.hold_out_digest, None
     if alike:
         known, of_other = read_seeds(other), _logged(other)
-        if of_other and len(tryable) == len(found):
+        ends_at = mean_loss(of_other, ending_of(max(of_other, default=1)))
+        # If nothing differs but the losses, what makes them differ was not compared.
+        is_other = bool(tryable) or ends_at == mean_loss(logged, ending_of(last))
+        if of_other and len(tryable) == len(found) and is_other:
             mixed.tell(tryable, of_other)
-        elif of_other:  # today's code does not make the other run's losses, but its log has one
-            known = (mean_loss(of_other, ending_of(max(of_other))),)
+        elif of_other:  # no replay makes the other run's losses, but its log has one
+            known = (ends_at,)
     compared = compare(mixed, tryable, last, known, settings.budget, settings.significance, screened)
-    if alike and known is None and len(tryable) == len(found) and len(compared.other) == SEEDS:
+    if alike and known is None and tryable and len(tryable) == len(found) and len(compared.other) == SEEDS:
         keep_seeds(other, compared.other)
     return compared
 
