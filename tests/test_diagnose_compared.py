@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 
 from tasks.diagnose.compared.code import OtherCode
 from tasks.diagnose.compared.explain import AGAINST, diagnose_against, diagnose_if_worse
-from tasks.diagnose.compared.seeds import SEEDS_FILE
+from tasks.diagnose.compared.seeds import SEEDS_FILE, keep_seeds
 from tasks.diagnose.compared.side import side_of
 from tasks.diagnose.consistency import contradictions
 from tasks.errors import InputError
@@ -213,6 +213,15 @@ def test_a_worse_night_is_explained_beside_its_own_diagnosis_and_the_noise_is_me
     again = diagnose_if_worse(reports, tonight, last_night)
     # The second time, two seeds of last night are known; its third is in its log.
     assert first.budget.rounds - again.budget.rounds == 2 * ROUNDS
+
+
+def test_the_noise_is_measured_again_if_the_other_run_has_other_losses_now(night, last_night):
+    # `dvc repro` with other code, but with the same settings and data, writes a new log beside the old seeds.json.
+    keep_seeds(last_night, [2.0, 2.1, 2.2])
+    tonight = night("tonight", {"federate.rounds": 2})
+    assert diagnose_if_worse(tonight.workspace / "reports", tonight, last_night).against.worse is True
+    seeds = json.loads((last_night.workspace / SEEDS_FILE).read_text())["val_loss"]
+    assert seeds[0] == pytest.approx(ends(last_night), rel=1e-6)
 
 
 def test_a_run_that_ended_early_or_has_no_raw_data_is_refused(night, last_night):

@@ -144,6 +144,8 @@ def _compared(
     if alike:
         known, of_other = read_seeds(other), _logged(other)
         ends_at = mean_loss(of_other, ending_of(max(of_other, default=1)))
+        if known and of_other and known[0] != ends_at:  # measured for other code: seed 0 is the run itself
+            known = None
         # If nothing differs but the losses, what makes them differ was not compared.
         is_other = bool(tryable) or ends_at == mean_loss(logged, ending_of(last))
         if of_other and len(tryable) == len(found) and is_other:
