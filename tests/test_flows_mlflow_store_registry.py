@@ -145,6 +145,26 @@ def test_the_next_attempt_gives_a_version_the_alias_that_a_killed_one_did_not(
     assert client.get_model_version_by_alias("digits", "candidate").version == later.version
 
 
+def test_the_candidate_stays_the_newest_if_an_earlier_run_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    opened = connection.connect(tmp_path)
+    client = opened.client
+
+    def run() -> tuple[str, str]:
+        run_id = run_content.create(client, opened.experiment_id, Settings(), tmp_path)
+        return run_id, client.create_logged_model(opened.experiment_id, name="global", source_run_id=run_id).model_id
+
+    (slow, slow_model), (fast, fast_model) = run(), run()
+    client.create_registered_model("digits")
+    # The slow run has its version, and not yet the alias, when another process registers that of the fast run.
+    client.create_model_version("digits", f"models:/{slow_model}", run_id=slow, model_id=slow_model)
+    newest = registry.version_of(client, "digits", fast, fast_model, {})
+    assert int(registry.version_of(client, "digits", slow, slow_model, {}).version) < int(newest.version)
+    assert client.get_registered_model("digits").aliases == {"candidate": newest.version}
+
+
 def test_a_run_under_dvc_starts_when_dvc_began(tmp_path: Path) -> None:
     """A script that is called dvc takes DVC's place: it waits two seconds, as earlier stages do, and runs the stage."""
     stage = "import os; from flows.mlflow_store import run_start; print(run_start.started())"

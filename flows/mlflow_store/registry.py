@@ -45,7 +45,7 @@ def version_of(client: MlflowClient, name: str, run_id: str, model_id: str, scor
     """Returns the version of the registered model `name` that is the run's logged model; creates it if necessary.
 
     It has a description, tags with the verdict and the scores, and the alias `candidate`. If an earlier attempt was
-    killed before it set the alias, this one sets it.
+    killed before it set the alias, this one sets it, unless a newer version has it by now.
     """
     try:
         client.create_registered_model(name, description=_ABOUT)
@@ -57,9 +57,17 @@ def version_of(client: MlflowClient, name: str, run_id: str, model_id: str, scor
     version = there[0] if there else _create(client, name, run, model_id, scores)
     versions = json.dumps([{"name": version.name, "version": version.version}])
     if (client.get_logged_model(model_id).tags or {}).get(_VERSIONS) != versions:
-        client.set_registered_model_alias(name, CANDIDATE, version.version)
+        newest = _version_with(client, name, CANDIDATE)
+        if newest is None or int(newest.version) < int(version.version):
+            client.set_registered_model_alias(name, CANDIDATE, version.version)
         client.set_logged_model_tags(model_id, {_VERSIONS: versions})  # last: the version is complete
     return version
+
+
+def _version_with(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Returns the version that has the alias; None if none has it. A store that does not answer is an error."""
+    version = client.get_registered_model(name).aliases.get(alias)
+    return None if version is None else client.get_model_version(name, version)
 
 
 def _create(client: MlflowClient, name: str, run: Run, model_id: str, scores: Mapping[str, Any]) -> ModelVersion:
@@ -85,10 +93,7 @@ def promote(client: MlflowClient, version: ModelVersion, model: str, folder: Pat
         model: `global` or `pruned`.
         folder: the workspace of this run.
     """
-    try:
-        champion: ModelVersion | None = client.get_model_version_by_alias(version.name, CHAMPION)
-    except MlflowException:  # there is none yet
-        champion = None
+    champion = _version_with(client, version.name, CHAMPION)
     decided = version.tags.get(_PROMOTION, "")
     if decided.startswith(_REFUSED) or (champion is not None and int(champion.version) >= int(version.version)):
         return
