@@ -64,19 +64,27 @@ def _compared(session: Session, deployment: str) -> str:
     folder = session.workspace.folder
     opened = connection.connect(folder)
     with store_errors(opened.uri):
-        if not session.is_live:
-            return _restored(opened, session)
         good = last_good(session.workspace.repository, folder, deployment, opened.client)
+        if not session.is_live and (said := _restored(opened, session, good)):
+            return said
     if good is None:
         return "no earlier run of this deployment finished with nothing wrong on this machine"
     return _beside(opened, session, good)
 
 
-def _restored(opened: connection.Store, session: Session) -> str:
-    """Gets what the MLflow run has from which DVC's cache had all results: an equal run is as good or as bad."""
+def _restored(opened: connection.Store, session: Session, good: GoodRun | None) -> str:
+    """Returns what is known of the MLflow run from which DVC's cache had all results; "" if that was not compared.
+
+    It can be of another deployment or of `dvc repro`, or have been compared with an earlier good run.
+    """
     run_id = session.mlflow()["run_id"]
-    if not opened.client.list_artifacts(run_id, AGAINST):
-        return f"all results are those of MLflow run {run_id}, which was not worse"
+    if good is not None and good.run_id == run_id:
+        return f"all results are those of the last good run ({good.name})"
+    tags = opened.client.get_run(run_id).data.tags
+    if tags.get(f"{verdict_tags.PREFIX}question") != "against" or TAG not in tags:
+        return ""
+    if good is not None and tags[TAG] != good.run_id:
+        return ""
     with tempfile.TemporaryDirectory() as holder, replacing(session.workspace.folder / AGAINST) as fresh:
         # Stores differ in the folder below `holder` that they make.
         shutil.copytree(opened.client.download_artifacts(run_id, AGAINST, holder), fresh)
