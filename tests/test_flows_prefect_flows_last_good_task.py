@@ -84,3 +84,11 @@ def test_results_from_the_cache_are_compared_unless_their_run_was(runs: Runs) ->
     assert answer(tomorrow) == f"all results are those of MLflow run {tried.mlflow()['run_id']}, which was worse"
     assert read_json(tomorrow.workspace.folder / AGAINST / "diagnosis.json")["worse"] is True
     assert answer(runs.restored("as-good", good)) == "all results are those of the last good run (good-goat)"
+
+
+def test_an_attempt_that_is_not_compared_does_not_keep_the_answer_of_the_attempt_before(runs: Runs) -> None:
+    folder = runs.repository / ".runs/again"
+    write_json(folder / AGAINST / "diagnosis.json", QUIET | {"question": "against", "worse": True})
+    state = against_last_good.fn(Session(Workspace(runs.repository, folder), Settings(), {}), "nightly")
+    assert state.name == "NotCompared"  # its MLflow run is not known
+    assert not (folder / AGAINST).exists()

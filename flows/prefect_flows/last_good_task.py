@@ -24,7 +24,7 @@ from flows.running.model_loss import loss_of_model
 from flows.running.session import Session
 from flows.running.two_runs import two_runs
 from tasks.errors import UndriftError
-from tasks.files import read_json, replacing
+from tasks.files import read_json, remove, replacing
 from tasks.settings import load
 from tasks.signals import masked
 
@@ -49,6 +49,7 @@ def against_last_good(session: Session, deployment: str) -> State[Any]:
     The run has finished: an error here is one warning in its log, and the run is not called worse.
     """
     try:
+        remove(session.workspace.folder / AGAINST)  # an earlier attempt can have been worse
         return Completed(message=_compared(session, deployment))
     except Exception as exc:
         if masked(exc):
