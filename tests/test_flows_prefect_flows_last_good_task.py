@@ -92,3 +92,19 @@ def test_an_attempt_that_is_not_compared_does_not_keep_the_answer_of_the_attempt
     state = against_last_good.fn(Session(Workspace(runs.repository, folder), Settings(), {}), "nightly")
     assert state.name == "NotCompared"  # its MLflow run is not known
     assert not (folder / AGAINST).exists()
+
+
+def test_a_signal_that_another_error_hides_ends_the_flow_run(runs: Runs) -> None:
+    class Interrupted(Session):
+        """Ctrl-C in a lock of `threading`, which then is released although it is not held."""
+
+        @property
+        def is_live(self) -> bool:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                raise RuntimeError("cannot release un-acquired lock")  # noqa: B904
+
+    folder = runs.repository / ".runs/stopped"
+    with pytest.raises(KeyboardInterrupt):
+        against_last_good.fn(Interrupted(Workspace(runs.repository, folder), Settings(), {}), "nightly")

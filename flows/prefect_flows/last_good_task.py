@@ -23,6 +23,7 @@ from flows.running.last_good import GoodRun, last_good
 from flows.running.model_loss import loss_of_model
 from flows.running.session import Session
 from flows.running.two_runs import two_runs
+from tasks import command
 from tasks.errors import UndriftError
 from tasks.files import read_json, remove, replacing
 from tasks.settings import load
@@ -53,7 +54,7 @@ def against_last_good(session: Session, deployment: str) -> State[Any]:
         return Completed(message=_compared(session, deployment))
     except Exception as exc:
         if masked(exc):
-            raise
+            command.as_error(exc)  # raises what the signal's handler raised, which ends the flow run
         kind = "" if isinstance(exc, UndriftError) else f"{type(exc).__name__}: "
         why = f"{kind}{safe_line(exc)}"
         _log.warning("not compared with the last good run of the deployment: %s", why)
