@@ -21,12 +21,16 @@ from flows.mlflow_store import (
     data_versions,
     finished_run,
     logged_models,
+    registry,
     run_content,
     run_files,
     run_names,
     tracked_results,
+    verdict_tags,
 )
+from flows.running.session import Session
 from flows.workspace.dvc_hashes import dvc_hash
+from flows.workspace.run_folder import Workspace
 from tasks import files
 from tasks.errors import RunError, UndriftError
 from tasks.settings import load, with_settings
@@ -336,6 +340,48 @@ def copy_of(finished: Path, folder: Path) -> Path:
         (folder / name).symlink_to(finished / name)
     shutil.copytree(finished / "reports", folder / "reports")
     return folder
+
+
+def test_a_model_becomes_champion_only_after_its_run_was_compared_with_the_last_good_one(
+    tracked: Path, tmp_path: Path
+) -> None:
+    quiet = {"verdict": "none", "question": "rise", "increase": {"detected": False}, "causes": []}
+
+    def night(name: str) -> Session:
+        folder = tmp_path / ".runs" / name
+        folder.mkdir(parents=True)
+        for path in ("data", "models", "params.yaml"):
+            (folder / path).symlink_to(tracked / path)
+        shutil.copytree(tracked / "reports", folder / "reports")
+        files.write_json(folder / "reports/diagnosis.json", quiet)
+        settings = with_settings(load(folder / "params.yaml"), {"track.promote": True})
+        session = Session(Workspace(tmp_path, folder), settings, {})
+        session.is_compared = True
+        session.finish()
+        return session
+
+    worse, client = night("worse"), connection.connect(tmp_path).client
+    assert client.get_registered_model("digits").aliases == {"candidate": 1}
+    against, run_id = worse.workspace.folder / "reports/against", worse.mlflow()["run_id"]
+    files.write_json(against / "diagnosis.json", quiet | {"question": "against", "worse": True})
+    (against / "diagnosis.md").write_text("# Why\n\nIt is worse.\n")
+    verdict_tags.mark(client, run_id, against)
+    registry.found_worse(client, run_id)
+    worse.promote()
+    worse.end("FINISHED")
+    assert client.get_registered_model("digits").aliases == {"candidate": 1}
+    version = client.get_model_version("digits", "1")
+    assert version.tags["promotion"] == "not promoted: the diagnosis is not clean: It is worse."
+    assert (version.tags["diagnosis.question"], version.tags["diagnosis.clean"]) == ("against", "false")
+    said = str(version.description).split("\n\n")
+    assert (said[0], said[-1]) == ("It is worse.", "Not promoted: the diagnosis is not clean: It is worse.")
+
+    good = night("good")
+    assert client.get_registered_model("digits").aliases == {"candidate": 2}
+    good.promote()
+    good.end("FINISHED")
+    for name in ("digits", "digits-pruned"):
+        assert client.get_registered_model(name).aliases == {"candidate": 2, "champion": 2}
 
 
 def test_an_attempt_killed_as_it_logged_leaves_no_model_twice(

@@ -110,18 +110,30 @@ def _forget_ended(client: "MlflowClient", folder: Path) -> None:
         run_record.remove_record(folder)
 
 
-def log_finished(settings: Settings, folder: Path, run_id: str) -> None:
+def log_finished(settings: Settings, folder: Path, run_id: str, promotes: bool = True) -> None:
     """Logs the finished run to an MLflow run that was begun earlier, and adds the rounds that are missing there.
 
-    The status of the MLflow run stays as it is. Raises the same errors as `track`.
+    The status of the MLflow run stays as it is. Without `promotes`, the alias `champion` stays until `promote`. Raises
+    the same errors as `track`.
     """
     run_files.check(folder)
     loaded = _models(settings, folder)
     results, opened = tracked_results.results_of(settings, folder), connection.connect(folder)
     with store_errors(opened.uri):
-        _log_run(opened, run_id, settings, folder, loaded, results)
+        _log_run(opened, run_id, settings, folder, loaded, results, promotes)
     tracked_results.write(opened, run_id, folder, results)
     _log.info("%s: run %s in experiment %s", opened.uri, run_id, connection.EXPERIMENT)
+
+
+def promote(settings: Settings, folder: Path, run_id: str) -> None:
+    """Decides whether the registered versions of the run in `folder` become champions, if `track.promote` is set."""
+    from flows.mlflow_store import registry
+
+    opened = connection.connect(folder)
+    with store_errors(opened.uri):
+        for version in opened.client.search_model_versions(f"run_id = '{run_id}'") if settings.track.promote else ():
+            model = "global" if version.name == settings.track.register_as else "pruned"
+            registry.promote(opened.client, version, model, folder)
 
 
 def _models(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -144,6 +156,7 @@ def _log_run(
     folder: Path,
     loaded: Mapping[str, Any],
     results: tracked_results.Results,
+    promotes: bool = True,
 ) -> None:
     from flows.mlflow_store import data_versions, logged_models, registry, run_content
     from tasks.predict import recipe_of
@@ -184,7 +197,8 @@ def _log_run(
     text = "\n\n".join(part for part in parts if part)
     verdict_tags.mark(client, run_id, folder / "reports", text)
     run_content.log_tags(client, run_id, registry.run_tags(folder))
-    _register(client, run_id, settings, folder, {name: (ids[name], run_scores.of_model(name, scores)) for name in ids})
+    models = {name: (ids[name], run_scores.of_model(name, scores)) for name in ids}
+    _register(client, run_id, settings, folder, models, promotes)
     run_content.log_tags(client, run_id, {tracked_results.TAG: results.digest})  # last: the run is complete
 
 
@@ -194,6 +208,7 @@ def _register(
     settings: Settings,
     folder: Path,
     models: Mapping[str, tuple[str, Mapping[str, Any]]],
+    promotes: bool,
 ) -> None:
     """Registers the run's models, name → (id, scores), if `track.register_as` is set.
 
@@ -206,7 +221,7 @@ def _register(
     for model, (model_id, scores) in models.items() if name else ():
         registered = name if model == "global" else f"{name}-{model}"
         version = registry.version_of(client, registered, run_id, model_id, scores)
-        if settings.track.promote:
+        if settings.track.promote and promotes:
             registry.promote(client, version, model, folder)
 
 

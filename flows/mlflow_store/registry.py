@@ -67,7 +67,7 @@ def version_of(client: MlflowClient, name: str, run_id: str, model_id: str, scor
 def _version_with(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """Returns the version that has the alias; None if none has it. A store that does not answer is an error."""
     version = client.get_registered_model(name).aliases.get(alias)
-    return None if version is None else client.get_model_version(name, version)
+    return None if version is None else client.get_model_version(name, str(version))
 
 
 def _create(client: MlflowClient, name: str, run: Run, model_id: str, scores: Mapping[str, Any]) -> ModelVersion:
@@ -133,6 +133,21 @@ def run_tags(folder: Path) -> dict[str, str]:
     return {_CLEAN: "true" if clean else "false", HOLD_OUT: str(test.get("digest", ""))}
 
 
+def found_worse(client: MlflowClient, run_id: str) -> None:
+    """Says in the tags of the run and of its versions that the diagnosis, which is now in its tags, is not clean."""
+    client.set_tag(run_id, _CLEAN, "false")
+    run = client.get_run(run_id)
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        for name, value in _tags(run, {}).items():
+            client.set_model_version_tag(version.name, version.version, name, value)
+        described = (version.description or "").partition("\n\n")[2]
+        client.update_model_version(version.name, version.version, f"{_answer(run)}\n\n{described}")
+
+
+def _answer(run: Run) -> str:
+    return str(run.data.tags.get(f"{verdict_tags.PREFIX}answer", "no diagnosis"))
+
+
 def _tags(run: Run, scores: Mapping[str, Any]) -> dict[str, str]:
     numbers = {name: f"{scores[name]:.6g}" for name in ("loss", "accuracy") if scores.get(name) is not None}
     copied = (*(f"{verdict_tags.PREFIX}{name}" for name in _COPIED), _CLEAN, HOLD_OUT, "mlflow.source.git.commit")
@@ -141,5 +156,4 @@ def _tags(run: Run, scores: Mapping[str, Any]) -> dict[str, str]:
 
 def _description(run: Run, scores: Mapping[str, Any]) -> str:
     numbers = ", ".join(f"{name} {scores[name]:.4g}" for name in ("loss", "accuracy") if scores.get(name) is not None)
-    answer = run.data.tags.get(f"{verdict_tags.PREFIX}answer", "no diagnosis")
-    return f"{answer}\n\nOf run {run.info.run_name}: {numbers or 'no scores'} on the hold-out data."
+    return f"{_answer(run)}\n\nOf run {run.info.run_name}: {numbers or 'no scores'} on the hold-out data."

@@ -47,19 +47,31 @@ _log = logging.getLogger(__name__)
 def against_last_good(session: Session, deployment: str) -> State[Any]:
     """Writes reports/against/ if the run of `session` is worse than the last good run of `deployment`, an id.
 
-    The run has finished: an error here is one warning in its log, and the run is not called worse.
+    After that, it is decided whether its model becomes champion. The run has finished: an error here is one warning in
+    its log, and the run is not called worse.
     """
     try:
         remove(session.workspace.folder / AGAINST)  # an earlier attempt can have been worse
-        return Completed(message=_compared(session, deployment))
+        state: State[Any] = Completed(message=_compared(session, deployment))
     except Exception as exc:
-        if masked(exc):
-            command.as_error(exc)  # raises what the signal's handler raised, which ends the flow run
-        kind = "" if isinstance(exc, UndriftError) else f"{type(exc).__name__}: "
-        why = f"{kind}{safe_line(exc)}"
-        _log.warning("not compared with the last good run of the deployment: %s", why)
-        _log.debug("the error", exc_info=exc)
-        return Completed(name="NotCompared", message=why)
+        why = _warned("not compared with the last good run of the deployment", exc)
+        state = Completed(name="NotCompared", message=why)
+    try:
+        session.promote()
+    except Exception as exc:
+        _warned("it was not decided whether the model becomes champion", exc)
+    return state
+
+
+def _warned(what: str, exc: Exception) -> str:
+    """Logs a warning, and returns the reason in it. If a signal led to `exc`, raises what its handler raised."""
+    if masked(exc):
+        command.as_error(exc)
+    kind = "" if isinstance(exc, UndriftError) else f"{type(exc).__name__}: "
+    why = f"{kind}{safe_line(exc)}"
+    _log.warning("%s: %s", what, why)
+    _log.debug("the error", exc_info=exc)
+    return why
 
 
 def _compared(session: Session, deployment: str) -> str:
@@ -94,6 +106,7 @@ def _restored(opened: connection.Store, session: Session, good: GoodRun | None) 
 
 
 def _beside(opened: connection.Store, session: Session, good: GoodRun) -> str:
+    from flows.mlflow_store import registry
     from tasks.diagnose.compared.explain import diagnose_if_worse  # TensorFlow takes seconds to import
 
     folder, run_id = session.workspace.folder, session.mlflow()["run_id"]
@@ -111,6 +124,7 @@ def _beside(opened: connection.Store, session: Session, good: GoodRun) -> str:
             opened.client.log_artifact(run_id, str(Path(folder, AGAINST, written)), AGAINST)
         verdict_tags.mark(opened.client, run_id, folder / AGAINST)
         opened.client.set_tag(run_id, TAG, good.run_id)
+        registry.found_worse(opened.client, run_id)
     return f"worse than {name}"
 
 

@@ -122,6 +122,8 @@ def _open(repository: Path, params: str, settings: Settings, force: bool) -> Ses
 def _run(session: Session, force: bool, push: bool, compares: bool) -> State[Any]:
     if push:
         session.workspace.check_remote()
+    deployment = runtime.deployment.id
+    session.is_compared = bool(deployment and compares)
     state = None
     for step, task in TASKS.items():
         state = task(session, force, return_state=True, wait_for=[state] if state else None)  # draws an arrow
@@ -132,8 +134,7 @@ def _run(session: Session, force: bool, push: bool, compares: bool) -> State[Any
     if push:
         _log.info("%d files pushed to DVC's remote", session.workspace.push())
     verdict, report = read_verdict(session.workspace.folder / "reports"), _report(session)
-    deployment = runtime.deployment.id
-    if deployment and verdict is None and compares:
+    if session.is_compared and verdict is None:
         verdict = _against_last_good(session, str(deployment), state)
         report = _report(session, AGAINST) if verdict else report
     if deployment:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flows.mlflow_store import finished_run, run_record, tracked_results
+from flows.mlflow_store import finished_run, run_record, tracked_results, verdict_tags
 from flows.mlflow_store.live_run import LiveRun
 from flows.workspace.run_folder import Workspace
 from tasks.settings import Settings
@@ -24,6 +24,8 @@ class Session:
         self.workspace, self.settings = workspace, settings
         self.is_child = bool(parent)
         self.linked, self._begun = "", time.time()
+        self.is_compared = False
+        """Whether the run is compared with the last good run before its model can become champion."""
         self._tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
         self._live: LiveRun | None = None
 
@@ -75,7 +77,15 @@ class Session:
         """Logs the finished run, and writes reports/mlflow.json."""
         live = self.live()
         live.flush()
-        finished_run.log_finished(self.settings, self.workspace.folder, live.run_id)
+        folder = self.workspace.folder
+        # A run with a verdict of its own is not compared: its versions are refused now.
+        waits = self.is_compared and verdict_tags.is_clean(folder / "reports")
+        finished_run.log_finished(self.settings, folder, live.run_id, promotes=not waits)
+
+    def promote(self) -> None:
+        """Decides whether the run's versions become champions, if it was logged in this session."""
+        if self._live is not None:
+            finished_run.promote(self.settings, self.workspace.folder, self._live.run_id)
 
     @contextmanager
     def ending(self, stopped: type[Exception] | tuple[()] = ()) -> Iterator[None]:
