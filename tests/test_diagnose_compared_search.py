@@ -1,11 +1,14 @@
 """Which of several differences takes a gap away, and whether a run is worse than another: on plain numbers."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tasks.diagnose.compared.compare import compare
 from tasks.diagnose.compared.comparison import is_worse
+from tasks.diagnose.compared.differences import Difference
 from tasks.diagnose.compared.search import responsible
 
 
@@ -76,3 +79,28 @@ def test_equal_runs_are_called_worse_as_often_as_the_significance_says():
 def test_without_noise_any_higher_loss_is_worse():
     assert is_worse([0.3] * 3, [0.2] * 3, 0.01)
     assert not is_worse([0.2] * 3, [0.2] * 3, 0.01)
+
+
+class Losses:
+    """Losses of runs of one round: 2 as it is, 0.5 with `cause` taken back, which cannot be run with seed 1."""
+
+    this = SimpleNamespace(settings=SimpleNamespace(federate=SimpleNamespace(rounds=1)))
+    spent = 0
+
+    def __init__(self):
+        self.refused = {}
+
+    def knows(self, taken_back, seed):
+        return True
+
+    def losses(self, taken_back, seed):
+        if taken_back and seed == 1:
+            self.refused[frozenset(taken_back)] = "the other run's code fails in federate: no memory"
+        return None if frozenset(taken_back) in self.refused else {1: (0.5 if taken_back else 2) + seed / 100}
+
+
+def test_a_cause_that_another_seed_cannot_confirm_says_why_and_not_that_the_budget_ended():
+    code = Difference("code", ("tasks/federate",), "The code differs.", "with the code of last night")
+    found = compare(Losses(), [code], 1, (0.5, 0.51, 0.52), budget=10, significance=0.05)
+    assert (found.worse, found.causes, found.ruled_out) == (True, (), ())
+    assert [each.why for each in found.not_finished] == ["the other run's code fails in federate: no memory"]

@@ -202,7 +202,8 @@ def _confirmed(
     taken = (*base, *cause)
     ends = search.ends(taken)
     if ends is None:
-        return Outcome(cause, (), search.curve(taken), base, Effect(()), NO_SEEDS)
+        why = search.mixed.refused.get(frozenset(taken), NO_SEEDS)
+        return Outcome(cause, (), search.curve(taken), base, Effect(()), why)
     effect = Effect(tuple((ln(a) - ln(b)) / gap for a, b in zip(before, ends, strict=True)))
     proven = effect.proven and is_worse(before, ends, search.significance)
     return Outcome(cause, ends, search.curve(taken), base, effect, "" if proven else NOT_CONFIRMED)
