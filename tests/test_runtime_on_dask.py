@@ -17,6 +17,7 @@ from tasks.errors import RunError, SettingsError
 from tasks.federate import federate
 from tasks.files import read_rows
 from tasks.prune import prune
+from tasks.runtime.on_dask.exchange import Exchange
 from tests.shards import shard_of
 
 pytestmark = pytest.mark.slow
@@ -105,6 +106,26 @@ def test_two_workers_give_the_bits_of_one_process(kind, two, clients, settings_o
     federate(settings_of({**BASE, **changes}), here)
     federate(on_dask(two, changes), there)
     assert outputs(there) == outputs(here)
+
+
+def test_large_updates_come_as_files_and_leave_none(two, make_clients, settings_of, on_dask, monkeypatch, tmp_path):
+    clients = make_clients(sizes=SIZES, shape=(28, 28, 1))
+    here, there = clients.write(tmp_path / "here"), clients.write(tmp_path / "there")
+    loaded, lengths = Exchange.loaded, []
+
+    def counting(exchange, answer):
+        lengths.append(len(answer))
+        return loaded(exchange, answer)
+
+    monkeypatch.setattr(Exchange, "loaded", counting)
+    federate(settings_of(BASE), here)
+    federate(on_dask(two), there)
+    assert outputs(there) == outputs(here)
+    # A task has a block of 8 clients with 784 * 64 parameters and more, so 1.6 MB.
+    assert len(lengths) >= 4 * 4
+    assert max(lengths) < 50_000
+    names = [sorted(path.name for path in (folder / "models").iterdir()) for folder in (here, there)]
+    assert names[0] == names[1]
 
 
 def test_pruning_runs_there_too(two, clients, settings_of, on_dask, tmp_path):

@@ -12,7 +12,10 @@ from tasks.errors import DataError
 from tasks.runtime.failed import Failed
 from tasks.runtime.on_dask import machine, task
 from tasks.runtime.on_dask.context import DaskContext
-from tasks.runtime.on_dask.remote import Part, answer, unpickled
+from tasks.runtime.on_dask.exchange import Exchange
+from tasks.runtime.on_dask.remote import Part, answer
+
+loaded = Exchange(None).loaded
 
 
 class Here:
@@ -32,9 +35,9 @@ class Here:
     def compute(self, jobs, check):
         for job in jobs._all:
             check()
-            part = job.pickled(True, True)
+            part = job.pickled(True, True, "")
             self.parts.append(pickle.loads(part))
-            yield answer(part)
+            yield loaded(answer(part))
 
 
 @pytest.fixture
@@ -112,8 +115,7 @@ def test_the_answer_names_the_clients_whose_inputs_cannot_be_made(elsewhere):
     found = roots(Unreadable([4.0, 3.0, -1.0, 9.0]))[0]
     assert found[1] == Failed("its file is gone")
     part = pickle.dumps(elsewhere.parts[0])
-    assert answer(part)[:1] == task.UNREAD
-    assert unpickled(answer(part)).unread == {1: "its file is gone"}
+    assert loaded(answer(part)).unread == {1: "its file is gone"}
 
 
 def test_a_worker_that_lacks_what_a_task_builds_on_says_so():

@@ -95,7 +95,7 @@ def run_rounds(
     computations = build_computations(settings, cohort, model, masked=phase.next_mask is not None)
     identity = {**identity_of(settings, cohort, model, phase), "code": _code()}
     checkpoints = Checkpoints(checkpoints_of(folder, phase.name), identity)
-    with closing(checkpoints), runtime(settings.federate.runtime):
+    with closing(checkpoints), runtime(settings.federate.runtime, folder / "models"):
         runner = Runner(settings, cohort, model, phase, computations, scratch=folder / "models")
         loop = Loop(settings, folder, cohort, runner, phase, checkpoints, watch)
         try:

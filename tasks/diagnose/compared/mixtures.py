@@ -157,5 +157,5 @@ def _ended(settings: Settings, replay: Replay) -> bool:
 @contextmanager
 def mixtures(this: Side, other: Side, cache: ComputationCache, code: Path | None = None) -> Iterator[Mixtures]:
     """Yields what runs mixtures of two runs; nothing is left after the block."""
-    with holding(this.settings, this.workspace) as holder, replaying(this.settings):
+    with holding(this.settings, this.workspace) as holder, replaying(this.settings, holder):
         yield Mixtures(this, other, holder, cache, code)

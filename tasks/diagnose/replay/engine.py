@@ -320,7 +320,7 @@ def replayer(settings: Settings, folder: Path, cache: ComputationCache | None = 
     Raises:
         UndriftError: the clients' data are missing, or not those that the settings can train on.
     """
-    with holding(settings, folder) as holder, replaying(settings):
+    with holding(settings, folder) as holder, replaying(settings, holder):
         yield Replayer(settings, folder, holder, cache or ComputationCache())
 
 
@@ -338,8 +338,8 @@ def holding(settings: Settings, folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaying(settings: Settings) -> Iterator[None]:
-    """Lets replays run in the block, where `federate.runtime` says.
+def replaying(settings: Settings, holder: Path) -> Iterator[None]:
+    """Lets replays run in the block, where `federate.runtime` says; `holder` is that of `holding`.
 
     They do not say which clients fail: a client that fails in a replay fails in every one, and the run's own log has
     said so.
@@ -348,7 +348,7 @@ def replaying(settings: Settings) -> Iterator[None]:
     level = noisy.level
     noisy.setLevel(logging.ERROR)
     try:
-        with runtime(settings.federate.runtime):
+        with runtime(settings.federate.runtime, holder):
             yield
     finally:
         noisy.setLevel(level)

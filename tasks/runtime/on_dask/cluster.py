@@ -20,9 +20,11 @@ from typing import Any
 
 from tasks.errors import RunError, SettingsError, listed, one_line
 from tasks.runtime.on_dask import machine
+from tasks.runtime.on_dask.exchange import Exchange
 from tasks.runtime.on_dask.jobs import Jobs
 from tasks.runtime.on_dask.lane import LOST, only_on, serve
-from tasks.runtime.on_dask.task import describe, on_worker
+from tasks.runtime.on_dask.remote import Answer
+from tasks.runtime.on_dask.task import describe, on_worker, prove
 from tasks.runtime.on_dask.team import Team, Worker
 
 _log = logging.getLogger(__name__)
@@ -38,14 +40,15 @@ _LOOK = 0.25
 class Cluster:
     """The workers of one Dask scheduler, for one run."""
 
-    def __init__(self, address: str, deadline: float) -> None:
+    def __init__(self, address: str, deadline: float, exchange: Exchange) -> None:
         """Does not connect yet.
 
         Args:
             address: of the scheduler.
             deadline: most seconds without a worker.
+            exchange: for large answers.
         """
-        self._address, self._deadline = address, deadline
+        self._address, self._deadline, self._exchange = address, deadline, exchange
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, name="dask", daemon=True)
         self._served: dict[str, asyncio.Task[None]] = {}
@@ -66,7 +69,7 @@ class Cluster:
         """The number of tasks that the workers compute at the same time; 0 without a worker."""
         return self._team.threads
 
-    def compute(self, jobs: Jobs, check: Callable[[], None]) -> Generator[bytes, None, None]:
+    def compute(self, jobs: Jobs, check: Callable[[], None]) -> Generator[Answer, None, None]:
         """Yields the answers to the tasks, in their order; see `Jobs.ordered`.
 
         Raises:
@@ -110,7 +113,7 @@ class Cluster:
         self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
         # Dask drops tasks of its own whose worker was lost, and asyncio would print their exceptions.
         self._loop.set_exception_handler(lambda loop, context: _log.debug("%s", context["message"]))
-        self._team = Team()
+        self._team = Team(self._exchange)
         await self._check_address()
         self._client = await Client(self._address, asynchronous=True, set_as_default=False, timeout=_PATIENCE)  # type: ignore[no-untyped-call]
         self._opened.set_result(None)
@@ -177,10 +180,10 @@ class Cluster:
     async def _take_in(self, address: str, threads: int) -> None:
         """Checks a worker, and has it compute until it is lost or refused."""
         try:
-            reason, direct = await self._check(address)
+            reason, direct, shares = await self._check(address)
             if not reason:
                 _log.info("Dask worker %s takes part", address)
-                self._team.workers[address] = worker = Worker(address, threads, direct)
+                self._team.workers[address] = worker = Worker(address, threads, direct, shares)
                 self._team.tell()
                 reason = await serve(self._client, self._team, worker)
             _log.warning("Dask worker %s is refused: %s", address, reason)
@@ -189,20 +192,24 @@ class Cluster:
         except Exception as exc:  # a defect
             self._team.fail(exc)
 
-    async def _check(self, address: str) -> tuple[str, bool]:
-        """Returns why a worker cannot take part (empty if it can), and whether this process reaches it directly."""
+    async def _check(self, address: str) -> tuple[str, bool, bool]:
+        """Returns why a worker cannot take part (empty if it can), and the attributes `direct` and `shares` of it."""
         try:
             asked = self._client.submit(on_worker(describe), **only_on(address))
             theirs = await asyncio.wait_for(asked.result(), _CHECK)
         except TimeoutError:
-            return f"it did not answer within {_CHECK:g} s", False
+            return f"it did not answer within {_CHECK:g} s", False, False
         except Exception as exc:
-            return f"it cannot run this project's code, so start it in this checkout: {one_line(exc)}", False
+            return f"it cannot run this project's code, so start it in this checkout: {one_line(exc)}", False, False
         direct = False
         with suppress(TimeoutError):
             await asyncio.wait_for(self._client.gather(asked, direct=True), _PATIENCE)
             direct = True
-        return "; ".join(machine.differences(theirs, machine.describe())), direct
+        shares = False
+        with suppress(Exception):  # then its answers come over the connection
+            proof = self._client.submit(on_worker(prove), self._exchange.folder, **only_on(address))
+            shares = self._exchange.is_shared(await asyncio.wait_for(proof.result(), _PATIENCE))
+        return "; ".join(machine.differences(theirs, machine.describe())), direct, shares
 
 
 @contextmanager

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from tasks.runtime.in_process import InProcessContext
 from tasks.runtime.native import Evaluated, Taken
 from tasks.runtime.on_dask.cluster import Cluster
+from tasks.runtime.on_dask.exchange import exchange
 from tasks.runtime.on_dask.jobs import Job, Jobs
-from tasks.runtime.on_dask.remote import Part, unpickled
+from tasks.runtime.on_dask.remote import Part
 from tasks.runtime.sums import BLOCK, Sum
 from tasks.runtime.values import num_values
 
@@ -24,18 +26,24 @@ _MOST_BYTES = 1 << 25
 
 
 @contextmanager
-def on_dask(address: str, deadline: float) -> Iterator["DaskContext"]:
+def on_dask(address: str, deadline: float, folder: Path | None) -> Iterator["DaskContext"]:
     """Yields a context whose clients are computed by the workers of the scheduler at `address`.
+
+    Args:
+        address: of the scheduler.
+        deadline: most seconds without a worker.
+        folder: for large answers of workers that share it (exchange.py); None: they come over the connections.
 
     Raises:
         SettingsError: no scheduler answers there.
     """
-    context = DaskContext(Cluster(address, deadline))
-    try:
-        context.open()
-        yield context
-    finally:
-        context.close()
+    with exchange(folder) as large:
+        context = DaskContext(Cluster(address, deadline, large))
+        try:
+            context.open()
+            yield context
+        finally:
+            context.close()
 
 
 class DaskContext(InProcessContext):
@@ -67,7 +75,7 @@ class DaskContext(InProcessContext):
         received = evaluated.received()
         size = BLOCK * self._blocks(evaluated, ready)
 
-        def pickled(begin: int, with_program: bool, with_received: bool) -> bytes:
+        def pickled(begin: int, with_program: bool, with_received: bool, answers: str) -> bytes:
             places = slice(begin, min(begin + size, evaluated.num))
             part = Part(
                 program,
@@ -77,6 +85,7 @@ class DaskContext(InProcessContext):
                 places.stop - begin,
                 proto if with_program else None,
                 received if with_received else None,
+                answers,
             )
             return pickle.dumps(part, protocol=5)
 
@@ -87,7 +96,7 @@ class DaskContext(InProcessContext):
         ]
         with closing(self._cluster.compute(Jobs(jobs, program, sent), self._under_way.check)) as answers:
             for begin, answer in zip(begins, answers, strict=True):
-                self._add(evaluated, ready, begin, unpickled(answer).parts)
+                self._add(evaluated, ready, begin, answer.parts)
 
     def _add(self, evaluated: Evaluated, ready: Sequence[int], begin: int, parts: Sequence[Sequence[Any]]) -> None:
         for i, values in zip(ready, parts, strict=True):

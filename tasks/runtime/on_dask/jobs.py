@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tasks.errors import RunError, listed
+from tasks.runtime.on_dask.remote import Answer
 
 _MOST_LOST = 4
 """Most workers that may be lost while they compute one task. Before the last ones, the task has a worker for itself."""
@@ -19,7 +20,8 @@ class Job:
     Attributes:
         number: its place among the tasks of the pass.
         clients: their names, for messages.
-        pickled: (whether to send the computation, whether to send the server's values) -> the pickled `Part`.
+        pickled: (whether to send the computation, whether to send the server's values, the folder for a large answer or
+            an empty text) -> the pickled `Part`.
         lost: the workers that were lost while they had this task.
         failed: workers on which it raised an error: address -> the error in one line.
         unread: workers that could not read the data of some of its clients: address -> their answer.
@@ -27,10 +29,10 @@ class Job:
 
     number: int
     clients: Sequence[str]
-    pickled: Callable[[bool, bool], bytes]
+    pickled: Callable[[bool, bool, str], bytes]
     lost: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    unread: dict[str, bytes] = field(default_factory=dict)
+    unread: dict[str, Answer] = field(default_factory=dict)
 
     @property
     def tried(self) -> set[str]:
@@ -64,7 +66,7 @@ class Jobs:
     def __init__(self, jobs: Sequence[Job], program: str, sent: str) -> None:
         self.program, self.sent = program, sent
         self._all, self._waiting = jobs, list(jobs)
-        self._answers: queue.SimpleQueue[tuple[Job, bytes] | Exception] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Job, Answer] | Exception] = queue.SimpleQueue()
         self._taken = 0
 
     def next(self, worker: str, workers: Sequence[str], threads: int, busy: bool) -> Job | None:
@@ -99,7 +101,7 @@ class Jobs:
             self._waiting.remove(job)
             yield job
 
-    def finish(self, job: Job, answer: bytes) -> None:
+    def finish(self, job: Job, answer: Answer) -> None:
         """Gives the answer to a task."""
         self._answers.put((job, answer))
 
@@ -107,14 +109,14 @@ class Jobs:
         """Ends the pass with an error."""
         self._answers.put(error)
 
-    def ordered(self, check: Callable[[], None], took: Callable[[], None]) -> Iterator[bytes]:
+    def ordered(self, check: Callable[[], None], took: Callable[[], None]) -> Iterator[Answer]:
         """Yields the answers in the order of the tasks, in the thread of the run.
 
         Args:
             check: is called a few times a second while an answer is awaited, and may raise.
             took: is called after each answer.
         """
-        found: dict[int, bytes] = {}
+        found: dict[int, Answer] = {}
         for number in range(len(self._all)):
             while number not in found:
                 check()

@@ -8,8 +8,8 @@ from typing import Any
 from tasks.errors import RunError, one_line
 from tasks.runtime.on_dask import machine
 from tasks.runtime.on_dask.jobs import Job, Jobs
-from tasks.runtime.on_dask.remote import unpickled
-from tasks.runtime.on_dask.task import MISSING, REFUSED, UNREAD, compute, on_worker
+from tasks.runtime.on_dask.remote import Answer
+from tasks.runtime.on_dask.task import MISSING, REFUSED, compute, on_worker
 from tasks.runtime.on_dask.team import Team, Worker
 
 DaskClient = Any
@@ -26,7 +26,7 @@ class _Lost(Exception):
 
 async def serve(client: DaskClient, team: Team, worker: Worker) -> str:
     """Has a worker compute tasks until it is cancelled; or returns why the worker may not take part any more."""
-    running: dict[asyncio.Task[bytes], tuple[Jobs, Job]] = {}
+    running: dict[asyncio.Task[Answer | None], tuple[Jobs, Job]] = {}
     lost = False
     try:
         while not worker.unwanted:
@@ -35,7 +35,7 @@ async def serve(client: DaskClient, team: Team, worker: Worker) -> str:
                 found = team.next(worker, busy=bool(running))
                 if found is None:
                     break
-                running[asyncio.create_task(_ask(client, worker, *found))] = found
+                running[asyncio.create_task(_ask(client, team, worker, *found))] = found
             await asyncio.wait({*running, team.news}, return_when=asyncio.FIRST_COMPLETED)
             for task, (jobs, job) in list(running.items()):
                 if jobs is not team.jobs:
@@ -65,8 +65,8 @@ def only_on(address: str) -> dict[str, Any]:
     return {"workers": [address], "allow_other_workers": False, "pure": False, "key": key}
 
 
-async def _ask(client: DaskClient, worker: Worker, jobs: Jobs, job: Job) -> bytes:
-    """Returns a worker's answer to a task.
+async def _ask(client: DaskClient, team: Team, worker: Worker, jobs: Jobs, job: Job) -> Answer | None:
+    """Returns a worker's answer to a task; None: it is not the worker that was checked.
 
     Raises:
         _Lost: the worker or the scheduler was lost.
@@ -77,7 +77,7 @@ async def _ask(client: DaskClient, worker: Worker, jobs: Jobs, job: Job) -> byte
     worker.programs.add(jobs.program)
     worker.sent = jobs.sent
     while True:
-        part = job.pickled(program, received)
+        part = job.pickled(program, received, team.exchange.folder if worker.shares else "")
         asked = client.submit(on_worker(compute), machine.digest(), part, **only_on(worker.address))
         try:
             answer: bytes = await client.gather(asked, direct=worker.direct)
@@ -86,18 +86,26 @@ async def _ask(client: DaskClient, worker: Worker, jobs: Jobs, job: Job) -> byte
                 raise
             await asyncio.sleep(_PAUSE)
             raise _Lost from exc
-        if answer != MISSING:
-            return answer
-        program = received = True
+        if answer == REFUSED:
+            return None
+        if answer == MISSING:
+            program = received = True
+            continue
+        try:
+            loaded: Answer = team.exchange.loaded(answer)
+        except OSError:  # the file did not come: the folder is not shared any more
+            worker.shares = False
+            continue
+        return loaded
 
 
-def _got(team: Team, worker: Worker, jobs: Jobs, job: Job, task: "asyncio.Task[bytes]") -> None:
+def _got(team: Team, worker: Worker, jobs: Jobs, job: Job, task: "asyncio.Task[Answer | None]") -> None:
     """Deals with a worker's answer to a task."""
     error = task.exception()
-    answer = b"" if error is not None else task.result()
-    if answer and answer != REFUSED and answer[:1] != UNREAD:
+    answer = None if error is not None else task.result()
+    if answer is not None and not answer.unread:
         for other, its in job.unread.items():
-            reason = next(iter(unpickled(its).unread.values()), "")
+            reason = next(iter(its.unread.values()), "")
             team.refuse(other, f"it cannot read data that {worker.address} can read: {reason}")
         jobs.finish(job, answer)
         return
@@ -107,8 +115,8 @@ def _got(team: Team, worker: Worker, jobs: Jobs, job: Job, task: "asyncio.Task[b
     elif error is not None and not isinstance(error, _Lost):
         job.failed[worker.address] = one_line(error)
         worker.unwanted = f"it failed: {one_line(error)}"
-    elif answer == REFUSED:
-        worker.unwanted = "it began again, with other code"
-    elif answer:
+    elif answer is not None:
         job.unread[worker.address] = answer
+    elif error is None:
+        worker.unwanted = "it began again, with other code"
     team.tell()

@@ -1,6 +1,5 @@
 """Some clients of a computation, computed in a worker's process."""
 
-import io
 import pickle
 import threading
 from collections import OrderedDict
@@ -13,7 +12,8 @@ from tensorflow_federated.proto.v0.computation_pb2 import Computation as Message
 
 from tasks.runtime.attempt import attempted
 from tasks.runtime.failed import Failed
-from tasks.runtime.on_dask.task import MISSING, READ, UNREAD
+from tasks.runtime.on_dask.exchange import written
+from tasks.runtime.on_dask.task import MISSING
 from tasks.runtime.sums import BLOCK, Sum
 from tasks.runtime.values import AtClients, Memo, Value, embedder, placed_at_clients
 from tasks.runtime.walk import Walk
@@ -39,6 +39,7 @@ class Part:
         num: the number of clients. The first one begins a block.
         proto: the computation; None if the worker has it.
         received: what the server has sent; None if the worker has it.
+        folder: where the worker writes a large answer; empty if it cannot (exchange.py).
     """
 
     program: str
@@ -48,6 +49,7 @@ class Part:
     num: int
     proto: bytes | None = None
     received: Mapping[int, Value] | None = None
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Answer:
 
 
 def answer(part: bytes) -> bytes:
-    """Returns the answer to a pickled `Part`; see task.py.
+    """Returns the answer to a pickled `Part`: `MISSING`, or an `Answer` for `Exchange.loaded`.
 
     Raises:
         RunError: TensorFlow failed outside of a client's own computation.
@@ -75,16 +77,7 @@ def answer(part: bytes) -> bytes:
     if program is None or received is None:
         return MISSING
     found = scrubbing("the server's computation failed", lambda: program.compute(wanted, received))
-    whole = io.BytesIO()  # the updates of many clients: every copy of them counts
-    whole.write(UNREAD if found.unread else READ)
-    pickle.dump(found, whole, protocol=5)
-    return whole.getvalue()
-
-
-def unpickled(answer: bytes) -> Answer:
-    """Returns an answer that begins with `READ` or `UNREAD`."""
-    found: Answer = pickle.loads(memoryview(answer)[1:])
-    return found
+    return written(found, wanted.folder)
 
 
 class Program:

@@ -8,8 +8,6 @@ MISSING = b"missing"
 """Answer: the worker lacks the computation or the server's values, which have to be sent again."""
 REFUSED = b"refused"
 """Answer: the worker is not the one that was checked."""
-READ, UNREAD = b"r", b"u"
-"""Begin all other answers: whether the inputs of all clients could be made. A pickled `remote.Answer` follows."""
 
 
 def on_worker(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,8 +29,15 @@ def describe() -> dict[str, Any]:
     return machine.describe()
 
 
+def prove(folder: str) -> str:
+    """See exchange.py."""
+    from tasks.runtime.on_dask import exchange
+
+    return exchange.prove(folder)
+
+
 def compute(machine: str, part: bytes) -> bytes:
-    """Returns one of the answers above to a pickled `tasks.runtime.on_dask.remote.Part`.
+    """Returns the answer to a pickled `tasks.runtime.on_dask.remote.Part`: one of the above, or that of remote.py.
 
     Args:
         machine: the digest of the description that the host has.

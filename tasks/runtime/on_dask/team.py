@@ -7,8 +7,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from tasks.errors import RunError, listed
+from tasks.runtime.on_dask.exchange import Exchange
 from tasks.runtime.on_dask.jobs import Job, Jobs
-from tasks.runtime.on_dask.remote import unpickled
 
 
 @dataclass
@@ -19,6 +19,7 @@ class Worker:
         address: of Dask, such as tls://10.0.0.2:40001.
         threads: tasks that it computes at the same time.
         direct: whether its answers come straight from it, or through the scheduler.
+        shares: whether its large answers come as files (exchange.py).
         programs: digests of the computations that were sent to it.
         sent: names the last of the server's values that were sent to it.
         unwanted: why it may not take part any more; empty if it may.
@@ -27,6 +28,7 @@ class Worker:
     address: str
     threads: int
     direct: bool
+    shares: bool
     programs: set[str] = field(default_factory=set)
     sent: str = ""
     unwanted: str = ""
@@ -36,13 +38,15 @@ class Team:
     """The workers that take part, and what they have to do.
 
     Attributes:
+        exchange: for large answers.
         workers: by address.
         jobs: the tasks of the present pass; None between two passes.
         news: ends when a worker should look for tasks.
         over: the error that has ended the connection; None while it lasts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
         self.workers: dict[str, Worker] = {}
         self.jobs: Jobs | None = None
         self.news = asyncio.get_running_loop().create_future()
@@ -95,7 +99,7 @@ class Team:
         """Ends the tasks that every worker has tried: a client whose data none of them can read has failed."""
         for job in jobs.tried_by_all(sorted(self.workers)):
             if job.unread:
-                jobs.finish(job, min(job.unread.values(), key=lambda answer: len(unpickled(answer).unread)))
+                jobs.finish(job, min(job.unread.values(), key=lambda answer: len(answer.unread)))
             else:
                 said = [f"{address}: {reason}" for address, reason in job.failed.items()]
                 jobs.fail(RunError(f"the Dask workers failed: {listed(said, between='; ')}"))
