@@ -15,7 +15,6 @@ from tasks.files import read_rows
 from tasks.settings import Settings, with_settings
 
 _STEPS = ("preprocess", "federate")
-_TIMEOUT = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,6 @@ def trained_by(code: Path, settings: Settings, data: Path, seed: int) -> dict[in
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=_TIMEOUT,
                 check=False,
             )
             if done.returncode:
