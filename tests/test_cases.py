@@ -243,7 +243,7 @@ def test_a_client_whose_pixels_go_to_255_is_named_and_the_rate_is_not(hospitals)
 def test_a_rate_of_2_with_momentum_is_named_and_no_client(answer):
     rate = {"federate.client.learning_rate": 2.0, "federate.client.momentum": 0.9, "federate.local_work.epochs": 5}
     found, says = answer(rate)
-    assert "stayed at chance up to round 30" in says
+    assert "it has been at chance since round 1" in says
     assert [(cause["cause"], cause["clients"]) for cause in found["causes"]] == [("client_learning_rate", [])]
     settings = found["causes"][0]["remedy"]["settings"]
     assert set(settings) == {"federate.client.learning_rate"}
