@@ -1,15 +1,17 @@
 """The null law: how the statistics are distributed if the loss does not rise, from simulated noise."""
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.detection.noise import roughness
-from tasks.detection.windows import KINDS, PRIOR_PAST, PRIOR_SPREAD, Pair, kind_of, lines, statistics, student
+from tasks.detection.windows import KINDS, PRIOR_PAST, PRIOR_SPREAD, Pair, kind_of, of_jump, statistics, student
 
 _TAIL = 5
 """Degrees of freedom of Student's t, from which the noise is simulated."""
@@ -73,7 +75,7 @@ class Null:
             elif level == "beside":
                 least.append(student(height, a + b - 2 + PRIOR_SPREAD) * sd * math.sqrt(1 / a + 1 / b))
             elif level == "jump":
-                _, _, freedom, variance = lines(a, b)
+                freedom, variance = of_jump(a, b)
                 least.append(student(height, freedom + PRIOR_PAST) * sd * math.sqrt(variance))
             elif level == "past":
                 least.append(student(height, b - 2 + PRIOR_PAST) * sd * math.sqrt(1 / a + 1 / (b // 2)))
@@ -109,12 +111,14 @@ def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = No
     """
     rng = np.random.default_rng([n, round(100 * rho), draws])
     parts: dict[Pair, list[Floats]] = {}
-    for _ in range(draws // _CHUNK):
-        curves = _correlated(rng, _CHUNK, n, rho)
-        for pair, first, rise in statistics(curves, roughness(curves, 1)):
-            chosen = rise[:, at_splits(first, rise.shape[1], splits)]
-            if chosen.shape[1]:
-                parts.setdefault(pair, []).append(chosen.max(axis=1))
+    cores = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(cores) as pool:
+        # The curves are drawn in their order, so the law does not depend on the number of cores.
+        for begin in range(0, draws // _CHUNK, cores):
+            drawn = [_correlated(rng, _CHUNK, n, rho) for _ in range(begin, min(begin + cores, draws // _CHUNK))]
+            for chunk in pool.map(partial(_largest, splits), drawn):
+                for pair, highest in chunk.items():
+                    parts.setdefault(pair, []).append(highest)
     largest = {pair: np.concatenate(chunks) for pair, chunks in parts.items()}
     location = {pair: float(np.quantile(values, _SHARE)) for pair, values in largest.items()}
     spread = {
@@ -128,6 +132,16 @@ def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = No
     ascending = tuple(np.sort(each) for each in maxima)
     shares = [(len(m) - np.searchsorted(a, m)) / (1 + len(m)) for m, a in zip(maxima, ascending, strict=True)]
     return Null(location, spread, ascending, np.sort(np.min(shares, axis=0)))
+
+
+def _largest(splits: tuple[int, ...] | None, curves: Floats) -> dict[Pair, Floats]:
+    """Returns pair -> the largest statistic of each curve, (draws,)."""
+    found = {}
+    for pair, first, rise in statistics(curves, roughness(curves, 1)):
+        chosen = rise[:, at_splits(first, rise.shape[1], splits)]
+        if chosen.shape[1]:
+            found[pair] = chosen.max(axis=1)
+    return found
 
 
 def at_splits(first: int, count: int, splits: tuple[int, ...] | None) -> NDArray[np.int64]:

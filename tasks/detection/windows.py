@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -112,15 +112,11 @@ def past(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
     n = curves.shape[1]
     sd = scale / (SMALLER_HALF * math.sqrt(6))
     total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
-    for b in (4, 8, 16):
-        if b > n - 2:
+    for b, line in _lines_along(curves).items():
+        if not 4 <= b <= n - 2:
             continue
-        line = np.stack([np.ones(b), np.arange(b) - (b - 1) / 2], axis=1)
-        apart = np.eye(b) - line @ np.linalg.pinv(line)  # of b losses, what a line does not explain
-        windows = np.lib.stride_tricks.sliding_window_view(curves, b, axis=1)
-        inner = np.square(windows @ apart).sum(axis=2)  # column i: the losses i … i + b - 1
         later, freedom = b // 2, b - 2 + PRIOR_PAST
-        variance = (inner + PRIOR_PAST * sd[:, None] ** 2) / freedom
+        variance = (line.rest + PRIOR_PAST * sd[:, None] ** 2) / freedom  # column i: the losses i … i + b - 1
         for a in (1, 2, 4, 8):
             if a > min(max(1, n // 3), n - b):
                 continue
@@ -141,38 +137,70 @@ def jumps(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
     """
     n = curves.shape[1]
     sd = scale / (SMALLER_HALF * math.sqrt(6))
-    total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
+    along = _lines_along(curves)
     for a in (2, 4, 8, 16):
         for b in (4, 8, 16):
             if max(a, b) > 2 * n // 3 or a + b > n:
                 continue
-            weights, apart, freedom, variance = lines(a, b)
-            windows = np.lib.stride_tricks.sliding_window_view(curves, a + b, axis=1)  # column i: from loss i on
-            inner = np.square(windows @ apart).sum(axis=2)
-            jump = windows @ weights
+            before, after, num = along[b], along[a], n - a - b + 1  # column i: the split after loss i + b - 1
+            near_before, near_after = along[min(b, NEAR)], along[min(a, NEAR)]
+            freedom, variance = of_jump(a, b)
+            inner = before.rest[:, :num] + after.rest[:, b:]
+            jump = (after.mean - after.slope * (a / 2))[:, b:] - (before.mean + before.slope * (b / 2))[:, :num]
             spread = (inner + PRIOR_PAST * sd[:, None] ** 2) / (freedom + PRIOR_PAST)
             height = deviate(jump / np.sqrt(spread * variance), freedom + PRIOR_PAST)
-            split, near_a, near_b = np.arange(b, n - a + 1), min(a, NEAR), min(b, NEAR)
-            own = (total[:, split + near_a] - total[:, split]) / near_a
-            own -= (total[:, split] - total[:, split - near_b]) / near_b
+            first = b - min(b, NEAR)
+            own = near_after.mean[:, b : b + num] - near_before.mean[:, first : first + num]
             yield (a, b, "jump"), b, np.where(own >= jump / 2, height, np.minimum(height, 0.0))
 
 
-@lru_cache(maxsize=64)
-def lines(a: int, b: int) -> tuple[Floats, Floats, int, float]:
-    """The lines through B losses and the A losses after them.
+@dataclass(frozen=True)
+class _Line:
+    """The line through each W losses in a row, by least squares: (draws, N - W + 1) each; of two losses, their mean.
 
-    Returns the weights of the jump, the (symmetric) projection on what the lines do not explain, its degrees of
-    freedom, and the variance of the jump over that of the noise.
+    Attributes:
+        mean: of the losses, which is the line's value in the middle.
+        slope: per round.
+        rest: the sum of squares that the line does not explain.
     """
-    design = np.zeros((a + b, 4 if a > 2 else 3))
-    design[:b, 0], design[b:, 1] = 1, 1
-    design[:b, 2] = np.arange(b) - b + 0.5  # 0 in the middle between the two losses beside the split
-    if a > 2:
-        design[b:, 3] = np.arange(a) + 0.5
-    fit = np.linalg.pinv(design)
-    weights = fit[1] - fit[0]
-    return weights, np.eye(a + b) - design @ fit, a + b - design.shape[1], float(weights @ weights)
+
+    mean: Floats
+    slope: Floats
+    rest: Floats
+
+
+def _lines_along(curves: Floats) -> dict[int, _Line]:
+    """Returns W -> its lines, for W = 2, 4, 8 and 16 up to N.
+
+    Sums over 2W losses are those of two neighbours of W. So the cost does not grow with W, and the sums lose no digits
+    to losses that are far away, as differences of cumulative sums would.
+    """
+    level = curves.mean(axis=1, keepdims=True)
+    total = curves - level
+    first, square = np.zeros_like(total), total**2  # Σ t z_t with t = 0 … W - 1, and Σ z_t²
+    found, width = {}, 1
+    while 2 * width <= min(16, curves.shape[1]):
+        first = first[:, :-width] + first[:, width:] + width * total[:, width:]
+        total, square = total[:, :-width] + total[:, width:], square[:, :-width] + square[:, width:]
+        width *= 2
+        centred = first - (width - 1) / 2 * total
+        slope = centred / (width * (width**2 - 1) / 12) if width > 2 else np.zeros_like(total)
+        rest = np.maximum(square - total**2 / width - slope * centred, 0.0)
+        found[width] = _Line(total / width + level, slope, rest)
+    return found
+
+
+def of_jump(a: int, b: int) -> tuple[int, float]:
+    """Returns the degrees of freedom of the rest around both lines, and the variance of the jump over the noise's.
+
+    The lines are through B losses and through the A losses after them. The variance at the end of a line through W
+    losses is 1 / W + (W / 2)² / (W (W² - 1) / 12).
+    """
+
+    def at_the_end(width: int) -> float:
+        return 1 / width + (3 * width / (width**2 - 1) if width > 2 else 0)
+
+    return a + b - (4 if a > 2 else 3), at_the_end(a) + at_the_end(b)
 
 
 def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:
