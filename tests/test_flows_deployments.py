@@ -141,6 +141,7 @@ class Run:
         made = ask(self.api, "GET", "deployments/name/pipeline/pipeline")
         wanted = made["parameters"]["settings"]
         wanted["federate"] |= {"rounds": ROUNDS}
+        wanted["diagnose"] |= {"budget": 0.1}  # the diagnosis of so many rounds takes minutes
         wanted |= settings
         body = {"parameters": {"settings": wanted, "force": force}, "state": {"type": "SCHEDULED"}}
         self.id = str(ask(self.api, "POST", f"deployments/{made['id']}/create_flow_run", **body)["id"])
