@@ -140,8 +140,9 @@ class Run:
         self.deployed, self.api = deployed, deployed.api
         made = ask(self.api, "GET", "deployments/name/pipeline/pipeline")
         wanted = made["parameters"]["settings"]
-        wanted["federate"] |= {"rounds": ROUNDS}
-        wanted["diagnose"] |= {"budget": 0.1}  # the diagnosis of so many rounds takes minutes
+        # The diagnosis of so many losses and rounds takes minutes.
+        wanted["federate"] |= {"rounds": ROUNDS, "evaluate_every": 20}
+        wanted["diagnose"] |= {"budget": 0.1}
         wanted |= settings
         body = {"parameters": {"settings": wanted, "force": force}, "state": {"type": "SCHEDULED"}}
         self.id = str(ask(self.api, "POST", f"deployments/{made['id']}/create_flow_run", **body)["id"])

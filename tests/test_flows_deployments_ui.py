@@ -267,8 +267,9 @@ def test_a_schedule_set_in_the_ui_survives_another_registration(
 
 def test_the_buttons_cancel_a_run_and_retry_it(site: Site, page: browser.Page) -> None:
     settings = site.deployment()["parameters"]["settings"]
-    settings["federate"] |= {"rounds": 400}
-    settings["diagnose"] |= {"budget": 0.1}  # the diagnosis of so many rounds takes minutes
+    # The diagnosis of so many losses and rounds takes minutes.
+    settings["federate"] |= {"rounds": 400, "evaluate_every": 5}
+    settings["diagnose"] |= {"budget": 0.1}
     wanted = {"parameters": {"settings": settings}, "state": {"type": "SCHEDULED"}}
     run_id = str(site.ask("POST", f"deployments/{site.deployment()['id']}/create_flow_run", **wanted)["id"])
     page.open(f"{site.ui}/runs/flow-run/{run_id}")
