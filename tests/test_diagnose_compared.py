@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tasks.diagnose.compared.code import OtherCode
-from tasks.diagnose.compared.explain import AGAINST, diagnose_against, diagnose_if_worse
+from tasks.diagnose.compared.explain import AGAINST, diagnose_against, diagnose_if_worse, is_no_higher
 from tasks.diagnose.compared.seeds import SEEDS_FILE, keep_seeds
 from tasks.diagnose.compared.side import side_of
 from tasks.diagnose.consistency import contradictions
@@ -193,6 +193,17 @@ def test_a_night_that_is_no_higher_costs_no_round_and_writes_nothing(night, last
     assert answered.against.worse is False
     assert answered.budget.rounds == 0
     assert not (better.workspace / "reports" / AGAINST).exists()
+
+
+def test_the_logs_say_that_a_night_is_no_higher_also_if_few_rounds_were_measured(night, last_night):
+    few = {"federate.evaluate_every": 4, "federate.rounds": ROUNDS}  # rounds 4, 8 and 10, of which 8 and 10 are the end
+    equal, longer = night("tonight", few), night("tonight", {**few, "federate.rounds": ROUNDS + 5})
+    lower = night("tonight", {**few, "federate.client.learning_rate": 0.01})
+    assert [is_no_higher(this, equal) for this in (equal, longer, lower)] == [True, True, False]
+    assert is_no_higher(longer, last_night)
+    assert not is_no_higher(last_night, longer)
+    cut = side_of("tonight", equal.settings, shutil.copytree(longer.workspace, longer.workspace.parent / "cut"))
+    assert not is_no_higher(cut, equal)  # its log is of 15 rounds and its settings name 10, so it says nothing
 
 
 def test_a_worse_night_is_explained_beside_its_own_diagnosis_and_the_noise_is_measured_once(night, last_night):

@@ -107,7 +107,7 @@ def _restored(opened: connection.Store, session: Session, good: GoodRun | None) 
 
 def _beside(opened: connection.Store, session: Session, good: GoodRun) -> str:
     from flows.mlflow_store import registry
-    from tasks.diagnose.compared.explain import diagnose_if_worse  # TensorFlow takes seconds to import
+    from tasks.diagnose.compared.explain import diagnose_if_worse, is_no_higher  # TensorFlow takes seconds to import
 
     folder, run_id = session.workspace.folder, session.mlflow()["run_id"]
     name = f"the last good run ({good.name})"
@@ -116,6 +116,8 @@ def _beside(opened: connection.Store, session: Session, good: GoodRun) -> str:
     this, that, code = two_runs(session.workspace.repository, "this run", logs, name, before)
     if this.hold_out_digest != that.hold_out_digest and _is_below(folder, loss_of_model(that, this)):
         return f"the loss is not higher than that of the model of {name} on the hold-out data of this run"
+    if is_no_higher(this, that):
+        return f"not worse than {name}"
     answer = diagnose_if_worse(folder / "reports", this, that, code)
     if answer.against is None or not answer.against.worse:
         return f"not worse than {name}"

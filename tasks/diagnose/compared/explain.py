@@ -72,6 +72,17 @@ def diagnose_if_worse(reports: Path, this: Side, other: Side, code: OtherCode = 
     return answer
 
 
+def is_no_higher(this: Side, other: Side) -> bool:
+    """Returns whether the logs say that `this` does not end with a higher loss than `other` on the same hold-out data.
+
+    Where not every round was measured, the measured ones of the last rounds count. False if the logs do not say it.
+    """
+    mine, others = _of_whole_run(this), _of_whole_run(other)
+    if this.hold_out_digest != other.hold_out_digest or not mine or not others:
+        return False
+    return mean_loss(mine, ending_of(max(mine))) <= mean_loss(others, ending_of(max(others)))
+
+
 def explained(
     rounds: RoundLog,
     clients: ClientLog,
@@ -159,12 +170,17 @@ def _compared(
 
 
 def _logged(side: Side) -> dict[int, float]:
+    """The hold-out loss by round, if each round at the end of the run was measured; otherwise {}."""
+    losses = _of_whole_run(side)
+    return losses if {*ending_of(max(losses, default=0))} <= {*losses} else {}
+
+
+def _of_whole_run(side: Side) -> dict[int, float]:
     """The hold-out loss by round in the log of a run that ran to its end; {} if it is not known or not of its data."""
     with suppress(UndriftError):
         losses, settings = read_rounds(side.workspace / "reports/rounds.csv").hold_out, side.settings
-        last = max(losses, default=0)
-        complete = last == settings.federate.rounds or bool(settings.federate.early_stopping.patience)
-        if complete and {*ending_of(last)} <= {*losses} and not data_changed(settings, side.workspace):
+        complete = max(losses, default=0) == settings.federate.rounds or bool(settings.federate.early_stopping.patience)
+        if complete and not data_changed(settings, side.workspace):
             return losses
     return {}
 
