@@ -95,7 +95,7 @@ def asked(threads: int = 2) -> Iterator[None]:
     """Runs the rounds of all steps in the block in the oracle, in place of our own runtime."""
     with oracle(threads) as context:
 
-        def installed(settings: RuntimeSettings) -> Any:
+        def installed(settings: RuntimeSettings, folder: Path) -> Any:
             return tff.framework.get_context_stack().install(context)
 
         with mock.patch.object(loop, "runtime", installed):
