@@ -116,10 +116,8 @@ def _beside(opened: connection.Store, session: Session, good: GoodRun) -> str:
     this, that, code = two_runs(session.workspace.repository, "this run", logs, name, before)
     if this.hold_out_digest != that.hold_out_digest and _is_below(folder, loss_of_model(that, this)):
         return f"the loss is not higher than that of the model of {name} on the hold-out data of this run"
-    if is_no_higher(this, that):
-        return f"not worse than {name}"
-    answer = diagnose_if_worse(folder / "reports", this, that, code)
-    if answer.against is None or not answer.against.worse:
+    answer = None if is_no_higher(this, that) else diagnose_if_worse(folder / "reports", this, that, code)
+    if answer is None or answer.against is None or not answer.against.worse:
         return f"not worse than {name}"
     with store_errors(opened.uri):
         for written in WRITTEN:
