@@ -13,7 +13,7 @@ from tasks.detection.dating import first_alarm, last_risen, onset_of
 from tasks.detection.noise import noise_of
 from tasks.detection.null import Null, null_law, simulate
 from tasks.detection.scan import Cells
-from tasks.detection.windows import KINDS, Pair, beside, deviate, jumps, rises
+from tasks.detection.windows import KINDS, Pair, as_normal, beside, deviate, jumps, lines_along, rises
 
 ALPHA = 0.01
 NOISE = 0.07  # sd of a round, as a fraction of the loss
@@ -336,7 +336,9 @@ def test_jump_is_the_distance_of_two_fitted_lines() -> None:
     z[12:] += 15  # much more than the descent takes away
     sd = 0.4 / (0.3247 * np.sqrt(6))
     (first, found), *_ = [
-        (first, found[0]) for pair, first, found in jumps(z[None], np.array([0.4])) if pair[:2] == (a, b)
+        (first, as_normal(pair, found[0]))
+        for pair, first, found in jumps(z[None], np.array([0.4]), lines_along(z[None]))
+        if pair[:2] == (a, b)
     ]
     left, right = np.polyfit(np.arange(b) - b + 0.5, z[4:12], 1), np.polyfit(np.arange(a) + 0.5, z[12:16], 1)
     inner = ((z[4:12] - np.polyval(left, np.arange(b) - b + 0.5)) ** 2).sum()
@@ -381,8 +383,9 @@ def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
     scale = 0.4
     sd = scale / (0.3247 * np.sqrt(6))  # sd of independent noise with this scale of the second differences
     seen = 0
-    for (a, b, _), first, found in beside(z[None, :], np.array([scale])):
-        for k, value in enumerate(found[0]):
+    for pair, first, found in beside(z[None, :], np.array([scale])):
+        a, b, _ = pair
+        for k, value in enumerate(as_normal(pair, found[0])):
             split = first + k
             after, before = z[split : split + a], z[split - b : split]
             inner = ((after - after.mean()) ** 2).sum() + ((before - before.mean()) ** 2).sum()

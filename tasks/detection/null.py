@@ -1,5 +1,6 @@
 """The null law: how the statistics are distributed if the loss does not rise, from simulated noise."""
 
+import logging
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.detection.noise import roughness
-from tasks.detection.windows import KINDS, PRIOR_PAST, PRIOR_SPREAD, Pair, kind_of, of_jump, statistics, student
+from tasks.detection.windows import KINDS, Pair, as_normal, freedom_of, kind_of, statistics, student, variance_of_jump
+
+_log = logging.getLogger(__name__)
 
 _TAIL = 5
 """Degrees of freedom of Student's t, from which the noise is simulated."""
@@ -20,7 +23,11 @@ _BURN_IN = 32
 _SHARE = 0.9
 """Quantile of the largest statistic of a pair in each curve; it is the location of the pair's law."""
 _CHUNK = 500
-"""Curves that are simulated at once. The number of curves is a multiple of it."""
+"""Curves that are drawn at once. The number of curves is a multiple of it."""
+_AT_ONCE = 80_000
+"""Most losses whose statistics are computed at once: their arrays stay in a processor's cache."""
+_LONG = 10_000_000
+"""Losses from which on a simulation takes several seconds and is announced."""
 MOST_DRAWS = 40_000
 """Most curves that are simulated. A probability below 1 / 40,001 is not resolved."""
 
@@ -68,17 +75,14 @@ class Null:
         `sd` and `scale` are the curve's `Noise.sd` and `Noise.scale`.
         """
         least = []
-        for (a, b, level), location in self.location.items():
-            height = location + self.critical(significance, kind_of((a, b, level))) * self.spread[a, b, level]
+        for pair, location in self.location.items():
+            a, b, level = pair
+            height = location + self.critical(significance, kind_of(pair)) * self.spread[pair]
             if level == "mean":
                 least.append(height * scale)
-            elif level == "beside":
-                least.append(student(height, a + b - 2 + PRIOR_SPREAD) * sd * math.sqrt(1 / a + 1 / b))
-            elif level == "jump":
-                freedom, variance = of_jump(a, b)
-                least.append(student(height, freedom + PRIOR_PAST) * sd * math.sqrt(variance))
-            elif level == "past":
-                least.append(student(height, b - 2 + PRIOR_PAST) * sd * math.sqrt(1 / a + 1 / (b // 2)))
+            elif level != "upper":
+                variance = {"beside": 1 / a + 1 / b, "past": 1 / a + 1 / (b // 2), "jump": variance_of_jump(a, b)}
+                least.append(student(height, freedom_of(pair)) * sd * math.sqrt(variance[level]))
         return min(least)
 
 
@@ -109,6 +113,8 @@ def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = No
 
     With `splits`, a rise can begin only there: see `at_splits`.
     """
+    if n * draws >= _LONG:
+        _log.info("%d curves of %d losses are simulated: what noise alone does", draws, n)
     rng = np.random.default_rng([n, round(100 * rho), draws])
     parts: dict[Pair, list[Floats]] = {}
     cores = len(os.sched_getaffinity(0))
@@ -136,12 +142,15 @@ def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = No
 
 def _largest(splits: tuple[int, ...] | None, curves: Floats) -> dict[Pair, Floats]:
     """Returns pair -> the largest statistic of each curve, (draws,)."""
-    found = {}
-    for pair, first, rise in statistics(curves, roughness(curves, 1)):
-        chosen = rise[:, at_splits(first, rise.shape[1], splits)]
-        if chosen.shape[1]:
-            found[pair] = chosen.max(axis=1)
-    return found
+    found: dict[Pair, list[Floats]] = {}
+    rows = max(1, _AT_ONCE // curves.shape[1])
+    for begin in range(0, len(curves), rows):
+        few = curves[begin : begin + rows]
+        for pair, first, rise in statistics(few, roughness(few, 1)):
+            chosen = rise[:, at_splits(first, rise.shape[1], splits)] if splits is not None else rise
+            if chosen.shape[1]:
+                found.setdefault(pair, []).append(chosen.max(axis=1))
+    return {pair: as_normal(pair, np.concatenate(parts)) for pair, parts in found.items()}
 
 
 def at_splits(first: int, count: int, splits: tuple[int, ...] | None) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tasks.arrays import Floats
 from tasks.detection.noise import Noise, noise_of
 from tasks.detection.null import Null, at_splits, null_law
-from tasks.detection.windows import KINDS, NEAR, kind_of, statistics
+from tasks.detection.windows import KINDS, NEAR, as_normal, kind_of, statistics
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,15 @@ def all_cells(z: Floats, scale: float, law: Null, chosen: tuple[int, ...] | None
     """
     none = np.zeros(0, dtype=np.int64)
     parts = [[np.zeros(0), none, none, none, none]]
-    for (a, b, level), first, rise in statistics(z[None, :], np.array([scale])):
+    for pair, first, rise in statistics(z[None, :], np.array([scale])):
         places = at_splits(first, rise.shape[1], chosen)
         if not len(places):
             continue
-        height = (rise[0, places] - law.location[a, b, level]) / law.spread[a, b, level]
+        a, b, level = pair
+        height = (as_normal(pair, rise[0, places]) - law.location[pair]) / law.spread[pair]
         splits = first + places
         right_before = min(b, NEAR) if level in ("past", "jump") else b
-        kind = kind_of((a, b, level))
+        kind = kind_of(pair)
         parts.append([height, splits, *(np.full(len(height), value) for value in (a, right_before, kind))])
     return Cells(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

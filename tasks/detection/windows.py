@@ -47,16 +47,79 @@ PRIOR_PAST = 2
 """The same for `past` and `jump`: the noise of the whole curve can be that of the rise itself."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """The line through each W losses in a row, by least squares: (draws, N - W + 1) each; of two losses, their mean.
+
+    Attributes:
+        mean: of the losses, which is the line's value in the middle.
+        slope: per round.
+        rest: the sum of squares that the line does not explain.
+    """
+
+    mean: Floats
+    slope: Floats
+    rest: Floats
+
+
+Lines = dict[int, Line]
+"""W -> the lines through each W losses in a row."""
+
+
+def lines_along(curves: Floats) -> Lines:
+    """Returns W -> its lines, for W = 2, 4, 8 and 16 up to N.
+
+    Sums over 2W losses are those of two neighbours of W. So the cost does not grow with W, and the sums lose no digits
+    to losses that are far away, as differences of cumulative sums would.
+    """
+    level = curves.mean(axis=1, keepdims=True)
+    total = curves - level
+    first, square = np.zeros_like(total), total**2  # Σ t z_t with t = 0 … W - 1, and Σ z_t²
+    found, width = {}, 1
+    while 2 * width <= min(16, curves.shape[1]):
+        first = first[:, :-width] + first[:, width:] + width * total[:, width:]
+        total, square = total[:, :-width] + total[:, width:], square[:, :-width] + square[:, width:]
+        width *= 2
+        centred = first - (width - 1) / 2 * total
+        slope = centred / (width * (width**2 - 1) / 12) if width > 2 else np.zeros_like(total)
+        rest = np.maximum(square - total**2 / width - slope * centred, 0.0)
+        found[width] = Line(total / width + level, slope, rest)
+    return found
+
+
 def _widths(n: int, most: int) -> list[int]:
     return [width for width in (1, 2, 4, 8, 16, 32) if width <= max(2, min(most, n // 3))]
 
 
+def freedom_of(pair: Pair) -> int:
+    """Returns the degrees of freedom of a statistic that is Student's t; 0 for `mean` and `upper`, which are not."""
+    a, b, level = pair
+    if level == "beside":
+        return a + b - 2 + PRIOR_SPREAD
+    if level == "past":
+        return b - 2 + PRIOR_PAST
+    if level == "jump":
+        return a + b - (4 if a > 2 else 3) + PRIOR_PAST
+    return 0
+
+
+def as_normal(pair: Pair, found: Floats) -> Floats:
+    """Returns values of the statistic of `pair` as normal deviates: Student's t is converted, the others are kept."""
+    freedom = freedom_of(pair)
+    return deviate(found, freedom) if freedom else found
+
+
 def statistics(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields each pair, its first split, and its statistic (draws, splits) from there on, for curves (draws, N)."""
+    """Yields each pair, its first split, and its statistic (draws, splits) from there on, for curves (draws, N).
+
+    Those of `beside`, `past` and `jump` are Student's t: see `as_normal`. It keeps the order, so the largest of many
+    need not be looked for among the deviates, which cost as much as all else.
+    """
+    lines = lines_along(curves)
     yield from rises(curves, scale)
     yield from beside(curves, scale)
-    yield from past(curves, scale)
-    yield from jumps(curves, scale)
+    yield from past(curves, scale, lines)
+    yield from jumps(curves, scale, lines)
 
 
 def rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
@@ -79,7 +142,7 @@ def rises(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
 
 
 def beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields the statistic `beside` in the form of `statistics`: Student's t, as the equally improbable normal deviate.
+    """Yields the statistic `beside` in the form of `statistics`: Student's t.
 
     The noise of the whole curve counts as `PRIOR_SPREAD` more degrees of freedom. After a rise the losses often vary
     more, so a noise scale of the whole curve hides the rise; 8 losses on either side of a split still show it.
@@ -97,13 +160,13 @@ def beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
             after = (total[:, split + a] - total[:, split]) / a
             before = (total[:, split] - total[:, split - b]) / b
             inner = square[:, split + a] - square[:, split - b] - a * after**2 - b * before**2
-            freedom = a + b - 2 + PRIOR_SPREAD
-            variance = (np.maximum(inner, 0.0) + PRIOR_SPREAD * sd[:, None] ** 2) / freedom
-            yield (a, b, "beside"), b, deviate((after - before) / np.sqrt(variance * (1 / a + 1 / b)), freedom)
+            pair: Pair = (a, b, "beside")
+            variance = (np.maximum(inner, 0.0) + PRIOR_SPREAD * sd[:, None] ** 2) / freedom_of(pair)
+            yield pair, b, (after - before) / np.sqrt(variance * (1 / a + 1 / b))
 
 
-def past(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields the statistic `past` in the form of `statistics`: Student's t, as the equally improbable normal deviate.
+def past(curves: Floats, scale: Floats, lines: Lines) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields the statistic `past` in the form of `statistics`: Student's t.
 
     The noise is the spread of the B losses before the split around a line that is fitted to them, so neither an erratic
     loss after the rise nor a steady descent before it counts as noise. The noise of the whole curve counts as
@@ -112,22 +175,22 @@ def past(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
     n = curves.shape[1]
     sd = scale / (SMALLER_HALF * math.sqrt(6))
     total = np.pad(np.cumsum(curves, axis=1), ((0, 0), (1, 0)))
-    for b, line in _lines_along(curves).items():
+    for b, line in lines.items():
         if not 4 <= b <= n - 2:
             continue
-        later, freedom = b // 2, b - 2 + PRIOR_PAST
-        variance = (line.rest + PRIOR_PAST * sd[:, None] ** 2) / freedom  # column i: the losses i … i + b - 1
+        later = b // 2
+        spread = line.rest + PRIOR_PAST * sd[:, None] ** 2  # column i: the losses i … i + b - 1
         for a in (1, 2, 4, 8):
             if a > min(max(1, n // 3), n - b):
                 continue
             split = np.arange(b, n - a + 1)
             rise = (total[:, split + a] - total[:, split]) / a - (total[:, split] - total[:, split - later]) / later
-            t = rise / np.sqrt(variance[:, split - b] * (1 / a + 1 / later))
-            yield (a, b, "past"), b, deviate(t, freedom)
+            pair: Pair = (a, b, "past")
+            yield pair, b, rise / np.sqrt(spread[:, split - b] / freedom_of(pair) * (1 / a + 1 / later))
 
 
-def jumps(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
-    """Yields the statistic `jump` in the form of `statistics`: Student's t, as the equally improbable normal deviate.
+def jumps(curves: Floats, scale: Floats, lines: Lines) -> Iterator[tuple[Pair, int, Floats]]:
+    """Yields the statistic `jump` in the form of `statistics`: Student's t.
 
     A loss that falls from round to round falls within the windows, too, and this hides a rise from all other
     statistics. So this one has a line on either side of the split (a mean, of 2 losses). Where a descent slows down,
@@ -137,70 +200,28 @@ def jumps(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
     """
     n = curves.shape[1]
     sd = scale / (SMALLER_HALF * math.sqrt(6))
-    along = _lines_along(curves)
     for a in (2, 4, 8, 16):
         for b in (4, 8, 16):
             if max(a, b) > 2 * n // 3 or a + b > n:
                 continue
-            before, after, num = along[b], along[a], n - a - b + 1  # column i: the split after loss i + b - 1
-            near_before, near_after = along[min(b, NEAR)], along[min(a, NEAR)]
-            freedom, variance = of_jump(a, b)
+            pair: Pair = (a, b, "jump")
+            before, after, num = lines[b], lines[a], n - a - b + 1  # column i: the split after loss i + b - 1
+            near_before, near_after = lines[min(b, NEAR)], lines[min(a, NEAR)]
             inner = before.rest[:, :num] + after.rest[:, b:]
             jump = (after.mean - after.slope * (a / 2))[:, b:] - (before.mean + before.slope * (b / 2))[:, :num]
-            spread = (inner + PRIOR_PAST * sd[:, None] ** 2) / (freedom + PRIOR_PAST)
-            height = deviate(jump / np.sqrt(spread * variance), freedom + PRIOR_PAST)
+            spread = (inner + PRIOR_PAST * sd[:, None] ** 2) / freedom_of(pair)
+            t = jump / np.sqrt(spread * variance_of_jump(a, b))
             first = b - min(b, NEAR)
             own = near_after.mean[:, b : b + num] - near_before.mean[:, first : first + num]
-            yield (a, b, "jump"), b, np.where(own >= jump / 2, height, np.minimum(height, 0.0))
+            yield pair, b, np.where(own >= jump / 2, t, np.minimum(t, 0.0))
 
 
-@dataclass(frozen=True)
-class _Line:
-    """The line through each W losses in a row, by least squares: (draws, N - W + 1) each; of two losses, their mean.
+def variance_of_jump(a: int, b: int) -> float:
+    """Returns the variance of the jump between a line through B losses and one through the next A, over the noise's.
 
-    Attributes:
-        mean: of the losses, which is the line's value in the middle.
-        slope: per round.
-        rest: the sum of squares that the line does not explain.
+    The variance at the end of a line through W losses is 1 / W + (W / 2)² / (W (W² - 1) / 12).
     """
-
-    mean: Floats
-    slope: Floats
-    rest: Floats
-
-
-def _lines_along(curves: Floats) -> dict[int, _Line]:
-    """Returns W -> its lines, for W = 2, 4, 8 and 16 up to N.
-
-    Sums over 2W losses are those of two neighbours of W. So the cost does not grow with W, and the sums lose no digits
-    to losses that are far away, as differences of cumulative sums would.
-    """
-    level = curves.mean(axis=1, keepdims=True)
-    total = curves - level
-    first, square = np.zeros_like(total), total**2  # Σ t z_t with t = 0 … W - 1, and Σ z_t²
-    found, width = {}, 1
-    while 2 * width <= min(16, curves.shape[1]):
-        first = first[:, :-width] + first[:, width:] + width * total[:, width:]
-        total, square = total[:, :-width] + total[:, width:], square[:, :-width] + square[:, width:]
-        width *= 2
-        centred = first - (width - 1) / 2 * total
-        slope = centred / (width * (width**2 - 1) / 12) if width > 2 else np.zeros_like(total)
-        rest = np.maximum(square - total**2 / width - slope * centred, 0.0)
-        found[width] = _Line(total / width + level, slope, rest)
-    return found
-
-
-def of_jump(a: int, b: int) -> tuple[int, float]:
-    """Returns the degrees of freedom of the rest around both lines, and the variance of the jump over the noise's.
-
-    The lines are through B losses and through the A losses after them. The variance at the end of a line through W
-    losses is 1 / W + (W / 2)² / (W (W² - 1) / 12).
-    """
-
-    def at_the_end(width: int) -> float:
-        return 1 / width + (3 * width / (width**2 - 1) if width > 2 else 0)
-
-    return a + b - (4 if a > 2 else 3), at_the_end(a) + at_the_end(b)
+    return sum(1 / width + (3 * width / (width**2 - 1) if width > 2 else 0) for width in (a, b))
 
 
 def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:
