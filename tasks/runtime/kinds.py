@@ -25,7 +25,7 @@ def runtime(settings: RuntimeSettings, folder: Path | None = None) -> Iterator[N
     cores, and the division changes the last bits: in the statistics of a round, from about 100 clients on.
 
     Args:
-        settings: which of both.
+        settings: which of the two, and for Dask the scheduler's address and the deadline.
         folder: for large answers of the workers that share it; None: they come over Dask's connections.
     """
     with (

@@ -20,7 +20,7 @@ from tasks.diagnose.compared.differences import Difference
 from tasks.diagnose.compared.mixtures import Mixtures
 from tasks.diagnose.compared.search import responsible
 from tasks.diagnose.replay.effect import Effect, ln
-from tasks.diagnose.standing.ends import ending_of, mean_loss, noise_of
+from tasks.diagnose.standing.ends import ending_of, mean_at_end, noise_of
 from tasks.diagnose.thresholds import MORE
 from tasks.diagnose.verdict import SEEDS
 from tasks.errors import RunError
@@ -43,7 +43,7 @@ class _Search:
         if not self.mixed.knows(taken_back, seed) and self.mixed.spent + self.rounds_of(taken_back) > self.allowed:
             return None
         losses = self.mixed.losses(taken_back, seed)
-        return None if losses is None else mean_loss(losses, ending_of(max(losses)))
+        return None if losses is None else mean_at_end(losses)
 
     def ends(self, taken_back: Collection[Difference]) -> tuple[float, ...] | None:
         """The loss at the end by seed; None if not all are known."""

@@ -22,7 +22,7 @@ from tasks.diagnose.observe.observation import observe
 from tasks.diagnose.phrases import count
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.report.wording import headline
-from tasks.diagnose.standing.ends import ending_of, mean_loss
+from tasks.diagnose.standing.ends import ending_of, mean_at_end, mean_loss
 from tasks.diagnose.standing.examine import Examination, StoredSites, examine
 from tasks.diagnose.standing.look import judge_of_model
 from tasks.diagnose.step import write_reports
@@ -80,7 +80,7 @@ def is_no_higher(this: Side, other: Side) -> bool:
     mine, others = _of_whole_run(this), _of_whole_run(other)
     if this.hold_out_digest != other.hold_out_digest or not mine or not others:
         return False
-    return mean_loss(mine, ending_of(max(mine))) <= mean_loss(others, ending_of(max(others)))
+    return mean_at_end(mine) <= mean_at_end(others)
 
 
 def explained(
@@ -154,7 +154,7 @@ def _compared(
     alike, known = this.hold_out_digest == other.hold_out_digest, None
     if alike:
         known, of_other = read_seeds(other), _logged(other)
-        ends_at = mean_loss(of_other, ending_of(max(of_other, default=1)))
+        ends_at = mean_at_end(of_other)
         if known and of_other and known[0] != ends_at:  # measured for other code: seed 0 is the run itself
             known = None
         # If nothing differs but the losses, what makes them differ was not compared.

@@ -70,6 +70,11 @@ def mean_loss(losses: Mapping[int, float], rounds: range) -> float:
     return float(np.exp(np.mean(known))) if known else np.inf
 
 
+def mean_at_end(losses: Mapping[int, float]) -> float:
+    """Returns the mean loss of the last rounds of a run, from its loss by round; infinite if there is none."""
+    return mean_loss(losses, ending_of(max(losses, default=0)))
+
+
 def needed(choice: bool) -> float:
     """Returns by how much the log loss must end lower at least, apart from its noise."""
     return TUNED if choice else AS_GOOD
