@@ -226,7 +226,7 @@ def test_a_run_that_dies_explains_itself_to_the_user_prefect_and_mlflow(
     assert (shown["state_name"], shown["tags"]) == ("Failed", ["RunEnded"])
     report = f". Report .runs/{workspace.name}/reports/diagnosis.html"
     assert shown["state"]["message"] == last.removeprefix("error: ") + report
-    (event,) = events_of(prefect_server, workspace)
+    event = event_of(prefect_server, workspace)
     assert (event["event"], event["payload"]["cause"]) == ("undrift.run.ended", "client_learning_rate")
     run_id = (workspace / ".mlflow-run").read_text().split()[0]
     logged = {file.path for file in mlflow_of(repository).list_artifacts(run_id, "reports")}
