@@ -143,7 +143,7 @@ def read_member(descriptor: int, name: str, member: Member) -> NDArray[Any]:
     place = locate(descriptor, name, member)
     array = empty_aligned(place.shape[::-1] if place.fortran else place.shape, place.dtype)
     content = array.reshape(-1).view(np.uint8).data
-    _fill(descriptor, content, place.begin)
+    read_into(descriptor, content, place.begin)
     if zlib.crc32(content, zlib.crc32(place.header)) != member.crc:
         raise ValueError("it is damaged (CRC-32)")
     return array.T if place.fortran else array
@@ -213,7 +213,14 @@ def _form(header: bytes, size: int) -> NpyForm:
     return npy_form(io.BytesIO(header), size)
 
 
-def _fill(descriptor: int, left: memoryview, offset: int) -> None:
+def read_into(descriptor: int, content: memoryview, offset: int) -> None:
+    """Fills `content` with the bytes of an open file from `offset` on. The file's position is neither used nor changed.
+
+    Raises:
+        ValueError: the file ends before.
+        OSError: the file cannot be read.
+    """
+    left = content
     while left.nbytes:
         # The system reads at most 2 GiB at a time.
         count = os.preadv(descriptor, [left], offset)

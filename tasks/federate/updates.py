@@ -1,6 +1,8 @@
 """The updates of a round, one after the other: their statistics, without more of them in memory than needed."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,16 @@ from tasks.federate.statistics import (
     update_statistics,
 )
 from tasks.files import naming_path, scratch_file
+from tasks.npz import read_into
 from tasks.parameters import Params
 
 _AT_A_TIME = 1 << 16
 """Values of updates that are computed at a time. In float64 too, they fit into a core's cache: larger blocks take three
 times as long."""
+_COLUMNS = 1 << 14
+"""Fewest parameters whose sums are computed at a time."""
+_PARTS = 16
+"""Most parts of the work on the updates, for all cores; a part that is read is at least a sixteenth of an update."""
 
 
 class FewUpdates:
@@ -61,14 +68,10 @@ class ManyUpdates:
 
     def __init__(self, num_params: int, folder: Path | None) -> None:
         """Makes the file in `folder`; None: in the system's folder for temporary files."""
-        self._folder = folder
-        rows = max(1, _AT_A_TIME // num_params)
-        self._block, self._wide = np.empty((rows, num_params), np.float32), np.empty((rows, num_params))
-        self._waiting = 0
+        self._num_params, self._folder = num_params, folder
+        self._waiting = np.empty((max(1, _AT_A_TIME // num_params), num_params), np.float32)
         self._weights: list[float] = []
-        self._squares: list[float] = []
         self._sketches: list[NDArray[np.float32]] = []
-        self._total, self._weighted = np.zeros(num_params), np.zeros(num_params)
         self._file = scratch_file(folder)
 
     def __enter__(self) -> "ManyUpdates":
@@ -79,50 +82,33 @@ class ManyUpdates:
 
     def add(self, update: Params, weight: float) -> None:
         """Adds a client's finite update (P,) and its weight >= 0 in the average."""
-        self._block[self._waiting] = update
+        self._waiting[len(self._weights) % len(self._waiting)] = update
         self._weights.append(weight)
-        self._waiting += 1
-        if self._waiting == len(self._block):
-            self._take()
+        if len(self._weights) % len(self._waiting) == 0:
+            self._take(self._waiting)
 
-    def _take(self) -> None:
-        """Takes the numbers of the updates that wait, and writes them away."""
-        if not self._waiting:
-            return
-        block, wide = self._block[: self._waiting], self._wide[: self._waiting]
-        np.copyto(wide, block)
-        self._squares += _squares(wide).tolist()
-        self._total += wide.sum(axis=0)
-        self._weighted += np.array(self._weights[-len(block) :]) @ wide
-        self._sketches.append(sketch(block))
+    def _take(self, updates: NDArray[np.float32]) -> None:
         with naming_path(self._folder):
-            self._file.write(block.data)
-        self._waiting = 0
+            self._file.write(updates.data)
+        self._sketches.append(sketch(updates))
 
     def statistics(self) -> tuple[Vector, UpdateStatistics]:
         """Returns the shares (K,) of the average, and the statistics, over the K >= 1 updates that were added."""
-        self._take()
-        square, share = np.array(self._squares), _shares(self._weights)
-        mean = self._weighted / sum(self._weights)
-        shares = sketched_median_shares(self._sketched())
-        median, begin = np.zeros(len(mean)), 0
-        for block in self._again():
-            median += shares[begin : begin + len(block)] @ block
-            begin += len(block)
-        both = np.stack([mean, median], axis=1)
-        products, square_distance = [], []
-        for block in self._again():
-            products.append(block @ both)
-            block -= mean
-            square_distance.append(_squares(block))
-        to_mean, to_median = np.concatenate(products).T
+        left = len(self._weights) % len(self._waiting)
+        if left:
+            self._take(self._waiting[:left])
+        share, shares = _shares(self._weights), sketched_median_shares(self._sketched())
+        with naming_path(self._folder):
+            self._file.flush()
+            mean, median, total = self._sums(np.stack([share, shares, np.ones(len(share))]))
+            square, square_distance, to_mean, to_median = self._products(mean, median)
         return share, combined(
             square,
             share,
-            np.concatenate(square_distance),
+            square_distance,
             (to_mean, float(mean @ mean)),
             (to_median, float(median @ median)),
-            float(self._total @ self._total),
+            float(total @ total),
         )
 
     def _sketched(self) -> NDArray[np.float32]:
@@ -130,17 +116,56 @@ class ManyUpdates:
         self._sketches.clear()
         return sketches
 
-    def _again(self) -> Iterator[Vector]:
-        """Yields the updates in their order, in blocks (n, P), each in the place of the one before."""
-        with naming_path(self._folder):
-            self._file.seek(0)
-            left = len(self._weights)
-            while left:
-                block, wide = self._block[:left], self._wide[:left]
-                self._file.readinto(block.data.cast("B"))  # type: ignore[attr-defined]
-                np.copyto(wide, block)
-                left -= len(wide)
-                yield wide
+    def _sums(self, shares: Vector) -> Vector:
+        """Returns the sums (n, P) of the updates with each row of the shares (n, K)."""
+        found = np.zeros((len(shares), self._num_params))
+
+        def add(begin: int, end: int) -> None:
+            for first, block in self._read(0, len(self._weights), begin, end):
+                found[:, begin:end] += shares[:, first : first + len(block)] @ block
+
+        _shared(add, self._num_params, _COLUMNS)
+        return found
+
+    def _products(self, mean: Vector, median: Vector) -> Vector:
+        """Returns ‖Δ_k‖², ‖Δ_k − mean‖², ⟨Δ_k, mean⟩ and ⟨Δ_k, median⟩ of each update, (4, K)."""
+        found, both = np.empty((4, len(self._weights))), np.stack([mean, median], axis=1)
+
+        def multiply(begin: int, end: int) -> None:
+            for first, block in self._read(begin, end, 0, self._num_params):
+                place = slice(first, first + len(block))
+                found[0, place] = _squares(block)
+                found[2:, place] = (block @ both).T
+                block -= mean
+                found[1, place] = _squares(block)
+
+        _shared(multiply, len(self._weights), 1)
+        return found
+
+    def _read(self, first: int, last: int, begin: int, end: int) -> Iterator[tuple[int, Vector]]:
+        """Yields the values from `begin` to `end` of the updates from `first` to `last`, in blocks (n, end - begin).
+
+        With each comes the place of its first update. It lies where the one before was.
+        """
+        rows = max(1, _AT_A_TIME // (end - begin))
+        narrow, wide = np.empty((rows, end - begin), np.float32), np.empty((rows, end - begin))
+        at_once = rows if end - begin == self._num_params else 1  # of other columns, each row is elsewhere in the file
+        for place in range(first, last, rows):
+            count = min(rows, last - place)
+            for row in range(0, count, at_once):
+                part = narrow[row : min(count, row + at_once)]
+                read_into(self._file.fileno(), part.data.cast("B"), 4 * ((place + row) * self._num_params + begin))
+            np.copyto(wide[:count], narrow[:count])
+            yield place, wide[:count]
+
+
+def _shared(do: Callable[[int, int], None], size: int, least: int) -> None:
+    """Calls do(begin, end) for parts of `size` things, on all cores. The parts depend on `size` and `least` alone."""
+    number = min(_PARTS, -(-size // least))
+    ends = [size * part // number for part in range(number + 1)]
+    with ThreadPoolExecutor(min(number, len(os.sched_getaffinity(0)))) as pool:
+        for _ in pool.map(do, ends[:-1], ends[1:]):
+            pass
 
 
 def updates_of(num_clients: int, num_params: int, folder: Path | None) -> FewUpdates | ManyUpdates:
