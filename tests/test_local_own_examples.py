@@ -68,12 +68,17 @@ def test_broken_file_is_an_error_that_holds_no_label(fault, tmp_path):
     assert str(tmp_path) not in str(caught.value)  # for clients.csv
 
 
-def test_examples_stay_in_memory_until_their_shard_changes(tmp_path, monkeypatch):
+@pytest.mark.parametrize("room", [module.REMEMBERED, 0])
+def test_examples_stay_in_memory_until_their_shard_changes(room, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_MEMORY", module.Memory(room))
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(8, DIM)).astype(np.float32), rng.integers(0, 3, 8).astype(np.int32)
     place = alone(tmp_path, "00", x, y)
     first = own_examples(place)
-    assert own_examples(place)[0] is first[0]
+    second = own_examples(place)
+    assert (second[0] is first[0]) == (room > 0)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="read-only"):
         first[0][0, 0] = 1
     # The same bytes, written again: they are read again. Other bytes: the client is refused.

@@ -18,16 +18,21 @@ Examples = tuple[NDArray[np.float32], NDArray[np.int32]]
 """x (N, ...) and labels y (N,)."""
 
 
-def read_raw(stored: Stored) -> Raw:
+def read_raw(stored: Stored, unchanged: bool = False) -> Raw:
     """Returns one client's x (N, ...), float32 or uint8, and y (N,) int32, as they are stored.
 
     Only the client's own bytes of the shard are read. Threads can read at the same time.
+
+    Args:
+        stored: the client.
+        unchanged: whether the shard is the same as when the client was read before. Its checksums, which take as long
+            as reading, are then not computed again.
 
     Raises:
         DataError: the client is missing, its shard changed after it was found, or an array is cut short, damaged,
             compressed, pickled, or not of these types and lengths.
     """
-    x, y = _arrays(stored)
+    x, y = _arrays(stored, unchanged)
     if x.dtype not in (np.float32, np.uint8) or y.dtype != np.int32 or x.ndim < 1 or y.ndim != 1 or len(x) != len(y):
         raise DataError(
             f"client {stored.client}: x must be float32 or uint8 (N, ...) and y int32 (N,), "
@@ -173,7 +178,7 @@ def check_values(client: str, examples: Raw, form: Form) -> None:
         raise DataError(f"client {client}: x must be finite, got {np.sum(~np.isfinite(x))} values that are not")
 
 
-def _arrays(stored: Stored) -> tuple[NDArray[Any], NDArray[Any]]:
+def _arrays(stored: Stored, unchanged: bool) -> tuple[NDArray[Any], NDArray[Any]]:
     if stored.x is None or stored.y is None:
         raise DataError(f"client {stored.client}: {stored.missing}")
     try:
@@ -181,12 +186,15 @@ def _arrays(stored: Stored) -> tuple[NDArray[Any], NDArray[Any]]:
     except OSError as exc:
         raise DataError(f"client {stored.client}: cannot read {stored.shard}: {exc.strerror}") from exc
     try:
-        return _array(descriptor, stored, "x", stored.x), _array(descriptor, stored, "y", stored.y)
+        x, y = (
+            _array(descriptor, stored, name, member, unchanged) for name, member in (("x", stored.x), ("y", stored.y))
+        )
+        return x, y
     finally:
         os.close(descriptor)
 
 
-def _array(descriptor: int, stored: Stored, name: str, member: Member) -> NDArray[Any]:
+def _array(descriptor: int, stored: Stored, name: str, member: Member, unchanged: bool) -> NDArray[Any]:
     of_client = f"{stored.client}/{name}.npy"
     with reading(f"client {stored.client}: cannot read {of_client} in {stored.shard}"):
-        return read_member(descriptor, of_client, member)
+        return read_member(descriptor, of_client, member, unchanged)

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.clients import Examples, Stored, check_arrays, check_labels, normalised, read_raw, to_publish
@@ -16,25 +16,27 @@ round."""
 def own_examples(stored: Stored) -> Examples:
     """Returns the normalised examples with which a client trains in a round. They must not be changed.
 
-    They were checked when the client checked in. Here only what a change since then could break is checked again; a
-    value that is not finite shows in the update.
+    They were checked when the client checked in. Here only what a change since then could break is checked again, and
+    only if the shard is not the one that was read last; a value that is not finite shows in the update.
 
     Raises:
         DataError: the client's arrays are missing or damaged, or changed since the step began; they have another form
             or number of examples; or a label is out of range. Its text is for clients.csv.
     """
     version = _version(stored.shard)
-    remembered = _MEMORY.get(stored, version)
-    if remembered is not None:
-        return remembered
+    before = _MEMORY.get(stored, version)
+    if before is not None and before.examples is not None:
+        return before.examples
     try:
-        raw = read_raw(stored)
-        check_arrays(stored.client, raw, stored.form, stored.num_examples)
-        check_labels(stored.client, raw, stored.form)
+        raw = read_raw(stored, unchanged=before is not None)
+        if before is None:
+            check_arrays(stored.client, raw, stored.form, stored.num_examples)
+            check_labels(stored.client, raw, stored.form)
         examples = normalised(raw[0], stored), raw[1]
     except DataError as exc:
         raise DataError(to_publish(str(exc), stored)) from exc
-    _MEMORY.put(_Read(stored, version, examples))
+    if before is None:
+        _MEMORY.put(_Read(stored, version, examples))
     return examples
 
 
@@ -49,17 +51,19 @@ def _version(shard: Path) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Read:
+    """The clean examples of a client; None if there was no room for them."""
+
     stored: Stored
     version: tuple[int, ...]
-    examples: Examples
+    examples: Examples | None
 
     @property
     def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self.examples)
+        return sum(array.nbytes for array in self.examples or ())
 
 
 class Memory:
-    """Examples of clients of one folder: as many as fit, the first ones.
+    """Which clients of one folder were read, and their examples: as many as fit, the first ones.
 
     Rejected: to drop those that were read longest ago. If all clients take part in each round and do not fit, each
     would be dropped before it is needed again.
@@ -71,15 +75,15 @@ class Memory:
         self._reads: dict[str, _Read] = {}
         self._using = threading.Lock()
 
-    def get(self, stored: Stored, version: tuple[int, ...]) -> Examples | None:
-        """Returns the examples of `stored`, if they are here and its shard is still of this `version`."""
+    def get(self, stored: Stored, version: tuple[int, ...]) -> _Read | None:
+        """Returns what was read of `stored`, if its shard is still of this `version`."""
         with self._using:
             read = self._reads.get(stored.client)
-        return read.examples if read and version and (read.version, read.stored) == (version, stored) else None
+        return read if read and version and (read.version, read.stored) == (version, stored) else None
 
     def put(self, read: _Read) -> None:
-        """Keeps the examples, if there is room; those of another folder are dropped."""
-        for array in read.examples:
+        """Keeps the examples, if there is room; what was read of another folder is dropped."""
+        for array in read.examples or ():
             array.flags.writeable = False
         client, folder = read.stored.client, read.stored.shard.parent
         with self._using:
@@ -87,9 +91,9 @@ class Memory:
                 self._reads, self._folder, self._left = {}, folder, self._most
             before = self._reads.pop(client, None)
             self._left += before.num_bytes if before else 0
-            if read.num_bytes <= self._left:
-                self._reads[client] = read
-                self._left -= read.num_bytes
+            kept = read if read.num_bytes <= self._left else replace(read, examples=None)
+            self._reads[client] = kept
+            self._left -= kept.num_bytes
 
 
 _MEMORY = Memory(REMEMBERED)
