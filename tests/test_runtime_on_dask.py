@@ -277,8 +277,8 @@ def test_without_a_worker_the_run_ends_after_the_deadline_and_goes_on_later(
 
     def watch(row, *_):
         if row["round"] == 2:
-            os.kill(worker.pid, signal.SIGKILL)
             began.append(time.monotonic())
+            os.kill(worker.pid, signal.SIGKILL)
 
     with pytest.raises(RunError, match=r"took part for 3 s \(federate.runtime.deadline\)$"):
         federate(on_dask(own, deadline=3.0), folder, watch)
