@@ -137,8 +137,8 @@ def read_member(descriptor: int, name: str, member: Member, unchanged: bool = Fa
         unchanged: whether to leave out the check of the CRC-32, because the file passed it before.
 
     Raises:
-        ValueError: (1) the member is compressed, (2) it is damaged, or the file changed since `members` read it,
-            or (3) it is no .npy of version 1.0 or 2.0, or has pickled objects.
+        ValueError: (1) the member is compressed, (2) it is damaged (unless `unchanged`), or the file changed since
+            `members` read it, or (3) it is no .npy of version 1.0 or 2.0, or has pickled objects.
         OSError: the file cannot be read.
     """
     place = locate(descriptor, name, member)
@@ -216,6 +216,8 @@ def _form(header: bytes, size: int) -> NpyForm:
 
 def read_into(descriptor: int, content: memoryview, offset: int) -> None:
     """Fills `content` with the bytes of an open file from `offset` on. The file's position is neither used nor changed.
+
+    `content` has one dimension and the format "B".
 
     Raises:
         ValueError: the file ends before.

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -88,6 +89,18 @@ def test_examples_stay_in_memory_until_their_shard_changes(room, tmp_path, monke
     np.testing.assert_array_equal(again[0], x)
     write_client(tmp_path, "00", x + 1, y)
     with pytest.raises(DataError, match="changed since"):
+        own_examples(place)
+    write_client(tmp_path, "00", x, y)
+    own_examples(place)
+    # One byte of the data, changed in place by someone who sets the old time again.
+    shard = shard_of(tmp_path, "00")
+    times, whole = (shard.stat().st_atime_ns, shard.stat().st_mtime_ns), shard.read_bytes()
+    at = whole.index(x.tobytes())
+    with shard.open("r+b") as opened:
+        opened.seek(at)
+        opened.write(bytes([whole[at] ^ 1]))
+    os.utime(shard, ns=times)
+    with pytest.raises(DataError, match="damaged"):
         own_examples(place)
 
 

@@ -29,8 +29,8 @@ def read_raw(stored: Stored, unchanged: bool = False) -> Raw:
             as reading, are then not computed again.
 
     Raises:
-        DataError: the client is missing, its shard changed after it was found, or an array is cut short, damaged,
-            compressed, pickled, or not of these types and lengths.
+        DataError: the client is missing, its shard changed after it was found, or an array is cut short, damaged
+            (unless `unchanged`), compressed, pickled, or not of these types and lengths.
     """
     x, y = _arrays(stored, unchanged)
     if x.dtype not in (np.float32, np.uint8) or y.dtype != np.int32 or x.ndim < 1 or y.ndim != 1 or len(x) != len(y):

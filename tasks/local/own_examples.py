@@ -16,8 +16,9 @@ round."""
 def own_examples(stored: Stored) -> Examples:
     """Returns the normalised examples with which a client trains in a round. They must not be changed.
 
-    They were checked when the client checked in. Here only what a change since then could break is checked again, and
-    only if the shard is not the one that was read last; a value that is not finite shows in the update.
+    They were checked when the client checked in. Here only what a change since then could break is checked again; a
+    value that is not finite shows in the update. The checksums are computed again only if the shard was written after
+    this process last read the client. So a disk that changes bytes by itself is not noticed within a run.
 
     Raises:
         DataError: the client's arrays are missing or damaged, or changed since the step began; they have another form
@@ -29,12 +30,13 @@ def own_examples(stored: Stored) -> Examples:
         return before.examples
     try:
         raw = read_raw(stored, unchanged=before is not None)
-        if before is None:
-            check_arrays(stored.client, raw, stored.form, stored.num_examples)
-            check_labels(stored.client, raw, stored.form)
+        check_arrays(stored.client, raw, stored.form, stored.num_examples)
+        check_labels(stored.client, raw, stored.form)
         examples = normalised(raw[0], stored), raw[1]
     except DataError as exc:
         raise DataError(to_publish(str(exc), stored)) from exc
+    for array in examples:
+        array.flags.writeable = False
     if before is None:
         _MEMORY.put(_Read(stored, version, examples))
     return examples
@@ -46,12 +48,19 @@ def _version(shard: Path) -> tuple[int, ...]:
         status = os.stat(shard)
     except OSError:
         return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    # The time of modification can be set to any value, the time of change cannot.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True)
 class _Read:
-    """The clean examples of a client; None if there was no room for them."""
+    """What was read of a client without a fault.
+
+    Attributes:
+        stored: the client.
+        version: of its shard.
+        examples: None if there was no room for them.
+    """
 
     stored: Stored
     version: tuple[int, ...]
@@ -83,8 +92,6 @@ class Memory:
 
     def put(self, read: _Read) -> None:
         """Keeps the examples, if there is room; what was read of another folder is dropped."""
-        for array in read.examples or ():
-            array.flags.writeable = False
         client, folder = read.stored.client, read.stored.shard.parent
         with self._using:
             if folder != self._folder:
