@@ -23,12 +23,14 @@ from tasks.npz import read_into
 from tasks.parameters import Params
 
 _AT_A_TIME = 1 << 16
-"""Values of updates that are computed at a time. In float64 too, they fit into a core's cache: larger blocks take three
-times as long."""
-_COLUMNS = 1 << 14
-"""Fewest parameters whose sums are computed at a time."""
+"""Values of updates that are computed at a time; one update (or its part) can have more. In float64 too, they fit into
+a core's cache: larger blocks take three times as long."""
 _PARTS = 16
-"""Most parts of the work on the updates, for all cores; a part that is read is at least a sixteenth of an update."""
+"""Most parts into which the work on the updates is divided, for as many threads."""
+_COLUMNS = 1 << 14
+"""Fewest parameters of a part."""
+_IN_MEMORY = 1 << 26
+"""Most values that the threads hold together, in float32 and float64: 800 MB. One thread holds at least an update."""
 
 
 class FewUpdates:
@@ -124,7 +126,7 @@ class ManyUpdates:
             for first, block in self._read(0, len(self._weights), begin, end):
                 found[:, begin:end] += shares[:, first : first + len(block)] @ block
 
-        _shared(add, self._num_params, _COLUMNS)
+        _shared(add, self._num_params, self._num_params // _COLUMNS, _PARTS)
         return found
 
     def _products(self, mean: Vector, median: Vector) -> Vector:
@@ -139,13 +141,13 @@ class ManyUpdates:
                 block -= mean
                 found[1, place] = _squares(block)
 
-        _shared(multiply, len(self._weights), 1)
+        _shared(multiply, len(self._weights), len(self._weights), _IN_MEMORY // self._num_params)
         return found
 
     def _read(self, first: int, last: int, begin: int, end: int) -> Iterator[tuple[int, Vector]]:
         """Yields the values from `begin` to `end` of the updates from `first` to `last`, in blocks (n, end - begin).
 
-        With each comes the place of its first update. It lies where the one before was.
+        With each comes the place of its first update. Each block overwrites the one before.
         """
         rows = max(1, _AT_A_TIME // (end - begin))
         narrow, wide = np.empty((rows, end - begin), np.float32), np.empty((rows, end - begin))
@@ -159,11 +161,11 @@ class ManyUpdates:
             yield place, wide[:count]
 
 
-def _shared(do: Callable[[int, int], None], size: int, least: int) -> None:
-    """Calls do(begin, end) for parts of `size` things, on all cores. The parts depend on `size` and `least` alone."""
-    number = min(_PARTS, -(-size // least))
+def _shared(do: Callable[[int, int], None], size: int, parts: int, threads: int) -> None:
+    """Calls do(begin, end) for `parts` parts of `size` things, 1 to _PARTS, on up to `threads` cores."""
+    number = min(_PARTS, max(1, parts))
     ends = [size * part // number for part in range(number + 1)]
-    with ThreadPoolExecutor(min(number, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(number, max(1, threads), len(os.sched_getaffinity(0)))) as pool:
         for _ in pool.map(do, ends[:-1], ends[1:]):
             pass
 
