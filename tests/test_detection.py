@@ -13,7 +13,7 @@ from tasks.detection.dating import first_alarm, last_risen, onset_of
 from tasks.detection.noise import noise_of
 from tasks.detection.null import Null, null_law, simulate
 from tasks.detection.scan import Cells
-from tasks.detection.windows import KINDS, Pair, as_normal, beside, deviate, jumps, lines_along, rises
+from tasks.detection.windows import KINDS, Pair, as_normal, beside, deviate, jumps, lines_along, past, rises
 
 ALPHA = 0.01
 NOISE = 0.07  # sd of a round, as a fraction of the loss
@@ -331,8 +331,9 @@ def test_least_rise_is_that_of_the_most_sensitive_pair() -> None:
     assert deviate(t, 13)[0] == pytest.approx(0.5 + 9.1 * 0.5)
 
 
-def test_jump_is_the_distance_of_two_fitted_lines() -> None:
-    z, a, b = np.random.default_rng(3).standard_normal(20) - np.arange(20), 4, 8
+@pytest.mark.parametrize("a", [2, 4])
+def test_jump_is_the_distance_of_two_fitted_lines(a: int) -> None:
+    z, b = np.random.default_rng(3).standard_normal(20) - np.arange(20), 8
     z[12:] += 15  # much more than the descent takes away
     sd = 0.4 / (0.3247 * np.sqrt(6))
     (first, found), *_ = [
@@ -340,12 +341,14 @@ def test_jump_is_the_distance_of_two_fitted_lines() -> None:
         for pair, first, found in jumps(z[None], np.array([0.4]), lines_along(z[None]))
         if pair[:2] == (a, b)
     ]
-    left, right = np.polyfit(np.arange(b) - b + 0.5, z[4:12], 1), np.polyfit(np.arange(a) + 0.5, z[12:16], 1)
+    degree = 0 if a == 2 else 1  # of two losses, the mean
+    left = np.polyfit(np.arange(b) - b + 0.5, z[4:12], 1)
+    right = np.append(np.zeros(1 - degree), np.polyfit(np.arange(a) + 0.5, z[12 : 12 + a], degree))
     inner = ((z[4:12] - np.polyval(left, np.arange(b) - b + 0.5)) ** 2).sum()
-    inner += ((z[12:16] - np.polyval(right, np.arange(a) + 0.5)) ** 2).sum()
-    freedom = a + b - 4 + 2
-    # The variance of a line's value half a step beyond its n points: 1/n + 3n / (n² - 1).
-    variance = sum(1 / n + 3 * n / (n**2 - 1) for n in (a, b))
+    inner += ((z[12 : 12 + a] - np.polyval(right, np.arange(a) + 0.5)) ** 2).sum()
+    freedom = a + b - 2 - (1 + degree) + 2
+    # The variance of a line's value half a step beyond its n points: 1/n + 3n / (n² - 1); of a mean: 1/n.
+    variance = 1 / b + 3 * b / (b**2 - 1) + 1 / a + degree * 3 * a / (a**2 - 1)
     t = (right[1] - left[1]) / np.sqrt((inner + 2 * sd**2) / freedom * variance)
     assert found[12 - first] == pytest.approx(norm.isf(student.sf(t, freedom)), abs=0.1)
 
@@ -394,6 +397,24 @@ def test_statistic_beside_a_split_is_that_of_the_slow_reference(n: int) -> None:
             assert value == pytest.approx(norm.isf(student.sf(abs(t), freedom)) * np.sign(t), abs=0.04)
             seen += 1
     assert seen >= n // 8
+
+
+@pytest.mark.parametrize("n", [8, 13, 40])
+def test_statistic_of_the_spread_before_a_split_is_that_of_the_slow_reference(n: int) -> None:
+    """Student's t of the later half before the split, with the spread around a line; the noise counts as 2 degrees."""
+    z, scale, seen = np.random.default_rng(n).standard_normal(n) + 100, 0.4, 0
+    sd = scale / (0.3247 * np.sqrt(6))
+    for pair, first, found in past(z[None, :], np.array([scale]), lines_along(z[None, :])):
+        a, b, _ = pair
+        for split, value in enumerate(as_normal(pair, found[0]), start=first):
+            before, later, after = z[split - b : split], z[split - b // 2 : split], z[split : split + a]
+            inner = ((before - np.polyval(np.polyfit(np.arange(b), before, 1), np.arange(b))) ** 2).sum()
+            freedom = b - 2 + 2
+            variance = (inner + 2 * sd**2) / freedom * (1 / a + 2 / b)
+            t = (after.mean() - later.mean()) / np.sqrt(variance)
+            assert value == pytest.approx(norm.isf(student.sf(abs(t), freedom)) * np.sign(t), abs=0.1)
+            seen += 1
+    assert seen >= n // 4
 
 
 @pytest.mark.parametrize("n", [8, 13, 40])

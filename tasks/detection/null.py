@@ -25,9 +25,9 @@ _SHARE = 0.9
 _CHUNK = 500
 """Curves that are drawn at once. The number of curves is a multiple of it."""
 _AT_ONCE = 80_000
-"""Most losses whose statistics are computed at once: their arrays stay in a processor's cache."""
+"""Most losses whose statistics one thread computes at once (one curve at least): the arrays stay in a core's cache."""
 _LONG = 10_000_000
-"""Losses from which on a simulation takes several seconds and is announced."""
+"""Losses from which on a simulation is announced: it takes about 7 s on two cores."""
 MOST_DRAWS = 40_000
 """Most curves that are simulated. A probability below 1 / 40,001 is not resolved."""
 
@@ -114,7 +114,7 @@ def simulate(n: int, rho: float, draws: int, splits: tuple[int, ...] | None = No
     With `splits`, a rise can begin only there: see `at_splits`.
     """
     if n * draws >= _LONG:
-        _log.info("%d curves of %d losses are simulated: what noise alone does", draws, n)
+        _log.info("simulating %d curves of %d losses, for what noise alone does", draws, n)
     rng = np.random.default_rng([n, round(100 * rho), draws])
     parts: dict[Pair, list[Floats]] = {}
     cores = len(os.sched_getaffinity(0))

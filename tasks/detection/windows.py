@@ -112,8 +112,8 @@ def as_normal(pair: Pair, found: Floats) -> Floats:
 def statistics(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
     """Yields each pair, its first split, and its statistic (draws, splits) from there on, for curves (draws, N).
 
-    Those of `beside`, `past` and `jump` are Student's t: see `as_normal`. It keeps the order, so the largest of many
-    need not be looked for among the deviates, which cost as much as all else.
+    Those of `beside`, `past` and `jump` are Student's t. `as_normal` increases with t, so that only the largest of
+    many needs to be converted: to convert all takes as long as all else.
     """
     lines = lines_along(curves)
     yield from rises(curves, scale)
@@ -230,8 +230,8 @@ def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:
     The error is at most 0.03 for deviates up to 4 and 7 or more degrees of freedom.
     """
     shrink = (8 * freedom + 1) / (8 * freedom + 3)
-    as_normal: Floats = shrink * np.sign(t) * np.sqrt(freedom * np.log1p(t**2 / freedom))
-    return as_normal
+    found: Floats = shrink * np.sign(t) * np.sqrt(freedom * np.log1p(t**2 / freedom))
+    return found
 
 
 def student(deviate: float, freedom: int) -> float:

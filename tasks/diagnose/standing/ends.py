@@ -71,7 +71,7 @@ def mean_loss(losses: Mapping[int, float], rounds: range) -> float:
 
 
 def mean_at_end(losses: Mapping[int, float]) -> float:
-    """Returns the mean loss of the last rounds of a run, from its loss by round; infinite if there is none."""
+    """Returns the geometric mean of the last losses of a run, from its loss by round; infinite if there is none."""
     return mean_loss(losses, ending_of(max(losses, default=0)))
 
 
