@@ -142,7 +142,7 @@ class Cluster:
 
     async def _watch(self) -> None:
         """Takes in workers that join, and lets go those that are lost, until the end of the run."""
-        since = time.monotonic()
+        since: float | None = time.monotonic()
         while not self._closing.is_set():
             try:
                 there: dict[str, int] = await asyncio.wait_for(self._client.nthreads(), _PATIENCE)
@@ -156,6 +156,8 @@ class Cluster:
                 if address not in self._served and address not in self._refused:
                     self._served[address] = asyncio.create_task(self._take_in(address, threads))
             if self._served:
+                since = None
+            elif since is None:  # from the first look without a worker, so that the run does not end too early
                 since = time.monotonic()
             elif time.monotonic() - since > self._deadline:
                 self._team.fail(self._without_workers())
