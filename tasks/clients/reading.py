@@ -186,10 +186,8 @@ def _arrays(stored: Stored, unchanged: bool) -> tuple[NDArray[Any], NDArray[Any]
     except OSError as exc:
         raise DataError(f"client {stored.client}: cannot read {stored.shard}: {exc.strerror}") from exc
     try:
-        x, y = (
-            _array(descriptor, stored, name, member, unchanged) for name, member in (("x", stored.x), ("y", stored.y))
-        )
-        return x, y
+        x = _array(descriptor, stored, "x", stored.x, unchanged)
+        return x, _array(descriptor, stored, "y", stored.y, unchanged)
     finally:
         os.close(descriptor)
 

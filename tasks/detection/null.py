@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.arrays import Floats
 from tasks.detection.noise import roughness
-from tasks.detection.windows import KINDS, Pair, as_normal, freedom_of, kind_of, statistics, student, variance_of_jump
+from tasks.detection.windows import KINDS, Pair, as_normal, freedom_of, kind_of, statistics, student, variance_of
 
 _log = logging.getLogger(__name__)
 
@@ -76,13 +76,12 @@ class Null:
         """
         least = []
         for pair, location in self.location.items():
-            a, b, level = pair
+            level = pair[2]
             height = location + self.critical(significance, kind_of(pair)) * self.spread[pair]
             if level == "mean":
                 least.append(height * scale)
             elif level != "upper":
-                variance = {"beside": 1 / a + 1 / b, "past": 1 / a + 1 / (b // 2), "jump": variance_of_jump(a, b)}
-                least.append(student(height, freedom_of(pair)) * sd * math.sqrt(variance[level]))
+                least.append(student(height, freedom_of(pair)) * sd * math.sqrt(variance_of(pair)))
         return min(least)
 
 

@@ -103,6 +103,18 @@ def freedom_of(pair: Pair) -> int:
     return 0
 
 
+def variance_of(pair: Pair) -> float:
+    """Returns the variance of the rise in a statistic that is Student's t, over the variance of one loss.
+
+    The rise is the difference of two means, or, for `jump`, of the ends of two lines. At the end of a line through W
+    losses, the variance is 1 / W + (W / 2)² / (W (W² - 1) / 12).
+    """
+    a, b, level = pair
+    if level == "jump":
+        return sum(1 / width + (3 * width / (width**2 - 1) if width > 2 else 0) for width in (a, b))
+    return 1 / a + 1 / (b // 2 if level == "past" else b)
+
+
 def as_normal(pair: Pair, found: Floats) -> Floats:
     """Returns values of the statistic of `pair` as normal deviates: Student's t is converted, the others are kept."""
     freedom = freedom_of(pair)
@@ -162,7 +174,7 @@ def beside(curves: Floats, scale: Floats) -> Iterator[tuple[Pair, int, Floats]]:
             inner = square[:, split + a] - square[:, split - b] - a * after**2 - b * before**2
             pair: Pair = (a, b, "beside")
             variance = (np.maximum(inner, 0.0) + PRIOR_SPREAD * sd[:, None] ** 2) / freedom_of(pair)
-            yield pair, b, (after - before) / np.sqrt(variance * (1 / a + 1 / b))
+            yield pair, b, (after - before) / np.sqrt(variance * variance_of(pair))
 
 
 def past(curves: Floats, scale: Floats, lines: Lines) -> Iterator[tuple[Pair, int, Floats]]:
@@ -186,7 +198,7 @@ def past(curves: Floats, scale: Floats, lines: Lines) -> Iterator[tuple[Pair, in
             split = np.arange(b, n - a + 1)
             rise = (total[:, split + a] - total[:, split]) / a - (total[:, split] - total[:, split - later]) / later
             pair: Pair = (a, b, "past")
-            yield pair, b, rise / np.sqrt(spread[:, split - b] / freedom_of(pair) * (1 / a + 1 / later))
+            yield pair, b, rise / np.sqrt(spread[:, split - b] / freedom_of(pair) * variance_of(pair))
 
 
 def jumps(curves: Floats, scale: Floats, lines: Lines) -> Iterator[tuple[Pair, int, Floats]]:
@@ -210,18 +222,10 @@ def jumps(curves: Floats, scale: Floats, lines: Lines) -> Iterator[tuple[Pair, i
             inner = before.rest[:, :num] + after.rest[:, b:]
             jump = (after.mean - after.slope * (a / 2))[:, b:] - (before.mean + before.slope * (b / 2))[:, :num]
             spread = (inner + PRIOR_PAST * sd[:, None] ** 2) / freedom_of(pair)
-            t = jump / np.sqrt(spread * variance_of_jump(a, b))
+            t = jump / np.sqrt(spread * variance_of(pair))
             first = b - min(b, NEAR)
             own = near_after.mean[:, b : b + num] - near_before.mean[:, first : first + num]
             yield pair, b, np.where(own >= jump / 2, t, np.minimum(t, 0.0))
-
-
-def variance_of_jump(a: int, b: int) -> float:
-    """Returns the variance of the jump between a line through B losses and one through the next A, over the noise's.
-
-    The variance at the end of a line through W losses is 1 / W + (W / 2)² / (W (W² - 1) / 12).
-    """
-    return sum(1 / width + (3 * width / (width**2 - 1) if width > 2 else 0) for width in (a, b))
 
 
 def deviate(t: Floats, freedom: int | NDArray[np.int64]) -> Floats:
