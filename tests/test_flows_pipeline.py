@@ -95,20 +95,15 @@ def run_in_prefect(api: str, workspace: Path) -> dict[str, Any]:
     return dict(httpx.get(f"{api}/flow_runs/{workspace.name}", trust_env=False).json())
 
 
-def events_of(api: str, workspace: Path) -> list[dict[str, Any]]:
-    """Returns the events that Undrift emitted about the flow run of a workspace."""
-    asked = {"event": {"prefix": ["undrift."]}, "resource": {"id": [f"prefect.flow-run.{workspace.name}"]}}
-    return list(httpx.post(f"{api}/events/filter", json={"filter": asked}, trust_env=False).json()["events"])
-
-
 def event_of(api: str, workspace: Path) -> dict[str, Any]:
     """Returns the one event that Undrift emitted about a flow run; a busy server stores it after the run has ended."""
+    asked = {"event": {"prefix": ["undrift."]}, "resource": {"id": [f"prefect.flow-run.{workspace.name}"]}}
     until = time.monotonic() + 60
-    while not (found := events_of(api, workspace)):
+    while not (found := httpx.post(f"{api}/events/filter", json={"filter": asked}, trust_env=False).json()["events"]):
         assert time.monotonic() < until, "there is no event"
         time.sleep(0.5)
     (event,) = found
-    return event
+    return dict(event)
 
 
 def test_first_run_does_every_step_and_says_nothing_else(first: Done) -> None:
