@@ -1,8 +1,8 @@
 """Runs TFF's computations in this process: no child process, no open port, no copies over gRPC.
 
 TFF's own compiler brings a computation into its native form: a lambda over calls to intrinsics and TensorFlow blocks.
-This context walks the native form and runs each TensorFlow block in a session of this process, the clients on a few
-threads. Each block runs on its caller's thread. The results are added up in the order of the arguments, in blocks of a
+This context walks the native form. It runs each TensorFlow block in a session of this process, or in NumPy if the block
+only adds and multiplies (arithmetic.py), the clients on a few threads. Each block runs on its caller's thread. The results are added up in the order of the arguments, in blocks of a
 fixed number of clients (sums.py). So one thread and many threads give the same bits. Only a few clients' results exist
 at a time (taking.py).
 

@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow_federated as tff
 
 from tasks.local.tff_names import TffType
+from tasks.runtime.arithmetic import arithmetic_call
 from tasks.runtime.failed import Failed
-from tasks.runtime.sessions import only_adds, session_call
-from tasks.runtime.sums import Sum, add_pair, plain_sum
+from tasks.runtime.sessions import session_call
+from tasks.runtime.sums import Sum, plain_sum
 from tasks.runtime.values import AtClients, Attempt, Later, Memo, Value, settled, waits_of
 
 BuildingBlock = Any
@@ -66,7 +67,7 @@ class Walk:
             case framework.CompiledComputation():
                 if id(block) not in self._blocks:
                     tensorflow = block.proto.tensorflow
-                    self._blocks[id(block)] = add_pair if only_adds(tensorflow) else session_call(tensorflow)
+                    self._blocks[id(block)] = arithmetic_call(tensorflow) or session_call(tensorflow)
                 run = self._blocks[id(block)]
                 return lambda names: run
             case framework.Intrinsic():
