@@ -1,6 +1,7 @@
 """The local steps of one client, and the gradient over all of its data, as TensorFlow graphs on lists of tensors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,16 +74,17 @@ def descend(
     order, size, rate = client["order"], training.batch_size, client["learning_rate"]
     momentum = settings.momentum if algorithm.local_momentum else 0.0
     summed = _sums_gradients(training)
-    steps_per_epoch = (client["num_examples"] + size - 1) // size
-    num_steps = tf.size(order) // client["num_examples"] * steps_per_epoch
-    late_from = tf.size(order) - size
+    num_examples, num_visits = client["num_examples"], tf.size(order)
+    steps_per_epoch = (num_examples + size - 1) // size
+    late_from = num_visits - size
 
     def step(state: dict[str, Any]) -> tuple[dict[str, Any]]:
-        epoch, batch = state["step"] // steps_per_epoch, state["step"] % steps_per_epoch
-        begin = epoch * client["num_examples"] + batch * size
-        end = tf.minimum(begin + size, (epoch + 1) * client["num_examples"])
+        begin = state["begin"]
+        epoch = begin // num_examples
+        end = tf.minimum(begin + size, (epoch + 1) * num_examples)
         visits = order[begin:end]
-        seed = tf.random.experimental.stateless_fold_in(client["seed"], state["step"])
+        step_num = epoch * steps_per_epoch + begin % num_examples // size
+        seed = tf.random.experimental.stateless_fold_in(client["seed"], step_num)
         inputs = _augment(tf.gather(x, visits), training, client, seed)
         of_model = tf.random.experimental.stateless_fold_in(seed, _OF_MODEL)
         losses, gradient = _gradient(forward, training.loss, state["params"], inputs, tf.gather(y, visits), of_model)
@@ -101,18 +103,15 @@ def descend(
         velocity = state["velocity"]
         if momentum:
             velocity = direction = [momentum * v + d for v, d in zip(velocity, direction, strict=True)]
-        late = end > late_from
-        parts = [
-            tf.where(tf.equal(state["step"], 0), total / number, 0.0),
-            total,
-            tf.where(late, total, 0.0),
-            tf.where(late, number, 0.0),
-        ]
+        first, late = tf.equal(begin, 0), end > late_from
+        counts = tf.cast(tf.stack([first, True, late, late]), tf.float32)
+        # Not tf.where: three of them take as long as the loss itself, of a small model.
+        parts = tf.math.multiply_no_nan(tf.stack([total / number, total, total, number]), counts)
         following = {
-            "step": state["step"] + 1,
+            "begin": end,
             "params": [p - rate * d for p, d in zip(state["params"], direction, strict=True)],
             "velocity": velocity,
-            "losses": state["losses"] + tf.stack(parts),
+            "losses": state["losses"] + parts,
             "gradient_sum": [s + g for s, g in zip(state["gradient_sum"], gradient, strict=True)] if summed else [],
         }
         if algorithm.normalized:
@@ -124,7 +123,7 @@ def descend(
     zeros = [tf.zeros_like(p) for p in start]
     # Each loop variable costs time in each step, as much as a small operation: so there are few.
     begin_state = {
-        "step": tf.constant(0),
+        "begin": tf.constant(0),
         "params": start,
         "velocity": zeros if momentum else [],
         "losses": tf.zeros(len(_LOSSES)),
@@ -132,9 +131,27 @@ def descend(
     }
     if algorithm.normalized:
         begin_state |= {"response": tf.constant(0.0), "normalizer": tf.constant(0.0)}
-    (end_state,) = tf.while_loop(lambda state: state["step"] < num_steps, step, (begin_state,))
+    with _few_loop_variables():
+        (end_state,) = tf.while_loop(lambda state: state["begin"] < num_visits, step, (begin_state,))
     losses = dict(zip(_LOSSES, tf.unstack(end_state["losses"]), strict=True))
-    return {"normalizer": tf.constant(1.0), **losses, **end_state}
+    num_steps = num_visits // num_examples * steps_per_epoch
+    return {"normalizer": tf.constant(1.0), "step": num_steps, **losses, **end_state}
+
+
+@contextmanager
+def _few_loop_variables() -> Iterator[None]:
+    """Within the block, a loop reads what does not change from outside.
+
+    TensorFlow 2's own loops carry every tensor that they read from step to step, which takes 6 % of the steps of a
+    small model. In a function, such as a branch of `tf.switch_case`, TensorFlow always makes its own loops.
+    """
+    before = tf.compat.v1.control_flow_v2_enabled()
+    tf.compat.v1.disable_control_flow_v2()
+    try:
+        yield
+    finally:
+        if before:
+            tf.compat.v1.enable_control_flow_v2()
 
 
 def _sums_gradients(training: LocalTraining) -> bool:
@@ -180,7 +197,9 @@ def losses_of(
 ) -> tf.Tensor:
     """Returns each example's loss (B,) plus the penalty of the model's regularisers; the mean is Keras's loss."""
     logits, penalty = forward(params, x, seed)
-    return loss(y, logits) + penalty
+    losses = loss(y, logits)
+    # Without a penalty, the sum with 0.0 would cost six operations in the gradient.
+    return losses if isinstance(penalty, float) else losses + penalty
 
 
 def _gradient(

@@ -18,8 +18,10 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from tasks.errors import SettingsError, reading
 
-Forward = Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]
+Forward = Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor | float]]
 """(parameters, batch (B, ...), seed (2,) int32 or None) -> (logits (B, C), penalty of the regularisers).
+
+If the model has no regularisers, the penalty is the number 0.0.
 
 With a seed, layers such as Dropout draw from the seed, each layer its own numbers. Without a seed they do nothing, as
 when a model predicts.
@@ -69,7 +71,9 @@ def build_forward(name: str, model: tf.keras.Model) -> tuple[Forward, bool]:
             "numbers when the model predicts too: call its layers without training=True"
         )
 
-    def forward(params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    def forward(
+        params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor | float]:
         if seed is None:
             return inference(params, x, tf.constant(_NO_SEED))
         return training(params, x, seed)
@@ -79,15 +83,15 @@ def build_forward(name: str, model: tf.keras.Model) -> tuple[Forward, bool]:
 
 def _traced(
     name: str, model: tf.keras.Model, training: bool
-) -> tuple[Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]], bool]:
+) -> tuple[Callable[[Sequence[tf.Tensor], tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor | float]], bool]:
     draws = _Draws()
 
     @tf.function(autograph=False)
-    def call(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(x: tf.Tensor, seed: tf.Tensor) -> list[tf.Tensor]:
         with draws.of(model, seed):
             logits = model(x, training=training)
         penalties = [tf.reduce_sum(each) for each in model.losses]
-        return tf.identity(logits), tf.add_n(penalties) if penalties else tf.constant(0.0)
+        return [tf.identity(logits), *([tf.add_n(penalties)] if penalties else [])]
 
     with reading(f"federate.model {name} must be a model that TensorFlow can trace", SettingsError):
         spec = tf.TensorSpec(model.input_shape, tf.float32), tf.TensorSpec((2,), tf.int32)
@@ -108,9 +112,9 @@ def _traced(
         [tensor_of(each) for each in (*of_params, *inputs)], [tensor_of(tensor.name) for tensor in frozen.outputs]
     )
 
-    def function(params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        logits, penalty = pruned(*(params[place] for place in places), *(x, seed)[: len(inputs)])
-        return logits, penalty
+    def function(params: Sequence[tf.Tensor], x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | float]:
+        logits, *penalty = pruned(*(params[place] for place in places), *(x, seed)[: len(inputs)])
+        return logits, penalty[0] if penalty else 0.0
 
     return function, draws.count > 0
 

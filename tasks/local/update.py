@@ -134,7 +134,9 @@ def _result(
         # Not tf.where, which copies: with many parameters, copies take most of a round's time.
         return tf.cond(finite, lambda: value, otherwise)
 
-    weight = tf.where(finite, client["weight"], 0.0)
+    # Not tf.where, which takes ten times as long for one number.
+    counts = tf.cast(finite, tf.float32)
+    weight = client["weight"] * counts
     result = OrderedDict(
         update=or_else(
             update / trained["normalizer"] if training.algorithm.normalized else update, lambda: tf.zeros_like(update)
@@ -149,7 +151,7 @@ def _result(
     )
     summands = OrderedDict(
         weight=weight,
-        normalizer=weight * tf.where(finite, trained["normalizer"], 0.0),
+        normalizer=weight * tf.math.multiply_no_nan(trained["normalizer"], counts),
         held=weight * tf.one_hot(client["architecture"], num_architectures),
     )
     if training.algorithm.kept:
