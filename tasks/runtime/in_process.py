@@ -2,9 +2,9 @@
 
 TFF's own compiler brings a computation into its native form: a lambda over calls to intrinsics and TensorFlow blocks.
 This context walks the native form. It runs each TensorFlow block in a session of this process, or in NumPy if the block
-only adds and multiplies (arithmetic.py), the clients on a few threads. Each block runs on its caller's thread. The results are added up in the order of the arguments, in blocks of a
-fixed number of clients (sums.py). So one thread and many threads give the same bits. Only a few clients' results exist
-at a time (taking.py).
+only adds and multiplies (arithmetic.py), the clients on a few threads. Each block runs on its caller's thread. The
+results are added up in the order of the arguments, in blocks of a fixed number of clients (sums.py). So one thread and
+many threads give the same bits. Only a few clients' results exist at a time (taking.py).
 
 If the call of a client raises, only this client fails, not the computation. It takes no further part: its place in
 every CLIENTS-placed result holds a `Failed`, and aggregates are over the other clients.
