@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from tasks.diagnose.observe.own_losses import client_rises, common, polished
+from tasks.diagnose.observe.own_losses import client_rises, common, last_up, polished
 from tasks.diagnose.observe.short_series import PooledLaw, heights, noise_sd, panel_law, pooled_law, simulated_law, tail
 from tasks.round_log.read import codes_of
 
@@ -99,6 +99,28 @@ def test_statistic_is_that_of_the_slow_reference(n):
         slow = statistics(z[row], d[row], noise[row])
         assert slow.keys() == fast.keys()
         np.testing.assert_allclose([fast[key][row] for key in slow], list(slow.values()), atol=0.03)
+
+
+def last_up_reference(up, first):
+    """Goes from place to place, and stops where 4 in a row are not up."""
+    last = first
+    for place in range(first, len(up)):
+        if place - last > 4:
+            break
+        last = place if up[place] else last
+    return last
+
+
+def test_a_rise_is_over_before_four_losses_in_a_row_that_are_not_up():
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        up = rng.random(int(rng.integers(1, 25))) < rng.choice([0.1, 0.4, 0.8])
+        first = int(rng.integers(len(up)))
+        assert last_up(up, first) == last_up_reference(up, first)
+    # Three losses that are not up belong to the rise, and what is up before it does not.
+    assert last_up(np.array([True, False, True, False, False, False, True, False]), 2) == 6
+    # The fourth ends it: the single high loss after it is noise.
+    assert last_up(np.array([True, False, True, False, False, False, False, True]), 2) == 2
 
 
 def test_common_loss_is_that_of_the_mean_client_whoever_takes_part():

@@ -8,6 +8,7 @@ import pytest
 
 from tasks.detection import find_increase
 from tasks.diagnose.observe.own_losses import ClientRise, client_rises
+from tasks.diagnose.observe.own_rises import increase_of
 from tasks.diagnose.observe.rise import Rise, find_rise
 from tasks.round_log.cells import Measurements
 from tasks.round_log.read import ClientLog, RoundLog
@@ -92,12 +93,34 @@ SILENT = ClientLog(np.array([1]), ("00",), {"update_norm": np.ones(1)}, NONE, NO
 def test_a_rise_known_from_elsewhere_is_as_sure_as_it_was_and_of_train_loss() -> None:
     # The known rise has all of the significance, so its confidence stays. train_loss consists of the clients' losses.
     rounds = np.arange(1, 31)
-    none = np.zeros(30, dtype=np.bool_)
-    clients = ClientLog(rounds, ("00",) * 30, {"loss_before": 1 / rounds}, none, none)
+    noise = np.exp(0.2 * np.random.default_rng(3).standard_normal(30))
+    clients = one_client(np.where((rounds >= 16) & (rounds <= 20), 1.3, 1.0) * noise)
     known = [ClientRise("00", 16, 20, 17, 0.9)]
+    assert not find_rise(log_of(val_loss=FLAT, train_loss=FLAT), clients, 0.01).detected
     rise = find_rise(log_of(val_loss=FLAT, train_loss=FLAT), clients, 0.01, known)
     assert (rise.loss, rise.clients, rise.confidence) == ("train_loss", ("00",), pytest.approx(0.9))
     assert find_rise(log_of(val_loss=FLAT), clients, 0.01, known).loss == "val_loss"
+    # A report that says "rose from 0.07 to 0.05" would contradict itself.
+    assert not find_rise(log_of(val_loss=FLAT), one_client(1 / rounds), 0.01, known).detected
+
+
+def test_losses_of_a_rise_of_clients_are_those_around_the_rise_of_each() -> None:
+    # Client 00 is at 1 and rises to 5 in rounds 11 to 14; client 01 is at 2 and rises to 4 in rounds 21 to 30.
+    rounds = np.repeat(np.arange(1, 31), 2)
+    first, second = np.where((rounds > 10) & (rounds < 15), 5.0, 1.0), np.where(rounds > 20, 4.0, 2.0)
+    none = np.zeros(60, dtype=np.bool_)
+    losses = np.where(np.arange(60) % 2 == 0, first, second)
+    clients = ClientLog(rounds, ("00", "01") * 30, {"loss_before": losses}, none, none)
+    known = [ClientRise("00", 11, 14, 11, 0.9), ClientRise("01", 21, 30, 21, 0.9)]
+    rise = increase_of(known, clients, 1.0)
+    assert (rise.round, rise.until) == (11, 30)
+    assert rise.loss_before == pytest.approx((4 * 1 + 4 * 2) / 8)
+    assert rise.loss_after == pytest.approx((4 * 5 + 10 * 4) / 14)
+
+
+def one_client(losses: np.ndarray) -> ClientLog:
+    none = np.zeros(30, dtype=np.bool_)
+    return ClientLog(np.arange(1, 31), ("00",) * 30, {"loss_before": losses}, none, none)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 from tasks.diagnose.evidence.compared import TIMES, ComparedLosses, LossComparison
 from tasks.diagnose.evidence.drift_of_data import DataDrift, drift_of, explained
 from tasks.diagnose.evidence.memory import Memory
-from tasks.diagnose.observe.own_losses import ClientRise
+from tasks.diagnose.observe.own_losses import ClientRise, last_up
 from tasks.diagnose.replay.computations import ComputationCache
 from tasks.diagnose.replay.engine import Replayer, replayer
 from tasks.diagnose.thresholds import WORSE
@@ -157,6 +157,6 @@ def risen_between(log: ClientLog, client: str, compared: Sequence[Memory]) -> Cl
     earlier = float(np.median(losses[:start][-_BEFORE:]))
     if not losses[start] >= WORSE * earlier:
         return None
-    up = np.flatnonzero(losses > np.sqrt(earlier * losses[start]))
+    last = last_up(losses > np.sqrt(earlier * losses[start]), start)
     first = int(rounds[start])
-    return ClientRise(client, first, int(rounds[up[-1]]), first, 1.0)
+    return ClientRise(client, first, int(rounds[last]), first, 1.0)

@@ -171,11 +171,9 @@ def _tested(
         return Found(explained.loss, explained.whole, other=others[0] if others else None)
     if of_clients:
         rises = rises_of_clients(log, clients, rows, significance * share)
-        if rises:
-            increase = increase_of(rises, clients, share)
+        if rises and (increase := increase_of(rises, clients, share)):
             column = "train_loss" if "train_loss" in log.losses else explained.loss
-            if (increase.loss_after or 0.0) > (increase.loss_before or 0.0):
-                return Found(column, increase, tuple(rise.client for rise in rises))
+            return Found(column, increase, tuple(rise.client for rise in rises))
         if failures := increase_of_failures(explained.loss, log, clients):
             return Found(explained.loss, *failures)
     return Found(explained.loss, explained.whole)

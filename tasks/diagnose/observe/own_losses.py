@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.arrays import Floats, Ints
+from tasks.arrays import Bools, Floats, Ints
 from tasks.detection.null import draws_for
 from tasks.diagnose.observe.short_series import FEWEST_AFTER, FEWEST_BEFORE, clearest, noise_sd, panel_law
 from tasks.round_log.read import rows_by_client
@@ -23,6 +23,8 @@ _FITTED = 20
 """Iterations of the least-squares fit of the mean client's loss."""
 _LONGEST = 100
 """Longest series of a client that is tested; of a longer one, means of as many losses in a row as make it so short."""
+_OVER = 4
+"""Losses in a row that are not up, with which a rise is over; as many as give the level before it."""
 _FLOOR = 0.25
 """Share of the median loss that is added to all before the logarithm: the loss of a batch that is fitted is noise."""
 
@@ -34,7 +36,7 @@ class ClientRise:
     Attributes:
         client: id.
         round: first round of the rise in which the client took part.
-        until: the last round in the log in which its loss was still at half of the rise or above.
+        until: the last round in which its loss was still at half of the rise or above; see `last_up`.
         alarm: the round whose loss first made the claim possible.
         confidence: 1 - the probability that noise alone rises as clearly for any client.
     """
@@ -94,9 +96,23 @@ def client_rises(
         ends = range(split + FEWEST_AFTER, end)
         alarm = next((i for i in ends if clearest(z[:i], d[:i], noise, law)[0] <= significance), end)
         middle = (d[:split].mean() + d[split:end].mean()) / 2
-        until = int(at[max(end - 1, int(np.flatnonzero(d > middle)[-1]))])
+        until = int(at[max(end - 1, last_up(d > middle, split))])
         rises.append(ClientRise(ids[client], int(at[split]), until, int(at[alarm - 1]), 1 - p))
     return rises
+
+
+def last_up(up: Bools, first: int) -> int:
+    """Returns the last place of a rise that begins at `first`: it is over before 4 places in a row that are not up.
+
+    A client of few examples has single high losses all the time. They do not belong to a rise that is over.
+
+    Args:
+        up: (n,) whether the client's loss was up, by round in which it took part.
+        first: place at which the rise begins; it belongs to the rise.
+    """
+    places = np.append(first, first + np.flatnonzero(up[first:]))
+    gaps = np.flatnonzero(np.diff(places) > _OVER)
+    return int(places[gaps[0] if len(gaps) else -1])
 
 
 def common(clients: Ints, rounds: Ints, losses: Floats, least: float | None = None) -> tuple[Ints, Floats]:

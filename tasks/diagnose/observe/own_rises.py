@@ -1,12 +1,12 @@
 """A rise of the own loss of a few clients, or failures of clients, which the mean of all clients hides."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from tasks.arrays import Bools
 from tasks.detection import Increase
+from tasks.detection.increase import is_higher
 from tasks.diagnose.observe.loss_tests import RECENT, client_losses, usable_rows
 from tasks.diagnose.observe.own_losses import ClientRise, client_rises
 from tasks.round_log.read import ClientLog, RoundLog
@@ -21,32 +21,32 @@ def rises_of_clients(log: RoundLog, clients: ClientLog, rows: Bools, significanc
     return client_rises(clients.ids, clients.codes[usable], clients.rounds[usable], losses, significance)
 
 
-def increase_of(rises: Sequence[ClientRise], clients: ClientLog, share: float) -> Increase:
+def increase_of(rises: Sequence[ClientRise], clients: ClientLog, share: float) -> Increase | None:
     """Returns the rise of some clients, from the first of their first rounds to the last of their last.
 
-    Its losses are the clients' own. `share` is the share of the significance that the test of the clients had.
+    Its losses are means over the clients' own: before the rise of each, up to 4, and in it. None if they are not
+    higher in it. `share` is the share of the significance that the test of the clients had.
     """
-    increase = Increase(
+    before, during = [], []
+    for rise in rises:
+        mine = clients.rows(rise.client)
+        mine = mine[np.isfinite(clients.signals["loss_before"][mine])]
+        rounds, losses = clients.rounds[mine], clients.signals["loss_before"][mine]
+        before.append(losses[rounds < rise.round][-RECENT:])
+        during.append(losses[(rounds >= rise.round) & (rounds <= rise.until)])
+    low, high = np.concatenate(before), np.concatenate(during)
+    if not is_higher(high, low, 0.0):
+        return None
+    return Increase(
         detected=True,
         round=min(rise.round for rise in rises),
         until=max(rise.until for rise in rises),
+        loss_before=float(low.mean()),
+        loss_after=float(high.mean()),
         confidence=max(0.0, 1 - (1 - max(rise.confidence for rise in rises)) / share),
         alarm=min(rise.alarm for rise in rises),
         kind="level",
     )
-    return _with_own_levels(increase, clients, [rise.client for rise in rises])
-
-
-def _with_own_levels(increase: Increase, log: ClientLog, clients: Sequence[str]) -> Increase:
-    """The increase with the mean loss of the clients in the rounds before it, up to 4 of each, and in it."""
-    before, during = [], []
-    for client in clients:
-        mine = log.rows(client)
-        mine = mine[np.isfinite(log.signals["loss_before"][mine])]
-        rounds, losses = log.rounds[mine], log.signals["loss_before"][mine]
-        before += losses[rounds < (increase.round or 0)][-RECENT:].tolist()
-        during += losses[(rounds >= (increase.round or 0)) & (rounds <= (increase.until or 0))].tolist()
-    return replace(increase, loss_before=float(np.mean(before)), loss_after=float(np.mean(during)))
 
 
 def increase_of_failures(loss: str, log: RoundLog, clients: ClientLog) -> tuple[Increase, tuple[str, ...]] | None:

@@ -115,10 +115,9 @@ def find_rise(
     found = _in_training(log, clients, training, significance * share, chance, hold_out, outliers)
     if not found[0].increase.detected and (lost := lost_event(log, hold_out)):
         found, share = [Found("val_loss", lost)], 1.0
-    if more_rises and not found[0].increase.detected:
+    if more_rises and not found[0].increase.detected and (increase := increase_of(more_rises, clients, 1.0)):
         column = "train_loss" if "train_loss" in log.losses else found[0].loss
-        found = [Found(column, increase_of(more_rises, clients, 1.0), tuple(rise.client for rise in more_rises))]
-        share = 1.0
+        found, share = [Found(column, increase, tuple(rise.client for rise in more_rises))], 1.0
     explained, *others = found
     if pruning.any():
         others += [
