@@ -139,9 +139,9 @@ def drifted(sites, settings, folder, change):
     write(folder, data)
     given = Inputs._input
 
-    def with_other_data(self, client):
-        inputs = given(self, client)
-        if self.plan.round_num >= ONSET and client in MOST:
+    def with_other_data(self, place):
+        inputs = given(self, place)
+        if self.plan.round_num >= ONSET and self.clients[place] in MOST:
             inputs["x"], inputs["y"] = change(inputs["x"], inputs["y"])
         return inputs
 
