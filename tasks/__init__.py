@@ -1,6 +1,6 @@
-"""The steps of the pipeline in plain Python: no Prefect, no MLflow, no DVC, and no environment variable is read.
+"""The steps of the pipeline in plain Python: no Prefect, no MLflow, no DVC. They read no environment variable.
 
-TensorFlow reads its own variables. Two of them are set here, before it is imported.
+Only TensorFlow reads some. Two of them are set here, because it reads them once.
 """
 
 import os
@@ -9,5 +9,5 @@ import os
 # last bits. The clients run side by side instead (`federate.runtime.threads`).
 os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
 # By itself, TensorFlow 2.14 uses oneDNN only on processors with AVX-512 VNNI or newer. On an AMD EPYC with AVX2, rounds
-# of CNNs take 0.5 to 0.85 of the time with it, and those of a linear model 0.97. Whoever sets the variable decides.
+# of CNNs take 0.5 to 0.85 of the time with oneDNN. A value that the user has set stays.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -102,25 +102,20 @@ def test_statistic_is_that_of_the_slow_reference(n):
 
 
 def last_up_reference(up, first):
-    """Goes from place to place, and stops where 4 in a row are not up."""
-    last = first
-    for place in range(first, len(up)):
-        if place - last > 4:
-            break
-        last = place if up[place] else last
-    return last
+    """Tries every end: losses that are up in the rise and losses that are not up after it count for it."""
+    right = [sum(up[first + 1 : end + 1]) + sum(~up[end + 1 :]) for end in range(first, len(up))]
+    return first + max(range(len(right)), key=lambda place: (right[place], place))
 
 
-def test_a_rise_is_over_before_four_losses_in_a_row_that_are_not_up():
+def test_a_rise_ends_where_most_losses_are_on_the_right_side():
     rng = np.random.default_rng(5)
     for _ in range(300):
         up = rng.random(int(rng.integers(1, 25))) < rng.choice([0.1, 0.4, 0.8])
         first = int(rng.integers(len(up)))
         assert last_up(up, first) == last_up_reference(up, first)
-    # Three losses that are not up belong to the rise, and what is up before it does not.
-    assert last_up(np.array([True, False, True, False, False, False, True, False]), 2) == 6
-    # The fourth ends it: the single high loss after it is noise.
-    assert last_up(np.array([True, False, True, False, False, False, False, True]), 2) == 2
+    # Nine rounds up, five down, twelve up: one rise. A single high loss after five low ones is noise.
+    assert last_up(np.repeat([False, True, False, True], [3, 9, 5, 12]), 3) == 28
+    assert last_up(np.repeat([False, True, False, True, False], [3, 4, 5, 1, 2]), 3) == 6
 
 
 def test_common_loss_is_that_of_the_mean_client_whoever_takes_part():

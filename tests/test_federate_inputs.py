@@ -79,3 +79,22 @@ def test_examples_that_changed_between_two_rounds_are_found_and_break_only_their
                 later[place]
         else:
             same(later[place], before[place])
+
+
+def test_a_client_whose_order_cannot_be_drawn_breaks_no_other(inputs):
+    client = inputs.clients[6]
+    infos = {**inputs.infos, client: replace(inputs.infos[client], num_examples=2**60)}
+    broken = replace(inputs, infos=infos)
+    for place in range(NUM):
+        if place == 6:
+            with pytest.raises((MemoryError, ValueError)):
+                broken[place]
+        else:
+            same(broken[place], inputs[place])
+
+
+def test_inputs_are_a_sequence(inputs):
+    assert len(list(inputs)) == len(inputs) == NUM
+    same(inputs[-1], inputs[NUM - 1])
+    with pytest.raises(IndexError):
+        inputs[NUM]

@@ -124,7 +124,8 @@ def diagnosis(
     data_rises = [] if workspace is None else rises_with_changed_data(settings, workspace, training, cache)
     from_data = list[str]()
     if data_rises and not observation.rise.detected:
-        observation, from_data = observe(rounds, clients, significance, data_rises, hold_out), [FROM_DATA]
+        observation = observe(rounds, clients, significance, data_rises, hold_out)
+        from_data = [FROM_DATA] if observation.rise.detected else []
     ending = find_ending(rounds, clients) or broken_model(observation, rounds, clients)
     replays, unproven = None, list[str]()
     logged = observation

@@ -37,7 +37,7 @@ def arithmetic_call(block: Block) -> Callable[[Value], Value] | None:
     plan = _Plan(block)
     try:
         results = [plan.place_of(tensor) for tensor in tensor_names(block.result)]
-    except _OtherOperationError:
+    except (_OtherOperationError, RecursionError):  # a chain of hundreds of operations gains nothing from NumPy
         return None
     constants, steps, pack = plan.constants, plan.steps, packer(block.result)
 
@@ -46,7 +46,7 @@ def arithmetic_call(block: Block) -> Callable[[Value], Value] | None:
         with np.errstate(all="ignore"):  # TensorFlow does not warn of an overflow either
             for place, operation, operands in steps:
                 values[place] = operation(*[values[operand] for operand in operands])
-        return pack(iter([values[place] for place in results]))
+        return pack(iter([values[place][()] for place in results]))  # a single number is no array, as in a session
 
     return run
 
@@ -85,6 +85,8 @@ class _Plan:
         return self._places[tensor]
 
     def _computed(self, node: Any) -> int:
+        if node.op not in ("Const", "Identity", *_OPERATIONS):
+            raise _OtherOperationError
         operands = [self.place_of(tensor) for tensor in node.input]
         if node.op == "Identity":
             return operands[0]
@@ -93,8 +95,6 @@ class _Plan:
             value = tf.make_ndarray(node.attr["value"].tensor)
             value.flags.writeable = False
             self.constants[place] = value
-        elif node.op in _OPERATIONS:
-            self.steps.append((place, _OPERATIONS[node.op], operands))
         else:
-            raise _OtherOperationError
+            self.steps.append((place, _OPERATIONS[node.op], operands))
         return place

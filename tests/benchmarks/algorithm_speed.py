@@ -10,6 +10,7 @@ data at the global model. The table goes to stdout, everything else to stderr. T
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import threading
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `tasks` does, which comes after TensorFlow here
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np

@@ -15,6 +15,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("WRAPT_DISABLE_EXTENSIONS", "1")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `tasks` does, which comes after TensorFlow here
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import tensorflow as tf

@@ -32,6 +32,7 @@ from typing import Any
 from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `tasks` does, which comes after TensorFlow here
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np

@@ -23,8 +23,6 @@ _FITTED = 20
 """Iterations of the least-squares fit of the mean client's loss."""
 _LONGEST = 100
 """Longest series of a client that is tested; of a longer one, means of as many losses in a row as make it so short."""
-_OVER = 4
-"""Losses in a row that are not up, with which a rise is over; as many as give the level before it."""
 _FLOOR = 0.25
 """Share of the median loss that is added to all before the logarithm: the loss of a batch that is fitted is noise."""
 
@@ -36,7 +34,7 @@ class ClientRise:
     Attributes:
         client: id.
         round: first round of the rise in which the client took part.
-        until: the last round in which its loss was still at half of the rise or above; see `last_up`.
+        until: the last round of its rise, whose losses are at half of the rise or above; see `last_up`.
         alarm: the round whose loss first made the claim possible.
         confidence: 1 - the probability that noise alone rises as clearly for any client.
     """
@@ -102,17 +100,19 @@ def client_rises(
 
 
 def last_up(up: Bools, first: int) -> int:
-    """Returns the last place of a rise that begins at `first`: it is over before 4 places in a row that are not up.
+    """Returns the last place of a rise that begins at `first`.
 
-    A client of few examples has single high losses all the time. They do not belong to a rise that is over.
+    It is the place up to which the losses that are up outnumber those that are not by most, the last of several. If a
+    loss shows the wrong side equally often in the rise and after it, this is the most likely end. So a rise with gaps
+    is whole, and a single high loss long after it is not a part of it.
 
     Args:
         up: (n,) whether the client's loss was up, by round in which it took part.
         first: place at which the rise begins; it belongs to the rise.
     """
-    places = np.append(first, first + np.flatnonzero(up[first:]))
-    gaps = np.flatnonzero(np.diff(places) > _OVER)
-    return int(places[gaps[0] if len(gaps) else -1])
+    lead = np.cumsum(np.where(up[first + 1 :], 1, -1))
+    leads = np.append(0, lead)
+    return first + int(np.flatnonzero(leads == leads.max())[-1])
 
 
 def common(clients: Ints, rounds: Ints, losses: Floats, least: float | None = None) -> tuple[Ints, Floats]:

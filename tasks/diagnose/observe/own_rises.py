@@ -24,17 +24,17 @@ def rises_of_clients(log: RoundLog, clients: ClientLog, rows: Bools, significanc
 def increase_of(rises: Sequence[ClientRise], clients: ClientLog, share: float) -> Increase | None:
     """Returns the rise of some clients, from the first of their first rounds to the last of their last.
 
-    Its losses are means over the clients' own: before the rise of each, up to 4, and in it. None if they are not
-    higher in it. `share` is the share of the significance that the test of the clients had.
+    Its losses are means over the clients: of each, the mean of up to 4 losses before its own rise, and of those in it.
+    None if they are not higher in it. `share` is the share of the significance that the test of the clients had.
     """
     before, during = [], []
     for rise in rises:
         mine = clients.rows(rise.client)
         mine = mine[np.isfinite(clients.signals["loss_before"][mine])]
         rounds, losses = clients.rounds[mine], clients.signals["loss_before"][mine]
-        before.append(losses[rounds < rise.round][-RECENT:])
-        during.append(losses[(rounds >= rise.round) & (rounds <= rise.until)])
-    low, high = np.concatenate(before), np.concatenate(during)
+        before.append(losses[rounds < rise.round][-RECENT:].mean())
+        during.append(losses[(rounds >= rise.round) & (rounds <= rise.until)].mean())
+    low, high = np.array(before), np.array(during)
     if not is_higher(high, low, 0.0):
         return None
     return Increase(

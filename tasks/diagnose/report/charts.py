@@ -69,7 +69,8 @@ def draw_loss(diagnosis: Diagnosis, rounds: RoundLog, clients: ClientLog) -> Fig
 def _level(diagnosis: Diagnosis) -> tuple[float | None, str]:
     """The level of the dotted line, if there is one, and what it is."""
     if diagnosis.standing is None:
-        return diagnosis.rise.loss_before, f"before {shaded(diagnosis.rise)}"
+        several = len(diagnosis.rise.clients) > 1
+        return diagnosis.rise.loss_before, "before each one's rise" if several else f"before {shaded(diagnosis.rise)}"
     if diagnosis.against is not None:
         return diagnosis.standing.reference, "the other run at its end"
     return diagnosis.standing.reference, f"without the cause{'s' * (len(diagnosis.causes) > 1)}"
