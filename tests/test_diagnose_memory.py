@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from tasks.clients import CLIENTS, TEST
+from tasks.diagnose import step
 from tasks.diagnose.changed_data import data_changed
 from tasks.diagnose.diagnosis import to_json
 from tasks.diagnose.evidence.memory import Memory, as_trained, relabelling_in_words, relabellings, same
 from tasks.diagnose.evidence.remembered import memories_of, risen_between, risen_with_their_data
 from tasks.diagnose.evidence.repeated import sent_over_trained
+from tasks.diagnose.limits import FROM_DATA
 from tasks.diagnose.observe.observation import observe
+from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.replay.engine import replayer
 from tasks.diagnose.replay.surgery import labels_changed_back
 from tasks.diagnose.step import diagnosis
@@ -310,6 +313,18 @@ def test_a_rise_that_came_with_other_data_is_known_and_dated(changed_in_between,
     (one,) = risen_with_their_data(settings_of(SETTINGS), changed_in_between, log, computations)
     assert (one.client, one.round, one.alarm) == ("02", 13, 13)
     assert one.until >= 13
+
+
+def test_a_report_without_a_rise_does_not_say_how_it_was_found(run, settings_of, computations, monkeypatch):
+    # The losses of a healthy run fall, so a "rise" of client 02 has no higher losses.
+    claimed = [ClientRise("02", 3, 20, 3, 1.0)]
+    monkeypatch.setattr(step, "rises_with_changed_data", lambda *given: claimed)
+    logs = read_rounds(run / "reports/rounds.csv"), read_clients(run / "reports/clients.csv")
+    own = logs[1].signals["loss_before"][logs[1].rows("02")]
+    assert own[2:].mean() < own[:2].mean()
+    found = diagnosis(*logs, settings_of(SETTINGS), run, computations)
+    assert not found.rise.detected
+    assert FROM_DATA not in found.limits
 
 
 @pytest.mark.parametrize("after", [8.0, 0.02])
