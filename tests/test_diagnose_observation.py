@@ -105,7 +105,9 @@ def test_without_a_rise_no_client_is_compared() -> None:
 
 def test_a_rise_that_is_known_from_elsewhere_counts_where_no_test_finds_one() -> None:
     rounds, clients = log(val_loss=jump(16, height=1)), client_log(["03", "00", "01", "02"], 30)
-    clients = replace(clients, signals={**clients.signals, "loss_before": np.ones(120)})
+    losses = np.exp(0.2 * np.random.default_rng(1).standard_normal(120))
+    mine = np.isin(np.arange(120), clients.rows("02")) & (clients.rounds >= 16) & (clients.rounds <= 20)
+    clients = replace(clients, signals={**clients.signals, "loss_before": np.where(mine, 1.3 * losses, losses)})
     assert not observe(rounds, clients, 0.01).rise.detected
     rise = observe(rounds, clients, 0.01, [ClientRise("02", 16, 20, 17, 0.9)]).rise
     assert (rise.clients, rise.round, rise.until, rise.alarm) == (("02",), 16, 20, 17)
