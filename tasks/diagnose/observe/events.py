@@ -17,6 +17,7 @@ from tasks.diagnose.observe.loss_tests import (
     tested_losses,
 )
 from tasks.diagnose.observe.outliers import Outlier
+from tasks.diagnose.observe.own_losses import ClientRise
 from tasks.diagnose.observe.own_rises import increase_of, increase_of_failures, rises_of_clients
 from tasks.diagnose.thresholds import WORST
 from tasks.round_log.read import ClientLog, RoundLog
@@ -171,12 +172,25 @@ def _tested(
         return Found(explained.loss, explained.whole, other=others[0] if others else None)
     if of_clients:
         rises = rises_of_clients(log, clients, rows, significance * share)
-        if rises and (increase := increase_of(rises, clients, share)):
-            column = "train_loss" if "train_loss" in log.losses else explained.loss
-            return Found(column, increase, tuple(rise.client for rise in rises))
+        if of_few := found_of(rises, log, clients, share, explained.loss):
+            return of_few
         if failures := increase_of_failures(explained.loss, log, clients):
             return Found(explained.loss, *failures)
     return Found(explained.loss, explained.whole)
+
+
+def found_of(
+    rises: Sequence[ClientRise], log: RoundLog, clients: ClientLog, share: float, otherwise: str
+) -> Found | None:
+    """Returns the rise of some clients' own losses, of which train_loss is the mean; without it, of `otherwise`.
+
+    None if there is none, or if their losses are not higher in it. `share` as for `increase_of`.
+    """
+    increase = increase_of(rises, clients, share) if rises else None
+    if increase is None:
+        return None
+    column = "train_loss" if "train_loss" in log.losses else otherwise
+    return Found(column, increase, tuple(rise.client for rise in rises))
 
 
 def _onsets(outliers: Sequence[Outlier]) -> list[int]:

@@ -102,9 +102,9 @@ def client_rises(
 def last_up(up: Bools, first: int) -> int:
     """Returns the last place of a rise that begins at `first`.
 
-    It is the place up to which the losses that are up outnumber those that are not by most, the last of several. If a
-    loss shows the wrong side equally often in the rise and after it, this is the most likely end. So a rise with gaps
-    is whole, and a single high loss long after it is not a part of it.
+    It is the place up to which (losses that are up) minus (losses that are not) is largest; of several such places, the
+    last. If noise puts a loss on the wrong side as often in the rise as after it, this is the most likely end. So a
+    rise with gaps is whole, and a single high loss long after it is not a part of it.
 
     Args:
         up: (n,) whether the client's loss was up, by round in which it took part.

@@ -9,11 +9,10 @@ import numpy as np
 from tasks.arrays import Bools, Ints
 from tasks.detection import Increase
 from tasks.diagnose.observe.chance import Chance, breaking_event, find_chance, lost_event
-from tasks.diagnose.observe.events import Event, Found, rises_in
+from tasks.diagnose.observe.events import Event, Found, found_of, rises_in
 from tasks.diagnose.observe.loss_tests import RECENT, tested_losses
 from tasks.diagnose.observe.outliers import Outlier
 from tasks.diagnose.observe.own_losses import ClientRise
-from tasks.diagnose.observe.own_rises import increase_of
 from tasks.diagnose.thresholds import CHANCE_WORSE
 from tasks.round_log.read import ClientLog, RoundLog
 
@@ -115,9 +114,8 @@ def find_rise(
     found = _in_training(log, clients, training, significance * share, chance, hold_out, outliers)
     if not found[0].increase.detected and (lost := lost_event(log, hold_out)):
         found, share = [Found("val_loss", lost)], 1.0
-    if more_rises and not found[0].increase.detected and (increase := increase_of(more_rises, clients, 1.0)):
-        column = "train_loss" if "train_loss" in log.losses else found[0].loss
-        found, share = [Found(column, increase, tuple(rise.client for rise in more_rises))], 1.0
+    if not found[0].increase.detected and (of_few := found_of(more_rises, log, clients, 1.0, found[0].loss)):
+        found, share = [of_few], 1.0
     explained, *others = found
     if pruning.any():
         others += [
