@@ -4,6 +4,7 @@ Clients can train a narrower model of the same family (HeteroFL: Diao 2021, arXi
 units of each layer. It is a separate model, so it costs less; its parameters are a part of the global model's.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,10 @@ class Architecture:
         """Returns this model's parameter tensors from a global vector (P,)."""
         if self.held is not None:
             vector = tf.gather(vector, self.held)
-        return [tf.reshape(part, shape) for part, shape in zip(tf.split(vector, self.sizes), self.shapes, strict=True)]
+        ends = np.cumsum([0, *self.sizes])
+        # Slices, not tf.split: TensorFlow does not copy a slice that begins and ends at a multiple of 64 bytes.
+        parts = [vector[begin:end] for begin, end in itertools.pairwise(ends.tolist())]
+        return [tf.reshape(part, shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def put(self, tensors: Tensors, num_params: int) -> tf.Tensor:
         """Returns a global vector (P,), P = `num_params`, with this model's tensors and zeros elsewhere."""
