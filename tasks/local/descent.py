@@ -213,7 +213,12 @@ def _gradient(
     each = tf.fill(tf.shape(losses), 1.0 / tf.cast(tf.size(losses), tf.float32))
     gradient = tape.gradient(losses, params, output_gradients=each, unconnected_gradients="zero")
     # The gradient of an Embedding is sparse, and its shape is unknown.
-    return losses, [tf.ensure_shape(tf.convert_to_tensor(g), p.shape) for g, p in zip(gradient, params, strict=True)]
+    return losses, [_dense(g, p.shape) for g, p in zip(gradient, params, strict=True)]
+
+
+def _dense(gradient: tf.Tensor | tf.IndexedSlices, shape: tf.TensorShape) -> tf.Tensor:
+    gradient = tf.convert_to_tensor(gradient)
+    return gradient if gradient.shape == shape else tf.ensure_shape(gradient, shape)
 
 
 def _decayed(gradient: Tensors, params: Tensors, weight_decay: float) -> Tensors:
