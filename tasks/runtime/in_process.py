@@ -14,9 +14,8 @@ computation, where it would look like the failure of a client.
 """
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 import tensorflow_federated as tff
 
 from tasks.runtime.attempt import attempted
+from tasks.runtime.in_turn import InTurn
 from tasks.runtime.native import Compiled, Evaluated
 from tasks.runtime.taking import taken
 from tasks.runtime.values import Value
@@ -46,9 +46,9 @@ class InProcessContext(tff.framework.SyncContext):
 
     def __init__(self, threads: int) -> None:
         """Computes at most `threads` >= 1 clients at a time."""
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client") if threads > 1 else None
-        # Clients whose results are computed ahead of the one that is added up.
-        self._ahead = 2 * threads
+        self._threads = threads
+        # The thread that runs the computation computes clients too.
+        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="client") if threads > 1 else None
         self._compiled: weakref.WeakKeyDictionary[Any, Compiled] = weakref.WeakKeyDictionary()
         self._apart = Apart("computations", self._end)
 
@@ -81,21 +81,17 @@ class InProcessContext(tff.framework.SyncContext):
 
     def _carry(self, evaluated: Evaluated, ready: Sequence[int]) -> None:
         """See `tasks.runtime.native.Carry`. `Evaluated.compute` runs on several threads at once."""
-        num, compute = evaluated.num, partial(evaluated.compute, ready)
-        if self._pool is None or num < 2:
-            for place in range(num):
-                evaluated.add(ready, place, compute(place))
-            return
-        running: deque[Future[list[Value]]] = deque()
+        in_turn = InTurn(
+            evaluated.num, partial(evaluated.compute, ready), partial(evaluated.add, ready), 2 * self._threads
+        )
+        helpers = min(self._threads, evaluated.num) - 1
+        running = [self._pool.submit(in_turn.work) for _ in range(helpers)] if self._pool is not None else []
         try:
-            for place in range(num + self._ahead):
-                if place < num:
-                    running.append(self._pool.submit(compute, place))
-                if place >= self._ahead:
-                    evaluated.add(ready, place - self._ahead, running.popleft().result())
+            in_turn.work()
         finally:
-            for future in running:
-                future.cancel()
+            wait(running)
+        for future in running:
+            future.result()
 
     def _attempt(self, function: Callable[[Value], Value], value: Value) -> Value:
         """See `tasks.runtime.values.Attempt`."""

@@ -20,7 +20,8 @@ _TAKE: ContextVar[Take] = ContextVar("take", default=_everything)
 def taking(take: Take) -> Iterator[None]:
     """Within the block, TFF's computations return take(result) in place of each client's result.
 
-    `take` is called once for each client, in the order of the clients, while later clients still compute.
+    `take` is called once for each client, in the order of the clients, while later clients still compute: by one thread
+    at a time, not always the same.
     """
     token = _TAKE.set(take)
     try:
