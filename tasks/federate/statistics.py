@@ -24,9 +24,9 @@ from scipy import sparse
 
 Vector = NDArray[np.float64]
 
-# Values (clients × parameters) that are converted to float64 at a time. From 2^16 to 2^21 values, none is faster. A
-# smaller block costs more to hand to a thread than it saves.
-_BLOCK = 1 << 20
+# Values (clients × parameters) that are converted to float64 at a time. From 2^16 to 2^21 values, none is faster on one
+# core. A larger block leaves a core idle at the end, a smaller one costs more to hand to a thread than it saves.
+_BLOCK = 1 << 19
 # Fewest parameters of a block: the products of many small blocks cost more to add up.
 _LEAST = 1 << 11
 # With fewer clients, one core is as fast as two. At 1.2 million parameters, a second core saves nothing of 18 ms with
