@@ -49,7 +49,7 @@ class InProcessContext(tff.framework.SyncContext):
         self._threads = threads
         # The thread that runs the computation computes clients too.
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="client") if threads > 1 else None
-        self._compiled: weakref.WeakKeyDictionary[Any, Compiled] = weakref.WeakKeyDictionary()
+        self._compiled: dict[int, tuple[weakref.ref[Any], Compiled]] = {}
         self._apart = Apart("computations", self._end)
 
     def close(self) -> None:
@@ -57,6 +57,7 @@ class InProcessContext(tff.framework.SyncContext):
         self._apart.close()
 
     def _end(self) -> None:
+        self._compiled.clear()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -75,9 +76,11 @@ class InProcessContext(tff.framework.SyncContext):
         return self._apart.call(run)
 
     def _compile(self, comp: Any) -> Compiled:
-        if comp not in self._compiled:
-            self._compiled[comp] = Compiled(comp, self._attempt)
-        return self._compiled[comp]
+        # By its identity, because the hash of a computation serialises it: that takes half a millisecond or more.
+        key, compiled = id(comp), self._compiled
+        if key not in compiled:
+            compiled[key] = weakref.ref(comp, lambda _: compiled.pop(key, None)), Compiled(comp, self._attempt)
+        return compiled[key][1]
 
     def _carry(self, evaluated: Evaluated, ready: Sequence[int]) -> None:
         """See `tasks.runtime.native.Carry`. `Evaluated.compute` runs on several threads at once."""
