@@ -1,3 +1,4 @@
+import gc
 import threading
 import weakref
 from collections import OrderedDict, namedtuple
@@ -108,6 +109,17 @@ def rounded_sum(values):
 def order_of_addition(values):
     found = tff.federated_map(rounded_sum, values)
     return tff.federated_mean(found), tff.federated_sum(found)
+
+
+@tff.tensorflow.computation(np.float32)
+def tenfold(value):
+    return 10 * value
+
+
+@tff.federated_computation(at_clients(np.float32))
+def huge(values):
+    products = tff.federated_map(tenfold, values)
+    return products, tff.federated_sum(values), tff.federated_mean(products)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -247,7 +259,7 @@ def test_clients_values_are_asked_for_when_they_are_needed_and_dropped_then(thre
     assert found == [float(place) for place in range(200)]  # in their order, once each
     assert total == sum(range(200))
     assert sorted(values.asked) == list(range(200))
-    assert values.most <= 2 * threads + threads + 1
+    assert values.most <= 2 * threads + 1
     assert taken[0][1] < 200  # taken while others have not been asked for
 
 
@@ -270,6 +282,14 @@ def deviations(values):
     return apart, tff.federated_sum(apart), tff.federated_mean(values)
 
 
+@pytest.mark.filterwarnings("error")  # TensorFlow does not warn of an overflow, so NumPy must not
+@pytest.mark.parametrize("threads", [1, 3])
+def test_overflow_is_infinite_and_no_warning(threads, one_thread):
+    with one_thread(threads):
+        # 2 · 2e38 and 10 · 2e38 are more than 3.4e38, the largest float32.
+        assert huge([2e38] * 30) == ([np.inf] * 30, np.inf, np.inf)
+
+
 def test_clients_can_wait_for_a_sum_over_the_clients():
     assert deviations([1.0, 2.0, 6.0]) == ([-2.0, -1.0, 3.0], 0.0, 3.0)
 
@@ -279,6 +299,16 @@ def test_no_thread_is_left_after_the_block(one_thread):
         roots([1.0, 2.0, 3.0])
         assert any(thread.name.startswith("client") for thread in threading.enumerate())
     assert not any(thread.name.startswith("client") for thread in threading.enumerate())
+
+
+def test_argument_and_result_are_dropped_after_the_call():
+    given = np.ones(3, np.float32)
+    found = copies([given, given])
+    assert found == ([1.0, 1.0], 2.0)
+    dropped = weakref.ref(given)
+    del given
+    gc.collect()
+    assert dropped() is None
 
 
 def test_sequences_are_refused_with_a_reason():

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import tensorflow_federated as tff
-from test_runtime_in_process import BLOCK, at_clients, deviations, order_of_addition, roots, sums
+from test_runtime_in_process import BLOCK, at_clients, deviations, huge, order_of_addition, roots, sums
 
 from tasks.errors import DataError
 from tasks.runtime.failed import Failed
@@ -67,6 +67,11 @@ VALUES = [np.random.default_rng(k).normal(size=9 + 7 * k).astype(np.float32) for
 def test_sums_and_means_have_the_bits_of_one_process(elsewhere, expected):
     assert order_of_addition(VALUES) == expected(order_of_addition, VALUES)
     assert [part.num for part in elsewhere.parts] == [BLOCK, BLOCK, BLOCK, 29 - 3 * BLOCK]
+
+
+@pytest.mark.filterwarnings("error")
+def test_overflow_is_infinite_and_no_warning(elsewhere):
+    assert huge([2e38] * 30) == ([np.inf] * 30, np.inf, np.inf)
 
 
 def test_structures_have_the_bits_of_one_process(elsewhere, expected):

@@ -6,7 +6,7 @@ NumPy.
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +25,18 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 _NUMBERS = {kind.as_datatype_enum for kind in (tf.float32, tf.float64, tf.int32, tf.int64)}
 
 
+T = TypeVar("T")
+
+
+def without_warnings(function: Callable[[], T]) -> T:
+    """Calls a function without NumPy's warnings: TensorFlow does not warn of an overflow either.
+
+    Call this once for all that a thread does. For each block, it would take as long as a small block itself.
+    """
+    with np.errstate(all="ignore"):
+        return function()
+
+
 class _OtherOperationError(Exception):
     """A block holds something that NumPy does not compute."""
 
@@ -32,7 +44,8 @@ class _OtherOperationError(Exception):
 def arithmetic_call(block: Block) -> Callable[[Value], Value] | None:
     """Returns a block as a function from its argument to its result; None if NumPy does not compute it.
 
-    The result can hold the arrays of the argument, and of earlier results: they must not be changed.
+    Call the function within `without_warnings`. The result can hold the arrays of the argument, and of earlier results:
+    they must not be changed.
     """
     plan = _Plan(block)
     try:
@@ -43,9 +56,8 @@ def arithmetic_call(block: Block) -> Callable[[Value], Value] | None:
 
     def run(argument: Value) -> Value:
         values = {**constants, **dict(enumerate(leaves(argument)))}
-        with np.errstate(all="ignore"):  # TensorFlow does not warn of an overflow either
-            for place, operation, operands in steps:
-                values[place] = operation(*[values[operand] for operand in operands])
+        for place, operation, operands in steps:
+            values[place] = operation(*[values[operand] for operand in operands])
         return pack(iter([values[place][()] for place in results]))  # a single number is no array, as in a session
 
     return run

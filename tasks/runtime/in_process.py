@@ -2,9 +2,9 @@
 
 TFF's own compiler brings a computation into its native form: a lambda over calls to intrinsics and TensorFlow blocks.
 This context walks the native form. It runs each TensorFlow block in a session of this process, or in NumPy if the block
-only adds and multiplies (arithmetic.py), the clients on a few threads. Each block runs on its caller's thread. The
-results are added up in the order of the arguments, in blocks of a fixed number of clients (sums.py). So one thread and
-many threads give the same bits. Only a few clients' results exist at a time (taking.py).
+only adds and multiplies (arithmetic.py), the clients on a few threads (in_turn.py). Each block runs on its caller's
+thread. The results are added up in the order of the arguments, in blocks of a fixed number of clients (sums.py). So one
+thread and many threads give the same bits. Only a few clients' results exist at a time (taking.py).
 
 If the call of a client raises, only this client fails, not the computation. It takes no further part: its place in
 every CLIENTS-placed result holds a `Failed`, and aggregates are over the other clients.
@@ -15,13 +15,14 @@ computation, where it would look like the failure of a client.
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import tensorflow_federated as tff
 
+from tasks.runtime.arithmetic import without_warnings
 from tasks.runtime.attempt import attempted
 from tasks.runtime.in_turn import InTurn
 from tasks.runtime.native import Compiled, Evaluated
@@ -47,8 +48,8 @@ class InProcessContext(tff.framework.SyncContext):
     def __init__(self, threads: int) -> None:
         """Computes at most `threads` >= 1 clients at a time."""
         self._threads = threads
-        # The thread that runs the computation computes clients too.
-        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="client") if threads > 1 else None
+        # It starts a thread only when one is needed. The thread that runs the computation computes clients too.
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client")
         self._compiled: dict[int, tuple[weakref.ref[Any], Compiled]] = {}
         self._apart = Apart("computations", self._end)
 
@@ -58,8 +59,7 @@ class InProcessContext(tff.framework.SyncContext):
 
     def _end(self) -> None:
         self._compiled.clear()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
 
     def invoke(self, comp: Any, arg: Any) -> Any:
         """Returns the result of `comp` for `arg`. In CLIENTS-placed results, a client that failed is a `Failed`.
@@ -71,7 +71,13 @@ class InProcessContext(tff.framework.SyncContext):
 
         def run(under_way: Call[Any]) -> Any:
             self._under_way = under_way
-            return scrubbing("the server's computation failed", lambda: self._compile(comp)(arg, self._carry, take))
+            try:
+                return scrubbing(
+                    "the server's computation failed",
+                    lambda: without_warnings(lambda: self._compile(comp)(arg, self._carry, take)),
+                )
+            finally:
+                del self._under_way  # it holds the argument and the result
 
         return self._apart.call(run)
 
@@ -83,14 +89,21 @@ class InProcessContext(tff.framework.SyncContext):
         return compiled[key][1]
 
     def _carry(self, evaluated: Evaluated, ready: Sequence[int]) -> None:
-        """See `tasks.runtime.native.Carry`. `Evaluated.compute` runs on several threads at once."""
+        """See `tasks.runtime.native.Carry`.
+
+        `Evaluated.compute` runs on several threads at once, and `Evaluated.add` on any of them, one at a time.
+        """
         in_turn = InTurn(
             evaluated.num, partial(evaluated.compute, ready), partial(evaluated.add, ready), 2 * self._threads
         )
-        helpers = min(self._threads, evaluated.num) - 1
-        running = [self._pool.submit(in_turn.work) for _ in range(helpers)] if self._pool is not None else []
+        running: list[Future[None]] = []
         try:
+            for _ in range(min(self._threads, evaluated.num) - 1):
+                running.append(self._pool.submit(without_warnings, in_turn.work))
             in_turn.work()
+        except BaseException:
+            in_turn.stop()  # also if a thread could not be started
+            raise
         finally:
             wait(running)
         for future in running:

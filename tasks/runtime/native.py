@@ -123,13 +123,16 @@ class Compiled:
         """Returns the result for `argument`, both Python's values; `take` says what is kept of the clients' results."""
         embedded = None if self._embed is None else self._embed(argument)
         self._walk.begin()
-        value = self._evaluate({})
-        value = value(embedded) if callable(value) else value
-        answers = [Taken(part, member, take) for part, member in placed_at_clients(value, self._signature.result)]
-        evaluated = Evaluated(self, argument, [*self._walk.sums, *answers], self._walk.sent)
-        for ready in evaluated.passes():
-            carry(evaluated, ready)
-        return self._extract(_with_answers(value, {one.of: one.answers for one in answers}))
+        try:
+            value = self._evaluate({})
+            value = value(embedded) if callable(value) else value
+            answers = [Taken(part, member, take) for part, member in placed_at_clients(value, self._signature.result)]
+            evaluated = Evaluated(self, argument, [*self._walk.sums, *answers], self._walk.sent)
+            for ready in evaluated.passes():
+                carry(evaluated, ready)
+            return self._extract(_with_answers(value, {one.of: one.answers for one in answers}))
+        finally:
+            self._walk.begin()  # what it has of this call holds the argument
 
     def num_clients(self, argument: Any) -> int:
         """Returns the number of clients of an argument; 0 if no part of it is CLIENTS-placed."""
