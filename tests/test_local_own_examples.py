@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tasks.clients import Form, find
+from tasks.clients import Form, find, read_raw
 from tasks.errors import DataError
 from tasks.local import own_examples as module
 from tasks.local.own_examples import own_examples
@@ -69,15 +69,15 @@ def test_broken_file_is_an_error_that_holds_no_label(fault, tmp_path):
     assert str(tmp_path) not in str(caught.value)  # for clients.csv
 
 
-@pytest.mark.parametrize("room", [module.REMEMBERED, 0])
+@pytest.mark.parametrize("room", [(module.NORMALISED, module.MOST), (0, module.MOST), (0, 0)])
 def test_examples_stay_in_memory_until_their_shard_changes(room, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_MEMORY", module.Memory(room))
+    monkeypatch.setattr(module, "_MEMORY", module.Memory(*room))
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(8, DIM)).astype(np.float32), rng.integers(0, 3, 8).astype(np.int32)
     place = alone(tmp_path, "00", x, y)
     first = own_examples(place)
     second = own_examples(place)
-    assert (second[0] is first[0]) == (room > 0)
+    assert (second[0] is first[0]) == (max(room) > 0)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match="read-only"):
@@ -120,10 +120,31 @@ def test_first_clients_of_one_folder_are_remembered_up_to_the_bound(tmp_path, mo
         found = find(folder, dict.fromkeys(sites, 4), Form((DIM,), 3), lambda _: None, "preprocess")
         places[folder.name] = [found[client] for client in sites]
     # 4 · 4 · 4 bytes of x and 4 · 4 of y: two clients fit.
-    monkeypatch.setattr(module, "_MEMORY", module.Memory(2 * 80))
+    monkeypatch.setattr(module, "_MEMORY", module.Memory(2 * 80, 2 * 80))
     for name in ("one", "two", "one"):
         first = [own_examples(place)[0] for place in places[name]]
         again = [own_examples(place)[0] for place in places[name]]
         assert [one is other for one, other in zip(first, again, strict=True)] == [True, True, *[False] * 7]
         for k, x in enumerate(again):
             np.testing.assert_array_equal(x, k)
+
+
+def test_pixels_beyond_the_first_bound_stay_in_memory_as_they_are_stored(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    sites = {f"{k:02}": (rng.integers(0, 256, (4, 2, 2, 1), np.uint8), np.zeros(4, np.int32)) for k in range(5)}
+    write_sites(tmp_path, sites)
+    statistics = {"mean": [0.5], "sd": [0.25]}
+    found = find(tmp_path, dict.fromkeys(sites, 4), Form((2, 2, 1), 3), lambda _: statistics, "preprocess")
+    # As they are used, 4 · 4 values of 4 bytes and 4 labels of 4: 80 bytes, so one client fits. As they are stored,
+    # 4 · 4 bytes and the labels: 32 bytes, so two others fit.
+    monkeypatch.setattr(module, "_MEMORY", module.Memory(80, 80 + 2 * 32))
+    first = {client: own_examples(found[client])[0] for client in sites}
+    read = []
+    monkeypatch.setattr(module, "read_raw", lambda stored, **how: read.append(stored.client) or read_raw(stored, **how))
+    for client in sites:
+        x, y = own_examples(found[client])
+        np.testing.assert_array_equal(x, first[client])
+        np.testing.assert_allclose(x, (sites[client][0] / 255 - 0.5) / 0.25, atol=1e-6)
+        np.testing.assert_array_equal(y, 0)
+        assert not x.flags.writeable
+    assert read == ["03", "04"]

@@ -87,9 +87,8 @@ def normalised(x: NDArray[np.float32] | NDArray[np.uint8], stored: Stored) -> ND
         return np.asarray(x, np.float32)
     mean, sd = mean_and_sd(stored.statistics, stored.client, x.shape[-1], stored.form.record)
     scale, shift = _scale_and_shift(tuple(mean.tolist()), tuple(sd.tolist()), math.prod(x.shape[1:-1]))
-    result = empty_aligned((len(x), len(scale)), np.float32)
-    np.copyto(result, x.reshape(result.shape))
-    result *= scale
+    result = empty_aligned((len(x), math.prod(x.shape[1:])), np.float32)
+    np.multiply(x.reshape(result.shape), scale, out=result, dtype=np.float32)
     result += shift
     return result.reshape(x.shape)
 
@@ -98,10 +97,11 @@ def normalised(x: NDArray[np.float32] | NDArray[np.uint8], stored: Stored) -> ND
 def _scale_and_shift(
     mean: tuple[float, ...], sd: tuple[float, ...], num_pixels: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Returns the factor and the summand of each value of an example, (num_pixels · C,).
+    """Returns the factor and the summand of each value of an example, (num_pixels · C,); (1,) if C is 1.
 
     They are of a whole example, because NumPy is slow at rows as short as a pixel's channels.
     """
+    num_pixels = 1 if len(mean) == 1 else num_pixels
     scale = (1 / (255 * np.array(sd))).astype(np.float32)
     shift = (-np.array(mean) / np.array(sd)).astype(np.float32)
     return np.tile(scale, num_pixels), np.tile(shift, num_pixels)

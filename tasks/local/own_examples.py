@@ -3,16 +3,23 @@
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tasks.clients import Examples, Stored, check_arrays, check_labels, normalised, read_raw, to_publish
+import numpy as np
+
+from tasks.clients import Examples, Raw, Stored, check_arrays, check_labels, normalised, read_raw, to_publish
 from tasks.errors import DataError
 
-REMEMBERED = 1 << 26
-"""Most bytes of examples that stay in memory from round to round: 64 MB. With small clients, reading takes a fifth of a
-round."""
+NORMALISED = 1 << 26
+"""Most bytes of examples that stay in memory from round to round as they are used: 64 MiB. With small clients, reading
+takes a fifth of a round."""
+MOST = 3 << 25
+"""Most bytes of all examples that stay there: 96 MiB. Above `NORMALISED`, they stay as they are stored, which pixels do
+in a quarter of the memory, and are normalised in each round."""
+_SMALL = 1 << 20
+"""Most bytes of a client that stays as it is stored. With a larger one, reading is a small part of a round."""
 
 
 def own_examples(stored: Stored) -> Examples:
@@ -27,20 +34,22 @@ def own_examples(stored: Stored) -> Examples:
             or number of examples; or a label is out of range. Its text is for clients.csv.
     """
     version = _version(stored.shard)
-    before = _MEMORY.get(stored, version)
-    if before is not None and before.examples is not None:
-        return before.examples
+    read = _MEMORY.get(stored, version)
+    if read is not None and read.ready is not None:
+        return read.ready
     try:
-        raw = read_raw(stored, unchanged=before is not None)
-        check_arrays(stored.client, raw, stored.form, stored.num_examples)
-        check_labels(stored.client, raw, stored.form)
+        raw = None if read is None else read.kept
+        if raw is None:
+            raw = read_raw(stored, unchanged=read is not None)
+            check_arrays(stored.client, raw, stored.form, stored.num_examples)
+            check_labels(stored.client, raw, stored.form)
         examples = normalised(raw[0], stored), raw[1]
     except DataError as exc:
         raise DataError(to_publish(str(exc), stored)) from exc
     for array in examples:
         array.flags.writeable = False
-    if before is None:
-        _MEMORY.put(_Read(stored, version, examples))
+    if read is None:
+        _MEMORY.put(stored, version, raw, examples)
     return examples
 
 
@@ -51,7 +60,7 @@ def remembered(clients: Iterable[Stored]) -> list[Examples | None]:
     """
     version = cache(_version)
     reads = [_MEMORY.get(stored, version(stored.shard)) for stored in clients]
-    return [None if read is None else read.examples for read in reads]
+    return [None if read is None else read.ready for read in reads]
 
 
 def _version(shard: Path) -> tuple[int, ...]:
@@ -71,16 +80,19 @@ class _Read:
     Attributes:
         stored: the client.
         version: of its shard.
-        examples: None if there was no room for them.
+        kept: its examples, as they are used or as they are stored; None if there was no room for them.
     """
 
     stored: Stored
     version: tuple[int, ...]
-    examples: Examples | None
+    kept: Raw | None
 
     @property
-    def num_bytes(self) -> int:
-        return sum(array.nbytes for array in self.examples or ())
+    def ready(self) -> Examples | None:
+        """The examples, if they are kept as they are used. Features of float32 are always stored so."""
+        if self.kept is None or self.kept[0].dtype != np.float32:
+            return None
+        return np.asarray(self.kept[0], np.float32), self.kept[1]
 
 
 class Memory:
@@ -90,9 +102,9 @@ class Memory:
     would be dropped before it is needed again.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        """Keeps at most `most_bytes`."""
-        self._most, self._left, self._folder = most_bytes, most_bytes, Path()
+    def __init__(self, as_used: int, most: int) -> None:
+        """Keeps examples as they are used up to `as_used` bytes, then as they are stored up to `most` in all."""
+        self._as_used, self._most, self._bytes, self._folder = as_used, most, 0, Path()
         self._reads: dict[str, _Read] = {}
         self._using = threading.Lock()
 
@@ -102,17 +114,27 @@ class Memory:
             read = self._reads.get(stored.client)
         return read if read and version and (read.version, read.stored) == (version, stored) else None
 
-    def put(self, read: _Read) -> None:
-        """Keeps the examples, if there is room; what was read of another folder is dropped."""
-        client, folder = read.stored.client, read.stored.shard.parent
+    def put(self, stored: Stored, version: tuple[int, ...], raw: Raw, examples: Examples) -> None:
+        """Keeps a client's examples in one of their two forms, if there is room.
+
+        What was read of another folder is dropped.
+        """
         with self._using:
-            if folder != self._folder:
-                self._reads, self._folder, self._left = {}, folder, self._most
-            before = self._reads.pop(client, None)
-            self._left += before.num_bytes if before else 0
-            kept = read if read.num_bytes <= self._left else replace(read, examples=None)
-            self._reads[client] = kept
-            self._left -= kept.num_bytes
+            if stored.shard.parent != self._folder:
+                self._reads, self._folder, self._bytes = {}, stored.shard.parent, 0
+            before = self._reads.pop(stored.client, None)
+            self._bytes -= _num_bytes(before.kept if before else None)
+            kept: Raw | None = None
+            if self._bytes + _num_bytes(examples) <= self._as_used:
+                kept = examples
+            elif _num_bytes(raw) <= _SMALL and self._bytes + _num_bytes(raw) <= self._most:
+                kept = raw
+            self._reads[stored.client] = _Read(stored, version, kept)
+            self._bytes += _num_bytes(kept)
 
 
-_MEMORY = Memory(REMEMBERED)
+def _num_bytes(arrays: Raw | None) -> int:
+    return sum(array.nbytes for array in arrays or ())
+
+
+_MEMORY = Memory(NORMALISED, MOST)
