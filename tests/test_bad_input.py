@@ -159,18 +159,24 @@ def test_wrong_settings_are_one_line_and_nothing_is_done(
     assert tree(repository) == before
 
 
+UNREADABLE = [
+    ("PREFECT_API_URL", "http://[::1/api"),
+    ("PREFECT_API_URL", "127.0.0.1:4200/api"),
+    ("PREFECT_API_URL", "http://me:s3c/ret77@127.0.0.1:1/api"),
+    ("MLFLOW_TRACKING_URI", "localhost:5000"),
+    ("MLFLOW_TRACKING_URI", "http://[::1"),
+]
+# One function reads the addresses for all commands: so each is given once, and each command gets one of each variable.
+QUICK = {(PIPELINE, each) for each in UNREADABLE} | {(c, UNREADABLE[i]) for c in (COMPARE, DIAGNOSE) for i in (2, 3)}
+
+
 @pytest.mark.parametrize(
-    ("variable", "address"),
+    ("command", "variable", "address"),
     [
-        ("PREFECT_API_URL", "http://[::1/api"),
-        ("PREFECT_API_URL", "127.0.0.1:4200/api"),
-        ("PREFECT_API_URL", "http://me:s3c/ret77@127.0.0.1:1/api"),
-        ("MLFLOW_TRACKING_URI", "localhost:5000"),
-        ("MLFLOW_TRACKING_URI", "http://[::1"),
+        pytest.param(command, *each, marks=[pytest.mark.slow] * ((command[0], each) not in QUICK))
+        for command in ((PIPELINE,), (COMPARE, "--grid", "seed=0,1"), (DIAGNOSE, RUN_ID))
+        for each in UNREADABLE
     ],
-)
-@pytest.mark.parametrize(
-    "command", [(PIPELINE,), (COMPARE, "--grid", "seed=0,1"), (DIAGNOSE, RUN_ID)], ids=lambda c: c[0]
 )
 def test_an_address_that_cannot_be_read_is_one_line(
     command: tuple[str, ...], variable: str, address: str, repository: Path, run: Run

@@ -182,7 +182,7 @@ def stepped(folder: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("kind", ["npz", "images"])
+@pytest.mark.parametrize("kind", ["npz", pytest.param("images", marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_images_and_the_disk_holds_their_bytes(tmp_path: Path, kind: str) -> None:
     peaks, numbers = [], (1000, 4000)
     for number in numbers:

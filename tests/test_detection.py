@@ -93,7 +93,15 @@ def least(count: int, rate: float) -> int:
     return int(binom.ppf(0.001, count, rate))
 
 
-@pytest.mark.parametrize(("law", "rate"), [("gauss", 0.01), ("t5", 0.01), ("skewed", 0.022), ("ar0.5", 0.014)])
+@pytest.mark.parametrize(
+    ("law", "rate"),
+    [
+        ("gauss", 0.01),
+        pytest.param("t5", 0.01, marks=pytest.mark.slow),
+        pytest.param("skewed", 0.022, marks=pytest.mark.slow),
+        ("ar0.5", 0.014),
+    ],
+)
 def test_noise_alone_is_seldom_a_rise(law: str, rate: float) -> None:
     """The rates are the measured ones up to 60 rounds, or the significance if that is larger."""
     rng = np.random.default_rng(11)

@@ -190,7 +190,12 @@ def test_fedavg_ends_at_its_biased_fixed_point(num_steps, quadratics, play):
 
 @pytest.mark.parametrize(
     ("kind", "changes"),
-    [("scaffold", {"option": "I"}), ("scaffold", {"option": "II"}), ("feddyn", {"alpha": 0.5})],
+    [
+        ("scaffold", {"option": "I"}),
+        # The vectors of the clients that are left are added up alike.
+        pytest.param("scaffold", {"option": "II"}, marks=pytest.mark.slow),
+        ("feddyn", {"alpha": 0.5}),
+    ],
     ids=["scaffold I", "scaffold II", "feddyn"],
 )
 @pytest.mark.parametrize("num_steps", [SAME, UNEQUAL], ids=["same", "unequal"])

@@ -291,7 +291,7 @@ ALGORITHMS = {
 
 
 # The others differ from one of these in what the clients compute, which the slow references test.
-QUICK = {"sgd", "client scaffold", "client mimelite", "aggregator clipped_mean", "width", "power of choice"}
+QUICK = {"sgd", "client scaffold", "aggregator clipped_mean", "width"}
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ CUTS = {"in a line": cut_append, "before a checkpoint": cut_save}
     [
         ("round 3", None),
         ("round 4", 4),
-        ("round 9", 9),
+        pytest.param("round 9", 9, marks=pytest.mark.slow),
         ("in a line", 4),
         ("before a checkpoint", 4),
     ],

@@ -301,11 +301,14 @@ def test_rounds_before_the_fault_are_those_of_an_honest_run(kind, clients, hones
     [
         {},
         {"federate.client.kind": "scaffold", "federate.client.option": "I"},
-        {
-            "federate.sampling.kind": "power_of_choice",
-            "federate.sampling.clients_per_round": 2,
-            "federate.sampling.candidates": 4,
-        },
+        pytest.param(
+            {
+                "federate.sampling.kind": "power_of_choice",
+                "federate.sampling.clients_per_round": 2,
+                "federate.sampling.candidates": 4,
+            },
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"federate.model": "mlp", "federate.width": {"01": 0.5}}, marks=pytest.mark.slow),
     ],
     ids=["sgd", "scaffold", "power of choice", "width"],

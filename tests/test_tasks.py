@@ -22,7 +22,7 @@ print(any("_Mkl" in node.timeline_label for device in run.step_stats.dev_stats f
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN's kernels are in TensorFlow's wheels for x86 only")
-@pytest.mark.parametrize(("given", "used"), [(None, "True"), ("0", "False")])
+@pytest.mark.parametrize(("given", "used"), [(None, "True"), pytest.param("0", "False", marks=pytest.mark.slow)])
 def test_convolutions_use_onednn_on_every_processor_unless_the_user_says_no(given, used):
     environment = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
     environment |= {"TF_ENABLE_ONEDNN_OPTS": given} if given else {}
