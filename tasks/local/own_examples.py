@@ -15,8 +15,8 @@ from tasks.errors import DataError
 NORMALISED = 1 << 26
 """Most bytes of examples that stay in memory from round to round as they are used: 64 MiB. With small clients, reading
 takes a fifth of a round."""
-MOST = 3 << 25
-"""Most bytes of all examples that stay there: 96 MiB. Above `NORMALISED`, they stay as they are stored, which pixels do
+MOST = 5 << 24
+"""Most bytes of all examples that stay there: 80 MiB. Above `NORMALISED`, they stay as they are stored, which pixels do
 in a quarter of the memory, and are normalised in each round."""
 _SMALL = 1 << 20
 """Most bytes of a client that stays as it is stored. With a larger one, reading is a small part of a round."""
