@@ -68,7 +68,7 @@ def test_sums_and_products_have_the_bits_of_a_session(computation, argument):
     assert run is not None
     expected = tf.nest.flatten(session_call(block)(argument))
     for _ in range(2):
-        found = tf.nest.flatten(without_warnings(lambda: run(argument)))
+        found = tf.nest.flatten(without_warnings(run)(argument))
         for one, other in zip(found, expected, strict=True):
             assert (type(one), one.dtype, one.shape) == (type(other), other.dtype, other.shape)
             assert one.tobytes() == other.tobytes()

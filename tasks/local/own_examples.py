@@ -35,8 +35,8 @@ def own_examples(stored: Stored) -> Examples:
     """
     version = _version(stored.shard)
     read = _MEMORY.get(stored, version)
-    if read is not None and read.ready is not None:
-        return read.ready
+    if read is not None and (ready := read.ready) is not None:
+        return ready
     try:
         raw = None if read is None else read.kept
         if raw is None:

@@ -6,7 +6,8 @@ NumPy.
 
 import itertools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -25,16 +26,23 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 _NUMBERS = {kind.as_datatype_enum for kind in (tf.float32, tf.float64, tf.int32, tf.int64)}
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def without_warnings(function: Callable[[], T]) -> T:
-    """Calls a function without NumPy's warnings: TensorFlow does not warn of an overflow either.
+def without_warnings(function: Callable[P, T]) -> Callable[P, T]:
+    """Returns the function, but without NumPy's warnings: TensorFlow does not warn of an overflow either.
 
-    Call this once for all that a thread does. For each block, it would take as long as a small block itself.
+    It is for all that a thread does for a computation. For each block, it would take as long as a small block itself.
+    `numpy.errstate` is no decorator for this: it keeps the earlier state in itself, which several threads would share.
     """
-    with np.errstate(all="ignore"):
-        return function()
+
+    @wraps(function)
+    def silent(*args: P.args, **kwargs: P.kwargs) -> T:
+        with np.errstate(all="ignore"):
+            return function(*args, **kwargs)
+
+    return silent
 
 
 class _OtherOperationError(Exception):

@@ -72,10 +72,7 @@ class InProcessContext(tff.framework.SyncContext):
         def run(under_way: Call[Any]) -> Any:
             self._under_way = under_way
             try:
-                return scrubbing(
-                    "the server's computation failed",
-                    lambda: without_warnings(lambda: self._compile(comp)(arg, self._carry, take)),
-                )
+                return scrubbing("the server's computation failed", lambda: self._compile(comp)(arg, self._carry, take))
             finally:
                 del self._under_way  # it holds the argument and the result
 
@@ -99,7 +96,7 @@ class InProcessContext(tff.framework.SyncContext):
         running: list[Future[None]] = []
         try:
             for _ in range(min(self._threads, evaluated.num) - 1):
-                running.append(self._pool.submit(without_warnings, in_turn.work))
+                running.append(self._pool.submit(without_warnings(in_turn.work)))
             in_turn.work()
         except BaseException:
             in_turn.stop()  # also if a thread could not be started

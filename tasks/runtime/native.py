@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow_federated as tff
 
 from tasks.local.tff_names import Computation, TffType
+from tasks.runtime.arithmetic import without_warnings
 from tasks.runtime.failed import Failed
 from tasks.runtime.sums import Sum
 from tasks.runtime.taking import Take
@@ -119,6 +120,7 @@ class Compiled:
         self._walk = Walk(attempt)
         self._evaluate = self._walk.program(self._native.to_building_block())
 
+    @without_warnings
     def __call__(self, argument: Any, carry: Carry, take: Take) -> Any:
         """Returns the result for `argument`, both Python's values; `take` says what is kept of the clients' results."""
         embedded = None if self._embed is None else self._embed(argument)
